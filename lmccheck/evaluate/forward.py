@@ -1,0 +1,85 @@
+"""The one place that runs a network: given weights and inputs, what comes out."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class Runner:
+    """A private copy of a module in evaluation mode, on one device and in one float dtype, that takes weights.
+
+    The copy shares nothing with the user's module, so neither its weights nor its statistics are ever touched.
+    """
+
+    def __init__(self, module: nn.Module, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> None:
+        self.device = torch.device(device)
+        self.dtype = dtype
+        self.module = copy.deepcopy(module).to(self.device, dtype).eval()
+        self.module.requires_grad_(False)
+        self._state = self.module.state_dict(keep_vars=True)
+
+    def load(self, weights: Mapping[str, Tensor]) -> None:
+        """Copy ``weights`` (every name of the state dict) into the module, converted to its device and dtype."""
+        with torch.no_grad():
+            for name, target in self._state.items():
+                target.copy_(weights[name])
+
+    def cast(self, value: Any) -> Any:
+        """Return inputs on the device, floating tensors in the runner's dtype; other objects as they are."""
+        if isinstance(value, Tensor):
+            return value.to(self.device, self.dtype) if value.dtype.is_floating_point else value.to(self.device)
+        if isinstance(value, (tuple, list)):
+            return type(value)(self.cast(item) for item in value)
+        if isinstance(value, dict):
+            return {key: self.cast(item) for key, item in value.items()}
+        return value
+
+    def __call__(self, inputs: Any) -> Any:
+        """Run the network on one batch: a tensor, a tuple of positional arguments or a dict of keyword arguments."""
+        with torch.no_grad(), exact_float32():
+            inputs = self.cast(inputs)
+            if isinstance(inputs, dict):
+                return self.module(**inputs)
+            if isinstance(inputs, (tuple, list)):
+                return self.module(*inputs)
+            return self.module(inputs)
+
+
+@contextmanager
+def exact_float32() -> Iterator[None]:
+    """Keep TF32 off on a GPU; a no-op on a CPU."""
+    if not torch.cuda.is_available():
+        yield
+        return
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+
+
+def tensors_in(value: Any) -> list[Tensor]:
+    """Return every floating tensor of a network's output, in a stable order (dataclasses and mappings included)."""
+    if isinstance(value, Tensor):
+        return [value] if value.dtype.is_floating_point else []
+    if isinstance(value, Mapping):
+        return [t for item in value.values() for t in tensors_in(item)]
+    if isinstance(value, (tuple, list)):
+        return [t for item in value for t in tensors_in(item)]
+    return []
+
+
+def outputs_of(
+    module: nn.Module, weights: Mapping[str, Tensor], inputs: tuple[Any, ...], dtype: torch.dtype, device: torch.device | str = "cpu"
+) -> list[Tensor]:
+    """Return the floating tensors ``module`` returns with ``weights`` on positional ``inputs``."""
+    runner = Runner(module, device, dtype)
+    runner.load(weights)
+    return tensors_in(runner(tuple(inputs)))

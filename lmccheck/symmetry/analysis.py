@@ -1,0 +1,354 @@
+"""Abstract interpretation of a traced graph: every tensor becomes its axes, every op a rule that relates them.
+
+Besides unifying and freezing, the analysis records *contexts*: which factors are found together. A factor that is
+never seen without another one (a head dimension without its head) may be permuted differently for each of the
+other's positions, unless an op mixes across those positions; that is what makes the group of attention heads a
+wreath product rather than a product.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx
+
+from lmccheck.symmetry.axes import Axis, Factor, Reason, as_factor, axis_size, expand, freeze, fresh, segments, unify
+from lmccheck.symmetry.trace import Trace, op_name
+
+
+@dataclass(frozen=True)
+class Symbol:
+    """A tensor as the analysis sees it: one axis per dimension; ``param`` names the parameter it is a pure view of."""
+
+    axes: tuple[Axis, ...]
+    param: str | None = None
+
+    @property
+    def ndim(self) -> int:
+        return len(self.axes)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(axis_size(axis) for axis in self.axes)
+
+
+class Uncovered(Exception):
+    """Raised by a rule for a call it does not treat; everything the call touches is then frozen."""
+
+
+@dataclass
+class Instance:
+    """``node`` is what ``factor`` becomes where ``index`` has been picked on the axis ``picked``."""
+
+    factor: Factor
+    picked: Factor
+    index: int
+    node: Factor
+
+
+class Analysis:
+    """Axes of every value of a graph, and everything known about how factors occur together."""
+
+    def __init__(self, traced: Trace, rules: dict[str, Callable[..., Any]], clashing: set[str]) -> None:
+        self.traced = traced
+        self.rules = rules
+        self.values: dict[fx.Node, Any] = {}
+        self.params: dict[str, Symbol] = {}  # canonical name -> axes
+        self.order: list[str] = []  # parameters in the order the network uses them
+        self.consumed: dict[str, list[Factor]] = {}  # parameter -> factors it reads (its incoming side)
+        self.records: list[tuple[Axis, ...]] = []
+        self.instances: list[Instance] = []
+        self.unruled: dict[str, int] = {}
+        self._clashing = clashing
+
+    # -- walking the graph -------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Visit every node of the graph once, in order."""
+        for node in self.traced.graph.nodes:
+            if node.op == "placeholder":
+                self.values[node] = self._placeholder(node)
+            elif node.op == "get_attr":
+                self.values[node] = self._frozen_like(node, Reason("constant", "a constant tensor", ""))
+            elif node.op == "call_function":
+                self.values[node] = self._call(node)
+            elif node.op == "output":
+                self._freeze_value(
+                    _map(self.values.get, node.args), Reason("output", "positions of the network's output are told apart")
+                )
+        used = set(self.order)
+        for name, symbol in self.params.items():
+            if name not in used:
+                for axis in symbol.axes:
+                    freeze(axis, Reason("unused", "the traced computation does not read this tensor"))
+
+    def _placeholder(self, node: fx.Node) -> Any:
+        holder = self.traced.placeholders[node.name]
+        value = node.meta.get("val")
+        if not isinstance(value, torch.Tensor):
+            return value
+        shape = tuple(int(n) for n in value.shape)
+        if holder.kind == "input":
+            return Symbol(tuple(fresh(n, Reason("input", "positions of the network's input are told apart")) for n in shape))
+        if not holder.stored:
+            why = Reason("constant", f"{holder.target} is not stored in the checkpoint, so it cannot be permuted along")
+            return Symbol(tuple(fresh(n, why) for n in shape))
+        name = self.traced.tied.get(holder.target, holder.target)
+        if name not in self.params:
+            why_not = None
+            if not value.dtype.is_floating_point:
+                why_not = Reason("dtype", f"{str(value.dtype).removeprefix('torch.')} tensors are never permuted")
+            elif holder.target in self._clashing:
+                why_not = Reason("storage", "shares memory with a tensor of another shape")
+            self.params[name] = Symbol(tuple(fresh(n, why_not) for n in shape), name)
+            for axis in self.params[name].axes:
+                self.records.append((axis,))
+        return self.params[name]
+
+    def _call(self, node: fx.Node) -> Any:
+        if node.target is operator.getitem:
+            source = _map(self.values.get, node.args[0])
+            return source[node.args[1]] if isinstance(source, (tuple, list)) else self._unruled(node, "getitem")
+        op = Op(self, node)
+        arguments = _map(self.values.get, _bound_arguments(node))
+        for symbol in _symbols(arguments):
+            if symbol.param is not None and symbol.param not in self.order:
+                self.order.append(symbol.param)
+        rule = self.rules.get(op.name)
+        if rule is None:
+            return self._unruled(node, "has no rule")
+        try:
+            result = rule(op, *arguments)
+        except Uncovered as gap:
+            return self._unruled(node, str(gap))
+        self._check_shapes(node, result)
+        for symbol in _symbols(result):
+            self.records.append(symbol.axes)
+        return result
+
+    def _unruled(self, node: fx.Node, why: str) -> Any:
+        """Freeze what the call touches and what it returns; name the op."""
+        name = op_name(node.target)
+        reason = Reason(name, f"{name} {why}" if why == "has no rule" else why, _source(node))
+        if not _is_bookkeeping(node):
+            self.unruled[name] = self.unruled.get(name, 0) + 1
+            self._freeze_value(_map(self.values.get, _bound_arguments(node)), reason)
+        return self._frozen_like(node, reason)
+
+    def _frozen_like(self, node: fx.Node, reason: Reason) -> Any:
+        def symbol(value: Any) -> Any:
+            if isinstance(value, torch.Tensor):
+                return Symbol(tuple(fresh(int(n), reason) for n in value.shape))
+            if isinstance(value, (tuple, list)):
+                return tuple(symbol(item) for item in value)
+            return value
+
+        return symbol(node.meta.get("val"))
+
+    def _freeze_value(self, value: Any, reason: Reason) -> None:
+        for symbol in _symbols(value):
+            for axis in symbol.axes:
+                freeze(axis, reason)
+
+    def _check_shapes(self, node: fx.Node, result: Any) -> None:
+        expected = node.meta.get("val")
+        pairs = zip(result, expected, strict=False) if isinstance(result, (tuple, list)) else [(result, expected)]
+        for symbol, value in pairs:
+            if isinstance(symbol, Symbol) and isinstance(value, torch.Tensor) and symbol.shape != tuple(value.shape):
+                raise AssertionError(f"rule for {op_name(node.target)} gives {symbol.shape}, the op {tuple(value.shape)}")
+
+    # -- picking a position --------------------------------------------------------------------------------------
+
+    def instance(self, factor: Factor, picked: Factor, index: int) -> Factor:
+        """Return what ``factor`` is where position ``index`` of ``picked`` has been chosen."""
+        root = factor.find()
+        if root.kind == "product":
+            return as_factor([self.instance(part, picked, index) for part in root.parts])
+        if root.kind == "sum" or root.frozen is not None or root is picked.find():
+            return root
+        for known in self.instances:
+            if known.factor.find() is root and known.picked.find() is picked.find() and known.index == index:
+                return known.node.find()
+        node = Factor(root.size)
+        self.instances.append(Instance(root, picked.find(), index, node))
+        return node
+
+    # -- what occurs with what -----------------------------------------------------------------------------------
+
+    def settle(self) -> dict[Factor, set[Factor]]:
+        """Resolve instances until nothing changes and return, for every leaf, the leaves it never occurs without.
+
+        An instance stays on its own while its factor only ever occurs together with the axis picked from;
+        otherwise both are the same factor.
+        """
+        while True:
+            contexts = self.contexts()
+            changed = False
+            kept: dict[tuple[Factor, Factor, int], Instance] = {}
+            for item in list(self.instances):
+                factor, picked, node = item.factor.find(), item.picked.find(), item.node.find()
+                reason = Reason("select", f"position {item.index} of an axis is picked")
+                if factor is node:
+                    continue
+                if factor.kind == "product" and picked.kind == "leaf":
+                    parts = as_factor([self.instance(part, picked, item.index) for part in factor.parts])
+                    unify([node], [parts], reason)
+                    changed = True
+                elif factor.kind != "leaf" or picked.kind != "leaf" or picked not in contexts.get(factor, set()):
+                    unify([factor], [node], reason)
+                    changed = True
+                else:
+                    if factor.frozen is not None and node.frozen is None:
+                        freeze([node], factor.frozen)
+                        changed = True
+                    twin = kept.setdefault((factor, picked, item.index), item)
+                    if twin.node.find() is not node:
+                        unify([twin.node], [node], reason)
+                        changed = True
+            self.instances = [item for item in self.instances if item.factor.find() is not item.node.find()] if not changed else [
+                item for item in self.instances if item.factor.find().kind == "leaf" and item.factor.find() is not item.node.find()
+            ]
+            if not changed:
+                self.instances = list(kept.values())
+                return contexts
+
+    def families(self) -> dict[Factor, dict[Factor, dict[int, Factor]]]:
+        """Return factor -> picked axis -> index -> instance, for the instances that stand on their own."""
+        table: dict[Factor, dict[Factor, dict[int, Factor]]] = {}
+        for item in self.instances:
+            table.setdefault(item.factor.find(), {}).setdefault(item.picked.find(), {})[item.index] = item.node.find()
+        return table
+
+    def contexts(self) -> dict[Factor, set[Factor]]:
+        """Return, for every leaf, the leaves that are present (once, and whole) in every record it occurs in."""
+        families = self.families()
+        together: dict[Factor, set[Factor]] = {}
+
+        def meet(leaf: Factor, companions: set[Factor]) -> None:
+            together[leaf] = together[leaf] & companions if leaf in together else set(companions)
+            for picked, by_index in families.get(leaf, {}).items():
+                if picked in companions:
+                    for index, node in by_index.items():
+                        inside = {families.get(c, {}).get(picked, {}).get(index, c).find() for c in companions} - {picked}
+                        for inner in expand([node]):
+                            meet(inner, inside | set(expand([node])) - {inner})
+
+        def visit(axis: Sequence[Factor], around: dict[Factor, int]) -> None:
+            flat = expand(axis)
+            leaves = [factor for factor in flat if factor.kind == "leaf"]
+            seen = dict(around)
+            for leaf in leaves:
+                seen[leaf] = seen.get(leaf, 0) + 1
+            once = {leaf for leaf, times in seen.items() if times == 1}
+            for leaf in leaves:
+                meet(leaf, once - {leaf})
+            for factor in flat:
+                if factor.kind == "sum":
+                    for segment in segments(factor):
+                        visit([segment], seen)
+
+        for record in self.records:
+            tops = [[factor for factor in expand(axis) if factor.kind == "leaf"] for axis in record]
+            for k, axis in enumerate(record):
+                around: dict[Factor, int] = {}
+                for j, leaves in enumerate(tops):
+                    if j != k:
+                        for leaf in leaves:
+                            around[leaf] = around.get(leaf, 0) + 1
+                visit(axis, around)
+        return together
+
+
+class Op:
+    """What a rule may do: relate axes, freeze them with a reason, and say what the op reads or mixes."""
+
+    def __init__(self, analysis: Analysis, node: fx.Node) -> None:
+        self.analysis = analysis
+        self.node = node
+        self.name = op_name(node.target)
+
+    def reason(self, why: str) -> Reason:
+        return Reason(self.name, why, _source(self.node))
+
+    @property
+    def out(self) -> Any:
+        """The op's output as a (fake) tensor or tuple of tensors: shapes only."""
+        return self.node.meta["val"]
+
+    def unify(self, first: Axis, second: Axis, why: str = "two axes are matched that are split differently") -> None:
+        unify(first, second, self.reason(why))
+
+    def freeze(self, axis: Axis, why: str) -> None:
+        freeze(axis, self.reason(why))
+
+    def frozen(self, size: int, why: str) -> Axis:
+        return fresh(size, self.reason(why))
+
+    def consumes(self, symbol: Symbol, axis: Axis) -> None:
+        """Note that ``axis`` is the incoming side of the parameter behind ``symbol``."""
+        if symbol.param is not None:
+            self.analysis.consumed.setdefault(symbol.param, []).extend(axis)
+
+    def mixes_across(self, kept: Sequence[Axis]) -> None:
+        """Note that the op combines all positions outside ``kept``: factors there need one common permutation."""
+        self.analysis.records.append(tuple(kept))
+
+    def instance(self, axis: Axis, picked: Factor, index: int) -> Axis:
+        return tuple(self.analysis.instance(factor, picked, index) for factor in axis)
+
+
+def _bound_arguments(node: fx.Node) -> list[Any]:
+    """Return a call's arguments in schema order, defaults filled in."""
+    schema = getattr(node.target, "_schema", None)
+    if schema is None:
+        return [*node.args, *node.kwargs.values()]
+    bound = []
+    for k, argument in enumerate(schema.arguments):
+        if k < len(node.args):
+            bound.append(node.args[k])
+        elif argument.name in node.kwargs:
+            bound.append(node.kwargs[argument.name])
+        else:
+            bound.append(argument.default_value if argument.has_default_value() else None)
+    return bound
+
+
+def _map(get: Callable[[fx.Node], Any], value: Any) -> Any:
+    if isinstance(value, fx.Node):
+        return get(value)
+    if isinstance(value, (tuple, list)):
+        return [_map(get, item) for item in value]
+    if isinstance(value, dict):
+        return {key: _map(get, item) for key, item in value.items()}
+    return value
+
+
+def _symbols(value: Any) -> list[Symbol]:
+    if isinstance(value, Symbol):
+        return [value]
+    if isinstance(value, (tuple, list)):
+        return [symbol for item in value for symbol in _symbols(item)]
+    if isinstance(value, dict):
+        return [symbol for item in value.values() for symbol in _symbols(item)]
+    return []
+
+
+def _is_bookkeeping(node: fx.Node) -> bool:
+    """Assertions and scalar arithmetic on shapes say nothing about positions."""
+    name = op_name(node.target)
+    return "assert" in name or name.startswith("aten.sym_") or name in ("mul", "add", "sub", "floordiv", "eq", "ge", "le")
+
+
+def _source(node: fx.Node) -> str:
+    """Return ``file.py:12`` of the innermost frame of the trace that is not PyTorch's, or an empty string."""
+    trace = node.meta.get("stack_trace") or ""
+    frames = [line.strip() for line in trace.splitlines() if line.strip().startswith("File ")]
+    for frame in reversed(frames):
+        path, _, rest = frame.removeprefix('File "').partition('", line ')
+        if "/torch/" not in path:
+            return f"{path.rsplit('/', 1)[-1]}:{rest.split(',')[0]}"
+    return ""

@@ -1,0 +1,178 @@
+"""From a module to its permutation spec: trace, analyse, name the groups, lay them out over the tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from lmccheck.symmetry.analysis import Analysis
+from lmccheck.symmetry.axes import Factor, expand, segments
+from lmccheck.symmetry.rules import RULES
+from lmccheck.symmetry.spec import Frozen, Part, PermutationSpec, Piece, UnitGroup, slots_of
+from lmccheck.symmetry.trace import overlapping_names, trace
+
+Families = dict[Factor, dict[Factor, dict[int, Factor]]]
+Strided = tuple[Factor, int]
+
+
+def discover_symmetry(module: nn.Module, example_inputs: tuple[Any, ...]) -> PermutationSpec:
+    """Derive the permutation symmetries of ``module`` from its traced graph.
+
+    ``example_inputs`` is a tuple of tensors as the module's forward takes them (a batch of two or more is best). An
+    op without a rule freezes what it touches; the spec is sound by construction of the rules, and
+    ``spec.verify(module, example_inputs)`` measures it. Raises UnsupportedArchitecture when the module cannot be
+    traced.
+
+    >>> import torch
+    >>> net = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.ReLU(), torch.nn.Linear(3, 1))
+    >>> [(group.name, group.size) for group in discover_symmetry(net, (torch.zeros(2, 2),)).groups]
+    [('0', 3)]
+    """
+    traced = trace(module, example_inputs, RULES)
+    analysis = Analysis(traced, RULES, overlapping_names(module))
+    analysis.run()
+    together = analysis.settle()
+    families = _complete(analysis)
+    if families:
+        together = analysis.contexts()
+    learned = {name: False for name in analysis.params}
+    learned.update({traced.tied.get(n, n): True for n, _ in module.named_parameters(remove_duplicate=False)})
+
+    order = [*analysis.order, *(name for name in analysis.params if name not in analysis.order)]
+    strided: dict[tuple[str, int], list[list[Any]]] = {}
+    for name in order:
+        for dim, axis in enumerate(analysis.params[name].axes):
+            strided[name, dim] = [list(item) for item in _pieces(axis, families)]
+    names, within = _name_groups(strided, together)
+    layouts: dict[str, dict[int, tuple[Piece, ...]]] = {}
+    frozen: list[Frozen] = []
+    for (name, dim), pieces in strided.items():
+        built = []
+        for start, factors in pieces:
+            for factor, _ in factors:
+                if factor not in names and factor.size > 1:
+                    frozen.append(Frozen(name, dim, factor.size, str(factor.frozen)))
+            parts = tuple(Part(names.get(factor), factor.size, stride) for factor, stride in factors)
+            if any(part.group for part in parts):
+                built.append(Piece(start, parts))
+        if built:
+            layouts.setdefault(name, {})[dim] = tuple(built)
+    consumed = {name: {leaf for f in axis for leaf in _leaves(f)} for name, axis in analysis.consumed.items()}
+    roles = {
+        (name, dim): "consumer" if any(f in consumed.get(name, ()) for _, fs in pieces for f, _ in fs) else "producer"
+        for (name, dim), pieces in strided.items()
+    }
+    slots = slots_of(layouts, roles, learned)
+    sizes = {names[f]: f.size for f in names}
+    groups = []
+    for factor, group in names.items():
+        outer = tuple(names[p] for p in within[factor])
+        copies = 1
+        for parent in outer:
+            copies *= sizes[parent]
+        groups.append(UnitGroup(group, factor.size, tuple(slots[group]), outer, copies))
+    shapes = {name: symbol.shape for name, symbol in analysis.params.items()}
+    return PermutationSpec(tuple(groups), _merge(frozen), layouts, shapes, traced.tied, analysis.unruled)
+
+
+def _complete(analysis: Analysis) -> Families:
+    """Give every picked axis an instance per position, also for positions the graph never picks."""
+    for factor, by_axis in list(analysis.families().items()):
+        for picked, by_index in by_axis.items():
+            for index in range(picked.size):
+                if index not in by_index:
+                    analysis.instance(factor, picked, index)
+    return analysis.families()
+
+
+def _leaves(factor: Factor) -> list[Factor]:
+    found = []
+    for part in expand([factor]):
+        if part.kind == "sum":
+            found.extend(leaf for segment in segments(part) for leaf in _leaves(segment))
+        else:
+            found.append(part)
+    return found
+
+
+def _pieces(axis: Sequence[Factor], families: Families) -> list[tuple[int, list[Strided]]]:
+    """Return (start, factors with strides) for every product the axis is a sum of."""
+    return _unfold(0, _with_strides(expand(axis), 1), families)
+
+
+def _with_strides(factors: Sequence[Factor], innermost: int) -> list[Strided]:
+    out: list[Strided] = []
+    stride = innermost
+    for factor in reversed(factors):
+        out.insert(0, (factor, stride))
+        stride *= factor.size
+    return out
+
+
+def _unfold(start: int, factors: list[Strided], families: Families) -> list[tuple[int, list[Strided]]]:
+    for k, (factor, stride) in enumerate(factors):
+        if factor.kind == "sum":
+            pieces = []
+            offset = start
+            for segment in segments(factor):
+                inner = _with_strides(expand([segment]), stride)
+                pieces += _unfold(offset, [*factors[:k], *inner, *factors[k + 1 :]], families)
+                offset += segment.size * stride
+            return pieces
+    here = [factor for factor, _ in factors]
+    for k, (picked, stride) in enumerate(factors):
+        if any(picked in families.get(factor, {}) for factor in here):
+            pieces = []
+            for index in range(picked.size):
+                rest: list[Strided] = []
+                for j, (factor, step) in enumerate(factors):
+                    if j != k:
+                        instance = families.get(factor, {}).get(picked, {}).get(index, factor)
+                        rest += _with_strides(expand([instance]), step)
+                pieces += _unfold(start + index * stride, rest, families)
+            return pieces
+    return [(start, factors)]
+
+
+def _name_groups(
+    strided: Mapping[tuple[str, int], Sequence[Any]], together: Mapping[Factor, set[Factor]]
+) -> tuple[dict[Factor, str], dict[Factor, tuple[Factor, ...]]]:
+    """Name every free factor after the module that produces it first; say which factors each one lies within."""
+    names: dict[Factor, str] = {}
+    taken: set[str] = set()
+    for (tensor, _), pieces in strided.items():
+        for _, factors in pieces:
+            free = [factor for factor, _ in factors if factor.frozen is None and factor.size > 1]
+            for depth, factor in enumerate(free):
+                if factor in names:
+                    continue
+                base = tensor.rsplit(".", 1)[0] if "." in tensor else tensor
+                name = base if len(free) == 1 else f"{base}/{depth}"
+                k, unique = 1, name
+                while unique in taken:
+                    k, unique = k + 1, f"{name}#{k + 1}"
+                taken.add(unique)
+                names[factor] = unique
+    rank = {factor: k for k, factor in enumerate(names)}
+    within = {
+        factor: tuple(sorted((p for p in together.get(factor, ()) if p in rank and rank[p] < rank[factor]), key=rank.__getitem__))
+        for factor in names
+    }
+    return names, within
+
+
+def _merge(frozen: Sequence[Frozen]) -> tuple[Frozen, ...]:
+    """Join entries that say the same of one dimension."""
+    merged: dict[tuple[str, int, str], int] = {}
+    for item in frozen:
+        key = (item.tensor, item.dim, item.reason)
+        merged[key] = merged.get(key, 0) + item.size
+    return tuple(Frozen(tensor, dim, size, reason) for (tensor, dim, reason), size in merged.items())
+
+
+def example_from(inputs: torch.Tensor, samples: int = 2) -> tuple[torch.Tensor, ...]:
+    """Return the first samples of a data tensor as example inputs."""
+    return (inputs[:samples],)

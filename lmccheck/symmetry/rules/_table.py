@@ -1,0 +1,63 @@
+"""The table itself, apart so that the families can fill it without importing each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from lmccheck.symmetry.analysis import Op, Symbol, Uncovered
+from lmccheck.symmetry.axes import Axis
+
+Rule = Callable[..., Any]
+RULES: dict[str, Rule] = {}
+
+
+def rule(*names: str) -> Callable[[Rule], Rule]:
+    """Register a rule for ``aten.<name>`` of every given name."""
+
+    def register(function: Rule) -> Rule:
+        for name in names:
+            key = f"aten.{name}"
+            if key in RULES:
+                raise AssertionError(f"two rules for {key}")
+            RULES[key] = function
+        return function
+
+    return register
+
+
+def broadcast(op: Op, *operands: Any) -> tuple[Axis, ...]:
+    """Unify the axes of tensors the way broadcasting pairs them, from the last dimension; return the result's axes."""
+    tensors = [operand for operand in operands if isinstance(operand, Symbol)]
+    rank = max((tensor.ndim for tensor in tensors), default=0)
+    axes: list[Axis] = []
+    for back in range(rank, 0, -1):
+        result: Axis = ()
+        for tensor in tensors:
+            if tensor.ndim < back or not tensor.axes[-back]:
+                continue
+            if result:
+                op.unify(result, tensor.axes[-back])
+            else:
+                result = tensor.axes[-back]
+        axes.append(result)
+    return tuple(axes)
+
+
+def normal_dims(symbol: Symbol, dims: int | Sequence[int] | None) -> list[int]:
+    """Return the given dimensions as non-negative ints; every dimension for None or an empty list."""
+    if dims is None or (not isinstance(dims, int) and len(dims) == 0):
+        return list(range(symbol.ndim))
+    return sorted(d % max(symbol.ndim, 1) for d in ([dims] if isinstance(dims, int) else dims))
+
+
+def without(symbol: Symbol, dims: Sequence[int]) -> list[Axis]:
+    """Return the axes of ``symbol`` that are not in ``dims``."""
+    return [axis for d, axis in enumerate(symbol.axes) if d not in set(dims)]
+
+
+def tensor(value: Any) -> Symbol:
+    """Return ``value`` as a Symbol or give the call up."""
+    if not isinstance(value, Symbol):
+        raise Uncovered("an argument is not a tensor")
+    return value

@@ -1,0 +1,66 @@
+"""Elementwise functions: axes are matched by broadcasting and pass through."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lmccheck.symmetry.analysis import Op, Symbol, Uncovered
+from lmccheck.symmetry.axes import Axis, fresh
+from lmccheck.symmetry.rules._table import broadcast, rule, tensor
+
+_UNARY = """
+relu relu6 gelu silu sigmoid tanh elu selu celu leaky_relu hardtanh hardswish hardsigmoid softplus softsign mish
+log_sigmoid abs neg exp expm1 log log1p log2 sqrt rsqrt reciprocal square sin cos tan erf erfc sign floor ceil round
+clamp clamp_min clamp_max nan_to_num logical_not bitwise_not isnan isinf threshold hardshrink softshrink tanhshrink
+to _to_copy type_as float double half contiguous clone alias detach lift_fresh lift_fresh_copy dropout
+alpha_dropout feature_dropout zeros_like ones_like full_like positive
+""".split()
+
+_BINARY = """
+add sub mul div true_divide pow maximum minimum fmod remainder floor_divide atan2 rsub
+eq ne lt le gt ge logical_and logical_or logical_xor bitwise_and bitwise_or bitwise_xor where lerp addcmul addcdiv
+masked_fill fill
+""".split()
+
+
+@rule(*_UNARY)
+def unary(op: Op, x: Symbol, *settings: Any) -> Symbol:
+    if op.name.endswith("dropout") and settings[-1] is True:
+        raise Uncovered("drops units at random")
+    if any(isinstance(setting, Symbol) and any(setting.axes) for setting in settings) and op.name != "aten.type_as":
+        return Symbol(broadcast(op, x, *settings))
+    keeps_view = op.name in ("aten.contiguous", "aten.clone", "aten.alias", "aten.detach", "aten.to", "aten._to_copy")
+    return Symbol(x.axes, x.param if keeps_view else None)
+
+
+@rule(*_BINARY)
+def binary(op: Op, *operands: Any) -> Symbol:
+    return Symbol(broadcast(op, *operands))
+
+
+@rule("prelu", "_prelu_kernel")
+def prelu(op: Op, x: Symbol, weight: Any) -> Symbol:
+    """One slope, or one per channel (dimension 1)."""
+    slope = tensor(weight)
+    axis: Axis = slope.axes[0] if slope.ndim == 1 else slope.axes[min(1, slope.ndim - 1)]
+    if axis:
+        op.unify(x.axes[1] if x.ndim > 1 else x.axes[0], axis)
+    return Symbol(x.axes)
+
+
+@rule("zeros", "ones", "full", "new_zeros", "new_ones", "new_full", "scalar_tensor", "empty")
+def uniform(op: Op, *_: Any) -> Symbol:
+    """A tensor of one value: every permutation of any of its axes leaves it as it is."""
+    return Symbol(tuple(fresh(int(n)) for n in op.out.shape))
+
+
+@rule("arange", "tril_indices", "triu_indices", "eye", "linspace")
+def pattern(op: Op, *_: Any) -> Symbol:
+    return Symbol(tuple(op.frozen(int(n), "a constant pattern") for n in op.out.shape))
+
+
+@rule("tril", "triu")
+def triangle(op: Op, x: Symbol, *_: Any) -> Symbol:
+    for axis in x.axes[-2:]:
+        op.freeze(axis, "a triangle of a matrix orders its rows and columns")
+    return Symbol(x.axes)

@@ -1,0 +1,52 @@
+"""Linear algebra: the contracted axes are matched, the others pass through."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lmccheck.symmetry.analysis import Op, Symbol, Uncovered
+from lmccheck.symmetry.axes import Axis
+from lmccheck.symmetry.rules._table import broadcast, rule, tensor
+
+
+@rule("linear")
+def linear(op: Op, x: Symbol, weight: Symbol, bias: Symbol | None) -> Symbol:
+    if weight.ndim != 2:
+        raise Uncovered("a weight of one dimension")
+    op.unify(x.axes[-1], weight.axes[1])
+    op.consumes(weight, weight.axes[1])
+    op.mixes_across([weight.axes[1]])
+    if bias is not None:
+        op.unify(weight.axes[0], bias.axes[0])
+    return Symbol((*x.axes[:-1], weight.axes[0]))
+
+
+def contract(op: Op, a: Symbol, b: Symbol) -> Symbol:
+    """Matrix product over the last axis of ``a`` and the second-last (or only) axis of ``b``, batch axes broadcast."""
+    if a.ndim == 0 or b.ndim == 0:
+        raise Uncovered("a scalar operand")
+    inner_b = b.axes[-2] if b.ndim > 1 else b.axes[-1]
+    op.unify(a.axes[-1], inner_b)
+    batch = broadcast(op, Symbol(a.axes[:-2]), Symbol(b.axes[:-2]))
+    op.consumes(a, a.axes[-1])
+    op.consumes(b, inner_b)
+    op.mixes_across([*batch, inner_b])
+    rows: tuple[Axis, ...] = (a.axes[-2],) if a.ndim > 1 else ()
+    columns: tuple[Axis, ...] = (b.axes[-1],) if b.ndim > 1 else ()
+    return Symbol((*batch, *rows, *columns))
+
+
+@rule("matmul", "mm", "bmm", "mv", "dot")
+def matmul(op: Op, a: Symbol, b: Symbol) -> Symbol:
+    return contract(op, a, b)
+
+
+@rule("addmm", "baddbmm", "addmv")
+def addmm(op: Op, c: Symbol, a: Symbol, b: Symbol, beta: Any, alpha: Any) -> Symbol:
+    return Symbol(broadcast(op, contract(op, a, b), c))
+
+
+@rule("embedding")
+def embedding(op: Op, weight: Any, index: Any, *_: Any) -> Symbol:
+    op.freeze(tensor(weight).axes[0], "rows are looked up by index")
+    return Symbol((*tensor(index).axes, tensor(weight).axes[1]))

@@ -1,0 +1,212 @@
+"""Views: reshapes refine factors, permutes reorder axes, slices and concatenations cut and join segments."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from lmccheck.symmetry.analysis import Op, Symbol, Uncovered
+from lmccheck.symmetry.axes import Axis, Factor, as_factor, axis_size, concatenate, expand, fresh, refine_product, split_at
+from lmccheck.symmetry.rules._table import broadcast, normal_dims, rule, without
+
+
+def regroup(op: Op, x: Symbol, shape: Sequence[int]) -> Symbol:
+    """Deal the factors of ``x``, outermost first, into dimensions of the given sizes, splitting leaves where needed.
+
+    A block of dimensions that no refinement of the factors fits is frozen, and so is what comes out of it.
+    """
+    queue = [factor for axis in x.axes for factor in expand(axis)]
+    axes: list[Axis] = []
+    for size in shape:
+        taken: list[Factor] = []
+        while axis_size(taken) < size:
+            queue = expand(queue)
+            if not queue:
+                return _torn(op, x, shape)
+            head, room = queue[0], size // axis_size(taken)
+            if room * axis_size(taken) != size:
+                return _torn(op, x, shape)
+            if head.size <= room:
+                taken.append(queue.pop(0))
+            elif head.kind == "leaf" and head.size % room == 0:
+                queue[0:1] = refine_product(head, room)
+            else:
+                return _torn(op, x, shape)
+        axes.append(tuple(taken))
+    return Symbol(tuple(axes), x.param)
+
+
+def _torn(op: Op, x: Symbol, shape: Sequence[int]) -> Symbol:
+    """Freeze the dimensions between the nearest boundaries that both shapes share; pass the others through."""
+    why = f"reshaped from {x.shape} to {tuple(shape)} across units"
+    axes: list[Axis] = []
+    i = j = 0
+    while j < len(shape):
+        first, begin = i, j
+        old, new, j = 1, shape[j], j + 1
+        while old != new:
+            if old < new:
+                old, i = old * x.shape[i], i + 1
+            else:
+                new, j = new * shape[j], j + 1
+        source = [axis for axis in x.axes[first:i] if axis]
+        target = [n for n in shape[begin:j] if n > 1]
+        if len(source) == len(target) == 1:
+            axes.extend(source[0] if n > 1 else () for n in shape[begin:j])
+            continue
+        for axis in source:
+            op.freeze(axis, why)
+        axes.extend(op.frozen(n, why) for n in shape[begin:j])
+    return Symbol(tuple(axes))
+
+
+@rule("view", "reshape", "flatten", "unflatten", "_unsafe_view", "view_copy", "squeeze", "unsqueeze", "ravel")
+def reshape(op: Op, x: Symbol, *_: Any) -> Symbol:
+    return regroup(op, x, [int(n) for n in op.out.shape])
+
+
+@rule("permute")
+def permute(op: Op, x: Symbol, dims: Sequence[int]) -> Symbol:
+    return Symbol(tuple(x.axes[d] for d in dims), x.param)
+
+
+@rule("transpose", "swapaxes", "swapdims")
+def transpose(op: Op, x: Symbol, first: int, second: int) -> Symbol:
+    axes = list(x.axes)
+    if axes:
+        axes[first], axes[second] = axes[second], axes[first]
+    return Symbol(tuple(axes), x.param)
+
+
+@rule("movedim")
+def movedim(op: Op, x: Symbol, source: Any, destination: Any) -> Symbol:
+    sources = [d % x.ndim for d in ([source] if isinstance(source, int) else source)]
+    targets = [d % x.ndim for d in ([destination] if isinstance(destination, int) else destination)]
+    order = [d for d in range(x.ndim) if d not in sources]
+    for target, origin in sorted(zip(targets, sources, strict=True)):
+        order.insert(target, origin)
+    return Symbol(tuple(x.axes[d] for d in order), x.param)
+
+
+@rule("t", "numpy_T", "mT")
+def matrix_transpose(op: Op, x: Symbol) -> Symbol:
+    return Symbol(tuple(reversed(x.axes)) if op.name != "aten.mT" else (*x.axes[:-2], x.axes[-1], x.axes[-2]), x.param)
+
+
+@rule("expand", "expand_as", "broadcast_to")
+def expand_(op: Op, x: Symbol, *_: Any) -> Symbol:
+    """Copies of one position are all alike, so a broadcast axis may be permuted freely."""
+    sizes = [int(n) for n in op.out.shape]
+    padded: list[Axis] = [()] * (len(sizes) - x.ndim) + list(x.axes)
+    return Symbol(tuple(axis or fresh(size) for axis, size in zip(padded, sizes, strict=True)))
+
+
+@rule("select")
+def select(op: Op, x: Symbol, dim: int, index: int) -> Symbol:
+    return _pick(op, x, dim % x.ndim, index)
+
+
+def _pick(op: Op, x: Symbol, dim: int, index: int) -> Symbol:
+    """Fix one position of an axis; what remains may differ from position to position (a fused query·key·value)."""
+    axis = expand(x.axes[dim])
+    rest = without(x, [dim])
+    op.freeze(axis, f"position {index} is picked")
+    if len(axis) == 1 and axis[0].kind == "leaf":
+        index %= axis[0].size
+        rest = [op.instance(other, axis[0], index) for other in rest]
+    return Symbol(tuple(rest))
+
+
+@rule("unbind")
+def unbind(op: Op, x: Symbol, dim: int) -> tuple[Symbol, ...]:
+    return tuple(_pick(op, x, dim % x.ndim, k) for k in range(len(op.out)))
+
+
+def _cut(op: Op, x: Symbol, dim: int, sizes: Sequence[int]) -> tuple[Symbol, ...]:
+    """Cut an axis into consecutive segments; an axis that cannot be cut there is frozen."""
+    why = "cut in the middle of a unit"
+    pieces: list[Axis] = []
+    rest: Axis = x.axes[dim]
+    for k, size in enumerate(sizes):
+        remaining = sum(sizes[k:])
+        if size == remaining:
+            pieces.append(rest)
+            rest = ()
+        elif size == 0:
+            pieces.append((Factor(0),))
+        else:
+            cut = split_at(as_factor(rest), size, op.reason(why))
+            if cut is None:
+                op.freeze(x.axes[dim], why)
+                return tuple(Symbol((*x.axes[:dim], op.frozen(n, why), *x.axes[dim + 1 :])) for n in sizes)
+            pieces.append(tuple(expand([cut[0]])))
+            rest = tuple(expand([cut[1]]))
+    return tuple(Symbol((*x.axes[:dim], piece, *x.axes[dim + 1 :])) for piece in pieces)
+
+
+@rule("split", "split_with_sizes", "chunk", "tensor_split")
+def split(op: Op, x: Symbol, how: Any, dim: int = 0, *_: Any) -> tuple[Symbol, ...]:
+    dim %= x.ndim
+    return _cut(op, x, dim, [int(part.shape[dim]) for part in op.out])
+
+
+@rule("slice")
+def slice_(op: Op, x: Symbol, dim: int, start: int | None, end: int | None, step: int) -> Symbol:
+    dim %= x.ndim
+    length = axis_size(x.axes[dim])
+    begin, stop, _ = slice(start, end, step).indices(length)
+    size = int(op.out.shape[dim])
+    if size == length:
+        return x
+    if step != 1 or size == 0:
+        op.freeze(x.axes[dim], "every n-th position is taken")
+        return Symbol((*x.axes[:dim], op.frozen(size, "every n-th position is taken"), *x.axes[dim + 1 :]))
+    sizes = [n for n in (begin, stop - begin, length - stop) if n]
+    return _cut(op, x, dim, sizes)[1 if begin else 0]
+
+
+@rule("narrow")
+def narrow(op: Op, x: Symbol, dim: int, start: Any, length: int) -> Symbol:
+    if not isinstance(start, int):
+        raise Uncovered("a start that is a tensor")
+    return slice_(op, x, dim, start, start + length, 1)
+
+
+@rule("cat", "concat")
+def cat(op: Op, tensors: Sequence[Symbol], dim: int = 0) -> Symbol:
+    tensors = [t for t in tensors if t.shape != (0,)]
+    dim %= tensors[0].ndim
+    others = broadcast(op, *(Symbol((*t.axes[:dim], (), *t.axes[dim + 1 :])) for t in tensors))
+    return Symbol((*others[:dim], concatenate([t.axes[dim] for t in tensors]), *others[dim + 1 :]))
+
+
+@rule("stack")
+def stack(op: Op, tensors: Sequence[Symbol], dim: int = 0) -> Symbol:
+    dim %= tensors[0].ndim + 1
+    axes = broadcast(op, *tensors)
+    return Symbol((*axes[:dim], op.frozen(len(tensors), "stacked tensors are told apart"), *axes[dim:]))
+
+
+@rule("roll")
+def roll(op: Op, x: Symbol, shifts: Any, dims: Any) -> Symbol:
+    for d in normal_dims(x, dims):
+        op.freeze(x.axes[d], "positions are shifted")
+    return Symbol(x.axes)
+
+
+@rule("flip")
+def flip(op: Op, x: Symbol, dims: Any) -> Symbol:
+    for d in normal_dims(x, dims):
+        op.freeze(x.axes[d], "positions are reversed")
+    return Symbol(x.axes)
+
+
+@rule("pad", "constant_pad_nd")
+def pad(op: Op, x: Symbol, padding: Sequence[int], *_: Any) -> Symbol:
+    axes = list(x.axes)
+    for k in range(len(padding) // 2):
+        d = x.ndim - 1 - k
+        if padding[2 * k] or padding[2 * k + 1]:
+            op.freeze(axes[d], "positions are padded")
+            axes[d] = op.frozen(int(op.out.shape[d]), "positions are padded")
+    return Symbol(tuple(axes))

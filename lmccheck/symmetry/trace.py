@@ -1,0 +1,137 @@
+"""The network as a graph of ATen ops: torch.export, functionalised where the module writes in place."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.export.graph_signature import InputKind
+
+from lmccheck.errors import UnsupportedArchitecture
+
+
+@dataclass(frozen=True)
+class Placeholder:
+    """A graph input: ``kind`` is parameter, buffer, constant or input; ``target`` its name in the module."""
+
+    kind: str
+    target: str
+    stored: bool  # does a state dict hold it?
+
+
+@dataclass(frozen=True)
+class Trace:
+    """A traced module: the graph, what its placeholders stand for, and which names share one tensor."""
+
+    graph: torch.fx.Graph
+    placeholders: dict[str, Placeholder]
+    tied: dict[str, str]  # every state-dict name -> the name its storage is known by
+
+
+_KINDS = {
+    InputKind.PARAMETER: "parameter",
+    InputKind.BUFFER: "buffer",
+    InputKind.CONSTANT_TENSOR: "constant",
+    InputKind.USER_INPUT: "input",
+}
+
+
+def op_name(target: Any) -> str:
+    """Return ``aten.linear`` for ``torch.ops.aten.linear.default``; the plain name for anything else."""
+    packet = getattr(target, "overloadpacket", None)
+    if packet is not None:
+        return str(packet)
+    return str(getattr(target, "__name__", target))
+
+
+def trace(module: nn.Module, example_inputs: tuple[Any, ...], known: Collection[str]) -> Trace:
+    """Trace ``module`` in evaluation mode on ``example_inputs`` and return its graph.
+
+    Ops named in ``known`` stay as they are; others are decomposed where PyTorch has a decomposition.
+    Raises UnsupportedArchitecture when torch.export cannot trace the module.
+    """
+    was_training = [part for part in module.modules() if part.training]
+    module.eval()
+    try:
+        with warnings.catch_warnings(), torch.enable_grad():
+            warnings.simplefilter("ignore")  # deprecations inside torch.export are not the user's
+            program = _export(module, example_inputs)
+            targets = {node.target for node in program.graph.nodes if node.op == "call_function"}
+            unknown = {t for t in targets if op_name(t) not in known and isinstance(t, torch._ops.OpOverload)}
+            if any(isinstance(t, torch._ops.OpOverload) and t._schema.is_mutable for t in targets) or unknown:
+                available = torch.export.default_decompositions()
+                program = program.run_decompositions({t: available[t] for t in unknown if t in available})
+    finally:
+        for part in was_training:
+            part.training = True
+    placeholders: dict[str, Placeholder] = {}
+    state = set(module.state_dict().keys())
+    for spec in program.graph_signature.input_specs:
+        target = spec.target or spec.arg.name
+        placeholders[spec.arg.name] = Placeholder(_KINDS.get(spec.kind, "constant"), target, target in state)
+    return Trace(program.graph, placeholders, tied_names(module))
+
+
+def _export(module: nn.Module, example_inputs: tuple[Any, ...]) -> torch.export.ExportedProgram:
+    fastpath = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # the fused encoder op hides its attention from the rules
+    try:
+        return torch.export.export(module, example_inputs, strict=False)
+    except Exception as error:
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UnsupportedArchitecture(
+            f"model {type(module).__name__}: torch.export cannot trace it: {type(error).__name__}: {first}; "
+            "mend: remove control flow that depends on tensor values, or use align = 'none'"
+        ) from error
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fastpath)
+
+
+def tied_names(module: nn.Module) -> dict[str, str]:
+    """Map every name of the state dict to the first name that holds the same tensor (itself when untied).
+
+    Tensors are one when they start at the same element of the same storage with the same shape and strides.
+    """
+    first: dict[object, str] = {}
+    names: dict[str, str] = {}
+    for name, tensor in module.state_dict(keep_vars=True).items():
+        names[name] = first.setdefault(_identity(tensor), name)
+    return names
+
+
+def _identity(tensor: torch.Tensor) -> object:
+    if tensor.numel() == 0 or tensor.device.type == "meta":
+        return id(tensor)
+    return (
+        tensor.untyped_storage().data_ptr(),
+        tensor.storage_offset(),
+        tuple(tensor.shape),
+        tensor.stride(),
+        tensor.dtype,
+    )
+
+
+def overlapping_names(module: nn.Module) -> set[str]:
+    """Return the names whose tensors share memory with a differently shaped tensor of the state dict (views)."""
+    by_storage: dict[int, dict[object, list[str]]] = {}
+    for name, tensor in module.state_dict(keep_vars=True).items():
+        if tensor.numel() and tensor.device.type != "meta":
+            by_storage.setdefault(tensor.untyped_storage().data_ptr(), {}).setdefault(_identity(tensor), []).append(name)
+    clashing: set[str] = set()
+    for identities in by_storage.values():
+        if len(identities) > 1:
+            clashing.update(name for names in identities.values() for name in names)
+    return clashing
+
+
+def double_copy(module: nn.Module) -> nn.Module:
+    """Return a float64 copy of ``module`` in evaluation mode (its own memory; the original is untouched)."""
+    return copy.deepcopy(module).to(torch.float64).eval()
+
+
+Tracer = Callable[[nn.Module, tuple[Any, ...]], Trace]

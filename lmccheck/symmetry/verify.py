@@ -1,0 +1,85 @@
+"""Does a permutation spec keep the function? Measured in float64 on random weights and random group elements."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from lmccheck.errors import SymmetryError
+from lmccheck.evaluate.forward import outputs_of
+
+if TYPE_CHECKING:
+    from lmccheck.symmetry.spec import PermutationSpec
+
+TOLERANCE = 1e-9
+
+
+def randomised(module: nn.Module, seed: int = 0) -> dict[str, Tensor]:
+    """Return float64 weights for ``module`` in which no two positions are alike.
+
+    Parameters get noise of their own scale (0.1 where they are zero), running statistics likewise and stay positive
+    where they were; integer tensors are kept.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    drawn: dict[int, Tensor] = {}
+    weights: dict[str, Tensor] = {}
+    for name, value in module.state_dict(keep_vars=True).items():
+        if id(value) not in drawn:
+            tensor = value.detach().to("cpu", torch.float64)
+            if value.dtype.is_floating_point:
+                noise = torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
+                scale = tensor.std().nan_to_num(0.0) if tensor.numel() > 1 else tensor.abs().mean()
+                scale = torch.clamp(scale, min=0.1)
+                positive = tensor.numel() > 0 and bool((tensor >= 0).all()) and bool((tensor > 0).any())
+                tensor = (tensor + scale * noise).abs() + 0.05 if positive else tensor + scale * noise
+            else:
+                tensor = value.detach().cpu().clone()
+            drawn[id(value)] = tensor
+        weights[name] = drawn[id(value)]
+    return weights
+
+
+def deviation(
+    spec: PermutationSpec,
+    module: nn.Module,
+    example_inputs: tuple[Any, ...],
+    *,
+    weights: Mapping[str, Tensor] | None = None,
+    trials: int = 3,
+    seed: int = 0,
+) -> float:
+    """Return max |f(π·θ) − f(θ)| / (1 + max |f(θ)|) over ``trials`` random group elements, in float64.
+
+    With ``weights`` given these are used as they are (upcast); otherwise every trial draws its own. Raises
+    SymmetryError when the network's output is not finite or does not depend on what the groups move, since the
+    measurement would then mean nothing.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what the user's forward warns of was said when it was first run
+        worst = 0.0
+        for trial in range(trials):
+            base = dict(weights) if weights is not None else randomised(module, seed + trial)
+            before = outputs_of(module, base, example_inputs, torch.float64)
+            after = outputs_of(module, spec.apply(base, spec.random(seed + trial)), example_inputs, torch.float64)
+            for x, y in zip(before, after, strict=True):
+                if not torch.isfinite(x).all():
+                    raise SymmetryError("verification: the network's output is not finite on the example inputs")
+                scale = 1.0 + float(x.abs().max()) if x.numel() else 1.0
+                worst = max(worst, float((x - y).abs().max()) / scale if x.numel() else 0.0)
+    return worst
+
+
+def require(spec: PermutationSpec, module: nn.Module, example_inputs: tuple[Any, ...], *, seed: int = 0) -> float:
+    """Return the deviation of ``spec``; raise SymmetryError when it is above 1e-9."""
+    worst = deviation(spec, module, example_inputs, seed=seed)
+    if not worst <= TOLERANCE:
+        raise SymmetryError(
+            f"model {type(module).__name__}: the derived permutation spec changes the output by {worst:.2e} (relative, float64), "
+            f"expected at most {TOLERANCE:.0e}; this is a defect of lmccheck (ops without a rule: {dict(spec.unruled) or 'none'}); "
+            "mend: report the model, and use align = 'none' meanwhile"
+        )
+    return worst
