@@ -1,0 +1,114 @@
+"""Property tests for trained models: may these two checkpoints be merged?
+
+Every public name is imported on first use, so that ``import lmccheck`` costs nothing and never imports torch: pytest
+imports this package at start-up, and ``pytest --help`` must not wait for a deep-learning library.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lmccheck.align.api import Alignment, align, save_aligned
+    from lmccheck.errors import (
+        CheckpointError,
+        DeviceError,
+        LmcError,
+        LmcWarning,
+        ManifestError,
+        SourceError,
+        SymmetryError,
+        UnsupportedArchitecture,
+        VerdictError,
+    )
+    from lmccheck.pair import ModelPair, load_pair
+    from lmccheck.properties.linear_connectivity import linear_connectivity
+    from lmccheck.result import Result
+    from lmccheck.symmetry import PermutationSpec, Slot, UnitGroup, discover_symmetry
+
+_HOMES = {
+    "lmccheck.align": ("Alignment", "save_aligned"),
+    "lmccheck.errors": (
+        "CheckpointError",
+        "DeviceError",
+        "LmcError",
+        "LmcWarning",
+        "ManifestError",
+        "SourceError",
+        "SymmetryError",
+        "UnsupportedArchitecture",
+        "VerdictError",
+    ),
+    "lmccheck.pair": ("ModelPair", "load_pair"),
+    "lmccheck.properties.linear_connectivity": ("linear_connectivity",),
+    "lmccheck.result": ("Result",),
+    "lmccheck.symmetry": ("PermutationSpec", "Slot", "UnitGroup", "discover_symmetry"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "Alignment",
+    "CheckpointError",
+    "DeviceError",
+    "LmcError",
+    "LmcWarning",
+    "ManifestError",
+    "ModelPair",
+    "PermutationSpec",
+    "Result",
+    "Slot",
+    "SourceError",
+    "SymmetryError",
+    "UnitGroup",
+    "UnsupportedArchitecture",
+    "VerdictError",
+    "__version__",
+    "align",
+    "discover_symmetry",
+    "linear_connectivity",
+    "load_pair",
+    "save_aligned",
+]
+
+
+class _AlignPackage(ModuleType):
+    """The subpackage ``lmccheck.align``, callable: the public function ``align`` bears the same name."""
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        """Align two networks: see ``lmccheck.align.api.align``."""
+        from lmccheck.align.api import align
+
+        return align(*args, **options)
+
+
+class _Package(ModuleType):
+    """This package; importing ``lmccheck.align`` binds the subpackage over the function, so it is made callable."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "align" and type(value) is ModuleType:
+            value.__class__ = _AlignPackage
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
+
+
+def __getattr__(name: str) -> Any:
+    if name == "align":
+        return importlib.import_module("lmccheck.align")
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("lmccheck")
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'lmccheck' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOME_OF[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

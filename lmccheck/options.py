@@ -1,0 +1,108 @@
+"""What the command line and the ini file ask for, checked once and frozen."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lmccheck.errors import nearest
+
+PROFILES = ("dev", "ci", "thorough")
+DEFAULT_PROFILE = "ci"
+
+
+@dataclass(frozen=True)
+class Options:
+    """The settings of one run; paths are absolute."""
+
+    models: bool
+    device: str
+    seed: int
+    profile: str
+    report_only: bool
+    table: str
+    report_json: Path | None
+    report_md: Path | None
+    aligned_dir: Path | None
+
+    @property
+    def reproducing_flags(self) -> list[str]:
+        """The flags that a command needs to repeat a measurement of this run; defaults are left out."""
+        flags = []
+        if self.device != "auto":
+            flags.append(f"--lmc-device={self.device}")
+        if self.seed != 0:
+            flags.append(f"--lmc-seed={self.seed}")
+        if self.profile != DEFAULT_PROFILE:
+            flags.append(f"--lmc-profile={self.profile}")
+        return flags
+
+
+OPTIONS = pytest.StashKey[Options]()
+
+
+def options_of(config: pytest.Config) -> Options:
+    """Return the options of this run, read and checked at the first call.
+
+    Raises ``pytest.UsageError`` (exit status 4) for a value that cannot be meant.
+    """
+    if OPTIONS not in config.stash:
+        config.stash[OPTIONS] = Options(
+            models=bool(config.getoption("lmc_models")),
+            device=_device(_value(config, "lmc_device") or "auto"),
+            seed=_seed(_value(config, "lmc_seed") or 0),
+            profile=_one_of("--lmc-profile", _value(config, "lmc_profile") or DEFAULT_PROFILE, PROFILES),
+            report_only=bool(config.getoption("lmc_report_only")),
+            table=_table_format(_value(config, "lmc_table") or "simple"),
+            report_json=_path(config, "lmc_report_json"),
+            report_md=_path(config, "lmc_report_md"),
+            aligned_dir=_path(config, "lmc_aligned_dir"),
+        )
+    return config.stash[OPTIONS]
+
+
+def _value(config: pytest.Config, name: str) -> Any:
+    """The command line wins over the ini file."""
+    given = config.getoption(name)
+    return config.getini(name) if given is None else given
+
+
+def _device(text: str) -> str:
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", text):
+        raise pytest.UsageError(f"--lmc-device: got {text!r}, expected auto, cpu, cuda or cuda:N")
+    return text
+
+
+def _seed(value: str | int) -> int:
+    try:
+        return int(value)
+    except ValueError:
+        raise pytest.UsageError(f"--lmc-seed: got {value!r}, expected a whole number") from None
+
+
+def _one_of(option: str, value: str, valid: tuple[str, ...]) -> str:
+    if value not in valid:
+        raise pytest.UsageError(f"{option}: got {value!r}, expected {', '.join(valid)}{nearest(value, valid)}")
+    return value
+
+
+def _table_format(value: str) -> str:
+    if value == "simple":  # the default costs no import
+        return value
+    from tabulate import tabulate_formats
+
+    return _one_of("--lmc-table", value, tuple(tabulate_formats))
+
+
+def _path(config: pytest.Config, name: str) -> Path | None:
+    """A path on the command line is relative to where the command was typed, one in the ini file to that file."""
+    given, stored = config.getoption(name), config.getini(name)
+    if given:
+        return config.invocation_params.dir / str(given)
+    if stored:
+        return (config.inipath.parent if config.inipath else config.rootpath) / str(stored)
+    return None

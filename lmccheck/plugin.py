@@ -1,0 +1,189 @@
+"""The pytest plugin: options and hooks only, so that loading it costs no run more than a few milliseconds.
+
+Everything that knows a manifest, a report or a network is imported by the hook that needs it, when it needs it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from lmccheck.options import options_of
+
+if TYPE_CHECKING:
+    from lmccheck.books import Books
+
+GROUP = "lmccheck: property tests for trained models"
+INI_KEYS = {
+    "lmc_device": "default of --lmc-device",
+    "lmc_seed": "default of --lmc-seed",
+    "lmc_profile": "default of --lmc-profile",
+    "lmc_table": "default of --lmc-table",
+    "lmc_report_json": "default of --lmc-report-json, relative to this file",
+    "lmc_report_md": "default of --lmc-report-md, relative to this file",
+    "lmc_aligned_dir": "default of --lmc-aligned-dir, relative to this file",
+}
+
+
+MANIFESTS = pytest.StashKey[set[Path]]()
+USAGE_ERROR = pytest.StashKey[str]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("lmccheck", GROUP)
+    add = group.addoption
+    add("--lmc-models", action="store_true", help="collect lmc.toml and *.lmc.toml under the given paths")
+    add("--lmc-device", metavar="auto|cpu|cuda[:N]", help="where networks are evaluated (default: auto)")
+    add("--lmc-seed", metavar="INT", help="root seed, from which each check derives its own (default: 0)")
+    add("--lmc-profile", metavar="dev|ci|thorough", help="budget of every search (default: ci)")
+    add("--lmc-table", metavar="FMT", help="any tabulate format for the terminal table (default: simple)")
+    add("--lmc-report-json", metavar="PATH", help="write every measurement as JSON")
+    add("--lmc-report-md", metavar="PATH", help="write the report as Markdown ($GITHUB_STEP_SUMMARY gets it as well)")
+    add(
+        "--lmc-aligned-dir",
+        metavar="DIR",
+        help="write PAIR-b-aligned.safetensors for each pair whose selected checks all passed, under the alignment of "
+        "its first check that aligns; a check that only warns must pass too",
+    )
+    add(
+        "--lmc-report-only",
+        action="store_true",
+        help="measure everything and fail nothing, whatever the verdicts (a crash of lmccheck itself still fails)",
+    )
+    for key, text in INI_KEYS.items():
+        parser.addini(key, text, default="")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    from lmccheck import fixtures
+
+    config.stash[MANIFESTS] = set()
+    config.addinivalue_line("markers", "lmc: a check of trained models; lmccheck marks the items of a manifest with it")
+    config.pluginmanager.register(fixtures, "lmccheck-fixtures")
+    options = options_of(config)
+    if not _is_worker(config):
+        config.pluginmanager.register(Keeper(config), "lmccheck-keeper")
+    dist = config.getoption("dist", "no")
+    if options.aligned_dir and dist not in ("no", "loadscope", "loadfile") and not _is_worker(config):
+        raise pytest.UsageError(
+            f"--lmc-aligned-dir: got --dist={dist}, expected --dist=loadscope, which keeps a pair's checks together"
+        )
+
+
+def pytest_report_header(config: pytest.Config) -> str | None:
+    options = options_of(config)
+    if options.report_only:
+        return "lmccheck: REPORT ONLY: EVERYTHING IS MEASURED, NOTHING FAILS"
+    if options.models:
+        return f"lmccheck: device {options.device}, seed {options.seed}, profile {options.profile}"
+    return None
+
+
+def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
+    if file_path.name != "lmc.toml" and not file_path.name.endswith(".lmc.toml"):
+        return None
+    if not options_of(parent.config).models and not parent.session.isinitpath(file_path):
+        return None
+    from lmccheck.collect import ManifestFile
+
+    parent.config.stash[MANIFESTS].add(file_path)
+    return ManifestFile.from_parent(parent, path=file_path)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Refuse what would otherwise be a green run that tested nothing, or a run on another device than asked for."""
+    manifests = config.stash[MANIFESTS]
+    problem = None
+    if options_of(config).models and not manifests:
+        problem = "--lmc-models: no lmc.toml and no *.lmc.toml under the given paths"
+    elif manifests and not config.getoption("collectonly"):
+        from lmccheck.collect import selection_problem
+
+        problem = selection_problem(items, options_of(config))
+    if problem and _is_worker(config):
+        config.workeroutput["lmc_usage_error"] = problem  # type: ignore[attr-defined]  # xdist gives workers this dict
+        items.clear()
+    elif problem:
+        raise pytest.UsageError(problem)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any, error: object) -> None:
+    """Hear of a worker's usage error: a worker cannot end the run with one, the controller does in its name."""
+    if problem := getattr(node, "workeroutput", {}).get("lmc_usage_error"):
+        node.config.stash[USAGE_ERROR] = problem
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Send an item's record with its report, as plain data, since it may travel from a worker to the controller."""
+    if not item.config.stash[MANIFESTS]:
+        return (yield)
+    from lmccheck.collect import Recorded
+
+    if not isinstance(item, Recorded):
+        return (yield)
+    item.conclude(call)
+    report = yield
+    report.lmc = item.luggage(report)  # type: ignore[attr-defined]  # extra attributes travel with a report
+    return report
+
+
+class Keeper:
+    """Keeps the books where reports arrive: in the only process, or in xdist's controller."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.config = config
+
+    @cached_property
+    def books(self) -> Books:
+        from lmccheck.books import Books
+
+        return Books()
+
+    @property
+    def used(self) -> bool:
+        """Whether this run has anything to do with manifests; a run without any stays untouched."""
+        return options_of(self.config).models or "books" in self.__dict__
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if luggage := getattr(report, "lmc", None):
+            self.books.receive(luggage)
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        if report.failed and report.nodeid.endswith("lmc.toml"):
+            self.books.errors.append({"id": report.nodeid, "message": report.longreprtext})
+
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """Write the reports; one that cannot be written turns a green run red, since somebody waits for it."""
+        if self.used and not self.config.getoption("collectonly"):
+            arguments = [str(argument) for argument in self.config.invocation_params.args]
+            status = int(session.exitstatus)
+            if not self.books.write(options_of(self.config), status, arguments) and status == pytest.ExitCode.OK:
+                session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        if problem := self.config.stash.get(USAGE_ERROR, None):
+            session.exitstatus = pytest.ExitCode.USAGE_ERROR
+            self.books.lines.append(f"ERROR: {problem}")
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+        if not self.used:
+            return
+        width = self.config.get_terminal_writer().fullwidth
+        lines = list(self.books.section(options_of(self.config), width))
+        if lines:
+            terminalreporter.section("lmccheck")
+            for line in lines:
+                terminalreporter.write_line(line)
+
+
+def _is_worker(config: pytest.Config) -> bool:
+    """True in an xdist worker, whose reports and records the controller receives."""
+    return hasattr(config, "workerinput")

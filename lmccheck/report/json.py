@@ -1,0 +1,57 @@
+"""The report as strict JSON: every number that was measured, for machines."""
+
+from __future__ import annotations
+
+import json as stdlib_json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lmccheck.report.record import CheckRecord, finite, ordered
+
+SCHEMA_VERSION = 1
+REPEATED = ("manifest_sha256", "pair_description", "environment", "text")  # said once elsewhere, or renamed
+
+
+def json(
+    records: list[CheckRecord],
+    errors: Sequence[Mapping[str, str]] = (),
+    *,
+    version: str,
+    created: str,
+    environment: Mapping[str, Any],
+    exit_status: int,
+) -> str:
+    """Return the document; NaN and the infinities are strings, since JSON has no such numbers."""
+    rows = ordered(records)
+    measured_on = next((row.environment for row in rows if row.environment), {})
+    document = {
+        "schema_version": SCHEMA_VERSION,
+        "lmccheck_version": version,
+        "created": created,
+        "exit_status": exit_status,
+        "environment": {**environment, **measured_on},
+        "manifests": [
+            {"path": path, "sha256": sha256}
+            for path, sha256 in sorted({row.manifest: row.manifest_sha256 for row in rows}.items())
+        ],
+        "pairs": pairs(rows),
+        "checks": [check(row) for row in rows],
+        "errors": list(errors),
+    }
+    return stdlib_json.dumps(finite(document), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def check(row: CheckRecord) -> dict[str, Any]:
+    """Return one entry of ``checks``."""
+    entry = {key: value for key, value in row.to_dict().items() if key not in REPEATED}
+    return {**entry, "message": row.text}
+
+
+def pairs(rows: Sequence[CheckRecord]) -> list[dict[str, Any]]:
+    """Return one entry per pair, described by the first of its checks that could load it."""
+    described: dict[tuple[str, str], dict[str, Any]] = {}
+    for row in sorted(rows, key=lambda row: (row.manifest, row.pair)):
+        if row.pair:
+            entry = described.setdefault((row.manifest, row.pair), {})
+            entry.update({key: value for key, value in row.pair_description.items() if key not in entry})
+    return [{"manifest": manifest, "name": name, **entry} for (manifest, name), entry in described.items()]

@@ -1,0 +1,32 @@
+"""The short lines under a table: what a verdict proves and what each check had to remark."""
+
+from __future__ import annotations
+
+from lmccheck.report.record import CheckRecord, ordered
+
+MEANING = {
+    "pass": "pass: the limit holds on the given evaluation data; other data may differ",
+    "fail": "fail: the limit is exceeded on the given evaluation data by the best alignment found within the budget",
+    "inconclusive": "inconclusive: the data cannot decide; more of it would",
+    "error": "error: nothing could be measured",
+}
+
+
+def notes(records: list[CheckRecord]) -> list[str]:
+    """Return one line per verdict that occurs, then each distinct remark with the checks it belongs to."""
+    verdicts = {record.verdict for record in records}
+    lines = [meaning for verdict, meaning in MEANING.items() if verdict in verdicts]
+    remarks: dict[str, list[str]] = {}
+    for record in ordered(records):
+        for remark in record.notes:
+            remarks.setdefault(remark, []).append(f"{record.pair}::{record.check}")
+    for remark, names in remarks.items():
+        more = f" and {len(names) - 2} more" if len(names) > 2 else ""
+        lines.append(f"{', '.join(names[:2])}{more}: {remark}")
+    return lines
+
+
+def softened(records: list[CheckRecord]) -> list[str]:
+    """Return the texts of what did not pass and yet fails nothing, which pytest itself therefore does not show."""
+    quiet = [record for record in ordered(records) if record.verdict != "pass" and not record.blocking]
+    return [f"{record.id}\n{record.text}" for record in quiet if record.text]

@@ -1,0 +1,86 @@
+"""The terminal table: one row per check, what did not pass first, legible at 80 columns."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from tabulate import multiline_formats, tabulate
+
+from lmccheck.report.record import CheckRecord, number, ordered
+
+COLUMNS = ("pair", "check", "verdict", "value", "limit", "unit", "naive", "where", "seconds")
+ALIGNMENT = {"value": "right", "limit": "right", "naive": "right", "seconds": "right"}
+ESCAPED = ("pipe", "github", "orgtbl", "jira")  # formats in which an unescaped | would open a new cell
+
+
+def cells(record: CheckRecord) -> dict[str, str]:
+    """Return a record's row, as text."""
+    softened = record.verdict != "pass" and not record.blocking
+    return {
+        "pair": record.pair,
+        "check": record.check,
+        "verdict": f"{record.verdict} ({'warn' if record.severity == 'warn' else 'report'})"
+        if softened
+        else record.verdict,
+        "value": number(record.value),
+        "limit": number(record.limit),
+        "unit": record.unit,
+        "naive": number(record.naive),
+        "where": record.where,
+        "seconds": "" if record.seconds is None else f"{record.seconds:.3g}",
+    }
+
+
+def table(records: list[CheckRecord], fmt: str = "simple", width: int | None = None) -> str:
+    """Return the table; where it is wider than ``width`` columns, pair and check share a column on two lines.
+
+    Columns in which no row says anything are left out.
+    """
+    rows = [cells(record) for record in ordered(records)]
+    columns = [column for column in COLUMNS if any(row[column] for row in rows)]
+    if fmt in ESCAPED:
+        rows = [{column: text.replace("|", "\\|") for column, text in row.items()} for row in rows]
+    wide = _draw(rows, columns, fmt)
+    if width is None or fmt not in multiline_formats or fmt in ESCAPED or _width(wide) <= width:
+        return wide
+    stacked = [column for column in columns if column not in ("pair", "check")]
+    rest = _width(_draw(rows, stacked, fmt))
+    room = max(width - rest - 4, 20)
+    for row in rows:
+        row["pair / check"] = "\n".join(
+            [*fold(row["pair"], room), *(f"  {line}" for line in fold(row["check"], room - 2))]
+        )
+    return _draw(rows, ["pair / check", *stacked], fmt)
+
+
+def _draw(rows: list[dict[str, str]], columns: list[str], fmt: str) -> str:
+    return tabulate(
+        [[row[column] for column in columns] for row in rows],
+        headers=columns,
+        tablefmt=fmt,
+        disable_numparse=True,
+        colalign=[ALIGNMENT.get(column, "left") for column in columns],
+    )
+
+
+def _width(text: str) -> int:
+    return max(map(len, text.splitlines()), default=0)
+
+
+def fold(name: str, width: int) -> list[str]:
+    """Return a long name on several lines, broken after a '-', '_' or '.' where there is one.
+
+    >>> fold("resnet20-seed0-vs-resnet20-seed1", 20)
+    ['resnet20-seed0-vs-', 'resnet20-seed1']
+    """
+    return list(_fold(name, width))
+
+
+def _fold(name: str, width: int) -> Iterator[str]:
+    while len(name) > width:
+        breaks = [match.end() for match in re.finditer(r"[-_.]", name[:width])]
+        cut = breaks[-1] if breaks else width
+        yield name[:cut]
+        name = name[cut:]
+    yield name

@@ -1,0 +1,56 @@
+"""The settings a manifest may give to each property: one model per property, in a registry; no torch here.
+
+A setting left out of the manifest stays None and is not passed on, so that defaults live in one place, the property
+itself, where they may depend on the profile.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+LIMIT = 'a number ≥ 0 in nats, or a percentage of the worse endpoint\'s loss such as "5%"'
+
+
+class Strict(BaseModel):
+    """A table of the manifest: no unknown keys, no conversions; a field's description says what is expected."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, populate_by_name=False)
+
+
+def _limit(value: Any) -> float | str:
+    if isinstance(value, str) and re.fullmatch(r"\d+(\.\d+)?%", value):
+        return value
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value >= 0:
+        return float(value)
+    raise ValueError(LIMIT)
+
+
+Limit = Annotated[float | str, BeforeValidator(_limit)]
+
+
+class CheckSettings(Strict):
+    """What every check may say."""
+
+    property: str | None = Field(default=None, description="the name of a property")
+    severity: Literal["fail", "warn"] = Field(default="fail", description='"fail" or "warn"')
+
+    def given(self) -> dict[str, Any]:
+        """The property's own settings that the manifest states."""
+        return {key: getattr(self, key) for key in sorted(self.model_fields_set - {"property", "severity"})}
+
+
+class LinearConnectivitySettings(CheckSettings):
+    """The loss barrier on the segment between θ_A and the aligned θ_B."""
+
+    align: Literal["none", "weight-matching"] | None = Field(default=None, description='"none" or "weight-matching"')
+    limit: Limit | None = Field(default=None, description=LIMIT)
+    points: int | None = Field(default=None, ge=3, le=10_001, description="a whole number from 3 to 10001")
+
+
+SETTINGS: dict[str, type[CheckSettings]] = {
+    "linear_connectivity": LinearConnectivitySettings,
+}

@@ -1,0 +1,98 @@
+"""A project to run pytest in: a folder with a manifest, tiny checkpoints, and the fake core."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+# pydantic, tabulate and safetensors keep state in C; pytester forgets modules that a run in this process imports, and
+# importing those twice fails, so they are imported here, once
+import pydantic  # noqa: F401 - see above
+import pytest
+import safetensors  # noqa: F401 - see above
+import tabulate  # noqa: F401 - see above
+
+HERE = Path(__file__).parent
+
+
+def write_checkpoint(path: Path, metadata: dict[str, str] | None = None, shape: tuple[int, ...] = (2,)) -> Path:
+    """Write a safetensors file of one float32 tensor ``w``, by hand: the format is a length, JSON, and bytes."""
+    size = 4
+    for side in shape:
+        size *= side
+    header = {"w": {"dtype": "F32", "shape": list(shape), "data_offsets": [0, size]}}
+    if metadata:
+        header["__metadata__"] = metadata
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + bytes(size))
+    return path
+
+
+class Project:
+    """A pytester project with manifests; ``run`` calls pytest in this process with the fake core in place."""
+
+    def __init__(self, pytester: pytest.Pytester) -> None:
+        self.pytester = pytester
+        self.path = pytester.path
+
+    def pair(self, name: str, folder: str = ".", **metadata: str) -> str:
+        """Write a pair's two checkpoints; return its part of a manifest, without checks."""
+        home = self.path / folder
+        home.mkdir(parents=True, exist_ok=True)
+        write_checkpoint(home / f"{name}-a.safetensors", metadata)
+        write_checkpoint(home / f"{name}-b.safetensors", {"side": f"b of {name}"})
+        return f'\n[pair.{name}]\na = "{name}-a.safetensors"\nb = "{name}-b.safetensors"\n'
+
+    def check(self, pair: str, name: str = "linear_connectivity", **settings: object) -> str:
+        """Return a check's part of a manifest."""
+        lines = [f"{key} = {json.dumps(value)}" for key, value in settings.items()]
+        return "\n".join([f"[pair.{pair}.check.{name}]", *lines, ""])
+
+    def manifest(self, *parts: str, name: str = "lmc.toml", defaults: str | None = None) -> Path:
+        """Write a manifest; its data file exists, its model is never imported."""
+        path = self.path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_checkpoint(path.parent / "data.safetensors")
+        sources = defaults if defaults is not None else 'model = "models:mlp"\ndata = "data.safetensors"\n'
+        path.write_text("\n".join(["schema = 1", "[defaults]", sources, *parts]), encoding="utf-8")
+        return path
+
+    def gate(self, *, name: str = "lmc.toml", **values: str) -> Path:
+        """Write a manifest of pairs with one check each: ``gate(good="0.01", bad="2")``."""
+        folder = str(Path(name).parent)
+        return self.manifest(
+            *(self.pair(pair, folder, value=value) + self.check(pair, limit=0.05) for pair, value in values.items()),
+            name=name,
+        )
+
+    def run(self, *arguments: str | Path) -> pytest.RunResult:
+        """Run pytest in this process, every warning an error."""
+        return self.pytester.runpytest_inprocess("-p", "fakecore", "-W", "error", *arguments)
+
+    def run_subprocess(self, *arguments: str | Path) -> pytest.RunResult:
+        """Run pytest in a fresh process, every warning an error."""
+        return self.pytester.runpytest_subprocess("-p", "fakecore", "-W", "error", *arguments)
+
+
+@pytest.fixture(autouse=True)
+def _calm_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tests' own CI must not see the reports of the runs inside them, nor change what these print."""
+    for name in ("GITHUB_STEP_SUMMARY", "PYTEST_ADDOPTS", "CI", "BUILD_NUMBER"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("COLUMNS", "120")
+
+
+@pytest.fixture
+def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Project:
+    """An empty project beside the fake core."""
+    monkeypatch.syspath_prepend(HERE)
+    monkeypatch.setenv("PYTHONPATH", str(HERE))
+    return Project(pytester)
+
+
+@pytest.fixture
+def checkpoint() -> Callable[..., Path]:
+    """The function that writes a checkpoint."""
+    return write_checkpoint
