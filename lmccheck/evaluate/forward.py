@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 
 class Runner:
@@ -42,13 +43,31 @@ class Runner:
 
     def __call__(self, inputs: Any) -> Any:
         """Run the network on one batch: a tensor, a tuple of positional arguments or a dict of keyword arguments."""
-        with torch.no_grad(), exact_float32():
+        with torch.no_grad(), exact_float32(), StayDouble() if self.dtype == torch.float64 else nullcontext():
             inputs = self.cast(inputs)
             if isinstance(inputs, dict):
                 return self.module(**inputs)
             if isinstance(inputs, (tuple, list)):
                 return self.module(*inputs)
             return self.module(inputs)
+
+
+_NARROW = {torch.float16, torch.bfloat16, torch.float32}
+
+
+class StayDouble(TorchFunctionMode):
+    """Turn conversions to a narrower float into conversions to float64, so that a float64 run is one throughout.
+
+    Networks that compute a norm or a softmax "in float32" would otherwise bound every comparison by float32 noise.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        widen = {torch.Tensor.float: "double", torch.Tensor.half: "double", torch.Tensor.bfloat16: "double"}
+        if func in widen:
+            return args[0].double()
+        args = tuple(torch.float64 if isinstance(a, torch.dtype) and a in _NARROW else a for a in args)
+        kwargs = {k: torch.float64 if isinstance(v, torch.dtype) and v in _NARROW else v for k, v in (kwargs or {}).items()}
+        return func(*args, **kwargs)
 
 
 @contextmanager

@@ -1,0 +1,51 @@
+"""Re-estimation of BatchNorm statistics: the mean and variance the interpolated network really has."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from lmccheck.evaluate.forward import Runner
+from lmccheck.sources import Batch
+
+
+def tracked(module: nn.Module) -> list[_BatchNorm]:
+    """Return the BatchNorm layers of ``module`` that keep running statistics."""
+    return [part for part in module.modules() if isinstance(part, _BatchNorm) and part.track_running_stats and part.running_mean is not None]
+
+
+def reestimate(runner: Runner, batches: tuple[Batch, ...]) -> None:
+    """Replace running statistics by those of ``batches``: the batch means and variances, averaged by sample.
+
+    Only BatchNorm layers are in training mode; everything else (dropout) stays as in evaluation. With one batch this
+    is the exact statistic of the data. Equivalent to ``torch.optim.swa_utils.update_bn``; differs in that dropout
+    stays off and batches are weighted by their size.
+    """
+    layers = tracked(runner.module)
+    momenta = [layer.momentum for layer in layers]
+    seen = 0
+    try:
+        for layer in layers:
+            layer.reset_running_stats()
+            layer.train()
+        for batch in batches:
+            seen += batch.samples
+            for layer in layers:
+                layer.momentum = batch.samples / seen
+            runner(batch.inputs)
+    finally:
+        for layer, momentum in zip(layers, momenta, strict=True):
+            layer.momentum = momentum
+            layer.eval()
+
+
+def summary(layers: int, batches: tuple[Batch, ...]) -> dict[str, Any]:
+    """Return what a report says about re-estimation."""
+    return {
+        "layers": layers,
+        "samples": sum(batch.samples for batch in batches),
+        "batches": len(batches),
+        "method": "running mean and unbiased variance of calibration data, batches averaged by sample",
+    }

@@ -1,0 +1,198 @@
+"""Losses of a network at points of weight space: points × batches -> per-sample losses, accumulated in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from lmccheck.errors import LmcError, SourceError
+from lmccheck.evaluate import batchnorm
+from lmccheck.evaluate.forward import Runner, tensors_in
+from lmccheck.evaluate.loss import logits_of, measured
+from lmccheck.sources import Batch, Data
+
+if TYPE_CHECKING:
+    from lmccheck.pair import ModelPair
+
+ELEMENTS = 2**21  # numbers of input per batch that lmccheck chooses itself: 8 MB in float32
+MOST_SAMPLES = 4096
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One point's outcome on the evaluation data: per-sample losses and 0-1 errors, float64 (n,)."""
+
+    losses: Tensor
+    errors: Tensor | None
+
+    @property
+    def loss(self) -> float:
+        """Mean loss."""
+        return float(self.losses.mean())
+
+    @property
+    def error(self) -> float | None:
+        """Mean 0-1 error (0 to 1), None where the loss has none."""
+        return None if self.errors is None else float(self.errors.mean())
+
+
+def interpolate(theta_a: Mapping[str, Tensor], theta_b: Mapping[str, Tensor], t: float) -> dict[str, Tensor]:
+    """Return (1−t)·θ_A + t·θ_B; both ends exact, integer tensors from the nearer end."""
+    if t == 0.0 or t == 1.0:
+        return dict(theta_a if t == 0.0 else theta_b)
+    out = {}
+    for name, a in theta_a.items():
+        b = theta_b[name]
+        out[name] = (1 - t) * a + t * b if a.is_floating_point() else (a if t < 0.5 else b)
+    return out
+
+
+def working_dtype(*weights: Mapping[str, Tensor]) -> torch.dtype:
+    """Return float64 when any tensor is, else float32 (half precision is upcast)."""
+    wide = any(tensor.dtype == torch.float64 for state in weights for tensor in state.values())
+    return torch.float64 if wide else torch.float32
+
+
+def upcast(weights: Mapping[str, Tensor], dtype: torch.dtype, device: torch.device) -> dict[str, Tensor]:
+    """Return weights on the device, floating tensors in ``dtype``; tied tensors stay one tensor."""
+    done: dict[int, Tensor] = {}
+    for tensor in weights.values():
+        if id(tensor) not in done:
+            done[id(tensor)] = tensor.to(device, dtype) if tensor.is_floating_point() else tensor.to(device)
+    return {name: done[id(tensor)] for name, tensor in weights.items()}
+
+
+class Evaluator:
+    """Evaluates weight points of one pair's network on its data; counts full passes over the evaluation data."""
+
+    def __init__(self, pair: ModelPair) -> None:
+        self.pair = pair
+        self.dtype = working_dtype(pair.theta_a, pair.theta_b)
+        self.runner = Runner(pair.module, pair.torch_device, self.dtype)
+        self.batches = rebatched(pair.data)
+        self.calibration = rebatched(pair.calibration) if pair.calibration is not None else ()
+        self.batchnorms = len(batchnorm.tracked(self.runner.module))
+        self.evaluations = 0
+
+    def weights(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return ``state`` ready for interpolation: on the device, in the working dtype."""
+        return upcast(state, self.dtype, self.pair.torch_device)
+
+    def measure(self, weights: Mapping[str, Tensor], *, reestimate: bool, label: str) -> Measured:
+        """Return per-sample losses at ``weights``; with ``reestimate`` BatchNorm statistics are taken afresh."""
+        self.runner.load(weights)
+        if reestimate and self.batchnorms:
+            self.reestimate()
+        self.evaluations += 1
+        losses, errors = [], []
+        for batch in self.batches:
+            outputs = self._run(batch, label)
+            values, wrong = measured(self.pair.loss, outputs, _to(batch.targets, self.runner), self.pair.data.origin)
+            losses.append(values.cpu())
+            if wrong is not None:
+                errors.append(wrong.cpu())
+        return Measured(torch.cat(losses), torch.cat(errors) if errors else None)
+
+    def reestimate(self) -> None:
+        """Take BatchNorm statistics of the loaded weights from the calibration data."""
+        self.require_calibration()
+        batchnorm.reestimate(self.runner, self.calibration)
+
+    def require_calibration(self) -> None:
+        """Raise SourceError when BatchNorm statistics have to be re-estimated and there is nothing to do it on."""
+        if self.batchnorms and not self.calibration:
+            raise SourceError(
+                f"pair {self.pair.name}: the model has {self.batchnorms} BatchNorm layers and no calibration data is given; interpolated "
+                "statistics are wrong and must be re-estimated; mend: give `calibration` (for example the training data)"
+            )
+
+    def batchnorm_summary(self) -> dict[str, Any] | None:
+        """Return what the report says about BatchNorm; None for networks without it."""
+        return batchnorm.summary(self.batchnorms, self.calibration) if self.batchnorms else None
+
+    def _run(self, batch: Batch, label: str) -> Any:
+        try:
+            return self.runner(batch.inputs)
+        except LmcError:
+            raise
+        except Exception as error:
+            text = str(error).strip().splitlines()
+            raise SourceError(
+                f"{self.pair.data.origin}: running the model on {label} raised {type(error).__name__}: {text[0] if text else ''}; "
+                f"inputs {_shapes(batch.inputs)}; mend: check that the data fits the model"
+            ) from error
+
+
+def function_deviation(
+    pair: ModelPair, first: Mapping[str, Tensor], second: Mapping[str, Tensor], *, samples: int = 256
+) -> float:
+    """Return max |f(second) − f(first)| / (1 + max |f(first)|) on evaluation data, in float64.
+
+    Uses the first ``samples`` samples and the weights' own BatchNorm statistics.
+    """
+    runner = Runner(pair.module, pair.torch_device, torch.float64)
+    inputs = []
+    left = samples
+    for batch in rebatched(pair.data, samples):
+        if left <= 0:
+            break
+        inputs.append(batch.inputs)
+        left -= batch.samples
+    runner.load(first)
+    before = [tensors_in(runner(item)) or [logits_of(runner(item))] for item in inputs]
+    runner.load(second)
+    worst = 0.0
+    for item, old in zip(inputs, before, strict=True):
+        for x, y in zip(old, tensors_in(runner(item)), strict=True):
+            if x.numel():
+                difference = (x - y).abs().max() / (1 + x.abs().max())
+                worst = max(worst, float(difference)) if torch.isfinite(difference) else float("inf")
+    return worst
+
+
+def rebatched(data: Data, most: int | None = None) -> tuple[Batch, ...]:
+    """Return batches of near-equal size: at most 4096 samples and about two million input numbers each.
+
+    Data that came in batches of its own is returned as it came.
+    """
+    if not data.rebatch:
+        return data.batches
+    whole = data.batches[0]
+    tensors = [v for v in _flat(whole.inputs) if isinstance(v, Tensor)]
+    per_sample = max(1, sum(t[0].numel() for t in tensors))
+    limit = min(MOST_SAMPLES, max(1, ELEMENTS // per_sample), most or MOST_SAMPLES)
+    count = -(-whole.samples // limit)
+    if count == 1:
+        return data.batches
+    edges = [round(k * whole.samples / count) for k in range(count + 1)]
+    return tuple(
+        Batch(_cut(whole.inputs, start, stop), whole.targets[start:stop]) for start, stop in zip(edges[:-1], edges[1:], strict=True)
+    )
+
+
+def _flat(inputs: Any) -> list[Any]:
+    if isinstance(inputs, dict):
+        return list(inputs.values())
+    return list(inputs) if isinstance(inputs, (tuple, list)) else [inputs]
+
+
+def _cut(inputs: Any, start: int, stop: int) -> Any:
+    if isinstance(inputs, Tensor):
+        return inputs[start:stop]
+    if isinstance(inputs, dict):
+        return {key: _cut(value, start, stop) for key, value in inputs.items()}
+    if isinstance(inputs, (tuple, list)):
+        return type(inputs)(_cut(value, start, stop) for value in inputs)
+    return inputs
+
+
+def _to(targets: Tensor, runner: Runner) -> Tensor:
+    return targets.to(runner.device, runner.dtype) if targets.is_floating_point() else targets.to(runner.device)
+
+
+def _shapes(inputs: Any) -> str:
+    return ", ".join(f"{tuple(v.shape)} {str(v.dtype).removeprefix('torch.')}" for v in _flat(inputs) if isinstance(v, Tensor))

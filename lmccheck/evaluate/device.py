@@ -1,0 +1,24 @@
+"""Which device evaluation runs on."""
+
+from __future__ import annotations
+
+import re
+
+import torch
+
+from lmccheck.errors import DeviceError
+
+
+def resolve_device(name: str = "auto") -> torch.device:
+    """Return the device for ``auto`` (a GPU when there is one), ``cpu`` or ``cuda[:N]``; raise DeviceError otherwise."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "cpu":
+        return torch.device("cpu")
+    match = re.fullmatch(r"cuda(?::(\d+))?", name)
+    if match is None:
+        raise DeviceError(f"device {name!r}: expected auto, cpu, cuda or cuda:N; mend: give one of these")
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if int(match[1] or 0) >= count:
+        raise DeviceError(f"device {name!r}: this machine has {count} CUDA devices; mend: give auto or cpu, or run where there is one")
+    return torch.device(name)

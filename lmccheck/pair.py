@@ -1,0 +1,218 @@
+"""Two checkpoints of one network, with what is needed to measure them: a ModelPair."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lmccheck import checkpoint, sources
+from lmccheck.errors import CheckpointError, SourceError
+from lmccheck.evaluate.device import resolve_device
+from lmccheck.evaluate.loss import Loss, load_loss
+from lmccheck.symmetry.trace import tied_names
+
+StateDict = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where one endpoint came from: its file (None for a state dict), hash and metadata."""
+
+    path: str | None
+    sha256: str | None
+    metadata: dict[str, str]
+
+
+@dataclass(frozen=True)
+class ModelPair:
+    """Endpoints θ_A and θ_B of one network, the data and the loss to measure them with. Made by ``load_pair``.
+
+    ``theta_a`` and ``theta_b`` hold every name of the module's state dict, on the CPU, in the stored dtype.
+    """
+
+    name: str
+    module: nn.Module
+    theta_a: dict[str, Tensor]
+    theta_b: dict[str, Tensor]
+    data: sources.Data
+    calibration: sources.Data | None
+    loss: Loss
+    device: str
+    torch_device: torch.device
+    origins: tuple[Origin, Origin]
+    description: dict[str, Any]
+    cache: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)  # alignments and specs, made once
+
+    def example_inputs(self) -> tuple[Any, ...]:
+        """Return two samples of the evaluation data as positional inputs, for tracing."""
+        inputs = self.data.example()
+        first = next((p for p in self.module.parameters() if p.is_floating_point()), None)
+        dtype = first.dtype if first is not None else torch.float32
+        device = first.device if first is not None else torch.device("cpu")
+        return tuple(_cast(value, dtype, device) for value in inputs)
+
+
+def _cast(value: Any, dtype: torch.dtype, device: torch.device) -> Any:
+    if not isinstance(value, Tensor):
+        return value
+    return value.to(device, dtype) if value.is_floating_point() else value.to(device)
+
+
+def load_pair(
+    a: str | os.PathLike[str] | StateDict,
+    b: str | os.PathLike[str] | StateDict,
+    *,
+    model: Any,
+    data: Any,
+    calibration: Any = None,
+    loss: Any = "cross_entropy",
+    device: str = "auto",
+    base: str | os.PathLike[str] | None = None,
+    name: str | None = None,
+    sha256: Mapping[str, str] | None = None,
+) -> ModelPair:
+    """Load and check two checkpoints of one network.
+
+    ``a``, ``b``: .safetensors file or state dict. ``model``: ``"pkg.mod:build"``, a callable or an nn.Module.
+    ``data`` (verdicts are measured on it) and ``calibration`` (aligns, re-estimates BatchNorm; never measured on):
+    a .safetensors file with ``inputs`` and ``targets``, ``"pkg.mod:batches"``, or a pair of tensors. ``loss``:
+    ``cross_entropy`` (nats), ``mse``, ``next_token`` or ``"pkg.mod:per_sample_loss"``. ``device``: ``auto``, ``cpu``,
+    ``cuda[:N]``. Relative paths and modules are looked up in ``base`` (the current folder by default); ``sha256``
+    pins the files, ``{"a": hex, "b": hex}``.
+
+    Raises CheckpointError, SourceError or DeviceError with one line: what, got, expected, the mend.
+    """
+    folder = Path(base) if base is not None else Path.cwd()
+    torch_device = resolve_device(device)
+    label = {"a": _describe(a), "b": _describe(b)}
+    title = name or f"{Path(label['a']).stem}-{Path(label['b']).stem}"
+    states, origins = [], []
+    for key, given in (("a", a), ("b", b)):
+        state, origin = _read(given, folder, (sha256 or {}).get(key), key)
+        states.append(state)
+        origins.append(origin)
+    _same_tensors(states[0], states[1], label["a"], label["b"])
+    module = sources.build_module(model, folder)
+    _of_this_world(module)
+    for key, state in zip("ab", states, strict=True):
+        _fits_module(state, module, label[key], model)
+        bad = checkpoint.not_finite(state)
+        if bad is not None:
+            raise CheckpointError(
+                f"{label[key]}: tensor {bad[0]!r}: got {bad[1]}, expected finite weights; mend: this checkpoint diverged, take another"
+            )
+    theta_a, theta_b = (_complete(state, module) for state in states)
+    held = sources.load_data(data, folder, "data")
+    calibrating = sources.load_data(calibration, folder, "calibration") if calibration is not None else None
+    chosen = load_loss(loss, folder)
+    description = {
+        "files": {key: _file_facts(origin, state) for key, origin, state in zip("ab", origins, states, strict=True)},
+        "model": model if isinstance(model, str) else type(module).__name__,
+        "data": {"origin": held.origin, "samples": held.samples},
+        "calibration": {"origin": calibrating.origin, "samples": calibrating.samples} if calibrating else None,
+        "loss": chosen.name,
+        "device": str(torch_device),
+    }
+    return ModelPair(
+        title, module, theta_a, theta_b, held, calibrating, chosen, device, torch_device, (origins[0], origins[1]), description
+    )
+
+
+def _describe(given: Any) -> str:
+    return os.fspath(given) if isinstance(given, (str, os.PathLike)) else "state dict"
+
+
+def _read(given: Any, folder: Path, pin: str | None, key: str) -> tuple[dict[str, Tensor], Origin]:
+    if isinstance(given, Mapping):
+        wrong = next((n for n, t in given.items() if not isinstance(n, str) or not isinstance(t, Tensor)), None)
+        if wrong is not None:
+            raise CheckpointError(f"state dict {key}: entry {wrong!r} is no tensor, expected a mapping from names to tensors")
+        kept: dict[int, Tensor] = {}  # names that share a tensor go on sharing it
+        state = {n: kept.setdefault(id(t), t.detach().cpu()) for n, t in given.items()}
+        return state, Origin(None, None, {})
+    if not isinstance(given, (str, os.PathLike)):
+        raise CheckpointError(f"{key}: got {type(given).__name__}, expected a .safetensors path or a state dict")
+    path = folder / given
+    header = checkpoint.read_header(path)
+    digest = checkpoint.sha256_of(path)
+    if pin is not None and pin.lower() != digest:
+        raise CheckpointError(f"{path}: sha256 is {digest}, the pin says {pin}; mend: restore the file or review and update the pin")
+    return checkpoint.load(path), Origin(str(path), digest, header.metadata)
+
+
+def _same_tensors(a: StateDict, b: StateDict, name_a: str, name_b: str) -> None:
+    for key in a:
+        if key not in b:
+            raise CheckpointError(f"{name_b}: tensor {key!r} is missing, {name_a} has it; mend: compare checkpoints of one network")
+    for key in b:
+        if key not in a:
+            raise CheckpointError(f"{name_a}: tensor {key!r} is missing, {name_b} has it; mend: compare checkpoints of one network")
+        if a[key].shape != b[key].shape:
+            raise CheckpointError(
+                f"{name_b}: tensor {key!r} has shape {tuple(b[key].shape)}, in {name_a} it has {tuple(a[key].shape)}; "
+                "mend: compare checkpoints of one network"
+            )
+        if a[key].is_floating_point() != b[key].is_floating_point():
+            raise CheckpointError(f"{name_b}: tensor {key!r} is {b[key].dtype}, in {name_a} it is {a[key].dtype}; mend: save both alike")
+
+
+def _of_this_world(module: nn.Module) -> None:
+    for name, tensor in module.state_dict(keep_vars=True).items():
+        if tensor.device.type == "meta":
+            raise SourceError(f"model {type(module).__name__}: tensor {name!r} is on the meta device; mend: build it with real memory")
+
+
+def _fits_module(state: StateDict, module: nn.Module, label: str, model: Any) -> None:
+    expected = module.state_dict(keep_vars=True)
+    tied = tied_names(module)
+    source = model if isinstance(model, str) else type(module).__name__
+    shared = {canonical: [n for n in tied if tied[n] == canonical] for canonical in tied.values()}
+    for name, tensor in expected.items():
+        present = [n for n in shared[tied[name]] if n in state]
+        if not present:
+            raise CheckpointError(
+                f"{label}: tensor {name!r} is missing, model {source} has it with shape {tuple(tensor.shape)}; "
+                "mend: build the model the checkpoint was saved from"
+            )
+        if name in state and state[name].shape != tensor.shape:
+            raise CheckpointError(
+                f"{label}: tensor {name!r} has shape {tuple(state[name].shape)}, model {source} expects {tuple(tensor.shape)}; "
+                "mend: build the model the checkpoint was saved from"
+            )
+        if name in state and state[name].is_floating_point() != tensor.is_floating_point():
+            raise CheckpointError(f"{label}: tensor {name!r} is {state[name].dtype}, model {source} expects {tensor.dtype}")
+        if name in state and not torch.equal(state[name], state[present[0]]):
+            raise CheckpointError(
+                f"{label}: tensors {present[0]!r} and {name!r} differ, in model {source} they are one tensor; mend: save the tied model"
+            )
+    for name in state:
+        if name not in expected:
+            raise CheckpointError(
+                f"{label}: tensor {name!r} is unknown to model {source}; mend: build the model the checkpoint was saved from"
+            )
+
+
+def _complete(state: StateDict, module: nn.Module) -> dict[str, Tensor]:
+    """Return the state with every name of the module, names of one tensor sharing one tensor."""
+    tied = tied_names(module)
+    by_canonical: dict[str, Tensor] = {}
+    for name in tied:
+        if name in state:
+            by_canonical.setdefault(tied[name], state[name])
+    return {name: by_canonical[tied[name]] for name in tied}
+
+
+def _file_facts(origin: Origin, state: StateDict) -> dict[str, Any]:
+    dtypes: Sequence[str] = sorted({str(t.dtype).removeprefix("torch.") for t in state.values() if t.is_floating_point()})
+    return {
+        "path": origin.path,
+        "sha256": origin.sha256,
+        "parameters": sum(t.numel() for t in state.values() if t.is_floating_point()),
+        "dtype": "+".join(dtypes),
+    }

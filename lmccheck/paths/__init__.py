@@ -1,0 +1,1 @@
+"""Paths in weight space and what is known of the loss along them."""

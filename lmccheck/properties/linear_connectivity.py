@@ -1,0 +1,217 @@
+"""Linear connectivity after alignment: is the straight segment between two networks free of a loss barrier?"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from lmccheck.errors import LmcError, SourceError, nearest
+from lmccheck.paths.linear import BARRIER, Point, barrier, sample
+from lmccheck.result import Result, Verdict
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lmccheck.align.api import Alignment
+    from lmccheck.evaluate.curve import Evaluator
+    from lmccheck.pair import ModelPair
+
+REFINEMENTS = {"dev": 0, "ci": 2, "thorough": 5}  # rounds of two extra points beside the worst t
+
+
+def linear_connectivity(
+    pair: ModelPair,
+    *,
+    align: str = "weight-matching",
+    limit: float | str = 0.05,
+    points: int = 25,
+    seed: int = 0,
+    profile: str = "ci",
+) -> Result:
+    """Assert that the loss on the segment from θ_A to π(θ_B) stays within ``limit`` of the chord.
+
+    barrier = max_t L((1−t)·θ_A + t·π(θ_B)) − [(1−t)·L(θ_A) + t·L(θ_B)], with L the mean loss on the pair's evaluation
+    data and L(θ_A), L(θ_B) those of the *original* endpoints. ``align``: ``none`` or a method of ``lmccheck.align``.
+    ``limit``: in the loss's unit (nats for cross entropy), or ``"5%"`` of the worse endpoint's loss. ``points``:
+    size of the grid, refined around the worst t. BatchNorm statistics are re-estimated on calibration data at every
+    point of the segment, its ends included.
+
+    ``details`` hold ``t``, ``losses``, ``errors`` (0-1), ``naive_losses`` (identity alignment), ``barrier``,
+    ``barrier_naive``, ``error_barrier``, ``error_barrier_naive``, ``worst_t`` and more; the witness is the Alignment.
+    A pass is about this data and these points; a fail about this alignment, not about every permutation.
+    Raises LmcError (SourceError, SymmetryError, UnsupportedArchitecture) when nothing sound can be said.
+    Source: Frankle et al. 2020, Entezari et al. 2022 (definition), Ainsworth et al. 2023 (after permutation).
+    """
+    from lmccheck.align.api import METHODS
+    from lmccheck.align.api import align as align_pair
+    from lmccheck.evaluate.curve import Evaluator
+
+    started = time.perf_counter()
+    if align != "none" and align not in METHODS:
+        valid = ["none", *sorted(METHODS)]
+        raise LmcError(f"linear_connectivity: align = {align!r}{nearest(align, valid)}; expected one of {valid}")
+    if isinstance(points, bool) or not isinstance(points, int) or points < 3:
+        raise LmcError(f"linear_connectivity: points = {points!r}; expected an integer of at least 3")
+    _read_limit(limit, 1.0)
+    if profile not in REFINEMENTS:
+        raise LmcError(f"linear_connectivity: profile = {profile!r}; expected one of {sorted(REFINEMENTS)}")
+
+    evaluator = Evaluator(pair)
+    if evaluator.batchnorms:
+        evaluator.require_calibration()
+    ends = {
+        name: _endpoint(evaluator, weights, name) for name, weights in (("a", pair.theta_a), ("b", pair.theta_b))
+    }
+    loss_a, loss_b = ends["a"].loss, ends["b"].loss
+    alignment: Alignment | None = None if align == "none" else align_pair(pair, align, seed=seed)
+    target = pair.theta_b if alignment is None else alignment.weights
+    identity = alignment is None or alignment.is_identity
+
+    aligned = sample(_along(evaluator, pair.theta_a, target), points, REFINEMENTS[profile], loss_a, loss_b)
+    if identity:
+        naive = aligned
+    else:
+        measure = _along(evaluator, pair.theta_a, pair.theta_b)
+        naive = [measure(point.t) for point in aligned]
+    value, worst_t = barrier([(p.t, p.loss) for p in aligned], loss_a, loss_b)
+    bound = _read_limit(limit, max(loss_a, loss_b))
+    verdict: Verdict = "pass" if value <= bound else "fail"
+    details = {
+        "barrier_definition": BARRIER,
+        "t": [p.t for p in aligned],
+        "losses": [p.loss for p in aligned],
+        "errors": _errors(aligned),
+        "naive_losses": [p.loss for p in naive],
+        "naive_errors": _errors(naive),
+        "barrier": value,
+        "worst_t": worst_t,
+        "barrier_naive": barrier([(p.t, p.loss) for p in naive], loss_a, loss_b)[0],
+        "error_barrier": _error_barrier(aligned, ends["a"].error, ends["b"].error),
+        "error_barrier_naive": _error_barrier(naive, ends["a"].error, ends["b"].error),
+        "excess": max(p.loss for p in aligned) - max(loss_a, loss_b) if all(math.isfinite(p.loss) for p in aligned) else math.inf,
+        "loss_a": loss_a,
+        "loss_b": loss_b,
+        "error_a": ends["a"].error,
+        "error_b": ends["b"].error,
+        "limit_given": limit,
+        "samples": pair.data.samples,
+        "alignment": alignment.summary() if alignment is not None else {"method": "none"},
+        "batchnorm": evaluator.batchnorm_summary(),
+        "precision": str(evaluator.dtype).removeprefix("torch."),
+        "notes": _notes(pair, evaluator, alignment, identity),
+    }
+    if verdict != "pass":
+        details["failure"] = _failure(pair, details, bound, align)
+    return Result(
+        property="linear_connectivity",
+        verdict=verdict,
+        value=value,
+        limit=bound,
+        unit=pair.loss.unit,
+        witness=alignment,
+        evaluations=evaluator.evaluations,
+        seconds=time.perf_counter() - started,
+        details=details,
+    )
+
+
+def _read_limit(limit: float | str, worse: float) -> float:
+    """Return the limit in the loss's unit; ``"5%"`` is relative to the worse endpoint's loss."""
+    if isinstance(limit, str) and limit.endswith("%"):
+        try:
+            share = float(limit[:-1]) / 100
+        except ValueError:
+            share = math.nan
+        if math.isfinite(share) and share >= 0:
+            return share * worse
+    elif not isinstance(limit, (str, bool)) and math.isfinite(limit) and limit >= 0:
+        return float(limit)
+    raise LmcError(f"linear_connectivity: limit = {limit!r}; expected a number ≥ 0 in the loss's unit, or a share such as '5%'")
+
+
+def _endpoint(evaluator: Evaluator, weights: Mapping[str, Tensor], name: str) -> Point:
+    """Measure an original endpoint, with the statistics it came with. Raises SourceError when its loss is not finite."""
+    pair = evaluator.pair
+    found = evaluator.measure(evaluator.weights(weights), reestimate=False, label=f"endpoint {name}")
+    bad = (~found.losses.isfinite()).nonzero()
+    if len(bad):
+        k = int(bad[0])
+        path = pair.description["files"][name]["path"] or f"state dict {name}"
+        raise SourceError(
+            f"{path}: its {pair.loss.name} on {pair.data.origin} is {float(found.losses[k])} at sample {k} ({len(bad)} of "
+            f"{len(found.losses)} samples), expected finite losses; mend: check the checkpoint and the loss"
+        )
+    return Point(0.0 if name == "a" else 1.0, found.loss, found.error)
+
+
+def _along(evaluator: Evaluator, theta_a: Mapping[str, Tensor], theta_b: Mapping[str, Tensor]) -> Any:
+    """Return the function t -> Point on the segment from θ_A to the given θ_B."""
+    from lmccheck.evaluate.curve import interpolate
+
+    first, second = evaluator.weights(theta_a), evaluator.weights(theta_b)
+
+    def measure(t: float) -> Point:
+        found = evaluator.measure(interpolate(first, second, t), reestimate=True, label=f"the network at t = {t:.4g}")
+        return Point(t, found.loss, found.error)
+
+    return measure
+
+
+def _errors(points: list[Point]) -> list[float] | None:
+    values = [p.error for p in points if p.error is not None]
+    return values if len(values) == len(points) else None
+
+
+def _error_barrier(points: list[Point], error_a: float | None, error_b: float | None) -> float | None:
+    errors = _errors(points)
+    if errors is None or error_a is None or error_b is None:
+        return None
+    return barrier([(p.t, e) for p, e in zip(points, errors, strict=True)], error_a, error_b)[0]
+
+
+def _notes(pair: ModelPair, evaluator: Evaluator, alignment: Alignment | None, identity: bool) -> list[str]:
+    notes = []
+    if evaluator.batchnorms:
+        notes.append(f"BatchNorm statistics re-estimated at every point on {pair.calibration.samples if pair.calibration else 0} calibration samples")
+    stored = {facts["dtype"] for facts in pair.description["files"].values()}
+    if stored - {"float32", "float64"}:
+        notes.append(f"stored as {', '.join(sorted(stored))}, evaluated in {str(evaluator.dtype).removeprefix('torch.')}")
+    if alignment is not None and not alignment.spec.groups:
+        notes.append("no unit group may be permuted; aligned equals unaligned")
+    elif alignment is not None and identity:
+        notes.append("weight matching kept the identity: the units were already in order")
+    if alignment is not None and alignment.spec.unruled:
+        ops = ", ".join(sorted(alignment.spec.unruled))
+        notes.append(f"ops without a symmetry rule froze what they touch: {ops}")
+    return notes
+
+
+def _failure(pair: ModelPair, details: Mapping[str, Any], bound: float, align: str) -> list[str]:
+    """Return the first five lines of a failure: what, measured, where, worst and smallest, endpoints."""
+    unit, t, losses = pair.loss.unit, details["t"], details["losses"]
+    over = [
+        (x, loss - (1 - x) * details["loss_a"] - x * details["loss_b"])
+        for x, loss in zip(t, losses, strict=True)
+        if not loss - (1 - x) * details["loss_a"] - x * details["loss_b"] <= bound
+    ]
+    smallest = min(over, key=lambda item: item[1] if item[1] == item[1] else math.inf)
+    worst = details["worst_t"]
+    how = "unaligned" if align == "none" else f"after {align}"
+    errors = details["errors"]
+    at = t.index(worst)
+    error = f", 0-1 error {errors[at]:.4g}" if errors else ""
+    ends = f"a {details['loss_a']:.4g}, b {details['loss_b']:.4g} {unit}"
+    if details["error_a"] is not None:
+        ends += f" (0-1 error a {details['error_a']:.4g}, b {details['error_b']:.4g})"
+    naive = "" if align == "none" else f"; unaligned it is {details['barrier_naive']:.4g}"
+    found = "" if align == "none" else " (no better alignment was found, which does not prove that there is none)"
+    return [
+        f"{pair.name}: not linearly connected {how}{found}",
+        f"barrier {details['barrier']:.4g} {unit}, limit {bound:.4g} {unit}{naive}",
+        f"where: t = {worst:.4g} of θ_t = (1-t)·a + t·b, loss {losses[at]:.4g}{error}, on {pair.data.origin} ({pair.data.samples} samples)",
+        f"worst {details['barrier']:.4g} at t = {worst:.4g}; smallest counterexample {smallest[1]:.4g} at t = {smallest[0]:.4g}; "
+        f"{len(over)} of {len(t)} points above the limit",
+        f"endpoint losses: {ends}",
+    ]

@@ -1,0 +1,230 @@
+"""From what a user names ("pkg.mod:name", a file, an object) to a module, batches of data and a loss."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lmccheck import checkpoint
+from lmccheck.errors import CheckpointError, SourceError, nearest
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Inputs (a tensor, a tuple of arguments or a dict of keyword arguments) and their targets, n samples of each."""
+
+    inputs: Any
+    targets: Tensor
+
+    @property
+    def samples(self) -> int:
+        """Number of samples."""
+        return len(self.targets)
+
+
+@dataclass(frozen=True)
+class Data:
+    """Evaluation or calibration data, held in memory: batches and where they came from.
+
+    ``rebatch`` is True when the samples came as one tensor, so that lmccheck may choose the batch size.
+    """
+
+    batches: tuple[Batch, ...]
+    origin: str
+    rebatch: bool
+
+    @property
+    def samples(self) -> int:
+        """Number of samples over all batches."""
+        return sum(batch.samples for batch in self.batches)
+
+    def example(self, samples: int = 2) -> tuple[Any, ...]:
+        """Return the first samples as positional example inputs for tracing."""
+        inputs = self.batches[0].inputs
+        if isinstance(inputs, dict):
+            raise SourceError(f"{self.origin}: got inputs as a dict, expected a tensor or a tuple; mend: give positional inputs")
+        return tuple(_head(item, samples) for item in (inputs if isinstance(inputs, (tuple, list)) else (inputs,)))
+
+
+def _head(value: Any, samples: int) -> Any:
+    return value[:samples] if isinstance(value, Tensor) and value.ndim else value
+
+
+@contextmanager
+def importable(folder: Path | None) -> Iterator[None]:
+    """Put ``folder`` first on sys.path for the duration; modules of the same name from other folders are set aside."""
+    if folder is None:
+        yield
+        return
+    path = str(folder)
+    sys.path.insert(0, path)
+    importlib.invalidate_caches()
+    try:
+        yield
+    finally:
+        if path in sys.path:
+            sys.path.remove(path)
+
+
+def load_object(reference: str, folder: Path | None, what: str) -> Any:
+    """Return the object behind ``"pkg.mod:name"``, imported with ``folder`` importable. Raises SourceError."""
+    module_name, colon, attribute = reference.partition(":")
+    if not colon or not module_name or not attribute:
+        raise SourceError(f"{what} {reference!r}: expected 'module:name', for example 'models:build'; mend: name both parts")
+    with importable(folder):
+        module = _import(module_name, folder, f"{what} {reference!r}")
+    value: Any = module
+    for part in attribute.split("."):
+        if not hasattr(value, part):
+            raise SourceError(
+                f"{what} {reference!r}: {module_name} has no {part!r}{nearest(part, dir(value))}; mend: correct the name"
+            )
+        value = getattr(value, part)
+    return value
+
+
+def _import(name: str, folder: Path | None, what: str) -> ModuleType:
+    """Import ``name``; one already imported from another folder is replaced when ``folder`` has its own."""
+    root = name.partition(".")[0]
+    known = sys.modules.get(root)
+    if known is not None and folder is not None:
+        here = [folder / f"{root}.py", folder / root]
+        file = getattr(known, "__file__", None)
+        if any(p.exists() for p in here) and (file is None or not Path(file).resolve().is_relative_to(folder.resolve())):
+            for loaded in [m for m in sys.modules if m == root or m.startswith(root + ".")]:
+                del sys.modules[loaded]
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name == name or error.name == root:
+            where = f" in {folder} or on the path" if folder else " on the path"
+            raise SourceError(f"{what}: no module {error.name!r}{where}; mend: correct the name or install it") from None
+        raise SourceError(f"{what}: importing {name} needs {error.name!r}, which is not installed; mend: install it") from error
+    except Exception as error:
+        raise SourceError(f"{what}: importing {name} raised {_say(error)}; mend: make 'import {name}' work") from error
+
+
+def _say(error: BaseException) -> str:
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
+
+
+def _label(value: Any) -> str:
+    return value if isinstance(value, str) else getattr(value, "__qualname__", type(value).__name__)
+
+
+def build_module(model: str | nn.Module | Callable[[], Any], folder: Path | None = None) -> nn.Module:
+    """Return the network: an nn.Module as it is, or what ``"module:callable"`` or a callable returns."""
+    if isinstance(model, nn.Module):
+        return model
+    build = load_object(model, folder, "model") if isinstance(model, str) else model
+    if isinstance(build, nn.Module):
+        return build
+    what = f"model {_label(model)!r}"
+    if not callable(build):
+        raise SourceError(f"{what}: got {type(build).__name__}, expected a callable that returns a torch.nn.Module")
+    try:
+        with importable(folder):
+            module = build()
+    except Exception as error:
+        raise SourceError(f"{what}: raised {_say(error)}; expected a torch.nn.Module; mend: make it callable without arguments") from error
+    if not isinstance(module, nn.Module):
+        raise SourceError(f"{what}: returned {type(module).__name__}, expected a torch.nn.Module; mend: return the network")
+    return module
+
+
+def load_data(source: Any, folder: Path | None = None, what: str = "data") -> Data:
+    """Return data from a .safetensors file, ``"module:callable"``, a pair of tensors, or an iterable of batches.
+
+    A file holds ``inputs`` and ``targets``; batches are ``(inputs, targets)``. Raises SourceError or CheckpointError.
+    """
+    if isinstance(source, Data):
+        return source
+    if isinstance(source, (str, os.PathLike)):
+        text = os.fspath(source)
+        if ":" in text and not text.endswith(".safetensors") and not Path(text).exists():
+            return _called(load_object(text, folder, what), f"{what} {text!r}", folder)
+        return _from_file(Path(text) if folder is None else folder / text, what)
+    if callable(source):
+        return _called(source, f"{what} {_label(source)!r}", folder)
+    if isinstance(source, (tuple, list)) and len(source) == 2 and isinstance(source[1], Tensor):
+        return _checked([Batch(source[0], source[1])], f"{what} (inputs, targets)", rebatch=True)
+    if isinstance(source, Iterable):
+        return _from_batches(source, what)
+    raise SourceError(f"{what}: got {type(source).__name__}, expected a .safetensors path, 'module:callable' or (inputs, targets)")
+
+
+def _from_file(path: Path, what: str) -> Data:
+    if path.suffix != ".safetensors" and not path.exists():
+        raise SourceError(f"{what} {path}: no such file, expected a .safetensors file or 'module:callable'; mend: correct it")
+    try:
+        tensors = checkpoint.load(path)
+    except CheckpointError as error:
+        raise SourceError(f"{what} {error}") from None
+    for name in ("inputs", "targets"):
+        if name not in tensors:
+            raise SourceError(
+                f"{what} {path}: has no tensor {name!r}, got {sorted(tensors)}; mend: store the samples as 'inputs' and 'targets'"
+            )
+    return _checked([Batch(tensors["inputs"], tensors["targets"])], f"{what} {path}", rebatch=True)
+
+
+def _called(build: Any, what: str, folder: Path | None) -> Data:
+    if not callable(build):
+        return load_data(build, folder, what)
+    try:
+        with importable(folder):
+            produced = build()
+            if not isinstance(produced, (tuple, list, str, Data)):
+                produced = list(produced)
+    except Exception as error:
+        raise SourceError(f"{what}: raised {_say(error)}; expected an iterable of (inputs, targets)") from error
+    if isinstance(produced, (str, Data)) or (
+        isinstance(produced, (tuple, list)) and len(produced) == 2 and isinstance(produced[1], Tensor)
+    ):
+        return load_data(produced, folder, what)
+    return _from_batches(produced, what)
+
+
+def _from_batches(source: Iterable[Any], what: str) -> Data:
+    batches = []
+    for k, item in enumerate(source):
+        if not isinstance(item, (tuple, list)) or len(item) != 2 or not isinstance(item[1], Tensor):
+            raise SourceError(f"{what}: batch {k} is {type(item).__name__}, expected (inputs, targets) with targets a tensor")
+        batches.append(Batch(item[0], item[1]))
+    return _checked(batches, what, rebatch=False)
+
+
+def _checked(batches: list[Batch], origin: str, rebatch: bool) -> Data:
+    for k, batch in enumerate(batches):
+        where = origin if len(batches) == 1 else f"{origin}, batch {k}"
+        for tensor in _tensors(batch.inputs):
+            if tensor.ndim == 0 or len(tensor) != batch.samples:
+                got = "a scalar" if tensor.ndim == 0 else f"{len(tensor)} inputs"
+                raise SourceError(
+                    f"{where}: got {got} and {batch.samples} targets, expected as many targets as inputs; mend: one target a sample"
+                )
+            if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+                raise SourceError(f"{where}: tensor 'inputs' holds NaN or Inf, expected finite numbers; mend: clean the data")
+        if batch.targets.is_floating_point() and not torch.isfinite(batch.targets).all():
+            raise SourceError(f"{where}: tensor 'targets' holds NaN or Inf, expected finite numbers; mend: clean the data")
+    if not sum(batch.samples for batch in batches):
+        raise SourceError(f"{origin}: got 0 samples, expected at least one; mend: give data to measure on")
+    return Data(tuple(batch for batch in batches if batch.samples), origin, rebatch)
+
+
+def _tensors(inputs: Any) -> list[Tensor]:
+    if isinstance(inputs, Tensor):
+        return [inputs]
+    values = inputs.values() if isinstance(inputs, dict) else inputs if isinstance(inputs, (tuple, list)) else ()
+    return [value for value in values if isinstance(value, Tensor)]
