@@ -105,9 +105,7 @@ def __getattr__(name: str) -> Any:
         return version("lmccheck")
     if name not in _HOME_OF:
         raise AttributeError(f"module 'lmccheck' has no attribute {name!r}")
-    value = getattr(importlib.import_module(_HOME_OF[name]), name)
-    globals()[name] = value
-    return value
+    return getattr(importlib.import_module(_HOME_OF[name]), name)
 
 
 def __dir__() -> list[str]:

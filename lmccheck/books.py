@@ -16,7 +16,7 @@ from typing import Any
 
 from lmccheck.options import Options
 from lmccheck.report.markdown import markdown
-from lmccheck.report.notes import notes, softened
+from lmccheck.report.notes import notes, unreported
 from lmccheck.report.record import CheckRecord
 from lmccheck.report.table import table
 from lmccheck.report.write import write_text
@@ -35,7 +35,7 @@ class Books:
         if luggage.get("record"):
             record = CheckRecord.from_dict(luggage["record"])
             self.records[record.id] = record
-        self.lines += [f"θ_B aligned written to {path}" for path in luggage.get("aligned", ())]
+        self.lines += [f"aligned b written to {path}" for path in luggage.get("aligned", ())]
 
     @property
     def rows(self) -> list[CheckRecord]:
@@ -75,16 +75,19 @@ class Books:
 
     def section(self, options: Options, width: int) -> Iterator[str]:
         """Yield the terminal section: the table, what it means, and where the files are."""
-        if options.report_only and self.records:
+        if options.report_only and self.rows:
             yield "REPORT ONLY: nothing here fails the run"
+            yield ""
         if self.rows:
             yield table(self.rows, options.table, width)
             yield ""
             yield from notes(self.rows)
-            for text in softened(self.rows):
+            for text in unreported(self.rows) if options.report_only else ():
                 yield ""
                 yield text
-        yield from self.lines
+        if self.lines:
+            yield ""
+            yield from self.lines
 
 
 def run_environment(options: Options, arguments: list[str]) -> dict[str, Any]:

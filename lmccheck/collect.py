@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import logging
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +38,7 @@ class ManifestFile(pytest.File):
             raise self.CollectError(str(error)) from None
         item = ManifestItem.from_parent(self, name="manifest")
         item.plan = plan
+        item.add_marker("lmc")
         yield item
         for pair in plan.pairs:
             collector = PairCollector.from_parent(self, name=pair.name)
@@ -72,6 +75,11 @@ class Recorded(pytest.Item):
         if self.record is not None and (report.when == "call" or (report.when == "setup" and not report.passed)):
             return {"record": dataclasses.replace(self.record, blocking=report.failed).to_dict()}
         return None
+
+    def retell(self, report: pytest.TestReport, call: pytest.CallInfo[None]) -> None:
+        """Give a mistake found in setup or teardown its one line too; pytest asks ``repr_failure`` of calls only."""
+        if call.excinfo is not None and call.when != "call" and isinstance(call.excinfo.value, LmcError):
+            report.longrepr = str(call.excinfo.value)
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
         """Show what the user can act on without a traceback; a bug keeps its own."""
@@ -180,37 +188,43 @@ class CheckItem(Recorded, pytest.Function):
     def measure(self, sources: Sources) -> None:
         """Measure the property, keep the record, and fail if the verdict is anything but pass.
 
-        Raises ``VerdictError`` with the failure's text, or the ``LmcError`` that kept it from being measured.
+        Raises ``VerdictError`` with the failure's text, or the ``LmcError`` that kept it from being measured. It is
+        raised here, where no local variable holds a network: pytest keeps a failure's frames until the next test.
         """
+        problem = self.problem(sources)
+        if problem is not None and not options_of(self.config).report_only:
+            raise problem
+
+    def problem(self, sources: Sources) -> LmcError | None:
+        """Measure the property and keep the record; return what the item has to fail with."""
         from lmccheck.properties import run
 
         options = options_of(self.config)
         try:
-            pair = self.pair.loaded.load(sources)
-            seed = item_seed(options.seed, self.check.name, pair.description)
-            result = run(self.check.property, pair, seed=seed, profile=options.profile, **self.check.settings)
+            with quiet_tracing():
+                pair = self.pair.loaded.load(sources)
+                seed = item_seed(options.seed, self.check.name, pair.description)
+                result = run(self.check.property, pair, seed=seed, profile=options.profile, **self.check.settings)
         except LmcError as error:
             self.keep(dataclasses.replace(self.blank(), verdict="error", text=str(error)))
-            if options.report_only:
-                return
-            raise
-        self.judge(result, seed)
+            error.__cause__ = error.__context__ = None  # their frames hold the networks, and only the text is shown
+            return error.with_traceback(None)
+        return self.judged(result, seed)
 
-    def judge(self, result: Result, seed: int) -> None:
-        """Turn a result into the item's outcome."""
+    def judged(self, result: Result, seed: int) -> LmcError | None:
+        """Keep the record of a result; return what the item has to fail with."""
+        options = options_of(self.config)
         record = dataclasses.replace(self.blank(), seed=seed).measured(result)
         if result.passed:
             self.keep(record)
-            self.pair.loaded.note_pass(self.check.name, result.witness if options_of(self.config).aligned_dir else None)
-            return
+            self.pair.loaded.note_pass(self.check.name, result.witness if options.aligned_dir else None)
+            return None
         text = failure_text(record, self.reproduce())
         self.keep(dataclasses.replace(record, text=text))
-        if options_of(self.config).report_only:
-            return
-        if self.check.severity == "warn":
-            self.warn(LmcWarning(f"{self.nodeid}\n{text}"))
-            return
-        raise VerdictError(text)
+        if self.check.severity == "fail" or options.report_only:
+            return VerdictError(text)
+        self.warn(LmcWarning(f"{self.nodeid}\n{text}"))
+        return None
 
     def reproduce(self) -> str:
         """Return the command that repeats this item from where the user typed the first one."""
@@ -235,6 +249,17 @@ def check_pair(
     item = request.node
     assert isinstance(item, CheckItem)
     item.measure(Sources(model=lmc_model_factory, data=lmc_data, loss=lmc_loss, device=lmc_device))
+
+
+@contextmanager
+def quiet_tracing() -> Iterator[None]:
+    """Keep torch's structured trace, hundreds of empty debug lines, out of the log that pytest shows with a failure."""
+    log = logging.getLogger("torch.__trace")
+    before, log.propagate = log.propagate, False
+    try:
+        yield
+    finally:
+        log.propagate = before
 
 
 def item_seed(root: int, check: str, description: dict[str, Any]) -> int:

@@ -85,7 +85,7 @@ class LoadedPair:
                 sha256=dict(plan.sha256),
             )
         except LmcError as error:
-            return error
+            return error.with_traceback(None)
         self.description = {**self.description, **pair.description}
         self.environment = environment(str(pair.device))
         return pair
@@ -121,7 +121,8 @@ class LoadedPair:
             folder.mkdir(parents=True, exist_ok=True)
             save_aligned(self._alignments[order[0]], path)
         except (OSError, LmcError, SafetensorError) as error:
-            raise CheckpointError(f"--lmc-aligned-dir: cannot write {path}: {error}") from None
+            reason = getattr(error, "strerror", None) or error
+            raise CheckpointError(f"--lmc-aligned-dir: cannot write {path}: {reason}") from None
         finally:
             self._alignments.clear()
         self.written.append(str(path))

@@ -132,6 +132,7 @@ def pytest_runtest_makereport(
         return (yield)
     item.conclude(call)
     report = yield
+    item.retell(report, call)
     report.lmc = item.luggage(report)  # type: ignore[attr-defined]  # extra attributes travel with a report
     return report
 
@@ -179,7 +180,7 @@ class Keeper:
         width = self.config.get_terminal_writer().fullwidth
         lines = list(self.books.section(options_of(self.config), width))
         if lines:
-            terminalreporter.section("lmccheck")
+            terminalreporter.write_sep("=", "lmccheck")
             for line in lines:
                 terminalreporter.write_line(line)
 

@@ -6,7 +6,7 @@ from lmccheck.report.record import CheckRecord, ordered
 
 MEANING = {
     "pass": "pass: the limit holds on the given evaluation data; other data may differ",
-    "fail": "fail: the limit is exceeded on the given evaluation data by the best alignment found within the budget",
+    "fail": "fail: the limit is exceeded on the given evaluation data; nothing better was found within the budget",
     "inconclusive": "inconclusive: the data cannot decide; more of it would",
     "error": "error: nothing could be measured",
 }
@@ -26,7 +26,6 @@ def notes(records: list[CheckRecord]) -> list[str]:
     return lines
 
 
-def softened(records: list[CheckRecord]) -> list[str]:
-    """Return the texts of what did not pass and yet fails nothing, which pytest itself therefore does not show."""
-    quiet = [record for record in ordered(records) if record.verdict != "pass" and not record.blocking]
-    return [f"{record.id}\n{record.text}" for record in quiet if record.text]
+def unreported(records: list[CheckRecord]) -> list[str]:
+    """Return the texts of what did not pass, for a run in which nothing fails and pytest itself shows none of them."""
+    return [f"{record.id}\n{record.text}" for record in ordered(records) if record.text and not record.blocking]

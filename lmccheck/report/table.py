@@ -11,18 +11,19 @@ from lmccheck.report.record import CheckRecord, number, ordered
 
 COLUMNS = ("pair", "check", "verdict", "value", "limit", "unit", "naive", "where", "seconds")
 ALIGNMENT = {"value": "right", "limit": "right", "naive": "right", "seconds": "right"}
+HEAD = "pair / check"
+INDENT = 2
+NARROWEST = 16
 ESCAPED = ("pipe", "github", "orgtbl", "jira")  # formats in which an unescaped | would open a new cell
 
 
 def cells(record: CheckRecord) -> dict[str, str]:
     """Return a record's row, as text."""
-    softened = record.verdict != "pass" and not record.blocking
+    warned = record.severity == "warn" and record.verdict not in ("pass", "error")
     return {
-        "pair": record.pair,
+        "pair": record.pair or record.manifest,
         "check": record.check,
-        "verdict": f"{record.verdict} ({'warn' if record.severity == 'warn' else 'report'})"
-        if softened
-        else record.verdict,
+        "verdict": f"{record.verdict} (warn)" if warned else record.verdict,
         "value": number(record.value),
         "limit": number(record.limit),
         "unit": record.unit,
@@ -35,7 +36,7 @@ def cells(record: CheckRecord) -> dict[str, str]:
 def table(records: list[CheckRecord], fmt: str = "simple", width: int | None = None) -> str:
     """Return the table; where it is wider than ``width`` columns, pair and check share a column on two lines.
 
-    Columns in which no row says anything are left out.
+    Columns in which no row says anything are left out, and the seconds are, sooner than a name is broken.
     """
     rows = [cells(record) for record in ordered(records)]
     columns = [column for column in COLUMNS if any(row[column] for row in rows)]
@@ -44,14 +45,28 @@ def table(records: list[CheckRecord], fmt: str = "simple", width: int | None = N
     wide = _draw(rows, columns, fmt)
     if width is None or fmt not in multiline_formats or fmt in ESCAPED or _width(wide) <= width:
         return wide
-    stacked = [column for column in columns if column not in ("pair", "check")]
-    rest = _width(_draw(rows, stacked, fmt))
-    room = max(width - rest - 4, 20)
-    for row in rows:
-        row["pair / check"] = "\n".join(
-            [*fold(row["pair"], room), *(f"  {line}" for line in fold(row["check"], room - 2))]
-        )
-    return _draw(rows, ["pair / check", *stacked], fmt)
+    facts = [column for column in columns if column not in ("pair", "check")]
+    briefer = [column for column in facts if column != "seconds"]
+    for shown in (facts, briefer):
+        stacked = _stacked(rows, shown, fmt, room=width)
+        if _width(stacked) <= width:
+            return stacked
+    excess = _width(stacked) - width
+    longest = max(max(len(row["pair"]), len(row["check"]) + INDENT) for row in rows)
+    return _stacked(rows, briefer, fmt, room=max(longest - excess, NARROWEST))
+
+
+def _stacked(rows: list[dict[str, str]], columns: list[str], fmt: str, room: int) -> str:
+    """Return the table with the pair above its check, each broken into lines of at most ``room`` characters."""
+    indent = " " * INDENT
+    named = [
+        {
+            **row,
+            HEAD: "\n".join([*fold(row["pair"], room), *(indent + line for line in fold(row["check"], room - INDENT))]),
+        }
+        for row in rows
+    ]
+    return _draw(named, [HEAD, *columns], fmt)
 
 
 def _draw(rows: list[dict[str, str]], columns: list[str], fmt: str) -> str:

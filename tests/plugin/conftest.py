@@ -7,8 +7,9 @@ import struct
 from collections.abc import Callable
 from pathlib import Path
 
-# pydantic, tabulate and safetensors keep state in C; pytester forgets modules that a run in this process imports, and
-# importing those twice fails, so they are imported here, once
+# pytester forgets modules that a run in this process imports: what is slow to import, or may be imported only once, is
+# imported here
+import hypothesis  # noqa: F401 - see above
 import pydantic  # noqa: F401 - see above
 import pytest
 import safetensors  # noqa: F401 - see above

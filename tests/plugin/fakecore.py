@@ -19,14 +19,18 @@ class Alignment:
     """What a check that aligns leaves as its witness."""
 
 
-def load_pair(a, b, *, model, data, calibration=None, loss="cross_entropy", device="auto", base=None, name=None, sha256=None):
+def load_pair(
+    a, b, *, model, data, calibration=None, loss="cross_entropy", device="auto", base=None, name=None, sha256=None
+):
     LOADED.append(name)
     files = {side: Path(base) / path for side, path in (("a", a), ("b", b))}
     facts = read_header(files["a"]).metadata
     if "raise" in facts:
         raise getattr(errors, facts["raise"])(f"{a}: broken on purpose, got ashes, expected weights")
     description = {
-        "files": {side: {"path": str(path), "sha256": sha256_of(path), "parameters": 4} for side, path in files.items()},
+        "files": {
+            side: {"path": str(path), "sha256": sha256_of(path), "parameters": 4} for side, path in files.items()
+        },
         "model": str(model),
         "data": str(data),
         "calibration": str(calibration),

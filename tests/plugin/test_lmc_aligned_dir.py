@@ -1,0 +1,90 @@
+"""``--lmc-aligned-dir``: the merge uses what was tested."""
+
+from __future__ import annotations
+
+import pytest
+
+
+def written(project):
+    return sorted(path.name for path in (project.path / "out").glob("*"))
+
+
+def test_each_passing_pair_is_written(project):
+    """One file per pair whose checks all passed; the terminal names it; a failing pair leaves none."""
+    project.gate(good="0.01", bad="2")
+    result = project.run("--lmc-models", "--lmc-aligned-dir=out")
+    assert written(project) == ["good-b-aligned.safetensors"]
+    result.stdout.fnmatch_lines(["aligned b written to */out/good-b-aligned.safetensors"])
+
+
+@pytest.mark.parametrize(("limit", "files"), [(0.05, ["one-b-aligned.safetensors"]), (0.001, [])])
+def test_every_selected_check_must_pass(project, limit, files):
+    """One failing check, even one that only warns, keeps the pair from being written."""
+    project.manifest(
+        project.pair("one", value="0.01")
+        + project.check("one", limit=0.05)
+        + project.check("one", "strict", property="linear_connectivity", limit=limit, severity="warn")
+    )
+    project.run("--lmc-models", "--lmc-aligned-dir=out", "-W", "default")
+    assert written(project) == files
+
+
+def test_only_selected_checks_count(project):
+    """What -k left out was not asked for."""
+    project.manifest(
+        project.pair("one", value="0.01")
+        + project.check("one", limit=0.05)
+        + project.check("one", "strict", property="linear_connectivity", limit=0.001)
+    )
+    project.run("--lmc-models", "--lmc-aligned-dir=out", "--deselect", "lmc.toml::one::strict")
+    assert written(project) == ["one-b-aligned.safetensors"]
+
+
+def test_a_stopped_run_writes_no_half_tested_pair(project):
+    """With -x, a pair whose later checks never ran has not passed."""
+    project.manifest(
+        project.pair("one", value="0.01")
+        + project.check("one", limit=0.05)
+        + project.check("one", "strict", property="linear_connectivity", limit=0.001)
+        + project.check("one", "third", property="linear_connectivity", limit=0.05)
+    )
+    project.run("--lmc-models", "--lmc-aligned-dir=out", "-x")
+    assert written(project) == []
+
+
+def test_checks_that_do_not_align_leave_nothing_to_write(project):
+    """align = "none" has no alignment, hence no file."""
+    project.manifest(project.pair("one") + project.check("one", align="none"))
+    assert project.run("--lmc-models", "--lmc-aligned-dir=out").ret == pytest.ExitCode.OK
+    assert written(project) == []
+
+
+def test_a_folder_that_cannot_be_written_is_an_error(project):
+    """One line, a red run, and the measurements still reach the terminal."""
+    project.gate(good="0.01")
+    (project.path / "out").write_text("a file in the way")
+    result = project.run("--lmc-models", "--lmc-aligned-dir=out")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(["--lmc-aligned-dir: cannot write *out/good-b-aligned.safetensors: *", "good *pass *"])
+    result.stdout.no_fnmatch_line("*Traceback*")
+
+
+def test_two_pairs_of_one_name_are_refused(project):
+    """Their files would overwrite each other."""
+    project.gate(same="0.01", name="a/lmc.toml")
+    project.gate(same="0.01", name="b/lmc.toml")
+    result = project.run("--lmc-models", "--lmc-aligned-dir=out")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: --lmc-aligned-dir: a/lmc.toml and b/lmc.toml both have a pair 'same'*"])
+    assert project.run("--lmc-models").ret == pytest.ExitCode.OK
+
+
+def test_under_xdist_a_pair_must_stay_on_one_worker(project):
+    """--dist=loadscope works; a distribution that may split a pair's checks is a usage error."""
+    project.gate(one="0.01", two="0.01", bad="2")
+    refused = project.run_subprocess("--lmc-models", "--lmc-aligned-dir=out", "-n", "2", "--dist=load")
+    assert refused.ret == pytest.ExitCode.USAGE_ERROR
+    refused.stderr.fnmatch_lines(["ERROR: --lmc-aligned-dir: got --dist=load, expected --dist=loadscope*"])
+    result = project.run_subprocess("--lmc-models", "--lmc-aligned-dir=out", "-n", "2", "--dist=loadscope")
+    assert written(project) == ["one-b-aligned.safetensors", "two-b-aligned.safetensors"]
+    result.stdout.fnmatch_lines(["aligned b written to *"])

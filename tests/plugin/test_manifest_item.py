@@ -1,0 +1,69 @@
+"""The item ``lmc.toml::manifest``: what the files' headers show before any network runs."""
+
+from __future__ import annotations
+
+import pytest
+
+
+def run_manifest_item(project):
+    return project.run("lmc.toml::manifest")
+
+
+def test_sound_files_pass_without_a_row(project):
+    """A manifest whose files fit passes, and its item needs no row in the table."""
+    project.gate(good="0.01")
+    result = run_manifest_item(project)
+    result.assert_outcomes(passed=1)
+    result.stdout.no_fnmatch_line("*= lmccheck =*")
+
+
+def test_every_problem_is_one_line(project, checkpoint):
+    """All problems of all pairs show at once, each naming its pair, and the item has a row."""
+    project.manifest(*(project.pair(name) + project.check(name) for name in ("gone", "torn", "wide", "twin")))
+    (project.path / "gone-a.safetensors").unlink()
+    (project.path / "torn-b.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{}")
+    checkpoint(project.path / "wide-b.safetensors", shape=(3,))
+    text = (project.path / "lmc.toml").read_text().replace("twin-b", "twin-a")
+    (project.path / "lmc.toml").write_text(text)
+    result = run_manifest_item(project)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(
+        [
+            "pair.gone.a: no file 'gone-a.safetensors' in *(did you mean 'gone-b.safetensors'?)",
+            "pair.torn.b: *torn-b.safetensors: truncated or corrupt*",
+            "pair.wide: w is (2,) in a and (3,) in b; expected the same shapes",
+            "pair.twin: a and b are the same file, twin-a.safetensors; expected two checkpoints",
+            "lmc.toml *manifest *error*",
+        ]
+    )
+    result.stdout.no_fnmatch_line("*Traceback*")
+
+
+def test_missing_data_is_a_problem(project):
+    """Evaluation and calibration files must be there."""
+    project.gate(good="0.01")
+    (project.path / "data.safetensors").unlink()
+    run_manifest_item(project).stdout.fnmatch_lines(["pair.good.data: no file 'data.safetensors' in *"])
+
+
+@pytest.mark.parametrize("changed", [False, True])
+def test_pins_are_checked(project, changed):
+    """A file that differs from its sha256 pin is an error that shows both; one that agrees is not."""
+    import hashlib
+
+    pair = project.pair("good")
+    pins = [hashlib.sha256((project.path / f"good-{side}.safetensors").read_bytes()).hexdigest() for side in "ab"]
+    pin = f'sha256 = {{ a = "{pins[0].upper()}", b = "{"0" * 64 if changed else pins[1]}" }}\n'
+    project.manifest(pair + pin + project.check("good"))
+    result = run_manifest_item(project)
+    assert result.ret == int(changed)
+    if changed:
+        result.stdout.fnmatch_lines([f"pair.good.sha256.b: good-b.safetensors has sha256 {pins[1]}, expected 000*"])
+
+
+def test_its_problems_do_not_stop_the_pairs(project):
+    """A missing file is the manifest item's failure; sound pairs run and pass."""
+    project.gate(good="0.01", gone="0.01")
+    (project.path / "gone-b.safetensors").unlink()
+    result = project.run("--lmc-models")
+    result.stdout.fnmatch_lines(["good *pass*"])

@@ -1,0 +1,204 @@
+"""Reports are functions from records to text."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from tabulate import tabulate_formats
+
+from lmccheck.report.failure import failure_text, reproduce_command
+from lmccheck.report.json import json as to_json
+from lmccheck.report.markdown import fenced, markdown
+from lmccheck.report.notes import notes
+from lmccheck.report.record import CheckRecord, finite, ordered, plain
+from lmccheck.report.table import fold, table
+from lmccheck.result import Result
+
+
+def record(name="one", verdict="pass", **facts):
+    blank = CheckRecord(
+        id=f"lmc.toml::{name}::linear_connectivity",
+        manifest="lmc.toml",
+        manifest_sha256="00",
+        pair=name,
+        check="linear_connectivity",
+        property="linear_connectivity",
+        severity="fail",
+        verdict=verdict,
+        blocking=verdict != "pass",
+        value=0.0123456,
+        limit=0.05,
+        unit="nats",
+        seconds=1.23456,
+    )
+    return CheckRecord.from_dict({**blank.to_dict(), **facts})
+
+
+def document(*records, errors=()):
+    text = to_json(list(records), errors, version="0", created="now", environment={"device": "auto"}, exit_status=0)
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} is not JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def test_a_record_survives_the_journey():
+    """What an xdist worker sends is what the controller reads."""
+    sent = record(details={"losses": [0.1, 0.2]}, notes=["x"])
+    assert CheckRecord.from_dict(json.loads(json.dumps(sent.to_dict()))) == sent
+
+
+def test_a_record_takes_over_what_a_result_says():
+    """Value, limit, unit, interval and counts as they are; naive, where, notes and witness from the details."""
+    result = Result(
+        "linear_connectivity",
+        "fail",
+        0.3,
+        0.1,
+        "nats",
+        interval=(0.2, 0.4),
+        evaluations=7,
+        seconds=2.0,
+        details={"barrier_naive": 0.9, "worst_t": 0.25, "notes": ["n"], "alignment": {"method": "m"}, "t": (0, 1)},
+    )
+    row = record().measured(result)
+    assert (row.verdict, row.value, row.limit, row.interval, row.naive) == ("fail", 0.3, 0.1, [0.2, 0.4], 0.9)
+    assert (row.where, row.notes, row.evaluations) == ("t=0.25", ["n"], 7)
+    assert row.witness == {"worst_t": 0.25, "alignment": {"method": "m"}}
+    assert row.details["t"] == [0, 1]
+    facts = dict(row.properties())
+    assert (facts["lmc.ci_low"], facts["lmc.ci_high"], facts["lmc.worst_t"]) == (0.2, 0.4, 0.25)
+    assert all(isinstance(fact, (str, int, float)) for fact in facts.values())
+
+
+def test_rows_that_did_not_pass_come_first_then_by_id():
+    """fail, inconclusive and error alike."""
+    rows = [record("b"), record("d", "error"), record("a"), record("c", "fail"), record("e", "inconclusive")]
+    assert [row.pair for row in ordered(rows)] == ["c", "d", "e", "a", "b"]
+
+
+def test_the_table_shows_four_digits_and_no_empty_column():
+    """0.0123456 reads 0.01235; a column in which nothing is said is left out."""
+    lines = table([record()]).splitlines()
+    assert lines[0].split() == ["pair", "check", "verdict", "value", "limit", "unit", "seconds"]
+    assert lines[2].split() == ["one", "linear_connectivity", "pass", "0.01235", "0.05", "nats", "1.23"]
+
+
+def test_names_that_look_like_numbers_stay_names():
+    """A pair called 1e3 is not turned into 1000."""
+    assert table([record("1e3")]).splitlines()[2].split()[0] == "1e3"
+
+
+@pytest.mark.parametrize("fmt", tabulate_formats)
+def test_every_format_draws_at_every_width(fmt):
+    """No format of tabulate fails on the product's rows."""
+    rows = [record("mlp-seed0-seed1", naive=1.0, where="t=0.5"), record("x", "error", value=None, limit=None, unit="")]
+    for width in (None, 40, 80, 120):
+        assert "mlp" in table(rows, fmt, width)
+
+
+@pytest.mark.parametrize("width", [80, 100, 120])
+@pytest.mark.parametrize("name", ["x", "mlp-seed0-seed1", "transformer-half0-half1-of-the-longest-name-seen-so-far"])
+def test_the_table_fits_the_terminal(name, width):
+    """Long names are folded before anything is cut, and nothing is lost."""
+    row = record(name, "fail", severity="warn", naive=0.7654321, where="t=0.5104")
+    text = table([row], "simple", width)
+    assert max(map(len, text.splitlines())) <= width
+    assert name in "".join(line.split("  ")[0] for line in text.splitlines()[2:])
+
+
+def test_fold_breaks_after_separators_and_only_then_within_words():
+    """What is folded is what was given."""
+    assert fold("abcdefghij", 4) == ["abcd", "efgh", "ij"]
+    assert "".join(fold("resnet20-seed0_vs.resnet20", 9)) == "resnet20-seed0_vs.resnet20"
+
+
+def test_a_bar_in_a_cell_opens_no_column():
+    """Pipe tables escape it."""
+    text = markdown([record(unit="a|b")])
+    assert "a\\|b" in text
+    rows = [line.replace("\\|", "") for line in text.splitlines() if line.startswith("|")]
+    assert len({row.count("|") for row in rows}) == 1
+
+
+def test_markdown_shows_what_did_not_pass_in_full():
+    """A text that holds a fence is fenced with a longer one."""
+    text = markdown([record("bad", "fail", text="line 1\n```\nline 3")], report_only=True)
+    assert "REPORT ONLY" in text
+    assert "````\nline 1\n```\nline 3\n````" in text
+    assert fenced("plain") == "```\nplain\n```"
+
+
+def test_json_is_strict_whatever_was_measured():
+    """NaN and the infinities become words, in values and deep inside details."""
+    row = record(
+        value=float("nan"), limit=float("inf"), details={"losses": [1.0, float("-inf")], "deep": {"x": float("nan")}}
+    )
+    entry = document(row)["checks"][0]
+    assert (entry["value"], entry["limit"]) == ("nan", "inf")
+    assert entry["details"] == {"losses": [1.0, "-inf"], "deep": {"x": "nan"}}
+
+
+def test_json_describes_each_pair_once():
+    """By whichever of its checks could load it; manifests are listed once each."""
+    described = {"files": {"a": {"sha256": "1"}}, "model": "m:f"}
+    rows = [record("one", pair_description=described), record("two"), record("", check="manifest")]
+    found = document(*rows, errors=[{"id": "x", "message": "y"}])
+    assert [(pair["name"], pair.get("model")) for pair in found["pairs"]] == [("one", "m:f"), ("two", None)]
+    assert found["manifests"] == [{"path": "lmc.toml", "sha256": "00"}]
+    assert found["errors"] == [{"id": "x", "message": "y"}]
+    assert "pair_description" not in found["checks"][0]
+
+
+def test_json_states_the_device_that_was_used():
+    """What the measuring process says wins over what was asked for."""
+    assert document(record(environment={"device": "cuda:0", "torch": "2"}))["environment"] == {
+        "device": "cuda:0",
+        "torch": "2",
+    }
+
+
+def test_the_property_words_its_failure():
+    """Its five lines as they are, then the command."""
+    five = ["what", "measured", "where", "worst", "endpoints"]
+    row = record(verdict="fail", details={"failure": five})
+    assert failure_text(row, "pytest x").splitlines() == [*five, "reproduce: pytest x"]
+
+
+def test_a_property_that_words_nothing_is_described_by_its_numbers():
+    """So that a new property has a failure text from its first day."""
+    row = record(verdict="fail", naive=0.9, where="t=0.5", details={"loss_a": 0.1, "loss_b": 0.2})
+    assert failure_text(row, "pytest x").splitlines() == [
+        "linear_connectivity: fail for one",
+        "measured 0.01235 nats, limit 0.05 nats",
+        "worst at t=0.5",
+        "without alignment: 0.9 nats",
+        "endpoint losses: a 0.1, b 0.2",
+        "reproduce: pytest x",
+    ]
+
+
+def test_the_command_is_quoted_for_a_shell():
+    """Spaces, quotes and dollar signs in a path reach pytest as they are."""
+    import shlex
+
+    node = "it's $HOME/lmc.toml::a::b"
+    assert shlex.split(reproduce_command(node, ["--lmc-seed=1"])) == ["pytest", node, "--lmc-seed=1"]
+
+
+def test_notes_say_what_each_verdict_means():
+    """One line per verdict that occurs, none for others."""
+    assert [line.split(":")[0] for line in notes([record(), record("x", "error")])] == ["pass", "error"]
+
+
+def test_plain_data_from_what_properties_return():
+    """Tuples, arrays and unknown objects become lists, lists and text."""
+
+    class Array:
+        def tolist(self):
+            return [1.0, 2.0]
+
+    assert plain({1: (1, Array()), "p": object}) == {"1": [1, [1.0, 2.0]], "p": "<class 'object'>"}
+    assert finite([float("inf"), 1.0]) == ["inf", 1.0]
