@@ -66,7 +66,9 @@ def read_header(path: str | os.PathLike[str]) -> Header:
                 width = _BYTES.get(tensors[name].dtype)
                 if width is not None and stop - begin != prod(shape) * width:
                     raise CheckpointError(
-                        _corrupt(path, f"tensor {name!r} of {stop - begin} bytes for shape {list(shape)} {entry['dtype']}")
+                        _corrupt(
+                            path, f"tensor {name!r} of {stop - begin} bytes for shape {list(shape)} {entry['dtype']}"
+                        )
                     )
                 end = max(end, int(stop))
     except OSError as error:
@@ -79,7 +81,9 @@ def read_header(path: str | os.PathLike[str]) -> Header:
 
 
 def _corrupt(path: Path, got: str) -> str:
-    return f"{path}: truncated or corrupt: got {got}, expected a whole safetensors file; mend: save or download it again"
+    return (
+        f"{path}: truncated or corrupt: got {got}, expected a whole safetensors file; mend: save or download it again"
+    )
 
 
 def _refuse_what_is_no_safetensors(path: Path) -> None:
@@ -100,7 +104,9 @@ def _looks_pickled(path: Path) -> bool:
             head = file.read(9)
     except OSError:
         return False
-    return head[:4] == b"PK\x03\x04" or (head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05") and head[8:9] != b"{")
+    return head[:4] == b"PK\x03\x04" or (
+        head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05") and head[8:9] != b"{"
+    )
 
 
 def sha256_of(path: str | os.PathLike[str]) -> str:
@@ -109,7 +115,9 @@ def sha256_of(path: str | os.PathLike[str]) -> str:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror}; mend: check the path and its permissions") from None
+        raise CheckpointError(
+            f"{path}: cannot be read: {error.strerror}; mend: check the path and its permissions"
+        ) from None
 
 
 def load(path: str | os.PathLike[str]) -> dict[str, Tensor]:
@@ -123,7 +131,9 @@ def load(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         raise CheckpointError(_corrupt(Path(path), f"{type(error).__name__}: {error}")) from None
 
 
-def save(tensors: Mapping[str, Tensor], path: str | os.PathLike[str], metadata: Mapping[str, str] | None = None) -> Path:
+def save(
+    tensors: Mapping[str, Tensor], path: str | os.PathLike[str], metadata: Mapping[str, str] | None = None
+) -> Path:
     """Write tensors to a safetensors file, whole or not at all; names that share one tensor are each written in full.
 
     Raises CheckpointError when the file cannot be written.
@@ -144,7 +154,9 @@ def save(tensors: Mapping[str, Tensor], path: str | os.PathLike[str], metadata: 
         os.replace(partial, path)
     except Exception as error:
         partial.unlink(missing_ok=True) if path.parent.is_dir() else None
-        raise CheckpointError(f"{path}: cannot be written: {error}; mend: choose a folder that can be written to") from None
+        raise CheckpointError(
+            f"{path}: cannot be written: {error}; mend: choose a folder that can be written to"
+        ) from None
     return path
 
 

@@ -120,7 +120,17 @@ def load_pair(
         "device": str(torch_device),
     }
     return ModelPair(
-        title, module, theta_a, theta_b, held, calibrating, chosen, device, torch_device, (origins[0], origins[1]), description
+        title,
+        module,
+        theta_a,
+        theta_b,
+        held,
+        calibrating,
+        chosen,
+        device,
+        torch_device,
+        (origins[0], origins[1]),
+        description,
     )
 
 
@@ -132,7 +142,9 @@ def _read(given: Any, folder: Path, pin: str | None, key: str) -> tuple[dict[str
     if isinstance(given, Mapping):
         wrong = next((n for n, t in given.items() if not isinstance(n, str) or not isinstance(t, Tensor)), None)
         if wrong is not None:
-            raise CheckpointError(f"state dict {key}: entry {wrong!r} is no tensor, expected a mapping from names to tensors")
+            raise CheckpointError(
+                f"state dict {key}: entry {wrong!r} is no tensor, expected a mapping from names to tensors"
+            )
         kept: dict[int, Tensor] = {}  # names that share a tensor go on sharing it
         state = {n: kept.setdefault(id(t), t.detach().cpu()) for n, t in given.items()}
         return state, Origin(None, None, {})
@@ -142,30 +154,40 @@ def _read(given: Any, folder: Path, pin: str | None, key: str) -> tuple[dict[str
     header = checkpoint.read_header(path)
     digest = checkpoint.sha256_of(path)
     if pin is not None and pin.lower() != digest:
-        raise CheckpointError(f"{path}: sha256 is {digest}, the pin says {pin}; mend: restore the file or review and update the pin")
+        raise CheckpointError(
+            f"{path}: sha256 is {digest}, the pin says {pin}; mend: restore the file or review and update the pin"
+        )
     return checkpoint.load(path), Origin(str(path), digest, header.metadata)
 
 
 def _same_tensors(a: StateDict, b: StateDict, name_a: str, name_b: str) -> None:
     for key in a:
         if key not in b:
-            raise CheckpointError(f"{name_b}: tensor {key!r} is missing, {name_a} has it; mend: compare checkpoints of one network")
+            raise CheckpointError(
+                f"{name_b}: tensor {key!r} is missing, {name_a} has it; mend: compare checkpoints of one network"
+            )
     for key in b:
         if key not in a:
-            raise CheckpointError(f"{name_a}: tensor {key!r} is missing, {name_b} has it; mend: compare checkpoints of one network")
+            raise CheckpointError(
+                f"{name_a}: tensor {key!r} is missing, {name_b} has it; mend: compare checkpoints of one network"
+            )
         if a[key].shape != b[key].shape:
             raise CheckpointError(
                 f"{name_b}: tensor {key!r} has shape {tuple(b[key].shape)}, in {name_a} it has {tuple(a[key].shape)}; "
                 "mend: compare checkpoints of one network"
             )
         if a[key].is_floating_point() != b[key].is_floating_point():
-            raise CheckpointError(f"{name_b}: tensor {key!r} is {b[key].dtype}, in {name_a} it is {a[key].dtype}; mend: save both alike")
+            raise CheckpointError(
+                f"{name_b}: tensor {key!r} is {b[key].dtype}, in {name_a} it is {a[key].dtype}; mend: save both alike"
+            )
 
 
 def _of_this_world(module: nn.Module) -> None:
     for name, tensor in module.state_dict(keep_vars=True).items():
         if tensor.device.type == "meta":
-            raise SourceError(f"model {type(module).__name__}: tensor {name!r} is on the meta device; mend: build it with real memory")
+            raise SourceError(
+                f"model {type(module).__name__}: tensor {name!r} is on the meta device; mend: build it with real memory"
+            )
 
 
 def _fits_module(state: StateDict, module: nn.Module, label: str, model: Any) -> None:
@@ -186,8 +208,10 @@ def _fits_module(state: StateDict, module: nn.Module, label: str, model: Any) ->
                 "mend: build the model the checkpoint was saved from"
             )
         if name in state and state[name].is_floating_point() != tensor.is_floating_point():
-            raise CheckpointError(f"{label}: tensor {name!r} is {state[name].dtype}, model {source} expects {tensor.dtype}")
-        if name in state and not torch.equal(state[name], state[present[0]]):
+            raise CheckpointError(
+                f"{label}: tensor {name!r} is {state[name].dtype}, model {source} expects {tensor.dtype}"
+            )
+        if name in state and name != present[0] and not torch.equal(state[name], state[present[0]]):
             raise CheckpointError(
                 f"{label}: tensors {present[0]!r} and {name!r} differ, in model {source} they are one tensor; mend: save the tied model"
             )
@@ -209,7 +233,9 @@ def _complete(state: StateDict, module: nn.Module) -> dict[str, Tensor]:
 
 
 def _file_facts(origin: Origin, state: StateDict) -> dict[str, Any]:
-    dtypes: Sequence[str] = sorted({str(t.dtype).removeprefix("torch.") for t in state.values() if t.is_floating_point()})
+    dtypes: Sequence[str] = sorted(
+        {str(t.dtype).removeprefix("torch.") for t in state.values() if t.is_floating_point()}
+    )
     return {
         "path": origin.path,
         "sha256": origin.sha256,

@@ -52,7 +52,9 @@ class Data:
         """Return the first samples as positional example inputs for tracing."""
         inputs = self.batches[0].inputs
         if isinstance(inputs, dict):
-            raise SourceError(f"{self.origin}: got inputs as a dict, expected a tensor or a tuple; mend: give positional inputs")
+            raise SourceError(
+                f"{self.origin}: got inputs as a dict, expected a tensor or a tuple; mend: give positional inputs"
+            )
         return tuple(_head(item, samples) for item in (inputs if isinstance(inputs, (tuple, list)) else (inputs,)))
 
 
@@ -80,7 +82,9 @@ def load_object(reference: str, folder: Path | None, what: str) -> Any:
     """Return the object behind ``"pkg.mod:name"``, imported with ``folder`` importable. Raises SourceError."""
     module_name, colon, attribute = reference.partition(":")
     if not colon or not module_name or not attribute:
-        raise SourceError(f"{what} {reference!r}: expected 'module:name', for example 'models:build'; mend: name both parts")
+        raise SourceError(
+            f"{what} {reference!r}: expected 'module:name', for example 'models:build'; mend: name both parts"
+        )
     with importable(folder):
         module = _import(module_name, folder, f"{what} {reference!r}")
     value: Any = module
@@ -100,7 +104,9 @@ def _import(name: str, folder: Path | None, what: str) -> ModuleType:
     if known is not None and folder is not None:
         here = [folder / f"{root}.py", folder / root]
         file = getattr(known, "__file__", None)
-        if any(p.exists() for p in here) and (file is None or not Path(file).resolve().is_relative_to(folder.resolve())):
+        if any(p.exists() for p in here) and (
+            file is None or not Path(file).resolve().is_relative_to(folder.resolve())
+        ):
             for loaded in [m for m in sys.modules if m == root or m.startswith(root + ".")]:
                 del sys.modules[loaded]
     try:
@@ -108,8 +114,12 @@ def _import(name: str, folder: Path | None, what: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name == name or error.name == root:
             where = f" in {folder} or on the path" if folder else " on the path"
-            raise SourceError(f"{what}: no module {error.name!r}{where}; mend: correct the name or install it") from None
-        raise SourceError(f"{what}: importing {name} needs {error.name!r}, which is not installed; mend: install it") from error
+            raise SourceError(
+                f"{what}: no module {error.name!r}{where}; mend: correct the name or install it"
+            ) from None
+        raise SourceError(
+            f"{what}: importing {name} needs {error.name!r}, which is not installed; mend: install it"
+        ) from error
     except Exception as error:
         raise SourceError(f"{what}: importing {name} raised {_say(error)}; mend: make 'import {name}' work") from error
 
@@ -137,9 +147,13 @@ def build_module(model: str | nn.Module | Callable[[], Any], folder: Path | None
         with importable(folder):
             module = build()
     except Exception as error:
-        raise SourceError(f"{what}: raised {_say(error)}; expected a torch.nn.Module; mend: make it callable without arguments") from error
+        raise SourceError(
+            f"{what}: raised {_say(error)}; expected a torch.nn.Module; mend: make it callable without arguments"
+        ) from error
     if not isinstance(module, nn.Module):
-        raise SourceError(f"{what}: returned {type(module).__name__}, expected a torch.nn.Module; mend: return the network")
+        raise SourceError(
+            f"{what}: returned {type(module).__name__}, expected a torch.nn.Module; mend: return the network"
+        )
     return module
 
 
@@ -161,12 +175,16 @@ def load_data(source: Any, folder: Path | None = None, what: str = "data") -> Da
         return _checked([Batch(source[0], source[1])], f"{what} (inputs, targets)", rebatch=True)
     if isinstance(source, Iterable):
         return _from_batches(source, what)
-    raise SourceError(f"{what}: got {type(source).__name__}, expected a .safetensors path, 'module:callable' or (inputs, targets)")
+    raise SourceError(
+        f"{what}: got {type(source).__name__}, expected a .safetensors path, 'module:callable' or (inputs, targets)"
+    )
 
 
 def _from_file(path: Path, what: str) -> Data:
     if path.suffix != ".safetensors" and not path.exists():
-        raise SourceError(f"{what} {path}: no such file, expected a .safetensors file or 'module:callable'; mend: correct it")
+        raise SourceError(
+            f"{what} {path}: no such file, expected a .safetensors file or 'module:callable'; mend: correct it"
+        )
     try:
         tensors = checkpoint.load(path)
     except CheckpointError as error:
@@ -200,7 +218,9 @@ def _from_batches(source: Iterable[Any], what: str) -> Data:
     batches = []
     for k, item in enumerate(source):
         if not isinstance(item, (tuple, list)) or len(item) != 2 or not isinstance(item[1], Tensor):
-            raise SourceError(f"{what}: batch {k} is {type(item).__name__}, expected (inputs, targets) with targets a tensor")
+            raise SourceError(
+                f"{what}: batch {k} is {type(item).__name__}, expected (inputs, targets) with targets a tensor"
+            )
         batches.append(Batch(item[0], item[1]))
     return _checked(batches, what, rebatch=False)
 
@@ -215,9 +235,13 @@ def _checked(batches: list[Batch], origin: str, rebatch: bool) -> Data:
                     f"{where}: got {got} and {batch.samples} targets, expected as many targets as inputs; mend: one target a sample"
                 )
             if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-                raise SourceError(f"{where}: tensor 'inputs' holds NaN or Inf, expected finite numbers; mend: clean the data")
+                raise SourceError(
+                    f"{where}: tensor 'inputs' holds NaN or Inf, expected finite numbers; mend: clean the data"
+                )
         if batch.targets.is_floating_point() and not torch.isfinite(batch.targets).all():
-            raise SourceError(f"{where}: tensor 'targets' holds NaN or Inf, expected finite numbers; mend: clean the data")
+            raise SourceError(
+                f"{where}: tensor 'targets' holds NaN or Inf, expected finite numbers; mend: clean the data"
+            )
     if not sum(batch.samples for batch in batches):
         raise SourceError(f"{origin}: got 0 samples, expected at least one; mend: give data to measure on")
     return Data(tuple(batch for batch in batches if batch.samples), origin, rebatch)

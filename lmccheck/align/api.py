@@ -55,12 +55,16 @@ class Alignment:
             "seed": self.seed,
             "objective": self.objective,
             **self.facts,
-            "groups": {g.name: {"size": g.size, "copies": g.copies, "share_moved": moved[g.name]} for g in self.spec.groups},
+            "groups": {
+                g.name: {"size": g.size, "copies": g.copies, "share_moved": moved[g.name]} for g in self.spec.groups
+            },
             "free_share": self.spec.free_share,
             "function_deviation": self.function_deviation,
             "spec_deviation": self.spec_deviation,
             "unruled_ops": dict(self.spec.unruled),
-            "frozen": [{"tensor": f.tensor, "dim": f.dim, "size": f.size, "reason": f.reason} for f in self.spec.frozen],
+            "frozen": [
+                {"tensor": f.tensor, "dim": f.dim, "size": f.size, "reason": f.reason} for f in self.spec.frozen
+            ],
         }
 
 
@@ -112,7 +116,16 @@ def _align(pair: ModelPair, method: str, seed: int) -> Alignment:
             f"{TOLERANCE:.0e}; this is a defect of lmccheck; mend: report the model, and use align = 'none' meanwhile"
         )
     return Alignment(
-        permutation, aligned, objective, method, spec, seed, deviation, spec_deviation, facts, dict(pair.origins[1].metadata)
+        permutation,
+        aligned,
+        objective,
+        method,
+        spec,
+        seed,
+        deviation,
+        spec_deviation,
+        facts,
+        dict(pair.origins[1].metadata),
     )
 
 

@@ -29,7 +29,9 @@ class Matching:
     sweeps: int
 
 
-def match(spec: PermutationSpec, theta_a: Mapping[str, Tensor], theta_b: Mapping[str, Tensor], *, seed: int = 0) -> Matching:
+def match(
+    spec: PermutationSpec, theta_a: Mapping[str, Tensor], theta_b: Mapping[str, Tensor], *, seed: int = 0
+) -> Matching:
     """Return the matching of θ_B to θ_A from the identity, visiting groups in a seeded random order until none improves.
 
     Weights are taken in float64. Only learned tensors count: running statistics follow their channels but do not steer.
@@ -41,6 +43,12 @@ def match(spec: PermutationSpec, theta_a: Mapping[str, Tensor], theta_b: Mapping
     current = dict(b)
     objective = before = inner(a, current)
     children = {group.name: [g for g in spec.groups if g.within == (group.name,)] for group in spec.groups}
+    touched = {
+        group.name: {
+            slot.tensor for g in spec.groups if g is group or group.name in g.within for slot in g.slots if slot.learned
+        }
+        for group in spec.groups
+    }
     sweeps = 0
     improved = True
     while improved and sweeps < MOST_SWEEPS:
@@ -49,15 +57,17 @@ def match(spec: PermutationSpec, theta_a: Mapping[str, Tensor], theta_b: Mapping
         for k in torch.randperm(len(spec.groups), generator=generator).tolist():
             group = spec.groups[k]
             proposal = _step(spec, group, children[group.name], permutation, a, current)
-            moved = spec.apply(b, proposal)
-            value = inner(a, moved)
-            if value > objective + 1e-12 * (1 + abs(objective)):
-                permutation, current, objective, improved = proposal, moved, value, True
-    return Matching(permutation, objective, before, sweeps)
+            moved = spec.apply({name: b[name] for name in touched[group.name]}, proposal)
+            gain = inner(moved, a) - inner({name: current[name] for name in moved}, a)
+            if gain > 1e-12 * (1 + abs(objective)):
+                permutation, improved = proposal, True
+                objective += gain
+                current.update(moved)
+    return Matching(permutation, inner(a, current), before, sweeps)
 
 
 def inner(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
-    """Return ⟨a, b⟩ over all tensors."""
+    """Return ⟨a, b⟩ over the tensors of ``a``."""
     return float(sum(torch.sum(tensor * b[name]) for name, tensor in a.items()))
 
 
@@ -79,7 +89,11 @@ def _step(
 
     ``current`` is θ_B under ``permutation``, so the assignment found is relative to it.
     """
-    nested = [] if group.within else [child for child in children if not any(c.within[:1] == (child.name,) for c in spec.groups)]
+    nested = (
+        []
+        if group.within
+        else [child for child in children if not any(c.within[:1] == (child.name,) for c in spec.groups)]
+    )
     taken = {(slot.tensor, slot.dim, slot.piece) for child in nested for slot in child.slots}
     own = [slot for slot in group.slots if slot.learned and (slot.tensor, slot.dim, slot.piece) not in taken]
     similarity = _similarity(own, group.within, group.copies, group.size, a, current)
@@ -92,7 +106,9 @@ def _step(
                 similarity[0, u, v] += value
     relative = torch.stack([best_assignment(copy)[0] for copy in similarity])
     result = dict(permutation)
-    result[group.name] = torch.gather(permutation[group.name].reshape(group.copies, -1), 1, relative).reshape(group.shape)
+    result[group.name] = torch.gather(permutation[group.name].reshape(group.copies, -1), 1, relative).reshape(
+        group.shape
+    )
     for other in spec.groups:
         if group.name in other.within and other not in nested:
             result[other.name] = _carry(spec, other, group, permutation[other.name], relative)

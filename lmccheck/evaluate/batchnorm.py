@@ -13,7 +13,11 @@ from lmccheck.sources import Batch
 
 def tracked(module: nn.Module) -> list[_BatchNorm]:
     """Return the BatchNorm layers of ``module`` that keep running statistics."""
-    return [part for part in module.modules() if isinstance(part, _BatchNorm) and part.track_running_stats and part.running_mean is not None]
+    return [
+        part
+        for part in module.modules()
+        if isinstance(part, _BatchNorm) and part.track_running_stats and part.running_mean is not None
+    ]
 
 
 def reestimate(runner: Runner, batches: tuple[Batch, ...]) -> None:

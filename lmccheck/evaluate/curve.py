@@ -170,7 +170,8 @@ def rebatched(data: Data, most: int | None = None) -> tuple[Batch, ...]:
         return data.batches
     edges = [round(k * whole.samples / count) for k in range(count + 1)]
     return tuple(
-        Batch(_cut(whole.inputs, start, stop), whole.targets[start:stop]) for start, stop in zip(edges[:-1], edges[1:], strict=True)
+        Batch(_cut(whole.inputs, start, stop), whole.targets[start:stop])
+        for start, stop in zip(edges[:-1], edges[1:], strict=True)
     )
 
 
@@ -195,4 +196,6 @@ def _to(targets: Tensor, runner: Runner) -> Tensor:
 
 
 def _shapes(inputs: Any) -> str:
-    return ", ".join(f"{tuple(v.shape)} {str(v.dtype).removeprefix('torch.')}" for v in _flat(inputs) if isinstance(v, Tensor))
+    return ", ".join(
+        f"{tuple(v.shape)} {str(v.dtype).removeprefix('torch.')}" for v in _flat(inputs) if isinstance(v, Tensor)
+    )

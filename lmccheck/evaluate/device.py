@@ -20,5 +20,7 @@ def resolve_device(name: str = "auto") -> torch.device:
         raise DeviceError(f"device {name!r}: expected auto, cpu, cuda or cuda:N; mend: give one of these")
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if int(match[1] or 0) >= count:
-        raise DeviceError(f"device {name!r}: this machine has {count} CUDA devices; mend: give auto or cpu, or run where there is one")
+        raise DeviceError(
+            f"device {name!r}: this machine has {count} CUDA devices; mend: give auto or cpu, or run where there is one"
+        )
     return torch.device(name)

@@ -18,7 +18,9 @@ class Runner:
     The copy shares nothing with the user's module, so neither its weights nor its statistics are ever touched.
     """
 
-    def __init__(self, module: nn.Module, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self, module: nn.Module, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    ) -> None:
         self.device = torch.device(device)
         self.dtype = dtype
         self.module = copy.deepcopy(module).to(self.device, dtype).eval()
@@ -66,7 +68,9 @@ class StayDouble(TorchFunctionMode):
         if func in widen:
             return args[0].double()
         args = tuple(torch.float64 if isinstance(a, torch.dtype) and a in _NARROW else a for a in args)
-        kwargs = {k: torch.float64 if isinstance(v, torch.dtype) and v in _NARROW else v for k, v in (kwargs or {}).items()}
+        kwargs = {
+            k: torch.float64 if isinstance(v, torch.dtype) and v in _NARROW else v for k, v in (kwargs or {}).items()
+        }
         return func(*args, **kwargs)
 
 
@@ -96,7 +100,11 @@ def tensors_in(value: Any) -> list[Tensor]:
 
 
 def outputs_of(
-    module: nn.Module, weights: Mapping[str, Tensor], inputs: tuple[Any, ...], dtype: torch.dtype, device: torch.device | str = "cpu"
+    module: nn.Module,
+    weights: Mapping[str, Tensor],
+    inputs: tuple[Any, ...],
+    dtype: torch.dtype,
+    device: torch.device | str = "cpu",
 ) -> list[Tensor]:
     """Return the floating tensors ``module`` returns with ``weights`` on positional ``inputs``."""
     runner = Runner(module, device, dtype)

@@ -37,7 +37,9 @@ def logits_of(outputs: Any) -> Tensor:
         return logits
     if isinstance(outputs, (tuple, list)) and outputs and isinstance(outputs[0], Tensor):
         return outputs[0]
-    raise SourceError(f"model output: got {type(outputs).__name__}, expected a tensor, or an object with a tensor 'logits'")
+    raise SourceError(
+        f"model output: got {type(outputs).__name__}, expected a tensor, or an object with a tensor 'logits'"
+    )
 
 
 def _per_sample(values: Tensor) -> Tensor:
@@ -93,13 +95,17 @@ def load_loss(loss: str | PerSample | Loss, folder: Path | None = None) -> Loss:
         if loss in LOSSES:
             return LOSSES[loss]
         if ":" not in loss:
-            raise SourceError(f"loss {loss!r}: unknown{nearest(loss, LOSSES)}; expected one of {sorted(LOSSES)} or 'module:function'")
+            raise SourceError(
+                f"loss {loss!r}: unknown{nearest(loss, LOSSES)}; expected one of {sorted(LOSSES)} or 'module:function'"
+            )
         function = load_object(loss, folder, "loss")
         name = loss
     else:
         function, name = loss, getattr(loss, "__qualname__", type(loss).__name__)
     if not callable(function):
-        raise SourceError(f"loss {name!r}: got {type(function).__name__}, expected a function (outputs, targets) -> (n,) tensor")
+        raise SourceError(
+            f"loss {name!r}: got {type(function).__name__}, expected a function (outputs, targets) -> (n,) tensor"
+        )
     return Loss(name, "loss", function, None, False)
 
 
@@ -123,14 +129,18 @@ def measured(loss: Loss, outputs: Any, targets: Tensor, origin: str) -> tuple[Te
         ) from error
     if not isinstance(values, Tensor) or tuple(values.shape) != (len(targets),):
         got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
-        raise SourceError(f"loss {loss.name!r}: returned {got}, expected one loss per sample, shape ({len(targets)},); mend: reduction='none'")
+        raise SourceError(
+            f"loss {loss.name!r}: returned {got}, expected one loss per sample, shape ({len(targets)},); mend: reduction='none'"
+        )
     return values.detach().to(torch.float64), wrong
 
 
 def _check_targets(loss: Loss, logits: Tensor, targets: Tensor, origin: str) -> None:
     kind = str(targets.dtype).removeprefix("torch.")
     if loss.integer_targets and (targets.is_floating_point() or targets.dtype == torch.bool):
-        raise SourceError(f"{origin}: tensor 'targets' is {kind}, {loss.name} expects int64 class indices; mend: targets.long()")
+        raise SourceError(
+            f"{origin}: tensor 'targets' is {kind}, {loss.name} expects int64 class indices; mend: targets.long()"
+        )
     if loss.name == "mse" and targets.shape != logits.shape:
         raise SourceError(
             f"{origin}: tensor 'targets' has shape {tuple(targets.shape)}, the model's output {tuple(logits.shape)}; "

@@ -61,9 +61,7 @@ def linear_connectivity(
     evaluator = Evaluator(pair)
     if evaluator.batchnorms:
         evaluator.require_calibration()
-    ends = {
-        name: _endpoint(evaluator, weights, name) for name, weights in (("a", pair.theta_a), ("b", pair.theta_b))
-    }
+    ends = {name: _endpoint(evaluator, weights, name) for name, weights in (("a", pair.theta_a), ("b", pair.theta_b))}
     loss_a, loss_b = ends["a"].loss, ends["b"].loss
     alignment: Alignment | None = None if align == "none" else align_pair(pair, align, seed=seed)
     target = pair.theta_b if alignment is None else alignment.weights
@@ -90,7 +88,9 @@ def linear_connectivity(
         "barrier_naive": barrier([(p.t, p.loss) for p in naive], loss_a, loss_b)[0],
         "error_barrier": _error_barrier(aligned, ends["a"].error, ends["b"].error),
         "error_barrier_naive": _error_barrier(naive, ends["a"].error, ends["b"].error),
-        "excess": max(p.loss for p in aligned) - max(loss_a, loss_b) if all(math.isfinite(p.loss) for p in aligned) else math.inf,
+        "excess": max(p.loss for p in aligned) - max(loss_a, loss_b)
+        if all(math.isfinite(p.loss) for p in aligned)
+        else math.inf,
         "loss_a": loss_a,
         "loss_b": loss_b,
         "error_a": ends["a"].error,
@@ -128,7 +128,9 @@ def _read_limit(limit: float | str, worse: float) -> float:
             return share * worse
     elif not isinstance(limit, (str, bool)) and math.isfinite(limit) and limit >= 0:
         return float(limit)
-    raise LmcError(f"linear_connectivity: limit = {limit!r}; expected a number ≥ 0 in the loss's unit, or a share such as '5%'")
+    raise LmcError(
+        f"linear_connectivity: limit = {limit!r}; expected a number ≥ 0 in the loss's unit, or a share such as '5%'"
+    )
 
 
 def _endpoint(evaluator: Evaluator, weights: Mapping[str, Tensor], name: str) -> Point:
@@ -174,10 +176,14 @@ def _error_barrier(points: list[Point], error_a: float | None, error_b: float | 
 def _notes(pair: ModelPair, evaluator: Evaluator, alignment: Alignment | None, identity: bool) -> list[str]:
     notes = []
     if evaluator.batchnorms:
-        notes.append(f"BatchNorm statistics re-estimated at every point on {pair.calibration.samples if pair.calibration else 0} calibration samples")
+        notes.append(
+            f"BatchNorm statistics re-estimated at every point on {pair.calibration.samples if pair.calibration else 0} calibration samples"
+        )
     stored = {facts["dtype"] for facts in pair.description["files"].values()}
     if stored - {"float32", "float64"}:
-        notes.append(f"stored as {', '.join(sorted(stored))}, evaluated in {str(evaluator.dtype).removeprefix('torch.')}")
+        notes.append(
+            f"stored as {', '.join(sorted(stored))}, evaluated in {str(evaluator.dtype).removeprefix('torch.')}"
+        )
     if alignment is not None and not alignment.spec.groups:
         notes.append("no unit group may be permuted; aligned equals unaligned")
     elif alignment is not None and identity:

@@ -78,7 +78,8 @@ class Analysis:
                 self.values[node] = self._call(node)
             elif node.op == "output":
                 self._freeze_value(
-                    _map(self.values.get, node.args), Reason("output", "positions of the network's output are told apart")
+                    _map(self.values.get, node.args),
+                    Reason("output", "positions of the network's output are told apart"),
                 )
         used = set(self.order)
         for name, symbol in self.params.items():
@@ -93,7 +94,9 @@ class Analysis:
             return value
         shape = tuple(int(n) for n in value.shape)
         if holder.kind == "input":
-            return Symbol(tuple(fresh(n, Reason("input", "positions of the network's input are told apart")) for n in shape))
+            return Symbol(
+                tuple(fresh(n, Reason("input", "positions of the network's input are told apart")) for n in shape)
+            )
         if not holder.stored:
             why = Reason("constant", f"{holder.target} is not stored in the checkpoint, so it cannot be permuted along")
             return Symbol(tuple(fresh(n, why) for n in shape))
@@ -159,7 +162,9 @@ class Analysis:
         pairs = zip(result, expected, strict=False) if isinstance(result, (tuple, list)) else [(result, expected)]
         for symbol, value in pairs:
             if isinstance(symbol, Symbol) and isinstance(value, torch.Tensor) and symbol.shape != tuple(value.shape):
-                raise AssertionError(f"rule for {op_name(node.target)} gives {symbol.shape}, the op {tuple(value.shape)}")
+                raise AssertionError(
+                    f"rule for {op_name(node.target)} gives {symbol.shape}, the op {tuple(value.shape)}"
+                )
 
     # -- picking a position --------------------------------------------------------------------------------------
 
@@ -209,9 +214,15 @@ class Analysis:
                     if twin.node.find() is not node:
                         unify([twin.node], [node], reason)
                         changed = True
-            self.instances = [item for item in self.instances if item.factor.find() is not item.node.find()] if not changed else [
-                item for item in self.instances if item.factor.find().kind == "leaf" and item.factor.find() is not item.node.find()
-            ]
+            self.instances = (
+                [item for item in self.instances if item.factor.find() is not item.node.find()]
+                if not changed
+                else [
+                    item
+                    for item in self.instances
+                    if item.factor.find().kind == "leaf" and item.factor.find() is not item.node.find()
+                ]
+            )
             if not changed:
                 self.instances = list(kept.values())
                 return contexts
@@ -233,7 +244,9 @@ class Analysis:
             for picked, by_index in families.get(leaf, {}).items():
                 if picked in companions:
                     for index, node in by_index.items():
-                        inside = {families.get(c, {}).get(picked, {}).get(index, c).find() for c in companions} - {picked}
+                        inside = {families.get(c, {}).get(picked, {}).get(index, c).find() for c in companions} - {
+                            picked
+                        }
                         for inner in expand([node]):
                             meet(inner, inside | set(expand([node])) - {inner})
 
@@ -340,7 +353,9 @@ def _symbols(value: Any) -> list[Symbol]:
 def _is_bookkeeping(node: fx.Node) -> bool:
     """Assertions and scalar arithmetic on shapes say nothing about positions."""
     name = op_name(node.target)
-    return "assert" in name or name.startswith("aten.sym_") or name in ("mul", "add", "sub", "floordiv", "eq", "ge", "le")
+    return (
+        "assert" in name or name.startswith("aten.sym_") or name in ("mul", "add", "sub", "floordiv", "eq", "ge", "le")
+    )
 
 
 def _source(node: fx.Node) -> str:

@@ -158,7 +158,9 @@ def _name_groups(
                 names[factor] = unique
     rank = {factor: k for k, factor in enumerate(names)}
     within = {
-        factor: tuple(sorted((p for p in together.get(factor, ()) if p in rank and rank[p] < rank[factor]), key=rank.__getitem__))
+        factor: tuple(
+            sorted((p for p in together.get(factor, ()) if p in rank and rank[p] < rank[factor]), key=rank.__getitem__)
+        )
         for factor in names
     }
     return names, within

@@ -158,7 +158,9 @@ class PermutationSpec:
         missing = [name for name in self.by_name if name not in permutation]
         extra = [name for name in permutation if name not in self.by_name]
         if missing or extra:
-            raise SymmetryError(f"permutation: missing groups {missing}, unknown groups {extra}; expected one tensor per group")
+            raise SymmetryError(
+                f"permutation: missing groups {missing}, unknown groups {extra}; expected one tensor per group"
+            )
         for group in self.groups:
             value = permutation[group.name]
             if tuple(value.shape) != group.shape:
@@ -234,7 +236,9 @@ class PermutationSpec:
 
 
 def slots_of(
-    layouts: Mapping[str, Mapping[int, tuple[Piece, ...]]], roles: Mapping[tuple[str, int], str], learned: Mapping[str, bool]
+    layouts: Mapping[str, Mapping[int, tuple[Piece, ...]]],
+    roles: Mapping[tuple[str, int], str],
+    learned: Mapping[str, bool],
 ) -> dict[str, list[Slot]]:
     """Return, per group, the slots its pieces describe."""
     found: dict[str, list[Slot]] = {}
@@ -247,7 +251,17 @@ def slots_of(
             step = outer[-1].stride if outer else part.size * part.stride
             found.setdefault(part.group, []).append(
                 Slot(
-                    name, dim, piece.start, repeat, step, part.size, part.stride, roles[name, dim], learned[name], piece, at
+                    name,
+                    dim,
+                    piece.start,
+                    repeat,
+                    step,
+                    part.size,
+                    part.stride,
+                    roles[name, dim],
+                    learned[name],
+                    piece,
+                    at,
                 )
             )
     return found

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import copy
+import logging
 import warnings
-from collections.abc import Callable, Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,7 +59,7 @@ def trace(module: nn.Module, example_inputs: tuple[Any, ...], known: Collection[
     was_training = [part for part in module.modules() if part.training]
     module.eval()
     try:
-        with warnings.catch_warnings(), torch.enable_grad():
+        with warnings.catch_warnings(), torch.enable_grad(), _quiet_logs():
             warnings.simplefilter("ignore")  # deprecations inside torch.export are not the user's
             program = _export(module, example_inputs)
             targets = {node.target for node in program.graph.nodes if node.op == "call_function"}
@@ -75,6 +76,18 @@ def trace(module: nn.Module, example_inputs: tuple[Any, ...], known: Collection[
         target = spec.target or spec.arg.name
         placeholders[spec.arg.name] = Placeholder(_KINDS.get(spec.kind, "constant"), target, target in state)
     return Trace(program.graph, placeholders, tied_names(module))
+
+
+@contextmanager
+def _quiet_logs() -> Iterator[None]:
+    """Keep torch.export's structured trace, which logs at DEBUG to every handler, out of the user's captured logs."""
+    logger = logging.getLogger("torch.__trace")
+    before = logger.propagate
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.propagate = before
 
 
 def _export(module: nn.Module, example_inputs: tuple[Any, ...]) -> torch.export.ExportedProgram:
@@ -121,17 +134,11 @@ def overlapping_names(module: nn.Module) -> set[str]:
     by_storage: dict[int, dict[object, list[str]]] = {}
     for name, tensor in module.state_dict(keep_vars=True).items():
         if tensor.numel() and tensor.device.type != "meta":
-            by_storage.setdefault(tensor.untyped_storage().data_ptr(), {}).setdefault(_identity(tensor), []).append(name)
+            by_storage.setdefault(tensor.untyped_storage().data_ptr(), {}).setdefault(_identity(tensor), []).append(
+                name
+            )
     clashing: set[str] = set()
     for identities in by_storage.values():
         if len(identities) > 1:
             clashing.update(name for names in identities.values() for name in names)
     return clashing
-
-
-def double_copy(module: nn.Module) -> nn.Module:
-    """Return a float64 copy of ``module`` in evaluation mode (its own memory; the original is untouched)."""
-    return copy.deepcopy(module).to(torch.float64).eval()
-
-
-Tracer = Callable[[nn.Module, tuple[Any, ...]], Trace]

@@ -45,13 +45,23 @@ def _grouped(op: Op, channels: Axis, reads: Axis, writes: Axis, groups: int, tra
 
 
 @rule("conv1d", "conv2d", "conv3d")
-def conv(op: Op, x: Symbol, weight: Symbol, bias: Symbol | None, stride: Any, padding: Any, dilation: Any, groups: int) -> Symbol:
+def conv(
+    op: Op, x: Symbol, weight: Symbol, bias: Symbol | None, stride: Any, padding: Any, dilation: Any, groups: int
+) -> Symbol:
     return _convolve(op, x, weight, bias, groups, transposed=False)
 
 
 @rule("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
 def conv_transpose(
-    op: Op, x: Symbol, weight: Symbol, bias: Symbol | None, stride: Any, padding: Any, output_padding: Any, groups: int, dilation: Any
+    op: Op,
+    x: Symbol,
+    weight: Symbol,
+    bias: Symbol | None,
+    stride: Any,
+    padding: Any,
+    output_padding: Any,
+    groups: int,
+    dilation: Any,
 ) -> Symbol:
     return _convolve(op, x, weight, bias, groups, transposed=True)
 

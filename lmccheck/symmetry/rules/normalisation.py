@@ -27,7 +27,10 @@ def batch_norm(op: Op, x: Symbol, weight: Any, bias: Any, mean: Any, var: Any, t
 @rule("_native_batch_norm_legit_no_training")
 def batch_norm_eval(op: Op, x: Symbol, weight: Any, bias: Any, mean: Any, var: Any, *_: Any) -> tuple[Symbol, ...]:
     _per_channel(op, x, weight, bias, mean, var)
-    return (Symbol(x.axes), *(Symbol(tuple(op.frozen(int(n), "saved statistics") for n in t.shape)) for t in op.out[1:]))
+    return (
+        Symbol(x.axes),
+        *(Symbol(tuple(op.frozen(int(n), "saved statistics") for n in t.shape)) for t in op.out[1:]),
+    )
 
 
 @rule("instance_norm")

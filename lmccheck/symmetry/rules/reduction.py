@@ -29,7 +29,11 @@ def reduce(op: Op, x: Symbol, *arguments: Any) -> Symbol:
 
 @rule("var", "std")
 def spread(op: Op, x: Symbol, *arguments: Any) -> Symbol:
-    dims = arguments[0] if arguments and isinstance(arguments[0], (int, list, tuple)) and not isinstance(arguments[0], bool) else None
+    dims = (
+        arguments[0]
+        if arguments and isinstance(arguments[0], (int, list, tuple)) and not isinstance(arguments[0], bool)
+        else None
+    )
     return _reduced(op, x, dims)
 
 
@@ -62,7 +66,21 @@ def pool(op: Op, x: Symbol, *_: Any) -> Symbol:
     return _pooled(op, x, _dimensions(op))
 
 
-@rule(*(f"{kind}{n}d" for kind in ("adaptive_max_pool",) for n in (1, 2, 3)), "max_pool2d_with_indices", "max_pool3d_with_indices")
+@rule(
+    *(f"{kind}{n}d" for kind in ("adaptive_max_pool",) for n in (1, 2, 3)),
+    "max_pool2d_with_indices",
+    "max_pool3d_with_indices",
+)
 def pool_with_indices(op: Op, x: Symbol, *_: Any) -> tuple[Symbol, Symbol]:
     pooled = _pooled(op, x, _dimensions(op))
     return pooled, Symbol(pooled.axes)
+
+
+@rule(
+    *(
+        f"upsample_{kind}"
+        for kind in ("nearest1d", "nearest2d", "nearest3d", "linear1d", "bilinear2d", "bicubic2d", "trilinear3d")
+    )
+)
+def upsample(op: Op, x: Symbol, *_: Any) -> Symbol:
+    return _pooled(op, x, _dimensions(op))

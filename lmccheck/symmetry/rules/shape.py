@@ -6,7 +6,17 @@ from collections.abc import Sequence
 from typing import Any
 
 from lmccheck.symmetry.analysis import Op, Symbol, Uncovered
-from lmccheck.symmetry.axes import Axis, Factor, as_factor, axis_size, concatenate, expand, fresh, refine_product, split_at
+from lmccheck.symmetry.axes import (
+    Axis,
+    Factor,
+    as_factor,
+    axis_size,
+    concatenate,
+    expand,
+    fresh,
+    refine_product,
+    split_at,
+)
 from lmccheck.symmetry.rules._table import broadcast, normal_dims, rule, without
 
 

@@ -1,0 +1,155 @@
+"""The barrier: its definition against an independent evaluation, and the relations that hold for every pair (T13, §6.1)."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+import lmccheck
+
+
+def network() -> nn.Module:
+    """5-8-6-3."""
+    return nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 3)).double()
+
+
+def with_batchnorm() -> nn.Module:
+    """A conv net with BatchNorm and flatten."""
+    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(16, 3)).double()
+
+
+def state(build: object, seed: int, scale: float = 2.0) -> dict[str, Tensor]:
+    torch.manual_seed(seed)
+    return {
+        k: v * scale if v.is_floating_point() and "running" not in k else v for k, v in build().state_dict().items()
+    }  # type: ignore[operator]  # tests pass a builder
+
+
+DATA = (
+    torch.randn(60, 5, generator=torch.Generator().manual_seed(0)),
+    torch.randint(0, 3, (60,), generator=torch.Generator().manual_seed(1)),
+)
+
+
+def pair(seed: int, other: int) -> lmccheck.ModelPair:
+    return lmccheck.load_pair(state(network, seed), state(network, other), model=network, data=DATA)
+
+
+@settings(max_examples=15, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 1000))
+def test_barrier_equals_an_independent_evaluation(seed: int) -> None:
+    """Every loss and the barrier equal a plain PyTorch loop over the reported t with the reported permutation, to 1e-9."""
+    p = pair(seed, seed + 1)
+    result = lmccheck.linear_connectivity(p, points=9)
+    module = network()
+
+    def loss(weights: dict[str, Tensor]) -> float:
+        return F.cross_entropy(torch.func.functional_call(module, weights, (DATA[0].double(),)), DATA[1]).item()
+
+    b = {k: v.clone() for k, v in p.theta_b.items()}
+    first, second = result.witness.permutation["0"], result.witness.permutation["2"]
+    b["0.weight"], b["0.bias"], b["2.weight"] = b["0.weight"][first], b["0.bias"][first], b["2.weight"][:, first]
+    b["2.weight"], b["2.bias"], b["4.weight"] = b["2.weight"][second], b["2.bias"][second], b["4.weight"][:, second]
+    ends = loss(p.theta_a), loss(p.theta_b)
+    curve = [loss({k: (1 - t) * p.theta_a[k] + t * b[k] for k in b}) for t in result.details["t"]]
+    assert result.details["losses"] == pytest.approx(curve, abs=1e-9)
+    expected = max(v - (1 - t) * ends[0] - t * ends[1] for t, v in zip(result.details["t"], curve, strict=True))
+    assert result.value == pytest.approx(expected, abs=1e-9)
+    assert (result.details["loss_a"], result.details["loss_b"]) == pytest.approx(ends, abs=1e-9)
+
+
+def test_barrier_with_batchnorm_equals_an_independent_evaluation() -> None:
+    """With BatchNorm: statistics from torch's update_bn on the whole calibration data at every t, chord of the originals."""
+    a, b = state(with_batchnorm, 0), state(with_batchnorm, 1)
+    torch.manual_seed(2)
+    data = torch.randn(40, 1, 4, 4), torch.randint(0, 3, (40,))
+    calibration = torch.randn(64, 1, 4, 4), torch.zeros(64, dtype=torch.int64)
+    result = lmccheck.linear_connectivity(
+        lmccheck.load_pair(a, b, model=with_batchnorm, data=data, calibration=calibration), align="none", points=5
+    )
+    module = with_batchnorm()
+
+    def loss(weights: dict[str, Tensor], again: bool) -> float:
+        module.load_state_dict(weights)
+        if again:
+            torch.optim.swa_utils.update_bn([calibration[0].double()], module.train())
+        return F.cross_entropy(module.eval()(data[0].double()), data[1]).item()
+
+    curve = [
+        loss({k: (1 - t) * a[k] + t * b[k] if a[k].is_floating_point() else a[k] for k in a}, again=True)
+        for t in result.details["t"]
+    ]
+    ends = loss(a, False), loss(b, False)
+    assert result.details["losses"] == pytest.approx(curve, abs=1e-9)
+    assert result.value == pytest.approx(
+        max(v - (1 - t) * ends[0] - t * ends[1] for t, v in zip(result.details["t"], curve, strict=True))
+    )
+
+
+def test_a_network_and_itself_have_no_barrier() -> None:
+    """A = B: barrier exactly zero, the identity is kept."""
+    result = lmccheck.linear_connectivity(pair(3, 3), limit=0.0)
+    assert result.passed
+    assert result.value == 0.0
+    assert result.witness.is_identity
+
+
+def test_barrier_is_symmetric() -> None:
+    """Unaligned, B to A is the same curve backwards."""
+    there = lmccheck.linear_connectivity(pair(1, 2), align="none", profile="dev").details
+    back = lmccheck.linear_connectivity(pair(2, 1), align="none", profile="dev").details
+    assert there["barrier"] == pytest.approx(back["barrier"], abs=1e-12)
+    assert there["losses"] == pytest.approx(back["losses"][::-1], abs=1e-12)
+
+
+def test_barrier_is_invariant_under_a_joint_permutation() -> None:
+    """Permuting both endpoints alike changes nothing."""
+    p = pair(4, 5)
+    spec = lmccheck.discover_symmetry(p.module, p.example_inputs())
+    pi = spec.random(1)
+    moved = lmccheck.load_pair(spec.apply(p.theta_a, pi), spec.apply(p.theta_b, pi), model=network, data=DATA)
+    assert lmccheck.linear_connectivity(moved, align="none").value == pytest.approx(
+        lmccheck.linear_connectivity(p, align="none").value, abs=1e-12
+    )
+
+
+@settings(max_examples=15, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 1000))
+def test_relations_between_the_definitions(seed: int) -> None:
+    """excess ≤ barrier, and barrier is at least zero at the ends of a segment without BatchNorm."""
+    details = lmccheck.linear_connectivity(pair(seed, seed + 7), align="none", points=7).details
+    assert details["excess"] <= details["barrier"] + 1e-12
+    assert details["barrier"] >= 0
+    assert details["error_barrier"] is not None
+    assert len(details["t"]) == len(details["losses"]) == len(details["errors"]) == len(details["naive_losses"])
+    assert details["t"][0] == 0.0
+    assert details["t"][-1] == 1.0
+
+
+def test_the_grid_is_refined_around_the_worst_point() -> None:
+    """Refinement adds points beside the worst t and never lowers the barrier."""
+    coarse = lmccheck.linear_connectivity(pair(1, 2), align="none", points=5, profile="dev")
+    fine = lmccheck.linear_connectivity(pair(1, 2), align="none", points=5, profile="thorough")
+    assert len(coarse.details["t"]) == 5
+    assert len(fine.details["t"]) > 5
+    assert fine.value >= coarse.value
+
+
+def test_a_relative_limit_is_taken_of_the_worse_endpoint() -> None:
+    """ "5%" of the larger endpoint loss, in the loss's own unit."""
+    result = lmccheck.linear_connectivity(pair(1, 2), limit="5%")
+    assert result.limit == pytest.approx(0.05 * max(result.details["loss_a"], result.details["loss_b"]))
+
+
+def test_a_result_is_not_a_boolean() -> None:
+    """Four verdicts are not two: bool(result) is refused, raise_for_verdict says what was measured."""
+    result = lmccheck.Result("linear_connectivity", "fail", 0.2, 0.1, "nats")
+    with pytest.raises(TypeError, match="passed"):
+        bool(result)
+    with pytest.raises(lmccheck.VerdictError, match=r"linear_connectivity: fail: measured 0.2 nats, limit 0.1 nats"):
+        result.raise_for_verdict()
+    lmccheck.Result("linear_connectivity", "pass", 0.0, 0.1, "nats").raise_for_verdict()
