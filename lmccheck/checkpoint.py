@@ -93,7 +93,8 @@ def _refuse_what_is_no_safetensors(path: Path) -> None:
         raise CheckpointError(f"{path}: no such file, expected a .safetensors checkpoint; mend: correct the path")
     if path.suffix.lower() in _PICKLES or _looks_pickled(path):
         raise CheckpointError(
-            f"{path}: got a pickle, which can run code when it is loaded, expected safetensors; mend: convert it once where you "
+            f"{path}: got a pickle, which can run code when it is loaded, expected safetensors; mend: convert it once "
+            "where you "
             "trust it: safetensors.torch.save_file(torch.load(path, weights_only=True), 'model.safetensors')"
         )
 

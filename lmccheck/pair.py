@@ -105,7 +105,8 @@ def load_pair(
         bad = checkpoint.not_finite(state)
         if bad is not None:
             raise CheckpointError(
-                f"{label[key]}: tensor {bad[0]!r}: got {bad[1]}, expected finite weights; mend: this checkpoint diverged, take another"
+                f"{label[key]}: tensor {bad[0]!r}: got {bad[1]}, expected finite weights; mend: this checkpoint "
+                "diverged, take another"
             )
     theta_a, theta_b = (_complete(state, module) for state in states)
     held = sources.load_data(data, folder, "data")
@@ -204,7 +205,8 @@ def _fits_module(state: StateDict, module: nn.Module, label: str, model: Any) ->
             )
         if name in state and state[name].shape != tensor.shape:
             raise CheckpointError(
-                f"{label}: tensor {name!r} has shape {tuple(state[name].shape)}, model {source} expects {tuple(tensor.shape)}; "
+                f"{label}: tensor {name!r} has shape {tuple(state[name].shape)}, model {source} expects "
+                f"{tuple(tensor.shape)}; "
                 "mend: build the model the checkpoint was saved from"
             )
         if name in state and state[name].is_floating_point() != tensor.is_floating_point():
@@ -213,12 +215,14 @@ def _fits_module(state: StateDict, module: nn.Module, label: str, model: Any) ->
             )
         if name in state and name != present[0] and not torch.equal(state[name], state[present[0]]):
             raise CheckpointError(
-                f"{label}: tensors {present[0]!r} and {name!r} differ, in model {source} they are one tensor; mend: save the tied model"
+                f"{label}: tensors {present[0]!r} and {name!r} differ, in model {source} they are one tensor; mend: "
+                "save the tied model"
             )
     for name in state:
         if name not in expected:
             raise CheckpointError(
-                f"{label}: tensor {name!r} is unknown to model {source}; mend: build the model the checkpoint was saved from"
+                f"{label}: tensor {name!r} is unknown to model {source}; mend: build the model the checkpoint was "
+                "saved from"
             )
 
 

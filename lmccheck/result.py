@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 from dataclasses import dataclass, field
 from typing import Any, Literal, NoReturn
 
@@ -31,7 +32,7 @@ class Result:
     seconds: float = 0.0
     details: dict[str, Any] = field(default_factory=dict)
 
-    @property
+    @builtins.property  # the field `property` hides the name inside this class
     def passed(self) -> bool:
         """True only for the verdict ``pass``; fail, inconclusive and error are all False."""
         return self.verdict == "pass"
@@ -40,7 +41,8 @@ class Result:
         """Return quietly on ``pass``; raise ``VerdictError`` (an AssertionError) otherwise."""
         if not self.passed:
             raise VerdictError(
-                f"{self.property}: {self.verdict}: measured {self.value:.4g} {self.unit}, limit {self.limit:.4g} {self.unit}"
+                f"{self.property}: {self.verdict}: measured {self.value:.4g} {self.unit}, limit {self.limit:.4g} "
+                f"{self.unit}"
             )
 
     def __bool__(self) -> NoReturn:

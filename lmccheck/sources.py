@@ -91,7 +91,8 @@ def load_object(reference: str, folder: Path | None, what: str) -> Any:
     for part in attribute.split("."):
         if not hasattr(value, part):
             raise SourceError(
-                f"{what} {reference!r}: {module_name} has no {part!r}{nearest(part, dir(value))}; mend: correct the name"
+                f"{what} {reference!r}: {module_name} has no {part!r}{nearest(part, dir(value))}; mend: correct the "
+                "name"
             )
         value = getattr(value, part)
     return value
@@ -192,7 +193,8 @@ def _from_file(path: Path, what: str) -> Data:
     for name in ("inputs", "targets"):
         if name not in tensors:
             raise SourceError(
-                f"{what} {path}: has no tensor {name!r}, got {sorted(tensors)}; mend: store the samples as 'inputs' and 'targets'"
+                f"{what} {path}: has no tensor {name!r}, got {sorted(tensors)}; mend: store the samples as 'inputs' "
+                "and 'targets'"
             )
     return _checked([Batch(tensors["inputs"], tensors["targets"])], f"{what} {path}", rebatch=True)
 
@@ -232,7 +234,8 @@ def _checked(batches: list[Batch], origin: str, rebatch: bool) -> Data:
             if tensor.ndim == 0 or len(tensor) != batch.samples:
                 got = "a scalar" if tensor.ndim == 0 else f"{len(tensor)} inputs"
                 raise SourceError(
-                    f"{where}: got {got} and {batch.samples} targets, expected as many targets as inputs; mend: one target a sample"
+                    f"{where}: got {got} and {batch.samples} targets, expected as many targets as inputs; mend: one "
+                    "target a sample"
                 )
             if tensor.is_floating_point() and not torch.isfinite(tensor).all():
                 raise SourceError(

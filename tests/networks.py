@@ -1,4 +1,4 @@
-"""Small networks of every family that the analysis must treat soundly; each builder returns (module, example inputs)."""
+"""Small networks of every family the analysis must treat soundly; a builder returns (module, example inputs)."""
 
 from __future__ import annotations
 
@@ -105,7 +105,8 @@ def resnet() -> Case:
 @network
 def mobilenet() -> Case:
     layers = [
-        nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ReLU6(), nn.Conv2d(4, 4, 3, padding=1, groups=4), nn.BatchNorm2d(4), nn.Hardswish(),
+        nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ReLU6(), nn.Conv2d(4, 4, 3, padding=1, groups=4),
+        nn.BatchNorm2d(4), nn.Hardswish(),
         nn.Conv2d(4, 8, 1), nn.Conv2d(8, 16, 3, groups=8), nn.SiLU(), nn.Conv2d(16, 5, 1),
     ]  # fmt: skip
     return nn.Sequential(*layers, Apply(lambda x: x.mean((2, 3))), nn.Linear(5, 2)), (torch.randn(2, 3, 6, 6),)

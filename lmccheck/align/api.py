@@ -112,7 +112,8 @@ def _align(pair: ModelPair, method: str, seed: int) -> Alignment:
     deviation = function_deviation(pair, pair.theta_b, aligned)
     if not deviation <= TOLERANCE:
         raise SymmetryError(
-            f"pair {pair.name}: the aligned weights change b's output by {deviation:.2e} (relative, float64) on the data, expected at most "
+            f"pair {pair.name}: the aligned weights change b's output by {deviation:.2e} (relative, float64) on the "
+            "data, expected at most "
             f"{TOLERANCE:.0e}; this is a defect of lmccheck; mend: report the model, and use align = 'none' meanwhile"
         )
     return Alignment(
@@ -130,10 +131,10 @@ def _align(pair: ModelPair, method: str, seed: int) -> Alignment:
 
 
 def save_aligned(alignment: Alignment, path: str | os.PathLike[str]) -> Path:
-    """Write θ_B aligned to ``path`` (metadata and dtypes kept) and the permutation to ``<stem>.permutation.safetensors``.
+    """Write θ_B aligned to ``path``, metadata and dtypes kept, and the permutation beside it.
 
-    The permutation file holds one int64 tensor per unit group: position i took what unit ``p[i]`` of θ_B was. Returns
-    ``path``. Raises CheckpointError when it cannot be written.
+    ``<stem>.permutation.safetensors`` holds one int64 tensor per unit group: position i took what unit ``p[i]`` of θ_B
+    was. Returns ``path``. Raises CheckpointError when it cannot be written.
     """
     target = Path(path)
     written = checkpoint.save(alignment.weights, target, alignment.metadata)

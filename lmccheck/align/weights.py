@@ -1,8 +1,9 @@
 """Weight matching: the permutation of θ_B whose weights lie closest to θ_A's.
 
-Git Re-Basin, Algorithm 1 (Ainsworth et al. 2023): maximise ⟨θ_A, π·θ_B⟩ by coordinate descent over unit groups, each step
-a linear assignment with all other groups held fixed. On the permutation spec it needs no knowledge of the network. For
-groups inside units (head dimensions inside heads) the similarity of two units is that of their best inner assignment.
+Git Re-Basin, Algorithm 1 (Ainsworth et al. 2023): maximise ⟨θ_A, π·θ_B⟩ by coordinate descent over unit groups, each
+step a linear assignment with all other groups held fixed. On the permutation spec it needs no knowledge of the network.
+For groups inside units (head dimensions inside heads) the similarity of two units is that of their best inner
+assignment.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class Matching:
 def match(
     spec: PermutationSpec, theta_a: Mapping[str, Tensor], theta_b: Mapping[str, Tensor], *, seed: int = 0
 ) -> Matching:
-    """Return the matching of θ_B to θ_A from the identity, visiting groups in a seeded random order until none improves.
+    """Match θ_B to θ_A from the identity, visiting groups in a seeded random order until none improves.
 
     Weights are taken in float64. Only learned tensors count: running statistics follow their channels but do not steer.
     A step is kept only if it raises the objective, which therefore never falls.
@@ -138,7 +139,7 @@ def _gather(tensor: Tensor, dim: int, positions: Tensor) -> Tensor:
 
 
 def _inner_blocks(child: UnitGroup, group: UnitGroup, a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> Tensor:
-    """Return S[u, v, i, j] = ⟨inner unit i of unit u of A, inner unit j of unit v of B⟩ summed over the child's slots."""
+    """Return S[u, v, i, j] = ⟨inner unit i of unit u of A, inner unit j of unit v of B⟩ over the child's slots."""
     total = torch.zeros(group.size, group.size, child.size, child.size, dtype=torch.float64)
     for slot in child.slots:
         if slot.learned:

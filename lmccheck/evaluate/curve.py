@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -106,8 +107,10 @@ class Evaluator:
         """Raise SourceError when BatchNorm statistics have to be re-estimated and there is nothing to do it on."""
         if self.batchnorms and not self.calibration:
             raise SourceError(
-                f"pair {self.pair.name}: the model has {self.batchnorms} BatchNorm layers and no calibration data is given; interpolated "
-                "statistics are wrong and must be re-estimated; mend: give `calibration` (for example the training data)"
+                f"pair {self.pair.name}: the model has {self.batchnorms} BatchNorm layers and no calibration data is "
+                "given; interpolated "
+                "statistics are wrong and must be re-estimated; mend: give `calibration` (for example the training "
+                "data)"
             )
 
     def batchnorm_summary(self) -> dict[str, Any] | None:
@@ -122,7 +125,8 @@ class Evaluator:
         except Exception as error:
             text = str(error).strip().splitlines()
             raise SourceError(
-                f"{self.pair.data.origin}: running the model on {label} raised {type(error).__name__}: {text[0] if text else ''}; "
+                f"{self.pair.data.origin}: running the model on {label} raised {type(error).__name__}: "
+                f"{text[0] if text else ''}; "
                 f"inputs {_shapes(batch.inputs)}; mend: check that the data fits the model"
             ) from error
 
@@ -169,10 +173,7 @@ def rebatched(data: Data, most: int | None = None) -> tuple[Batch, ...]:
     if count == 1:
         return data.batches
     edges = [round(k * whole.samples / count) for k in range(count + 1)]
-    return tuple(
-        Batch(_cut(whole.inputs, start, stop), whole.targets[start:stop])
-        for start, stop in zip(edges[:-1], edges[1:], strict=True)
-    )
+    return tuple(Batch(_cut(whole.inputs, start, stop), whole.targets[start:stop]) for start, stop in pairwise(edges))
 
 
 def _flat(inputs: Any) -> list[Any]:

@@ -10,7 +10,7 @@ from lmccheck.errors import DeviceError
 
 
 def resolve_device(name: str = "auto") -> torch.device:
-    """Return the device for ``auto`` (a GPU when there is one), ``cpu`` or ``cuda[:N]``; raise DeviceError otherwise."""
+    """Return the device for ``auto`` (a GPU when there is one), ``cpu`` or ``cuda[:N]``; else raise DeviceError."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name == "cpu":

@@ -19,7 +19,7 @@ PerSample = Callable[[Any, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Loss:
-    """A per-sample loss: ``function(outputs, targets)`` -> (n,); ``unit`` of its values; 0-1 errors where they exist."""
+    """A per-sample loss: ``function(outputs, targets)`` -> (n,), its ``unit``, 0-1 errors where they exist."""
 
     name: str
     unit: str
@@ -68,7 +68,7 @@ def _next(outputs: Any, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def next_token(outputs: Any, targets: Tensor) -> Tensor:
-    """Mean nats per predicted token: logits (n, T, vocabulary) at t against token t+1 of targets (n, T); −100 is ignored."""
+    """Mean nats per predicted token: logits (n, T, V) at t against token t+1 of targets (n, T); −100 is ignored."""
     logits, following, counted = _next(outputs, targets)
     losses = F.cross_entropy(logits.transpose(1, 2), following, reduction="none", ignore_index=-100).double()
     return (losses * counted).sum(1) / counted.sum(1).clamp(min=1)
@@ -130,7 +130,8 @@ def measured(loss: Loss, outputs: Any, targets: Tensor, origin: str) -> tuple[Te
     if not isinstance(values, Tensor) or tuple(values.shape) != (len(targets),):
         got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
         raise SourceError(
-            f"loss {loss.name!r}: returned {got}, expected one loss per sample, shape ({len(targets)},); mend: reduction='none'"
+            f"loss {loss.name!r}: returned {got}, expected one loss per sample, shape ({len(targets)},); mend: "
+            "reduction='none'"
         )
     return values.detach().to(torch.float64), wrong
 
@@ -150,7 +151,8 @@ def _check_targets(loss: Loss, logits: Tensor, targets: Tensor, origin: str) -> 
         expected = (logits.shape[0], *logits.shape[2:])
         if logits.ndim < 2 or tuple(targets.shape) != expected:
             raise SourceError(
-                f"{origin}: tensor 'targets' has shape {tuple(targets.shape)}, expected {expected} for outputs {tuple(logits.shape)}; "
+                f"{origin}: tensor 'targets' has shape {tuple(targets.shape)}, expected {expected} for outputs "
+                f"{tuple(logits.shape)}; "
                 "mend: one class index a sample"
             )
         low, high = int(targets.min()), int(targets.max())
@@ -161,5 +163,6 @@ def _check_targets(loss: Loss, logits: Tensor, targets: Tensor, origin: str) -> 
             )
     if loss.name == "next_token" and (logits.ndim != 3 or targets.shape != logits.shape[:2]):
         raise SourceError(
-            f"{origin}: tensor 'targets' has shape {tuple(targets.shape)}, expected (n, T) for outputs {tuple(logits.shape)}"
+            f"{origin}: tensor 'targets' has shape {tuple(targets.shape)}, expected (n, T) for outputs "
+            f"{tuple(logits.shape)}"
         )

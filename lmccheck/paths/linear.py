@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-BARRIER = "max over t of L((1-t)·θ_A + t·π(θ_B)) − [(1-t)·L(θ_A) + t·L(θ_B)], L of the original endpoints (Entezari et al. 2022)"
+BARRIER = (
+    "max over t of L((1-t)·θ_A + t·π(θ_B)) − [(1-t)·L(θ_A) + t·L(θ_B)], "
+    "L of the original endpoints (Entezari et al. 2022)"
+)
 
 
 @dataclass(frozen=True)

@@ -134,7 +134,7 @@ def _read_limit(limit: float | str, worse: float) -> float:
 
 
 def _endpoint(evaluator: Evaluator, weights: Mapping[str, Tensor], name: str) -> Point:
-    """Measure an original endpoint, with the statistics it came with. Raises SourceError when its loss is not finite."""
+    """Measure an original endpoint with its own statistics. Raises SourceError when its loss is not finite."""
     pair = evaluator.pair
     found = evaluator.measure(evaluator.weights(weights), reestimate=False, label=f"endpoint {name}")
     bad = (~found.losses.isfinite()).nonzero()
@@ -142,7 +142,8 @@ def _endpoint(evaluator: Evaluator, weights: Mapping[str, Tensor], name: str) ->
         k = int(bad[0])
         path = pair.description["files"][name]["path"] or f"state dict {name}"
         raise SourceError(
-            f"{path}: its {pair.loss.name} on {pair.data.origin} is {float(found.losses[k])} at sample {k} ({len(bad)} of "
+            f"{path}: its {pair.loss.name} on {pair.data.origin} is {float(found.losses[k])} at sample {k} "
+            f"({len(bad)} of "
             f"{len(found.losses)} samples), expected finite losses; mend: check the checkpoint and the loss"
         )
     return Point(0.0 if name == "a" else 1.0, found.loss, found.error)
@@ -177,7 +178,8 @@ def _notes(pair: ModelPair, evaluator: Evaluator, alignment: Alignment | None, i
     notes = []
     if evaluator.batchnorms:
         notes.append(
-            f"BatchNorm statistics re-estimated at every point on {pair.calibration.samples if pair.calibration else 0} calibration samples"
+            "BatchNorm statistics re-estimated at every point on "
+            f"{pair.calibration.samples if pair.calibration else 0} calibration samples"
         )
     stored = {facts["dtype"] for facts in pair.description["files"].values()}
     if stored - {"float32", "float64"}:
@@ -216,8 +218,10 @@ def _failure(pair: ModelPair, details: Mapping[str, Any], bound: float, align: s
     return [
         f"{pair.name}: not linearly connected {how}{found}",
         f"barrier {details['barrier']:.4g} {unit}, limit {bound:.4g} {unit}{naive}",
-        f"where: t = {worst:.4g} of θ_t = (1-t)·a + t·b, loss {losses[at]:.4g}{error}, on {pair.data.origin} ({pair.data.samples} samples)",
-        f"worst {details['barrier']:.4g} at t = {worst:.4g}; smallest counterexample {smallest[1]:.4g} at t = {smallest[0]:.4g}; "
+        f"where: t = {worst:.4g} of θ_t = (1-t)·a + t·b, loss {losses[at]:.4g}{error}, on {pair.data.origin} "
+        f"({pair.data.samples} samples)",
+        f"worst {details['barrier']:.4g} at t = {worst:.4g}; smallest counterexample {smallest[1]:.4g} at t = "
+        f"{smallest[0]:.4g}; "
         f"{len(over)} of {len(t)} points above the limit",
         f"endpoint losses: {ends}",
     ]

@@ -114,8 +114,9 @@ class Analysis:
 
     def _call(self, node: fx.Node) -> Any:
         if node.target is operator.getitem:
-            source = _map(self.values.get, node.args[0])
-            return source[node.args[1]] if isinstance(source, (tuple, list)) else self._unruled(node, "getitem")
+            source, index = _map(self.values.get, node.args[0]), node.args[1]
+            known = isinstance(source, (tuple, list)) and isinstance(index, int)
+            return source[index] if known else self._unruled(node, "picks from a value that is no tuple")
         op = Op(self, node)
         arguments = _map(self.values.get, _bound_arguments(node))
         for symbol in _symbols(arguments):
@@ -159,7 +160,8 @@ class Analysis:
 
     def _check_shapes(self, node: fx.Node, result: Any) -> None:
         expected = node.meta.get("val")
-        pairs = zip(result, expected, strict=False) if isinstance(result, (tuple, list)) else [(result, expected)]
+        several = isinstance(result, (tuple, list))
+        pairs = zip(result, expected or (), strict=False) if several else [(result, expected)]
         for symbol, value in pairs:
             if isinstance(symbol, Symbol) and isinstance(value, torch.Tensor) and symbol.shape != tuple(value.shape):
                 raise AssertionError(
@@ -214,15 +216,7 @@ class Analysis:
                     if twin.node.find() is not node:
                         unify([twin.node], [node], reason)
                         changed = True
-            self.instances = (
-                [item for item in self.instances if item.factor.find() is not item.node.find()]
-                if not changed
-                else [
-                    item
-                    for item in self.instances
-                    if item.factor.find().kind == "leaf" and item.factor.find() is not item.node.find()
-                ]
-            )
+            self.instances = [item for item in self.instances if _stands(item)]
             if not changed:
                 self.instances = list(kept.values())
                 return contexts
@@ -274,6 +268,12 @@ class Analysis:
                             around[leaf] = around.get(leaf, 0) + 1
                 visit(axis, around)
         return together
+
+
+def _stands(item: Instance) -> bool:
+    """Whether an instance is still something of its own, neither merged with its factor nor passed on to its parts."""
+    factor = item.factor.find()
+    return factor.kind == "leaf" and factor is not item.node.find()
 
 
 class Op:

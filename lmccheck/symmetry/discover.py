@@ -38,7 +38,7 @@ def discover_symmetry(module: nn.Module, example_inputs: tuple[Any, ...]) -> Per
     families = _complete(analysis)
     if families:
         together = analysis.contexts()
-    learned = {name: False for name in analysis.params}
+    learned = dict.fromkeys(analysis.params, False)
     learned.update({traced.tied.get(n, n): True for n, _ in module.named_parameters(remove_duplicate=False)})
 
     order = [*analysis.order, *(name for name in analysis.params if name not in analysis.order)]
@@ -89,7 +89,7 @@ def _complete(analysis: Analysis) -> Families:
 
 
 def _leaves(factor: Factor) -> list[Factor]:
-    found = []
+    found: list[Factor] = []
     for part in expand([factor]):
         if part.kind == "sum":
             found.extend(leaf for segment in segments(part) for leaf in _leaves(segment))

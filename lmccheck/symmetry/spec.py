@@ -72,7 +72,7 @@ class Slot:
     at: int = field(repr=False)  # which part of the piece is this group
 
     def positions(self, outer: tuple[str, ...] = ()) -> Tensor:
-        """Return the positions along ``dim`` as (copies, size, rest): int64, one copy per position of ``outer`` groups."""
+        """Return positions along ``dim``, (copies, size, rest) int64, one copy per position of ``outer`` groups."""
         parts = self.piece.parts
         lead = [next(k for k, part in enumerate(parts) if part.group == name) for name in outer]
         rest = [k for k in range(len(parts)) if k != self.at and k not in lead]
@@ -126,7 +126,7 @@ class PermutationSpec:
     def free_share(self) -> float:
         """Share of the stored numbers that lie in at least one slot (0 to 1)."""
         total = sum(prod(shape) for shape in self.shapes.values())
-        free = 0
+        free = 0.0
         for name, shape in self.shapes.items():
             still = 1.0
             for dim, size in enumerate(shape):

@@ -78,8 +78,10 @@ def require(spec: PermutationSpec, module: nn.Module, example_inputs: tuple[Any,
     worst = deviation(spec, module, example_inputs, seed=seed)
     if not worst <= TOLERANCE:
         raise SymmetryError(
-            f"model {type(module).__name__}: the derived permutation spec changes the output by {worst:.2e} (relative, float64), "
-            f"expected at most {TOLERANCE:.0e}; this is a defect of lmccheck (ops without a rule: {dict(spec.unruled) or 'none'}); "
+            f"model {type(module).__name__}: the derived permutation spec changes the output by {worst:.2e} "
+            "(relative, float64), "
+            f"expected at most {TOLERANCE:.0e}; this is a defect of lmccheck (ops without a rule: "
+            f"{dict(spec.unruled) or 'none'}); "
             "mend: report the model, and use align = 'none' meanwhile"
         )
     return worst

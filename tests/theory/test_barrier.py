@@ -1,4 +1,4 @@
-"""The barrier: its definition against an independent evaluation, and the relations that hold for every pair (T13, §6.1)."""
+"""The barrier: its definition against an independent evaluation, and the relations that hold for every pair."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def pair(seed: int, other: int) -> lmccheck.ModelPair:
 @settings(max_examples=15, deadline=None, derandomize=True)
 @given(seed=st.integers(0, 1000))
 def test_barrier_equals_an_independent_evaluation(seed: int) -> None:
-    """Every loss and the barrier equal a plain PyTorch loop over the reported t with the reported permutation, to 1e-9."""
+    """Losses and barrier equal a plain PyTorch loop over the reported t with the reported permutation, to 1e-9."""
     p = pair(seed, seed + 1)
     result = lmccheck.linear_connectivity(p, points=9)
     module = network()
@@ -63,7 +63,7 @@ def test_barrier_equals_an_independent_evaluation(seed: int) -> None:
 
 
 def test_barrier_with_batchnorm_equals_an_independent_evaluation() -> None:
-    """With BatchNorm: statistics from torch's update_bn on the whole calibration data at every t, chord of the originals."""
+    """Statistics from torch's update_bn on the whole calibration data at every t, chord of the originals."""
     a, b = state(with_batchnorm, 0), state(with_batchnorm, 1)
     torch.manual_seed(2)
     data = torch.randn(40, 1, 4, 4), torch.randint(0, 3, (40,))

@@ -37,7 +37,10 @@ def test_header_agrees_with_the_library(tmp_path: Path) -> None:
 def test_headers_are_read_without_torch(tmp_path: Path) -> None:
     """The manifest item must not pay for a deep-learning library."""
     save_file({"a": torch.zeros(1)}, str(tmp_path / "x.safetensors"))
-    code = f"import sys; from lmccheck.checkpoint import read_header; read_header({str(tmp_path / 'x.safetensors')!r}); print('torch' in sys.modules)"
+    code = (
+        "import sys; from lmccheck.checkpoint import read_header; "
+        f"read_header({str(tmp_path / 'x.safetensors')!r}); print('torch' in sys.modules)"
+    )
     assert (
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
         == "False"
@@ -46,7 +49,7 @@ def test_headers_are_read_without_torch(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
 def test_aligned_weights_keep_dtype_metadata_and_every_number(tmp_path: Path, dtype: torch.dtype) -> None:
-    """save_aligned writes θ_B's own numbers in its own dtype, with its metadata, and the permutation that reproduces it."""
+    """save_aligned writes θ_B's own numbers, dtype and metadata, and the permutation that reproduces it."""
     from conftest import seeded, small_mlp
 
     paths = []

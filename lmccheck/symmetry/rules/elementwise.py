@@ -8,19 +8,110 @@ from lmccheck.symmetry.analysis import Op, Symbol, Uncovered
 from lmccheck.symmetry.axes import Axis, fresh
 from lmccheck.symmetry.rules._table import broadcast, rule, tensor
 
-_UNARY = """
-relu relu6 gelu silu sigmoid tanh elu selu celu leaky_relu hardtanh hardswish hardsigmoid softplus softsign mish
-log_sigmoid abs neg exp expm1 log log1p log2 sqrt rsqrt reciprocal square sin cos tan erf erfc sign floor ceil round
-clamp clamp_min clamp_max nan_to_num logical_not bitwise_not isnan isinf threshold hardshrink softshrink tanhshrink
-to _to_copy type_as float double half contiguous clone alias detach lift_fresh lift_fresh_copy dropout
-alpha_dropout feature_dropout zeros_like ones_like full_like positive
-""".split()
+_UNARY = [
+    "relu",
+    "relu6",
+    "gelu",
+    "silu",
+    "sigmoid",
+    "tanh",
+    "elu",
+    "selu",
+    "celu",
+    "leaky_relu",
+    "hardtanh",
+    "hardswish",
+    "hardsigmoid",
+    "softplus",
+    "softsign",
+    "mish",
+    "log_sigmoid",
+    "abs",
+    "neg",
+    "exp",
+    "expm1",
+    "log",
+    "log1p",
+    "log2",
+    "sqrt",
+    "rsqrt",
+    "reciprocal",
+    "square",
+    "sin",
+    "cos",
+    "tan",
+    "erf",
+    "erfc",
+    "sign",
+    "floor",
+    "ceil",
+    "round",
+    "clamp",
+    "clamp_min",
+    "clamp_max",
+    "nan_to_num",
+    "logical_not",
+    "bitwise_not",
+    "isnan",
+    "isinf",
+    "threshold",
+    "hardshrink",
+    "softshrink",
+    "tanhshrink",
+    "to",
+    "_to_copy",
+    "type_as",
+    "float",
+    "double",
+    "half",
+    "contiguous",
+    "clone",
+    "alias",
+    "detach",
+    "lift_fresh",
+    "lift_fresh_copy",
+    "dropout",
+    "alpha_dropout",
+    "feature_dropout",
+    "zeros_like",
+    "ones_like",
+    "full_like",
+    "positive",
+]
 
-_BINARY = """
-add sub mul div true_divide pow maximum minimum fmod remainder floor_divide atan2 rsub
-eq ne lt le gt ge logical_and logical_or logical_xor bitwise_and bitwise_or bitwise_xor where lerp addcmul addcdiv
-masked_fill fill
-""".split()
+_BINARY = [
+    "add",
+    "sub",
+    "mul",
+    "div",
+    "true_divide",
+    "pow",
+    "maximum",
+    "minimum",
+    "fmod",
+    "remainder",
+    "floor_divide",
+    "atan2",
+    "rsub",
+    "eq",
+    "ne",
+    "lt",
+    "le",
+    "gt",
+    "ge",
+    "logical_and",
+    "logical_or",
+    "logical_xor",
+    "bitwise_and",
+    "bitwise_or",
+    "bitwise_xor",
+    "where",
+    "lerp",
+    "addcmul",
+    "addcdiv",
+    "masked_fill",
+    "fill",
+]
 
 
 @rule(*_UNARY)

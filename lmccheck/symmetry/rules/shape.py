@@ -120,7 +120,7 @@ def _pick(op: Op, x: Symbol, dim: int, index: int) -> Symbol:
     """Fix one position of an axis; what remains may differ from position to position (a fused query·key·value)."""
     axis = expand(x.axes[dim])
     rest = without(x, [dim])
-    op.freeze(axis, f"position {index} is picked")
+    op.freeze(tuple(axis), f"position {index} is picked")
     if len(axis) == 1 and axis[0].kind == "leaf":
         index %= axis[0].size
         rest = [op.instance(other, axis[0], index) for other in rest]
@@ -179,7 +179,8 @@ def slice_(op: Op, x: Symbol, dim: int, start: int | None, end: int | None, step
 def narrow(op: Op, x: Symbol, dim: int, start: Any, length: int) -> Symbol:
     if not isinstance(start, int):
         raise Uncovered("a start that is a tensor")
-    return slice_(op, x, dim, start, start + length, 1)
+    cut: Symbol = slice_(op, x, dim, start, start + length, 1)
+    return cut
 
 
 @rule("cat", "concat")
