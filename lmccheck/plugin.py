@@ -54,7 +54,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="measure everything and fail nothing, whatever the verdicts (a crash of lmccheck itself still fails)",
     )
-    for key, text in INI_KEYS.items():
+    for key, text in INI_KEYS.items():  # all text, the seed too: pytest's message for a bad int does not name the key
         parser.addini(key, text, default="")
 
 

@@ -87,7 +87,7 @@ class CheckRecord:
             "seed": self.seed,
             "seconds": self.seconds,
         }
-        return [(f"lmc.{name}", fact) for name, fact in facts.items() if fact is not None]
+        return [(f"lmc.{name}", plain(fact)) for name, fact in facts.items() if fact is not None]
 
 
 def where(details: Mapping[str, Any]) -> str:
@@ -113,9 +113,15 @@ def number(value: Any) -> str:
 
 
 def plain(value: Any) -> Any:
-    """Return the value made of dicts, lists and scalars, so that it can be sent and written; NaN stays NaN."""
-    if value is None or isinstance(value, (bool, int, float, str)):
+    """Return the value made of dicts, lists and scalars, so that it can be sent and written; NaN stays NaN.
+
+    Subclasses (numpy's float64, torch's version string) become what they are subclasses of: xdist sends no others.
+    """
+    if value is None or isinstance(value, bool):
         return value
+    for kind in (int, float, str):
+        if isinstance(value, kind):
+            return kind(value)
     if isinstance(value, Mapping):
         return {str(key): plain(part) for key, part in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):

@@ -15,6 +15,14 @@ from lmccheck.result import Result
 LOADED: list[str] = []
 
 
+class Text(str):
+    """Text of a type that xdist does not send, as torch's version is."""
+
+
+class Number(float):
+    """A number of a type that xdist does not send, as numpy's are."""
+
+
 class Alignment:
     """What a check that aligns leaves as its witness."""
 
@@ -38,6 +46,7 @@ def load_pair(
         "device": device,
         "loads": len(LOADED),
     }
+    description["model"] = Text(description["model"])
     return SimpleNamespace(name=name, device=device, facts=facts, description=description)
 
 
@@ -46,7 +55,7 @@ def run(property_name, pair, *, seed, profile, align="weight-matching", limit=0.
         raise RuntimeError("a bug, not the user's mistake")
     if "raise_in_run" in pair.facts:
         raise errors.SymmetryError("layer 3: got a wrong permutation, expected f(π·θ) = f(θ)")
-    value = float(pair.facts.get("value", "0.01"))
+    value = Number(pair.facts.get("value", "0.01"))
     limit = 0.1 if isinstance(limit, str) else limit
     verdict = pair.facts.get("verdict") or ("pass" if value <= limit else "fail")
     details = {

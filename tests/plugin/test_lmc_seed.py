@@ -60,6 +60,9 @@ def test_a_seed_that_is_no_number_is_a_usage_error(project):
     result = project.run("--lmc-models", "--lmc-seed=lucky")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["ERROR: --lmc-seed: got 'lucky', expected a whole number"])
+    stored = project.run("--lmc-models", "-o", "lmc_seed=lucky")
+    assert stored.ret == pytest.ExitCode.USAGE_ERROR
+    assert stored.errlines == result.errlines
 
 
 def test_the_published_derivation():
