@@ -12,7 +12,7 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lmccheck.errors import CheckpointError
+from lmccheck.errors import CheckpointError, shown_path
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -72,7 +72,9 @@ def read_header(path: str | os.PathLike[str]) -> Header:
                     )
                 end = max(end, int(stop))
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror}; mend: check its permissions") from None
+        raise CheckpointError(
+            f"{shown_path(path)}: cannot be read: {error.strerror}; mend: check its permissions"
+        ) from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(_corrupt(path, f"an unreadable header ({type(error).__name__})")) from None
     if 8 + length + end != size:
@@ -81,19 +83,22 @@ def read_header(path: str | os.PathLike[str]) -> Header:
 
 
 def _corrupt(path: Path, got: str) -> str:
-    return (
-        f"{path}: truncated or corrupt: got {got}, expected a whole safetensors file; mend: save or download it again"
-    )
+    return f"{shown_path(path)}: truncated or corrupt: got {got}, expected a whole safetensors file; mend: save or download it again"
 
 
 def _refuse_what_is_no_safetensors(path: Path) -> None:
     if path.is_dir():
-        raise CheckpointError(f"{path}: got a folder, expected a .safetensors file; mend: name the file inside it")
+        raise CheckpointError(
+            f"{shown_path(path)}: got a folder, expected a .safetensors file; mend: name the file inside it"
+        )
     if not path.exists():
-        raise CheckpointError(f"{path}: no such file, expected a .safetensors checkpoint; mend: correct the path")
+        raise CheckpointError(
+            f"{shown_path(path)}: no such file, expected a .safetensors checkpoint; mend: correct the path"
+        )
     if path.suffix.lower() in _PICKLES or _looks_pickled(path):
         raise CheckpointError(
-            f"{path}: got a pickle, which can run code when it is loaded, expected safetensors; mend: convert it once "
+            f"{shown_path(path)}: got a pickle, which can run code when it is loaded, expected safetensors; mend: "
+            "convert it once "
             "where you "
             "trust it: safetensors.torch.save_file(torch.load(path, weights_only=True), 'model.safetensors')"
         )
@@ -117,7 +122,7 @@ def sha256_of(path: str | os.PathLike[str]) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise CheckpointError(
-            f"{path}: cannot be read: {error.strerror}; mend: check the path and its permissions"
+            f"{shown_path(path)}: cannot be read: {error.strerror}; mend: check the path and its permissions"
         ) from None
 
 
@@ -156,7 +161,7 @@ def save(
     except Exception as error:
         partial.unlink(missing_ok=True) if path.parent.is_dir() else None
         raise CheckpointError(
-            f"{path}: cannot be written: {error}; mend: choose a folder that can be written to"
+            f"{shown_path(path)}: cannot be written: {error}; mend: choose a folder that can be written to"
         ) from None
     return path
 

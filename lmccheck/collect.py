@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -201,10 +199,9 @@ class CheckItem(Recorded, pytest.Function):
 
         options = options_of(self.config)
         try:
-            with quiet_tracing():
-                pair = self.pair.loaded.load(sources)
-                seed = item_seed(options.seed, self.check.name, pair.description)
-                result = run(self.check.property, pair, seed=seed, profile=options.profile, **self.check.settings)
+            pair = self.pair.loaded.load(sources)
+            seed = item_seed(options.seed, self.check.name, pair.description)
+            result = run(self.check.property, pair, seed=seed, profile=options.profile, **self.check.settings)
         except LmcError as error:
             self.keep(dataclasses.replace(self.blank(), verdict="error", text=str(error)))
             error.__cause__ = error.__context__ = None  # their frames hold the networks, and only the text is shown
@@ -249,17 +246,6 @@ def check_pair(
     item = request.node
     assert isinstance(item, CheckItem)
     item.measure(Sources(model=lmc_model_factory, data=lmc_data, loss=lmc_loss, device=lmc_device))
-
-
-@contextmanager
-def quiet_tracing() -> Iterator[None]:
-    """Keep torch's structured trace, hundreds of empty debug lines, out of the log that pytest shows with a failure."""
-    log = logging.getLogger("torch.__trace")
-    before, log.propagate = log.propagate, False
-    try:
-        yield
-    finally:
-        log.propagate = before
 
 
 def item_seed(root: int, check: str, description: dict[str, Any]) -> int:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from difflib import get_close_matches
+from pathlib import Path
 
 
 class LmcError(Exception):
@@ -40,6 +42,12 @@ class LmcWarning(UserWarning):
 
 class VerdictError(LmcError, AssertionError):
     """A property did not hold; raised by ``Result.raise_for_verdict``."""
+
+
+def shown_path(path: str | os.PathLike[str]) -> str:
+    """Return a path as a reader would type it: relative to the current folder when it lies under it."""
+    path = Path(path)
+    return os.path.relpath(path) if path.is_absolute() and path.is_relative_to(Path.cwd()) else str(path)
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -18,7 +17,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import Field, ValidationError
 
-from lmccheck.errors import ManifestError, nearest
+from lmccheck.errors import ManifestError, nearest, shown_path
 from lmccheck.settings import SETTINGS, Strict
 
 NAME = re.compile(r"[A-Za-z0-9._-]+")
@@ -130,11 +129,6 @@ def load_manifest(path: Path) -> Plan:
     if reader.problems:
         raise ManifestError("\n".join(f"{shown}: {problem}" for problem in reader.problems))
     return Plan(path, hashlib.sha256(raw).hexdigest(), pairs)
-
-
-def shown_path(path: Path) -> str:
-    """Return the path as a reader would type it: relative to the current folder when it lies under it."""
-    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
 
 
 class _Reader:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lmccheck import checkpoint, sources
-from lmccheck.errors import CheckpointError, SourceError
+from lmccheck.errors import CheckpointError, SourceError, shown_path
 from lmccheck.evaluate.device import resolve_device
 from lmccheck.evaluate.loss import Loss, load_loss
 from lmccheck.symmetry.trace import tied_names
@@ -156,7 +156,8 @@ def _read(given: Any, folder: Path, pin: str | None, key: str) -> tuple[dict[str
     digest = checkpoint.sha256_of(path)
     if pin is not None and pin.lower() != digest:
         raise CheckpointError(
-            f"{path}: sha256 is {digest}, the pin says {pin}; mend: restore the file or review and update the pin"
+            f"{shown_path(path)}: sha256 is {digest}, the pin says {pin}; mend: restore the file or review and update "
+            "the pin"
         )
     return checkpoint.load(path), Origin(str(path), digest, header.metadata)
 

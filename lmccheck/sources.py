@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from lmccheck import checkpoint
-from lmccheck.errors import CheckpointError, SourceError, nearest
+from lmccheck.errors import CheckpointError, SourceError, nearest, shown_path
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,8 @@ def load_data(source: Any, folder: Path | None = None, what: str = "data") -> Da
 def _from_file(path: Path, what: str) -> Data:
     if path.suffix != ".safetensors" and not path.exists():
         raise SourceError(
-            f"{what} {path}: no such file, expected a .safetensors file or 'module:callable'; mend: correct it"
+            f"{what} {shown_path(path)}: no such file, expected a .safetensors file or 'module:callable'; mend: "
+            "correct it"
         )
     try:
         tensors = checkpoint.load(path)
@@ -193,10 +194,11 @@ def _from_file(path: Path, what: str) -> Data:
     for name in ("inputs", "targets"):
         if name not in tensors:
             raise SourceError(
-                f"{what} {path}: has no tensor {name!r}, got {sorted(tensors)}; mend: store the samples as 'inputs' "
+                f"{what} {shown_path(path)}: has no tensor {name!r}, got {sorted(tensors)}; mend: store the samples "
+                "as 'inputs' "
                 "and 'targets'"
             )
-    return _checked([Batch(tensors["inputs"], tensors["targets"])], f"{what} {path}", rebatch=True)
+    return _checked([Batch(tensors["inputs"], tensors["targets"])], f"{what} {shown_path(path)}", rebatch=True)
 
 
 def _called(build: Any, what: str, folder: Path | None) -> Data:

@@ -73,7 +73,15 @@ Method = Callable[[ModelPair, PermutationSpec, int], tuple[Permutation, float, d
 
 def _weight_matching(pair: ModelPair, spec: PermutationSpec, seed: int) -> tuple[Permutation, float, dict[str, Any]]:
     found = weight_matching.match(spec, pair.theta_a, pair.theta_b, seed=seed)
-    return found.permutation, found.objective, {"objective_before": found.objective_before, "sweeps": found.sweeps}
+    return (
+        found.permutation,
+        found.objective,
+        {
+            "objective_before": found.objective_before,
+            "objectives_reached": list(found.reached),
+            "sweeps": found.sweeps,
+        },
+    )
 
 
 METHODS: dict[str, Method] = {"weight-matching": _weight_matching}

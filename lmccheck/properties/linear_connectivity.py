@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from lmccheck.errors import LmcError, SourceError, nearest
+from lmccheck.errors import LmcError, SourceError, nearest, shown_path
 from lmccheck.paths.linear import BARRIER, Point, barrier, sample
 from lmccheck.result import Result, Verdict
 
@@ -140,9 +140,10 @@ def _endpoint(evaluator: Evaluator, weights: Mapping[str, Tensor], name: str) ->
     bad = (~found.losses.isfinite()).nonzero()
     if len(bad):
         k = int(bad[0])
-        path = pair.description["files"][name]["path"] or f"state dict {name}"
+        path = pair.description["files"][name]["path"]
+        shown = shown_path(path) if path else f"state dict {name}"
         raise SourceError(
-            f"{path}: its {pair.loss.name} on {pair.data.origin} is {float(found.losses[k])} at sample {k} "
+            f"{shown}: its {pair.loss.name} on {pair.data.origin} is {float(found.losses[k])} at sample {k} "
             f"({len(bad)} of "
             f"{len(found.losses)} samples), expected finite losses; mend: check the checkpoint and the loss"
         )
