@@ -83,7 +83,10 @@ def read_header(path: str | os.PathLike[str]) -> Header:
 
 
 def _corrupt(path: Path, got: str) -> str:
-    return f"{shown_path(path)}: truncated or corrupt: got {got}, expected a whole safetensors file; mend: save or download it again"
+    where = shown_path(path)
+    return (
+        f"{where}: truncated or corrupt: got {got}, expected a whole safetensors file; mend: save or download it again"
+    )
 
 
 def _refuse_what_is_no_safetensors(path: Path) -> None:

@@ -132,7 +132,7 @@ class Evaluator:
 
 
 def function_deviation(
-    pair: ModelPair, first: Mapping[str, Tensor], second: Mapping[str, Tensor], *, samples: int = 256
+    pair: ModelPair, first: Mapping[str, Tensor], second: Mapping[str, Tensor], *, samples: int = 64
 ) -> float:
     """Return max |f(second) − f(first)| / (1 + max |f(first)|) on evaluation data, in float64.
 

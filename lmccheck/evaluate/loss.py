@@ -49,7 +49,7 @@ def _per_sample(values: Tensor) -> Tensor:
 
 def cross_entropy(outputs: Any, targets: Tensor) -> Tensor:
     """−log softmax(logits)[target] in nats; logits (n, classes, …), targets (n, …) int64 -> (n,) float64."""
-    return _per_sample(F.cross_entropy(logits_of(outputs), targets.long(), reduction="none"))
+    return _per_sample(F.cross_entropy(logits_of(outputs).double(), targets.long(), reduction="none"))
 
 
 def classification_errors(outputs: Any, targets: Tensor) -> Tensor:
@@ -59,7 +59,7 @@ def classification_errors(outputs: Any, targets: Tensor) -> Tensor:
 
 def mse(outputs: Any, targets: Tensor) -> Tensor:
     """Squared difference, mean over a sample's outputs; both (n, …) of one shape -> (n,) float64."""
-    return _per_sample((logits_of(outputs) - targets) ** 2)
+    return _per_sample((logits_of(outputs).double() - targets) ** 2)
 
 
 def _next(outputs: Any, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:

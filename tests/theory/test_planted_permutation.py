@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import NETWORKS
+from torch import nn
 
 import lmccheck
 from lmccheck.align.weights import inner, match
@@ -114,3 +115,20 @@ def test_matching_never_lowers_its_objective(name: str, seed: int) -> None:
     assert found.objective >= found.objective_before
     assert found.objective == pytest.approx(inner({k: a[k] for k in learned}, moved), rel=1e-12)
     assert match(spec, a, b, seed=seed).objective == found.objective
+
+
+def test_a_wide_residual_stream_is_placed_before_what_hangs_on_it() -> None:
+    """From the identity alone wide groups lock onto noise; the anchored start still recovers the planted permutation."""
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(128, 4, 512, batch_first=True, norm_first=True)
+    module = nn.Sequential(
+        nn.Linear(8, 128), nn.TransformerEncoder(layer, 3, enable_nested_tensor=False), nn.Linear(128, 4)
+    )
+    spec = lmccheck.discover_symmetry(module, (torch.randn(2, 5, 8),))
+    theta = randomised(module, 1)
+    planted = spec.apply(theta, spec.random(2))
+    missed = match(spec, theta, planted, seed=0, starts=1)
+    found = match(spec, theta, planted, seed=0, starts=2)
+    back = spec.apply(planted, found.permutation)
+    assert all(torch.equal(back[k], theta[k]) for k in theta)
+    assert missed.objective < found.objective / 2
