@@ -118,7 +118,7 @@ def test_matching_never_lowers_its_objective(name: str, seed: int) -> None:
 
 
 def test_a_wide_residual_stream_is_placed_before_what_hangs_on_it() -> None:
-    """From the identity alone wide groups lock onto noise; the anchored start still recovers the planted permutation."""
+    """From the identity wide groups lock onto noise; the anchored start still recovers the planted permutation."""
     torch.manual_seed(0)
     layer = nn.TransformerEncoderLayer(128, 4, 512, batch_first=True, norm_first=True)
     module = nn.Sequential(
