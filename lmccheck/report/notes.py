@@ -13,9 +13,11 @@ MEANING = {
 
 
 def notes(records: list[CheckRecord]) -> list[str]:
-    """Return one line per verdict that occurs, then each distinct remark with the checks it belongs to."""
+    """Return what each verdict that occurs means, the barrier's definition, and each remark with its checks."""
     verdicts = {record.verdict for record in records}
     lines = [meaning for verdict, meaning in MEANING.items() if verdict in verdicts]
+    definitions = dict.fromkeys(record.details.get("barrier_definition") for record in records)
+    lines += [f"barrier: {definition}" for definition in definitions if definition]
     remarks: dict[str, list[str]] = {}
     for record in ordered(records):
         for remark in record.notes:

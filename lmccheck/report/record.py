@@ -83,6 +83,7 @@ class CheckRecord:
             "ci_low": low,
             "ci_high": high,
             "naive": self.naive,
+            "error_barrier": self.details.get("error_barrier"),
             "worst_t": self.details.get("worst_t"),
             "seed": self.seed,
             "seconds": self.seconds,

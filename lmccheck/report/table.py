@@ -9,8 +9,9 @@ from tabulate import multiline_formats, tabulate
 
 from lmccheck.report.record import CheckRecord, number, ordered
 
-COLUMNS = ("pair", "check", "verdict", "value", "limit", "unit", "naive", "where", "seconds")
-ALIGNMENT = {"value": "right", "limit": "right", "naive": "right", "seconds": "right"}
+COLUMNS = ("pair", "check", "verdict", "value", "limit", "unit", "naive", "0-1 error", "where", "seconds")
+ALIGNMENT = {"value": "right", "limit": "right", "naive": "right", "0-1 error": "right", "seconds": "right"}
+DROPPED = ("seconds", "0-1 error")  # what a narrow terminal goes without, in this order
 HEAD = "pair / check"
 INDENT = 2
 NARROWEST = 16
@@ -28,15 +29,22 @@ def cells(record: CheckRecord) -> dict[str, str]:
         "limit": number(record.limit),
         "unit": record.unit,
         "naive": number(record.naive),
+        "0-1 error": error_barrier(record),
         "where": record.where,
         "seconds": "" if record.seconds is None else f"{record.seconds:.3g}",
     }
 
 
+def error_barrier(record: CheckRecord) -> str:
+    """Return the barrier in 0-1 error, in percentage points: it need not agree with the loss barrier."""
+    value = record.details.get("error_barrier")
+    return "" if value is None else f"{100 * value:+.2g} pp"
+
+
 def table(records: list[CheckRecord], fmt: str = "simple", width: int | None = None) -> str:
     """Return the table; where it is wider than ``width`` columns, pair and check share a column on two lines.
 
-    Columns in which no row says anything are left out, and the seconds are, sooner than a name is broken.
+    Columns in which no row says anything are left out; seconds and 0-1 errors are, sooner than a name is broken.
     """
     rows = [cells(record) for record in ordered(records)]
     columns = [column for column in COLUMNS if any(row[column] for row in rows)]
@@ -45,12 +53,15 @@ def table(records: list[CheckRecord], fmt: str = "simple", width: int | None = N
     wide = _draw(rows, columns, fmt)
     if width is None or fmt not in multiline_formats or fmt in ESCAPED or _width(wide) <= width:
         return wide
-    facts = [column for column in columns if column not in ("pair", "check")]
-    briefer = [column for column in facts if column != "seconds"]
-    for shown in (facts, briefer):
-        stacked = _stacked(rows, shown, fmt, room=width)
+    briefer = [column for column in columns if column not in ("pair", "check")]
+    stacked = _stacked(rows, briefer, fmt, room=width)
+    for dropped in DROPPED:
         if _width(stacked) <= width:
-            return stacked
+            break
+        briefer = [column for column in briefer if column != dropped]
+        stacked = _stacked(rows, briefer, fmt, room=width)
+    if _width(stacked) <= width:
+        return stacked
     excess = _width(stacked) - width
     longest = max(max(len(row["pair"]), len(row["check"]) + INDENT) for row in rows)
     return _stacked(rows, briefer, fmt, room=max(longest - excess, NARROWEST))
