@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from lmccheck import checkpoint, sources
 from lmccheck.errors import CheckpointError, SourceError, shown_path
 from lmccheck.evaluate.device import resolve_device
+from lmccheck.evaluate.forward import dtype_name
 from lmccheck.evaluate.loss import Loss, load_loss
 from lmccheck.symmetry.trace import tied_names
 
@@ -102,6 +103,7 @@ def load_pair(
     _of_this_world(module)
     for key, state in zip("ab", states, strict=True):
         _fits_module(state, module, label[key], model)
+        _known_dtypes(state, label[key])
         bad = checkpoint.not_finite(state)
         if bad is not None:
             raise CheckpointError(
@@ -180,7 +182,20 @@ def _same_tensors(a: StateDict, b: StateDict, name_a: str, name_b: str) -> None:
             )
         if a[key].is_floating_point() != b[key].is_floating_point():
             raise CheckpointError(
-                f"{name_b}: tensor {key!r} is {b[key].dtype}, in {name_a} it is {a[key].dtype}; mend: save both alike"
+                f"{name_b}: tensor {key!r} is {dtype_name(b[key])}, in {name_a} it is {dtype_name(a[key])}; mend: "
+                "save both alike"
+            )
+
+
+_DTYPES = {torch.float64, torch.float32, torch.float16, torch.bfloat16}
+
+
+def _known_dtypes(state: StateDict, label: str) -> None:
+    for name, tensor in state.items():
+        if tensor.is_complex() or (tensor.is_floating_point() and tensor.dtype not in _DTYPES):
+            raise CheckpointError(
+                f"{label}: tensor {name!r} is {dtype_name(tensor)}, expected float64, float32, float16 or bfloat16; "
+                "mend: convert the checkpoint, quantised weights with their scales"
             )
 
 
@@ -212,7 +227,7 @@ def _fits_module(state: StateDict, module: nn.Module, label: str, model: Any) ->
             )
         if name in state and state[name].is_floating_point() != tensor.is_floating_point():
             raise CheckpointError(
-                f"{label}: tensor {name!r} is {state[name].dtype}, model {source} expects {tensor.dtype}"
+                f"{label}: tensor {name!r} is {dtype_name(state[name])}, model {source} expects {dtype_name(tensor)}"
             )
         if name in state and name != present[0] and not torch.equal(state[name], state[present[0]]):
             raise CheckpointError(

@@ -112,6 +112,10 @@ def _import(name: str, folder: Path | None, what: str) -> ModuleType:
                 del sys.modules[loaded]
     try:
         return importlib.import_module(name)
+    except SystemExit as error:
+        raise SourceError(
+            f"{what}: importing {name} ended the program ({_say(error)}); mend: guard it by __main__"
+        ) from None
     except ModuleNotFoundError as error:
         if error.name == name or error.name == root:
             where = f" in {folder} or on the path" if folder else " on the path"
@@ -147,7 +151,7 @@ def build_module(model: str | nn.Module | Callable[[], Any], folder: Path | None
     try:
         with importable(folder):
             module = build()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise SourceError(
             f"{what}: raised {_say(error)}; expected a torch.nn.Module; mend: make it callable without arguments"
         ) from error
@@ -209,7 +213,7 @@ def _called(build: Any, what: str, folder: Path | None) -> Data:
             produced = build()
             if not isinstance(produced, (tuple, list, str, Data)):
                 produced = list(produced)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise SourceError(f"{what}: raised {_say(error)}; expected an iterable of (inputs, targets)") from error
     if isinstance(produced, (str, Data)) or (
         isinstance(produced, (tuple, list)) and len(produced) == 2 and isinstance(produced[1], Tensor)
@@ -232,6 +236,8 @@ def _from_batches(source: Iterable[Any], what: str) -> Data:
 def _checked(batches: list[Batch], origin: str, rebatch: bool) -> Data:
     for k, batch in enumerate(batches):
         where = origin if len(batches) == 1 else f"{origin}, batch {k}"
+        if batch.targets.ndim == 0:
+            raise SourceError(f"{where}: tensor 'targets' is a scalar, expected one target a sample; mend: shape (n,)")
         for tensor in _tensors(batch.inputs):
             if tensor.ndim == 0 or len(tensor) != batch.samples:
                 got = "a scalar" if tensor.ndim == 0 else f"{len(tensor)} inputs"

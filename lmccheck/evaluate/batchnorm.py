@@ -20,12 +20,12 @@ def tracked(module: nn.Module) -> list[_BatchNorm]:
     ]
 
 
-def reestimate(runner: Runner, batches: tuple[Batch, ...]) -> None:
+def reestimate(runner: Runner, batches: tuple[Batch, ...], origin: str = "calibration") -> None:
     """Replace running statistics by those of ``batches``: the batch means and variances, averaged by sample.
 
     Only BatchNorm layers are in training mode; everything else (dropout) stays as in evaluation. With one batch this
     is the exact statistic of the data. Equivalent to ``torch.optim.swa_utils.update_bn``; differs in that dropout
-    stays off and batches are weighted by their size.
+    stays off and batches are weighted by their size. Raises SourceError when the network cannot run on the data.
     """
     layers = tracked(runner.module)
     momenta = [layer.momentum for layer in layers]
@@ -38,7 +38,7 @@ def reestimate(runner: Runner, batches: tuple[Batch, ...]) -> None:
             seen += batch.samples
             for layer in layers:
                 layer.momentum = batch.samples / seen
-            runner(batch.inputs)
+            runner(batch.inputs, f"{origin}, re-estimating BatchNorm statistics")
     finally:
         for layer, momentum in zip(layers, momenta, strict=True):
             layer.momentum = momentum

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from lmccheck.errors import LmcError, SourceError
+from lmccheck.errors import SourceError
 from lmccheck.evaluate import batchnorm
 from lmccheck.evaluate.forward import Runner, tensors_in
-from lmccheck.evaluate.loss import logits_of, measured
+from lmccheck.evaluate.loss import measured
 from lmccheck.sources import Batch, Data
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ class Evaluator:
         self.evaluations += 1
         losses, errors = [], []
         for batch in self.batches:
-            outputs = self._run(batch, label)
+            outputs = self.runner(batch.inputs, f"{self.pair.data.origin}, {label}")
             values, wrong = measured(self.pair.loss, outputs, _to(batch.targets, self.runner), self.pair.data.origin)
             losses.append(values.cpu())
             if wrong is not None:
@@ -101,34 +101,21 @@ class Evaluator:
     def reestimate(self) -> None:
         """Take BatchNorm statistics of the loaded weights from the calibration data."""
         self.require_calibration()
-        batchnorm.reestimate(self.runner, self.calibration)
+        origin = self.pair.calibration.origin if self.pair.calibration else ""
+        batchnorm.reestimate(self.runner, self.calibration, origin)
 
     def require_calibration(self) -> None:
         """Raise SourceError when BatchNorm statistics have to be re-estimated and there is nothing to do it on."""
         if self.batchnorms and not self.calibration:
             raise SourceError(
-                f"pair {self.pair.name}: the model has {self.batchnorms} BatchNorm layers and no calibration data is "
-                "given; interpolated "
-                "statistics are wrong and must be re-estimated; mend: give `calibration` (for example the training "
-                "data)"
+                f"pair {self.pair.name}: the model has {self.batchnorms} BatchNorm layer(s) and no calibration data is "
+                "given; interpolated statistics are wrong and must be re-estimated; mend: give `calibration`, for "
+                "example the training data"
             )
 
     def batchnorm_summary(self) -> dict[str, Any] | None:
         """Return what the report says about BatchNorm; None for networks without it."""
         return batchnorm.summary(self.batchnorms, self.calibration) if self.batchnorms else None
-
-    def _run(self, batch: Batch, label: str) -> Any:
-        try:
-            return self.runner(batch.inputs)
-        except LmcError:
-            raise
-        except Exception as error:
-            text = str(error).strip().splitlines()
-            raise SourceError(
-                f"{self.pair.data.origin}: running the model on {label} raised {type(error).__name__}: "
-                f"{text[0] if text else ''}; "
-                f"inputs {_shapes(batch.inputs)}; mend: check that the data fits the model"
-            ) from error
 
 
 def function_deviation(
@@ -147,11 +134,12 @@ def function_deviation(
         inputs.append(batch.inputs)
         left -= batch.samples
     runner.load(first)
-    before = [tensors_in(runner(item)) or [logits_of(runner(item))] for item in inputs]
+    where = f"{pair.data.origin}, comparing b before and after alignment"
+    before = [tensors_in(runner(item, where)) for item in inputs]
     runner.load(second)
     worst = 0.0
     for item, old in zip(inputs, before, strict=True):
-        for x, y in zip(old, tensors_in(runner(item)), strict=True):
+        for x, y in zip(old, tensors_in(runner(item, where)), strict=True):
             if x.numel():
                 difference = (x - y).abs().max() / (1 + x.abs().max())
                 worst = max(worst, float(difference)) if torch.isfinite(difference) else float("inf")
@@ -194,9 +182,3 @@ def _cut(inputs: Any, start: int, stop: int) -> Any:
 
 def _to(targets: Tensor, runner: Runner) -> Tensor:
     return targets.to(runner.device, runner.dtype) if targets.is_floating_point() else targets.to(runner.device)
-
-
-def _shapes(inputs: Any) -> str:
-    return ", ".join(
-        f"{tuple(v.shape)} {str(v.dtype).removeprefix('torch.')}" for v in _flat(inputs) if isinstance(v, Tensor)
-    )

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from lmccheck.errors import SourceError
+
 
 class Runner:
     """A private copy of a module in evaluation mode, on one device and in one float dtype, that takes weights.
@@ -23,7 +25,7 @@ class Runner:
     ) -> None:
         self.device = torch.device(device)
         self.dtype = dtype
-        self.module = copy.deepcopy(module).to(self.device, dtype).eval()
+        self.module = _copy(module).to(self.device, dtype).eval()
         self.module.requires_grad_(False)
         self._state = self.module.state_dict(keep_vars=True)
 
@@ -43,15 +45,46 @@ class Runner:
             return {key: self.cast(item) for key, item in value.items()}
         return value
 
-    def __call__(self, inputs: Any) -> Any:
-        """Run the network on one batch: a tensor, a tuple of positional arguments or a dict of keyword arguments."""
-        with torch.no_grad(), exact_float32(), StayDouble() if self.dtype == torch.float64 else nullcontext():
-            inputs = self.cast(inputs)
-            if isinstance(inputs, dict):
-                return self.module(**inputs)
-            if isinstance(inputs, (tuple, list)):
-                return self.module(*inputs)
-            return self.module(inputs)
+    def __call__(self, inputs: Any, where: str) -> Any:
+        """Run the network on one batch: a tensor, a tuple of positional arguments or a dict of keyword arguments.
+
+        Raises SourceError, beginning with ``where``, when the network itself raises.
+        """
+        double = self.dtype == torch.float64
+        try:
+            with torch.no_grad(), exact_float32(), StayDouble() if double else nullcontext():
+                inputs = self.cast(inputs)
+                if isinstance(inputs, dict):
+                    return self.module(**inputs)
+                return self.module(*inputs) if isinstance(inputs, (tuple, list)) else self.module(inputs)
+        except Exception as error:
+            said = (str(error).strip() or "no message").splitlines()[0]
+            raise SourceError(
+                f"{where}: running the model{' in float64' if double else ''} raised {type(error).__name__}: {said}; "
+                f"inputs {_shapes(inputs)}; mend: check that the data fits the model"
+            ) from error
+
+
+def _copy(module: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(module)
+    except Exception as error:
+        said = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise SourceError(
+            f"model {type(module).__name__}: cannot be copied: {said}; mend: make copy.deepcopy(model) work, for "
+            "example "
+            "with torch.nn.utils.parametrizations in place of the older weight_norm"
+        ) from error
+
+
+def _shapes(inputs: Any) -> str:
+    values = inputs.values() if isinstance(inputs, dict) else inputs if isinstance(inputs, (tuple, list)) else [inputs]
+    return ", ".join(f"{tuple(v.shape)} {dtype_name(v)}" for v in values if isinstance(v, Tensor)) or "without tensors"
+
+
+def dtype_name(tensor: Tensor) -> str:
+    """Return ``float32`` for torch.float32."""
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 _NARROW = {torch.float16, torch.bfloat16, torch.float32}
@@ -60,8 +93,18 @@ _NARROW = {torch.float16, torch.bfloat16, torch.float32}
 class StayDouble(TorchFunctionMode):
     """Turn conversions to a narrower float into conversions to float64, so that a float64 run is one throughout.
 
-    Networks that compute a norm or a softmax "in float32" would otherwise bound every comparison by float32 noise.
+    Networks that compute a norm or a softmax "in float32" would otherwise bound every comparison by float32 noise, and
+    those that make tensors of the default dtype would not run.
     """
+
+    def __enter__(self) -> Any:
+        self._default = torch.get_default_dtype()
+        torch.set_default_dtype(torch.float64)
+        return super().__enter__()  # type: ignore[no-untyped-call]  # torch leaves it without types
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)  # type: ignore[no-untyped-call]  # torch leaves it without types
+        torch.set_default_dtype(self._default)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         widen = {torch.Tensor.float: "double", torch.Tensor.half: "double", torch.Tensor.bfloat16: "double"}
@@ -109,4 +152,4 @@ def outputs_of(
     """Return the floating tensors ``module`` returns with ``weights`` on positional ``inputs``."""
     runner = Runner(module, device, dtype)
     runner.load(weights)
-    return tensors_in(runner(tuple(inputs)))
+    return tensors_in(runner(tuple(inputs), f"model {type(module).__name__}, example inputs"))

@@ -304,3 +304,59 @@ def test_aligned_weights_that_cannot_be_written(load: Load, folder: Path) -> Non
     with pytest.raises(CheckpointError) as error:
         lmccheck.save_aligned(lmccheck.align(load()), folder / "file" / "b.safetensors")
     said(error, "cannot be written")
+
+
+def test_calibration_of_the_wrong_width_or_too_small() -> None:
+    """What re-estimation cannot run on is the calibration data's fault and is said to be."""
+    states = [seeded(small_batchnorm, k) for k in (0, 1)]
+    data = torch.randn(8, 1, 4, 4), torch.zeros(8, dtype=torch.int64)
+    for inputs in (torch.randn(8, 2, 4, 4), torch.randn(1, 1, 3, 3)):
+        calibration = inputs, torch.zeros(len(inputs), dtype=torch.int64)
+        pair = lmccheck.load_pair(*states, model=small_batchnorm, data=data, calibration=calibration)
+        with pytest.raises(SourceError) as error:
+            lmccheck.linear_connectivity(pair)
+        said(error, "calibration", "BatchNorm", "mend")
+
+
+def test_model_callable_that_ends_the_program(load: Load) -> None:
+    """A model file that calls sys.exit does not end the gate."""
+
+    def build() -> nn.Module:
+        raise SystemExit(2)
+
+    with pytest.raises(SourceError) as error:
+        load(model=build)
+    said(error, "SystemExit: 2")
+
+
+def test_targets_that_are_a_scalar(load: Load, folder: Path) -> None:
+    """One target a sample."""
+    rewrite(folder, "data.safetensors", targets=torch.tensor(1))
+    with pytest.raises(SourceError) as error:
+        load()
+    said(error, "data.safetensors", "scalar")
+
+
+def test_float8_checkpoint(load: Load, folder: Path) -> None:
+    """Quantised weights need their scales; they are refused, not evaluated as they are."""
+    for name in ("a.safetensors", "b.safetensors"):
+        rewrite(folder, name, **{"2.bias": torch.zeros(5).to(torch.float8_e4m3fn)})
+    with pytest.raises(CheckpointError) as error:
+        load()
+    said(error, "'2.bias' is float8_e4m3fn", "bfloat16")
+
+
+def test_a_model_that_makes_its_own_tensors_still_runs_in_float64() -> None:
+    """Zeros of the default dtype made inside forward follow the float64 verification."""
+
+    class Recurrent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.cell, self.head = nn.GRU(4, 6, batch_first=True), nn.Linear(6, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(self.cell(x[:, None], torch.zeros(1, len(x), 6))[0][:, -1])
+
+    states = [seeded(Recurrent, k) for k in (0, 1)]
+    data = torch.randn(8, 4), torch.zeros(8, dtype=torch.int64)
+    assert lmccheck.align(lmccheck.load_pair(*states, model=Recurrent, data=data)).function_deviation <= 1e-9

@@ -103,7 +103,7 @@ def test_float64_networks_run_in_float64_throughout() -> None:
     runner = Runner(RMSNorm(4), dtype=torch.float64)
     x = torch.randn(5, 4, dtype=torch.float64)
     expected = x / (x.pow(2).mean(-1, keepdim=True) + 1e-6).sqrt()
-    assert (runner(x) - expected).abs().max() < 1e-14
+    assert (runner(x, "") - expected).abs().max() < 1e-14
 
 
 def test_batches_cover_all_samples_once() -> None:
