@@ -52,6 +52,10 @@ def read_header(path: str | os.PathLike[str]) -> Header:
     try:
         with path.open("rb") as file:
             head = file.read(8)
+            if head == b"version ":  # as Git LFS pointers begin
+                raise CheckpointError(
+                    f"{shown_path(path)}: got a Git LFS pointer, expected the file it stands for; mend: git lfs pull"
+                )
             length = struct.unpack("<Q", head)[0] if len(head) == 8 else -1
             if length < 2 or length > _HEADER_LIMIT or 8 + length > size:
                 raise CheckpointError(_corrupt(path, f"{size} bytes with a header that claims {max(length, 0)}"))

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from lmccheck import checkpoint, sources
-from lmccheck.errors import CheckpointError, SourceError, shown_path
+from lmccheck.errors import CheckpointError, shown_path
 from lmccheck.evaluate.device import resolve_device
 from lmccheck.evaluate.forward import dtype_name
 from lmccheck.evaluate.loss import Loss, load_loss
-from lmccheck.symmetry.trace import tied_names
+from lmccheck.module import identity, stored_tensors, tied_names
 
 StateDict = Mapping[str, Tensor]
 
@@ -73,7 +73,7 @@ def load_pair(
     data: Any,
     calibration: Any = None,
     loss: Any = "cross_entropy",
-    device: str = "auto",
+    device: str | torch.device = "auto",
     base: str | os.PathLike[str] | None = None,
     name: str | None = None,
     sha256: Mapping[str, str] | None = None,
@@ -91,7 +91,7 @@ def load_pair(
     """
     folder = Path(base) if base is not None else Path.cwd()
     torch_device = resolve_device(device)
-    label = {"a": _describe(a), "b": _describe(b)}
+    label = {"a": _describe(a, "a"), "b": _describe(b, "b")}
     title = name or f"{Path(label['a']).stem}-{Path(label['b']).stem}"
     states, origins = [], []
     for key, given in (("a", a), ("b", b)):
@@ -100,7 +100,7 @@ def load_pair(
         origins.append(origin)
     _same_tensors(states[0], states[1], label["a"], label["b"])
     module = sources.build_module(model, folder)
-    _of_this_world(module)
+    stored_tensors(module)
     for key, state in zip("ab", states, strict=True):
         _fits_module(state, module, label[key], model)
         _known_dtypes(state, label[key])
@@ -130,15 +130,15 @@ def load_pair(
         held,
         calibrating,
         chosen,
-        device,
+        str(device),
         torch_device,
         (origins[0], origins[1]),
         description,
     )
 
 
-def _describe(given: Any) -> str:
-    return os.fspath(given) if isinstance(given, (str, os.PathLike)) else "state dict"
+def _describe(given: Any, key: str) -> str:
+    return os.fspath(given) if isinstance(given, (str, os.PathLike)) else f"state dict {key}"
 
 
 def _read(given: Any, folder: Path, pin: str | None, key: str) -> tuple[dict[str, Tensor], Origin]:
@@ -148,8 +148,9 @@ def _read(given: Any, folder: Path, pin: str | None, key: str) -> tuple[dict[str
             raise CheckpointError(
                 f"state dict {key}: entry {wrong!r} is no tensor, expected a mapping from names to tensors"
             )
-        kept: dict[int, Tensor] = {}  # names that share a tensor go on sharing it
-        state = {n: kept.setdefault(id(t), t.detach().cpu()) for n, t in given.items()}
+        originals = dict(given)  # held, so that no identity is used twice
+        kept: dict[object, Tensor] = {}  # names that share a tensor go on sharing it
+        state = {n: kept.setdefault(identity(t), t.detach().cpu()) for n, t in originals.items()}
         return state, Origin(None, None, {})
     if not isinstance(given, (str, os.PathLike)):
         raise CheckpointError(f"{key}: got {type(given).__name__}, expected a .safetensors path or a state dict")
@@ -199,16 +200,8 @@ def _known_dtypes(state: StateDict, label: str) -> None:
             )
 
 
-def _of_this_world(module: nn.Module) -> None:
-    for name, tensor in module.state_dict(keep_vars=True).items():
-        if tensor.device.type == "meta":
-            raise SourceError(
-                f"model {type(module).__name__}: tensor {name!r} is on the meta device; mend: build it with real memory"
-            )
-
-
 def _fits_module(state: StateDict, module: nn.Module, label: str, model: Any) -> None:
-    expected = module.state_dict(keep_vars=True)
+    expected = stored_tensors(module)
     tied = tied_names(module)
     source = model if isinstance(model, str) else type(module).__name__
     shared = {canonical: [n for n in tied if tied[n] == canonical] for canonical in tied.values()}

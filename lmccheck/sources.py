@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import importlib
 import os
-import sys
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lmccheck import checkpoint
-from lmccheck.errors import CheckpointError, SourceError, nearest, shown_path
+from lmccheck.errors import CheckpointError, SourceError, shown_path
+from lmccheck.imports import importable, load_object, say
 
 
 @dataclass(frozen=True)
@@ -62,78 +59,6 @@ def _head(value: Any, samples: int) -> Any:
     return value[:samples] if isinstance(value, Tensor) and value.ndim else value
 
 
-@contextmanager
-def importable(folder: Path | None) -> Iterator[None]:
-    """Put ``folder`` first on sys.path for the duration; modules of the same name from other folders are set aside."""
-    if folder is None:
-        yield
-        return
-    path = str(folder)
-    sys.path.insert(0, path)
-    importlib.invalidate_caches()
-    try:
-        yield
-    finally:
-        if path in sys.path:
-            sys.path.remove(path)
-
-
-def load_object(reference: str, folder: Path | None, what: str) -> Any:
-    """Return the object behind ``"pkg.mod:name"``, imported with ``folder`` importable. Raises SourceError."""
-    module_name, colon, attribute = reference.partition(":")
-    if not colon or not module_name or not attribute:
-        raise SourceError(
-            f"{what} {reference!r}: expected 'module:name', for example 'models:build'; mend: name both parts"
-        )
-    with importable(folder):
-        module = _import(module_name, folder, f"{what} {reference!r}")
-    value: Any = module
-    for part in attribute.split("."):
-        if not hasattr(value, part):
-            raise SourceError(
-                f"{what} {reference!r}: {module_name} has no {part!r}{nearest(part, dir(value))}; mend: correct the "
-                "name"
-            )
-        value = getattr(value, part)
-    return value
-
-
-def _import(name: str, folder: Path | None, what: str) -> ModuleType:
-    """Import ``name``; one already imported from another folder is replaced when ``folder`` has its own."""
-    root = name.partition(".")[0]
-    known = sys.modules.get(root)
-    if known is not None and folder is not None:
-        here = [folder / f"{root}.py", folder / root]
-        file = getattr(known, "__file__", None)
-        if any(p.exists() for p in here) and (
-            file is None or not Path(file).resolve().is_relative_to(folder.resolve())
-        ):
-            for loaded in [m for m in sys.modules if m == root or m.startswith(root + ".")]:
-                del sys.modules[loaded]
-    try:
-        return importlib.import_module(name)
-    except SystemExit as error:
-        raise SourceError(
-            f"{what}: importing {name} ended the program ({_say(error)}); mend: guard it by __main__"
-        ) from None
-    except ModuleNotFoundError as error:
-        if error.name == name or error.name == root:
-            where = f" in {folder} or on the path" if folder else " on the path"
-            raise SourceError(
-                f"{what}: no module {error.name!r}{where}; mend: correct the name or install it"
-            ) from None
-        raise SourceError(
-            f"{what}: importing {name} needs {error.name!r}, which is not installed; mend: install it"
-        ) from error
-    except Exception as error:
-        raise SourceError(f"{what}: importing {name} raised {_say(error)}; mend: make 'import {name}' work") from error
-
-
-def _say(error: BaseException) -> str:
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
-
-
 def _label(value: Any) -> str:
     return value if isinstance(value, str) else getattr(value, "__qualname__", type(value).__name__)
 
@@ -153,7 +78,7 @@ def build_module(model: str | nn.Module | Callable[[], Any], folder: Path | None
             module = build()
     except (Exception, SystemExit) as error:
         raise SourceError(
-            f"{what}: raised {_say(error)}; expected a torch.nn.Module; mend: make it callable without arguments"
+            f"{what}: raised {say(error)}; expected a torch.nn.Module; mend: make it callable without arguments"
         ) from error
     if not isinstance(module, nn.Module):
         raise SourceError(
@@ -176,7 +101,7 @@ def load_data(source: Any, folder: Path | None = None, what: str = "data") -> Da
         return _from_file(Path(text) if folder is None else folder / text, what)
     if callable(source):
         return _called(source, f"{what} {_label(source)!r}", folder)
-    if isinstance(source, (tuple, list)) and len(source) == 2 and isinstance(source[1], Tensor):
+    if isinstance(source, tuple) and len(source) == 2 and isinstance(source[1], Tensor):
         return _checked([Batch(source[0], source[1])], f"{what} (inputs, targets)", rebatch=True)
     if isinstance(source, Iterable):
         return _from_batches(source, what)
@@ -214,9 +139,9 @@ def _called(build: Any, what: str, folder: Path | None) -> Data:
             if not isinstance(produced, (tuple, list, str, Data)):
                 produced = list(produced)
     except (Exception, SystemExit) as error:
-        raise SourceError(f"{what}: raised {_say(error)}; expected an iterable of (inputs, targets)") from error
+        raise SourceError(f"{what}: raised {say(error)}; expected an iterable of (inputs, targets)") from error
     if isinstance(produced, (str, Data)) or (
-        isinstance(produced, (tuple, list)) and len(produced) == 2 and isinstance(produced[1], Tensor)
+        isinstance(produced, tuple) and len(produced) == 2 and isinstance(produced[1], Tensor)
     ):
         return load_data(produced, folder, what)
     return _from_batches(produced, what)
@@ -239,6 +164,8 @@ def _checked(batches: list[Batch], origin: str, rebatch: bool) -> Data:
         if batch.targets.ndim == 0:
             raise SourceError(f"{where}: tensor 'targets' is a scalar, expected one target a sample; mend: shape (n,)")
         for tensor in _tensors(batch.inputs):
+            if tensor.layout != torch.strided:
+                raise SourceError(f"{where}: inputs are {tensor.layout}, expected dense; mend: inputs.to_dense()")
             if tensor.ndim == 0 or len(tensor) != batch.samples:
                 got = "a scalar" if tensor.ndim == 0 else f"{len(tensor)} inputs"
                 raise SourceError(

@@ -144,6 +144,8 @@ def save_aligned(alignment: Alignment, path: str | os.PathLike[str]) -> Path:
     ``<stem>.permutation.safetensors`` holds one int64 tensor per unit group: position i took what unit ``p[i]`` of θ_B
     was. Returns ``path``. Raises CheckpointError when it cannot be written.
     """
+    if not isinstance(alignment, Alignment):
+        raise LmcError(f"save_aligned: got {type(alignment).__name__}, expected an Alignment; mend: set align")
     target = Path(path)
     written = checkpoint.save(alignment.weights, target, alignment.metadata)
     facts: Mapping[str, Any] = {

@@ -5,18 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _NormBase
 
 from lmccheck.evaluate.forward import Runner
 from lmccheck.sources import Batch
 
 
-def tracked(module: nn.Module) -> list[_BatchNorm]:
-    """Return the BatchNorm layers of ``module`` that keep running statistics."""
+def tracked(module: nn.Module) -> list[_NormBase]:
+    """Return the BatchNorm (and InstanceNorm) layers of ``module`` that keep running statistics."""
     return [
         part
         for part in module.modules()
-        if isinstance(part, _BatchNorm) and part.track_running_stats and part.running_mean is not None
+        if isinstance(part, _NormBase) and part.track_running_stats and part.running_mean is not None
     ]
 
 

@@ -42,13 +42,13 @@ class Measured:
 
 
 def interpolate(theta_a: Mapping[str, Tensor], theta_b: Mapping[str, Tensor], t: float) -> dict[str, Tensor]:
-    """Return (1−t)·θ_A + t·θ_B; both ends exact, integer tensors from the nearer end."""
+    """Return (1−t)·θ_A + t·θ_B; exact at both ends and where both agree, integer tensors from the nearer end."""
     if t == 0.0 or t == 1.0:
         return dict(theta_a if t == 0.0 else theta_b)
     out = {}
     for name, a in theta_a.items():
         b = theta_b[name]
-        out[name] = (1 - t) * a + t * b if a.is_floating_point() else (a if t < 0.5 else b)
+        out[name] = torch.lerp(a, b, t) if a.is_floating_point() else (a if t < 0.5 else b)
     return out
 
 

@@ -9,8 +9,9 @@ import torch
 from lmccheck.errors import DeviceError
 
 
-def resolve_device(name: str = "auto") -> torch.device:
+def resolve_device(name: str | torch.device = "auto") -> torch.device:
     """Return the device for ``auto`` (a GPU when there is one), ``cpu`` or ``cuda[:N]``; else raise DeviceError."""
+    name = str(name)
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name == "cpu":

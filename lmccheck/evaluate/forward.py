@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+import dataclasses
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from lmccheck.errors import SourceError
+from lmccheck.module import private_copy, stored_tensors
 
 
 class Runner:
@@ -25,9 +26,9 @@ class Runner:
     ) -> None:
         self.device = torch.device(device)
         self.dtype = dtype
-        self.module = _copy(module).to(self.device, dtype).eval()
+        self.module = private_copy(module).to(self.device, dtype)
         self.module.requires_grad_(False)
-        self._state = self.module.state_dict(keep_vars=True)
+        self._state = stored_tensors(self.module)
 
     def load(self, weights: Mapping[str, Tensor]) -> None:
         """Copy ``weights`` (every name of the state dict) into the module, converted to its device and dtype."""
@@ -61,20 +62,8 @@ class Runner:
             said = (str(error).strip() or "no message").splitlines()[0]
             raise SourceError(
                 f"{where}: running the model{' in float64' if double else ''} raised {type(error).__name__}: {said}; "
-                f"inputs {_shapes(inputs)}; mend: check that the data fits the model"
+                f"inputs {_shapes(inputs)}; mend: check the model, and that the data fits it"
             ) from error
-
-
-def _copy(module: nn.Module) -> nn.Module:
-    try:
-        return copy.deepcopy(module)
-    except Exception as error:
-        said = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise SourceError(
-            f"model {type(module).__name__}: cannot be copied: {said}; mend: make copy.deepcopy(model) work, for "
-            "example "
-            "with torch.nn.utils.parametrizations in place of the older weight_norm"
-        ) from error
 
 
 def _shapes(inputs: Any) -> str:
@@ -139,6 +128,8 @@ def tensors_in(value: Any) -> list[Tensor]:
         return [t for item in value.values() for t in tensors_in(item)]
     if isinstance(value, (tuple, list)):
         return [t for item in value for t in tensors_in(item)]
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return [t for field in dataclasses.fields(value) for t in tensors_in(getattr(value, field.name))]
     return []
 
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lmccheck.errors import SourceError, nearest
-from lmccheck.sources import load_object
+from lmccheck.imports import load_object
 
 PerSample = Callable[[Any, Tensor], Tensor]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -119,14 +120,9 @@ def linear_connectivity(
 
 def _read_limit(limit: float | str, worse: float) -> float:
     """Return the limit in the loss's unit; ``"5%"`` is relative to the worse endpoint's loss."""
-    if isinstance(limit, str) and limit.endswith("%"):
-        try:
-            share = float(limit[:-1]) / 100
-        except ValueError:
-            share = math.nan
-        if math.isfinite(share) and share >= 0:
-            return share * worse
-    elif not isinstance(limit, (str, bool)) and math.isfinite(limit) and limit >= 0:
+    if isinstance(limit, str) and re.fullmatch(r"\d+(\.\d+)?%", limit):
+        return float(limit[:-1]) / 100 * worse
+    if isinstance(limit, (int, float)) and not isinstance(limit, bool) and math.isfinite(limit) and limit >= 0:
         return float(limit)
     raise LmcError(
         f"linear_connectivity: limit = {limit!r}; expected a number ≥ 0 in the loss's unit, or a share such as '5%'"

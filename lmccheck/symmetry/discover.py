@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import nn
 
+from lmccheck.errors import SourceError
+from lmccheck.module import overlapping_names
 from lmccheck.symmetry.analysis import Analysis
-from lmccheck.symmetry.axes import Factor, expand, segments
+from lmccheck.symmetry.axes import Factor, axis_size, expand, segments
 from lmccheck.symmetry.rules import RULES
 from lmccheck.symmetry.spec import Frozen, Part, PermutationSpec, Piece, UnitGroup, slots_of
-from lmccheck.symmetry.trace import overlapping_names, trace
+from lmccheck.symmetry.trace import trace
 
 Families = dict[Factor, dict[Factor, dict[int, Factor]]]
 Strided = tuple[Factor, int]
@@ -31,6 +32,10 @@ def discover_symmetry(module: nn.Module, example_inputs: tuple[Any, ...]) -> Per
     >>> [(group.name, group.size) for group in discover_symmetry(net, (torch.zeros(2, 2),)).groups]
     [('0', 3)]
     """
+    if not isinstance(module, nn.Module):
+        raise SourceError(f"discover_symmetry: got {type(module).__name__}, expected a torch.nn.Module")
+    if not isinstance(example_inputs, tuple):
+        raise SourceError(f"discover_symmetry: got example inputs as {type(example_inputs).__name__}, expected a tuple")
     traced = trace(module, example_inputs, RULES)
     analysis = Analysis(traced, RULES, overlapping_names(module))
     analysis.run()
@@ -52,9 +57,7 @@ def discover_symmetry(module: nn.Module, example_inputs: tuple[Any, ...]) -> Per
     for (name, dim), pieces in strided.items():
         built = []
         for start, factors in pieces:
-            for factor, _ in factors:
-                if factor not in names and factor.size > 1:
-                    frozen.append(Frozen(name, dim, factor.size, str(factor.frozen)))
+            frozen += _frozen(name, dim, [factor for factor, _ in factors if factor.size > 1], names)
             parts = tuple(Part(names.get(factor), factor.size, stride) for factor, stride in factors)
             if any(part.group for part in parts):
                 built.append(Piece(start, parts))
@@ -166,15 +169,19 @@ def _name_groups(
     return names, within
 
 
+def _frozen(tensor: str, dim: int, factors: Sequence[Factor], names: Mapping[Factor, str]) -> list[Frozen]:
+    """Return what of one product cannot move: its whole length when nothing can, else its frozen factors."""
+    still = [factor for factor in factors if factor not in names]
+    if still and len(still) == len(factors):
+        reasons = dict.fromkeys(str(factor.frozen) for factor in still)
+        return [Frozen(tensor, dim, axis_size(factors), "; ".join(reasons))]
+    return [Frozen(tensor, dim, factor.size, str(factor.frozen)) for factor in still]
+
+
 def _merge(frozen: Sequence[Frozen]) -> tuple[Frozen, ...]:
-    """Join entries that say the same of one dimension."""
+    """Join segments of one dimension that are frozen for the same reason."""
     merged: dict[tuple[str, int, str], int] = {}
     for item in frozen:
         key = (item.tensor, item.dim, item.reason)
         merged[key] = merged.get(key, 0) + item.size
     return tuple(Frozen(tensor, dim, size, reason) for (tensor, dim, reason), size in merged.items())
-
-
-def example_from(inputs: torch.Tensor, samples: int = 2) -> tuple[torch.Tensor, ...]:
-    """Return the first samples of a data tensor as example inputs."""
-    return (inputs[:samples],)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lmccheck.errors import SymmetryError
+from lmccheck.module import identity
 
 Permutation = dict[str, Tensor]
 
@@ -163,6 +164,8 @@ class PermutationSpec:
             )
         for group in self.groups:
             value = permutation[group.name]
+            if not isinstance(value, Tensor):
+                raise SymmetryError(f"permutation of {group.name}: got {type(value).__name__}, expected a tensor")
             if tuple(value.shape) != group.shape:
                 raise SymmetryError(f"permutation of {group.name}: shape {tuple(value.shape)}, expected {group.shape}")
             if not torch.equal(value.cpu().sort(-1).values, torch.arange(group.size).expand(group.shape)):
@@ -175,7 +178,7 @@ class PermutationSpec:
         Raises SymmetryError when the permutation or a tensor's shape does not fit the spec.
         """
         self.check(permutation)
-        done: dict[int, Tensor] = {}
+        done: dict[object, tuple[Tensor, Tensor]] = {}  # the originals are held, so that no identity is used twice
         result: dict[str, Tensor] = {}
         for name, value in weights.items():
             layout = self.layouts.get(self.tied.get(name, name))
@@ -185,12 +188,12 @@ class PermutationSpec:
             expected = self.shapes[self.tied.get(name, name)]
             if tuple(value.shape) != expected:
                 raise SymmetryError(f"tensor {name}: shape {tuple(value.shape)}, the spec expects {expected}")
-            if id(value) not in done:
+            if identity(value) not in done:
                 moved = value
                 for dim, pieces in layout.items():
                     moved = moved.index_select(dim, self.source(pieces, expected[dim], permutation).to(value.device))
-                done[id(value)] = moved
-            result[name] = done[id(value)]
+                done[identity(value)] = value, moved
+            result[name] = done[identity(value)][1]
         return result
 
     def source(self, pieces: tuple[Piece, ...], size: int, permutation: Mapping[str, Tensor]) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import warnings
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -14,6 +15,9 @@ from torch import nn
 from torch.export.graph_signature import InputKind
 
 from lmccheck.errors import UnsupportedArchitecture
+from lmccheck.module import private_copy, stored_tensors, tied_names
+
+_EXPORTING = threading.Lock()  # torch.export patches modules and globals: one at a time
 
 
 @dataclass(frozen=True)
@@ -56,22 +60,17 @@ def trace(module: nn.Module, example_inputs: tuple[Any, ...], known: Collection[
     Ops named in ``known`` stay as they are; others are decomposed where PyTorch has a decomposition.
     Raises UnsupportedArchitecture when torch.export cannot trace the module.
     """
-    was_training = [part for part in module.modules() if part.training]
-    module.eval()
-    try:
-        with warnings.catch_warnings(), torch.enable_grad(), _quiet_logs():
-            warnings.simplefilter("ignore")  # deprecations inside torch.export are not the user's
-            program = _export(module, example_inputs)
-            targets = {node.target for node in program.graph.nodes if node.op == "call_function"}
-            unknown = {t for t in targets if op_name(t) not in known and isinstance(t, torch._ops.OpOverload)}
-            if any(isinstance(t, torch._ops.OpOverload) and t._schema.is_mutable for t in targets) or unknown:
-                available = torch.export.default_decompositions()
-                program = program.run_decompositions({t: available[t] for t in unknown if t in available})
-    finally:
-        for part in was_training:
-            part.training = True
+    twin = private_copy(module)
+    with _EXPORTING, warnings.catch_warnings(), torch.enable_grad(), _quiet_logs():
+        warnings.simplefilter("ignore")  # deprecations inside torch.export are not the user's
+        program = _export(twin, example_inputs)
+        targets = {node.target for node in program.graph.nodes if node.op == "call_function"}
+        unknown = {t for t in targets if op_name(t) not in known and isinstance(t, torch._ops.OpOverload)}
+        if any(isinstance(t, torch._ops.OpOverload) and t._schema.is_mutable for t in targets) or unknown:
+            available = torch.export.default_decompositions()
+            program = program.run_decompositions({t: available[t] for t in unknown if t in available})
     placeholders: dict[str, Placeholder] = {}
-    state = set(module.state_dict().keys())
+    state = stored_tensors(module).keys()
     for spec in program.graph_signature.input_specs:
         target = spec.target or spec.arg.name
         placeholders[spec.arg.name] = Placeholder(_KINDS.get(spec.kind, "constant"), target, target in state)
@@ -80,14 +79,13 @@ def trace(module: nn.Module, example_inputs: tuple[Any, ...], known: Collection[
 
 @contextmanager
 def _quiet_logs() -> Iterator[None]:
-    """Keep torch.export's structured trace, which logs at DEBUG to every handler, out of the user's captured logs."""
-    logger = logging.getLogger("torch.__trace")
-    before = logger.propagate
-    logger.propagate = False
+    """Keep what torch.export logs, at every level and on failures at length, out of the user's terminal and logs."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
     try:
         yield
     finally:
-        logger.propagate = before
+        logging.disable(before)
 
 
 def _export(module: nn.Module, example_inputs: tuple[Any, ...]) -> torch.export.ExportedProgram:
@@ -99,46 +97,7 @@ def _export(module: nn.Module, example_inputs: tuple[Any, ...]) -> torch.export.
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UnsupportedArchitecture(
             f"model {type(module).__name__}: torch.export cannot trace it: {type(error).__name__}: {first}; "
-            "mend: remove control flow that depends on tensor values, or use align = 'none'"
+            "mend: make torch.export.export(model, inputs, strict=False) work, or use align = 'none'"
         ) from error
     finally:
         torch.backends.mha.set_fastpath_enabled(fastpath)
-
-
-def tied_names(module: nn.Module) -> dict[str, str]:
-    """Map every name of the state dict to the first name that holds the same tensor (itself when untied).
-
-    Tensors are one when they start at the same element of the same storage with the same shape and strides.
-    """
-    first: dict[object, str] = {}
-    names: dict[str, str] = {}
-    for name, tensor in module.state_dict(keep_vars=True).items():
-        names[name] = first.setdefault(_identity(tensor), name)
-    return names
-
-
-def _identity(tensor: torch.Tensor) -> object:
-    if tensor.numel() == 0 or tensor.device.type == "meta":
-        return id(tensor)
-    return (
-        tensor.untyped_storage().data_ptr(),
-        tensor.storage_offset(),
-        tuple(tensor.shape),
-        tensor.stride(),
-        tensor.dtype,
-    )
-
-
-def overlapping_names(module: nn.Module) -> set[str]:
-    """Return the names whose tensors share memory with a differently shaped tensor of the state dict (views)."""
-    by_storage: dict[int, dict[object, list[str]]] = {}
-    for name, tensor in module.state_dict(keep_vars=True).items():
-        if tensor.numel() and tensor.device.type != "meta":
-            by_storage.setdefault(tensor.untyped_storage().data_ptr(), {}).setdefault(_identity(tensor), []).append(
-                name
-            )
-    clashing: set[str] = set()
-    for identities in by_storage.values():
-        if len(identities) > 1:
-            clashing.update(name for names in identities.values() for name in names)
-    return clashing

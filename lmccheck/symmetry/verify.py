@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lmccheck.errors import SymmetryError
 from lmccheck.evaluate.forward import outputs_of
+from lmccheck.module import stored_tensors
 
 if TYPE_CHECKING:
     from lmccheck.symmetry.spec import PermutationSpec
@@ -27,7 +28,7 @@ def randomised(module: nn.Module, seed: int = 0) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     drawn: dict[int, Tensor] = {}
     weights: dict[str, Tensor] = {}
-    for name, value in module.state_dict(keep_vars=True).items():
+    for name, value in stored_tensors(module).items():
         if id(value) not in drawn:
             tensor = value.detach().to("cpu", torch.float64)
             if value.dtype.is_floating_point:
@@ -55,9 +56,17 @@ def deviation(
     """Return max |f(π·θ) − f(θ)| / (1 + max |f(θ)|) over ``trials`` random group elements, in float64.
 
     With ``weights`` given these are used as they are (upcast); otherwise every trial draws its own. Raises
-    SymmetryError when the network's output is not finite or does not depend on what the groups move, since the
-    measurement would then mean nothing.
+    SymmetryError when the spec is another module's, or when the network's output holds no number, is not finite, or
+    is the same for all weights, since the measurement would then mean nothing.
     """
+    if trials < 1:
+        raise SymmetryError(f"verification: trials = {trials}, expected at least 1")
+    stored = stored_tensors(module)
+    for source, what in ((stored, "the module"), (weights if weights is not None else stored, "the weights")):
+        absent = next((name for name in (*spec.shapes, *stored) if name not in source), None)
+        if absent is not None:
+            raise SymmetryError(f"verification: tensor {absent!r} is not in {what}; the spec is another network's")
+    seen: list[list[Tensor]] = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what the user's forward warns of was said when it was first run
         worst = 0.0
@@ -65,11 +74,16 @@ def deviation(
             base = dict(weights) if weights is not None else randomised(module, seed + trial)
             before = outputs_of(module, base, example_inputs, torch.float64)
             after = outputs_of(module, spec.apply(base, spec.random(seed + trial)), example_inputs, torch.float64)
+            if not any(x.numel() for x in before):
+                raise SymmetryError("verification: the network returns no floating tensor, so nothing can be compared")
+            seen.append(before)
             for x, y in zip(before, after, strict=True):
                 if not torch.isfinite(x).all():
                     raise SymmetryError("verification: the network's output is not finite on the example inputs")
                 scale = 1.0 + float(x.abs().max()) if x.numel() else 1.0
                 worst = max(worst, float((x - y).abs().max()) / scale if x.numel() else 0.0)
+    if weights is None and trials > 1 and all(torch.equal(x, y) for x, y in zip(seen[0], seen[1], strict=True)):
+        raise SymmetryError("verification: the network's output does not depend on its weights")
     return worst
 
 

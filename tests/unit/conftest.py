@@ -1,4 +1,4 @@
-"""A tiny pair of networks and its files, and the fixtures' folder."""
+"""A folder with a tiny pair of checkpoints, and a loader for it."""
 
 from __future__ import annotations
 
@@ -9,26 +9,9 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from small import seeded, small_mlp
 
 import lmccheck
-
-
-def small_mlp() -> nn.Module:
-    """4-6-5-3 with biases."""
-    return nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3))
-
-
-def small_batchnorm() -> nn.Module:
-    """A conv net with BatchNorm whose statistics are not the fresh ones."""
-    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(16, 3))
-
-
-def seeded(build: Callable[[], nn.Module], seed: int) -> dict[str, Tensor]:
-    """Return the state dict of a network built with a seed, running statistics perturbed."""
-    torch.manual_seed(seed)
-    state = build().state_dict()
-    return {k: v + 0.3 * torch.rand(v.shape) if "running" in k else v.clone() for k, v in state.items()}
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import seeded, small_batchnorm, small_mlp
 from safetensors.torch import load_file, save_file
+from small import seeded, small_batchnorm, small_mlp
 from torch import nn
 
 import lmccheck

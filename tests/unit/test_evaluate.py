@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import seeded, small_batchnorm, small_mlp
+from small import seeded, small_batchnorm, small_mlp
 from torch import nn
 
 import lmccheck

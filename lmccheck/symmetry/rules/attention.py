@@ -16,17 +16,17 @@ def attention(
     """softmax(q·kᵀ + mask)·v with q (…, L, E), k (…, S, E), v (…, S, Eᵥ)."""
     if dropout:
         raise Uncovered("drops attention weights at random")
-    batch_q, batch_k = q.axes[:-2], k.axes[:-2]
+    batch_q, batch_k, batch_v = q.axes[:-2], k.axes[:-2], v.axes[:-2]
     if gqa and q.ndim >= 3:
         ratio = axis_size(q.axes[-3]) // axis_size(k.axes[-3])
         if ratio > 1:
             op.unify(k.axes[-3], v.axes[-3])
             grouped = (*k.axes[-3], Factor(ratio))
             op.unify(q.axes[-3], grouped)
-            batch_k = (*k.axes[:-3], grouped)
+            batch_k, batch_v = (*k.axes[:-3], grouped), (*v.axes[:-3], grouped)
     op.unify(q.axes[-1], k.axes[-1])
     op.unify(k.axes[-2], v.axes[-2])
-    batch = broadcast(op, Symbol(batch_q), Symbol(batch_k), *([] if gqa else [Symbol(v.axes[:-2])]))
+    batch = broadcast(op, Symbol(batch_q), Symbol(batch_k), Symbol(batch_v))
     if causal:
         for axis in (q.axes[-2], k.axes[-2]):
             op.freeze(axis, "causal attention orders its positions")
