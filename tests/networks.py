@@ -557,3 +557,69 @@ def lstm() -> Case:
     return nn.Sequential(nn.LSTM(5, 6, batch_first=True), Apply(lambda x: x[0][:, -1]), nn.Linear(6, 2)), (
         torch.randn(2, 4, 5),
     )
+
+
+@network
+def attention_grouped_queries_with_batched_heads() -> Case:
+    """enable_gqa with units on a leading batch dimension too."""
+
+    def attend(x: Tensor, lift: nn.Module, q: nn.Module, k: nn.Module, v: nn.Module, out: nn.Module) -> Tensor:
+        x = lift(x)
+
+        def heads(z: Tensor, count: int) -> Tensor:
+            return z.view(len(x), 2, count, 3).permute(1, 2, 0, 3)
+
+        y = F.scaled_dot_product_attention(heads(q(x), 4), heads(k(x), 2), heads(v(x), 2), enable_gqa=True)
+        return out(y.permute(2, 0, 1, 3).reshape(len(x), -1))
+
+    parts = nn.Linear(5, 7), nn.Linear(7, 24), nn.Linear(7, 12), nn.Linear(7, 12), nn.Linear(24, 3)
+    return Apply(attend, *parts), (torch.randn(6, 5),)
+
+
+@network
+def weight_normalised() -> Case:
+    first = nn.utils.parametrizations.weight_norm(nn.Linear(5, 8))
+    return nn.Sequential(first, nn.ReLU(), nn.utils.parametrizations.weight_norm(nn.Linear(8, 3))), (torch.randn(4, 5),)
+
+
+@network
+def class_token_repeated() -> Case:
+    class Token(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lift, self.token, self.head = nn.Linear(5, 8), nn.Parameter(torch.randn(1, 1, 8)), nn.Linear(8, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = torch.cat([self.token.repeat(len(x), 1, 1), self.lift(x)], 1)
+            return self.head(x.max(1)[0].relu())
+
+    return Token(), (torch.randn(3, 4, 5),)
+
+
+@network
+def relative_position_table() -> Case:
+    class Table(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.qkv, self.out, self.table = nn.Linear(5, 24), nn.Linear(8, 2), nn.Parameter(torch.randn(7, 2))
+            self.register_buffer("places", torch.arange(4)[:, None] - torch.arange(4)[None] + 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            n, t, _ = x.shape
+            q, k, v = self.qkv(x).view(n, t, 3, 2, 4).permute(2, 0, 3, 1, 4)
+            bias = self.table[self.places.view(-1)].view(t, t, 2).permute(2, 0, 1)
+            scores = (q @ k.transpose(-2, -1) + bias).softmax(-1)
+            return self.out((scores @ v).transpose(1, 2).reshape(n, t, 8))
+
+    return Table(), (torch.randn(2, 4, 5),)
+
+
+@network
+def argmax_is_read() -> Case:
+    """The place of a maximum over hidden units is used, so they cannot move."""
+
+    def winner(x: Tensor, lift: nn.Module, drop: nn.Module) -> Tensor:
+        value, place = lift(x).max(-1)
+        return drop(torch.stack([value, place.to(value.dtype)], -1))
+
+    return Apply(winner, nn.Linear(5, 6), nn.Linear(2, 2)), (torch.randn(4, 5),)

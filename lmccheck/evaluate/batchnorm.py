@@ -20,6 +20,17 @@ def tracked(module: nn.Module) -> list[_NormBase]:
     ]
 
 
+def other_statistics(module: nn.Module) -> list[str]:
+    """Return the stored float buffers that no re-estimation replaces; between two networks they are interpolated."""
+    replaced = {id(buffer) for layer in tracked(module) for buffer in layer.buffers(recurse=False)}
+    stored = module.state_dict(keep_vars=True)
+    return [
+        name
+        for name, buffer in module.named_buffers()
+        if buffer.is_floating_point() and id(buffer) not in replaced and name in stored
+    ]
+
+
 def reestimate(runner: Runner, batches: tuple[Batch, ...], origin: str = "calibration") -> None:
     """Replace running statistics by those of ``batches``: the batch means and variances, averaged by sample.
 

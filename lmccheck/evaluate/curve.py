@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from lmccheck.errors import SourceError
+from lmccheck.errors import SourceError, UnsupportedArchitecture
 from lmccheck.evaluate import batchnorm
-from lmccheck.evaluate.forward import Runner, tensors_in
+from lmccheck.evaluate.forward import Runner, randomised, tensors_in
 from lmccheck.evaluate.loss import measured
 from lmccheck.sources import Batch, Data
 
@@ -77,7 +77,30 @@ class Evaluator:
         self.batches = rebatched(pair.data)
         self.calibration = rebatched(pair.calibration) if pair.calibration is not None else ()
         self.batchnorms = len(batchnorm.tracked(self.runner.module))
+        self.buffers = batchnorm.other_statistics(self.runner.module)
         self.evaluations = 0
+        self._probe()
+
+    def _probe(self) -> None:
+        """Refuse a network whose output is random, or does not follow the weights it is given (a cached fusion)."""
+        inputs = _cut(self.batches[0].inputs, 0, 2)
+        where = f"{self.pair.data.origin}, first samples"
+        shaken = randomised(self.runner.module, reference=self.pair.theta_a)
+        seen = []
+        for weights in (self.pair.theta_a, shaken, self.pair.theta_a):
+            self.runner.load(weights)
+            seen.append([tensor.clone() for tensor in tensors_in(self.runner(inputs, where))])
+        what = f"model {type(self.pair.module).__name__}"
+        if not _close(seen[0], seen[2]):
+            raise UnsupportedArchitecture(
+                f"{what}: gives two outputs for the same weights and inputs; mend: make forward deterministic in "
+                "evaluation mode"
+            )
+        if seen[0] and _equal(seen[0], seen[1]):
+            raise UnsupportedArchitecture(
+                f"{what}: its output does not change with its weights; mend: do not keep weights computed in an "
+                "earlier call"
+            )
 
     def weights(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return ``state`` ready for interpolation: on the device, in the working dtype."""
@@ -116,6 +139,15 @@ class Evaluator:
     def batchnorm_summary(self) -> dict[str, Any] | None:
         """Return what the report says about BatchNorm; None for networks without it."""
         return batchnorm.summary(self.batchnorms, self.calibration) if self.batchnorms else None
+
+
+def _equal(first: list[Tensor], second: list[Tensor]) -> bool:
+    return all(torch.equal(x.nan_to_num(), y.nan_to_num()) for x, y in zip(first, second, strict=True))
+
+
+def _close(first: list[Tensor], second: list[Tensor]) -> bool:
+    """Equal up to the rounding that a GPU's order of summation may change."""
+    return all(torch.allclose(x, y, rtol=1e-4, atol=1e-5, equal_nan=True) for x, y in zip(first, second, strict=True))
 
 
 def function_deviation(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from lmccheck.errors import SourceError
-from lmccheck.module import private_copy, stored_tensors
+from lmccheck.module import identity, private_copy, stored_tensors
 
 
 class Runner:
@@ -144,3 +144,28 @@ def outputs_of(
     runner = Runner(module, device, dtype)
     runner.load(weights)
     return tensors_in(runner(tuple(inputs), f"model {type(module).__name__}, example inputs"))
+
+
+def randomised(module: nn.Module, seed: int = 0, reference: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+    """Return float64 weights for ``module`` in which no two positions are alike.
+
+    Tensors of ``reference`` (the module's own by default) get noise of their own scale, at least 0.1; those that are
+    nowhere negative (running variances) stay positive; integer tensors are kept.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    drawn: dict[object, Tensor] = {}
+    weights: dict[str, Tensor] = {}
+    for name, own in stored_tensors(module).items():
+        if identity(own) not in drawn:
+            value = (own if reference is None else reference[name]).detach().cpu()
+            drawn[identity(own)] = _shaken(value.double(), generator) if value.is_floating_point() else value.clone()
+        weights[name] = drawn[identity(own)]
+    return weights
+
+
+def _shaken(tensor: Tensor, generator: torch.Generator) -> Tensor:
+    noise = torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
+    scale = tensor.std().nan_to_num(0.0) if tensor.numel() > 1 else tensor.abs().mean().nan_to_num(0.0)
+    moved = tensor + torch.clamp(scale, min=0.1) * noise
+    positive = tensor.numel() > 0 and bool((tensor >= 0).all()) and bool((tensor > 0).any())
+    return moved.abs() + 0.05 if positive else moved

@@ -21,8 +21,8 @@ class Point:
 
 
 def chord(t: float, at_a: float, at_b: float) -> float:
-    """Return (1−t)·at_a + t·at_b."""
-    return (1 - t) * at_a + t * at_b
+    """Return (1−t)·at_a + t·at_b, exact at both ends and where both are equal."""
+    return at_a + t * (at_b - at_a) if t <= 0.5 else at_b - (1 - t) * (at_b - at_a)
 
 
 def barrier(points: Sequence[tuple[float, float]], at_a: float, at_b: float) -> tuple[float, float]:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from lmccheck.errors import LmcError, SourceError, nearest, shown_path
-from lmccheck.paths.linear import BARRIER, Point, barrier, sample
+from lmccheck.paths.linear import BARRIER, Point, barrier, chord, sample
 from lmccheck.result import Result, Verdict
 
 if TYPE_CHECKING:
@@ -172,12 +172,18 @@ def _error_barrier(points: list[Point], error_a: float | None, error_b: float | 
 
 
 def _notes(pair: ModelPair, evaluator: Evaluator, alignment: Alignment | None, identity: bool) -> list[str]:
+    import torch
+
     notes = []
+    if all(torch.equal(tensor, pair.theta_b[name]) for name, tensor in pair.theta_a.items()):
+        notes.append("a and b are identical")
     if evaluator.batchnorms:
         notes.append(
             "BatchNorm statistics re-estimated at every point on "
             f"{pair.calibration.samples if pair.calibration else 0} calibration samples"
         )
+    if evaluator.buffers:
+        notes.append(f"float buffers interpolated like weights: {', '.join(evaluator.buffers[:3])}")
     stored = {facts["dtype"] for facts in pair.description["files"].values()}
     if stored - {"float32", "float64"}:
         notes.append(
@@ -196,14 +202,12 @@ def _notes(pair: ModelPair, evaluator: Evaluator, alignment: Alignment | None, i
 def _failure(pair: ModelPair, details: Mapping[str, Any], bound: float, align: str) -> list[str]:
     """Return the first five lines of a failure: what, measured, where, worst and smallest, endpoints."""
     unit, t, losses = pair.loss.unit, details["t"], details["losses"]
-    over = [
-        (x, loss - (1 - x) * details["loss_a"] - x * details["loss_b"])
-        for x, loss in zip(t, losses, strict=True)
-        if not loss - (1 - x) * details["loss_a"] - x * details["loss_b"] <= bound
-    ]
+    heights = [(x, loss - chord(x, details["loss_a"], details["loss_b"])) for x, loss in zip(t, losses, strict=True)]
+    over = [(x, height) for x, height in heights if not height <= bound]
     smallest = min(over, key=lambda item: item[1] if item[1] == item[1] else math.inf)
     worst = details["worst_t"]
     how = "unaligned" if align == "none" else f"after {align}"
+    ends_over = [x for x, _ in over if x in (0.0, 1.0)]
     errors = details["errors"]
     at = t.index(worst)
     error = f", 0-1 error {errors[at]:.4g}" if errors else ""
@@ -212,6 +216,11 @@ def _failure(pair: ModelPair, details: Mapping[str, Any], bound: float, align: s
         ends += f" (0-1 error a {details['error_a']:.4g}, b {details['error_b']:.4g})"
     naive = "" if align == "none" else f"; unaligned it is {details['barrier_naive']:.4g}"
     found = "" if align == "none" else " (no better alignment was found, which does not prove that there is none)"
+    if ends_over:  # nothing is interpolated there: what costs is the re-estimation
+        ends_named = " and ".join("ab"[int(x)] for x in ends_over)
+        found = (
+            f" (re-estimating the BatchNorm of {ends_named} alone exceeds the limit: is the calibration data alike?)"
+        )
     return [
         f"{pair.name}: not linearly connected {how}{found}",
         f"barrier {details['barrier']:.4g} {unit}, limit {bound:.4g} {unit}{naive}",

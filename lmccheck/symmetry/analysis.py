@@ -36,6 +36,9 @@ class Symbol:
         return tuple(axis_size(axis) for axis in self.axes)
 
 
+RULE_FAILED = "its rule failed"
+
+
 class Uncovered(Exception):
     """Raised by a rule for a call it does not treat; everything the call touches is then frozen."""
 
@@ -127,9 +130,11 @@ class Analysis:
             return self._unruled(node, "has no rule")
         try:
             result = rule(op, *arguments)
+            self._check_shapes(node, result)
         except Uncovered as gap:
             return self._unruled(node, str(gap))
-        self._check_shapes(node, result)
+        except Exception as error:  # a call no rule foresaw must cost freedom, not the whole analysis
+            return self._unruled(node, f"{RULE_FAILED} ({type(error).__name__}: {error})")
         for symbol in _symbols(result):
             self.records.append(symbol.axes)
         return result

@@ -10,38 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from lmccheck.errors import SymmetryError
-from lmccheck.evaluate.forward import outputs_of
+from lmccheck.evaluate.forward import outputs_of, randomised
 from lmccheck.module import stored_tensors
 
 if TYPE_CHECKING:
     from lmccheck.symmetry.spec import PermutationSpec
 
 TOLERANCE = 1e-9
-
-
-def randomised(module: nn.Module, seed: int = 0) -> dict[str, Tensor]:
-    """Return float64 weights for ``module`` in which no two positions are alike.
-
-    Parameters get noise of their own scale (0.1 where they are zero), running statistics likewise and stay positive
-    where they were; integer tensors are kept.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    drawn: dict[int, Tensor] = {}
-    weights: dict[str, Tensor] = {}
-    for name, value in stored_tensors(module).items():
-        if id(value) not in drawn:
-            tensor = value.detach().to("cpu", torch.float64)
-            if value.dtype.is_floating_point:
-                noise = torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
-                scale = tensor.std().nan_to_num(0.0) if tensor.numel() > 1 else tensor.abs().mean()
-                scale = torch.clamp(scale, min=0.1)
-                positive = tensor.numel() > 0 and bool((tensor >= 0).all()) and bool((tensor > 0).any())
-                tensor = (tensor + scale * noise).abs() + 0.05 if positive else tensor + scale * noise
-            else:
-                tensor = value.detach().cpu().clone()
-            drawn[id(value)] = tensor
-        weights[name] = drawn[id(value)]
-    return weights
 
 
 def deviation(

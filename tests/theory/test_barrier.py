@@ -98,6 +98,28 @@ def test_a_network_and_itself_have_no_barrier() -> None:
     assert result.witness.is_identity
 
 
+def test_a_network_and_itself_have_no_barrier_in_float32() -> None:
+    """Interpolation between equal numbers is exact, so float32 rounding makes no barrier either."""
+    states = [{k: v.float() for k, v in state(network, 3).items()}] * 2
+    result = lmccheck.linear_connectivity(lmccheck.load_pair(*states, model=network, data=DATA), limit=0.0)
+    assert result.passed
+    assert "a and b are identical" in result.details["notes"]
+
+
+def test_a_fail_that_re_estimation_alone_causes_says_so() -> None:
+    """With calibration data unlike the evaluation data the endpoints themselves move; alignment is not blamed."""
+    a = state(with_batchnorm, 0)
+    torch.manual_seed(2)
+    inputs = torch.randn(40, 1, 4, 4)
+    module = with_batchnorm()
+    module.load_state_dict(a)
+    labels = module.eval()(inputs.double()).argmax(1)
+    pair = lmccheck.load_pair(a, a, model=with_batchnorm, data=(inputs, labels), calibration=(50 * inputs + 9, labels))
+    result = lmccheck.linear_connectivity(pair, limit=1e-6)
+    assert result.verdict == "fail"
+    assert "re-estimating the BatchNorm of a and b alone exceeds the limit" in result.details["failure"][0]
+
+
 def test_barrier_is_symmetric() -> None:
     """Unaligned, B to A is the same curve backwards."""
     there = lmccheck.linear_connectivity(pair(1, 2), align="none", profile="dev").details

@@ -11,8 +11,7 @@ from torch import nn
 
 import lmccheck
 from lmccheck.align.weights import inner, match
-from lmccheck.evaluate.forward import outputs_of
-from lmccheck.symmetry.verify import randomised
+from lmccheck.evaluate.forward import outputs_of, randomised
 
 CHAINS = [
     "mlp",

@@ -13,7 +13,9 @@ from torch import nn
 
 import lmccheck
 from lmccheck.errors import SymmetryError, UnsupportedArchitecture
+from lmccheck.evaluate.forward import randomised
 from lmccheck.symmetry import verify
+from lmccheck.symmetry.analysis import RULE_FAILED
 from lmccheck.symmetry.spec import Part, Piece
 
 EXPECTED = {  # group sizes; (size, copies) for a group inside another one's units
@@ -49,6 +51,10 @@ EXPECTED = {  # group sizes; (size, copies) for a group inside another one's uni
     "head_mixing": [2, 3, 2],
     "softmax_over_heads": [2, 3],
     "query_key_norm": [8, 2, 4, (4, 2), 8],
+    "weight_normalised": [8],
+    "class_token_repeated": [8],
+    "relative_position_table": [2, (4, 2), (4, 2)],
+    "argmax_is_read": [],
 }
 
 
@@ -65,6 +71,14 @@ def test_every_group_element_keeps_the_function(name: str) -> None:
     assert spec.verify(module, inputs, trials=4) <= 1e-9
 
 
+@pytest.mark.parametrize("name", NETWORKS)
+def test_no_rule_fails_on_a_known_family(name: str) -> None:
+    """A rule that raises only costs freedom, which would go unnoticed here."""
+    _, _, spec = build(name)
+    assert not [frozen for frozen in spec.frozen if RULE_FAILED in frozen.reason]
+    assert set(spec.unruled) <= {"aten.cumsum"}
+
+
 @pytest.mark.parametrize("name", EXPECTED)
 def test_the_groups_that_exist_are_found(name: str) -> None:
     """Group sizes, and which groups lie inside the units of another, are those derived by hand."""
@@ -78,7 +92,7 @@ def test_the_groups_that_exist_are_found(name: str) -> None:
 def test_slots_cover_what_apply_moves(name: str) -> None:
     """Permuting by hand, slot by slot from ``Slot.positions``, equals ``spec.apply``."""
     module, _, spec = build(name)
-    weights = verify.randomised(module)
+    weights = randomised(module)
     permutation = spec.random(3)
     by_hand = {key: value.clone() for key, value in weights.items()}
     for group in spec.groups:
@@ -283,3 +297,45 @@ def test_random_networks_keep_their_function(kinds: list[str], width: int, seed:
     module = nn.Sequential(nn.Linear(3, width), *(blocks[kind]() for kind in kinds), nn.Linear(width, 2))
     inputs = (torch.randn(2, 4, 3),)
     assert lmccheck.discover_symmetry(module, inputs).verify(module, inputs, trials=2, seed=seed) <= 1e-9
+
+
+def test_frozen_sizes_are_positions() -> None:
+    """An axis that cannot move at all is frozen in its whole length, however it is factored."""
+
+    class Shuffled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(2, 12), nn.Linear(12, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.b(self.a(x).view(-1, 3, 4).cumsum(1).cumsum(2).view(-1, 12))
+
+    spec = lmccheck.discover_symmetry(Shuffled(), (torch.randn(2, 2),))
+    assert {f.size for f in spec.frozen if (f.tensor, f.dim) == ("a.weight", 0)} == {12}
+
+
+def test_a_mapping_that_makes_its_tensors_on_access_is_permuted_rightly() -> None:
+    """Tensors that live only while they are looked at are not confused with each other."""
+
+    class Lazy(dict):  # type: ignore[type-arg]  # a stand-in for a file read tensor by tensor
+        def items(self):  # type: ignore[no-untyped-def]  # as above
+            return ((key, self[key].clone()) for key in self)
+
+    torch.manual_seed(0)
+    module = nn.Sequential(*[layer for _ in range(40) for layer in (nn.Linear(6, 6), nn.ReLU())])
+    spec = lmccheck.discover_symmetry(module, (torch.randn(2, 6),))
+    weights = module.state_dict()
+    lazy, plain = spec.apply(Lazy(weights), spec.random(0)), spec.apply(weights, spec.random(0))
+    assert all(torch.equal(lazy[key], plain[key]) for key in plain)
+
+
+def test_verification_that_would_mean_nothing_is_refused() -> None:
+    """Another network, no trial, missing weights: an error, not a deviation of zero."""
+    module, inputs, spec = build("mlp")
+    other, _ = NETWORKS["vgg"]()
+    with pytest.raises(SymmetryError, match="another network"):
+        spec.verify(other, inputs)
+    with pytest.raises(SymmetryError, match="trials"):
+        spec.verify(module, inputs, trials=0)
+    with pytest.raises(SymmetryError, match="not in the weights"):
+        spec.verify(module, inputs, weights={})

@@ -78,3 +78,11 @@ def group_norm(op: Op, x: Symbol, groups: int, weight: Any, bias: Any, *_: Any) 
     _per_channel(op, x, weight, bias)
     op.mixes_across([x.axes[0], split[:1] if groups > 1 else ()])
     return Symbol(x.axes)
+
+
+@rule("_weight_norm_interface")
+def weight_norm(op: Op, v: Symbol, g: Symbol, dim: int = 0) -> tuple[Symbol, Symbol]:
+    """g · v / ‖v‖ with the norm over every dimension but ``dim``."""
+    op.unify(v.axes[dim], g.axes[dim])
+    op.mixes_across([v.axes[dim]])
+    return Symbol(v.axes, v.param), Symbol(g.axes)

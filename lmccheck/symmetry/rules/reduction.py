@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,7 +16,8 @@ def _reduced(op: Op, x: Symbol, dims: int | Sequence[int] | None) -> Symbol:
     combined = normal_dims(x, dims)
     kept = without(x, combined)
     op.mixes_across(kept)
-    if op.out.ndim == x.ndim and x.ndim:
+    out = op.out[0] if isinstance(op.out, (tuple, list)) else op.out
+    if out.ndim == x.ndim and x.ndim:
         empty: Axis = ()
         return Symbol(tuple(empty if d in combined else axis for d, axis in enumerate(x.axes)))
     return Symbol(tuple(kept))
@@ -40,6 +42,20 @@ def spread(op: Op, x: Symbol, *arguments: Any) -> Symbol:
 @rule("norm", "linalg_vector_norm")
 def norm(op: Op, x: Symbol, order: Any, dims: Any = None, *_: Any) -> Symbol:
     return _reduced(op, x, dims if isinstance(dims, (int, list, tuple)) and not isinstance(dims, bool) else None)
+
+
+@rule("max", "min")
+def extremum(op: Op, x: Symbol, *arguments: Any) -> Any:
+    """The largest value is symmetric in what it is taken of; where it stands is not."""
+    if not arguments:
+        return _reduced(op, x, None)
+    if not isinstance(arguments[0], int):
+        raise Uncovered("two tensors in an overload without a rule")
+    reduced = _reduced(op, x, arguments[0])
+    if any(user.target is operator.getitem and user.args[1] == 1 for user in op.node.users):
+        for d in normal_dims(x, arguments[0]):
+            op.freeze(x.axes[d], "the place of an extremum is read")
+    return reduced, Symbol(reduced.axes)
 
 
 @rule("softmax", "log_softmax", "_softmax", "_log_softmax")

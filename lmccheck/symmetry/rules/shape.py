@@ -154,7 +154,7 @@ def _cut(op: Op, x: Symbol, dim: int, sizes: Sequence[int]) -> tuple[Symbol, ...
     return tuple(Symbol((*x.axes[:dim], piece, *x.axes[dim + 1 :])) for piece in pieces)
 
 
-@rule("split", "split_with_sizes", "chunk", "tensor_split")
+@rule("split", "split_with_sizes", "chunk", "tensor_split", "unsafe_split", "unsafe_split_with_sizes", "unsafe_chunk")
 def split(op: Op, x: Symbol, how: Any, dim: int = 0, *_: Any) -> tuple[Symbol, ...]:
     dim %= x.ndim
     return _cut(op, x, dim, [int(part.shape[dim]) for part in op.out])
@@ -221,3 +221,29 @@ def pad(op: Op, x: Symbol, padding: Sequence[int], *_: Any) -> Symbol:
             op.freeze(axes[d], "positions are padded")
             axes[d] = op.frozen(int(op.out.shape[d]), "positions are padded")
     return Symbol(tuple(axes))
+
+
+@rule("repeat", "tile")
+def repeat(op: Op, x: Symbol, *_: Any) -> Symbol:
+    """Copies one after the other: a new outer factor, free since all copies are alike, over the old axis."""
+    sizes = [int(n) for n in op.out.shape]
+    padded: list[Axis] = [()] * (len(sizes) - x.ndim) + list(x.axes)
+    axes = [(*fresh(n // axis_size(axis)), *axis) if n else axis for axis, n in zip(padded, sizes, strict=True)]
+    return Symbol(tuple(axes))
+
+
+@rule("index", "_unsafe_index")
+def index(op: Op, x: Symbol, indices: Sequence[Symbol | None]) -> Symbol:
+    """Looked-up dimensions are told apart; the others keep their axes where they keep their place."""
+    looked_up = [d for d, item in enumerate(indices) if isinstance(item, Symbol)]
+    for d in looked_up:
+        op.freeze(x.axes[d], "positions are looked up by index")
+    for item in indices:
+        for axis in item.axes if isinstance(item, Symbol) else ():
+            op.freeze(axis, "positions of an index")
+    first, last = min(looked_up), max(looked_up)
+    if last - first + 1 != len(looked_up):
+        raise Uncovered("indexes dimensions that are not neighbours")
+    width = op.out.ndim - (x.ndim - len(looked_up))
+    middle = [op.frozen(int(n), "positions are looked up by index") for n in op.out.shape[first : first + width]]
+    return Symbol((*x.axes[:first], *middle, *x.axes[last + 1 :]))

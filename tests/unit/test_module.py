@@ -1,0 +1,138 @@
+"""Modules that are more than their weights are refused, since loading a checkpoint by name would not mean them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from small import seeded, small_mlp
+from torch import Tensor, nn
+
+import lmccheck
+from lmccheck import SourceError, UnsupportedArchitecture
+
+DATA = torch.randn(16, 4), torch.randint(0, 3, (16,))
+
+
+class Wrapped(nn.Module):
+    """A network with another one inside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = small_mlp()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x)
+
+
+def load(build: Any) -> lmccheck.ModelPair:
+    """Load two seeded checkpoints of a wrapped network into what ``build`` makes."""
+    return lmccheck.load_pair(seeded(Wrapped, 0), seeded(Wrapped, 1), model=build, data=DATA)
+
+
+def test_a_state_dict_of_copies_is_refused() -> None:
+    """Weights written into copies would leave every point of the segment the same network."""
+
+    class Cloning(Wrapped):
+        def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+            return {k: v.detach().clone() for k, v in super().state_dict(*args, **kwargs).items()}
+
+    with pytest.raises(UnsupportedArchitecture, match="something other than the parameter"):
+        load(Cloning)
+
+
+def test_extra_state_is_refused() -> None:
+    """State that is no tensor is not in a safetensors file."""
+
+    class Extra(Wrapped):
+        def get_extra_state(self) -> Any:
+            return {"scale": 1}
+
+        def set_extra_state(self, state: Any) -> None:
+            pass
+
+    with pytest.raises(UnsupportedArchitecture, match="extra_state"):
+        load(Extra)
+
+
+def test_lazy_modules_are_refused() -> None:
+    """A layer without a shape has nothing to compare with."""
+    with pytest.raises(SourceError, match="no shape yet"):
+        load(nn.Sequential(nn.LazyLinear(6)))
+
+
+def test_weights_that_eval_merges_are_refused_and_left_alone() -> None:
+    """A merged adapter makes the network no function of its checkpoint; the user's module stays as it was."""
+
+    class Merging(Wrapped):
+        def train(self, mode: bool = True) -> Any:
+            if self.training and not mode:
+                with torch.no_grad():
+                    self.inner[0].weight.add_(1.0)
+            return super().train(mode)
+
+    module = Merging()
+    before = module.inner[0].weight.clone()
+    with pytest.raises(UnsupportedArchitecture, match="evaluation mode changes"):
+        lmccheck.linear_connectivity(load(module))
+    with pytest.raises(UnsupportedArchitecture, match="evaluation mode changes"):
+        lmccheck.discover_symmetry(module, (DATA[0],))
+    assert module.training
+    assert torch.equal(before, module.inner[0].weight)
+
+
+def test_a_cached_fusion_is_refused() -> None:
+    """A network that keeps weights computed at its first call would have the same loss everywhere."""
+
+    class Caching(Wrapped):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fused: list[Tensor] = []
+
+        def forward(self, x: Tensor) -> Tensor:
+            if not self.fused:
+                self.fused.extend([self.inner[0].weight.detach().clone(), self.inner[0].bias.detach().clone()])
+            return nn.functional.linear(x, *self.fused)[:, :3]
+
+    with pytest.raises(UnsupportedArchitecture, match="does not change with its weights"):
+        lmccheck.linear_connectivity(load(Caching), align="none")
+
+
+def test_a_random_forward_is_refused() -> None:
+    """Noise in evaluation mode is no property of the pair."""
+
+    class Noisy(Wrapped):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) + torch.randn(1)
+
+    with pytest.raises(UnsupportedArchitecture, match="two outputs for the same weights"):
+        lmccheck.linear_connectivity(load(Noisy), align="none")
+
+
+def test_a_buffer_that_aliases_a_weight_is_refused() -> None:
+    """An unstored view of a stored tensor would keep the old weights."""
+
+    class Aliasing(Wrapped):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("view", self.inner[0].weight.detach(), persistent=False)
+
+    with pytest.raises(UnsupportedArchitecture, match="shares memory"):
+        load(Aliasing)
+
+
+def test_views_of_one_flat_buffer_are_separate_weights() -> None:
+    """Parameters that lie side by side in one allocation do not overlap, and stay free."""
+
+    class Flat(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            memory = torch.randn(24 + 18)
+            self.a, self.b = nn.Parameter(memory[:24].view(6, 4)), nn.Parameter(memory[24:].view(3, 6))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.relu(x @ self.a.t()) @ self.b.t()
+
+    spec = lmccheck.discover_symmetry(Flat(), (DATA[0],))
+    assert [group.size for group in spec.groups] == [6]
