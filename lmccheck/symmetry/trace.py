@@ -80,15 +80,15 @@ def trace(module: nn.Module, example_inputs: tuple[Any, ...], known: Collection[
 @contextmanager
 def _quiet_logs() -> Iterator[None]:
     """Keep what torch.export logs, at every level and on failures at length, out of the user's terminal and logs."""
-    traces = logging.getLogger("torch.__trace")  # writes to its handlers without asking whether it is disabled
-    before = logging.root.manager.disable, traces.propagate
+    traces = logging.getLogger("torch.__trace")  # writes without asking whether its level is disabled
+    before = logging.root.manager.disable, traces.disabled
     logging.disable(logging.CRITICAL)
-    traces.propagate = False
+    traces.disabled = True
     try:
         yield
     finally:
         logging.disable(before[0])
-        traces.propagate = before[1]
+        traces.disabled = before[1]
 
 
 def _export(module: nn.Module, example_inputs: tuple[Any, ...]) -> torch.export.ExportedProgram:

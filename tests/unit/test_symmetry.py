@@ -339,3 +339,16 @@ def test_verification_that_would_mean_nothing_is_refused() -> None:
         spec.verify(module, inputs, trials=0)
     with pytest.raises(SymmetryError, match="not in the weights"):
         spec.verify(module, inputs, weights={})
+
+
+def test_tracing_leaves_no_log_records(caplog: pytest.LogCaptureFixture) -> None:
+    """Neither a trace nor a failed trace fills the log that pytest shows with a failure."""
+
+    class Branch(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x if float(x.sum()) > 0 else -x
+
+    build("encoder_chunk")
+    with pytest.raises(UnsupportedArchitecture):
+        lmccheck.discover_symmetry(Branch(), (torch.ones(2, 2),))
+    assert not caplog.records
