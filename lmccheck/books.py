@@ -31,11 +31,11 @@ class Books:
     lines: list[str] = field(default_factory=list)
 
     def receive(self, luggage: Mapping[str, Any]) -> None:
-        """Enter what one report carried: a record, or the aligned files that a pair's last item wrote."""
+        """Enter what one report carried: a record, or what became of a pair's aligned file."""
         if luggage.get("record"):
             record = CheckRecord.from_dict(luggage["record"])
             self.records[record.id] = record
-        self.lines += [f"aligned b written to {path}" for path in luggage.get("aligned", ())]
+        self.lines += luggage.get("lines", ())
 
     @property
     def rows(self) -> list[CheckRecord]:

@@ -144,7 +144,11 @@ class PairCollector(pytest.Collector):
         self.loaded.free()
         folder = options_of(self.config).aligned_dir
         selected = {item.name for item in self.session.items if item.parent and item.parent.nodeid == self.nodeid}
-        if folder is not None and selected <= self.loaded.passed:
+        if folder is None:
+            return
+        if failed := sorted(selected - self.loaded.passed):
+            self.loaded.lines.append(f"aligned b not written for {self.name}: {', '.join(failed)} did not pass")
+        else:
             self.loaded.write_aligned(folder)
 
 
@@ -177,11 +181,11 @@ class CheckItem(Recorded, pytest.Function):
         )
 
     def luggage(self, report: pytest.TestReport) -> dict[str, Any] | None:
-        """Return the record, and after the pair's teardown the files that it wrote."""
+        """Return the record, and after the pair's teardown what became of its aligned file."""
         if report.when != "teardown":
             return super().luggage(report)
-        aligned, self.pair.loaded.written = self.pair.loaded.written, []
-        return {"aligned": aligned} if aligned else None
+        lines, self.pair.loaded.lines = self.pair.loaded.lines, []
+        return {"lines": lines} if lines else None
 
     def measure(self, sources: Sources) -> None:
         """Measure the property, keep the record, and fail if the verdict is anything but pass.

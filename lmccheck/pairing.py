@@ -43,7 +43,7 @@ class LoadedPair:
         self.folder = folder
         self.plan = plan
         self.passed: set[str] = set()
-        self.written: list[str] = []
+        self.lines: list[str] = []  # what became of the aligned file, for the terminal
         self.description: dict[str, Any] = {"files": {"a": {"path": plan.a}, "b": {"path": plan.b}}}
         self.environment: dict[str, Any] = {}
         self._alignments: dict[str, Alignment] = {}
@@ -115,6 +115,7 @@ class LoadedPair:
 
         order = [check.name for check in self.plan.checks if check.name in self._alignments]
         if not order:
+            self.lines.append(f"aligned b not written for {self.plan.name}: none of its checks aligns")
             return
         path = folder / f"{self.plan.name}-b-aligned.safetensors"
         try:
@@ -125,7 +126,7 @@ class LoadedPair:
             raise CheckpointError(f"--lmc-aligned-dir: cannot write {path}: {reason}") from None
         finally:
             self._alignments.clear()
-        self.written.append(str(path))
+        self.lines.append(f"aligned b written to {path}")
 
 
 def environment(device: str) -> dict[str, Any]:

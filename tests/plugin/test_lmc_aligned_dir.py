@@ -88,3 +88,12 @@ def test_under_xdist_a_pair_must_stay_on_one_worker(project):
     result = project.run_subprocess("--lmc-models", "--lmc-aligned-dir=out", "-n", "2", "--dist=loadscope")
     assert written(project) == ["one-b-aligned.safetensors", "two-b-aligned.safetensors"]
     result.stdout.fnmatch_lines(["aligned b written to *"])
+
+
+def test_a_pair_that_is_not_written_says_why(project):
+    """Nobody looks for a file that is not there without being told."""
+    project.gate(good="0.01", bad="2")
+    project.manifest(project.pair("plain") + project.check("plain", align="none"), name="plain.lmc.toml")
+    result = project.run("--lmc-models", "--lmc-aligned-dir=out")
+    result.stdout.fnmatch_lines(["aligned b not written for bad: linear_connectivity did not pass"])
+    result.stdout.fnmatch_lines(["aligned b not written for plain: none of its checks aligns"])
