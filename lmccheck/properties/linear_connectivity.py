@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 import time
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from lmccheck.evaluate.curve import Evaluator
     from lmccheck.pair import ModelPair
 
+LOG = logging.getLogger("lmccheck")
 REFINEMENTS = {"dev": 0, "ci": 2, "thorough": 5}  # rounds of two extra points beside the worst t
 
 
@@ -58,6 +60,9 @@ def linear_connectivity(
     _read_limit(limit, 1.0)
     if profile not in REFINEMENTS:
         raise LmcError(f"linear_connectivity: profile = {profile!r}; expected one of {sorted(REFINEMENTS)}")
+
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise LmcError(f"linear_connectivity: seed = {seed!r}; expected an integer")
 
     evaluator = Evaluator(pair)
     if evaluator.batchnorms:
@@ -154,6 +159,7 @@ def _along(evaluator: Evaluator, theta_a: Mapping[str, Tensor], theta_b: Mapping
 
     def measure(t: float) -> Point:
         found = evaluator.measure(interpolate(first, second, t), reestimate=True, label=f"the network at t = {t:.4g}")
+        LOG.info("%s: t = %.4g, loss %.4g", evaluator.pair.name, t, found.loss)
         return Point(t, found.loss, found.error)
 
     return measure

@@ -289,6 +289,8 @@ def test_loss_that_is_already_reduced(load: Load) -> None:
         {"limit": True},
         {"points": 2},
         {"align": "wieght-matching"},
+        {"limit": None},
+        {"seed": "a"},
     ],
 )
 def test_settings_that_make_no_sense(load: Load, settings: dict[str, Any]) -> None:
