@@ -16,7 +16,7 @@ import pytest
 
 from lmccheck.errors import DeviceError, LmcError, LmcWarning, ManifestError, VerdictError
 from lmccheck.manifest import CheckPlan, PairPlan, Plan, load_manifest
-from lmccheck.options import Options, options_of
+from lmccheck.options import MANIFESTS, Options, options_of
 from lmccheck.pairing import LoadedPair, Sources
 from lmccheck.report.failure import failure_text, reproduce_command
 from lmccheck.report.record import CheckRecord
@@ -29,7 +29,11 @@ class ManifestFile(pytest.File):
     """One ``lmc.toml``; a malformed one is a collection error."""
 
     def collect(self) -> Iterator[pytest.Item | pytest.Collector]:
-        """Yield the manifest's own item, then its pairs."""
+        """Yield the manifest's own item, then its pairs.
+
+        Only now does the manifest count as found: pytest also lists the files of folders above the ones it was given.
+        """
+        self.config.stash[MANIFESTS].add(self.path)
         try:
             plan = load_manifest(self.path)
         except ManifestError as error:

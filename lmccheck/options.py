@@ -43,6 +43,7 @@ class Options:
 
 
 OPTIONS = pytest.StashKey[Options]()
+MANIFESTS = pytest.StashKey[set[Path]]()  # the manifests whose nodes were collected, not merely seen in a folder
 
 
 def options_of(config: pytest.Config) -> Options:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from lmccheck.options import options_of
+from lmccheck.options import MANIFESTS, options_of
 
 if TYPE_CHECKING:
     from lmccheck.books import Books
@@ -29,7 +29,6 @@ INI_KEYS = {
 }
 
 
-MANIFESTS = pytest.StashKey[set[Path]]()
 USAGE_ERROR = pytest.StashKey[str]()
 
 
@@ -90,7 +89,6 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Col
         return None
     from lmccheck.collect import ManifestFile
 
-    parent.config.stash[MANIFESTS].add(file_path)
     return ManifestFile.from_parent(parent, path=file_path)
 
 

@@ -105,3 +105,13 @@ def test_checks_are_selected_by_keyword_and_marker(project):
     project.run("--lmc-models", "-k", "unaligned").assert_outcomes(passed=1, deselected=4)
     project.run("--lmc-models", "-k", "linear_connectivity").assert_outcomes(passed=3, deselected=2)
     project.run("--lmc-models", "-m", "lmc", "--strict-markers").assert_outcomes(passed=4, deselected=1)
+
+
+def test_a_manifest_above_the_given_folder_does_not_count(project):
+    """pytest lists parent folders on its way; a manifest seen there is not one that was run."""
+    project.gate(one="0.01")
+    (project.path / "gates").mkdir()
+    (project.path / "gates" / "test_other.py").write_text("def test_other():\n    pass\n")
+    result = project.run("--lmc-models", "gates")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: --lmc-models: no lmc.toml and no *.lmc.toml under the given paths"])
