@@ -38,16 +38,16 @@ class ModelPair:
     """
 
     name: str
-    module: nn.Module
-    theta_a: dict[str, Tensor]
-    theta_b: dict[str, Tensor]
+    module: nn.Module = field(repr=False)
+    theta_a: dict[str, Tensor] = field(repr=False)
+    theta_b: dict[str, Tensor] = field(repr=False)
     data: sources.Data
     calibration: sources.Data | None
-    loss: Loss
+    loss: Loss = field(repr=False)
     device: str
     torch_device: torch.device
     origins: tuple[Origin, Origin]
-    description: dict[str, Any]
+    description: dict[str, Any] = field(repr=False)
     cache: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)  # alignments and specs, made once
 
     def example_inputs(self) -> tuple[Any, ...]:

@@ -27,10 +27,10 @@ class Result:
     limit: float
     unit: str
     interval: tuple[float, float] | None = None
-    witness: Any = None
+    witness: Any = field(default=None, repr=False)
     evaluations: int = 0
     seconds: float = 0.0
-    details: dict[str, Any] = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @builtins.property  # the field `property` hides the name inside this class
     def passed(self) -> bool:

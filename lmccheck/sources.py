@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ class Data:
     ``rebatch`` is True when the samples came as one tensor, so that lmccheck may choose the batch size.
     """
 
-    batches: tuple[Batch, ...]
+    batches: tuple[Batch, ...] = field(repr=False)
     origin: str
     rebatch: bool
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,16 +31,16 @@ class Alignment:
     ``spec_deviation`` the same on random weights and random permutations.
     """
 
-    permutation: Permutation
-    weights: dict[str, Tensor]
+    permutation: Permutation = field(repr=False)
+    weights: dict[str, Tensor] = field(repr=False)
     objective: float
     method: str
-    spec: PermutationSpec
+    spec: PermutationSpec = field(repr=False)
     seed: int
     function_deviation: float
     spec_deviation: float
-    facts: dict[str, Any]
-    metadata: dict[str, str]
+    facts: dict[str, Any] = field(repr=False)
+    metadata: dict[str, str] = field(repr=False)
 
     @property
     def is_identity(self) -> bool:

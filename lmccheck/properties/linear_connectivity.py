@@ -82,7 +82,7 @@ def linear_connectivity(
     value, worst_t = barrier([(p.t, p.loss) for p in aligned], loss_a, loss_b)
     bound = _read_limit(limit, max(loss_a, loss_b))
     verdict: Verdict = "pass" if value <= bound else "fail"
-    details = {
+    details: dict[str, Any] = {
         "barrier_definition": BARRIER,
         "t": [p.t for p in aligned],
         "losses": [p.loss for p in aligned],
@@ -92,6 +92,7 @@ def linear_connectivity(
         "barrier": value,
         "worst_t": worst_t,
         "barrier_naive": barrier([(p.t, p.loss) for p in naive], loss_a, loss_b)[0],
+        "barrier_reestimated": _over_reestimated_ends(aligned) if evaluator.batchnorms else None,
         "error_barrier": _error_barrier(aligned, ends["a"].error, ends["b"].error),
         "error_barrier_naive": _error_barrier(naive, ends["a"].error, ends["b"].error),
         "excess": max(p.loss for p in aligned) - max(loss_a, loss_b)
@@ -108,6 +109,8 @@ def linear_connectivity(
         "precision": str(evaluator.dtype).removeprefix("torch."),
         "notes": _notes(pair, evaluator, alignment, identity),
     }
+    if evaluator.batchnorms:
+        details["notes"].insert(0, _batchnorm_note(pair, details))
     if verdict != "pass":
         details["failure"] = _failure(pair, details, bound, align)
     return Result(
@@ -177,17 +180,31 @@ def _error_barrier(points: list[Point], error_a: float | None, error_b: float | 
     return barrier([(p.t, e) for p, e in zip(points, errors, strict=True)], error_a, error_b)[0]
 
 
+def _over_reestimated_ends(points: list[Point]) -> float:
+    """Return the barrier over the chord between the re-estimated ends: what interpolation alone costs."""
+    return barrier([(p.t, p.loss) for p in points], points[0].loss, points[-1].loss)[0]
+
+
+def _batchnorm_note(pair: ModelPair, details: Mapping[str, Any]) -> str:
+    """Say what re-estimation does to the ends, since it may hide (or add to) what interpolation costs."""
+    losses = details["losses"]
+    samples = pair.calibration.samples if pair.calibration else 0
+    return (
+        f"BatchNorm re-estimated at every point on {samples} calibration samples (do so in the merged model); it "
+        "takes the "
+        f"ends from {details['loss_a']:.4g} and {details['loss_b']:.4g} to {losses[0]:.4g} and {losses[-1]:.4g}, over "
+        f"whose chord the barrier is {details['barrier_reestimated']:.4g}"
+    )
+
+
 def _notes(pair: ModelPair, evaluator: Evaluator, alignment: Alignment | None, identity: bool) -> list[str]:
     import torch
 
     notes = []
     if all(torch.equal(tensor, pair.theta_b[name]) for name, tensor in pair.theta_a.items()):
         notes.append("a and b are identical")
-    if evaluator.batchnorms:
-        notes.append(
-            "BatchNorm statistics re-estimated at every point on "
-            f"{pair.calibration.samples if pair.calibration else 0} calibration samples"
-        )
+    if pair.calibration is not None and pair.calibration.origin.split()[-1] == pair.data.origin.split()[-1]:
+        notes.append("calibration and evaluation data are the same: what is measured was also fitted to")
     if evaluator.buffers:
         notes.append(f"float buffers interpolated like weights: {', '.join(evaluator.buffers[:3])}")
     stored = {facts["dtype"] for facts in pair.description["files"].values()}

@@ -92,7 +92,7 @@ class UnitGroup:
 
     name: str
     size: int
-    slots: tuple[Slot, ...]
+    slots: tuple[Slot, ...] = field(repr=False)
     within: tuple[str, ...] = ()
     copies: int = 1
 
@@ -112,7 +112,7 @@ class PermutationSpec:
     """
 
     groups: tuple[UnitGroup, ...]
-    frozen: tuple[Frozen, ...]
+    frozen: tuple[Frozen, ...] = field(repr=False)
     layouts: Mapping[str, Mapping[int, tuple[Piece, ...]]] = field(repr=False)
     shapes: Mapping[str, tuple[int, ...]] = field(repr=False)
     tied: Mapping[str, str] = field(repr=False)

@@ -175,3 +175,18 @@ def test_a_result_is_not_a_boolean() -> None:
     with pytest.raises(lmccheck.VerdictError, match=r"linear_connectivity: fail: measured 0.2 nats, limit 0.1 nats"):
         result.raise_for_verdict()
     lmccheck.Result("linear_connectivity", "pass", 0.0, 0.1, "nats").raise_for_verdict()
+
+
+def test_the_barrier_over_re_estimated_ends_is_told_apart() -> None:
+    """With BatchNorm both are reported: over the original endpoints (the verdict) and over the re-estimated ends."""
+    a, b = state(with_batchnorm, 0), state(with_batchnorm, 1)
+    torch.manual_seed(2)
+    data = torch.randn(40, 1, 4, 4), torch.randint(0, 3, (40,))
+    normalised = lmccheck.load_pair(a, b, model=with_batchnorm, data=data, calibration=(2 * data[0], data[1]))
+    details = lmccheck.linear_connectivity(normalised, align="none", points=5).details
+    losses, t = details["losses"], details["t"]
+    over = max(v - (1 - x) * losses[0] - x * losses[-1] for x, v in zip(t, losses, strict=True))
+    assert details["barrier_reestimated"] == pytest.approx(over, abs=1e-12)
+    assert details["barrier_reestimated"] != pytest.approx(details["barrier"], abs=1e-6)
+    assert "do so in the merged model" in details["notes"][0]
+    assert lmccheck.linear_connectivity(pair(1, 2), points=5).details["barrier_reestimated"] is None
