@@ -168,6 +168,8 @@ def function_deviation(
     runner.load(first)
     where = f"{pair.data.origin}, comparing b before and after alignment"
     before = [tensors_in(runner(item, where)) for item in inputs]
+    if not any(x.numel() for old in before for x in old):
+        raise UnsupportedArchitecture(f"{where}: the model returns no floating tensor, so nothing can be compared")
     runner.load(second)
     worst = 0.0
     for item, old in zip(inputs, before, strict=True):

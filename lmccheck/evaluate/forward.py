@@ -96,8 +96,7 @@ class StayDouble(TorchFunctionMode):
         torch.set_default_dtype(self._default)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        widen = {torch.Tensor.float: "double", torch.Tensor.half: "double", torch.Tensor.bfloat16: "double"}
-        if func in widen:
+        if func in (torch.Tensor.float, torch.Tensor.half, torch.Tensor.bfloat16):
             return args[0].double()
         args = tuple(torch.float64 if isinstance(a, torch.dtype) and a in _NARROW else a for a in args)
         kwargs = {
@@ -130,7 +129,7 @@ def tensors_in(value: Any) -> list[Tensor]:
         return [t for item in value for t in tensors_in(item)]
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return [t for field in dataclasses.fields(value) for t in tensors_in(getattr(value, field.name))]
-    return []
+    return tensors_in(value.logits) if hasattr(value, "logits") else []
 
 
 def outputs_of(

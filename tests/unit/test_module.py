@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import lmccheck
 from lmccheck import SourceError, UnsupportedArchitecture
+from lmccheck.evaluate.curve import function_deviation
 
 DATA = torch.randn(16, 4), torch.randint(0, 3, (16,))
 
@@ -136,3 +137,25 @@ def test_views_of_one_flat_buffer_are_separate_weights() -> None:
 
     spec = lmccheck.discover_symmetry(Flat(), (DATA[0],))
     assert [group.size for group in spec.groups] == [6]
+
+
+def test_an_output_object_with_logits_is_compared_by_them() -> None:
+    """The check that alignment keeps the function looks into the output; one without numbers is refused."""
+
+    class Output:
+        def __init__(self, logits: Tensor) -> None:
+            self.logits = logits
+
+    class Objects(Wrapped):
+        def forward(self, x: Tensor) -> Any:
+            return Output(super().forward(x))
+
+    class Opaque(Wrapped):
+        def forward(self, x: Tensor) -> Any:
+            return str(super().forward(x).shape)
+
+    pair = load(Objects)
+    swapped = {**pair.theta_b, "inner.0.weight": pair.theta_b["inner.0.weight"].flip(0)}
+    assert function_deviation(pair, pair.theta_b, swapped) > 1e-3
+    with pytest.raises(UnsupportedArchitecture, match="no floating tensor"):
+        function_deviation(load(Opaque), pair.theta_b, swapped)
