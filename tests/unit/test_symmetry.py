@@ -352,3 +352,12 @@ def test_tracing_leaves_no_log_records(caplog: pytest.LogCaptureFixture) -> None
     with pytest.raises(UnsupportedArchitecture):
         lmccheck.discover_symmetry(Branch(), (torch.ones(2, 2),))
     assert not caplog.records
+
+
+def test_a_tiny_network_that_is_often_dead_is_still_verified() -> None:
+    """Two ReLU units are dead for many draws; that is no proof that the weights do not matter."""
+    for seed in range(40):
+        torch.manual_seed(seed)
+        module = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 1, bias=False))
+        inputs = (torch.tensor([[-1.0, -1.0], [-0.9, -1.0]]),)
+        assert lmccheck.discover_symmetry(module, inputs).verify(module, inputs, trials=2) <= 1e-9
