@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lmccheck.align.assignment import best_assignment
-from lmccheck.symmetry.spec import Permutation, PermutationSpec, Slot, UnitGroup
+from lmccheck.symmetry.spec import Permutation, PermutationSpec, Piece, Slot, UnitGroup
 
 
 def nested_groups(spec: PermutationSpec, group: UnitGroup) -> list[UnitGroup]:
@@ -37,7 +37,7 @@ def reassign(
     assignment, which is taken along.
     """
     nested = nested_groups(spec, group)
-    taken = {(slot.tensor, slot.dim, slot.piece) for child in nested for slot in child.slots}
+    taken = {place for child in nested for slot in child.slots for place in _places(slot)}
     own = [slot for slot in group.slots if counts(slot) and (slot.tensor, slot.dim, slot.piece) not in taken]
     similarity = _similarity(own, group.within, group.copies, group.size, a, current)
     choices: dict[tuple[str, int, int], Tensor] = {}
@@ -68,16 +68,17 @@ def _similarity(
     """Return S[c, u, v] = Σ_slots ⟨unit u of A, unit v of B⟩ within copy c: (copies, size, size) float64."""
     total = torch.zeros(copies, size, size, dtype=torch.float64)
     for slot in slots:
-        positions = slot.positions(within)  # (copies, size, rest)
-        left, right = (_gather(x[slot.tensor], slot.dim, positions) for x in (a, b))
+        left, right = (slot.units(x[slot.tensor], within) for x in (a, b))  # (copies, size, rest)
         total += left @ right.transpose(1, 2)
     return total
 
 
-def _gather(tensor: Tensor, dim: int, positions: Tensor) -> Tensor:
-    """Return what lies at ``positions`` of ``dim`` as (copies, size, everything else)."""
-    copies, size, _ = positions.shape
-    return tensor.movedim(dim, 0)[positions.reshape(-1)].reshape(copies, size, -1)
+def _places(slot: Slot) -> set[tuple[str, int, Piece]]:
+    """Return the pieces of a tensor that a slot, with the containing groups it is read by, accounts for."""
+    return {
+        (slot.tensor, slot.dim, slot.piece),
+        *((slot.tensor, place.dim, place.piece) for place in slot.across.values()),
+    }
 
 
 def _inner_blocks(
@@ -91,8 +92,7 @@ def _inner_blocks(
     total = torch.zeros(group.size, group.size, child.size, child.size, dtype=torch.float64)
     for slot in child.slots:
         if counts(slot):
-            positions = slot.positions((group.name,))  # (size, inner, rest)
-            left, right = (_gather(x[slot.tensor], slot.dim, positions) for x in (a, b))
+            left, right = (slot.units(x[slot.tensor], (group.name,)) for x in (a, b))  # (size, inner, rest)
             total += torch.einsum("uik,vjk->uvij", left, right)
     return total
 

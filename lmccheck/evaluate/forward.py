@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -35,6 +35,18 @@ class Runner:
         with torch.no_grad():
             for name, target in self._state.items():
                 target.copy_(weights[name])
+
+    def draw(self, module: nn.Module, seed: int) -> None:
+        """Put random weights in, those of ``randomised(module, seed)``, one tensor at a time."""
+        with torch.no_grad():
+            for name, _, value in _draws(module, seed):
+                self._state[name].copy_(value)
+
+    def change(self, moved: Callable[[str, Tensor], Tensor]) -> None:
+        """Replace every tensor by ``moved(name, tensor)``, one at a time; a tensor with several names once."""
+        with torch.no_grad():
+            for tensor, name in {identity(t): (t, name) for name, t in self._state.items()}.values():
+                tensor.copy_(moved(name, tensor))
 
     def cast(self, value: Any) -> Any:
         """Return inputs on the device, floating tensors in the runner's dtype; other objects as they are."""
@@ -148,23 +160,38 @@ def outputs_of(
 def randomised(module: nn.Module, seed: int = 0, reference: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
     """Return float64 weights for ``module`` in which no two positions are alike.
 
-    Tensors of ``reference`` (the module's own by default) get noise of their own scale, at least 0.1; those that are
+    Tensors of ``reference`` (the module's own by default) are mixed half and half with noise of their own scale, at
+    least 0.1, so that a deep network's activations neither explode nor die out more than they did; those that are
     nowhere negative (running variances) stay positive; integer tensors are kept.
     """
-    generator = torch.Generator().manual_seed(seed)
     drawn: dict[object, Tensor] = {}
     weights: dict[str, Tensor] = {}
-    for name, own in stored_tensors(module).items():
-        if identity(own) not in drawn:
-            value = (own if reference is None else reference[name]).detach().cpu()
-            drawn[identity(own)] = _shaken(value.double(), generator) if value.is_floating_point() else value.clone()
-        weights[name] = drawn[identity(own)]
+    for name, own, value in _draws(module, seed, reference):
+        weights[name] = drawn.setdefault(identity(own), value)
     return weights
 
 
+def _draws(
+    module: nn.Module, seed: int, reference: Mapping[str, Tensor] | None = None
+) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """Yield the name, the module's tensor and a random value for it, one tensor at a time; tied names are alike."""
+    generator = torch.Generator()
+    first: dict[object, int] = {}
+    for number, (name, own) in enumerate(stored_tensors(module).items()):
+        value = (own if reference is None else reference[name]).detach().cpu()
+        generator.manual_seed(seed * 1_000_003 + first.setdefault(identity(own), number))
+        yield name, own, _shaken(value, generator) if value.is_floating_point() else value.clone()
+
+
 def _shaken(tensor: Tensor, generator: torch.Generator) -> Tensor:
-    noise = torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
-    scale = tensor.std().nan_to_num(0.0) if tensor.numel() > 1 else tensor.abs().mean().nan_to_num(0.0)
-    moved = tensor + torch.clamp(scale, min=0.1) * noise
+    noise = torch.randn(tensor.shape, generator=generator)  # float32: as random, and twice as fast
+    spread = float(tensor.float().std().nan_to_num(0.0)) if tensor.numel() > 1 else 0.0
+    reads = tensor[0].numel() if tensor.ndim and len(tensor) else 1
+    least = min(0.1, max(reads, 1) ** -0.5)  # a layer that was initialised to zero gets weights of a usual size
     positive = tensor.numel() > 0 and bool((tensor >= 0).all()) and bool((tensor > 0).any())
-    return moved.abs() + 0.05 if positive else moved
+    moved = tensor.to(torch.float64, copy=True)
+    if spread < least:
+        moved.add_(noise, alpha=least)
+    else:
+        moved.add_(noise, alpha=spread).mul_(0.5**0.5)
+    return moved.abs_().add_(0.05) if positive else moved

@@ -62,7 +62,11 @@ class Analysis:
         self.values: dict[fx.Node, Any] = {}
         self.params: dict[str, Symbol] = {}  # canonical name -> axes
         self.order: list[str] = []  # parameters in the order the network uses them
-        self.consumed: dict[str, list[Factor]] = {}  # parameter -> factors it reads (its incoming side)
+        self.consumed: dict[
+            str, list[Axis]
+        ] = {}  # parameter -> the axes of it that are read (its incoming side), per use
+        self.uses: dict[str, int] = {}  # parameter -> how often it is used other than to be viewed
+        self.binding: list[tuple[Axis, Reason]] = []  # axes whose positions an op combines other than by weights
         self.records: list[tuple[Axis, ...]] = []
         self.instances: list[Instance] = []
         self.unruled: dict[str, int] = {}
@@ -111,8 +115,6 @@ class Analysis:
             elif holder.target in self._clashing:
                 why_not = Reason("storage", "shares memory with a tensor of another shape")
             self.params[name] = Symbol(tuple(fresh(n, why_not) for n in shape), name)
-            for axis in self.params[name].axes:
-                self.records.append((axis,))
         return self.params[name]
 
     def _call(self, node: fx.Node) -> Any:
@@ -135,8 +137,13 @@ class Analysis:
             return self._unruled(node, str(gap))
         except Exception as error:  # a call no rule foresaw must cost freedom, not the whole analysis
             return self._unruled(node, f"{RULE_FAILED} ({type(error).__name__}: {error})")
-        for symbol in _symbols(result):
+        results = _symbols(result)
+        for symbol in results:
             self.records.append(symbol.axes)
+        viewed = {symbol.param for symbol in results}
+        for name in {symbol.param for symbol in _symbols(arguments)} - viewed:
+            if name is not None:
+                self.uses[name] = self.uses.get(name, 0) + 1
         return result
 
     def _unruled(self, node: fx.Node, why: str) -> Any:
@@ -191,6 +198,31 @@ class Analysis:
 
     # -- what occurs with what -----------------------------------------------------------------------------------
 
+    def bound(self) -> dict[Factor, Reason]:
+        """Return the leaves whose positions cannot be dropped one by one, and why.
+
+        An op binds them (a norm over them, a product of two activations), or a tensor both makes and reads them.
+        """
+        binding = list(self.binding)
+        for name, consumed in self.consumed.items():
+            twice = Reason("tied", f"{name} both makes these units and reads them")
+            for axis in self.params[name].axes:
+                for leaf in leaves(axis):
+                    reads = sum(leaf in leaves(factors) for factors in consumed)
+                    if 0 < reads < self.uses.get(name, 0):
+                        binding.append(((leaf,), twice))
+        families = self.families()
+        found: dict[Factor, Reason] = {}
+        for axis, reason in binding:
+            waiting = leaves(axis)
+            while waiting:
+                leaf = waiting.pop()
+                if leaf not in found:
+                    found[leaf] = reason
+                    for by_index in families.get(leaf, {}).values():
+                        waiting += leaves(tuple(by_index.values()))
+        return found
+
     def settle(self) -> dict[Factor, set[Factor]]:
         """Resolve instances until nothing changes and return, for every leaf, the leaves it never occurs without.
 
@@ -233,8 +265,11 @@ class Analysis:
             table.setdefault(item.factor.find(), {}).setdefault(item.picked.find(), {})[item.index] = item.node.find()
         return table
 
-    def contexts(self) -> dict[Factor, set[Factor]]:
-        """Return, for every leaf, the leaves that are present (once, and whole) in every record it occurs in."""
+    def contexts(self, across: bool = False) -> dict[Factor, set[Factor]]:
+        """Return, for every leaf, the leaves that are present (once, and whole) in every record it occurs in.
+
+        The dimensions of a parameter are records of their own unless ``across`` is set.
+        """
         families = self.families()
         together: dict[Factor, set[Factor]] = {}
 
@@ -251,28 +286,42 @@ class Analysis:
 
         def visit(axis: Sequence[Factor], around: dict[Factor, int]) -> None:
             flat = expand(axis)
-            leaves = [factor for factor in flat if factor.kind == "leaf"]
+            here = [factor for factor in flat if factor.kind == "leaf"]
             seen = dict(around)
-            for leaf in leaves:
+            for leaf in here:
                 seen[leaf] = seen.get(leaf, 0) + 1
             once = {leaf for leaf, times in seen.items() if times == 1}
-            for leaf in leaves:
+            for leaf in here:
                 meet(leaf, once - {leaf})
             for factor in flat:
                 if factor.kind == "sum":
                     for segment in segments(factor):
                         visit([segment], seen)
 
-        for record in self.records:
+        stored = [symbol.axes for symbol in self.params.values()]
+        if not across:
+            stored = [(axis,) for axes in stored for axis in axes]
+        for record in (*stored, *self.records):
             tops = [[factor for factor in expand(axis) if factor.kind == "leaf"] for axis in record]
             for k, axis in enumerate(record):
                 around: dict[Factor, int] = {}
-                for j, leaves in enumerate(tops):
+                for j, outside in enumerate(tops):
                     if j != k:
-                        for leaf in leaves:
+                        for leaf in outside:
                             around[leaf] = around.get(leaf, 0) + 1
                 visit(axis, around)
         return together
+
+
+def leaves(axis: Sequence[Factor]) -> list[Factor]:
+    """Return the leaves an axis is made of, those in the segments of sums included."""
+    found: list[Factor] = []
+    for part in expand(axis):
+        if part.kind == "sum":
+            found.extend(leaf for segment in segments(part) for leaf in leaves([segment]))
+        else:
+            found.append(part)
+    return found
 
 
 def _stands(item: Instance) -> bool:
@@ -309,7 +358,14 @@ class Op:
     def consumes(self, symbol: Symbol, axis: Axis) -> None:
         """Note that ``axis`` is the incoming side of the parameter behind ``symbol``."""
         if symbol.param is not None:
-            self.analysis.consumed.setdefault(symbol.param, []).extend(axis)
+            self.analysis.consumed.setdefault(symbol.param, []).append(axis)
+        else:
+            self.binds(axis, "the outgoing weights are computed from others")
+
+    def binds(self, axis: Axis, why: str) -> None:
+        """Note that the op combines positions of ``axis`` other than by weights, so that none can be dropped alone."""
+        if axis:
+            self.analysis.binding.append((axis, self.reason(why)))
 
     def mixes_across(self, kept: Sequence[Axis]) -> None:
         """Note that the op combines all positions outside ``kept``: factors there need one common permutation."""

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import prod
 from typing import Any
 
 from torch import nn
 
 from lmccheck.errors import SourceError
 from lmccheck.module import overlapping_names
-from lmccheck.symmetry.analysis import Analysis
-from lmccheck.symmetry.axes import Factor, axis_size, expand, segments
+from lmccheck.symmetry.analysis import Analysis, leaves
+from lmccheck.symmetry.axes import Factor, Reason, axis_size, expand, segments
 from lmccheck.symmetry.rules import RULES
-from lmccheck.symmetry.spec import Frozen, Part, PermutationSpec, Piece, UnitGroup, slots_of
+from lmccheck.symmetry.spec import Frozen, Part, PermutationSpec, Piece, Slot, UnitGroup, slots_of
 from lmccheck.symmetry.trace import trace
 
 Families = dict[Factor, dict[Factor, dict[int, Factor]]]
@@ -39,10 +40,10 @@ def discover_symmetry(module: nn.Module, example_inputs: tuple[Any, ...]) -> Per
     traced = trace(module, example_inputs, RULES)
     analysis = Analysis(traced, RULES, overlapping_names(module))
     analysis.run()
-    together = analysis.settle()
+    analysis.settle()
     families = _complete(analysis)
-    if families:
-        together = analysis.contexts()
+    together = analysis.contexts(across=True)
+    bound = analysis.bound()
     learned = dict.fromkeys(analysis.params, False)
     learned.update({traced.tied.get(n, n): True for n, _ in module.named_parameters(remove_duplicate=False)})
 
@@ -63,21 +64,32 @@ def discover_symmetry(module: nn.Module, example_inputs: tuple[Any, ...]) -> Per
                 built.append(Piece(start, parts))
         if built:
             layouts.setdefault(name, {})[dim] = tuple(built)
-    consumed = {name: {leaf for f in axis for leaf in _leaves(f)} for name, axis in analysis.consumed.items()}
+    consumed = {name: {leaf for axis in axes for leaf in leaves(axis)} for name, axes in analysis.consumed.items()}
     roles = {
         (name, dim): "consumer" if any(f in consumed.get(name, ()) for _, fs in pieces for f, _ in fs) else "producer"
         for (name, dim), pieces in strided.items()
     }
-    slots = slots_of(layouts, roles, learned)
-    sizes = {names[f]: f.size for f in names}
-    groups = []
-    for factor, group in names.items():
-        outer = tuple(names[p] for p in within[factor])
-        copies = 1
-        for parent in outer:
-            copies *= sizes[parent]
-        groups.append(UnitGroup(group, factor.size, tuple(slots[group]), outer, copies))
     shapes = {name: symbol.shape for name, symbol in analysis.params.items()}
+    inside = {names[factor]: tuple(names[outer] for outer in outers) for factor, outers in within.items()}
+    while True:
+        try:
+            slots = slots_of(layouts, shapes, roles, learned, inside)
+            break
+        except LookupError as missing:  # a container that a tensor does not show: then one order for all its units
+            group, container = missing.args
+            inside[group] = tuple(name for name in inside[group] if name != container)
+    sizes = {names[f]: f.size for f in names}
+    groups = [
+        UnitGroup(
+            group,
+            factor.size,
+            tuple(slots[group]),
+            inside[group],
+            prod(sizes[outer] for outer in inside[group]),
+            _why_bound(slots[group], bound.get(factor)),
+        )
+        for factor, group in names.items()
+    ]
     return PermutationSpec(tuple(groups), _merge(frozen), layouts, shapes, traced.tied, analysis.unruled)
 
 
@@ -91,14 +103,11 @@ def _complete(analysis: Analysis) -> Families:
     return analysis.families()
 
 
-def _leaves(factor: Factor) -> list[Factor]:
-    found: list[Factor] = []
-    for part in expand([factor]):
-        if part.kind == "sum":
-            found.extend(leaf for segment in segments(part) for leaf in _leaves(segment))
-        else:
-            found.append(part)
-    return found
+def _why_bound(slots: Sequence[Slot], reason: Reason | None) -> str:
+    """Return why a group's units cannot be dropped one by one; nothing when they can."""
+    if reason is not None:
+        return str(reason)
+    return "" if any(slot.role == "consumer" for slot in slots) else "it has no outgoing weights"
 
 
 def _pieces(axis: Sequence[Factor], families: Families) -> list[tuple[int, list[Strided]]]:
@@ -160,12 +169,23 @@ def _name_groups(
                 taken.add(unique)
                 names[factor] = unique
     rank = {factor: k for k, factor in enumerate(names)}
+
+    def contains(outer: Factor, inner: Factor) -> bool:
+        """Never found without it; of two that are never apart, the one named first is the container."""
+        return outer in together.get(inner, ()) and (inner not in together.get(outer, ()) or rank[outer] < rank[inner])
+
     within = {
-        factor: tuple(
-            sorted((p for p in together.get(factor, ()) if p in rank and rank[p] < rank[factor]), key=rank.__getitem__)
-        )
-        for factor in names
+        factor: tuple(outer for outer in names if outer is not factor and contains(outer, factor)) for factor in names
     }
+    ordered = sorted(
+        names,
+        key=lambda factor: (
+            max((rank[f] for f in (factor, *within[factor])), default=0),
+            len(within[factor]),
+            rank[factor],
+        ),
+    )
+    names = {factor: names[factor] for factor in ordered}
     return names, within
 
 

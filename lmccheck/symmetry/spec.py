@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
@@ -52,34 +52,94 @@ class Frozen:
 
 
 @dataclass(frozen=True)
+class Place:
+    """Where a group containing this one is found in the same tensor: a part of a piece of another dimension."""
+
+    dim: int
+    piece: Piece
+    at: int
+
+
+@dataclass(frozen=True)
 class Slot:
     """Where the units of a group live in a tensor.
 
-    Unit u owns the positions ``start + r·step + u·block + k`` of dimension ``dim`` for 0 ≤ r < ``repeat`` and
-    0 ≤ k < ``block``. ``role`` is ``producer`` (incoming weights, biases, norm vectors, running statistics) or
-    ``consumer`` (outgoing weights). ``learned`` is False for buffers such as running statistics.
+    Unit u owns ``block`` positions from ``start + r·step + u·stride`` on, for 0 ≤ r < ``repeat``, in dimension ``dim``;
+    ``positions`` gives them exactly, also where they are not consecutive. ``role`` is ``producer`` (incoming weights,
+    biases, norm vectors, running statistics) or ``consumer`` (outgoing weights). ``learned`` is False for buffers such
+    as running statistics; ``vector`` is True for tensors of one number per unit. ``across`` says in which other
+    dimension of the tensor a containing group is found, where it is not in this one.
     """
 
     tensor: str
     dim: int
-    start: int
-    repeat: int
-    step: int
-    size: int
-    block: int
     role: str
     learned: bool
+    vector: bool
     piece: Piece = field(repr=False)
     at: int = field(repr=False)  # which part of the piece is this group
+    across: Mapping[str, Place] = field(default_factory=dict, repr=False)
 
-    def positions(self, outer: tuple[str, ...] = ()) -> Tensor:
+    @property
+    def start(self) -> int:
+        """First position of the first unit."""
+        return self.piece.start
+
+    @property
+    def size(self) -> int:
+        """Number of units."""
+        return self.piece.parts[self.at].size
+
+    @property
+    def stride(self) -> int:
+        """Distance from one unit to the next."""
+        return self.piece.parts[self.at].stride
+
+    @property
+    def repeat(self) -> int:
+        """How many times the row of units occurs, one after the other."""
+        return prod(part.size for part in self.piece.parts[: self.at])
+
+    @property
+    def step(self) -> int:
+        """Distance from one row of units to the next."""
+        return self.piece.parts[self.at - 1].stride if self.at else self.size * self.stride
+
+    @property
+    def block(self) -> int:
+        """Number of positions a unit owns in one row."""
+        return prod(part.size for part in self.piece.parts[self.at + 1 :])
+
+    def positions(self, outer: Sequence[str] = ()) -> Tensor:
         """Return positions along ``dim``, (copies, size, rest) int64, one copy per position of ``outer`` groups."""
+        grid = self._grid([name for name in outer if name not in self.across])
+        return grid.reshape(-1, self.size, grid[..., 0, :].shape[-1])
+
+    def _grid(self, inside: Sequence[str]) -> Tensor:
         parts = self.piece.parts
-        lead = [next(k for k, part in enumerate(parts) if part.group == name) for name in outer]
+        lead = [next(k for k, part in enumerate(parts) if part.group == name) for name in inside]
         rest = [k for k in range(len(parts)) if k != self.at and k not in lead]
         grid = self.piece.positions().permute(*lead, self.at, *rest)
-        copies = prod(parts[k].size for k in lead)
-        return grid.reshape(copies, self.size, -1)
+        return grid.reshape(*grid.shape[: len(lead) + 1], -1)
+
+    def units(self, tensor: Tensor, outer: Sequence[str] = ()) -> Tensor:
+        """Return what the units own of ``tensor``: (copies, size, everything else), one copy per ``outer`` position."""
+        inside = [name for name in outer if name not in self.across]
+        views: dict[int, tuple[Tensor, list[str]]] = {self.dim: (self._grid(inside), [*inside, "", "?"])}
+        for name in outer:
+            if name in self.across:
+                place = self.across[name]
+                grid = place.piece.positions().movedim(place.at, 0)
+                views[place.dim] = grid.reshape(grid.shape[0], -1), [name, "?"]
+        labels: list[str] = ["?"] * tensor.ndim
+        for dim in sorted(views, reverse=True):
+            grid, names = views[dim]
+            tensor = tensor.index_select(dim, grid.reshape(-1).to(tensor.device)).unflatten(dim, grid.shape)  # type: ignore[no-untyped-call]  # torch leaves it without types
+            labels[dim : dim + 1] = names
+        lead = [labels.index(name) for name in (*outer, "")]
+        order = [*lead, *(k for k in range(tensor.ndim) if k not in lead)]
+        copies = prod(tensor.shape[k] for k in lead[:-1])
+        return tensor.permute(order).reshape(copies, self.size, -1)
 
 
 @dataclass(frozen=True)
@@ -87,7 +147,8 @@ class UnitGroup:
     """Units that are permuted together: a name, how many there are, and every slot they occupy.
 
     ``within`` names the groups whose units contain this one: its permutation is then one row per containing unit,
-    an int64 tensor of shape (copies, size) instead of (size,).
+    an int64 tensor of shape (copies, size) instead of (size,). ``bound`` says why single units may not be dropped
+    (an op that combines them other than by outgoing weights, such as LayerNorm); it is empty where they may.
     """
 
     name: str
@@ -95,11 +156,17 @@ class UnitGroup:
     slots: tuple[Slot, ...] = field(repr=False)
     within: tuple[str, ...] = ()
     copies: int = 1
+    bound: str = ""
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of this group's tensor in a permutation."""
         return (self.copies, self.size) if self.within else (self.size,)
+
+    @property
+    def droppable(self) -> bool:
+        """Whether setting a unit's outgoing weights (its consumer slots) to zero removes it from the function."""
+        return not self.bound
 
 
 @dataclass(frozen=True)
@@ -181,28 +248,95 @@ class PermutationSpec:
         done: dict[object, tuple[Tensor, Tensor]] = {}  # the originals are held, so that no identity is used twice
         result: dict[str, Tensor] = {}
         for name, value in weights.items():
-            layout = self.layouts.get(self.tied.get(name, name))
-            if not layout:
+            if not self.layouts.get(self.tied.get(name, name)):
                 result[name] = value
                 continue
-            expected = self.shapes[self.tied.get(name, name)]
-            if tuple(value.shape) != expected:
-                raise SymmetryError(f"tensor {name}: shape {tuple(value.shape)}, the spec expects {expected}")
             if identity(value) not in done:
-                moved = value
-                for dim, pieces in layout.items():
-                    moved = moved.index_select(dim, self.source(pieces, expected[dim], permutation).to(value.device))
-                done[identity(value)] = value, moved
+                done[identity(value)] = value, self.moved(name, value, permutation)
             result[name] = done[identity(value)][1]
         return result
 
-    def source(self, pieces: tuple[Piece, ...], size: int, permutation: Mapping[str, Tensor]) -> Tensor:
-        """Return, for each of ``size`` positions along a dimension, the position its content comes from (int64)."""
+    def moved(self, name: str, value: Tensor, permutation: Mapping[str, Tensor]) -> Tensor:
+        """Return one tensor permuted; the permutation is taken to be a checked one.
+
+        Raises SymmetryError when the tensor's shape does not fit the spec.
+        """
+        canonical = self.tied.get(name, name)
+        layout = self.layouts.get(canonical, {})
+        expected = self.shapes.get(canonical, tuple(value.shape))
+        if tuple(value.shape) != expected:
+            raise SymmetryError(f"tensor {name}: shape {tuple(value.shape)}, the spec expects {expected}")
+        across = {dim: self._across(canonical, dim) for dim in layout}
+        waiting = list(layout)
+        while waiting:  # a dimension comes after those in which the containing groups of its units lie
+            dim = next(d for d in waiting if not any(place.dim in waiting for place in across[d].values()))
+            waiting.remove(dim)
+            if across[dim]:
+                value = self._gathered(value, dim, layout[dim], across[dim], permutation)
+            else:
+                value = value.index_select(dim, self.source(layout[dim], expected[dim], permutation).to(value.device))
+        return value
+
+    def _across(self, tensor: str, dim: int) -> dict[str, Place]:
+        """Return the groups in other dimensions of a tensor that contain groups of this one."""
+        found: dict[str, Place] = {}
+        for slot in self._slots_at.get((tensor, dim), ()):
+            found.update(slot.across)
+        return found
+
+    @cached_property
+    def _slots_at(self) -> dict[tuple[str, int], list[Slot]]:
+        table: dict[tuple[str, int], list[Slot]] = {}
+        for group in self.groups:
+            for slot in group.slots:
+                table.setdefault((slot.tensor, slot.dim), []).append(slot)
+        return table
+
+    def _gathered(
+        self,
+        value: Tensor,
+        dim: int,
+        pieces: tuple[Piece, ...],
+        across: Mapping[str, Place],
+        permutation: Mapping[str, Tensor],
+    ) -> Tensor:
+        """Permute a dimension whose order depends on the position in other dimensions, already permuted."""
+        others = sorted({place.dim for place in across.values()})
+        shape = [value.shape[d] if d in others or d == dim else 1 for d in range(value.ndim)]
+        index = torch.empty(shape, dtype=torch.int64).movedim(dim, -1)
+        flat = index.reshape(-1, value.shape[dim])
+        grids = torch.meshgrid(*(torch.arange(value.shape[d]) for d in others), indexing="ij")
+        unit = {name: _unit_at(place, value.shape[place.dim]) for name, place in across.items()}
+        seen: dict[tuple[int, ...], Tensor] = {}
+        for row, at in enumerate(zip(*(grid.reshape(-1).tolist() for grid in grids), strict=True)):
+            position = dict(zip(others, at, strict=True))
+            fixed = {name: unit[name][position[place.dim]] for name, place in across.items()}
+            key = tuple(fixed.values())
+            if key not in seen:
+                seen[key] = self.source(pieces, value.shape[dim], permutation, fixed)
+            flat[row] = seen[key]
+        index = flat.reshape(index.shape).movedim(-1, dim)
+        return torch.take_along_dim(value, index.to(value.device), dim)
+
+    def source(
+        self,
+        pieces: tuple[Piece, ...],
+        size: int,
+        permutation: Mapping[str, Tensor],
+        fixed: Mapping[str, int] | None = None,
+    ) -> Tensor:
+        """Return, for each of ``size`` positions along a dimension, the position its content comes from (int64).
+
+        ``fixed`` gives the unit of containing groups that lie in other dimensions.
+        """
         index = torch.arange(size)
         for piece in pieces:
             sizes = [part.size for part in piece.parts]
             coordinates = torch.meshgrid(*(torch.arange(n) for n in sizes), indexing="ij")
-            by_group = {part.group: c for part, c in zip(piece.parts, coordinates, strict=True) if part.group}
+            by_group: dict[str, Any] = {
+                **(fixed or {}),
+                **{part.group: c for part, c in zip(piece.parts, coordinates, strict=True) if part.group},
+            }
             origin = torch.full(sizes, piece.start)
             for part, coordinate in zip(piece.parts, coordinates, strict=True):
                 if part.group:
@@ -238,40 +372,55 @@ class PermutationSpec:
         return deviation(self, module, example_inputs, weights=weights, trials=trials, seed=seed)
 
 
+def _unit_at(place: Place, size: int) -> list[int]:
+    """Return, for each of ``size`` positions of a dimension, which unit of the part it belongs to (0 where none)."""
+    units = torch.zeros(size, dtype=torch.int64)
+    grid = place.piece.positions().movedim(place.at, 0)
+    for unit, positions in enumerate(grid.reshape(grid.shape[0], -1)):
+        units[positions] = unit
+    return list(map(int, units))
+
+
 def slots_of(
     layouts: Mapping[str, Mapping[int, tuple[Piece, ...]]],
+    shapes: Mapping[str, tuple[int, ...]],
     roles: Mapping[tuple[str, int], str],
     learned: Mapping[str, bool],
+    within: Mapping[str, Sequence[str]],
 ) -> dict[str, list[Slot]]:
-    """Return, per group, the slots its pieces describe."""
+    """Return, per group, the slots its pieces describe.
+
+    ``within`` says which groups contain which; one that is in no other part of the piece is looked for in the other
+    dimensions of the tensor. Raises LookupError, with the group's and the container's name, when it is nowhere.
+    """
     found: dict[str, list[Slot]] = {}
-    for name, dim, piece in _pieces(layouts):
-        for at, part in enumerate(piece.parts):
-            if part.group is None:
-                continue
-            outer = piece.parts[:at]
-            repeat = prod(p.size for p in outer)
-            step = outer[-1].stride if outer else part.size * part.stride
-            found.setdefault(part.group, []).append(
-                Slot(
-                    name,
-                    dim,
-                    piece.start,
-                    repeat,
-                    step,
-                    part.size,
-                    part.stride,
-                    roles[name, dim],
-                    learned[name],
-                    piece,
-                    at,
-                )
-            )
-    return found
-
-
-def _pieces(layouts: Mapping[str, Mapping[int, tuple[Piece, ...]]]) -> Iterator[tuple[str, int, Piece]]:
     for name, dims in layouts.items():
         for dim, pieces in dims.items():
             for piece in pieces:
-                yield name, dim, piece
+                for at, part in enumerate(piece.parts):
+                    if part.group is None:
+                        continue
+                    here = {p.group for p in piece.parts}
+                    across = {
+                        outer: _elsewhere(dims, dim, part.group, outer)
+                        for outer in within.get(part.group, ())
+                        if outer not in here
+                    }
+                    slot = Slot(name, dim, roles[name, dim], learned[name], len(shapes[name]) == 1, piece, at, across)
+                    found.setdefault(part.group, []).append(slot)
+    return found
+
+
+def _elsewhere(dims: Mapping[int, tuple[Piece, ...]], dim: int, inner: str, outer: str) -> Place:
+    """Find a containing group in another dimension; it must be there once."""
+    places = [
+        Place(other, piece, at)
+        for other, pieces in dims.items()
+        if other != dim
+        for piece in pieces
+        for at, part in enumerate(piece.parts)
+        if part.group == outer
+    ]
+    if len(places) != 1:
+        raise LookupError(inner, outer)
+    return places[0]

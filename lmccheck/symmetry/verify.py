@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -11,13 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from lmccheck.errors import SymmetryError
-from lmccheck.evaluate.forward import outputs_of, randomised
+from lmccheck.evaluate.forward import Runner, tensors_in
 from lmccheck.module import stored_tensors
 
 if TYPE_CHECKING:
     from lmccheck.symmetry.spec import PermutationSpec
 
 TOLERANCE = 1e-9
+_AMPLIFIED = 1e4  # a deviation this many times what rounding alone does to the output is no rounding
 
 
 def deviation(
@@ -31,9 +31,10 @@ def deviation(
 ) -> float:
     """Return max |f(π·θ) − f(θ)| / (1 + max |f(θ)|) over ``trials`` random group elements, in float64.
 
-    With ``weights`` given these are used as they are (upcast); otherwise every trial draws its own. Raises
-    SymmetryError when the spec is another module's, or when the network's output holds no number, is not finite, or
-    is the same for all weights, since the measurement would then mean nothing.
+    With ``weights`` given these are used as they are (upcast); otherwise every trial draws its own, anew where a draw
+    makes the network so unstable that mere rounding moves its output as much. Needs one float64 copy of the network.
+    Raises SymmetryError when the spec is another module's, or when the network's output holds no number, is not
+    finite, or is the same for all weights, since the measurement would then mean nothing.
     """
     if trials < 1:
         raise SymmetryError(f"verification: trials = {trials}, expected at least 1")
@@ -42,35 +43,82 @@ def deviation(
         absent = next((name for name in (*spec.shapes, *stored) if name not in source), None)
         if absent is not None:
             raise SymmetryError(f"verification: tensor {absent!r} is not in {what}; the spec is another network's")
+    runner = Runner(module, dtype=torch.float64)
+    where = f"model {type(module).__name__}, example inputs"
+
+    def outputs() -> list[Tensor]:
+        return tensors_in(runner(tuple(example_inputs), where))
+
+    def trial(number: int) -> float:
+        """One group element, on up to three draws of weights."""
+        permutation = spec.random(number)
+        worst = 0.0
+        for attempt in range(3 if weights is None else 1):
+            fill(number + 1_000 * attempt)
+            before = outputs()
+            _must_mean_something(before)
+            if weights is None:
+                seen.append(before)
+            runner.change(lambda name, tensor: spec.moved(name, tensor, permutation))
+            found = _relative(before, outputs())
+            if found <= TOLERANCE:
+                return found
+            worst = max(worst, found)
+            fill(number + 1_000 * attempt)
+            runner.change(_rounded)
+            if found > _AMPLIFIED * _relative(before, outputs()):
+                break
+        return worst
+
+    def fill(number: int) -> None:
+        if weights is None:
+            runner.draw(module, number)
+        else:
+            runner.load(weights)
+
     seen: list[list[Tensor]] = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what the user's forward warns of was said when it was first run
-        worst = 0.0
-        for trial in range(trials):
-            base = dict(weights) if weights is not None else randomised(module, seed + trial)
-            before = outputs_of(module, base, example_inputs, torch.float64)
-            after = outputs_of(module, spec.apply(base, spec.random(seed + trial)), example_inputs, torch.float64)
-            if not any(x.numel() for x in before):
-                raise SymmetryError("verification: the network returns no floating tensor, so nothing can be compared")
-            seen.append(before)
-            for x, y in zip(before, after, strict=True):
-                if not torch.isfinite(x).all():
-                    raise SymmetryError("verification: the network's output is not finite on the example inputs")
-                scale = 1.0 + float(x.abs().max()) if x.numel() else 1.0
-                worst = max(worst, float((x - y).abs().max()) / scale if x.numel() else 0.0)
-    if weights is None and not _responds(module, seen, example_inputs, seed + trials):
-        raise SymmetryError("verification: the network's output does not depend on its weights")
+        worst = max(trial(seed + k) for k in range(trials))
+        if weights is None and not _respond(seen):
+            for k in range(64):  # a tiny network may be dead in several draws
+                runner.draw(module, seed + trials + k)
+                seen.append(outputs())
+                if _respond([seen[0], seen[-1]]):
+                    break
+            else:
+                raise SymmetryError("verification: the network's output does not depend on its weights")
     return worst
 
 
-def _responds(module: nn.Module, seen: list[list[Tensor]], example_inputs: tuple[Any, ...], seed: int) -> bool:
-    """Whether any two draws of weights give different outputs; a tiny network may be dead in several."""
-    draws = (outputs_of(module, randomised(module, seed + k), example_inputs, torch.float64) for k in range(64))
-    return any(
-        not torch.equal(x, y)
-        for outputs in itertools.chain(seen[1:], draws)
-        for x, y in zip(seen[0], outputs, strict=True)
-    )
+def _must_mean_something(outputs: list[Tensor]) -> None:
+    if not any(x.numel() for x in outputs):
+        raise SymmetryError("verification: the network returns no floating tensor, so nothing can be compared")
+    if not all(torch.isfinite(x).all() for x in outputs):
+        raise SymmetryError("verification: the network's output is not finite on the example inputs")
+
+
+def _relative(before: list[Tensor], after: list[Tensor]) -> float:
+    worst = 0.0
+    for x, y in zip(before, after, strict=True):
+        if x.numel():
+            found = float((x - y).abs().max()) / (1.0 + float(x.abs().max()))
+            worst = found if not found <= worst else worst  # NaN wins
+    return worst
+
+
+def _rounded(name: str, tensor: Tensor) -> Tensor:
+    """Change every float by about its rounding error, up and down in turn."""
+    if not tensor.dtype.is_floating_point:
+        return tensor
+    signs = torch.ones(tensor.numel(), dtype=tensor.dtype)
+    signs[::2] = -1.0
+    return tensor * (1 + 2.0**-52 * signs.reshape(tensor.shape))
+
+
+def _respond(seen: list[list[Tensor]]) -> bool:
+    """Whether any two draws of weights gave different outputs."""
+    return any(not torch.equal(x, y) for other in seen[1:] for x, y in zip(seen[0], other, strict=True))
 
 
 def require(spec: PermutationSpec, module: nn.Module, example_inputs: tuple[Any, ...], *, seed: int = 0) -> float:

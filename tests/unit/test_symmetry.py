@@ -26,12 +26,7 @@ EXPECTED = {  # group sizes; (size, copies) for a group inside another one's uni
     "vgg": [4, 6, 9],
     "resnet": [4, 4, 6, 6, 6],
     "mobilenet": [4, 8, (2, 8), 5],
-    "grouped_convolution": [
-        4,
-        2,
-        (3, 4),
-        5,
-    ],  # inputs of a group: one permutation for all groups (the larger wreath is open)
+    "grouped_convolution": [4, (2, 4), (3, 4), 5],
     "group_norm": [4, (2, 4), 6],
     "densenet": [4, 3, 5],
     "squeeze_excite": [6, 2, 4],
@@ -49,7 +44,7 @@ EXPECTED = {  # group sizes; (size, copies) for a group inside another one's uni
     "llama_without_rotary": [16, 2, (2, 2), (4, 2), (4, 2), 20],
     "upsampled": [6, 4],
     "head_mixing": [2, 3, 2],
-    "softmax_over_heads": [2, 3],
+    "softmax_over_heads": [3, (2, 3)],
     "query_key_norm": [8, 2, 4, (4, 2), 8],
     "weight_normalised": [8],
     "class_token_repeated": [8],

@@ -32,6 +32,8 @@ def attention(
             op.freeze(axis, "causal attention orders its positions")
     if mask is not None:
         broadcast(op, Symbol((*batch, q.axes[-2], k.axes[-2])), mask)
+    op.binds(q.axes[-1], "queries and keys are multiplied along it")
+    op.binds(k.axes[-2], "attention compares its positions")
     op.mixes_across([*batch, q.axes[-1]])  # the product q·kᵀ
     op.mixes_across([*batch, q.axes[-2]])  # the softmax over k's positions
     op.mixes_across([*batch, k.axes[-2]])  # the product with v

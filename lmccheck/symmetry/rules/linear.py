@@ -28,8 +28,11 @@ def contract(op: Op, a: Symbol, b: Symbol) -> Symbol:
     inner_b = b.axes[-2] if b.ndim > 1 else b.axes[-1]
     op.unify(a.axes[-1], inner_b)
     batch = broadcast(op, Symbol(a.axes[:-2]), Symbol(b.axes[:-2]))
-    op.consumes(a, a.axes[-1])
-    op.consumes(b, inner_b)
+    weights = [(symbol, axis) for symbol, axis in ((a, a.axes[-1]), (b, inner_b)) if symbol.param is not None]
+    for weight, axis in weights:
+        op.consumes(weight, axis)
+    if not weights:
+        op.binds(inner_b, "two activations are multiplied along it")
     op.mixes_across([*batch, inner_b])
     rows: tuple[Axis, ...] = (a.axes[-2],) if a.ndim > 1 else ()
     columns: tuple[Axis, ...] = (b.axes[-1],) if b.ndim > 1 else ()

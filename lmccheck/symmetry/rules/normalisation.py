@@ -7,7 +7,7 @@ from typing import Any
 
 from lmccheck.symmetry.analysis import Op, Symbol, Uncovered
 from lmccheck.symmetry.axes import Axis, Factor, axis_size
-from lmccheck.symmetry.rules._table import rule
+from lmccheck.symmetry.rules._table import rule, without
 
 
 def _per_channel(op: Op, x: Symbol, *vectors: Symbol | None) -> None:
@@ -46,6 +46,8 @@ def _over_last(op: Op, x: Symbol, dims: int, *affine: Symbol | None) -> None:
             for mine, theirs in zip(x.axes[-dims:], vector.axes, strict=True):
                 op.unify(mine, theirs)
     op.mixes_across(x.axes[:-dims])
+    for axis in x.axes[-dims:]:
+        op.binds(axis, "the norm's statistics are taken over it")
 
 
 @rule("layer_norm")
@@ -77,6 +79,7 @@ def group_norm(op: Op, x: Symbol, groups: int, weight: Any, bias: Any, *_: Any) 
     op.unify(x.axes[1], split)
     _per_channel(op, x, weight, bias)
     op.mixes_across([x.axes[0], split[:1] if groups > 1 else ()])
+    op.binds(split[1:] if groups > 1 else split, "the norm's statistics are taken over it")
     return Symbol(x.axes)
 
 
@@ -85,4 +88,6 @@ def weight_norm(op: Op, v: Symbol, g: Symbol, dim: int = 0) -> tuple[Symbol, Sym
     """g · v / ‖v‖ with the norm over every dimension but ``dim``."""
     op.unify(v.axes[dim], g.axes[dim])
     op.mixes_across([v.axes[dim]])
+    for axis in without(v, [dim % v.ndim]):
+        op.binds(axis, "the weights are normalised over it")
     return Symbol(v.axes, v.param), Symbol(g.axes)

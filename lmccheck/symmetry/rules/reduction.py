@@ -16,6 +16,8 @@ def _reduced(op: Op, x: Symbol, dims: int | Sequence[int] | None) -> Symbol:
     combined = normal_dims(x, dims)
     kept = without(x, combined)
     op.mixes_across(kept)
+    for d in combined:
+        op.binds(x.axes[d], "it is reduced over")
     out = op.out[0] if isinstance(op.out, (tuple, list)) else op.out
     if out.ndim == x.ndim and x.ndim:
         empty: Axis = ()
@@ -61,6 +63,8 @@ def extremum(op: Op, x: Symbol, *arguments: Any) -> Any:
 @rule("softmax", "log_softmax", "_softmax", "_log_softmax")
 def softmax(op: Op, x: Symbol, dim: int, *_: Any) -> Symbol:
     op.mixes_across(without(x, normal_dims(x, dim)))
+    for d in normal_dims(x, dim):
+        op.binds(x.axes[d], "the softmax compares its positions")
     return Symbol(x.axes)
 
 
