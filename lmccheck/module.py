@@ -93,6 +93,11 @@ def overlapping_names(module: nn.Module) -> set[str]:
     }
 
 
+def _equal(first: Tensor, second: Tensor) -> bool:
+    """Whether two tensors hold the same numbers, NaN equal to NaN."""
+    return torch.equal(first, second) or torch.equal(first.nan_to_num(), second.nan_to_num())
+
+
 def private_copy(module: nn.Module) -> nn.Module:
     """Return a copy in evaluation mode that shares nothing with ``module``.
 
@@ -115,7 +120,7 @@ def private_copy(module: nn.Module) -> nn.Module:
         ) from error
     before = stored_tensors(module)
     for name, tensor in stored_tensors(twin.eval()).items():
-        if name not in before or not torch.equal(tensor.nan_to_num(), before[name].nan_to_num()):
+        if name not in before or not _equal(tensor, before[name]):
             raise UnsupportedArchitecture(
                 f"{what}: switching it to evaluation mode changes its tensor {name!r}; mend: merge or remove adapters "
                 "before saving, and return a model whose eval() leaves weights alone"

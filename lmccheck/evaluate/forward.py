@@ -37,16 +37,16 @@ class Runner:
                 target.copy_(weights[name])
 
     def draw(self, module: nn.Module, seed: int) -> None:
-        """Put random weights in, those of ``randomised(module, seed)``, one tensor at a time."""
+        """Put random weights in, those of ``randomised(module, seed)``, without a second copy of them."""
         with torch.no_grad():
-            for name, _, value in _draws(module, seed):
-                self._state[name].copy_(value)
+            for name, own, generator in _draws(module, seed):
+                _shake(self._state[name], own.detach(), generator)
 
-    def change(self, moved: Callable[[str, Tensor], Tensor]) -> None:
-        """Replace every tensor by ``moved(name, tensor)``, one at a time; a tensor with several names once."""
+    def change(self, move: Callable[[str, Tensor], None]) -> None:
+        """Let ``move(name, tensor)`` change every tensor in place; one with several names is changed once."""
         with torch.no_grad():
             for tensor, name in {identity(t): (t, name) for name, t in self._state.items()}.values():
-                tensor.copy_(moved(name, tensor))
+                move(name, tensor)
 
     def cast(self, value: Any) -> Any:
         """Return inputs on the device, floating tensors in the runner's dtype; other objects as they are."""
@@ -166,32 +166,45 @@ def randomised(module: nn.Module, seed: int = 0, reference: Mapping[str, Tensor]
     """
     drawn: dict[object, Tensor] = {}
     weights: dict[str, Tensor] = {}
-    for name, own, value in _draws(module, seed, reference):
-        weights[name] = drawn.setdefault(identity(own), value)
+    for name, own, generator in _draws(module, seed):
+        if identity(own) not in drawn:
+            source = (own if reference is None else reference[name]).detach()
+            drawn[identity(own)] = target = torch.empty(
+                source.shape, dtype=torch.float64 if source.is_floating_point() else source.dtype
+            )
+            _shake(target, source, generator)
+        weights[name] = drawn[identity(own)]
     return weights
 
 
-def _draws(
-    module: nn.Module, seed: int, reference: Mapping[str, Tensor] | None = None
-) -> Iterator[tuple[str, Tensor, Tensor]]:
-    """Yield the name, the module's tensor and a random value for it, one tensor at a time; tied names are alike."""
+def _draws(module: nn.Module, seed: int) -> Iterator[tuple[str, Tensor, torch.Generator]]:
+    """Yield the name, the tensor and the generator of every tensor of a module; tied names are drawn alike."""
     generator = torch.Generator()
     first: dict[object, int] = {}
     for number, (name, own) in enumerate(stored_tensors(module).items()):
-        value = (own if reference is None else reference[name]).detach().cpu()
         generator.manual_seed(seed * 1_000_003 + first.setdefault(identity(own), number))
-        yield name, own, _shaken(value, generator) if value.is_floating_point() else value.clone()
+        yield name, own, generator
 
 
-def _shaken(tensor: Tensor, generator: torch.Generator) -> Tensor:
-    noise = torch.randn(tensor.shape, generator=generator)  # float32: as random, and twice as fast
-    spread = float(tensor.float().std().nan_to_num(0.0)) if tensor.numel() > 1 else 0.0
-    reads = tensor[0].numel() if tensor.ndim and len(tensor) else 1
+_AT_ONCE = 1 << 20  # numbers
+
+
+def _shake(target: Tensor, source: Tensor, generator: torch.Generator) -> None:
+    """Fill ``target`` with ``source`` and noise, a little at a time."""
+    target.copy_(source)
+    if not source.is_floating_point() or not source.numel():
+        return
+    spread = float(source.float().std().nan_to_num(0.0)) if source.numel() > 1 else 0.0
+    reads = source[0].numel() if source.ndim else 1
     least = min(0.1, max(reads, 1) ** -0.5)  # a layer that was initialised to zero gets weights of a usual size
-    positive = tensor.numel() > 0 and bool((tensor >= 0).all()) and bool((tensor > 0).any())
-    moved = tensor.to(torch.float64, copy=True)
-    if spread < least:
-        moved.add_(noise, alpha=least)
-    else:
-        moved.add_(noise, alpha=spread).mul_(0.5**0.5)
-    return moved.abs_().add_(0.05) if positive else moved
+    positive = bool((source >= 0).all()) and bool((source > 0).any())
+    contiguous = target if target.is_contiguous() else target.contiguous()
+    for part in contiguous.view(-1).split(_AT_ONCE):  # type: ignore[no-untyped-call]  # torch leaves it without types
+        noise = torch.randn(part.shape, generator=generator).to(part.device)  # float32: as random, and twice as fast
+        part.add_(noise, alpha=max(spread, least))
+        if spread >= least:
+            part.mul_(0.5**0.5)
+        if positive:
+            part.abs_().add_(0.05)
+    if contiguous is not target:
+        target.copy_(contiguous)

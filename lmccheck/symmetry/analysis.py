@@ -9,15 +9,27 @@ wreath product rather than a product.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import fx
 
-from lmccheck.symmetry.axes import Axis, Factor, Reason, as_factor, axis_size, expand, freeze, fresh, segments, unify
-from lmccheck.symmetry.trace import Trace, op_name
+from lmccheck.symmetry.axes import (
+    Axis,
+    Factor,
+    Reason,
+    as_factor,
+    axis_size,
+    concatenate,
+    expand,
+    freeze,
+    fresh,
+    segments,
+    unify,
+)
+from lmccheck.symmetry.trace import Placeholder, Trace, op_name
 
 
 @dataclass(frozen=True)
@@ -106,7 +118,11 @@ class Analysis:
             )
         if not holder.stored:
             why = Reason("constant", f"{holder.target} is not stored in the checkpoint, so it cannot be permuted along")
-            return Symbol(tuple(fresh(n, why) for n in shape))
+            return Symbol(
+                tuple(
+                    fresh(n, None if alike else why) for n, alike in zip(shape, _alike(holder, len(shape)), strict=True)
+                )
+            )
         name = self.traced.tied.get(holder.target, holder.target)
         if name not in self.params:
             why_not = None
@@ -187,7 +203,9 @@ class Analysis:
         root = factor.find()
         if root.kind == "product":
             return as_factor([self.instance(part, picked, index) for part in root.parts])
-        if root.kind == "sum" or root.frozen is not None or root is picked.find():
+        if root.kind == "sum":
+            return as_factor(concatenate([(self.instance(part, picked, index),) for part in root.parts]))
+        if root.frozen is not None or root is picked.find():
             return root
         for known in self.instances:
             if known.factor.find() is root and known.picked.find() is picked.find() and known.index == index:
@@ -211,16 +229,23 @@ class Analysis:
                     reads = sum(leaf in leaves(factors) for factors in consumed)
                     if 0 < reads < self.uses.get(name, 0):
                         binding.append(((leaf,), twice))
-        families = self.families()
         found: dict[Factor, Reason] = {}
         for axis, reason in binding:
-            waiting = leaves(axis)
-            while waiting:
-                leaf = waiting.pop()
-                if leaf not in found:
-                    found[leaf] = reason
-                    for by_index in families.get(leaf, {}).values():
-                        waiting += leaves(tuple(by_index.values()))
+            for leaf in self.inside(leaves(axis)):
+                found.setdefault(leaf, reason)
+        return found
+
+    def inside(self, axis: Iterable[Factor]) -> set[Factor]:
+        """Return the given leaves and all that they become where a position of another axis has been picked."""
+        families = self.families()
+        found: set[Factor] = set()
+        waiting = list(axis)
+        while waiting:
+            leaf = waiting.pop()
+            if leaf not in found:
+                found.add(leaf)
+                for by_index in families.get(leaf, {}).values():
+                    waiting += leaves(tuple(by_index.values()))
         return found
 
     def settle(self) -> dict[Factor, set[Factor]]:
@@ -233,14 +258,14 @@ class Analysis:
             contexts = self.contexts()
             changed = False
             kept: dict[tuple[Factor, Factor, int], Instance] = {}
-            for item in list(self.instances):
+            waiting, self.instances = self.instances, []
+            for item in waiting:
                 factor, picked, node = item.factor.find(), item.picked.find(), item.node.find()
                 reason = Reason("select", f"position {item.index} of an axis is picked")
                 if factor is node:
                     continue
-                if factor.kind == "product" and picked.kind == "leaf":
-                    parts = as_factor([self.instance(part, picked, item.index) for part in factor.parts])
-                    unify([node], [parts], reason)
+                if factor.kind != "leaf" and picked.kind == "leaf":
+                    unify([node], [self.instance(factor, picked, item.index)], reason)
                     changed = True
                 elif factor.kind != "leaf" or picked.kind != "leaf" or picked not in contexts.get(factor, set()):
                     unify([factor], [node], reason)
@@ -250,12 +275,12 @@ class Analysis:
                         freeze([node], factor.frozen)
                         changed = True
                     twin = kept.setdefault((factor, picked, item.index), item)
-                    if twin.node.find() is not node:
+                    if twin is item:
+                        self.instances.append(item)
+                    elif twin.node.find() is not node:
                         unify([twin.node], [node], reason)
                         changed = True
-            self.instances = [item for item in self.instances if _stands(item)]
             if not changed:
-                self.instances = list(kept.values())
                 return contexts
 
     def families(self) -> dict[Factor, dict[Factor, dict[int, Factor]]]:
@@ -324,12 +349,6 @@ def leaves(axis: Sequence[Factor]) -> list[Factor]:
     return found
 
 
-def _stands(item: Instance) -> bool:
-    """Whether an instance is still something of its own, neither merged with its factor nor passed on to its parts."""
-    factor = item.factor.find()
-    return factor.kind == "leaf" and factor is not item.node.find()
-
-
 class Op:
     """What a rule may do: relate axes, freeze them with a reason, and say what the op reads or mixes."""
 
@@ -371,8 +390,24 @@ class Op:
         """Note that the op combines all positions outside ``kept``: factors there need one common permutation."""
         self.analysis.records.append(tuple(kept))
 
+    def stacked(self, axes: Sequence[Axis], place: Axis = ()) -> tuple[Factor, Axis]:
+        """Return an axis for the places of the given axes of one length, and one that stands for any of them."""
+        picked = as_factor(place or self.frozen(len(axes), "stacked tensors are told apart"))
+        any_of_them = fresh(axis_size(axes[0]))
+        for index, axis in enumerate(axes if any_of_them else ()):
+            self.analysis.instances.append(Instance(any_of_them[0], picked, index, as_factor(axis)))
+        return picked, any_of_them
+
     def instance(self, axis: Axis, picked: Factor, index: int) -> Axis:
         return tuple(self.analysis.instance(factor, picked, index) for factor in axis)
+
+
+def _alike(holder: Placeholder, ndim: int) -> list[bool]:
+    """Say for every dimension of a constant whether its positions all hold the same; then it may be permuted."""
+    value = holder.value
+    if value is None or value.ndim != ndim or not value.numel():
+        return [False] * ndim
+    return [bool(torch.equal(value, value.narrow(d, 0, 1).expand_as(value))) for d in range(value.ndim)]
 
 
 def _bound_arguments(node: fx.Node) -> list[Any]:

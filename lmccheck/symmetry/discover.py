@@ -64,7 +64,10 @@ def discover_symmetry(module: nn.Module, example_inputs: tuple[Any, ...]) -> Per
                 built.append(Piece(start, parts))
         if built:
             layouts.setdefault(name, {})[dim] = tuple(built)
-    consumed = {name: {leaf for axis in axes for leaf in leaves(axis)} for name, axes in analysis.consumed.items()}
+    consumed = {
+        name: analysis.inside(leaf for axis in axes for leaf in leaves(axis))
+        for name, axes in analysis.consumed.items()
+    }
     roles = {
         (name, dim): "consumer" if any(f in consumed.get(name, ()) for _, fs in pieces for f, _ in fs) else "producer"
         for (name, dim), pieces in strided.items()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
@@ -15,6 +15,7 @@ from lmccheck.errors import SymmetryError
 from lmccheck.module import identity
 
 Permutation = dict[str, Tensor]
+_AT_ONCE = 1 << 20  # numbers permuted at a time where it is done in place
 
 
 @dataclass(frozen=True)
@@ -261,6 +262,28 @@ class PermutationSpec:
 
         Raises SymmetryError when the tensor's shape does not fit the spec.
         """
+        for dim, index in self._steps(name, value, permutation):
+            value = value.index_select(dim, index) if index.ndim == 1 else torch.take_along_dim(value, index, dim)
+        return value
+
+    def move_(self, name: str, value: Tensor, permutation: Mapping[str, Tensor]) -> None:
+        """Permute one tensor in place, a slice at a time, so that a large one needs no second copy."""
+        for dim, index in self._steps(name, value, permutation):
+            along = max((d for d in range(value.ndim) if d != dim), key=lambda d: value.shape[d], default=dim)
+            if index.ndim > 1 or along == dim:
+                moved = value.index_select(dim, index) if index.ndim == 1 else torch.take_along_dim(value, index, dim)
+                value.copy_(moved)
+                continue
+            rows = max(1, _AT_ONCE * value.shape[along] // max(value.numel(), 1))
+            for part in value.split(rows, along):  # type: ignore[no-untyped-call]  # torch leaves it without types
+                part.copy_(part.index_select(dim, index))
+
+    def _steps(self, name: str, value: Tensor, permutation: Mapping[str, Tensor]) -> Iterator[tuple[int, Tensor]]:
+        """Yield the dimensions to permute, in order, each with the positions its content comes from.
+
+        An index of one dimension holds for all of the tensor; one of as many as the tensor depends on where in the
+        other dimensions, already permuted, a position is.
+        """
         canonical = self.tied.get(name, name)
         layout = self.layouts.get(canonical, {})
         expected = self.shapes.get(canonical, tuple(value.shape))
@@ -272,10 +295,10 @@ class PermutationSpec:
             dim = next(d for d in waiting if not any(place.dim in waiting for place in across[d].values()))
             waiting.remove(dim)
             if across[dim]:
-                value = self._gathered(value, dim, layout[dim], across[dim], permutation)
+                index = self._crossing(expected, dim, layout[dim], across[dim], permutation)
             else:
-                value = value.index_select(dim, self.source(layout[dim], expected[dim], permutation).to(value.device))
-        return value
+                index = self.source(layout[dim], expected[dim], permutation)
+            yield dim, index.to(value.device)
 
     def _across(self, tensor: str, dim: int) -> dict[str, Place]:
         """Return the groups in other dimensions of a tensor that contain groups of this one."""
@@ -292,31 +315,31 @@ class PermutationSpec:
                 table.setdefault((slot.tensor, slot.dim), []).append(slot)
         return table
 
-    def _gathered(
+    def _crossing(
         self,
-        value: Tensor,
+        shape: Sequence[int],
         dim: int,
         pieces: tuple[Piece, ...],
         across: Mapping[str, Place],
         permutation: Mapping[str, Tensor],
     ) -> Tensor:
-        """Permute a dimension whose order depends on the position in other dimensions, already permuted."""
+        """Return the index of a dimension whose order depends on the position in other dimensions."""
         others = sorted({place.dim for place in across.values()})
-        shape = [value.shape[d] if d in others or d == dim else 1 for d in range(value.ndim)]
-        index = torch.empty(shape, dtype=torch.int64).movedim(dim, -1)
-        flat = index.reshape(-1, value.shape[dim])
-        grids = torch.meshgrid(*(torch.arange(value.shape[d]) for d in others), indexing="ij")
-        unit = {name: _unit_at(place, value.shape[place.dim]) for name, place in across.items()}
+        grids = torch.meshgrid(*(torch.arange(shape[d]) for d in others), indexing="ij")
+        unit = {name: _unit_at(place, shape[place.dim]) for name, place in across.items()}
         seen: dict[tuple[int, ...], Tensor] = {}
-        for row, at in enumerate(zip(*(grid.reshape(-1).tolist() for grid in grids), strict=True)):
+        rows = []
+        for at in zip(*(grid.reshape(-1).tolist() for grid in grids), strict=True):
             position = dict(zip(others, at, strict=True))
             fixed = {name: unit[name][position[place.dim]] for name, place in across.items()}
             key = tuple(fixed.values())
             if key not in seen:
-                seen[key] = self.source(pieces, value.shape[dim], permutation, fixed)
-            flat[row] = seen[key]
-        index = flat.reshape(index.shape).movedim(-1, dim)
-        return torch.take_along_dim(value, index.to(value.device), dim)
+                seen[key] = self.source(pieces, shape[dim], permutation, fixed)
+            rows.append(seen[key])
+        index = torch.stack(rows).reshape(*(shape[d] for d in others), shape[dim])
+        order = [*others, dim]
+        index = index.permute([order.index(d) for d in sorted(order)])
+        return index.reshape([shape[d] if d in order else 1 for d in range(len(shape))])
 
     def source(
         self,

@@ -15,6 +15,7 @@ from torch import nn
 from torch.export.graph_signature import InputKind
 
 from lmccheck.errors import UnsupportedArchitecture
+from lmccheck.evaluate.forward import tensors_in
 from lmccheck.module import private_copy, stored_tensors, tied_names
 
 _EXPORTING = threading.Lock()  # torch.export patches modules and globals: one at a time
@@ -27,6 +28,7 @@ class Placeholder:
     kind: str
     target: str
     stored: bool  # does a state dict hold it?
+    value: torch.Tensor | None = None  # of a constant that is not stored
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ def trace(module: nn.Module, example_inputs: tuple[Any, ...], known: Collection[
     Ops named in ``known`` stay as they are; others are decomposed where PyTorch has a decomposition.
     Raises UnsupportedArchitecture when torch.export cannot trace the module.
     """
-    twin = private_copy(module)
+    twin = _TensorsOnly(private_copy(module))
     with _EXPORTING, warnings.catch_warnings(), torch.enable_grad(), _quiet_logs():
         warnings.simplefilter("ignore")  # deprecations inside torch.export are not the user's
         program = _export(twin, example_inputs)
@@ -71,10 +73,33 @@ def trace(module: nn.Module, example_inputs: tuple[Any, ...], known: Collection[
             program = program.run_decompositions({t: available[t] for t in unknown if t in available})
     placeholders: dict[str, Placeholder] = {}
     state = stored_tensors(module).keys()
+    values = {**program.constants, **dict(twin.named_buffers(remove_duplicate=False))}
     for spec in program.graph_signature.input_specs:
-        target = spec.target or spec.arg.name
-        placeholders[spec.arg.name] = Placeholder(_KINDS.get(spec.kind, "constant"), target, target in state)
+        target = (spec.target or spec.arg.name).removeprefix("module.")
+        held = target in state
+        value = None if held else values.get(spec.target or "")
+        placeholders[spec.arg.name] = Placeholder(
+            _KINDS.get(spec.kind, "constant"), target, held, value.clone() if isinstance(value, torch.Tensor) else None
+        )
+    _release(twin)
     return Trace(program.graph, placeholders, tied_names(module))
+
+
+def _release(twin: nn.Module) -> None:
+    """Give back the memory of a private copy at once; the traced program refers to it in cycles."""
+    for tensor in (*twin.parameters(), *twin.buffers()):
+        tensor.data = tensor.data.new_empty(0)
+
+
+class _TensorsOnly(nn.Module):
+    """A module whose output is the list of floating tensors that ``module`` returns, whatever holds them."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, *inputs: Any) -> list[torch.Tensor]:
+        return tensors_in(self.module(*inputs))
 
 
 @contextmanager
@@ -91,7 +116,7 @@ def _quiet_logs() -> Iterator[None]:
         traces.disabled = before[1]
 
 
-def _export(module: nn.Module, example_inputs: tuple[Any, ...]) -> torch.export.ExportedProgram:
+def _export(module: _TensorsOnly, example_inputs: tuple[Any, ...]) -> torch.export.ExportedProgram:
     fastpath = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # the fused encoder op hides its attention from the rules
     try:
@@ -99,7 +124,7 @@ def _export(module: nn.Module, example_inputs: tuple[Any, ...]) -> torch.export.
     except Exception as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UnsupportedArchitecture(
-            f"model {type(module).__name__}: torch.export cannot trace it: {type(error).__name__}: {first}; "
+            f"model {type(module.module).__name__}: torch.export cannot trace it: {type(error).__name__}: {first}; "
             "mend: make torch.export.export(model, inputs, strict=False) work, or use align = 'none'"
         ) from error
     finally:

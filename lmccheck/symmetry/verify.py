@@ -59,13 +59,13 @@ def deviation(
             _must_mean_something(before)
             if weights is None:
                 seen.append(before)
-            runner.change(lambda name, tensor: spec.moved(name, tensor, permutation))
+            runner.change(lambda name, tensor: spec.move_(name, tensor, permutation))
             found = _relative(before, outputs())
             if found <= TOLERANCE:
                 return found
             worst = max(worst, found)
             fill(number + 1_000 * attempt)
-            runner.change(_rounded)
+            runner.change(_round)
             if found > _AMPLIFIED * _relative(before, outputs()):
                 break
         return worst
@@ -107,13 +107,12 @@ def _relative(before: list[Tensor], after: list[Tensor]) -> float:
     return worst
 
 
-def _rounded(name: str, tensor: Tensor) -> Tensor:
+def _round(name: str, tensor: Tensor) -> None:
     """Change every float by about its rounding error, up and down in turn."""
-    if not tensor.dtype.is_floating_point:
-        return tensor
-    signs = torch.ones(tensor.numel(), dtype=tensor.dtype)
-    signs[::2] = -1.0
-    return tensor * (1 + 2.0**-52 * signs.reshape(tensor.shape))
+    if tensor.dtype.is_floating_point:
+        signs = torch.ones(tensor.numel(), dtype=tensor.dtype)
+        signs[::2] = -1.0
+        tensor.mul_(1 + 2.0**-52 * signs.reshape(tensor.shape))
 
 
 def _respond(seen: list[list[Tensor]]) -> bool:

@@ -15,6 +15,7 @@ from lmccheck.symmetry.axes import (
     expand,
     fresh,
     refine_product,
+    segments,
     split_at,
 )
 from lmccheck.symmetry.rules._table import broadcast, normal_dims, rule, without
@@ -41,9 +42,40 @@ def regroup(op: Op, x: Symbol, shape: Sequence[int]) -> Symbol:
             elif head.kind == "leaf" and head.size % room == 0:
                 queue[0:1] = refine_product(head, room)
             else:
-                return _torn(op, x, shape)
+                rows = _rows(op, head, room) if head.kind == "sum" and head.size % room == 0 else None
+                if rows is None:
+                    return _torn(op, x, shape)
+                queue[0:1] = rows
         axes.append(tuple(taken))
     return Symbol(tuple(axes), x.param)
+
+
+def _rows(op: Op, total: Factor, count: int) -> list[Factor] | None:
+    """View a sum of segments as ``count`` rows of equal length; None where no cut allows it.
+
+    Segments that are whole rows each stay movable within their segment, all with one order inside the row. Otherwise
+    every row is something of its own, and the rows keep their places.
+    """
+    width = total.size // count
+    parts = segments(total)
+    if all(part.size % width == 0 for part in parts) and len(parts) < count:
+        inner = Factor(width)
+        outer = []
+        for part in parts:
+            several: Axis = () if part.size == width else (Factor(part.size // width),)
+            op.unify((part,), (*several, inner))
+            outer.append(several)
+        return [as_factor(concatenate(outer)), inner]
+    rows: list[Axis] = []
+    rest = total
+    for _ in range(count - 1):
+        cut = split_at(rest, width, op.reason("cut in the middle of a unit"))
+        if cut is None:
+            return None
+        rows.append((cut[0],))
+        rest = cut[1]
+    place, row = op.stacked([*rows, (rest,)])
+    return [place, *expand(row)]
 
 
 def _torn(op: Op, x: Symbol, shape: Sequence[int]) -> Symbol:
@@ -187,15 +219,31 @@ def narrow(op: Op, x: Symbol, dim: int, start: Any, length: int) -> Symbol:
 def cat(op: Op, tensors: Sequence[Symbol], dim: int = 0) -> Symbol:
     tensors = [t for t in tensors if t.shape != (0,)]
     dim %= tensors[0].ndim
+    if len(tensors) > 1 and all(not t.axes[dim] for t in tensors):
+        return _stacked(op, [Symbol((*t.axes[:dim], *t.axes[dim + 1 :])) for t in tensors], dim)
     others = broadcast(op, *(Symbol((*t.axes[:dim], (), *t.axes[dim + 1 :])) for t in tensors))
     return Symbol((*others[:dim], concatenate([t.axes[dim] for t in tensors]), *others[dim + 1 :]))
 
 
 @rule("stack")
 def stack(op: Op, tensors: Sequence[Symbol], dim: int = 0) -> Symbol:
+    return _stacked(op, tensors, dim)
+
+
+def _stacked(op: Op, tensors: Sequence[Symbol], dim: int) -> Symbol:
+    """Every stacked tensor keeps its own axes, told apart by where it was put."""
     dim %= tensors[0].ndim + 1
-    axes = broadcast(op, *tensors)
-    return Symbol((*axes[:dim], op.frozen(len(tensors), "stacked tensors are told apart"), *axes[dim:]))
+    place: Axis = ()
+    axes: list[Axis] = []
+    for several in zip(*(tensor.axes for tensor in tensors), strict=True):
+        if any([factor.find() for factor in axis] != [factor.find() for factor in several[0]] for axis in several):
+            found, axis = op.stacked(list(several), place)
+            place = (found,)
+        else:
+            axis = several[0]
+        axes.append(axis)
+    place = place or op.frozen(len(tensors), "stacked tensors are told apart")
+    return Symbol((*axes[:dim], place, *axes[dim:]))
 
 
 @rule("roll")
