@@ -88,23 +88,29 @@ class Analysis:
 
     def run(self) -> None:
         """Visit every node of the graph once, in order."""
-        for node in self.traced.graph.nodes:
-            if node.op == "placeholder":
-                self.values[node] = self._placeholder(node)
-            elif node.op == "get_attr":
-                self.values[node] = self._frozen_like(node, Reason("constant", "a constant tensor", ""))
-            elif node.op == "call_function":
-                self.values[node] = self._call(node)
-            elif node.op == "output":
-                self._freeze_value(
-                    _map(self.values.get, node.args),
-                    Reason("output", "positions of the network's output are told apart"),
-                )
+        self._freeze_value(
+            self._walk(self.traced.graph, None), Reason("output", "positions of the network's output are told apart")
+        )
         used = set(self.order)
         for name, symbol in self.params.items():
             if name not in used:
                 for axis in symbol.axes:
                     freeze(axis, Reason("unused", "the traced computation does not read this tensor"))
+
+    def _walk(self, graph: fx.Graph, given: Sequence[Any] | None) -> Any:
+        """Visit a graph's nodes, its placeholders standing for ``given`` (the module's own where None); return its
+        output."""
+        waiting = list(given or ())
+        for node in graph.nodes:
+            if node.op == "placeholder":
+                self.values[node] = self._placeholder(node) if given is None else waiting.pop(0)
+            elif node.op == "get_attr":
+                self.values[node] = self._frozen_like(node, Reason("constant", "a constant tensor", ""))
+            elif node.op == "call_function":
+                self.values[node] = self._call(node)
+            elif node.op == "output":
+                return _map(self.values.get, node.args[0])
+        return None
 
     def _placeholder(self, node: fx.Node) -> Any:
         holder = self.traced.placeholders[node.name]
@@ -138,6 +144,9 @@ class Analysis:
             source, index = _map(self.values.get, node.args[0]), node.args[1]
             known = isinstance(source, (tuple, list)) and isinstance(index, int)
             return source[index] if known else self._unruled(node, "picks from a value that is no tuple")
+        region = _region(node)
+        if region is not None:
+            return self._walk(region[0], _map(self.values.get, region[1]))
         op = Op(self, node)
         arguments = _map(self.values.get, _bound_arguments(node))
         for symbol in _symbols(arguments):
@@ -408,6 +417,19 @@ def _alike(holder: Placeholder, ndim: int) -> list[bool]:
     if value is None or value.ndim != ndim or not value.numel():
         return [False] * ndim
     return [bool(torch.equal(value, value.narrow(d, 0, 1).expand_as(value))) for d in range(value.ndim)]
+
+
+def _region(node: fx.Node) -> tuple[fx.Graph, list[Any]] | None:
+    """Return the graph and the arguments of a region run under a context (no_grad, autocast); None for other calls."""
+    if not op_name(node.target).startswith("wrap_with_"):
+        return None
+    for k, argument in enumerate(node.args):
+        if isinstance(argument, fx.Node) and argument.op == "get_attr":
+            owner = node.graph.owning_module
+            inner = owner.get_submodule(str(argument.target)) if owner is not None else None
+            if isinstance(inner, fx.GraphModule):
+                return inner.graph, list(node.args[k + 1 :])
+    return None
 
 
 def _bound_arguments(node: fx.Node) -> list[Any]:

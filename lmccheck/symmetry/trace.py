@@ -66,7 +66,8 @@ def trace(module: nn.Module, example_inputs: tuple[Any, ...], known: Collection[
     with _EXPORTING, warnings.catch_warnings(), torch.enable_grad(), _quiet_logs():
         warnings.simplefilter("ignore")  # deprecations inside torch.export are not the user's
         program = _export(twin, example_inputs)
-        targets = {node.target for node in program.graph.nodes if node.op == "call_function"}
+        graphs = [part.graph for part in program.graph_module.modules() if isinstance(part, torch.fx.GraphModule)]
+        targets = {node.target for graph in graphs for node in graph.nodes if node.op == "call_function"}
         unknown = {t for t in targets if op_name(t) not in known and isinstance(t, torch._ops.OpOverload)}
         if any(isinstance(t, torch._ops.OpOverload) and t._schema.is_mutable for t in targets) or unknown:
             available = torch.export.default_decompositions()

@@ -8,7 +8,32 @@ raises ``Uncovered``; the engine then freezes what the call touches.
 
 from __future__ import annotations
 
-from lmccheck.symmetry.rules import attention, convolution, elementwise, linear, normalisation, reduction, shape
+from lmccheck.symmetry.rules import (
+    attention,
+    convolution,
+    elementwise,
+    fourier,
+    indexing,
+    linear,
+    normalisation,
+    reduction,
+    segments,
+    shape,
+    spatial,
+)
 from lmccheck.symmetry.rules._table import RULES
 
-__all__ = ["RULES", "attention", "convolution", "elementwise", "linear", "normalisation", "reduction", "shape"]
+__all__ = [
+    "RULES",
+    "attention",
+    "convolution",
+    "elementwise",
+    "fourier",
+    "indexing",
+    "linear",
+    "normalisation",
+    "reduction",
+    "segments",
+    "shape",
+    "spatial",
+]

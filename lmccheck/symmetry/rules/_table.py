@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -61,3 +62,20 @@ def tensor(value: Any) -> Symbol:
     if not isinstance(value, Symbol):
         raise Uncovered("an argument is not a tensor")
     return value
+
+
+def replaced(symbol: Symbol, dim: int, *axes: Axis) -> Symbol:
+    """Return ``symbol`` with one of its axes replaced by any number of others."""
+    dim %= symbol.ndim
+    return Symbol((*symbol.axes[:dim], *axes, *symbol.axes[dim + 1 :]))
+
+
+def reads_output(op: Op, number: int) -> bool:
+    """Whether anything uses that output of an op with several."""
+    return any(user.target is operator.getitem and user.args[1] == number and user.users for user in op.node.users)
+
+
+def dims_in(arguments: Sequence[Any]) -> int | Sequence[int] | None:
+    """Return the dimensions when they are the first argument; None when it is something else (a flag, a dtype)."""
+    first = arguments[0] if arguments else None
+    return first if isinstance(first, (int, list, tuple)) and not isinstance(first, bool) else None

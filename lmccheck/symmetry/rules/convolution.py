@@ -11,44 +11,79 @@ from lmccheck.symmetry.rules._table import rule
 SPACE = "positions in space are told apart"
 
 
-def _convolve(op: Op, x: Symbol, weight: Symbol, bias: Symbol | None, groups: int, transposed: bool) -> Symbol:
+def _convolve(
+    op: Op,
+    x: Symbol,
+    weight: Symbol,
+    bias: Symbol | None,
+    stride: Any,
+    padding: Any,
+    groups: int,
+    transposed: bool,
+) -> Symbol:
     space = weight.ndim - 2
     if x.ndim != space + 2:
         raise Uncovered("an input without a batch dimension")
     channels, reads, writes = x.axes[1], weight.axes[1], weight.axes[0]
     if transposed:
         reads, writes = writes, reads
-    for axis in (*x.axes[2:], *weight.axes[2:]):
-        op.freeze(axis, SPACE)
     if groups == 1:
         op.unify(channels, reads)
         op.consumes(weight, reads)
         op.mixes_across([reads])
         out: Axis = writes
+    elif transposed:
+        out = _grouped_transposed(op, weight, channels, reads, writes, groups)
     else:
-        out = _grouped(op, channels, reads, writes, groups, transposed)
+        out = _grouped(op, weight, channels, reads, writes, groups)
     if bias is not None:
         op.unify(out, bias.axes[0])
-    return Symbol((x.axes[0], out, *(op.frozen(int(n), SPACE) for n in op.out.shape[2:])))
+    axes: list[Axis] = []
+    for d in range(2, x.ndim):
+        alone = weight.shape[d] == 1 and _entry(stride, d - 2) == 1 and _entry(padding, d - 2) in (0, "valid", "same")
+        if alone and x.shape[d] == int(op.out.shape[d]):  # every position is treated by itself
+            axes.append(x.axes[d])
+            continue
+        op.freeze(x.axes[d], SPACE)
+        op.freeze(weight.axes[d], SPACE)
+        axes.append(op.frozen(int(op.out.shape[d]), SPACE))
+    return Symbol((x.axes[0], out, *axes))
 
 
-def _grouped(op: Op, channels: Axis, reads: Axis, writes: Axis, groups: int, transposed: bool) -> Axis:
+def _entry(setting: Any, k: int) -> Any:
+    """Return what a stride or padding says of one dimension; torch takes one number for all."""
+    if isinstance(setting, (list, tuple)):
+        return setting[k] if len(setting) > 1 else setting[0]
+    return setting
+
+
+def _grouped(op: Op, weight: Symbol, channels: Axis, reads: Axis, writes: Axis, groups: int) -> Axis:
     """Input channels are group·in, output channels group·out: groups move whole, channels within their group."""
-    if transposed:
-        raise Uncovered("a transposed convolution with groups")
     group: Axis = (Factor(groups),)
     op.unify(channels, (*group, *reads))
+    op.consumes(weight, reads)
     each: Axis = fresh(axis_size(writes) // groups)
     op.unify(writes, (*group, *each))
     op.mixes_across([(*group, *reads)])
     return (*group, *each)
 
 
+def _grouped_transposed(op: Op, weight: Symbol, channels: Axis, reads: Axis, writes: Axis, groups: int) -> Axis:
+    """The weight's input side holds all groups, its output side one: group·in by out."""
+    group: Axis = (Factor(groups),)
+    each: Axis = fresh(axis_size(reads) // groups)
+    op.unify(reads, (*group, *each))
+    op.unify(channels, reads)
+    op.consumes(weight, each)
+    op.mixes_across([(*group, *each)])
+    return (*group, *writes)
+
+
 @rule("conv1d", "conv2d", "conv3d")
 def conv(
     op: Op, x: Symbol, weight: Symbol, bias: Symbol | None, stride: Any, padding: Any, dilation: Any, groups: int
 ) -> Symbol:
-    return _convolve(op, x, weight, bias, groups, transposed=False)
+    return _convolve(op, x, weight, bias, stride, padding, groups, transposed=False)
 
 
 @rule("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
@@ -63,7 +98,7 @@ def conv_transpose(
     groups: int,
     dilation: Any,
 ) -> Symbol:
-    return _convolve(op, x, weight, bias, groups, transposed=True)
+    return _convolve(op, x, weight, bias, stride, padding, groups, transposed=True)
 
 
 @rule("convolution")
@@ -79,4 +114,4 @@ def convolution(
     output_padding: Any,
     groups: int,
 ) -> Symbol:
-    return _convolve(op, x, weight, bias, groups, transposed)
+    return _convolve(op, x, weight, bias, stride, padding, groups, transposed)

@@ -73,10 +73,37 @@ _UNARY = [
     "dropout",
     "alpha_dropout",
     "feature_dropout",
-    "zeros_like",
-    "ones_like",
-    "full_like",
     "positive",
+    "exp2",
+    "log10",
+    "sinh",
+    "cosh",
+    "asin",
+    "acos",
+    "atan",
+    "asinh",
+    "acosh",
+    "atanh",
+    "erfinv",
+    "sinc",
+    "trunc",
+    "frac",
+    "logit",
+    "sgn",
+    "signbit",
+    "lgamma",
+    "digamma",
+    "isfinite",
+    "isposinf",
+    "isneginf",
+    "deg2rad",
+    "rad2deg",
+    "i0",
+    "rrelu",
+    "special_expit",
+    "special_erf",
+    "special_log_ndtr",
+    "feature_alpha_dropout",
 ]
 
 _BINARY = [
@@ -111,13 +138,32 @@ _BINARY = [
     "addcdiv",
     "masked_fill",
     "fill",
+    "hypot",
+    "copysign",
+    "xlogy",
+    "heaviside",
+    "fmax",
+    "fmin",
+    "logaddexp",
+    "logaddexp2",
+    "float_power",
+    "divide",
+    "multiply",
+    "subtract",
+    "bitwise_left_shift",
+    "bitwise_right_shift",
+    "__and__",
+    "__or__",
+    "__xor__",
+    "isclose",
+    "nextafter",
 ]
 
 
 @rule(*_UNARY)
 def unary(op: Op, x: Symbol, *settings: Any) -> Symbol:
-    if op.name.endswith("dropout") and settings[-1] is True:
-        raise Uncovered("drops units at random")
+    if (op.name.endswith("dropout") or op.name == "aten.rrelu") and settings and True in settings[-2:]:
+        raise Uncovered("acts at random")
     if any(isinstance(setting, Symbol) and any(setting.axes) for setting in settings) and op.name != "aten.type_as":
         return Symbol(broadcast(op, x, *settings))
     keeps_view = op.name in ("aten.contiguous", "aten.clone", "aten.alias", "aten.detach", "aten.to", "aten._to_copy")
@@ -139,10 +185,30 @@ def prelu(op: Op, x: Symbol, weight: Any) -> Symbol:
     return Symbol(x.axes)
 
 
-@rule("zeros", "ones", "full", "new_zeros", "new_ones", "new_full", "scalar_tensor", "empty")
+@rule(
+    *("zeros", "ones", "full", "empty", "scalar_tensor"),
+    *("new_zeros", "new_ones", "new_full", "new_empty", "new_empty_strided", "empty_permuted", "empty_strided"),
+    *("zeros_like", "ones_like", "full_like", "empty_like", "zero"),
+)
 def uniform(op: Op, *_: Any) -> Symbol:
     """A tensor of one value: every permutation of any of its axes leaves it as it is."""
     return Symbol(tuple(fresh(int(n)) for n in op.out.shape))
+
+
+@rule("copy")
+def copy(op: Op, into: Symbol, source: Symbol, *_: Any) -> Symbol:
+    """What was there does not matter: the source, broadcast."""
+    shape = [int(n) for n in op.out.shape]
+    axes: list[Axis] = [*((),) * (len(shape) - source.ndim), *source.axes]
+    return Symbol(tuple(axis or fresh(n) for axis, n in zip(axes, shape, strict=True)))
+
+
+@rule(
+    *("rand", "randn", "randint", "randperm", "rand_like", "randn_like", "randint_like"),
+    *("bernoulli", "multinomial", "normal", "normal_functional", "uniform", "exponential"),
+)
+def random(op: Op, *_: Any) -> Symbol:
+    raise Uncovered("draws random numbers in evaluation mode")
 
 
 @rule("arange", "tril_indices", "triu_indices", "eye", "linspace")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from lmccheck.symmetry.analysis import Op, Symbol, Uncovered
 from lmccheck.symmetry.axes import Axis
-from lmccheck.symmetry.rules._table import broadcast, rule, tensor
+from lmccheck.symmetry.rules._table import broadcast, rule
 
 
 @rule("linear")
@@ -49,7 +50,48 @@ def addmm(op: Op, c: Symbol, a: Symbol, b: Symbol, beta: Any, alpha: Any) -> Sym
     return Symbol(broadcast(op, contract(op, a, b), c))
 
 
-@rule("embedding")
-def embedding(op: Op, weight: Any, index: Any, *_: Any) -> Symbol:
-    op.freeze(tensor(weight).axes[0], "rows are looked up by index")
-    return Symbol((*tensor(index).axes, tensor(weight).axes[1]))
+@rule("outer", "ger")
+def outer(op: Op, a: Symbol, b: Symbol) -> Symbol:
+    return Symbol((*a.axes, *b.axes))
+
+
+@rule("_trilinear")
+def trilinear(
+    op: Op,
+    a: Symbol,
+    b: Symbol,
+    c: Symbol,
+    expand_a: Sequence[int],
+    expand_b: Sequence[int],
+    expand_c: Sequence[int],
+    summed: Sequence[int],
+    *_: Any,
+) -> Symbol:
+    """The product of three tensors, broadcast where each lacks a dimension, summed over some (nn.Bilinear)."""
+    wide = []
+    for symbol, missing in ((a, expand_a), (b, expand_b), (c, expand_c)):
+        axes = list(symbol.axes)
+        for d in sorted(missing):
+            axes.insert(d, ())
+        wide.append(axes)
+    product = broadcast(op, *(Symbol(tuple(axes)) for axes in wide))
+    for d in summed:
+        readers = [(s, axes[d]) for s, axes in zip((a, b, c), wide, strict=True) if s.param is not None and axes[d]]
+        for weight, axis in readers:
+            op.consumes(weight, axis)
+        if not readers:
+            op.binds(product[d], "activations are multiplied along it")
+    op.mixes_across([axis for d, axis in enumerate(product) if d not in set(summed)])
+    for d in summed:
+        op.mixes_across([product[d]])
+    return Symbol(tuple(axis for d, axis in enumerate(product) if d not in set(summed)))
+
+
+@rule("cdist", "_cdist_forward", "_euclidean_dist")
+def distances(op: Op, a: Symbol, b: Symbol, *_: Any) -> Symbol:
+    """Distances between all rows of two batches of vectors."""
+    op.unify(a.axes[-1], b.axes[-1])
+    batch = broadcast(op, Symbol(a.axes[:-2]), Symbol(b.axes[:-2]))
+    op.mixes_across([*batch, a.axes[-1]])
+    op.binds(a.axes[-1], "distances are taken over it")
+    return Symbol((*batch, a.axes[-2], b.axes[-2]))

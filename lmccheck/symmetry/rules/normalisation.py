@@ -33,6 +33,18 @@ def batch_norm_eval(op: Op, x: Symbol, weight: Any, bias: Any, mean: Any, var: A
     )
 
 
+@rule("_native_batch_norm_legit", "_native_batch_norm_legit_functional", "native_batch_norm")
+def batch_norm_live(op: Op, x: Symbol, weight: Any, bias: Any, *rest: Any) -> tuple[Symbol, ...]:
+    """With the batch's own statistics: each channel is normalised over everything else."""
+    stored = [item for item in rest if isinstance(item, Symbol)]
+    _per_channel(op, x, weight, bias, *stored)
+    op.mixes_across([x.axes[1]])
+    return (
+        Symbol(x.axes),
+        *(Symbol((x.axes[1],)) if t.shape == op.out[0].shape[1:2] else Symbol(((),)) for t in op.out[1:]),
+    )
+
+
 @rule("instance_norm")
 def instance_norm(op: Op, x: Symbol, weight: Any, bias: Any, mean: Any, var: Any, *_: Any) -> Symbol:
     _per_channel(op, x, weight, bias, mean, var)
@@ -61,6 +73,12 @@ def native_layer_norm(op: Op, x: Symbol, shape: Sequence[int], weight: Any, bias
     _over_last(op, x, len(shape), weight, bias)
     rest: tuple[Axis, ...] = (*x.axes[: -len(shape)], *(() for _ in shape))
     return Symbol(x.axes), Symbol(rest), Symbol(rest)
+
+
+@rule("_fused_rms_norm")
+def fused_rms_norm(op: Op, x: Symbol, shape: Sequence[int], weight: Any, *_: Any) -> tuple[Symbol, Symbol]:
+    _over_last(op, x, len(shape), weight)
+    return Symbol(x.axes), Symbol((*x.axes[: -len(shape)], *(() for _ in shape)))
 
 
 @rule("rms_norm")

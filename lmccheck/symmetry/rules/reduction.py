@@ -1,15 +1,13 @@
-"""Reductions, softmax and pooling: symmetric in what they combine, or orderly in space."""
+"""Reductions and softmax: symmetric in what they combine."""
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Sequence
 from typing import Any
 
-from lmccheck.symmetry.analysis import Op, Symbol, Uncovered
+from lmccheck.symmetry.analysis import Op, Symbol
 from lmccheck.symmetry.axes import Axis
-from lmccheck.symmetry.rules._table import normal_dims, rule, without
-from lmccheck.symmetry.rules.convolution import SPACE
+from lmccheck.symmetry.rules._table import broadcast, dims_in, normal_dims, reads_output, rule, without
 
 
 def _reduced(op: Op, x: Symbol, dims: int | Sequence[int] | None) -> Symbol:
@@ -25,24 +23,24 @@ def _reduced(op: Op, x: Symbol, dims: int | Sequence[int] | None) -> Symbol:
     return Symbol(tuple(kept))
 
 
-@rule("mean", "sum", "amax", "amin", "logsumexp", "prod")
+@rule("mean", "nanmean", "sum", "nansum", "amax", "amin", "logsumexp", "prod", "any", "all", "count_nonzero")
 def reduce(op: Op, x: Symbol, *arguments: Any) -> Symbol:
-    dims = next((a for a in arguments[:1] if isinstance(a, (int, list, tuple)) and not isinstance(a, bool)), None)
-    return _reduced(op, x, dims)
+    return _reduced(op, x, dims_in(arguments))
 
 
 @rule("var", "std")
 def spread(op: Op, x: Symbol, *arguments: Any) -> Symbol:
-    dims = (
-        arguments[0]
-        if arguments and isinstance(arguments[0], (int, list, tuple)) and not isinstance(arguments[0], bool)
-        else None
-    )
-    return _reduced(op, x, dims)
+    return _reduced(op, x, dims_in(arguments))
+
+
+@rule("var_mean", "std_mean", "aminmax")
+def spread_and_mean(op: Op, x: Symbol, *arguments: Any) -> tuple[Symbol, Symbol]:
+    reduced = _reduced(op, x, dims_in(arguments))
+    return reduced, Symbol(reduced.axes)
 
 
 @rule("norm", "linalg_vector_norm")
-def norm(op: Op, x: Symbol, order: Any, dims: Any = None, *_: Any) -> Symbol:
+def norm(op: Op, x: Symbol, order: Any = 2, dims: Any = None, *_: Any) -> Symbol:
     return _reduced(op, x, dims if isinstance(dims, (int, list, tuple)) and not isinstance(dims, bool) else None)
 
 
@@ -51,16 +49,16 @@ def extremum(op: Op, x: Symbol, *arguments: Any) -> Any:
     """The largest value is symmetric in what it is taken of; where it stands is not."""
     if not arguments:
         return _reduced(op, x, None)
-    if not isinstance(arguments[0], int):
-        raise Uncovered("two tensors in an overload without a rule")
+    if isinstance(arguments[0], Symbol):
+        return Symbol(broadcast(op, x, arguments[0]))
     reduced = _reduced(op, x, arguments[0])
-    if any(user.target is operator.getitem and user.args[1] == 1 for user in op.node.users):
+    if reads_output(op, 1):
         for d in normal_dims(x, arguments[0]):
             op.freeze(x.axes[d], "the place of an extremum is read")
     return reduced, Symbol(reduced.axes)
 
 
-@rule("softmax", "log_softmax", "_softmax", "_log_softmax")
+@rule("softmax", "log_softmax", "_softmax", "_log_softmax", "_safe_softmax")
 def softmax(op: Op, x: Symbol, dim: int, *_: Any) -> Symbol:
     op.mixes_across(without(x, normal_dims(x, dim)))
     for d in normal_dims(x, dim):
@@ -68,39 +66,20 @@ def softmax(op: Op, x: Symbol, dim: int, *_: Any) -> Symbol:
     return Symbol(x.axes)
 
 
-def _pooled(op: Op, x: Symbol, space: int) -> Symbol:
-    if x.ndim < space + 1:
-        raise Uncovered("too few dimensions")
-    for axis in x.axes[-space:]:
-        op.freeze(axis, SPACE)
-    sizes = op.out[0].shape if isinstance(op.out, (tuple, list)) else op.out.shape
-    return Symbol((*x.axes[:-space], *(op.frozen(int(n), SPACE) for n in sizes[-space:])))
+@rule("cumsum", "cumprod", "logcumsumexp")
+def accumulate(op: Op, x: Symbol, dim: int, *_: Any) -> Symbol:
+    if x.ndim:
+        op.freeze(x.axes[dim], "positions are accumulated in order")
+    return Symbol(x.axes)
 
 
-def _dimensions(op: Op) -> int:
-    return int(next(c for c in reversed(op.name.removesuffix("_with_indices")) if c.isdigit()))
+@rule("cummax", "cummin")
+def running_extremum(op: Op, x: Symbol, dim: int) -> tuple[Symbol, Symbol]:
+    if x.ndim:
+        op.freeze(x.axes[dim], "positions are accumulated in order")
+    return Symbol(x.axes), Symbol(x.axes)
 
 
-@rule(*(f"{kind}{n}d" for kind in ("max_pool", "avg_pool", "adaptive_avg_pool") for n in (1, 2, 3)))
-def pool(op: Op, x: Symbol, *_: Any) -> Symbol:
-    return _pooled(op, x, _dimensions(op))
-
-
-@rule(
-    *(f"{kind}{n}d" for kind in ("adaptive_max_pool",) for n in (1, 2, 3)),
-    "max_pool2d_with_indices",
-    "max_pool3d_with_indices",
-)
-def pool_with_indices(op: Op, x: Symbol, *_: Any) -> tuple[Symbol, Symbol]:
-    pooled = _pooled(op, x, _dimensions(op))
-    return pooled, Symbol(pooled.axes)
-
-
-@rule(
-    *(
-        f"upsample_{kind}"
-        for kind in ("nearest1d", "nearest2d", "nearest3d", "linear1d", "bilinear2d", "bicubic2d", "trilinear3d")
-    )
-)
-def upsample(op: Op, x: Symbol, *_: Any) -> Symbol:
-    return _pooled(op, x, _dimensions(op))
+@rule("cosine_similarity")
+def cosine_similarity(op: Op, a: Symbol, b: Symbol, dim: int = 1, *_: Any) -> Symbol:
+    return _reduced(op, Symbol(broadcast(op, a, b)), dim)
