@@ -29,21 +29,28 @@ class Runner:
         self.module = private_copy(module).to(self.device, dtype)
         self.module.requires_grad_(False)
         self._state = stored_tensors(self.module)
+        self._kept = _Kept(self.module, self._state)
 
     def load(self, weights: Mapping[str, Tensor]) -> None:
-        """Copy ``weights`` (every name of the state dict) into the module, converted to its device and dtype."""
+        """Copy ``weights`` (every name of the state dict) into the module, converted to its device and dtype.
+
+        What the module kept from earlier runs (a cache computed from other weights) is forgotten.
+        """
+        self._kept.restore()
         with torch.no_grad():
             for name, target in self._state.items():
                 target.copy_(weights[name])
 
     def draw(self, module: nn.Module, seed: int) -> None:
         """Put random weights in, those of ``randomised(module, seed)``, without a second copy of them."""
+        self._kept.restore()
         with torch.no_grad():
             for name, own, generator in _draws(module, seed):
                 _shake(self._state[name], own.detach(), generator)
 
     def change(self, move: Callable[[str, Tensor], None]) -> None:
         """Let ``move(name, tensor)`` change every tensor in place; one with several names is changed once."""
+        self._kept.restore()
         with torch.no_grad():
             for tensor, name in {identity(t): (t, name) for name, t in self._state.items()}.values():
                 move(name, tensor)
@@ -76,6 +83,51 @@ class Runner:
                 f"{where}: running the model{' in float64' if double else ''} raised {type(error).__name__}: {said}; "
                 f"inputs {_shapes(inputs)}; mend: check the model, and that the data fits it"
             ) from error
+
+
+class _Kept:
+    """What a module holds beside its stored tensors: plain attributes, containers of them, buffers that are not stored.
+
+    A network may keep in them what it computed in an earlier run (attention biases looked up once, for example), which
+    would be wrong under other weights.
+    """
+
+    def __init__(self, module: nn.Module, stored: Mapping[str, Tensor]) -> None:
+        names = {"_parameters", "_buffers", "_modules"}
+        self._attributes = [
+            (part.__dict__, {k: (v, _contents(v)) for k, v in part.__dict__.items() if k not in names})
+            for part in module.modules()
+        ]
+        held = {identity(tensor) for tensor in stored.values()}
+        self._buffers = [
+            (part._buffers, name, buffer, buffer.clone())
+            for part in module.modules()
+            for name, buffer in part._buffers.items()
+            if buffer is not None and identity(buffer) not in held
+        ]
+
+    def restore(self) -> None:
+        """Put everything back as it was."""
+        names = {"_parameters", "_buffers", "_modules"}
+        for held, before in self._attributes:
+            for key in held.keys() - before.keys() - names:
+                del held[key]
+            for key, (value, contents) in before.items():
+                held[key] = value
+                if isinstance(contents, dict):
+                    value.clear()
+                    value.update(contents)
+                elif isinstance(contents, list):
+                    value[:] = contents
+        with torch.no_grad():
+            for buffers, name, buffer, content in self._buffers:
+                buffer.copy_(content)
+                buffers[name] = buffer
+
+
+def _contents(value: Any) -> Any:
+    """Return a shallow copy of a plain dict or list, None for anything else."""
+    return value.copy() if type(value) in (dict, list) else None
 
 
 def _shapes(inputs: Any) -> str:

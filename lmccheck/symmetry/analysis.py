@@ -399,6 +399,18 @@ class Op:
         """Note that the op combines all positions outside ``kept``: factors there need one common permutation."""
         self.analysis.records.append(tuple(kept))
 
+    def contracts(self, first: Sequence[Axis], inner: Axis, second: Sequence[Axis], batch: Sequence[Axis] = ()) -> None:
+        """Note a product summed over ``inner``: nothing beside it may move differently from one position to another."""
+        for kept in ([inner], first, second):
+            self.mixes_across([*batch, *kept])
+
+    def orders(self, x: Symbol, dims: Sequence[int], why: str) -> None:
+        """Freeze dimensions whose positions the op shifts, ranks or accumulates; what is beside them moves as one."""
+        dims = [d % x.ndim for d in dims]
+        for d in dims:
+            self.freeze(x.axes[d], why)
+        self.mixes_across([axis for d, axis in enumerate(x.axes) if d not in dims])
+
     def stacked(self, axes: Sequence[Axis], place: Axis = ()) -> tuple[Factor, Axis]:
         """Return an axis for the places of the given axes of one length, and one that stands for any of them."""
         picked = as_factor(place or self.frozen(len(axes), "stacked tensors are told apart"))

@@ -83,18 +83,46 @@ def test_weights_that_eval_merges_are_refused_and_left_alone() -> None:
     assert torch.equal(before, module.inner[0].weight)
 
 
-def test_a_cached_fusion_is_refused() -> None:
-    """A network that keeps weights computed at its first call would have the same loss everywhere."""
+def test_what_a_network_caches_is_forgotten_at_every_point() -> None:
+    """A network that keeps what it computed at its first call has the losses of one that does not."""
 
     class Caching(Wrapped):
         def __init__(self) -> None:
             super().__init__()
             self.fused: list[Tensor] = []
+            self.table: dict[str, Tensor] = {}
+            self.scale: Tensor | None = None
+            self.register_buffer("bias", torch.zeros(3), persistent=False)
 
         def forward(self, x: Tensor) -> Tensor:
             if not self.fused:
-                self.fused.extend([self.inner[0].weight.detach().clone(), self.inner[0].bias.detach().clone()])
-            return nn.functional.linear(x, *self.fused)[:, :3]
+                self.fused.append(self.inner[0].weight.detach().clone())
+                self.table["bias"] = self.inner[0].bias.detach().clone()
+                self.scale = self.inner[0].weight.detach().norm()
+                self.bias += self.inner[0].bias.detach()[:3]
+            return nn.functional.linear(x, self.fused[0], self.table["bias"])[:, :3] * self.scale + self.bias
+
+    class Plain(Wrapped):
+        def forward(self, x: Tensor) -> Tensor:
+            layer = self.inner[0]
+            return nn.functional.linear(x, layer.weight, layer.bias)[:, :3] * layer.weight.norm() + layer.bias[:3]
+
+    kept, plain = (
+        lmccheck.linear_connectivity(load(kind), align="none").details["losses"] for kind in (Caching, Plain)
+    )
+    assert len(set(plain)) > 5
+    assert kept == pytest.approx(plain, abs=1e-6)
+
+
+def test_a_fusion_cached_out_of_reach_is_refused() -> None:
+    """A network that keeps weights in a global would have the same loss everywhere."""
+    fused: list[Tensor] = []
+
+    class Caching(Wrapped):
+        def forward(self, x: Tensor) -> Tensor:
+            if not fused:
+                fused.extend([self.inner[0].weight.detach().clone(), self.inner[0].bias.detach().clone()])
+            return nn.functional.linear(x, *fused)[:, :3]
 
     with pytest.raises(UnsupportedArchitecture, match="does not change with its weights"):
         lmccheck.linear_connectivity(load(Caching), align="none")

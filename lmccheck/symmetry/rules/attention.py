@@ -34,7 +34,8 @@ def attention(
         broadcast(op, Symbol((*batch, q.axes[-2], k.axes[-2])), mask)
     op.binds(q.axes[-1], "queries and keys are multiplied along it")
     op.binds(k.axes[-2], "attention compares its positions")
-    op.mixes_across([*batch, q.axes[-1]])  # the product q·kᵀ
-    op.mixes_across([*batch, q.axes[-2]])  # the softmax over k's positions
-    op.mixes_across([*batch, k.axes[-2]])  # the product with v
+    op.contracts([q.axes[-2]], q.axes[-1], [k.axes[-2]], batch)  # the product q·kᵀ
+    op.contracts(
+        [q.axes[-2]], k.axes[-2], [v.axes[-1]], batch
+    )  # the softmax over k's positions, and the product with v
     return Symbol((*batch, q.axes[-2], v.axes[-1]))

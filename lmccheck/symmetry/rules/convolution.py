@@ -24,18 +24,18 @@ def _convolve(
     space = weight.ndim - 2
     if x.ndim != space + 2:
         raise Uncovered("an input without a batch dimension")
-    channels, reads, writes = x.axes[1], weight.axes[1], weight.axes[0]
+    reads, writes = weight.axes[1], weight.axes[0]
     if transposed:
         reads, writes = writes, reads
     if groups == 1:
-        op.unify(channels, reads)
+        op.unify(x.axes[1], reads)
         op.consumes(weight, reads)
-        op.mixes_across([reads])
+        op.contracts([x.axes[0], *x.axes[2:]], reads, [writes])
         out: Axis = writes
     elif transposed:
-        out = _grouped_transposed(op, weight, channels, reads, writes, groups)
+        out = _grouped_transposed(op, x, weight, reads, writes, groups)
     else:
-        out = _grouped(op, weight, channels, reads, writes, groups)
+        out = _grouped(op, x, weight, reads, writes, groups)
     if bias is not None:
         op.unify(out, bias.axes[0])
     axes: list[Axis] = []
@@ -57,25 +57,25 @@ def _entry(setting: Any, k: int) -> Any:
     return setting
 
 
-def _grouped(op: Op, weight: Symbol, channels: Axis, reads: Axis, writes: Axis, groups: int) -> Axis:
+def _grouped(op: Op, x: Symbol, weight: Symbol, reads: Axis, writes: Axis, groups: int) -> Axis:
     """Input channels are group·in, output channels group·out: groups move whole, channels within their group."""
     group: Axis = (Factor(groups),)
-    op.unify(channels, (*group, *reads))
+    op.unify(x.axes[1], (*group, *reads))
     op.consumes(weight, reads)
     each: Axis = fresh(axis_size(writes) // groups)
     op.unify(writes, (*group, *each))
-    op.mixes_across([(*group, *reads)])
+    op.contracts([x.axes[0], *x.axes[2:]], reads, [each], [group])
     return (*group, *each)
 
 
-def _grouped_transposed(op: Op, weight: Symbol, channels: Axis, reads: Axis, writes: Axis, groups: int) -> Axis:
+def _grouped_transposed(op: Op, x: Symbol, weight: Symbol, reads: Axis, writes: Axis, groups: int) -> Axis:
     """The weight's input side holds all groups, its output side one: group·in by out."""
     group: Axis = (Factor(groups),)
     each: Axis = fresh(axis_size(reads) // groups)
     op.unify(reads, (*group, *each))
-    op.unify(channels, reads)
+    op.unify(x.axes[1], reads)
     op.consumes(weight, each)
-    op.mixes_across([(*group, *each)])
+    op.contracts([x.axes[0], *x.axes[2:]], each, [writes], [group])
     return (*group, *writes)
 
 

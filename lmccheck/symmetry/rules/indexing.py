@@ -57,8 +57,7 @@ def index(op: Op, x: Symbol, indices: Sequence[Symbol | None]) -> Symbol:
 def index_put(op: Op, x: Symbol, indices: Sequence[Symbol | None], values: Symbol, *_: Any) -> Symbol:
     """Put values where an index points: the dimensions that are not looked up are matched."""
     looked_up = [d for d, item in enumerate(indices) if isinstance(item, Symbol)]
-    for d in looked_up:
-        op.freeze(x.axes[d], LOOKED_UP)
+    op.orders(x, looked_up, LOOKED_UP)
     for item in indices:
         for axis in item.axes if isinstance(item, Symbol) else ():
             op.freeze(axis, "positions of an index")
@@ -104,7 +103,7 @@ def scatter(op: Op, x: Symbol, dim: int, index: Symbol, source: Any, *_: Any) ->
         raise Uncovered("an index of another rank")
     dim %= x.ndim
     for symbol in tensors:
-        op.freeze(symbol.axes[dim], LOOKED_UP)
+        op.orders(symbol, [dim], LOOKED_UP)
     _beside(op, dim, *tensors)
     return Symbol(x.axes)
 
@@ -113,9 +112,9 @@ def scatter(op: Op, x: Symbol, dim: int, index: Symbol, source: Any, *_: Any) ->
 def index_add(op: Op, x: Symbol, dim: int, index: Symbol, source: Any, *_: Any) -> Symbol:
     if not x.ndim:
         raise Uncovered("a scalar")
-    op.freeze(x.axes[dim], LOOKED_UP)
+    op.orders(x, [dim], LOOKED_UP)
     if isinstance(source, Symbol) and source.ndim:
-        op.freeze(source.axes[dim], LOOKED_UP)
+        op.orders(source, [dim], LOOKED_UP)
         broadcast(op, replaced(x, dim, ()), replaced(source, dim, ()))
     return Symbol(x.axes)
 
@@ -177,8 +176,7 @@ def _ranked(op: Op, x: Symbol, dim: int) -> Any:
 def argsort(op: Op, x: Symbol, *arguments: Any) -> Symbol:
     ints = [a for a in arguments if isinstance(a, int) and not isinstance(a, bool)]
     dim = ints[0] if ints else -1
-    op.freeze(x.axes[dim], "the places of ranked values are read")
-    op.mixes_across(without(x, [dim % x.ndim]))
+    op.orders(x, [dim], "the places of ranked values are read")
     return Symbol(x.axes)
 
 

@@ -16,7 +16,7 @@ def linear(op: Op, x: Symbol, weight: Symbol, bias: Symbol | None) -> Symbol:
         raise Uncovered("a weight of one dimension")
     op.unify(x.axes[-1], weight.axes[1])
     op.consumes(weight, weight.axes[1])
-    op.mixes_across([weight.axes[1]])
+    op.contracts(x.axes[:-1], weight.axes[1], [weight.axes[0]])
     if bias is not None:
         op.unify(weight.axes[0], bias.axes[0])
     return Symbol((*x.axes[:-1], weight.axes[0]))
@@ -34,9 +34,9 @@ def contract(op: Op, a: Symbol, b: Symbol) -> Symbol:
         op.consumes(weight, axis)
     if not weights:
         op.binds(inner_b, "two activations are multiplied along it")
-    op.mixes_across([*batch, inner_b])
     rows: tuple[Axis, ...] = (a.axes[-2],) if a.ndim > 1 else ()
     columns: tuple[Axis, ...] = (b.axes[-1],) if b.ndim > 1 else ()
+    op.contracts(rows, inner_b, columns, batch)
     return Symbol((*batch, *rows, *columns))
 
 
@@ -81,7 +81,8 @@ def trilinear(
             op.consumes(weight, axis)
         if not readers:
             op.binds(product[d], "activations are multiplied along it")
-    op.mixes_across([axis for d, axis in enumerate(product) if d not in set(summed)])
+    for axes in wide:
+        op.mixes_across([axis for d, axis in enumerate(axes) if d not in set(summed)])
     for d in summed:
         op.mixes_across([product[d]])
     return Symbol(tuple(axis for d, axis in enumerate(product) if d not in set(summed)))
@@ -92,6 +93,6 @@ def distances(op: Op, a: Symbol, b: Symbol, *_: Any) -> Symbol:
     """Distances between all rows of two batches of vectors."""
     op.unify(a.axes[-1], b.axes[-1])
     batch = broadcast(op, Symbol(a.axes[:-2]), Symbol(b.axes[:-2]))
-    op.mixes_across([*batch, a.axes[-1]])
+    op.contracts([a.axes[-2]], a.axes[-1], [b.axes[-2]], batch)
     op.binds(a.axes[-1], "distances are taken over it")
     return Symbol((*batch, a.axes[-2], b.axes[-2]))

@@ -69,14 +69,14 @@ def softmax(op: Op, x: Symbol, dim: int, *_: Any) -> Symbol:
 @rule("cumsum", "cumprod", "logcumsumexp")
 def accumulate(op: Op, x: Symbol, dim: int, *_: Any) -> Symbol:
     if x.ndim:
-        op.freeze(x.axes[dim], "positions are accumulated in order")
+        op.orders(x, [dim], "positions are accumulated in order")
     return Symbol(x.axes)
 
 
 @rule("cummax", "cummin")
 def running_extremum(op: Op, x: Symbol, dim: int) -> tuple[Symbol, Symbol]:
     if x.ndim:
-        op.freeze(x.axes[dim], "positions are accumulated in order")
+        op.orders(x, [dim], "positions are accumulated in order")
     return Symbol(x.axes), Symbol(x.axes)
 
 

@@ -98,15 +98,13 @@ def _stacked(op: Op, tensors: Sequence[Symbol], dim: int) -> Symbol:
 
 @rule("roll")
 def roll(op: Op, x: Symbol, shifts: Any, dims: Any) -> Symbol:
-    for d in normal_dims(x, dims):
-        op.freeze(x.axes[d], "positions are shifted")
+    op.orders(x, normal_dims(x, dims), "positions are shifted")
     return Symbol(x.axes)
 
 
 @rule("flip")
 def flip(op: Op, x: Symbol, dims: Any) -> Symbol:
-    for d in normal_dims(x, dims):
-        op.freeze(x.axes[d], "positions are reversed")
+    op.orders(x, normal_dims(x, dims), "positions are reversed")
     return Symbol(x.axes)
 
 
