@@ -8,6 +8,7 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -166,7 +167,22 @@ class StayDouble(TorchFunctionMode):
         kwargs = {
             k: torch.float64 if isinstance(v, torch.dtype) and v in _NARROW else v for k, v in (kwargs or {}).items()
         }
+        if func in _GROUPED and args[0].dtype == torch.float64 and args[0].ndim == 2 and args[1].ndim == 3:
+            return _grouped_product(args[0], args[1], kwargs["offs"] if "offs" in kwargs else args[2])
         return func(*args, **kwargs)
+
+
+_GROUPED = [f for f in (getattr(torch, "_grouped_mm", None), getattr(F, "grouped_mm", None)) if f is not None]
+
+
+def _grouped_product(rows: Tensor, matrices: Tensor, ends: Tensor) -> Tensor:
+    """Multiply rows by their expert's matrix, expert e's ending at ``ends[e]``; torch has none of this in float64."""
+    out = rows.new_zeros(rows.shape[0], matrices.shape[2])
+    begin = 0
+    for matrix, end in zip(matrices, ends.tolist(), strict=True):
+        out[begin:end] = rows[begin:end] @ matrix
+        begin = end
+    return out
 
 
 @contextmanager

@@ -20,10 +20,10 @@ def names() -> list[str]:
     return list(_models().list_models(module=_models()))
 
 
-def build(name: str) -> Built:
-    """Return a network and one batch of two images."""
+def build(name: str, side: int | None = None) -> Built:
+    """Return a network and one batch of two images, ``side`` pixels wide (the least that works by default)."""
     torch.manual_seed(0)
-    side = next((side for prefix, side in _IMAGE.items() if name.startswith(prefix)), 64)
+    side = side or next((side for prefix, side in _IMAGE.items() if name.startswith(prefix)), 64)
     settings: dict[str, Any] = {"image_size": side} if name.startswith("vit") else {}
     if name in ("inception_v3", "googlenet"):
         settings = {"init_weights": False}

@@ -57,12 +57,21 @@ _CLASSIFIERS: dict[str, tuple[str, dict[str, Any]]] = {
     "DeiT": ("DeiT", _IMAGE),
     "BEiT": ("Beit", _IMAGE),
     "ConvNeXt": ("ConvNext", {"hidden_sizes": [8, 12, 16, 20], "depths": [1, 1, 1, 1]}),
-    "Swin": ("Swin", {"image_size": 16, "patch_size": 2, "embed_dim": 16, "depths": [2, 2], "num_heads": [2, 4],
-                      "window_size": 4}),
+    "Swin": (
+        "Swin",
+        {"image_size": 16, "patch_size": 2, "embed_dim": 16, "depths": [2, 2], "num_heads": [2, 4], "window_size": 4},
+    ),
     "DINOv2": ("Dinov2", _IMAGE),
     "ResNet": ("ResNet", {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"}),
-    "MobileViT": ("MobileViT", {"image_size": 64, "hidden_sizes": [16, 20, 24], "neck_hidden_sizes": [8, 12, 16, 20, 24,
-                                28, 32], "num_attention_heads": 4}),
+    "MobileViT": (
+        "MobileViT",
+        {
+            "image_size": 64,
+            "hidden_sizes": [16, 20, 24],
+            "neck_hidden_sizes": [8, 12, 16, 20, 24, 28, 32],
+            "num_attention_heads": 4,
+        },
+    ),
 }
 
 
@@ -80,9 +89,8 @@ def build(name: str) -> Built:
         return getattr(transformers, f"{prefix}{suffix}")(config).eval()  # type: ignore[no-any-return]
 
     if name in _CAUSAL:
-        return made(_CAUSAL[name][0], "ForCausalLM" if _CAUSAL[name][0] != "GPT2" else "LMHeadModel", _CAUSAL[name][1]), (
-            tokens,
-        )
+        prefix, settings = _CAUSAL[name]
+        return made(prefix, "LMHeadModel" if prefix == "GPT2" else "ForCausalLM", settings), (tokens,)
     if name in _MASKED:
         return made(_MASKED[name][0], "ForMaskedLM", _MASKED[name][1]), (tokens, torch.ones_like(tokens))
     if name in _CLASSIFIERS:
@@ -93,9 +101,17 @@ def build(name: str) -> Built:
         settings = {"vocab_size": 99, "d_model": 32, "d_kv": 8, "d_ff": 40, "num_layers": 2, "num_heads": 4}
         return made("T5", "ForConditionalGeneration", settings), (tokens, torch.ones_like(tokens), tokens[:, :5])
     if name == "BART":
-        settings = {"vocab_size": 99, "d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "encoder_ffn_dim": 40,
-                    "decoder_ffn_dim": 40, "encoder_attention_heads": 4, "decoder_attention_heads": 4,
-                    "max_position_embeddings": 32}
+        settings = {
+            "vocab_size": 99,
+            "d_model": 32,
+            "encoder_layers": 2,
+            "decoder_layers": 2,
+            "encoder_ffn_dim": 40,
+            "decoder_ffn_dim": 40,
+            "encoder_attention_heads": 4,
+            "decoder_attention_heads": 4,
+            "max_position_embeddings": 32,
+        }
         return made("Bart", "ForConditionalGeneration", settings), (tokens, torch.ones_like(tokens), tokens[:, :5])
     if name == "CLIP":
         config = transformers.CLIPConfig(
@@ -104,9 +120,20 @@ def build(name: str) -> Built:
         return transformers.CLIPModel(config).eval(), (tokens, torch.randn(2, 3, 16, 16))
     if name == "Whisper encoder":
         config = transformers.WhisperConfig(
-            d_model=32, encoder_layers=2, decoder_layers=2, encoder_attention_heads=4, decoder_attention_heads=4,
-            encoder_ffn_dim=40, decoder_ffn_dim=40, num_mel_bins=10, max_source_positions=20, vocab_size=99,
-            pad_token_id=0, bos_token_id=1, eos_token_id=2, decoder_start_token_id=1,
+            d_model=32,
+            encoder_layers=2,
+            decoder_layers=2,
+            encoder_attention_heads=4,
+            decoder_attention_heads=4,
+            encoder_ffn_dim=40,
+            decoder_ffn_dim=40,
+            num_mel_bins=10,
+            max_source_positions=20,
+            vocab_size=99,
+            pad_token_id=0,
+            bos_token_id=1,
+            eos_token_id=2,
+            decoder_start_token_id=1,
         )
         from transformers.models.whisper.modeling_whisper import WhisperEncoder
 

@@ -14,11 +14,11 @@ RULES: dict[str, Rule] = {}
 
 
 def rule(*names: str) -> Callable[[Rule], Rule]:
-    """Register a rule for ``aten.<name>`` of every given name."""
+    """Register a rule for ``aten.<name>`` of every given name; a name with a dot is taken as it is."""
 
     def register(function: Rule) -> Rule:
         for name in names:
-            key = f"aten.{name}"
+            key = name if "." in name else f"aten.{name}"
             if key in RULES:
                 raise AssertionError(f"two rules for {key}")
             RULES[key] = function

@@ -212,3 +212,21 @@ def diagonal(op: Op, x: Symbol, offset: int = 0, first: int = 0, second: int = 1
     for d in (first, second):
         op.freeze(x.axes[d], "rows and columns are put together")
     return Symbol((*kept, op.frozen(int(op.out.shape[-1]), "rows and columns are put together")))
+
+
+@rule("histc", "bincount")
+def count(op: Op, x: Symbol, *_: Any) -> Symbol:
+    """How many positions hold what: symmetric in the positions."""
+    for axis in x.axes:
+        op.binds(axis, "its positions are counted")
+    return Symbol((op.frozen(int(op.out.shape[0]), "counts are told apart by what they count"),))
+
+
+@rule("bucketize", "searchsorted")
+def bucketize(op: Op, first: Any, second: Any, *_: Any) -> Symbol:
+    """Each value is looked up among borders, which are told apart."""
+    x, borders = (first, second) if op.name == "aten.bucketize" else (second, first)
+    if not isinstance(x, Symbol) or tensor(borders).ndim != 1:
+        raise Uncovered("borders of several rows")
+    op.freeze(borders.axes[0], "values are looked up among borders")
+    return Symbol(x.axes)

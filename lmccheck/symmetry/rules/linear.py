@@ -96,3 +96,16 @@ def distances(op: Op, a: Symbol, b: Symbol, *_: Any) -> Symbol:
     op.contracts([a.axes[-2]], a.axes[-1], [b.axes[-2]], batch)
     op.binds(a.axes[-1], "distances are taken over it")
     return Symbol((*batch, a.axes[-2], b.axes[-2]))
+
+
+@rule("_grouped_mm", "transformers.grouped_mm_fallback")
+def grouped_product(op: Op, x: Symbol, weights: Symbol, ends: Symbol, *_: Any) -> Symbol:
+    """Rows dealt in order to experts, each multiplied by its expert's matrix: (rows, K) by (experts, K, N)."""
+    if x.ndim != 2 or weights.ndim != 3:
+        raise Uncovered("not rows by experts")
+    for axis in (x.axes[0], weights.axes[0], *ends.axes):
+        op.freeze(axis, "rows are dealt to experts in order")
+    op.unify(x.axes[1], weights.axes[1])
+    op.consumes(weights, weights.axes[1])
+    op.contracts([x.axes[0]], weights.axes[1], [weights.axes[2]])
+    return Symbol((x.axes[0], weights.axes[2]))
