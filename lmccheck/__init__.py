@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from lmccheck.properties.linear_connectivity import linear_connectivity
     from lmccheck.result import Result
     from lmccheck.symmetry import PermutationSpec, Slot, UnitGroup, discover_symmetry
+    from lmccheck.symmetry.file import load_spec, save_spec, spec_from_groups
 
 _HOMES = {
     "lmccheck.align": ("Alignment", "save_aligned"),
@@ -46,6 +47,7 @@ _HOMES = {
     "lmccheck.properties.linear_connectivity": ("linear_connectivity",),
     "lmccheck.result": ("Result",),
     "lmccheck.symmetry": ("PermutationSpec", "Slot", "UnitGroup", "discover_symmetry"),
+    "lmccheck.symmetry.file": ("load_spec", "save_spec", "spec_from_groups"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -70,7 +72,10 @@ __all__ = [
     "discover_symmetry",
     "linear_connectivity",
     "load_pair",
+    "load_spec",
     "save_aligned",
+    "save_spec",
+    "spec_from_groups",
 ]
 
 

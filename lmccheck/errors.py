@@ -25,7 +25,7 @@ class SourceError(LmcError):
 
 
 class SymmetryError(LmcError):
-    """A permutation spec does not keep the network's function; it is never used."""
+    """A permutation spec is malformed or does not keep the network's function; it is never used."""
 
 
 class UnsupportedArchitecture(LmcError):

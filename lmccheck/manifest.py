@@ -7,18 +7,17 @@ mistake is found in one pass and reported as one line naming the file, the key, 
 from __future__ import annotations
 
 import hashlib
-import json
 import re
-import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from lmccheck.errors import ManifestError, nearest, shown_path
-from lmccheck.settings import SETTINGS, Strict
+from lmccheck.settings import SETTINGS
+from lmccheck.tables import Strict, Table, key_text, near, read_document, read_table, shown
 
 NAME = re.compile(r"[A-Za-z0-9._-]+")
 CALLABLE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
@@ -27,6 +26,7 @@ RESERVED_PAIR_NAMES = ("manifest",)  # the manifest's own item has this name
 HEADER_OF_PAIR = re.compile(r"""\s*\[\s*pair\s*\.\s*(?:"([^"]*)"|'([^']*)'|([A-Za-z0-9_-]+))""")
 
 SOURCE = 'a path ending ".safetensors" or "module:callable"'
+SPEC_FILE = 'a path ending ".toml" or ".json"'
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,7 @@ class PairPlan:
     data: str | None
     calibration: str | None
     loss: str | None
+    symmetry: str | None
     sha256: Mapping[str, str]
     checks: tuple[CheckPlan, ...]
     line: int
@@ -76,6 +77,7 @@ class Sources(Strict):
     data: str | None = Field(default=None, description=SOURCE)
     calibration: str | None = Field(default=None, description=SOURCE)
     loss: str | None = Field(default=None, description='"cross_entropy", "mse", "next_token" or "module:callable"')
+    symmetry: str | None = Field(default=None, description=SPEC_FILE)
 
 
 class PairTable(Sources):
@@ -102,32 +104,19 @@ class Top(Strict):
     pair: dict[str, Any] = Field(default={}, description="a table of pairs")
 
 
-Table = TypeVar("Table", bound=Strict)
-
-
 def load_manifest(path: Path) -> Plan:
     """Read and check a manifest.
 
     Raises ``ManifestError`` with one line per problem, each beginning with the file's name.
     """
-    shown = shown_path(path)
     try:
-        raw = path.read_bytes()
-        text = raw.decode("utf-8-sig")
-        document = tomllib.loads(text)
-    except OSError as error:
-        raise ManifestError(f"{shown}: cannot be read: {error.strerror or error}") from None
-    except UnicodeDecodeError as error:
-        line = raw[: error.start].count(b"\n") + 1
-        raise ManifestError(
-            f"{shown}: line {line}: got the byte 0x{raw[error.start]:02x}, expected UTF-8 text; save the file as UTF-8"
-        ) from None
-    except tomllib.TOMLDecodeError as error:
-        raise ManifestError(f"{shown}: not valid TOML: {error}") from None
+        raw, text, document = read_document(path)
+    except ValueError as error:
+        raise ManifestError(str(error)) from None
     reader = _Reader(text)
     pairs = reader.pairs(document)
     if reader.problems:
-        raise ManifestError("\n".join(f"{shown}: {problem}" for problem in reader.problems))
+        raise ManifestError("\n".join(f"{shown_path(path)}: {problem}" for problem in reader.problems))
     return Plan(path, hashlib.sha256(raw).hexdigest(), pairs)
 
 
@@ -152,7 +141,7 @@ class _Reader:
         return tuple(plan for plan in plans if plan is not None)
 
     def pair(self, name: str, values: Any, defaults: Sources) -> PairPlan | None:
-        where = f"pair.{_key(name)}"
+        where = f"pair.{key_text(name)}"
         self.name(name, where, reserved=RESERVED_PAIR_NAMES)
         table = self.table(PairTable, values, where)
         if table is None:
@@ -160,7 +149,7 @@ class _Reader:
         pins = self.table(Pins, table.sha256, f"{where}.sha256") or Pins()
         if not table.check:
             self.problems.append(f"{where}: no checks, expected at least one [{where}.check.PROPERTY]")
-        checks = [self.check(key, settings, f"{where}.check.{_key(key)}") for key, settings in table.check.items()]
+        checks = [self.check(key, settings, f"{where}.check.{key_text(key)}") for key, settings in table.check.items()]
         source = {key: getattr(table, key) or getattr(defaults, key) for key in Sources.model_fields}
         return PairPlan(
             name=name,
@@ -183,7 +172,7 @@ class _Reader:
             key = f"{where}.property" if "property" in values else where
             known = ", ".join(SETTINGS)
             self.problems.append(
-                f"{key}: got {shown(named)}, expected a property ({known}){_near(named, SETTINGS)}{mend}"
+                f"{key}: got {shown(named)}, expected a property ({known}){near(named, SETTINGS)}{mend}"
             )
             return None
         settings = self.table(SETTINGS[named], values, where)
@@ -197,27 +186,10 @@ class _Reader:
 
     def table(self, model: type[Table], values: Any, where: str) -> Table | None:
         """Return the table as its model, or None after noting every problem in it."""
-        prefix = f"{where}." if where else ""
-        if not isinstance(values, dict):
-            self.problems.append(f"{where}: got {shown(values)}, expected a table")
-            return None
-        found: list[str] = []
-        try:
-            table = model.model_validate(values)
-        except ValidationError as error:
-            fields = {field.alias or name: field for name, field in model.model_fields.items()}
-            for key, kind in {str(problem["loc"][0]): problem["type"] for problem in error.errors()}.items():
-                if kind == "extra_forbidden":
-                    valid = ", ".join(fields)
-                    found.append(f"{prefix}{_key(key)}: unknown key{nearest(key, fields)}, expected one of {valid}")
-                elif kind == "missing":
-                    found.append(f"{prefix}{key}: missing, expected {fields[key].description}")
-                else:
-                    found.append(f"{prefix}{key}: got {shown(values[key])}, expected {fields[key].description}")
-            self.problems += found
-            return None
-        if isinstance(table, Sources):
-            found = [f"{prefix}{key}: {problem}" for key, problem in _source_problems(table)]
+        table = read_table(model, values, where, self.problems)
+        if not isinstance(table, Sources):
+            return table
+        found = [f"{where}.{key}: {problem}" for key, problem in _source_problems(table)]
         self.problems += found
         return None if found else table
 
@@ -233,38 +205,15 @@ class _Reader:
 def _source_problems(table: Sources) -> Iterable[tuple[str, str]]:
     """Yield the key and the problem of every source that is neither a file nor ``module:callable``."""
     for key, value in table:
-        if key not in Sources.model_fields or value is None or CALLABLE.fullmatch(value):
+        if key not in Sources.model_fields or value is None:
             continue
         expected = Sources.model_fields[key].description
-        if key == "model" or (key == "loss" and value not in LOSSES):
+        if key == "symmetry":
+            if not value.endswith((".toml", ".json")):
+                yield key, f"got {shown(value)}, expected {expected}"
+        elif CALLABLE.fullmatch(value):
+            continue
+        elif key == "model" or (key == "loss" and value not in LOSSES):
             yield key, f"got {shown(value)}, expected {expected}{nearest(value, LOSSES) if key == 'loss' else ''}"
-        if key in ("data", "calibration") and not value.endswith(".safetensors"):
+        elif key in ("data", "calibration") and not value.endswith(".safetensors"):
             yield key, f"got {shown(value)}, expected {expected}"
-
-
-def _key(name: str) -> str:
-    """Return a key as TOML would need it: bare where it may be, else quoted, so that a message stays one line."""
-    return name if NAME.fullmatch(name) else json.dumps(name, ensure_ascii=False)
-
-
-def _near(name: object, valid: Iterable[str]) -> str:
-    return nearest(name, valid) if isinstance(name, str) else ""
-
-
-def shown(value: object) -> str:
-    """Return a TOML value as its author wrote it, with its type where the value alone may mislead.
-
-    >>> shown(True), shown("25"), shown(2.5), shown({})
-    ('true (a boolean)', '"25" (a string)', '2.5', 'a table')
-    """
-    match value:
-        case bool():
-            return f"{str(value).lower()} (a boolean)"
-        case str():
-            return f"{json.dumps(value, ensure_ascii=False)} (a string)"
-        case dict():
-            return "a table"
-        case list():
-            return "an array"
-        case _:
-            return str(value)

@@ -12,11 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from lmccheck import checkpoint, sources
-from lmccheck.errors import CheckpointError, shown_path
+from lmccheck.errors import CheckpointError, SymmetryError, shown_path
 from lmccheck.evaluate.device import resolve_device
 from lmccheck.evaluate.forward import dtype_name
 from lmccheck.evaluate.loss import Loss, load_loss
 from lmccheck.module import identity, stored_tensors, tied_names
+from lmccheck.symmetry.file import load_spec
+from lmccheck.symmetry.spec import PermutationSpec
 
 StateDict = Mapping[str, Tensor]
 
@@ -35,6 +37,7 @@ class ModelPair:
     """Endpoints θ_A and θ_B of one network, the data and the loss to measure them with. Made by ``load_pair``.
 
     ``theta_a`` and ``theta_b`` hold every name of the module's state dict, on the CPU, in the stored dtype.
+    ``symmetry`` is the permutation spec that was handed in, None where it is to be derived from the traced network.
     """
 
     name: str
@@ -48,6 +51,7 @@ class ModelPair:
     torch_device: torch.device
     origins: tuple[Origin, Origin]
     description: dict[str, Any] = field(repr=False)
+    symmetry: PermutationSpec | None = field(default=None, repr=False)
     cache: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)  # alignments and specs, made once
 
     def example_inputs(self) -> tuple[Any, ...]:
@@ -77,6 +81,7 @@ def load_pair(
     base: str | os.PathLike[str] | None = None,
     name: str | None = None,
     sha256: Mapping[str, str] | None = None,
+    symmetry: str | os.PathLike[str] | PermutationSpec | None = None,
 ) -> ModelPair:
     """Load and check two checkpoints of one network.
 
@@ -85,9 +90,10 @@ def load_pair(
     a .safetensors file with ``inputs`` and ``targets``, ``"pkg.mod:batches"``, or a pair of tensors. ``loss``:
     ``cross_entropy`` (nats), ``mse``, ``next_token`` or ``"pkg.mod:per_sample_loss"``. ``device``: ``auto``, ``cpu``,
     ``cuda[:N]``. Relative paths and modules are looked up in ``base`` (the current folder by default); ``sha256``
-    pins the files, ``{"a": hex, "b": hex}``.
+    pins the files, ``{"a": hex, "b": hex}``. ``symmetry``: a spec file (.toml, .json) or a PermutationSpec to use in
+    place of the derived one, for a network that cannot be traced; it is verified before use like any other.
 
-    Raises CheckpointError, SourceError or DeviceError with one line: what, got, expected, the mend.
+    Raises CheckpointError, SourceError, SymmetryError or DeviceError with one line: what, got, expected, the mend.
     """
     folder = Path(base) if base is not None else Path.cwd()
     torch_device = resolve_device(device)
@@ -111,6 +117,7 @@ def load_pair(
                 "diverged, take another"
             )
     theta_a, theta_b = (_complete(state, module) for state in states)
+    spec, spec_facts = _symmetry(symmetry, folder, module)
     held = sources.load_data(data, folder, "data")
     calibrating = sources.load_data(calibration, folder, "calibration") if calibration is not None else None
     chosen = load_loss(loss, folder)
@@ -120,6 +127,7 @@ def load_pair(
         "data": {"origin": held.origin, "samples": held.samples},
         "calibration": {"origin": calibrating.origin, "samples": calibrating.samples} if calibrating else None,
         "loss": chosen.name,
+        "symmetry": spec_facts,
         "device": str(torch_device),
     }
     return ModelPair(
@@ -134,7 +142,23 @@ def load_pair(
         torch_device,
         (origins[0], origins[1]),
         description,
+        spec,
     )
+
+
+def _symmetry(given: Any, folder: Path, module: nn.Module) -> tuple[PermutationSpec | None, dict[str, Any]]:
+    """Return the spec that was handed in, and what a report says of where the spec comes from."""
+    if given is None:
+        return None, {"origin": "traced"}
+    if isinstance(given, PermutationSpec):
+        return given, {"origin": "given"}
+    if not isinstance(given, (str, os.PathLike)):
+        raise SymmetryError(
+            f"symmetry: got {type(given).__name__}, expected a .toml or .json file or a PermutationSpec"
+        )
+    path = folder / given
+    spec = load_spec(path, module)
+    return spec, {"origin": shown_path(path), "sha256": checkpoint.sha256_of(path)}
 
 
 def _describe(given: Any, key: str) -> str:

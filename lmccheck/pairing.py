@@ -83,6 +83,7 @@ class LoadedPair:
                 base=self.folder,
                 name=plan.name,
                 sha256=dict(plan.sha256),
+                symmetry=plan.symmetry,
             )
         except LmcError as error:
             return error.with_traceback(None)

@@ -27,6 +27,8 @@ def _pair_problems(pair: PairPlan, folder: Path) -> Iterator[str]:
         source = getattr(pair, key)
         if source is not None and source.endswith(".safetensors") and not (folder / source).is_file():
             yield f".{key}: {missing(folder / source)}"
+    if pair.symmetry is not None and not (folder / pair.symmetry).is_file():
+        yield f".symmetry: {missing(folder / pair.symmetry)}"
     files = {"a": folder / pair.a, "b": folder / pair.b}
     headers: dict[str, Header] = {}
     for side, path in files.items():

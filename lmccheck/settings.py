@@ -10,15 +10,11 @@ import math
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, Field
+
+from lmccheck.tables import Strict
 
 LIMIT = 'a number ≥ 0 in nats, or a percentage of the worse endpoint\'s loss such as "5%"'
-
-
-class Strict(BaseModel):
-    """A table of the manifest: no unknown keys, no conversions; a field's description says what is expected."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, populate_by_name=False)
 
 
 def _limit(value: Any) -> float | str:

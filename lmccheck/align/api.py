@@ -18,6 +18,7 @@ from lmccheck.errors import LmcError, SymmetryError, nearest
 from lmccheck.evaluate.curve import function_deviation
 from lmccheck.pair import ModelPair
 from lmccheck.symmetry.discover import discover_symmetry
+from lmccheck.symmetry.given import require_given
 from lmccheck.symmetry.spec import Permutation, PermutationSpec
 from lmccheck.symmetry.verify import TOLERANCE, require
 
@@ -104,13 +105,22 @@ def align(pair: ModelPair, method: str = "weight-matching", *, seed: int = 0) ->
 
 
 def verified_spec(pair: ModelPair) -> tuple[PermutationSpec, float]:
-    """Return the pair's permutation spec and its verified deviation; made once per pair."""
+    """Return the pair's permutation spec, handed in or derived, and its verified deviation; made once per pair."""
     if "spec" not in pair.cache:
         inputs = pair.example_inputs()
-        spec = discover_symmetry(pair.module, inputs)
-        pair.cache["spec"] = spec, require(spec, pair.module, inputs)
+        if pair.symmetry is not None:
+            deviation = require_given(pair.symmetry, pair.module, inputs, f"symmetry {_spec_origin(pair)}")
+            pair.cache["spec"] = pair.symmetry, deviation
+        else:
+            spec = discover_symmetry(pair.module, inputs)
+            pair.cache["spec"] = spec, require(spec, pair.module, inputs)
     found: tuple[PermutationSpec, float] = pair.cache["spec"]
     return found
+
+
+def _spec_origin(pair: ModelPair) -> str:
+    """Return where the pair's spec comes from: ``traced``, ``given``, or the file it was read from."""
+    return str(pair.description["symmetry"]["origin"])
 
 
 def _align(pair: ModelPair, method: str, seed: int) -> Alignment:
@@ -119,10 +129,12 @@ def _align(pair: ModelPair, method: str, seed: int) -> Alignment:
     aligned = spec.apply(pair.theta_b, permutation)
     deviation = function_deviation(pair, pair.theta_b, aligned)
     if not deviation <= TOLERANCE:
+        whose = "this is a defect of lmccheck; mend: report the model, and use align = 'none' meanwhile"
+        if pair.symmetry is not None:
+            whose = f"mend: correct symmetry {_spec_origin(pair)}, which two samples did not show to be wrong"
         raise SymmetryError(
             f"pair {pair.name}: the aligned weights change b's output by {deviation:.2e} (relative, float64) on the "
-            "data, expected at most "
-            f"{TOLERANCE:.0e}; this is a defect of lmccheck; mend: report the model, and use align = 'none' meanwhile"
+            f"data, expected at most {TOLERANCE:.0e}; {whose}"
         )
     return Alignment(
         permutation,
@@ -133,7 +145,7 @@ def _align(pair: ModelPair, method: str, seed: int) -> Alignment:
         seed,
         deviation,
         spec_deviation,
-        facts,
+        {"symmetry": _spec_origin(pair), **facts},
         dict(pair.origins[1].metadata),
     )
 

@@ -27,7 +27,7 @@ class Runner:
     ) -> None:
         self.device = torch.device(device)
         self.dtype = dtype
-        self.module = private_copy(module).to(self.device, dtype)
+        self.module = _in_dtype(private_copy(module).to(self.device), dtype)
         self.module.requires_grad_(False)
         self._state = stored_tensors(self.module)
         self._kept = _Kept(self.module, self._state)
@@ -86,6 +86,16 @@ class Runner:
             ) from error
 
 
+def _in_dtype(module: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """Convert a module's floating tensors; complex ones keep their imaginary part, unlike with ``module.to(dtype)``."""
+    named = {torch.float64: module.double, torch.float32: module.float, torch.float16: module.half}
+    named.get(dtype, module.bfloat16)()
+    for tensor in (*module.parameters(), *module.buffers()):
+        if tensor.is_complex() and dtype == torch.float64:
+            tensor.data = tensor.data.to(torch.complex128)
+    return module
+
+
 class _Kept:
     """What a module holds beside its stored tensors: plain attributes, containers of them, buffers that are not stored.
 
@@ -141,7 +151,14 @@ def dtype_name(tensor: Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
 
 
-_NARROW = {torch.float16, torch.bfloat16, torch.float32}
+_WIDE = {
+    **dict.fromkeys((torch.float16, torch.bfloat16, torch.float32), torch.float64),
+    **dict.fromkeys((torch.complex32, torch.complex64), torch.complex128),
+}
+
+
+def _widened(value: Any) -> Any:
+    return _WIDE.get(value, value) if isinstance(value, torch.dtype) else value
 
 
 class StayDouble(TorchFunctionMode):
@@ -163,10 +180,8 @@ class StayDouble(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in (torch.Tensor.float, torch.Tensor.half, torch.Tensor.bfloat16):
             return args[0].double()
-        args = tuple(torch.float64 if isinstance(a, torch.dtype) and a in _NARROW else a for a in args)
-        kwargs = {
-            k: torch.float64 if isinstance(v, torch.dtype) and v in _NARROW else v for k, v in (kwargs or {}).items()
-        }
+        args = tuple(_widened(a) for a in args)
+        kwargs = {k: _widened(v) for k, v in (kwargs or {}).items()}
         if func in _GROUPED and args[0].dtype == torch.float64 and args[0].ndim == 2 and args[1].ndim == 3:
             return _grouped_product(args[0], args[1], kwargs["offs"] if "offs" in kwargs else args[2])
         return func(*args, **kwargs)

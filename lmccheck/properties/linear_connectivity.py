@@ -212,6 +212,10 @@ def _notes(pair: ModelPair, evaluator: Evaluator, alignment: Alignment | None, i
         notes.append(
             f"stored as {', '.join(sorted(stored))}, evaluated in {str(evaluator.dtype).removeprefix('torch.')}"
         )
+    if alignment is not None and pair.symmetry is not None:
+        origin = pair.description["symmetry"]["origin"]
+        source = "given" if origin == "given" else f"read from {origin}"
+        notes.append(f"permutation spec {source}, not derived from the traced network; verified on the data")
     if alignment is not None and not alignment.spec.groups:
         notes.append("no unit group may be permuted; aligned equals unaligned")
     elif alignment is not None and identity:

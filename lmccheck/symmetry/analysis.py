@@ -29,7 +29,7 @@ from lmccheck.symmetry.axes import (
     segments,
     unify,
 )
-from lmccheck.symmetry.trace import Placeholder, Trace, op_name
+from lmccheck.symmetry.trace import Placeholder, Shaped, Trace, op_name, value_of
 
 
 @dataclass(frozen=True)
@@ -114,10 +114,10 @@ class Analysis:
 
     def _placeholder(self, node: fx.Node) -> Any:
         holder = self.traced.placeholders[node.name]
-        value = node.meta.get("val")
-        if not isinstance(value, torch.Tensor):
+        value = value_of(node)
+        if not isinstance(value, Shaped):
             return value
-        shape = tuple(int(n) for n in value.shape)
+        shape = value.shape
         if holder.kind == "input":
             return Symbol(
                 tuple(fresh(n, Reason("input", "positions of the network's input are told apart")) for n in shape)
@@ -182,13 +182,11 @@ class Analysis:
 
     def _frozen_like(self, node: fx.Node, reason: Reason) -> Any:
         def symbol(value: Any) -> Any:
-            if isinstance(value, torch.Tensor):
-                return Symbol(tuple(fresh(int(n), reason) for n in value.shape))
-            if isinstance(value, (tuple, list)):
-                return tuple(symbol(item) for item in value)
-            return value
+            if isinstance(value, Shaped):
+                return Symbol(tuple(fresh(n, reason) for n in value.shape))
+            return tuple(symbol(item) for item in value) if isinstance(value, tuple) else value
 
-        return symbol(node.meta.get("val"))
+        return symbol(value_of(node))
 
     def _freeze_value(self, value: Any, reason: Reason) -> None:
         for symbol in _symbols(value):
@@ -196,14 +194,12 @@ class Analysis:
                 freeze(axis, reason)
 
     def _check_shapes(self, node: fx.Node, result: Any) -> None:
-        expected = node.meta.get("val")
+        expected = value_of(node)
         several = isinstance(result, (tuple, list))
         pairs = zip(result, expected or (), strict=False) if several else [(result, expected)]
         for symbol, value in pairs:
-            if isinstance(symbol, Symbol) and isinstance(value, torch.Tensor) and symbol.shape != tuple(value.shape):
-                raise AssertionError(
-                    f"rule for {op_name(node.target)} gives {symbol.shape}, the op {tuple(value.shape)}"
-                )
+            if isinstance(symbol, Symbol) and isinstance(value, Shaped) and symbol.shape != value.shape:
+                raise AssertionError(f"rule for {op_name(node.target)} gives {symbol.shape}, the op {value.shape}")
 
     # -- picking a position --------------------------------------------------------------------------------------
 
@@ -371,8 +367,8 @@ class Op:
 
     @property
     def out(self) -> Any:
-        """The op's output as a (fake) tensor or tuple of tensors: shapes only."""
-        return self.node.meta["val"]
+        """The op's output, or a tuple of them: shapes and dtypes only."""
+        return value_of(self.node)
 
     def unify(self, first: Axis, second: Axis, why: str = "two axes are matched that are split differently") -> None:
         unify(first, second, self.reason(why))

@@ -77,10 +77,11 @@ def discover_symmetry(module: nn.Module, example_inputs: tuple[Any, ...]) -> Per
     while True:
         try:
             slots = slots_of(layouts, shapes, roles, learned, inside)
+            _no_circle(slots)
             break
         except LookupError as missing:  # a container that a tensor does not show: then one order for all its units
             group, container = missing.args
-            inside[group] = tuple(name for name in inside[group] if name != container)
+            inside[group] = tuple(n for n in inside[group] if n != container and container not in inside[n])
     sizes = {names[f]: f.size for f in names}
     groups = [
         UnitGroup(
@@ -104,6 +105,19 @@ def _complete(analysis: Analysis) -> Families:
                 if index not in by_index:
                     analysis.instance(factor, picked, index)
     return analysis.families()
+
+
+def _no_circle(slots: Mapping[str, Sequence[Slot]]) -> None:
+    """Raise LookupError for a tensor whose dimensions each hold a group within one of the other."""
+    leans: dict[str, dict[int, set[int]]] = {}
+    for several in slots.values():
+        for slot in several:
+            leans.setdefault(slot.tensor, {}).setdefault(slot.dim, set()).update(p.dim for p in slot.across.values())
+    for group, several in slots.items():
+        for slot in several:
+            for container, place in slot.across.items():
+                if slot.dim in leans[slot.tensor].get(place.dim, ()):
+                    raise LookupError(group, container)
 
 
 def _why_bound(slots: Sequence[Slot], reason: Reason | None) -> str:

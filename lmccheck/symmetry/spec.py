@@ -222,6 +222,11 @@ class PermutationSpec:
 
         return {group.name: draw(group) for group in self.groups}
 
+    def moving(self, seed: int = 0) -> Permutation:
+        """Return a random element in which no group stays as it is; one of two units does so in half of all draws."""
+        still = self.identity()
+        return {g: p.roll(1, -1) if torch.equal(p, still[g]) else p for g, p in self.random(seed).items()}
+
     def check(self, permutation: Mapping[str, Tensor]) -> None:
         """Raise SymmetryError unless ``permutation`` has exactly this spec's groups, each a true permutation."""
         missing = [name for name in self.by_name if name not in permutation]

@@ -15,7 +15,7 @@ from torch import nn
 from torch.export.graph_signature import InputKind
 
 from lmccheck.errors import UnsupportedArchitecture
-from lmccheck.evaluate.forward import tensors_in
+from lmccheck.evaluate.forward import outputs_of, tensors_in
 from lmccheck.module import private_copy, stored_tensors, tied_names
 
 _EXPORTING = threading.Lock()  # torch.export patches modules and globals: one at a time
@@ -38,6 +38,43 @@ class Trace:
     graph: torch.fx.Graph
     placeholders: dict[str, Placeholder]
     tied: dict[str, str]  # every state-dict name -> the name its storage is known by
+
+
+@dataclass(frozen=True)
+class Shaped:
+    """The shape and dtype of a traced value; a length that depends on the data is a large prime of its own."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+
+def value_of(node: torch.fx.Node) -> Any:
+    """Return what the trace knows of a node's value: tensors as ``Shaped``, lengths as ints, in their containers."""
+    return _plain(node.meta.get("val"))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return Shaped(tuple(_length(n) for n in value.shape), value.dtype)
+    if isinstance(value, (tuple, list)):
+        return tuple(_plain(item) for item in value)
+    return _length(value)
+
+
+def _length(value: Any) -> Any:
+    """Return a symbolic length as an int: every unknown in it stands for a prime that occurs nowhere else."""
+    if not isinstance(value, torch.SymInt):
+        return value
+    import sympy  # type: ignore[import-untyped]  # torch brings it, and has it loaded here
+
+    expression = value.node.expr
+    unknown = sorted(expression.free_symbols, key=str)
+    primes = {u: sympy.nextprime(100_003 + 997 * int("".join(c for c in str(u) if c.isdigit()) or 0)) for u in unknown}
+    return int(expression.subs(primes))
 
 
 _KINDS = {
@@ -123,6 +160,8 @@ def _export(module: _TensorsOnly, example_inputs: tuple[Any, ...]) -> torch.expo
     try:
         return torch.export.export(module, example_inputs, strict=False)
     except Exception as error:
+        inner = module.module
+        outputs_of(inner, stored_tensors(inner), example_inputs, torch.float32)  # inputs that do not fit say so here
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UnsupportedArchitecture(
             f"model {type(module.module).__name__}: torch.export cannot trace it: {type(error).__name__}: {first}; "

@@ -51,7 +51,7 @@ def deviation(
 
     def trial(number: int) -> float:
         """One group element, on up to three draws of weights."""
-        permutation = spec.random(number)
+        permutation = spec.moving(number) if number == seed else spec.random(number)
         worst = 0.0
         for attempt in range(3 if weights is None else 1):
             fill(number + 1_000 * attempt)

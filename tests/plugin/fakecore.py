@@ -28,7 +28,18 @@ class Alignment:
 
 
 def load_pair(
-    a, b, *, model, data, calibration=None, loss="cross_entropy", device="auto", base=None, name=None, sha256=None
+    a,
+    b,
+    *,
+    model,
+    data,
+    calibration=None,
+    loss="cross_entropy",
+    device="auto",
+    base=None,
+    name=None,
+    sha256=None,
+    symmetry=None,
 ):
     LOADED.append(name)
     files = {side: Path(base) / path for side, path in (("a", a), ("b", b))}
@@ -43,6 +54,7 @@ def load_pair(
         "data": str(data),
         "calibration": str(calibration),
         "loss": str(loss),
+        "symmetry": str(symmetry),
         "device": device,
         "loads": len(LOADED),
     }

@@ -46,6 +46,25 @@ def test_missing_data_is_a_problem(project):
     run_manifest_item(project).stdout.fnmatch_lines(["pair.good.data: no file 'data.safetensors' in *"])
 
 
+def test_a_missing_spec_of_symmetries_is_a_problem(project):
+    """Like any other file the manifest names, relative to its folder; one that exists is none."""
+    project.manifest(project.pair("good") + 'symmetry = "specs/good.toml"\n' + project.check("good"))
+    folder = project.path / "specs"
+    folder.mkdir()
+    run_manifest_item(project).stdout.fnmatch_lines(["pair.good.symmetry: no file 'good.toml' in *specs"])
+    (folder / "good.toml").touch()
+    run_manifest_item(project).assert_outcomes(passed=1)
+
+
+def test_a_spec_of_symmetries_reaches_the_pair(project):
+    """As the manifest writes it, for ``load_pair`` to look up in the manifest's folder."""
+    import json
+
+    project.manifest(project.pair("good") + 'symmetry = "good.toml"\n' + project.check("good"))
+    project.run("--lmc-models", "--lmc-report-json=report.json")
+    assert json.loads((project.path / "report.json").read_text())["pairs"][0]["symmetry"] == "good.toml"
+
+
 @pytest.mark.parametrize("changed", [False, True])
 def test_pins_are_checked(project, changed):
     """A file that differs from its sha256 pin is an error that shows both; one that agrees is not."""

@@ -56,7 +56,7 @@ def test_readme_and_ci_run_the_same_commands() -> None:
     readme = (root / "README.md").read_text()
     for command in (
         "pip install -c constraints.txt -e . && pytest --lmc-models fixtures/",
-        "pip install -c constraints.txt -e '.[test]' && pytest",
+        "pip install -c constraints.txt -e '.[test,zoo]' && pytest",
     ):
         assert command in script
         assert command in readme

@@ -51,6 +51,13 @@ def test_pairs_inherit_defaults_and_may_override_them(load):
     assert (two.model, two.data, two.calibration, two.loss) == ("m:f", "data.safetensors", "train.safetensors", "mse")
 
 
+def test_a_spec_of_symmetries_is_a_source_like_the_others(load):
+    """A file for all pairs or for one; None where the network is to be traced."""
+    text = SOUND.replace("[defaults]", '[defaults]\nsymmetry = "all.json"')
+    own = text.replace("[pair.one]", '[pair.one]\nsymmetry = "specs/one.toml"')
+    assert [load(each).pairs[0].symmetry for each in (SOUND, text, own)] == [None, "all.json", "specs/one.toml"]
+
+
 def test_only_stated_settings_are_passed_on(load):
     """Defaults belong to the property, which may let them depend on the profile."""
     assert load(SOUND).pairs[0].checks == (CheckPlan("linear_connectivity", "linear_connectivity", "fail", {}),)
@@ -124,7 +131,8 @@ SETTINGS = "property, severity, align, limit, points"
         ("pairs = 3\n" + SOUND, "pairs: unknown key (did you mean 'pair'?), expected one of schema, defaults, pair"),
         (
             SOUND.replace("model =", "modle ="),
-            "defaults.modle: unknown key (did you mean 'model'?), expected one of model, data, calibration, loss",
+            "defaults.modle: unknown key (did you mean 'model'?), expected one of model, data, calibration, loss, "
+            "symmetry",
         ),
         (
             SOUND.replace("models:mlp", "models.mlp"),
@@ -139,6 +147,10 @@ SETTINGS = "property, severity, align, limit, points"
             SOUND.replace("[pair.one]", '[pair.one]\nloss = "cross-entropy"'),
             'pair.one.loss: got "cross-entropy" (a string), expected "cross_entropy", "mse", "next_token" or '
             "\"module:callable\" (did you mean 'cross_entropy'?)",
+        ),
+        (
+            SOUND.replace("[pair.one]", '[pair.one]\nsymmetry = "m:spec"'),
+            'pair.one.symmetry: got "m:spec" (a string), expected a path ending ".toml" or ".json"',
         ),
         (SOUND.replace('a = "a.safetensors"', ""), "pair.one.a: missing, expected the path of a .safetensors file"),
         (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lmccheck.symmetry.analysis import Op, Symbol, Uncovered
+from lmccheck.symmetry.analysis import Op, Symbol
 from lmccheck.symmetry.axes import Axis, Factor, axis_size, fresh
 from lmccheck.symmetry.rules._table import rule
 
@@ -22,8 +22,10 @@ def _convolve(
     transposed: bool,
 ) -> Symbol:
     space = weight.ndim - 2
-    if x.ndim != space + 2:
-        raise Uncovered("an input without a batch dimension")
+    batched = x.ndim == space + 2
+    if not batched:
+        x = Symbol(((), *x.axes))
+    sizes = op.out.shape[-space:]
     reads, writes = weight.axes[1], weight.axes[0]
     if transposed:
         reads, writes = writes, reads
@@ -41,13 +43,13 @@ def _convolve(
     axes: list[Axis] = []
     for d in range(2, x.ndim):
         alone = weight.shape[d] == 1 and _entry(stride, d - 2) == 1 and _entry(padding, d - 2) in (0, "valid", "same")
-        if alone and x.shape[d] == int(op.out.shape[d]):  # every position is treated by itself
+        if alone and x.shape[d] == sizes[d - 2]:  # every position is treated by itself
             axes.append(x.axes[d])
             continue
         op.freeze(x.axes[d], SPACE)
         op.freeze(weight.axes[d], SPACE)
-        axes.append(op.frozen(int(op.out.shape[d]), SPACE))
-    return Symbol((x.axes[0], out, *axes))
+        axes.append(op.frozen(sizes[d - 2], SPACE))
+    return Symbol((x.axes[0], out, *axes) if batched else (out, *axes))
 
 
 def _entry(setting: Any, k: int) -> Any:

@@ -132,7 +132,6 @@ _BINARY = [
     "bitwise_and",
     "bitwise_or",
     "bitwise_xor",
-    "where",
     "lerp",
     "addcmul",
     "addcdiv",
@@ -175,6 +174,21 @@ def binary(op: Op, *operands: Any) -> Symbol:
     return Symbol(broadcast(op, *operands))
 
 
+@rule("where")
+def where(op: Op, condition: Symbol, *values: Any) -> Any:
+    """A choice position by position; with the condition alone, the places where it holds."""
+    if values:
+        return Symbol(broadcast(op, condition, *values))
+    op.orders(condition, range(condition.ndim), "the places where a condition holds are read")
+    return tuple(Symbol((op.frozen(found.shape[0], "places found by a condition"),)) for found in op.out)
+
+
+@rule("_local_scalar_dense", "item")
+def number(op: Op, x: Symbol) -> Any:
+    """A tensor of one number, as a number."""
+    return op.out
+
+
 @rule("prelu", "_prelu_kernel")
 def prelu(op: Op, x: Symbol, weight: Any) -> Symbol:
     """One slope, or one per channel (dimension 1)."""
@@ -192,13 +206,13 @@ def prelu(op: Op, x: Symbol, weight: Any) -> Symbol:
 )
 def uniform(op: Op, *_: Any) -> Symbol:
     """A tensor of one value: every permutation of any of its axes leaves it as it is."""
-    return Symbol(tuple(fresh(int(n)) for n in op.out.shape))
+    return Symbol(tuple(fresh(n) for n in op.out.shape))
 
 
 @rule("copy")
 def copy(op: Op, into: Symbol, source: Symbol, *_: Any) -> Symbol:
     """What was there does not matter: the source, broadcast."""
-    shape = [int(n) for n in op.out.shape]
+    shape = list(op.out.shape)
     axes: list[Axis] = [*((),) * (len(shape) - source.ndim), *source.axes]
     return Symbol(tuple(axis or fresh(n) for axis, n in zip(axes, shape, strict=True)))
 
@@ -213,7 +227,7 @@ def random(op: Op, *_: Any) -> Symbol:
 
 @rule("arange", "tril_indices", "triu_indices", "eye", "linspace")
 def pattern(op: Op, *_: Any) -> Symbol:
-    return Symbol(tuple(op.frozen(int(n), "a constant pattern") for n in op.out.shape))
+    return Symbol(tuple(op.frozen(n, "a constant pattern") for n in op.out.shape))
 
 
 @rule("tril", "triu")

@@ -15,7 +15,7 @@ _WHY = "positions are transformed to frequencies"
 def transform(op: Op, x: Symbol, dims: Sequence[int], *_: Any) -> Symbol:
     for d in dims:
         op.freeze(x.axes[d], _WHY)
-        x = replaced(x, d, op.frozen(int(op.out.shape[d]), _WHY))
+        x = replaced(x, d, op.frozen(op.out.shape[d], _WHY))
     return x
 
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
+
+import torch
 
 from lmccheck.symmetry.analysis import Op, Symbol, Uncovered
 from lmccheck.symmetry.axes import Axis
 from lmccheck.symmetry.rules._table import broadcast, normal_dims, reads_output, replaced, rule, tensor, without
+from lmccheck.symmetry.trace import value_of
 
 LOOKED_UP = "positions are looked up by index"
 
@@ -25,62 +29,87 @@ def embedding_bag(op: Op, weight: Symbol, index: Symbol, *_: Any) -> tuple[Symbo
     first, *rest = op.out
     bags = op.frozen(int(first.shape[0]), LOOKED_UP)
     return Symbol((bags, weight.axes[1])), *(
-        Symbol(tuple(op.frozen(int(n), LOOKED_UP) for n in other.shape)) for other in rest
+        Symbol(tuple(op.frozen(n, LOOKED_UP) for n in other.shape)) for other in rest
     )
 
 
 @rule("one_hot")
 def one_hot(op: Op, index: Symbol, *_: Any) -> Symbol:
-    return Symbol((*index.axes, op.frozen(int(op.out.shape[-1]), LOOKED_UP)))
+    return Symbol((*index.axes, op.frozen(op.out.shape[-1], LOOKED_UP)))
+
+
+@dataclass(frozen=True)
+class _Lookup:
+    """What an index looks up: which dimensions, how many take their place, and where those stand."""
+
+    dims: list[int]
+    width: int
+    first: int
+
+
+def _lookup(op: Op, x: Symbol, indices: Sequence[Symbol | None]) -> _Lookup:
+    """Freeze what is looked up, and the positions of the indices; a mask stands for as many dimensions as it has."""
+    dims: list[int] = []
+    width = d = 0
+    for item, node in zip(indices, op.node.args[1], strict=True):  # type: ignore[arg-type]  # a list of nodes
+        if not isinstance(item, Symbol):
+            d += 1
+            continue
+        mask = value_of(node).dtype in (torch.bool, torch.uint8)
+        covered = item.ndim if mask else 1
+        if mask:
+            for axis, other in zip(x.axes[d : d + covered], item.axes, strict=True):
+                op.unify(axis, other)
+        dims += range(d, d + covered)
+        d += covered
+        width = max(width, 1 if mask else item.ndim)
+        for axis in item.axes:
+            op.freeze(axis, "positions of an index")
+    op.orders(x, dims, LOOKED_UP)
+    return _Lookup(dims, width, dims[0] if dims[-1] - dims[0] + 1 == len(dims) else 0)
 
 
 @rule("index", "_unsafe_index")
 def index(op: Op, x: Symbol, indices: Sequence[Symbol | None]) -> Symbol:
     """Looked-up dimensions are told apart, the others keep their axes; where the lookups are not neighbours, theirs
     come first."""
-    looked_up = [d for d, item in enumerate(indices) if isinstance(item, Symbol)]
-    for d in looked_up:
-        op.freeze(x.axes[d], LOOKED_UP)
-    for item in indices:
-        for axis in item.axes if isinstance(item, Symbol) else ():
-            op.freeze(axis, "positions of an index")
-    first, last = min(looked_up), max(looked_up)
-    width = op.out.ndim - (x.ndim - len(looked_up))
-    if last - first + 1 != len(looked_up):
-        first = 0
-    found = [op.frozen(int(n), LOOKED_UP) for n in op.out.shape[first : first + width]]
-    kept = [axis for d, axis in enumerate(x.axes) if d not in looked_up]
-    return Symbol((*kept[:first], *found, *kept[first:]))
+    found = _lookup(op, x, indices)
+    kept = [axis for d, axis in enumerate(x.axes) if d not in found.dims]
+    sizes = op.out.shape[found.first : found.first + found.width]
+    return Symbol((*kept[: found.first], *(op.frozen(n, LOOKED_UP) for n in sizes), *kept[found.first :]))
 
 
 @rule("index_put", "_unsafe_index_put")
 def index_put(op: Op, x: Symbol, indices: Sequence[Symbol | None], values: Symbol, *_: Any) -> Symbol:
     """Put values where an index points: the dimensions that are not looked up are matched."""
-    looked_up = [d for d, item in enumerate(indices) if isinstance(item, Symbol)]
-    op.orders(x, looked_up, LOOKED_UP)
-    for item in indices:
-        for axis in item.axes if isinstance(item, Symbol) else ():
-            op.freeze(axis, "positions of an index")
-    width = max(item.ndim for item in indices if isinstance(item, Symbol))
-    first = looked_up[0] if looked_up[-1] - looked_up[0] + 1 == len(looked_up) else 0
-    kept = [axis for d, axis in enumerate(x.axes) if d not in looked_up]
-    shape: list[Axis] = [*kept[:first], *((),) * width, *kept[first:]]
-    put = [() if first <= d < first + width else axis for d, axis in enumerate(_padded(values, len(shape)))]
-    for d, axis in enumerate(_padded(values, len(shape))):
-        if first <= d < first + width:
-            op.freeze(axis, LOOKED_UP)
-    broadcast(op, Symbol(tuple(shape)), Symbol(tuple(put)))
+    found = _lookup(op, x, indices)
+    kept = [axis for d, axis in enumerate(x.axes) if d not in found.dims]
+    empty: Axis = ()
+    target = [*kept[: found.first], *[empty] * found.width, *kept[found.first :]]
+    source = [*[empty] * (len(target) - values.ndim), *values.axes]
+    for d in range(found.first, found.first + found.width):
+        op.freeze(source[d], LOOKED_UP)
+        source[d] = empty
+    broadcast(op, Symbol(tuple(target)), Symbol(tuple(source)))
     return Symbol(x.axes)
 
 
-def _padded(x: Symbol, ndim: int) -> list[Axis]:
-    return [*((),) * (ndim - x.ndim), *x.axes]
+@rule("nonzero", "nonzero_numpy", "masked_select", "argwhere")
+def nonzero(op: Op, x: Symbol, *others: Any) -> Any:
+    """What is found, and where, depends on every position's place."""
+    for symbol in (x, *(other for other in others if isinstance(other, Symbol))):
+        op.orders(symbol, range(symbol.ndim), LOOKED_UP)
+    several = isinstance(op.out, tuple)
+    found = [
+        Symbol(tuple(op.frozen(n, LOOKED_UP) for n in value.shape)) for value in (op.out if several else (op.out,))
+    ]
+    return tuple(found) if several else found[0]
 
 
 @rule("index_select")
 def index_select(op: Op, x: Symbol, dim: int, index: Symbol) -> Symbol:
     op.freeze(x.axes[dim], LOOKED_UP)
-    return replaced(x, dim, op.frozen(int(op.out.shape[dim]), LOOKED_UP)) if x.ndim else x
+    return replaced(x, dim, op.frozen(op.out.shape[dim], LOOKED_UP)) if x.ndim else x
 
 
 @rule("gather")
@@ -157,7 +186,7 @@ def median(op: Op, x: Symbol, *arguments: Any) -> Any:
 
 
 def _ranked(op: Op, x: Symbol, dim: int) -> Any:
-    several = isinstance(op.out, (tuple, list))
+    several = isinstance(op.out, tuple)
     if not x.ndim:
         return (Symbol(()), Symbol(())) if several else Symbol(())
     if several and reads_output(op, 1):
@@ -211,7 +240,7 @@ def diagonal(op: Op, x: Symbol, offset: int = 0, first: int = 0, second: int = 1
         return Symbol((*kept, x.axes[first]))
     for d in (first, second):
         op.freeze(x.axes[d], "rows and columns are put together")
-    return Symbol((*kept, op.frozen(int(op.out.shape[-1]), "rows and columns are put together")))
+    return Symbol((*kept, op.frozen(op.out.shape[-1], "rows and columns are put together")))
 
 
 @rule("histc", "bincount")
@@ -219,7 +248,7 @@ def count(op: Op, x: Symbol, *_: Any) -> Symbol:
     """How many positions hold what: symmetric in the positions."""
     for axis in x.axes:
         op.binds(axis, "its positions are counted")
-    return Symbol((op.frozen(int(op.out.shape[0]), "counts are told apart by what they count"),))
+    return Symbol((op.frozen(op.out.shape[0], "counts are told apart by what they count"),))
 
 
 @rule("bucketize", "searchsorted")

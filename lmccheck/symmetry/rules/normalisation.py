@@ -29,7 +29,7 @@ def batch_norm_eval(op: Op, x: Symbol, weight: Any, bias: Any, mean: Any, var: A
     _per_channel(op, x, weight, bias, mean, var)
     return (
         Symbol(x.axes),
-        *(Symbol(tuple(op.frozen(int(n), "saved statistics") for n in t.shape)) for t in op.out[1:]),
+        *(Symbol(tuple(op.frozen(n, "saved statistics") for n in t.shape)) for t in op.out[1:]),
     )
 
 

@@ -16,7 +16,7 @@ def _reduced(op: Op, x: Symbol, dims: int | Sequence[int] | None) -> Symbol:
     op.mixes_across(kept)
     for d in combined:
         op.binds(x.axes[d], "it is reduced over")
-    out = op.out[0] if isinstance(op.out, (tuple, list)) else op.out
+    out = op.out[0] if isinstance(op.out, tuple) else op.out
     if out.ndim == x.ndim and x.ndim:
         empty: Axis = ()
         return Symbol(tuple(empty if d in combined else axis for d, axis in enumerate(x.axes)))

@@ -44,7 +44,7 @@ def slice_(op: Op, x: Symbol, dim: int, start: int | None, end: int | None, step
     dim %= x.ndim
     length = axis_size(x.axes[dim])
     begin, stop, _ = slice(start, end, step).indices(length)
-    size = int(op.out.shape[dim])
+    size = op.out.shape[dim]
     if size == length:
         return x
     if step != 1 and length % step == 0 and size == length // step:
@@ -122,7 +122,7 @@ def pad(op: Op, x: Symbol, padding: Sequence[int], *how: Any) -> Symbol:
             x = replaced(x, d, concatenate([p for p, n in zip(parts, (before, 1, after), strict=True) if n]))
         else:
             op.freeze(x.axes[d], "positions are padded")
-            x = replaced(x, d, op.frozen(int(op.out.shape[d]), "positions are padded"))
+            x = replaced(x, d, op.frozen(op.out.shape[d], "positions are padded"))
     return x
 
 
@@ -158,7 +158,7 @@ def select_scatter(op: Op, x: Symbol, source: Symbol, dim: int, index: int) -> S
 @rule("repeat", "tile")
 def repeat(op: Op, x: Symbol, *_: Any) -> Symbol:
     """Copies one after the other: a new outer factor, free since all copies are alike, over the old axis."""
-    sizes = [int(n) for n in op.out.shape]
+    sizes = list(op.out.shape)
     padded: list[Axis] = [()] * (len(sizes) - x.ndim) + list(x.axes)
     axes = [(*fresh(n // axis_size(axis)), *axis) if n else axis for axis, n in zip(padded, sizes, strict=True)]
     return Symbol(tuple(axes))

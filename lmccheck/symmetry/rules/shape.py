@@ -104,7 +104,7 @@ def _torn(op: Op, x: Symbol, shape: Sequence[int]) -> Symbol:
 
 @rule("view", "reshape", "flatten", "unflatten", "_unsafe_view", "view_copy", "squeeze", "unsqueeze", "ravel")
 def reshape(op: Op, x: Symbol, *_: Any) -> Symbol:
-    return regroup(op, x, [int(n) for n in op.out.shape])
+    return regroup(op, x, list(op.out.shape))
 
 
 @rule("permute")
@@ -138,7 +138,7 @@ def matrix_transpose(op: Op, x: Symbol) -> Symbol:
 @rule("expand", "expand_as", "broadcast_to")
 def expand_(op: Op, x: Symbol, *_: Any) -> Symbol:
     """Copies of one position are all alike, so a broadcast axis may be permuted freely."""
-    sizes = [int(n) for n in op.out.shape]
+    sizes = list(op.out.shape)
     padded: list[Axis] = [()] * (len(sizes) - x.ndim) + list(x.axes)
     return Symbol(tuple(axis or fresh(size) for axis, size in zip(padded, sizes, strict=True)))
 

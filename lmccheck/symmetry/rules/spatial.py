@@ -18,8 +18,8 @@ def _pooled(op: Op, x: Symbol, space: int) -> Symbol:
         raise Uncovered("too few dimensions")
     for axis in x.axes[-space:]:
         op.freeze(axis, SPACE)
-    sizes = op.out[0].shape if isinstance(op.out, (tuple, list)) else op.out.shape
-    return Symbol((*x.axes[:-space], *(op.frozen(int(n), SPACE) for n in sizes[-space:])))
+    sizes = op.out[0].shape if isinstance(op.out, tuple) else op.out.shape
+    return Symbol((*x.axes[:-space], *(op.frozen(n, SPACE) for n in sizes[-space:])))
 
 
 def _dimensions(op: Op) -> int:
@@ -87,7 +87,7 @@ def im2col(op: Op, x: Symbol, kernel: Sequence[int], *_: Any) -> Symbol:
     for axis in x.axes[-2:]:
         op.freeze(axis, SPACE)
     patch = op.frozen(prod(kernel), SPACE)
-    return Symbol((*x.axes[:-3], (*x.axes[-3], *patch), op.frozen(int(op.out.shape[-1]), SPACE)))
+    return Symbol((*x.axes[:-3], (*x.axes[-3], *patch), op.frozen(op.out.shape[-1], SPACE)))
 
 
 @rule("col2im")
@@ -115,7 +115,7 @@ def pixel_unshuffle(op: Op, x: Symbol, factor: int) -> Symbol:
 def _resized(op: Op, x: Symbol, channels: Axis) -> Symbol:
     for axis in x.axes[-2:]:
         op.freeze(axis, SPACE)
-    return Symbol((*x.axes[:-3], channels, *(op.frozen(int(n), SPACE) for n in op.out.shape[-2:])))
+    return Symbol((*x.axes[:-3], channels, *(op.frozen(n, SPACE) for n in op.out.shape[-2:])))
 
 
 @rule("channel_shuffle", "native_channel_shuffle")

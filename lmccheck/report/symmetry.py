@@ -1,0 +1,98 @@
+"""A permutation spec for a reader: which units may move, what stays and why, which ops had no rule."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from tabulate import tabulate
+
+from lmccheck.report.table import ESCAPED
+
+if TYPE_CHECKING:
+    from lmccheck.symmetry.spec import PermutationSpec, Slot
+
+SHOWN_TENSORS = 2
+
+
+def heading(title: str, spec: PermutationSpec, verified: str) -> str:
+    """Return the first line: the model, how much of what it stores may move, and what verification found."""
+    groups = f"{len(spec.groups)} unit group{'' if len(spec.groups) == 1 else 's'}"
+    return f"{title}, {groups}, {100 * spec.free_share:.4g} % free to move; {verified}"
+
+
+def groups_table(spec: PermutationSpec, fmt: str = "simple", everything: bool = False) -> str:
+    """Return one row per unit group, and below the table why the units of some cannot be dropped.
+
+    Long lists of tensors are cut short unless ``everything`` is asked for.
+    """
+    limit = None if everything else SHOWN_TENSORS
+    reasons: dict[str, int] = {}
+    rows = [
+        [
+            group.name,
+            str(group.size),
+            f"{group.copies} × {', '.join(group.within)}" if group.within else "",
+            str(len(group.slots)),
+            f"no ({reasons.setdefault(group.bound, len(reasons) + 1)})" if group.bound else "yes",
+            _tensors([slot for slot in group.slots if slot.role == "producer"], limit),
+            _tensors([slot for slot in group.slots if slot.role == "consumer"], limit),
+        ]
+        for group in spec.groups
+    ]
+    headers = ["group", "size", "within", "slots", "droppable", "made by", "read by"]
+    if not any(group.within for group in spec.groups):
+        rows, headers = [[*row[:2], *row[3:]] for row in rows], [header for header in headers if header != "within"]
+    table = _draw(headers, rows, fmt, right=("size", "slots"))
+    return "\n".join([table, *(f"({number}) {reason}" for reason, number in reasons.items())])
+
+
+def frozen_table(spec: PermutationSpec, fmt: str = "simple", everything: bool = False) -> str:
+    """Return what stays in place: a row per reason, or per dimension of a tensor when ``everything`` is asked for."""
+    if everything:
+        every = [[item.tensor, str(item.dim), str(item.size), item.reason] for item in spec.frozen]
+        return _draw(["frozen tensor", "dim", "positions", "why"], every, fmt, right=("dim", "positions"))
+    merged: dict[str, tuple[set[str], int]] = {}
+    for item in spec.frozen:
+        tensors, size = merged.get(item.reason, (set(), 0))
+        merged[item.reason] = tensors | {item.tensor}, size + item.size
+    rows = [[reason, str(len(tensors)), str(size)] for reason, (tensors, size) in merged.items()]
+    return _draw(["frozen because", "tensors", "positions"], rows, fmt, right=("tensors", "positions"))
+
+
+def describe(title: str, spec: PermutationSpec, verified: str, fmt: str = "simple", everything: bool = False) -> str:
+    """Return the whole text: heading, groups, frozen axes, ops without a rule."""
+    parts = [heading(title, spec, verified)]
+    if spec.groups:
+        parts.append(groups_table(spec, fmt, everything))
+    if spec.frozen:
+        parts.append(frozen_table(spec, fmt, everything))
+    if spec.unruled:
+        ops = ", ".join(f"{op} ({count})" for op, count in sorted(spec.unruled.items()))
+        parts.append(f"ops without a rule, which freeze what they touch: {ops}")
+    return "\n\n".join(parts)
+
+
+def _tensors(slots: Iterable[Slot], limit: int | None) -> str:
+    """Return the tensors of slots, each once, those of one module together.
+
+    ``norm.weight``, ``norm.bias`` and ``fc.weight`` read ``norm.{weight,bias}, fc.weight``.
+    """
+    by_module: dict[str, dict[str, None]] = {}
+    for slot in slots:
+        module, _, name = slot.tensor.rpartition(".")
+        by_module.setdefault(module, {})[name] = None
+    texts = []
+    for module, names in by_module.items():
+        joined = ",".join(names)
+        texts.append(f"{module}{'.' if module else ''}{joined if len(names) == 1 else '{' + joined + '}'}")
+    if limit is not None and len(texts) > limit:
+        texts[limit:] = [f"{len(texts) - limit} more"]
+    return ", ".join(texts)
+
+
+def _draw(headers: Sequence[str], rows: list[list[str]], fmt: str, right: Sequence[str]) -> str:
+    if fmt in ESCAPED:
+        rows = [[text.replace("|", "\\|") for text in row] for row in rows]
+    align = ["right" if header in right else "left" for header in headers]
+    return tabulate(rows, headers=headers, tablefmt=fmt, disable_numparse=True, colalign=align)

@@ -1,0 +1,91 @@
+"""A permutation spec that a user hands in: held to the same test as a derived one, and told where it fails."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from math import ceil, factorial, log
+from typing import Any
+
+from torch import nn
+
+from lmccheck.errors import SymmetryError
+from lmccheck.symmetry.spec import Permutation, PermutationSpec
+from lmccheck.symmetry.verify import TOLERANCE, deviation
+
+MOST_GROUPS = 50  # looked at one by one to find the wrong one
+UNMOVED = 1e-3  # probability with which verification may leave a group of a user's spec as it is
+SHOWN_GROUPS = 3
+SHOWN_TENSORS = 6
+
+
+def require_given(
+    spec: PermutationSpec, module: nn.Module, example_inputs: tuple[Any, ...], origin: str, *, seed: int = 0
+) -> float:
+    """Return the deviation of a user's spec; raise SymmetryError, naming ``origin`` and the group, above 1e-9."""
+    try:
+        worst = deviation(spec, module, example_inputs, trials=enough_trials(spec), seed=seed)
+    except SymmetryError as error:
+        raise SymmetryError(f"{origin}: {error}") from None
+    if not worst <= TOLERANCE:
+        raise SymmetryError(f"{origin}: {refusal(spec, module, example_inputs, worst, seed=seed)}")
+    return worst
+
+
+def enough_trials(spec: PermutationSpec) -> int:
+    """Return how many random elements it takes, at least 3, for each group to move in one with 99.9 % probability.
+
+    Half of all elements leave a group of two units where it is, and with it whatever is wrong with its slots.
+    """
+    still = max(
+        (1 / factorial(min(group.size, 9)) ** group.copies for group in spec.groups if group.size > 1), default=0
+    )
+    return max(3, ceil(log(UNMOVED) / log(still))) if still else 3
+
+
+def refusal(
+    spec: PermutationSpec, module: nn.Module, example_inputs: tuple[Any, ...], worst: float, *, seed: int = 0
+) -> str:
+    """Say that a spec changes the function, and by which groups: each is tried with all others left in place."""
+    changes = (
+        f"this permutation spec changes the output of model {type(module).__name__} by {worst:.2e} (relative, "
+        f"float64), expected at most {TOLERANCE:.0e}"
+    )
+    tried = spec.groups[:MOST_GROUPS]
+    alone = {
+        group.name: deviation(_alone(spec, group.name), module, example_inputs, trials=1, seed=seed) for group in tried
+    }
+    wrong = sorted((name for name in alone if not alone[name] <= TOLERANCE), key=lambda name: -alone[name])
+    if not wrong:
+        tally = f"{len(tried)} groups tried alone, of {len(spec.groups)}"
+        return f"{changes}; none of {tally}, does so; mend: check the others"
+    named = ", ".join(f"{name!r} ({alone[name]:.2e})" for name in wrong[:SHOWN_GROUPS])
+    more = f" and {len(wrong) - SHOWN_GROUPS} more" if len(wrong) > SHOWN_GROUPS else ""
+    first = spec.by_name[wrong[0]]
+    slots = [f"{slot.tensor} dim {slot.dim}" for slot in first.slots]
+    listed = ", ".join(slots[:SHOWN_TENSORS]) + (" …" if len(slots) > SHOWN_TENSORS else "")
+    return (
+        f"{changes}; moved alone, these groups do so: {named}{more}; {first.name!r} has {listed}; mend: give it a slot "
+        "in every tensor that makes or reads its units, in the right place, or leave the group out"
+    )
+
+
+@dataclass(frozen=True)
+class _Alone(PermutationSpec):
+    """A spec in which one group moves and all others stay."""
+
+    only: str = ""
+
+    @property
+    def whole(self) -> PermutationSpec:
+        """The spec in which all groups move."""
+        return PermutationSpec(**{field.name: getattr(self, field.name) for field in fields(PermutationSpec)})
+
+    def random(self, seed: int = 0) -> Permutation:
+        return {**self.identity(), self.only: self.whole.moving(seed)[self.only]}
+
+    def moving(self, seed: int = 0) -> Permutation:
+        return self.random(seed)
+
+
+def _alone(spec: PermutationSpec, name: str) -> _Alone:
+    return _Alone(**{field.name: getattr(spec, field.name) for field in fields(PermutationSpec)}, only=name)

@@ -1,0 +1,120 @@
+"""Files of tables that people write (TOML, JSON), read against models that say what is expected; no torch here.
+
+Every mistake becomes one line: where, the key, what was found and what is expected.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from lmccheck.errors import nearest, shown_path
+
+BARE = re.compile(r"[A-Za-z0-9._-]+")
+
+
+class Strict(BaseModel):
+    """A table of a file: no unknown keys, no conversions; a field's description says what is expected."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, populate_by_name=False)
+
+
+Table = TypeVar("Table", bound=Strict)
+
+
+def read_document(path: Path) -> tuple[bytes, str, dict[str, Any]]:
+    """Return the bytes, the text and the tables of a ``.json`` file, or of a TOML file of any other name.
+
+    Raises ValueError with one line that begins with the file's name.
+    """
+    shown_name = shown_path(path)
+    kind = "JSON" if path.suffix == ".json" else "TOML"
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"{shown_name}: cannot be read: {error.strerror or error}") from None
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw[: error.start].count(b"\n") + 1
+        raise ValueError(
+            f"{shown_name}: line {line}: got the byte 0x{raw[error.start]:02x}, expected UTF-8 text; save the file as "
+            "UTF-8"
+        ) from None
+    try:
+        found = json.loads(text, object_pairs_hook=_once) if kind == "JSON" else tomllib.loads(text)
+    except RecursionError:
+        raise ValueError(f"{shown_name}: not valid {kind}: nested too deeply") from None
+    except ValueError as error:
+        raise ValueError(f"{shown_name}: not valid {kind}: {error}") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{shown_name}: got {shown(found)}, expected a table")
+    return raw, text, found
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make a JSON object, which unlike a TOML table may by itself say a key twice."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} occurs twice in one object")
+    return found
+
+
+def read_table(model: type[Table], values: Any, where: str, problems: list[str], separator: str = ".") -> Table | None:
+    """Return the table as its model, or None after adding a line to ``problems`` for every mistake in it."""
+    if not isinstance(values, dict):
+        problems.append(f"{where}: got {shown(values)}, expected a table")
+        return None
+    prefix = f"{where}{separator}" if where else ""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        fields = {field.alias or name: field for name, field in model.model_fields.items()}
+        for key, kind in {str(problem["loc"][0]): problem["type"] for problem in error.errors()}.items():
+            if kind == "extra_forbidden":
+                valid = ", ".join(fields)
+                line = f"{prefix}{key_text(key)}: unknown key{nearest(key, fields)}, expected one of {valid}"
+            elif kind == "missing":
+                line = f"{prefix}{key}: missing, expected {fields[key].description}"
+            else:
+                line = f"{prefix}{key}: got {shown(values[key])}, expected {fields[key].description}"
+            problems.append(line)
+        return None
+
+
+def key_text(name: str) -> str:
+    """Return a key as TOML would need it: bare where it may be, else quoted, so that a message stays one line."""
+    return name if BARE.fullmatch(name) else json.dumps(name, ensure_ascii=False)
+
+
+def near(name: object, valid: Iterable[str]) -> str:
+    """Return the nearest valid name as ``nearest`` does, or nothing for a value that is no text."""
+    return nearest(name, valid) if isinstance(name, str) else ""
+
+
+def shown(value: object) -> str:
+    """Return a value of a file as its author wrote it, with its type where the value alone may mislead.
+
+    >>> shown(True), shown("25"), shown(2.5), shown({})
+    ('true (a boolean)', '"25" (a string)', '2.5', 'a table')
+    """
+    match value:
+        case bool():
+            return f"{str(value).lower()} (a boolean)"
+        case str():
+            return f"{json.dumps(value, ensure_ascii=False)} (a string)"
+        case dict():
+            return "a table"
+        case list():
+            return "an array"
+        case None:
+            return "null"
+        case _:
+            return str(value)
