@@ -632,6 +632,77 @@ def rolled_with_a_skip() -> Case:
     return Written(f, a=nn.Linear(5, 24), o=nn.Linear(24, 2)), (TOKENS,)
 
 
+@uncommon
+def rows_found_by_a_condition() -> Case:
+    def f(s, x):
+        h = s.a(x).relu()
+        rows = (x[:, 0] > 0).nonzero().squeeze(-1)
+        return s.o(torch.zeros_like(h).index_add(0, rows, s.b(h[rows])) + h)
+
+    return Written(f, a=nn.Linear(5, 6), b=nn.Linear(6, 6), o=nn.Linear(6, 2)), (ROWS,)
+
+
+@uncommon
+def rows_chosen_by_a_mask() -> Case:
+    def f(s, x):
+        h = s.a(x).relu()
+        mask = x[:, 0] > 0
+        changed = h.clone()
+        changed[mask] = s.b(h[mask])
+        return s.o(changed)
+
+    return Written(f, a=nn.Linear(5, 6), b=nn.Linear(6, 6), o=nn.Linear(6, 2)), (ROWS,)
+
+
+@uncommon
+def experts_in_a_loop() -> Case:
+    def f(s, x):
+        value, chosen = s.g(x).softmax(-1).topk(1, -1)
+        y = torch.zeros(2, 6)
+        for k, expert in enumerate(s.e):
+            rows, _ = torch.where(chosen == k)
+            y.index_add_(0, rows, expert(x[rows]) * value[rows])
+        return s.o(y)
+
+    experts = nn.ModuleList(nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 6)) for _ in range(3))
+    return Written(f, g=nn.Linear(5, 3), e=experts, o=nn.Linear(6, 2)), (ROWS,)
+
+
+@uncommon
+def scaled_by_a_number() -> Case:
+    return Written(
+        lambda s, x: s.o(s.a(x).relu()) * x.sum().item() + s.o(s.a(x)), a=nn.Linear(5, 6), o=nn.Linear(6, 2)
+    ), (ROWS,)
+
+
+@uncommon
+def image_without_a_batch() -> Case:
+    return nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Flatten(0), nn.Linear(256, 2)), (IMAGES[0],)
+
+
+@uncommon
+def quantised_per_unit() -> Case:
+    return Written(
+        lambda s, x: s.o((s.a(x) / s.q.abs()).round().clamp(-8, 7) * s.q.abs()),
+        a=nn.Linear(5, 6),
+        q=param(6),
+        o=nn.Linear(6, 2),
+    ), (ROWS,)
+
+
+@uncommon
+def complex_parameter() -> Case:
+    """A complex tensor is not permuted, so what it multiplies stays too."""
+    return Written(
+        lambda s, x: s.o((s.a(x).to(torch.complex64) * s.w).abs()) + s.p(s.b(x).relu()),
+        a=nn.Linear(5, 6),
+        w=nn.Parameter(torch.randn(6, dtype=torch.complex64)),
+        o=nn.Linear(6, 2),
+        b=nn.Linear(5, 4),
+        p=nn.Linear(4, 2),
+    ), (ROWS,)
+
+
 GROUPS: dict[str, list[int | tuple[int, int]]] = {
     "lstm": [6],
     "lstm_two_directions": [6, 6, 6, 6],
@@ -696,4 +767,11 @@ GROUPS: dict[str, list[int | tuple[int, int]]] = {
     "mixed_by_a_product": [4, 6],
     "mixed_by_a_convolution": [4, 6],
     "rolled_with_a_skip": [4],
+    "rows_found_by_a_condition": [6],
+    "rows_chosen_by_a_mask": [6],
+    "experts_in_a_loop": [4, 6, 4, 4],
+    "scaled_by_a_number": [6],
+    "image_without_a_batch": [4],
+    "quantised_per_unit": [6],
+    "complex_parameter": [4],
 }

@@ -26,6 +26,8 @@ def regroup(op: Op, x: Symbol, shape: Sequence[int]) -> Symbol:
 
     A block of dimensions that no refinement of the factors fits is frozen, and so is what comes out of it.
     """
+    if 0 in shape:  # there is nothing to tell apart
+        return Symbol(tuple(fresh(n) for n in shape))
     queue = [factor for axis in x.axes for factor in expand(axis)]
     axes: list[Axis] = []
     for size in shape:
