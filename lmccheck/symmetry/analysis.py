@@ -263,6 +263,9 @@ class Analysis:
             contexts = self.contexts()
             changed = False
             kept: dict[tuple[Factor, Factor, int], Instance] = {}
+            picked_from: dict[Factor, set[Factor]] = {}
+            for item in self.instances:
+                picked_from.setdefault(item.factor.find(), set()).add(item.picked.find())
             waiting, self.instances = self.instances, []
             for item in waiting:
                 factor, picked, node = item.factor.find(), item.picked.find(), item.node.find()
@@ -272,7 +275,12 @@ class Analysis:
                 if factor.kind != "leaf" and picked.kind == "leaf":
                     unify([node], [self.instance(factor, picked, item.index)], reason)
                     changed = True
-                elif factor.kind != "leaf" or picked.kind != "leaf" or picked not in contexts.get(factor, set()):
+                elif (
+                    factor.kind != "leaf"
+                    or picked.kind != "leaf"
+                    or picked not in contexts.get(factor, set())
+                    or len(picked_from.get(factor, ())) > 1  # picked from one axis here, from another there
+                ):
                     unify([factor], [node], reason)
                     changed = True
                 else:

@@ -13,6 +13,10 @@ from lmccheck.symmetry.rules.shape import pick, regroup
 
 def cut(op: Op, x: Symbol, dim: int, sizes: Sequence[int]) -> tuple[Symbol, ...]:
     """Cut an axis into consecutive segments; an axis that cannot be cut there is frozen."""
+    if sum(sizes) != axis_size(x.axes[dim]):
+        why = "cut where the data says"
+        op.freeze(x.axes[dim], why)
+        return tuple(replaced(x, dim, op.frozen(n, why)) for n in sizes)
     why = "cut in the middle of a unit"
     pieces: list[Axis] = []
     rest: Axis = x.axes[dim]
@@ -72,7 +76,12 @@ def cat(op: Op, tensors: Sequence[Symbol], dim: int = 0) -> Symbol:
     if len(tensors) > 1 and all(not t.axes[dim] for t in tensors):
         return _stacked(op, [Symbol((*t.axes[:dim], *t.axes[dim + 1 :])) for t in tensors], dim)
     others = broadcast(op, *(Symbol((*t.axes[:dim], (), *t.axes[dim + 1 :])) for t in tensors))
-    return Symbol((*others[:dim], concatenate([t.axes[dim] for t in tensors]), *others[dim + 1 :]))
+    joined = concatenate([t.axes[dim] for t in tensors])
+    if axis_size(joined) != op.out.shape[dim]:
+        why = "joined from parts whose lengths depend on the data"
+        op.freeze(joined, why)
+        joined = op.frozen(op.out.shape[dim], why)
+    return Symbol((*others[:dim], joined, *others[dim + 1 :]))
 
 
 @rule("stack")
