@@ -351,7 +351,7 @@ def regrouped(pick: Pick, shape: Shape, depth: int) -> nn.Module:
 def readers(pick: Pick, shape: Shape, depth: int) -> nn.Module:
     """The units made into a·b·c, read in several ways whose sum goes on."""
     a, b, c = sizes = pick([2, 3]), pick([2, 3]), pick([2, 3])
-    out, parts, says = pick(WIDTHS), [nn.Linear(shape[-1], a * b * c)], []
+    out, parts = pick(WIDTHS), [nn.Linear(shape[-1], a * b * c)]
     orders = [(0, 1, 2), (1, 0, 2), (2, 0, 1), (0, 2, 1), (1, 2, 0), (2, 1, 0)]
     lead = len(shape) - 1
     for _ in range(pick([1, 2, 3])):
@@ -389,7 +389,7 @@ def with_parameters(pick: Pick, shape: Shape, depth: int) -> nn.Module:
         Do("twice", lambda x, p: (x @ p()).tanh() @ p(), Weight(w, w)),
         Do("einsum", lambda x, p: torch.einsum("...i,io->...o", x, p()), Weight(w, c)),
         Do("bilinear", lambda x, p: torch.einsum("...i,...j,ijo->...o", x.tanh(), x, p()), Weight(w, w, c)),
-        Do("hyper", lambda x, make: torch.einsum("...i,...io->...o", x, make(x).unflatten(-1, (w, 2))), nn.Linear(w, 2 * w)),
+        Do("hyper", lambda x, p: torch.einsum("...i,...io->...o", x, p(x).unflatten(-1, (w, 2))), nn.Linear(w, 2 * w)),
         Do("arange", lambda x: x * torch.arange(1.0, w + 1)),
         Do("gates of memory", lambda x, p: (x @ p().t()).softmax(-1) @ p(), Weight(k, w)),
         rank_one,

@@ -92,7 +92,7 @@ seen("class_of_units", (4, 3))(lambda z: F.one_hot(z.argmax(-1), 3))
 seen("class_is_looked_up", (4, 3), parts=lambda: [param(3, 2)])(lambda z, table: table[z.argmax(-1)])
 seen("class_is_embedded", (4, 3), parts=lambda: [nn.Embedding(3, 2)])(lambda z, table: table(z.argmax(-1)))
 seen("buckets", (6,), parts=lambda: [param(4)])(lambda z, borders: torch.bucketize(z, borders))
-seen("histogram", (6,))(lambda z: (torch.histc(z, 5, -1, 1) * z.sum(1, keepdim=True)))
+seen("histogram", (6,))(lambda z: torch.histc(z, 5, -1, 1) * z.sum(1, keepdim=True))
 seen("gathered_by_a_table", (6,))(lambda z: z.gather(1, torch.tensor([[5, 0, 3]]).repeat(len(z), 1)))
 seen("gathered_from_the_first", (3, 4))(lambda z: z.gather(1, torch.tensor([[[2, 1, 0]]]).repeat(len(z), 1, 1)))
 seen("scattered", (4,))(lambda z: torch.zeros(len(z), 6).scatter(1, torch.tensor([[5, 0, 3, 1]]).repeat(len(z), 1), z))
@@ -223,14 +223,18 @@ def _(z: Tensor) -> Tensor:
 seen("convolved_units", (1, 6), parts=lambda: [nn.Conv1d(1, 2, 3)])(lambda z, conv: conv(z))
 seen("pooled_units", (1, 6))(lambda z: F.avg_pool1d(z, 2))
 seen("pooled_units_and_places", (1, 6))(lambda z: F.adaptive_max_pool1d(z, 3, return_indices=True)[0])
-seen("unpooled_units", (1, 2, 2))(lambda z: F.max_unpool2d(z, torch.tensor([[[[0, 3], [9, 14]]]]).repeat(len(z), 1, 1, 1), 2))
+seen("unpooled_units", (1, 2, 2))(
+    lambda z: F.max_unpool2d(z, torch.tensor([[[[0, 3], [9, 14]]]]).repeat(len(z), 1, 1, 1), 2)
+)
 seen("upsampled_units", (1, 3))(lambda z: F.interpolate(z, scale_factor=2))
 seen("shuffled_pixels", (4, 2, 3))(lambda z: F.pixel_shuffle(z, 2))
 seen("unshuffled_pixels", (1, 4, 6))(lambda z: F.pixel_unshuffle(z, 2))
 seen("patches", (1, 3, 4))(lambda z: F.unfold(z, 2))
 seen("folded", (8, 4))(lambda z: F.fold(z, (3, 3), 2))
 seen("sampled", (1, 3, 3))(
-    lambda z: F.grid_sample(z, torch.sin(torch.arange(8.0)).view(1, 2, 2, 2).to(z.dtype).expand(len(z), -1, -1, -1), align_corners=False)
+    lambda z: F.grid_sample(
+        z, torch.sin(torch.arange(8.0)).view(1, 2, 2, 2).to(z.dtype).expand(len(z), -1, -1, -1), align_corners=False
+    )
 )
 seen("shuffled_across_units", (3, 4))(lambda z: F.channel_shuffle(z.softmax(1).flatten(1)[:, :, None, None], 2))
 
@@ -240,7 +244,9 @@ seen("linear_residual", (3, 4), parts=lambda: [nn.Linear(4, 4)])(lambda z, w: z 
 seen("matmul_residual", (3, 4), parts=lambda: [param(4, 4)])(lambda z, w: z + z @ w)
 seen("convolution_residual", (3, 4), parts=lambda: [nn.Conv1d(3, 3, 1)])(lambda z, w: z + w(z))
 seen("grouped_residual", (4, 5), parts=lambda: [nn.Conv1d(4, 4, 1, groups=2)])(lambda z, w: z + w(z))
-seen("grouped_transposed_residual", (4, 5), parts=lambda: [nn.ConvTranspose1d(4, 4, 1, groups=2)])(lambda z, w: z + w(z))
+seen("grouped_transposed_residual", (4, 5), parts=lambda: [nn.ConvTranspose1d(4, 4, 1, groups=2)])(
+    lambda z, w: z + w(z)
+)
 seen("bilinear_residual", (3, 4), parts=lambda: [nn.Bilinear(4, 4, 4)])(lambda z, w: z + w(z, z))
 seen("attention_without_weights", (3, 4), (3, 5))(lambda a, b: F.scaled_dot_product_attention(a, a, b))
 seen("distances_among_rows", (3, 4))(lambda z: torch.cdist(z, z))
@@ -249,13 +255,13 @@ seen("normed_rows_by_name", (3, 4), parts=lambda: [param(4), param(4)])(
     lambda z, w, b: torch.native_layer_norm(z, [4], w, b, 1e-5)[0]
 )
 seen("rms_rows", (3, 4), parts=lambda: [nn.RMSNorm(4)])(lambda z, norm: norm(z))
-seen("rms_rows_fused", (3, 4), parts=lambda: [param(4)])(lambda z, w: torch.ops.aten._fused_rms_norm(z, [4], w, 1e-5)[0])
+seen("rms_rows_fused", (3, 4), parts=lambda: [param(4)])(
+    lambda z, w: torch.ops.aten._fused_rms_norm(z, [4], w, 1e-5)[0]
+)
 seen("group_norm_of_shuffled", (3, 2), parts=lambda: [nn.GroupNorm(2, 6)])(
     lambda z, norm: norm(z.transpose(1, 2).reshape(-1, 6))
 )
-seen("instance_norm_of_columns", (3, 4), parts=lambda: [nn.InstanceNorm1d(4)])(
-    lambda z, norm: norm(z.transpose(1, 2))
-)
+seen("instance_norm_of_columns", (3, 4), parts=lambda: [nn.InstanceNorm1d(4)])(lambda z, norm: norm(z.transpose(1, 2)))
 seen("batch_norm_of_columns", (3, 4), parts=lambda: [nn.BatchNorm1d(4, affine=False, track_running_stats=False)])(
     lambda z, norm: norm(z.transpose(1, 2))
 )
