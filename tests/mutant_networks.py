@@ -101,7 +101,7 @@ seen("sorted_place", (6,))(lambda z: z.sort(-1)[1])
 seen("median", (3, 4))(lambda z: z.median(-1)[0] * z.median())
 seen("dealt_out", (6,))(lambda z: z.masked_scatter(z > 0, torch.arange(1.0, 1.0 + z.numel()).view_as(z).to(z.dtype)))
 seen("added_at_places", (6,))(lambda z: z.index_add(1, torch.tensor([4, 1]), torch.ones_like(z[:, :2])))
-seen("one_place_replaced", (3, 4))(lambda z: torch.select_scatter(z, torch.ones_like(z[:, 0]), 1, 1))
+seen("one_place_replaced", (3, 4))(lambda z: torch.select_scatter(z, torch.ones(len(z), 4), 1, 1))
 seen("slice_replaced_in_a_unit", (3, 4))(
     lambda z: torch.slice_scatter(z.softmax(1).flatten(1), torch.ones(len(z), 5), 1, 0, 5)
 )
@@ -142,6 +142,15 @@ def _(z: Tensor) -> Tensor:
 @seen("places_not_zero", (6,))
 def _(z: Tensor) -> Tensor:
     return z.sum(1, keepdim=True) * (z > 0).nonzero().sum(0)
+
+
+FOUND = torch.tensor([1.0, -1.0, 2.0, 3.0, -2.0, 0.5])
+seen("joined_with_what_was_found", (6,), parts=lambda: [FOUND])(
+    lambda z, c: torch.cat([z.sum(0), c[c > 0]])[:3].expand(len(z), 3)
+)
+seen("split_of_what_was_found", (2,), parts=lambda: [FOUND, nn.Linear(2, 2)])(
+    lambda z, c, read: z * read(c[c > 0].split([2, 2])[0])
+)
 
 
 # -- picked positions -----------------------------------------------------------------------------------------------
@@ -265,6 +274,7 @@ seen("instance_norm_of_columns", (3, 4), parts=lambda: [nn.InstanceNorm1d(4)])(l
 seen("batch_norm_of_columns", (3, 4), parts=lambda: [nn.BatchNorm1d(4, affine=False, track_running_stats=False)])(
     lambda z, norm: norm(z.transpose(1, 2))
 )
+seen("batch_statistics_of_columns", (3, 4))(lambda z: F.batch_norm(z.transpose(1, 2), None, None, training=True))
 seen("live_batch_norm_of_columns", (3, 4))(
     lambda z: torch.ops.aten._native_batch_norm_legit.no_stats(z.transpose(1, 2), None, None, True, 0.1, 1e-5)[0]
 )

@@ -703,6 +703,27 @@ def complex_parameter() -> Case:
     ), (ROWS,)
 
 
+@uncommon
+def weighted_bags() -> Case:
+    """Weights made of units, one for each looked-up row: their order matters."""
+    return Written(
+        lambda s, x, i: s.o(s.e(i, per_sample_weights=s.a(x)).relu()),
+        a=nn.Linear(5, 4),
+        e=nn.EmbeddingBag(7, 6, mode="sum"),
+        o=nn.Linear(6, 2),
+    ), (ROWS, torch.tensor([[0, 1, 2, 3], [4, 5, 6, 0]]))
+
+
+@uncommon
+def weighted_counts() -> Case:
+    """Units added up by class: each goes with the class at its place."""
+    return Written(
+        lambda s, x, i: s.o(torch.bincount(i, weights=s.a(x), minlength=6)[:6].to(x.dtype)),
+        a=nn.Linear(5, 4),
+        o=nn.Linear(6, 2),
+    ), (ROWS[0], torch.tensor([0, 1, 5, 3]))
+
+
 GROUPS: dict[str, list[int | tuple[int, int]]] = {
     "lstm": [6],
     "lstm_two_directions": [6, 6, 6, 6],
@@ -774,4 +795,6 @@ GROUPS: dict[str, list[int | tuple[int, int]]] = {
     "image_without_a_batch": [4],
     "quantised_per_unit": [6],
     "complex_parameter": [4],
+    "weighted_bags": [6],
+    "weighted_counts": [],
 }

@@ -8,6 +8,7 @@ wreath product rather than a product.
 
 from __future__ import annotations
 
+import inspect
 import operator
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -156,6 +157,7 @@ class Analysis:
         if rule is None:
             return self._unruled(node, "has no rule")
         try:
+            _refuse_ignored(rule, arguments)
             result = rule(op, *arguments)
             self._check_shapes(node, result)
         except Uncovered as gap:
@@ -433,6 +435,15 @@ def _alike(holder: Placeholder, ndim: int) -> list[bool]:
     if value is None or value.ndim != ndim or not value.numel():
         return [False] * ndim
     return [bool(torch.equal(value, value.narrow(d, 0, 1).expand_as(value))) for d in range(value.ndim)]
+
+
+def _refuse_ignored(rule: Callable[..., Any], arguments: Sequence[Any]) -> None:
+    """Raise Uncovered where a tensor would fall into a rule's ``*_``, the settings it does not look at."""
+    named = [p for p in inspect.signature(rule).parameters.values() if p.kind is not p.VAR_POSITIONAL]
+    if "_" in inspect.signature(rule).parameters and any(
+        any(symbol.axes) for symbol in _symbols(list(arguments[len(named) - 1 :]))
+    ):
+        raise Uncovered("has a tensor among its arguments that its rule does not treat")
 
 
 def _region(node: fx.Node) -> tuple[fx.Graph, list[Any]] | None:

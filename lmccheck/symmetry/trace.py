@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -107,7 +108,7 @@ def trace(module: nn.Module, example_inputs: tuple[Any, ...], known: Collection[
         targets = {node.target for graph in graphs for node in graph.nodes if node.op == "call_function"}
         unknown = {t for t in targets if op_name(t) not in known and isinstance(t, torch._ops.OpOverload)}
         if any(isinstance(t, torch._ops.OpOverload) and t._schema.is_mutable for t in targets) or unknown:
-            available = torch.export.default_decompositions()
+            available = _decompositions()
             program = program.run_decompositions({t: available[t] for t in unknown if t in available})
     placeholders: dict[str, Placeholder] = {}
     state = stored_tensors(module).keys()
@@ -121,6 +122,11 @@ def trace(module: nn.Module, example_inputs: tuple[Any, ...], known: Collection[
         )
     _release(twin)
     return Trace(program.graph, placeholders, tied_names(module))
+
+
+@cache
+def _decompositions() -> Any:
+    return torch.export.default_decompositions()
 
 
 def _release(twin: nn.Module) -> None:

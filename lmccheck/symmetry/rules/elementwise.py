@@ -204,7 +204,7 @@ def prelu(op: Op, x: Symbol, weight: Any) -> Symbol:
     *("new_zeros", "new_ones", "new_full", "new_empty", "new_empty_strided", "empty_permuted", "empty_strided"),
     *("zeros_like", "ones_like", "full_like", "empty_like", "zero"),
 )
-def uniform(op: Op, *_: Any) -> Symbol:
+def uniform(op: Op, *like: Any) -> Symbol:
     """A tensor of one value: every permutation of any of its axes leaves it as it is."""
     return Symbol(tuple(fresh(n) for n in op.out.shape))
 
@@ -221,12 +221,12 @@ def copy(op: Op, into: Symbol, source: Symbol, *_: Any) -> Symbol:
     *("rand", "randn", "randint", "randperm", "rand_like", "randn_like", "randint_like"),
     *("bernoulli", "multinomial", "normal", "normal_functional", "uniform", "exponential"),
 )
-def random(op: Op, *_: Any) -> Symbol:
+def random(op: Op, *settings: Any) -> Symbol:
     raise Uncovered("draws random numbers in evaluation mode")
 
 
 @rule("arange", "tril_indices", "triu_indices", "eye", "linspace")
-def pattern(op: Op, *_: Any) -> Symbol:
+def pattern(op: Op, *bounds: Any) -> Symbol:
     return Symbol(tuple(op.frozen(n, "a constant pattern") for n in op.out.shape))
 
 

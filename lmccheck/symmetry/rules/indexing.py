@@ -23,9 +23,12 @@ def embedding(op: Op, weight: Any, index: Any, *_: Any) -> Symbol:
 
 
 @rule("_embedding_bag", "_embedding_bag_forward_only")
-def embedding_bag(op: Op, weight: Symbol, index: Symbol, *_: Any) -> tuple[Symbol, ...]:
+def embedding_bag(op: Op, weight: Symbol, index: Symbol, *bags_and_weights: Any) -> tuple[Symbol, ...]:
     """Rows are looked up and combined, bag by bag; the further outputs are bookkeeping."""
     op.freeze(weight.axes[0], "rows are looked up by index")
+    for symbol in (index, *(item for item in bags_and_weights if isinstance(item, Symbol))):
+        for axis in symbol.axes:
+            op.freeze(axis, "positions are dealt to bags in order")
     first, *rest = op.out
     bags = op.frozen(int(first.shape[0]), LOOKED_UP)
     return Symbol((bags, weight.axes[1])), *(
@@ -244,9 +247,9 @@ def diagonal(op: Op, x: Symbol, offset: int = 0, first: int = 0, second: int = 1
 
 
 @rule("histc", "bincount")
-def count(op: Op, x: Symbol, *_: Any) -> Symbol:
-    """How many positions hold what: symmetric in the positions."""
-    for axis in x.axes:
+def count(op: Op, x: Symbol, weights: Any = None, *_: Any) -> Symbol:
+    """How many positions hold what, or what their weights add up to: symmetric in the positions."""
+    for axis in Symbol(broadcast(op, x, weights)).axes:
         op.binds(axis, "its positions are counted")
     return Symbol((op.frozen(op.out.shape[0], "counts are told apart by what they count"),))
 

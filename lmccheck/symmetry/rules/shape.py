@@ -138,7 +138,7 @@ def matrix_transpose(op: Op, x: Symbol) -> Symbol:
 
 
 @rule("expand", "expand_as", "broadcast_to")
-def expand_(op: Op, x: Symbol, *_: Any) -> Symbol:
+def expand_(op: Op, x: Symbol, *shape: Any) -> Symbol:
     """Copies of one position are all alike, so a broadcast axis may be permuted freely."""
     sizes = list(op.out.shape)
     padded: list[Axis] = [()] * (len(sizes) - x.ndim) + list(x.axes)
