@@ -81,7 +81,7 @@ def caught(known: Known) -> bool:
             return True
 
 
-def forgotten(op: Op, *_: Any) -> Any:
+def forgotten(op: Op, *arguments: Any) -> Any:
     """A rule that relates nothing: whatever comes out is new and free."""
 
     def symbol(value: Any) -> Any:
