@@ -42,12 +42,15 @@ class Runner:
             for name, target in self._state.items():
                 target.copy_(weights[name])
 
-    def draw(self, module: nn.Module, seed: int) -> None:
-        """Put random weights in, those of ``randomised(module, seed)``, without a second copy of them."""
+    def draw(self, module: nn.Module, seed: int, strength: float = 1.0) -> None:
+        """Put random weights in, those of ``randomised(module, seed)``, without a second copy of them.
+
+        A ``strength`` below 1 keeps nearer to the module's own weights.
+        """
         self._kept.restore()
         with torch.no_grad():
             for name, own, generator in _draws(module, seed):
-                _shake(self._state[name], own.detach(), generator)
+                _shake(self._state[name], own.detach(), generator, strength)
 
     def change(self, move: Callable[[str, Tensor], None]) -> None:
         """Let ``move(name, tensor)`` change every tensor in place; one with several names is changed once."""
@@ -272,7 +275,7 @@ def _draws(module: nn.Module, seed: int) -> Iterator[tuple[str, Tensor, torch.Ge
 _AT_ONCE = 1 << 20  # numbers
 
 
-def _shake(target: Tensor, source: Tensor, generator: torch.Generator) -> None:
+def _shake(target: Tensor, source: Tensor, generator: torch.Generator, strength: float = 1.0) -> None:
     """Fill ``target`` with ``source`` and noise, a little at a time."""
     target.copy_(source)
     if not source.is_floating_point() or not source.numel():
@@ -284,8 +287,8 @@ def _shake(target: Tensor, source: Tensor, generator: torch.Generator) -> None:
     contiguous = target if target.is_contiguous() else target.contiguous()
     for part in contiguous.view(-1).split(_AT_ONCE):  # type: ignore[no-untyped-call]  # torch leaves it without types
         noise = torch.randn(part.shape, generator=generator).to(part.device)  # float32: as random, and twice as fast
-        part.add_(noise, alpha=max(spread, least))
-        if spread >= least:
+        part.add_(noise, alpha=strength * max(spread, least))
+        if spread >= least and strength == 1.0:
             part.mul_(0.5**0.5)
         if positive:
             part.abs_().add_(0.05)
