@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from math import inf, isfinite
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -60,13 +61,14 @@ def deviation(
             if weights is None:
                 seen.append(before)
             runner.change(lambda name, tensor: spec.move_(name, tensor, permutation))
-            found = _relative(before, outputs(), 1.0 if strength == 1.0 else 1e-30)
+            least = 1.0 if strength == 1.0 else 1e-30  # near its own weights a network's output may be tiny
+            found = _relative(before, outputs(), least)
             if found <= TOLERANCE:
                 return found
             worst = max(worst, found)
             fill(number, strength)
             runner.change(_round)
-            if found > _AMPLIFIED * _relative(before, outputs()):
+            if found > _AMPLIFIED * _relative(before, outputs(), least):
                 break
         return worst
 
@@ -98,12 +100,13 @@ def _must_mean_something(outputs: list[Tensor]) -> None:
         raise SymmetryError("verification: the network's output is not finite on the example inputs")
 
 
-def _relative(before: list[Tensor], after: list[Tensor], least: float = 1.0) -> float:
+def _relative(before: list[Tensor], after: list[Tensor], least: float) -> float:
+    """Return the largest change over the size of the outputs, infinite where an output is no longer a number."""
     worst = 0.0
     for x, y in zip(before, after, strict=True):
         if x.numel():
             found = float((x - y).abs().max()) / (least + float(x.abs().max()))
-            worst = found if not found <= worst else worst  # NaN wins
+            worst = max(worst, found) if isfinite(found) else inf
     return worst
 
 

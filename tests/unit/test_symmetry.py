@@ -374,3 +374,22 @@ def test_a_tiny_network_that_is_often_dead_is_still_verified() -> None:
         module = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 1, bias=False))
         inputs = (torch.tensor([[-1.0, -1.0], [-0.9, -1.0]]),)
         assert lmccheck.discover_symmetry(module, inputs).verify(module, inputs, trials=2) <= 1e-9
+
+
+def test_an_output_that_becomes_nan_is_a_deviation() -> None:
+    """A wrong spec that turns a finite output into NaN is infinitely wrong, not right."""
+
+    class OnlyInOrder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.order = nn.Parameter(torch.arange(4.0))
+            self.head = nn.Linear(4, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(x) * (1 + (self.order.diff().min() + 1e-9).log().clamp(-1, 1) * 0).sum()
+
+    module, inputs = OnlyInOrder(), (torch.randn(2, 4),)
+    weights = {name: tensor.double() for name, tensor in module.state_dict().items()}
+    wrong = [{"name": "order", "size": 4, "slots": [{"tensor": "order"}]}]
+    spec = lmccheck.spec_from_groups(module, wrong)
+    assert spec.verify(module, inputs, weights=weights) == float("inf")
