@@ -99,6 +99,9 @@ def _in_dtype(module: nn.Module, dtype: torch.dtype) -> nn.Module:
     return module
 
 
+_REGISTERED = {"_parameters", "_buffers", "_modules"}
+
+
 class _Kept:
     """What a module holds beside its stored tensors: plain attributes, containers of them, buffers that are not stored.
 
@@ -107,9 +110,8 @@ class _Kept:
     """
 
     def __init__(self, module: nn.Module, stored: Mapping[str, Tensor]) -> None:
-        names = {"_parameters", "_buffers", "_modules"}
         self._attributes = [
-            (part.__dict__, {k: (v, _contents(v)) for k, v in part.__dict__.items() if k not in names})
+            (part.__dict__, {k: (v, _contents(v)) for k, v in part.__dict__.items() if k not in _REGISTERED})
             for part in module.modules()
         ]
         held = {identity(tensor) for tensor in stored.values()}
@@ -122,9 +124,8 @@ class _Kept:
 
     def restore(self) -> None:
         """Put everything back as it was."""
-        names = {"_parameters", "_buffers", "_modules"}
         for held, before in self._attributes:
-            for key in held.keys() - before.keys() - names:
+            for key in held.keys() - before.keys() - _REGISTERED:
                 del held[key]
             for key, (value, contents) in before.items():
                 held[key] = value

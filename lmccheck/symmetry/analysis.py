@@ -12,6 +12,7 @@ import inspect
 import operator
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -439,11 +440,16 @@ def _alike(holder: Placeholder, ndim: int) -> list[bool]:
 
 def _refuse_ignored(rule: Callable[..., Any], arguments: Sequence[Any]) -> None:
     """Raise Uncovered where a tensor would fall into a rule's ``*_``, the settings it does not look at."""
-    named = [p for p in inspect.signature(rule).parameters.values() if p.kind is not p.VAR_POSITIONAL]
-    if "_" in inspect.signature(rule).parameters and any(
-        any(symbol.axes) for symbol in _symbols(list(arguments[len(named) - 1 :]))
-    ):
+    looked_at = _looked_at(rule)
+    if looked_at is not None and any(any(symbol.axes) for symbol in _symbols(list(arguments[looked_at:]))):
         raise Uncovered("has a tensor among its arguments that its rule does not treat")
+
+
+@cache
+def _looked_at(rule: Callable[..., Any]) -> int | None:
+    """Return how many arguments a rule names before ``*_``; None for a rule that looks at all of them."""
+    parameters = inspect.signature(rule).parameters
+    return len(parameters) - 2 if "_" in parameters else None  # neither the op nor ``_`` itself
 
 
 def _region(node: fx.Node) -> tuple[fx.Graph, list[Any]] | None:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
 from math import ceil, factorial, log
 from typing import Any
 
 from torch import nn
 
 from lmccheck.errors import SymmetryError
-from lmccheck.symmetry.spec import Permutation, PermutationSpec
+from lmccheck.symmetry.spec import PermutationSpec
 from lmccheck.symmetry.verify import TOLERANCE, deviation
 
 MOST_GROUPS = 50  # looked at one by one to find the wrong one
-UNMOVED = 1e-3  # probability with which verification may leave a group of a user's spec as it is
+ALIKE = 1e-3  # probability with which two groups of a user's spec may move alike in all of verification
 SHOWN_GROUPS = 3
 SHOWN_TENSORS = 6
 
@@ -32,14 +31,14 @@ def require_given(
 
 
 def enough_trials(spec: PermutationSpec) -> int:
-    """Return how many random elements it takes, at least 3, for each group to move in one with 99.9 % probability.
+    """Return how many random elements it takes, at least 3, for groups to move differently with 99.9 % probability.
 
-    Half of all elements leave a group of two units where it is, and with it whatever is wrong with its slots.
+    Two groups of two units move alike in half of all elements, and it does not show that they should be one.
     """
-    still = max(
+    alike = max(
         (1 / factorial(min(group.size, 9)) ** group.copies for group in spec.groups if group.size > 1), default=0
     )
-    return max(3, ceil(log(UNMOVED) / log(still))) if still else 3
+    return max(3, ceil(log(ALIKE) / log(alike))) if alike else 3
 
 
 def refusal(
@@ -52,7 +51,7 @@ def refusal(
     )
     tried = spec.groups[:MOST_GROUPS]
     alone = {
-        group.name: deviation(_alone(spec, group.name), module, example_inputs, trials=1, seed=seed) for group in tried
+        group.name: deviation(spec, module, example_inputs, trials=1, seed=seed, only=group.name) for group in tried
     }
     wrong = sorted((name for name in alone if not alone[name] <= TOLERANCE), key=lambda name: -alone[name])
     if not wrong:
@@ -67,25 +66,3 @@ def refusal(
         f"{changes}; moved alone, these groups do so: {named}{more}; {first.name!r} has {listed}; mend: give it a slot "
         "in every tensor that makes or reads its units, in the right place, or leave the group out"
     )
-
-
-@dataclass(frozen=True)
-class _Alone(PermutationSpec):
-    """A spec in which one group moves and all others stay."""
-
-    only: str = ""
-
-    @property
-    def whole(self) -> PermutationSpec:
-        """The spec in which all groups move."""
-        return PermutationSpec(**{field.name: getattr(self, field.name) for field in fields(PermutationSpec)})
-
-    def random(self, seed: int = 0) -> Permutation:
-        return {**self.identity(), self.only: self.whole.moving(seed)[self.only]}
-
-    def moving(self, seed: int = 0) -> Permutation:
-        return self.random(seed)
-
-
-def _alone(spec: PermutationSpec, name: str) -> _Alone:
-    return _Alone(**{field.name: getattr(spec, field.name) for field in fields(PermutationSpec)}, only=name)

@@ -268,7 +268,7 @@ class PermutationSpec:
         Raises SymmetryError when the tensor's shape does not fit the spec.
         """
         for dim, index in self._steps(name, value, permutation):
-            value = value.index_select(dim, index) if index.ndim == 1 else torch.take_along_dim(value, index, dim)
+            value = _taken(value, dim, index)
         return value
 
     def move_(self, name: str, value: Tensor, permutation: Mapping[str, Tensor]) -> None:
@@ -276,12 +276,11 @@ class PermutationSpec:
         for dim, index in self._steps(name, value, permutation):
             along = max((d for d in range(value.ndim) if d != dim), key=lambda d: value.shape[d], default=dim)
             if index.ndim > 1 or along == dim:
-                moved = value.index_select(dim, index) if index.ndim == 1 else torch.take_along_dim(value, index, dim)
-                value.copy_(moved)
+                value.copy_(_taken(value, dim, index))
                 continue
             rows = max(1, _AT_ONCE * value.shape[along] // max(value.numel(), 1))
             for part in value.split(rows, along):  # type: ignore[no-untyped-call]  # torch leaves it without types
-                part.copy_(part.index_select(dim, index))
+                part.copy_(_taken(part, dim, index))
 
     def _steps(self, name: str, value: Tensor, permutation: Mapping[str, Tensor]) -> Iterator[tuple[int, Tensor]]:
         """Yield the dimensions to permute, in order, each with the positions its content comes from.
@@ -398,6 +397,11 @@ class PermutationSpec:
         from lmccheck.symmetry.verify import deviation
 
         return deviation(self, module, example_inputs, weights=weights, trials=trials, seed=seed)
+
+
+def _taken(value: Tensor, dim: int, index: Tensor) -> Tensor:
+    """Return ``value`` with the positions of a dimension taken from ``index``, of one dimension or of all."""
+    return value.index_select(dim, index) if index.ndim == 1 else torch.take_along_dim(value, index, dim)
 
 
 def _unit_at(place: Place, size: int) -> list[int]:

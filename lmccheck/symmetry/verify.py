@@ -29,11 +29,13 @@ def deviation(
     weights: Mapping[str, Tensor] | None = None,
     trials: int = 3,
     seed: int = 0,
+    only: str | None = None,
 ) -> float:
     """Return max |f(π·θ) − f(θ)| / (1 + max |f(θ)|) over ``trials`` random group elements, in float64.
 
-    With ``weights`` given these are used as they are (upcast); otherwise every trial draws its own, anew where a draw
-    makes the network so unstable that mere rounding moves its output as much. Needs one float64 copy of the network.
+    In the first trial every group moves; with ``only`` no group but that one ever does. With ``weights`` given these
+    are used as they are (upcast); otherwise every trial draws its own, anew where a draw makes the network so unstable
+    that mere rounding moves its output as much. Needs one float64 copy of the network.
     Raises SymmetryError when the spec is another module's, or when the network's output holds no number, is not
     finite, or is the same for all weights, since the measurement would then mean nothing.
     """
@@ -53,6 +55,8 @@ def deviation(
     def trial(number: int) -> float:
         """One group element, on up to three draws of weights."""
         permutation = spec.moving(number) if number == seed else spec.random(number)
+        if only is not None:
+            permutation = {**spec.identity(), only: permutation[only]}
         worst = 0.0
         for strength in (1.0, 0.1, 0.01) if weights is None else (1.0,):  # ever nearer to the module's own weights
             fill(number, strength)
