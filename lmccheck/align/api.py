@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,13 @@ from torch import Tensor
 
 from lmccheck import checkpoint
 from lmccheck.align import weights as weight_matching
+from lmccheck.align.activations import match_activations
+from lmccheck.align.method import Found, Method, Problem
+from lmccheck.align.transport import match_transport
 from lmccheck.errors import LmcError, SymmetryError, nearest
 from lmccheck.evaluate.curve import function_deviation
 from lmccheck.pair import ModelPair
-from lmccheck.symmetry.discover import discover_symmetry
+from lmccheck.symmetry.discover import derive
 from lmccheck.symmetry.given import require_given
 from lmccheck.symmetry.spec import Permutation, PermutationSpec
 from lmccheck.symmetry.verify import TOLERANCE, require
@@ -69,23 +73,28 @@ class Alignment:
         }
 
 
-Method = Callable[[ModelPair, PermutationSpec, int], tuple[Permutation, float, dict[str, Any]]]
+def _weight_matching(problem: Problem) -> Found:
+    layers = problem.derived.layers if problem.derived is not None else ()
+    more = {}
+    if problem.derived is not None and problem.pair.calibration is not None:
+        more["activations"] = match_activations(problem, samples=STARTING_SAMPLES).permutation
+    pair = problem.pair
+    found = weight_matching.match(problem.spec, pair.theta_a, pair.theta_b, seed=problem.seed, layers=layers, more=more)
+    descents = [
+        {"start": d.start, "objective": d.objective, "sweeps": len(d.objectives) - 1, "converged": d.converged}
+        for d in found.descents
+    ]
+    facts = {"objective_before": found.objective_before, "start": found.best.start, "descents": descents}
+    return Found(found.permutation, found.objective, facts)
 
 
-def _weight_matching(pair: ModelPair, spec: PermutationSpec, seed: int) -> tuple[Permutation, float, dict[str, Any]]:
-    found = weight_matching.match(spec, pair.theta_a, pair.theta_b, seed=seed)
-    return (
-        found.permutation,
-        found.objective,
-        {
-            "objective_before": found.objective_before,
-            "objectives_reached": list(found.reached),
-            "sweeps": found.sweeps,
-        },
-    )
-
-
-METHODS: dict[str, Method] = {"weight-matching": _weight_matching}
+STARTING_SAMPLES = 1024  # of calibration data, to begin weight matching from an activation match
+METHODS: dict[str, Method] = {
+    "weight-matching": _weight_matching,
+    "activation-matching": match_activations,
+    "transport": match_transport,
+    "transport-both": partial(match_transport, outgoing=True),
+}
 
 
 def align(pair: ModelPair, method: str = "weight-matching", *, seed: int = 0) -> Alignment:
@@ -112,8 +121,9 @@ def verified_spec(pair: ModelPair) -> tuple[PermutationSpec, float]:
             deviation = require_given(pair.symmetry, pair.module, inputs, f"symmetry {_spec_origin(pair)}")
             pair.cache["spec"] = pair.symmetry, deviation
         else:
-            spec = discover_symmetry(pair.module, inputs)
-            pair.cache["spec"] = spec, require(spec, pair.module, inputs)
+            derived = derive(pair.module, inputs)
+            pair.cache["spec"] = derived.spec, require(derived.spec, pair.module, inputs)
+            pair.cache["derived"] = derived
     found: tuple[PermutationSpec, float] = pair.cache["spec"]
     return found
 
@@ -125,8 +135,8 @@ def _spec_origin(pair: ModelPair) -> str:
 
 def _align(pair: ModelPair, method: str, seed: int) -> Alignment:
     spec, spec_deviation = verified_spec(pair)
-    permutation, objective, facts = METHODS[method](pair, spec, seed)
-    aligned = spec.apply(pair.theta_b, permutation)
+    found = METHODS[method](Problem(pair, spec, seed, pair.cache.get("derived")))
+    aligned = spec.apply(pair.theta_b, found.permutation)
     deviation = function_deviation(pair, pair.theta_b, aligned)
     if not deviation <= TOLERANCE:
         whose = "this is a defect of lmccheck; mend: report the model, and use align = 'none' meanwhile"
@@ -137,15 +147,15 @@ def _align(pair: ModelPair, method: str, seed: int) -> Alignment:
             f"data, expected at most {TOLERANCE:.0e}; {whose}"
         )
     return Alignment(
-        permutation,
+        found.permutation,
         aligned,
-        objective,
+        found.objective,
         method,
         spec,
         seed,
         deviation,
         spec_deviation,
-        {"symmetry": _spec_origin(pair), **facts},
+        {"symmetry": _spec_origin(pair), **found.facts},
         dict(pair.origins[1].metadata),
     )
 

@@ -1,14 +1,26 @@
-"""One step of matching by weights: reassign a unit group while every other group is held where it is."""
+"""One step of matching: reassign a unit group, and the groups inside its units, while every other one is held."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from lmccheck.align.assignment import best_assignment
-from lmccheck.symmetry.spec import Permutation, PermutationSpec, Piece, Slot, UnitGroup
+from lmccheck.symmetry.spec import Permutation, PermutationSpec, UnitGroup
+
+Solver = Callable[[Tensor], tuple[Tensor, float]]
+
+
+@dataclass(frozen=True)
+class Step:
+    """A reassignment: the new permutation, its move relative to the old one, (copies, size), and what it gains."""
+
+    permutation: Permutation
+    relative: Tensor
+    gain: float
 
 
 def nested_groups(spec: PermutationSpec, group: UnitGroup) -> list[UnitGroup]:
@@ -26,28 +38,29 @@ def reassign(
     spec: PermutationSpec,
     group: UnitGroup,
     permutation: Permutation,
-    a: Mapping[str, Tensor],
-    current: Mapping[str, Tensor],
-    counts: Callable[[Slot], bool],
-) -> Permutation:
+    similarity: Tensor,
+    blocks: Mapping[str, Tensor],
+    solve: Solver = best_assignment,
+) -> Step:
     """Return ``permutation`` with one group, and the groups directly inside it, reassigned by linear assignment.
 
-    ``current`` is θ_B under ``permutation``, so the assignment found is relative to it. ``counts`` says which slots
-    enter the similarity. For a group with groups inside, the similarity of two units is that of their best inner
-    assignment, which is taken along.
+    ``similarity[c, u, v]``, (copies, size, size), says how much is gained where unit u of A takes what is now at v;
+    ``blocks[child][u, v, i, j]``, (size, size, inner, inner), the same of inner units i and j. The similarity of two
+    units is then their own and that of their best inner assignment, which is taken along.
     """
-    nested = nested_groups(spec, group)
-    taken = {place for child in nested for slot in child.slots for place in _places(slot)}
-    own = [slot for slot in group.slots if counts(slot) and (slot.tensor, slot.dim, slot.piece) not in taken]
-    similarity = _similarity(own, group.within, group.copies, group.size, a, current)
+    similarity = similarity.to("cpu", torch.float64 if blocks else similarity.dtype)
+    now = float(similarity.diagonal(dim1=1, dim2=2).double().sum())
+    nested = [child for child in spec.groups if child.name in blocks]
     choices: dict[tuple[str, int, int], Tensor] = {}
     for child in nested:
-        blocks = _inner_blocks(child, group, a, current, counts)  # (size, size, inner, inner)
+        block = blocks[child.name].to("cpu")
+        now += float(block.diagonal(dim1=0, dim2=1).diagonal(dim1=0, dim2=1).double().sum())
         for u in range(group.size):
             for v in range(group.size):
-                choices[child.name, u, v], value = best_assignment(blocks[u, v])
+                choices[child.name, u, v], value = solve(block[u, v])
                 similarity[0, u, v] += value
-    relative = torch.stack([best_assignment(copy)[0] for copy in similarity])
+    solved = [solve(copy) for copy in similarity]
+    relative = torch.stack([order for order, _ in solved])
     result = dict(permutation)
     result[group.name] = torch.gather(permutation[group.name].reshape(group.copies, -1), 1, relative).reshape(
         group.shape
@@ -59,42 +72,7 @@ def reassign(
         old = permutation[child.name]
         rows = [old[v][choices[child.name, u, v]] for u, v in enumerate(relative[0].tolist())]
         result[child.name] = torch.stack(rows)
-    return result
-
-
-def _similarity(
-    slots: list[Slot], within: tuple[str, ...], copies: int, size: int, a: Mapping[str, Tensor], b: Mapping[str, Tensor]
-) -> Tensor:
-    """Return S[c, u, v] = Σ_slots ⟨unit u of A, unit v of B⟩ within copy c: (copies, size, size) float64."""
-    total = torch.zeros(copies, size, size, dtype=torch.float64)
-    for slot in slots:
-        left, right = (slot.units(x[slot.tensor], within) for x in (a, b))  # (copies, size, rest)
-        total += left @ right.transpose(1, 2)
-    return total
-
-
-def _places(slot: Slot) -> set[tuple[str, int, Piece]]:
-    """Return the pieces of a tensor that a slot, with the containing groups it is read by, accounts for."""
-    return {
-        (slot.tensor, slot.dim, slot.piece),
-        *((slot.tensor, place.dim, place.piece) for place in slot.across.values()),
-    }
-
-
-def _inner_blocks(
-    child: UnitGroup,
-    group: UnitGroup,
-    a: Mapping[str, Tensor],
-    b: Mapping[str, Tensor],
-    counts: Callable[[Slot], bool],
-) -> Tensor:
-    """Return S[u, v, i, j] = ⟨inner unit i of unit u of A, inner unit j of unit v of B⟩ over the child's slots."""
-    total = torch.zeros(group.size, group.size, child.size, child.size, dtype=torch.float64)
-    for slot in child.slots:
-        if counts(slot):
-            left, right = (slot.units(x[slot.tensor], (group.name,)) for x in (a, b))  # (size, inner, rest)
-            total += torch.einsum("uik,vjk->uvij", left, right)
-    return total
+    return Step(result, relative, sum(value for _, value in solved) - now)
 
 
 def _carry(spec: PermutationSpec, inside: UnitGroup, group: UnitGroup, old: Tensor, relative: Tensor) -> Tensor:

@@ -2,40 +2,63 @@
 
 Git Re-Basin, Algorithm 1 (Ainsworth et al. 2023): maximise ⟨θ_A, π·θ_B⟩ by coordinate descent over unit groups, each
 step a linear assignment with all other groups held fixed. On the permutation spec it needs no knowledge of the network.
-Differs in its starts: besides the identity, descents begin from an *anchored* assignment that first places the groups
-known through inputs, outputs and groups already placed. From the identity alone, the groups of a wide network lock onto
-each other's noise before the residual stream is placed, and a planted permutation is missed.
+Differs in three ways. Where a BatchNorm follows a layer, the layer is matched by what both compute together, since the
+scale of its weights alone means nothing. Descents start from several places, the identity, an *anchored* assignment
+that first places the groups known through inputs, outputs and groups already placed, an activation match where there
+is calibration data, and random ones; the best objective is kept. From the identity alone, the groups of a wide network
+lock onto each other's noise before the residual stream is placed, and a planted permutation is missed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from lmccheck.align.reassign import nested_groups, reassign
-from lmccheck.symmetry.spec import Permutation, PermutationSpec, Slot, UnitGroup
+from lmccheck.align.similarity import WeightSimilarity
+from lmccheck.symmetry.sites import Layer
+from lmccheck.symmetry.spec import Permutation, PermutationSpec, Slot
 
 MOST_SWEEPS = 200
 MOST_STARTS = 8
-START_BUDGET = 20_000_000  # learned numbers times descents; a network beyond it gets one descent of each kind
+START_BUDGET = 4_000_000  # learned numbers times descents; a network beyond it gets one descent of the first two kinds
+
+
+@dataclass(frozen=True)
+class Descent:
+    """One coordinate descent: where it began and ended, ⟨A, π·θ_B⟩ after every sweep, and whether it came to rest."""
+
+    start: str
+    permutation: Permutation
+    objectives: tuple[float, ...]
+    converged: bool
+
+    @property
+    def objective(self) -> float:
+        """The objective it ended with."""
+        return self.objectives[-1]
 
 
 @dataclass(frozen=True)
 class Matching:
-    """What weight matching found: the permutation, ⟨θ_A, π·θ_B⟩ after and before, and how it went.
+    """What weight matching found: the best descent, all of them, and ⟨θ_A, θ_B⟩ with nothing moved."""
 
-    ``sweeps`` counts passes over the groups of the descent that was kept; ``reached`` is every descent's objective.
-    """
-
-    permutation: Permutation
-    objective: float
+    best: Descent
+    descents: tuple[Descent, ...]
     objective_before: float
-    sweeps: int
-    reached: tuple[float, ...]
+
+    @property
+    def permutation(self) -> Permutation:
+        """The permutation of the best descent."""
+        return self.best.permutation
+
+    @property
+    def objective(self) -> float:
+        """⟨θ_A, π·θ_B⟩ over the tensors that count."""
+        return self.best.objective
 
 
 def match(
@@ -45,30 +68,49 @@ def match(
     *,
     seed: int = 0,
     starts: int | None = None,
+    layers: Sequence[Layer] = (),
+    more: Mapping[str, Permutation] | None = None,
 ) -> Matching:
-    """Match θ_B to θ_A by ``starts`` descents, in turn from the identity and the anchored assignment; keep the best.
+    """Match θ_B to θ_A by ``starts`` descents and keep the best.
 
-    Weights are taken in float64. Only learned tensors count: running statistics follow their channels but do not
-    steer. Every descent visits all groups in a seeded random order until none improves; a step is kept only if it
-    raises the objective, which therefore never falls. The order decides which local optimum is reached. By default
-    there are up to eight descents, fewer the larger the network, and at least one of each kind.
+    Only learned tensors count: running statistics follow their channels, and steer only through the BatchNorm they
+    belong to. ``layers`` says which BatchNorms to take together with their layers; ``more`` gives further starts by
+    name. Every descent visits all groups in a seeded random order until none improves; a step is taken only if it
+    raises the objective, which therefore never falls. By default there are up to eight descents, fewer the larger the
+    network, and at least one from the identity and one from the anchored assignment.
     """
-    a, b = _learned(spec, theta_a), _learned(spec, theta_b)
+    a, b = (merged_norms(counted(spec, theta), theta, layers) for theta in (theta_a, theta_b))
     if starts is None:
         size = sum(tensor.numel() for tensor in a.values())
-        starts = min(MOST_STARTS, max(2, START_BUDGET // max(1, size)))
+        starts = min(MOST_STARTS, max(2 + len(more or ()), START_BUDGET // max(1, size)))
     generator = torch.Generator().manual_seed(seed)
-    before = inner(a, b)
     identity = spec.identity()
-    anchored = anchored_start(spec, a, b) if starts > 1 else identity
-    best = Matching(identity, before, before, 0, ())
-    reached = []
-    for k in range(starts):
-        found = _descend(spec, a, b, anchored if k % 2 else identity, generator)
-        reached.append(found.objective)
-        if found.objective > best.objective + 1e-12 * (1 + abs(best.objective)) or not best.sweeps:
-            best = found
-    return replace(best, objective_before=before, reached=tuple(reached))
+    before = WeightSimilarity(spec, a, b, identity).objective()
+    descents = [
+        descend(spec, a, b, start, name, generator) for name, start in _starts(spec, a, b, more or {}, starts, seed)
+    ]
+    best = max(descents, key=lambda descent: descent.objective, default=Descent("identity", identity, (before,), True))
+    if not best.objective > before:
+        best = Descent("identity", identity, (before,), best.converged)
+    return Matching(best, tuple(descents), before)
+
+
+def _starts(
+    spec: PermutationSpec,
+    a: Mapping[str, Tensor],
+    b: Mapping[str, Tensor],
+    more: Mapping[str, Permutation],
+    count: int,
+    seed: int,
+) -> Iterator[tuple[str, Permutation]]:
+    """Yield ``count`` starts: anchored, given ones, the identity; then anchored and random ones in turn."""
+    if not spec.groups:
+        return
+    anchored = anchored_start(spec, a, b)
+    first = [("anchored", anchored), *more.items(), ("identity", spec.identity())]
+    yield from first[:count]
+    for k in range(count - len(first)):
+        yield ("anchored", anchored) if k % 2 else ("random", spec.random(seed + k))
 
 
 def anchored_start(spec: PermutationSpec, a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> Permutation:
@@ -81,77 +123,113 @@ def anchored_start(spec: PermutationSpec, a: Mapping[str, Tensor], b: Mapping[st
     for group in spec.groups:
         for slot in group.slots:
             on_tensor.setdefault(slot.tensor, set()).add(group.name)
+    nested = {group.name: nested_groups(spec, group) for group in spec.groups}
     family = {
-        group.name: {group.name, *group.within, *(child.name for child in nested_groups(spec, group))}
-        for group in spec.groups
+        group.name: {group.name, *group.within, *(child.name for child in nested[group.name])} for group in spec.groups
     }
     placed: set[str] = set()
     waiting = {group.name: group for group in spec.groups}
-    permutation, current = spec.identity(), dict(b)
-
-    def anchored(name: str, slot: Slot) -> bool:
-        return slot.learned and on_tensor[slot.tensor] <= placed | family[name]
+    state = WeightSimilarity(spec, a, b, spec.identity())
 
     def described(name: str) -> float:
         """Anchored numbers per unit."""
-        slots = [slot for slot in waiting[name].slots if anchored(name, slot)]
+        slots = [s for s in waiting[name].slots if s.tensor in a and on_tensor[s.tensor] <= placed | family[name]]
         return sum(a[s.tensor].numel() / a[s.tensor].shape[s.dim] * s.repeat * s.block for s in slots)
 
     while waiting:
         name = max(waiting, key=described)
-        permutation = reassign(spec, waiting[name], permutation, a, current, partial(anchored, name))
-        for done in (name, *(child.name for child in nested_groups(spec, waiting[name]))):
+        group, known = waiting[name], placed | family[name]
+
+        def anchored(slot: Slot, known: set[str] = known) -> bool:
+            return on_tensor[slot.tensor] <= known
+
+        step = reassign(spec, group, state.permutation, state.units(group, anchored), state.blocks(group, anchored))
+        for done in (name, *(child.name for child in nested[name])):
             placed.add(done)
             waiting.pop(done, None)
-        current = spec.apply(b, permutation)
-    return permutation
+        state.move(group, step.permutation, step.relative)
+    return state.permutation
 
 
-def _descend(
+def descend(
     spec: PermutationSpec,
     a: Mapping[str, Tensor],
     b: Mapping[str, Tensor],
     start: Permutation,
+    name: str,
     generator: torch.Generator,
-) -> Matching:
-    """Return where coordinate descent from ``start`` ends."""
-    permutation = start
-    current = spec.apply(b, start)
-    scale = 1 + abs(inner(a, current))
-    touched = {group.name: _tensors_moved_by(spec, group) for group in spec.groups}
-    sweeps, improved = 0, True
-    while improved and sweeps < MOST_SWEEPS:
-        improved = False
-        sweeps += 1
+) -> Descent:
+    """Return where coordinate descent on ⟨a, π·b⟩ from ``start`` ends."""
+    state = WeightSimilarity(spec, a, b, start)
+    exact = all(tensor.dtype == torch.float64 for tensor in a.values())
+    slack = (1e-13 if exact else 1e-7) * (1 + sum(float(a[k].norm()) * float(b[k].norm()) for k in a))
+    objectives = [state.objective()]
+    neighbours = _neighbours(spec, state)
+    waiting = {group.name for group in spec.groups if state.touched[group.name]}
+    while waiting and len(objectives) <= MOST_SWEEPS:
         for k in torch.randperm(len(spec.groups), generator=generator).tolist():
             group = spec.groups[k]
-            proposal = reassign(spec, group, permutation, a, current, lambda slot: slot.learned)
-            moved = spec.apply({name: b[name] for name in touched[group.name]}, proposal)
-            gain = inner(moved, a) - inner({name: current[name] for name in moved}, a)
-            if gain > 1e-12 * scale:
-                permutation, improved = proposal, True
-                current.update(moved)
-    objective = inner(a, current)
-    return Matching(permutation, objective, objective, sweeps, (objective,))
+            if group.name not in waiting:
+                continue
+            waiting.discard(group.name)
+            step = reassign(spec, group, state.permutation, state.units(group), state.blocks(group))
+            if state.gain(group, step.permutation, step.gain) > slack:
+                state.move(group, step.permutation, step.relative)
+                waiting |= neighbours[group.name]
+        objectives.append(state.objective())
+        if objectives[-1] < objectives[-2] - 10 * len(spec.groups) * slack:
+            raise AssertionError(f"weight matching: the objective fell from {objectives[-2]} to {objectives[-1]}")
+    return Descent(name, state.permutation, tuple(objectives), not waiting)
 
 
-def _tensors_moved_by(spec: PermutationSpec, group: UnitGroup) -> set[str]:
-    """Return the learned tensors in which ``group``, or a group inside its units, has slots."""
-    return {
-        slot.tensor
-        for other in spec.groups
-        if other is group or group.name in other.within
-        for slot in other.slots
-        if slot.learned
-    }
+def _neighbours(spec: PermutationSpec, state: WeightSimilarity) -> dict[str, set[str]]:
+    """Return, per group, those whose similarity changes when it moves; itself only where it meets itself."""
+    found = {}
+    for group in spec.groups:
+        touched = state.touched[group.name]
+        found[group.name] = {
+            other.name
+            for other in spec.groups
+            if touched & state.touched[other.name] and (other is not group or state.meets_itself(group))
+        }
+    return found
 
 
-def inner(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
-    """Return ⟨a, b⟩ over the tensors of ``a``."""
-    return float(sum(torch.sum(tensor * b[name]) for name, tensor in a.items()))
-
-
-def _learned(spec: PermutationSpec, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the learned tensors that have slots, once each, in float64."""
+def counted(spec: PermutationSpec, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the learned tensors that have slots, once each, as they are stored."""
     names = {slot.tensor for group in spec.groups for slot in group.slots if slot.learned}
-    return {name: weights[name].detach().to("cpu", torch.float64) for name in weights if name in names}
+    return {name: weights[name].detach() for name in weights if name in names}
+
+
+def merged_norms(
+    tensors: Mapping[str, Tensor], weights: Mapping[str, Tensor], layers: Sequence[Layer]
+) -> dict[str, Tensor]:
+    """Return ``tensors`` with every layer that a BatchNorm follows replaced by what both compute together.
+
+    γ·(W·x + b − μ)/√(σ² + ε) + β = W'·x + b': W' stands in W's place and b' in β's, and b and γ no longer count.
+    """
+    result = dict(tensors)
+    uses = [layer.weight for layer in layers]
+    for layer in layers:
+        norm = layer.norm
+        if norm is None or uses.count(layer.weight) > 1 or layer.weight not in result:
+            continue
+        weight = _wide(weights[layer.weight])
+        scale = (_wide(weights[norm.variance]) + norm.epsilon).rsqrt()
+        if norm.weight is not None:
+            scale = scale * _wide(weights[norm.weight])
+            result.pop(norm.weight, None)
+        shift = -_wide(weights[norm.mean])
+        if layer.bias is not None:
+            shift = shift + _wide(weights[layer.bias])
+            result.pop(layer.bias, None)
+        shape = [1] * weight.ndim
+        shape[layer.out] = -1
+        result[layer.weight] = weight * scale.reshape(shape)
+        if norm.bias is not None and norm.bias in result:
+            result[norm.bias] = _wide(weights[norm.bias]) + scale * shift
+    return result
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    return tensor.detach() if tensor.dtype == torch.float64 else tensor.detach().float()

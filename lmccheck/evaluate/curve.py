@@ -83,7 +83,7 @@ class Evaluator:
 
     def _probe(self) -> None:
         """Refuse a network whose output is random, or does not follow the weights it is given (a cached fusion)."""
-        inputs = _cut(self.batches[0].inputs, 0, 2)
+        inputs = cut(self.batches[0].inputs, 0, 2)
         where = f"{self.pair.data.origin}, first samples"
 
         def outputs(weights: Mapping[str, Tensor]) -> list[Tensor]:
@@ -199,7 +199,7 @@ def rebatched(data: Data, most: int | None = None) -> tuple[Batch, ...]:
     if count == 1:
         return data.batches
     edges = [round(k * whole.samples / count) for k in range(count + 1)]
-    return tuple(Batch(_cut(whole.inputs, start, stop), whole.targets[start:stop]) for start, stop in pairwise(edges))
+    return tuple(Batch(cut(whole.inputs, start, stop), whole.targets[start:stop]) for start, stop in pairwise(edges))
 
 
 def _flat(inputs: Any) -> list[Any]:
@@ -208,13 +208,14 @@ def _flat(inputs: Any) -> list[Any]:
     return list(inputs) if isinstance(inputs, (tuple, list)) else [inputs]
 
 
-def _cut(inputs: Any, start: int, stop: int) -> Any:
+def cut(inputs: Any, start: int, stop: int) -> Any:
+    """Return samples ``start`` to ``stop`` of a batch's inputs."""
     if isinstance(inputs, Tensor):
         return inputs[start:stop]
     if isinstance(inputs, dict):
-        return {key: _cut(value, start, stop) for key, value in inputs.items()}
+        return {key: cut(value, start, stop) for key, value in inputs.items()}
     if isinstance(inputs, (tuple, list)):
-        return type(inputs)(_cut(value, start, stop) for value in inputs)
+        return type(inputs)(cut(value, start, stop) for value in inputs)
     return inputs
 
 

@@ -79,6 +79,7 @@ class Analysis:
         self.consumed: dict[
             str, list[Axis]
         ] = {}  # parameter -> the axes of it that are read (its incoming side), per use
+        self.readers: set[fx.Node] = set()  # ops in which weights read an activation
         self.uses: dict[str, int] = {}  # parameter -> how often it is used other than to be viewed
         self.binding: list[tuple[Axis, Reason]] = []  # axes whose positions an op combines other than by weights
         self.records: list[tuple[Axis, ...]] = []
@@ -393,6 +394,7 @@ class Op:
     def consumes(self, symbol: Symbol, axis: Axis) -> None:
         """Note that ``axis`` is the incoming side of the parameter behind ``symbol``."""
         if symbol.param is not None:
+            self.analysis.readers.add(self.node)
             self.analysis.consumed.setdefault(symbol.param, []).append(axis)
         else:
             self.binds(axis, "the outgoing weights are computed from others")

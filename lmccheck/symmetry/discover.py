@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -13,11 +15,22 @@ from lmccheck.module import overlapping_names
 from lmccheck.symmetry.analysis import Analysis, leaves
 from lmccheck.symmetry.axes import Factor, Reason, axis_size, expand, segments
 from lmccheck.symmetry.rules import RULES
+from lmccheck.symmetry.sites import Layer, Site, find_sites, layers
 from lmccheck.symmetry.spec import Frozen, Part, PermutationSpec, Piece, Slot, UnitGroup, slots_of
-from lmccheck.symmetry.trace import trace
+from lmccheck.symmetry.trace import Trace, trace
 
 Families = dict[Factor, dict[Factor, dict[int, Factor]]]
 Strided = tuple[Factor, int]
+
+
+@dataclass(frozen=True)
+class Derived:
+    """A traced network: its permutation spec, where a run shows each group's units, and its layers."""
+
+    spec: PermutationSpec
+    trace: Trace = field(repr=False)
+    sites: Mapping[str, tuple[Site, ...]] = field(repr=False)
+    layers: tuple[Layer, ...] = field(repr=False)
 
 
 def discover_symmetry(module: nn.Module, example_inputs: tuple[Any, ...]) -> PermutationSpec:
@@ -33,6 +46,11 @@ def discover_symmetry(module: nn.Module, example_inputs: tuple[Any, ...]) -> Per
     >>> [(group.name, group.size) for group in discover_symmetry(net, (torch.zeros(2, 2),)).groups]
     [('0', 3)]
     """
+    return derive(module, example_inputs).spec
+
+
+def derive(module: nn.Module, example_inputs: tuple[Any, ...]) -> Derived:
+    """Trace a network and return its permutation spec with what else the trace says; raises as discover_symmetry."""
     if not isinstance(module, nn.Module):
         raise SourceError(f"discover_symmetry: got {type(module).__name__}, expected a torch.nn.Module")
     if not isinstance(example_inputs, tuple):
@@ -56,13 +74,9 @@ def discover_symmetry(module: nn.Module, example_inputs: tuple[Any, ...]) -> Per
     layouts: dict[str, dict[int, tuple[Piece, ...]]] = {}
     frozen: list[Frozen] = []
     for (name, dim), pieces in strided.items():
-        built = []
-        for start, factors in pieces:
+        for _, factors in pieces:
             frozen += _frozen(name, dim, [factor for factor, _ in factors if factor.size > 1], names)
-            parts = tuple(Part(names.get(factor), factor.size, stride) for factor, stride in factors)
-            if any(part.group for part in parts):
-                built.append(Piece(start, parts))
-        if built:
+        if built := _grouped(analysis.params[name].axes[dim], families=families, names=names):
             layouts.setdefault(name, {})[dim] = tuple(built)
     consumed = {
         name: analysis.inside(leaf for axis in axes for leaf in leaves(axis))
@@ -94,7 +108,19 @@ def discover_symmetry(module: nn.Module, example_inputs: tuple[Any, ...]) -> Per
         )
         for factor, group in names.items()
     ]
-    return PermutationSpec(tuple(groups), _merge(frozen), layouts, shapes, traced.tied, analysis.unruled)
+    spec = PermutationSpec(tuple(groups), _merge(frozen), layouts, shapes, traced.tied, analysis.unruled)
+    return Derived(
+        spec, traced, find_sites(analysis, partial(_grouped, families=families, names=names)), layers(traced)
+    )
+
+
+def _grouped(axis: Sequence[Factor], *, families: Families, names: Mapping[Factor, str]) -> list[Piece]:
+    """Return the pieces of an axis in which a group has units."""
+    built = (
+        Piece(start, tuple(Part(names.get(factor), factor.size, stride) for factor, stride in factors))
+        for start, factors in _pieces(axis, families)
+    )
+    return [piece for piece in built if any(part.group for part in piece.parts)]
 
 
 def _complete(analysis: Analysis) -> Families:

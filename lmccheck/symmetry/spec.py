@@ -125,6 +125,8 @@ class Slot:
 
     def units(self, tensor: Tensor, outer: Sequence[str] = ()) -> Tensor:
         """Return what the units own of ``tensor``: (copies, size, everything else), one copy per ``outer`` position."""
+        if len(self.piece.parts) == 1 and not outer and tensor.shape[self.dim] == self.size:
+            return tensor.movedim(self.dim, 0).reshape(1, self.size, -1)  # all of a dimension: a view of a matrix
         inside = [name for name in outer if name not in self.across]
         views: dict[int, tuple[Tensor, list[str]]] = {self.dim: (self._grid(inside), [*inside, "", "?"])}
         for name in outer:

@@ -36,9 +36,13 @@ class Placeholder:
 class Trace:
     """A traced module: the graph, what its placeholders stand for, and which names share one tensor."""
 
-    graph: torch.fx.Graph
+    module: torch.fx.GraphModule  # runs on its placeholders' values, in order
     placeholders: dict[str, Placeholder]
     tied: dict[str, str]  # every state-dict name -> the name its storage is known by
+
+    @property
+    def graph(self) -> torch.fx.Graph:
+        return self.module.graph
 
 
 @dataclass(frozen=True)
@@ -121,7 +125,7 @@ def trace(module: nn.Module, example_inputs: tuple[Any, ...], known: Collection[
             _KINDS.get(spec.kind, "constant"), target, held, value.clone() if isinstance(value, torch.Tensor) else None
         )
     _release(twin)
-    return Trace(program.graph, placeholders, tied_names(module))
+    return Trace(program.graph_module, placeholders, tied_names(module))
 
 
 @cache

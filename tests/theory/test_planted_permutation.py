@@ -10,7 +10,7 @@ from networks import NETWORKS
 from torch import nn
 
 import lmccheck
-from lmccheck.align.weights import inner, match
+from lmccheck.align.weights import match
 from lmccheck.evaluate.forward import outputs_of, randomised
 
 CHAINS = [
@@ -112,7 +112,7 @@ def test_matching_never_lowers_its_objective(name: str, seed: int) -> None:
     learned = {s.tensor for g in spec.groups for s in g.slots if s.learned}
     moved = spec.apply(b, found.permutation)
     assert found.objective >= found.objective_before
-    assert found.objective == pytest.approx(inner({k: a[k] for k in learned}, moved), rel=1e-12)
+    assert found.objective == pytest.approx(float(sum((a[k] * moved[k]).sum() for k in learned)), rel=1e-12)
     assert match(spec, a, b, seed=seed).objective == found.objective
 
 
@@ -126,8 +126,8 @@ def test_a_wide_residual_stream_is_placed_before_what_hangs_on_it() -> None:
     spec = lmccheck.discover_symmetry(module, (torch.randn(2, 5, 8),))
     theta = randomised(module, 1)
     planted = spec.apply(theta, spec.random(2))
-    missed = match(spec, theta, planted, seed=0, starts=1)
     found = match(spec, theta, planted, seed=0, starts=2)
+    missed = next(descent for descent in found.descents if descent.start == "identity")
     back = spec.apply(planted, found.permutation)
     assert all(torch.equal(back[k], theta[k]) for k in theta)
     assert missed.objective < found.objective / 2

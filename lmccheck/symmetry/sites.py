@@ -1,0 +1,153 @@
+"""Where a run of the traced network shows what the weights alone do not: activations of units, inputs of layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import fx
+
+from lmccheck.symmetry.analysis import Analysis, Symbol
+from lmccheck.symmetry.axes import Axis
+from lmccheck.symmetry.spec import Piece
+from lmccheck.symmetry.trace import Trace, op_name
+
+
+@dataclass(frozen=True)
+class Site:
+    """A value of the graph in which groups have units: the ``piece`` of dimension ``dim`` of what ``node`` gives.
+
+    ``read`` is True where outgoing weights read the value, False where it is what incoming weights made.
+    """
+
+    node: str
+    dim: int
+    piece: Piece
+    read: bool
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """The groups whose units the piece holds, outermost first."""
+        return tuple(part.group for part in self.piece.parts if part.group)
+
+
+@dataclass(frozen=True)
+class Norm:
+    """A BatchNorm that is all a layer's output goes to: the names of its tensors (None where it has none)."""
+
+    weight: str | None
+    bias: str | None
+    mean: str
+    variance: str
+    epsilon: float
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A linear layer or convolution: y = W·x + b, its output units along dimension ``out`` of the weight.
+
+    ``window`` holds stride, padding and dilation of a convolution, None for a linear layer; ``groups`` is 1 unless the
+    convolution is grouped. ``units`` is the dimension of the output that holds the units.
+    """
+
+    node: str
+    source: str  # the node whose value it reads
+    weight: str
+    bias: str | None
+    out: int
+    units: int
+    window: tuple[Any, Any, Any] | None
+    groups: int
+    norm: Norm | None
+
+
+def find_sites(analysis: Analysis, pieces: Callable[[Axis], Sequence[Piece]]) -> dict[str, tuple[Site, ...]]:
+    """Return, per group, where its units can be seen: what is read of them, else what is made."""
+    found: dict[tuple[str, int, Piece], Site] = {}
+
+    def see(node: fx.Node, read: bool) -> None:
+        value = analysis.values.get(node)
+        if not isinstance(value, Symbol) or value.param is not None or node.graph is not analysis.traced.graph:
+            return
+        for dim, axis in enumerate(value.axes):
+            for piece in pieces(axis):
+                found.setdefault((node.name, dim, piece), Site(node.name, dim, piece, read))
+
+    for node in analysis.traced.graph.nodes:
+        if node in analysis.readers:
+            for source in node.all_input_nodes:
+                see(source, True)
+    read = {name for site in found.values() for name in site.groups}
+    for node in analysis.traced.graph.nodes:
+        arguments = [analysis.values.get(source) for source in node.all_input_nodes]
+        made_by_weights = any(isinstance(value, Symbol) and value.param is not None for value in arguments)
+        result = analysis.values.get(node)
+        if made_by_weights and isinstance(result, Symbol):
+            inside = {part.group for axis in result.axes for piece in pieces(axis) for part in piece.parts}
+            if inside - read - {None}:
+                see(node, False)
+    by_group: dict[str, list[Site]] = {}
+    for site in found.values():
+        for name in site.groups:
+            if site.read or name not in read:
+                by_group.setdefault(name, []).append(site)
+    return {name: tuple(sites) for name, sites in by_group.items()}
+
+
+def layers(traced: Trace) -> tuple[Layer, ...]:
+    """Return the linear layers and convolutions whose weights the graph takes as they are stored, in order."""
+    found = []
+    for node in traced.graph.nodes:
+        layer = _layer(node, traced) if node.op == "call_function" else None
+        if layer is not None:
+            found.append(layer)
+    return tuple(found)
+
+
+def _layer(node: fx.Node, traced: Trace) -> Layer | None:
+    name = op_name(node.target)
+    arguments: list[Any] = [*node.args, *([None] * 9)]
+    source, weight, bias = arguments[:3]
+    out, units, window, groups = 0, -1, None, 1
+    if name == "aten.addmm" and not node.kwargs:
+        bias, source, weight = arguments[:3]
+        out = 1
+    elif name in ("aten.conv1d", "aten.conv2d", "aten.conv3d"):
+        window = (arguments[3] or 1, arguments[4] or 0, arguments[5] or 1)
+        units, groups = 1, arguments[6] or 1
+    elif name != "aten.linear":
+        return None
+    stored, held = _stored(weight, traced), _stored(bias, traced)
+    if stored is None or (bias is not None and held is None) or not isinstance(source, fx.Node):
+        return None
+    if _stored(source, traced) is not None or (window is not None and isinstance(window[1], str)):
+        return None
+    return Layer(node.name, source.name, stored, held, out, units, window, groups, _norm(node, traced))
+
+
+def _norm(node: fx.Node, traced: Trace) -> Norm | None:
+    """Return the BatchNorm that alone takes what ``node`` gives."""
+    user = next(iter(node.users), None)
+    if user is None or len(node.users) != 1 or user.args[0] is not node:
+        return None
+    arguments: list[Any] = list(user.args)
+    name = op_name(user.target)
+    live = name == "aten.batch_norm" and arguments[5]
+    if live or name not in ("aten.batch_norm", "aten._native_batch_norm_legit_no_training"):
+        return None
+    epsilon = arguments[7] if name == "aten.batch_norm" else arguments[6]
+    weight, bias, mean, variance = (_stored(argument, traced) for argument in arguments[1:5])
+    if mean is None or variance is None:
+        return None
+    if any((name is None) != (given is None) for name, given in ((weight, arguments[1]), (bias, arguments[2]))):
+        return None
+    return Norm(weight, bias, mean, variance, float(epsilon))
+
+
+def _stored(argument: Any, traced: Trace) -> str | None:
+    """Return the canonical name of the stored tensor that an argument is, None where it is something else."""
+    if not isinstance(argument, fx.Node) or argument.op != "placeholder":
+        return None
+    holder = traced.placeholders[argument.name]
+    return traced.tied.get(holder.target, holder.target) if holder.stored else None
