@@ -6,7 +6,6 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,9 @@ import torch
 from torch import Tensor
 
 from lmccheck import checkpoint
-from lmccheck.align import weights as weight_matching
-from lmccheck.align.activations import match_activations
-from lmccheck.align.method import Found, Method, Problem
-from lmccheck.align.transport import match_transport
+from lmccheck.align.method import Problem
+from lmccheck.align.methods import METHODS as METHODS
+from lmccheck.align.methods import solve
 from lmccheck.errors import LmcError, SymmetryError, nearest
 from lmccheck.evaluate.curve import function_deviation
 from lmccheck.pair import ModelPair
@@ -73,30 +71,6 @@ class Alignment:
         }
 
 
-def _weight_matching(problem: Problem) -> Found:
-    layers = problem.derived.layers if problem.derived is not None else ()
-    more = {}
-    if problem.derived is not None and problem.pair.calibration is not None:
-        more["activations"] = match_activations(problem, samples=STARTING_SAMPLES).permutation
-    pair = problem.pair
-    found = weight_matching.match(problem.spec, pair.theta_a, pair.theta_b, seed=problem.seed, layers=layers, more=more)
-    descents = [
-        {"start": d.start, "objective": d.objective, "sweeps": len(d.objectives) - 1, "converged": d.converged}
-        for d in found.descents
-    ]
-    facts = {"objective_before": found.objective_before, "start": found.best.start, "descents": descents}
-    return Found(found.permutation, found.objective, facts)
-
-
-STARTING_SAMPLES = 1024  # of calibration data, to begin weight matching from an activation match
-METHODS: dict[str, Method] = {
-    "weight-matching": _weight_matching,
-    "activation-matching": match_activations,
-    "transport": match_transport,
-    "transport-both": partial(match_transport, outgoing=True),
-}
-
-
 def align(pair: ModelPair, method: str = "weight-matching", *, seed: int = 0) -> Alignment:
     """Permute θ_B's hidden units towards θ_A's and return the Alignment.
 
@@ -135,7 +109,7 @@ def _spec_origin(pair: ModelPair) -> str:
 
 def _align(pair: ModelPair, method: str, seed: int) -> Alignment:
     spec, spec_deviation = verified_spec(pair)
-    found = METHODS[method](Problem(pair, spec, seed, pair.cache.get("derived")))
+    found = solve(Problem(pair, spec, seed, pair.cache.get("derived")), method)
     aligned = spec.apply(pair.theta_b, found.permutation)
     deviation = function_deviation(pair, pair.theta_b, aligned)
     if not deviation <= TOLERANCE:

@@ -49,6 +49,11 @@ class WeightSimilarity:
         }
         self._twice = {group.name: self._self_coupled(group) for group in spec.groups}
 
+    def aim(self, a: Mapping[str, Tensor]) -> None:
+        """Compare θ_B with other weights from now on."""
+        self.a = a
+        self._kept.clear()
+
     def current(self, name: str) -> Tensor:
         """Return one tensor of θ_B as it now lies."""
         if name in self._current:

@@ -2,11 +2,12 @@
 
 Git Re-Basin, Algorithm 1 (Ainsworth et al. 2023): maximise ⟨θ_A, π·θ_B⟩ by coordinate descent over unit groups, each
 step a linear assignment with all other groups held fixed. On the permutation spec it needs no knowledge of the network.
-Differs in three ways. Where a BatchNorm follows a layer, the layer is matched by what both compute together, since the
-scale of its weights alone means nothing. Descents start from several places, the identity, an *anchored* assignment
-that first places the groups known through inputs, outputs and groups already placed, an activation match where there
-is calibration data, and random ones; the best objective is kept. From the identity alone, the groups of a wide network
-lock onto each other's noise before the residual stream is placed, and a planted permutation is missed.
+Differs in two ways. Where a BatchNorm follows a layer the scale of a unit's incoming weights means nothing, and the
+BatchNorm's own vectors, alike in all networks, would drown the rest: units are matched by the direction of their
+weights alone. Descents start from several places, the identity, an *anchored* assignment that first places the groups
+known through inputs, outputs and groups already placed, an activation match where there is calibration data, and random
+ones; the best objective is kept. From the identity alone, the groups of a wide network lock onto each other's noise
+before the residual stream is placed, and a planted permutation is missed.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lmccheck.align.activations import match_activations
+from lmccheck.align.method import Found, Problem
+from lmccheck.align.norms import rows_alone
 from lmccheck.align.reassign import nested_groups, reassign
 from lmccheck.align.similarity import WeightSimilarity
 from lmccheck.symmetry.sites import Layer
@@ -61,6 +65,25 @@ class Matching:
         return self.best.objective
 
 
+STARTING_SAMPLES = 1024  # of calibration data, to begin a descent from an activation match
+
+
+def match_weights(problem: Problem) -> Found:
+    """Return the permutation of the best descent; ``facts`` tell how each of them went."""
+    pair, derived = problem.pair, problem.derived
+    more = {}
+    if derived is not None and pair.calibration is not None:
+        more["activations"] = match_activations(problem, samples=STARTING_SAMPLES).permutation
+    layers = derived.layers if derived is not None else ()
+    found = match(problem.spec, pair.theta_a, pair.theta_b, seed=problem.seed, layers=layers, more=more)
+    descents = [
+        {"start": d.start, "objective": d.objective, "sweeps": len(d.objectives) - 1, "converged": d.converged}
+        for d in found.descents
+    ]
+    facts = {"objective_before": found.objective_before, "start": found.best.start, "descents": descents}
+    return Found(found.permutation, found.objective, facts)
+
+
 def match(
     spec: PermutationSpec,
     theta_a: Mapping[str, Tensor],
@@ -73,13 +96,13 @@ def match(
 ) -> Matching:
     """Match θ_B to θ_A by ``starts`` descents and keep the best.
 
-    Only learned tensors count: running statistics follow their channels, and steer only through the BatchNorm they
-    belong to. ``layers`` says which BatchNorms to take together with their layers; ``more`` gives further starts by
+    Only learned tensors count; ``layers`` says which layers a BatchNorm follows, of which only the direction of each
+    unit's incoming weights counts. ``more`` gives further starts by
     name. Every descent visits all groups in a seeded random order until none improves; a step is taken only if it
     raises the objective, which therefore never falls. By default there are up to eight descents, fewer the larger the
     network, and at least one from the identity and one from the anchored assignment.
     """
-    a, b = (merged_norms(counted(spec, theta), theta, layers) for theta in (theta_a, theta_b))
+    a, b = (rows_alone(counted(spec, theta), layers) for theta in (theta_a, theta_b))
     if starts is None:
         size = sum(tensor.numel() for tensor in a.values())
         starts = min(MOST_STARTS, max(2 + len(more or ()), START_BUDGET // max(1, size)))
@@ -199,37 +222,3 @@ def counted(spec: PermutationSpec, weights: Mapping[str, Tensor]) -> dict[str, T
     """Return the learned tensors that have slots, once each, as they are stored."""
     names = {slot.tensor for group in spec.groups for slot in group.slots if slot.learned}
     return {name: weights[name].detach() for name in weights if name in names}
-
-
-def merged_norms(
-    tensors: Mapping[str, Tensor], weights: Mapping[str, Tensor], layers: Sequence[Layer]
-) -> dict[str, Tensor]:
-    """Return ``tensors`` with every layer that a BatchNorm follows replaced by what both compute together.
-
-    γ·(W·x + b − μ)/√(σ² + ε) + β = W'·x + b': W' stands in W's place and b' in β's, and b and γ no longer count.
-    """
-    result = dict(tensors)
-    uses = [layer.weight for layer in layers]
-    for layer in layers:
-        norm = layer.norm
-        if norm is None or uses.count(layer.weight) > 1 or layer.weight not in result:
-            continue
-        weight = _wide(weights[layer.weight])
-        scale = (_wide(weights[norm.variance]) + norm.epsilon).rsqrt()
-        if norm.weight is not None:
-            scale = scale * _wide(weights[norm.weight])
-            result.pop(norm.weight, None)
-        shift = -_wide(weights[norm.mean])
-        if layer.bias is not None:
-            shift = shift + _wide(weights[layer.bias])
-            result.pop(layer.bias, None)
-        shape = [1] * weight.ndim
-        shape[layer.out] = -1
-        result[layer.weight] = weight * scale.reshape(shape)
-        if norm.bias is not None and norm.bias in result:
-            result[norm.bias] = _wide(weights[norm.bias]) + scale * shift
-    return result
-
-
-def _wide(tensor: Tensor) -> Tensor:
-    return tensor.detach() if tensor.dtype == torch.float64 else tensor.detach().float()

@@ -1,0 +1,47 @@
+"""The loss barrier on calibration data: by which alignments are chosen, so that no verdict's data is looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from torch import Tensor
+
+from lmccheck.errors import SourceError
+from lmccheck.evaluate.curve import Evaluator, cut, interpolate
+from lmccheck.pair import ModelPair
+from lmccheck.sources import Batch, Data
+
+SAMPLES = 2048
+POINTS = (0.25, 0.5, 0.75)
+
+
+class CalibrationBarrier:
+    """max_t L(θ_t) − [(1−t)L(θ_A) + tL(θ_B)] over a few t, on the first samples of a pair's calibration data."""
+
+    def __init__(self, pair: ModelPair) -> None:
+        if pair.calibration is None:
+            raise SourceError(f"pair {pair.name}: no calibration data; mend: give `calibration`")
+        self._evaluator = Evaluator(replace(pair, data=_first(pair.calibration), cache={}))
+        self._a = self._evaluator.weights(pair.theta_a)
+        ends = (self._a, self._evaluator.weights(pair.theta_b))
+        self._ends = [self._evaluator.measure(end, reestimate=False, label="an endpoint").loss for end in ends]
+
+    def __call__(self, weights: Mapping[str, Tensor]) -> float:
+        """Return the barrier between θ_A and ``weights``, in the loss's unit; never below 0."""
+        target = self._evaluator.weights(weights)
+        worst = 0.0
+        for t in POINTS:
+            merged = interpolate(self._a, target, t)
+            loss = self._evaluator.measure(merged, reestimate=True, label=f"the network at t = {t}").loss
+            excess = loss - (1 - t) * self._ends[0] - t * self._ends[1]
+            worst = max(worst, excess) if excess == excess else float("inf")
+        return worst
+
+
+def _first(data: Data) -> Data:
+    """Return at most SAMPLES samples; batches of a user's own as they came."""
+    if not data.rebatch or data.samples <= SAMPLES:
+        return data
+    whole = data.batches[0]
+    return Data((Batch(cut(whole.inputs, 0, SAMPLES), whole.targets[:SAMPLES]),), data.origin, True)

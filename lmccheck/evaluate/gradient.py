@@ -1,0 +1,81 @@
+"""Losses that autograd can follow to the weights, on calibration data; BatchNorm takes each batch's statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+
+from lmccheck.errors import SourceError
+from lmccheck.evaluate.batchnorm import tracked
+from lmccheck.evaluate.curve import cut, upcast, working_dtype
+from lmccheck.evaluate.forward import Runner, exact_float32
+from lmccheck.sources import Batch, Data
+
+if TYPE_CHECKING:
+    from lmccheck.pair import ModelPair
+
+
+class Gradient:
+    """The mean loss of a pair's network at given weights on a batch, as a function that autograd can follow."""
+
+    def __init__(self, pair: ModelPair) -> None:
+        self.pair = pair
+        self.dtype = working_dtype(pair.theta_a, pair.theta_b)
+        self.runner = Runner(pair.module, pair.torch_device, self.dtype)
+        for layer in tracked(self.runner.module):
+            layer.train()
+
+    def weights(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return weights on the device, in the working dtype."""
+        return upcast(state, self.dtype, self.pair.torch_device)
+
+    def loss(self, weights: Mapping[str, Tensor], batch: Batch) -> Tensor:
+        """Return the mean loss at ``weights``, a scalar; buffers are taken as copies, since BatchNorm writes to them.
+
+        Raises SourceError where the network or the loss cannot be differentiated.
+        """
+        learned = {name for name, _ in self.runner.module.named_parameters(remove_duplicate=False)}
+        given = {name: value if name in learned else value.detach().clone() for name, value in weights.items()}
+        inputs = self.runner.cast(batch.inputs)
+        arguments = tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)
+        device = self.runner.device
+        targets = (
+            batch.targets.to(device, self.dtype) if batch.targets.is_floating_point() else batch.targets.to(device)
+        )
+        try:
+            with torch.enable_grad(), exact_float32():
+                outputs = functional_call(self.runner.module, given, arguments)
+                return self.pair.loss.function(outputs, targets).mean()
+        except RuntimeError as error:
+            said = (str(error).strip() or "no message").splitlines()[0]
+            raise SourceError(f"pair {self.pair.name}: differentiating its loss raised {said}") from error
+
+
+def endless_batches(data: Data, size: int, seed: int) -> Iterator[Batch]:
+    """Yield batches of ``size`` samples in a seeded random order, over and over; those of a user's own as they are."""
+    generator = torch.Generator().manual_seed(seed)
+    whole = data.batches[0]
+    while True:
+        if not data.rebatch:
+            for k in torch.randperm(len(data.batches), generator=generator).tolist():
+                yield data.batches[k]
+            continue
+        order = torch.randperm(whole.samples, generator=generator)
+        for start in range(0, max(1, whole.samples - size + 1), size):
+            index = order[start : start + size]
+            yield Batch(_picked(whole.inputs, index), whole.targets[index])
+
+
+def _picked(inputs: object, index: Tensor) -> object:
+    if isinstance(inputs, Tensor):
+        return inputs[index] if inputs.ndim else inputs
+    if isinstance(inputs, (tuple, list)):
+        return type(inputs)(_picked(value, index) for value in inputs)
+    return inputs
+
+
+__all__ = ["Gradient", "cut", "endless_batches"]
