@@ -63,8 +63,8 @@ def assign(similarity: Tensor, *, exact_to: int = 4096, tolerance: float = 1e-6)
 
     ``similarity``: (n, n), finite, any device and number type; read in place where n > ``exact_to``, on its own device.
     There the search ends once ``gap`` ≤ ``tolerance`` · min(abs(value), value − n · min similarity), or at the optimum
-    up to 1e-11 · n · (max − min); if neither comes within bounded work, and where n ≤ ``exact_to``, scipy solves a float64
-    copy exactly. Raises LmcError if the matrix is not square or not finite.
+    up to 1e-11 · n · (max − min). If neither comes within bounded work, and where n ≤ ``exact_to``, scipy solves a
+    float64 copy exactly. Raises LmcError if the matrix is not square or not finite.
     """
     similarity = similarity.detach()
     if similarity.ndim != 2 or len(similarity) != similarity.shape[1]:

@@ -54,6 +54,12 @@ class WeightSimilarity:
         self.a = a
         self._kept.clear()
 
+    def rebase(self, b: Mapping[str, Tensor]) -> None:
+        """Take other weights for θ_B from now on, under the same permutation."""
+        self.b = {name: tensor.detach() for name, tensor in b.items()}
+        self._current.clear()
+        self._kept.clear()
+
     def current(self, name: str) -> Tensor:
         """Return one tensor of θ_B as it now lies."""
         if name in self._current:
