@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ import torch
 from torch import Tensor
 
 from lmccheck import checkpoint
-from lmccheck.align.method import Problem
+from lmccheck.align.beyond.api import chosen_kinds, go_beyond
+from lmccheck.align.method import Found, Problem
 from lmccheck.align.methods import METHODS as METHODS
 from lmccheck.align.methods import solve
 from lmccheck.errors import LmcError, SymmetryError, nearest
@@ -29,7 +31,8 @@ from lmccheck.symmetry.verify import TOLERANCE, require
 class Alignment:
     """θ_B permuted towards θ_A.
 
-    ``weights`` are θ_B's own numbers in its own dtypes, permuted; ``objective`` is what the method maximised;
+    ``weights`` are θ_B's own numbers in its own dtypes, permuted; with maps ``beyond`` permutations they are computed,
+    and float64. ``stored`` are θ_B's own dtypes. ``objective`` is what the method maximised;
     ``function_deviation`` is max |f(π·θ_B) − f(θ_B)| / (1 + max |f|) on evaluation data in float64, at most 1e-9;
     ``spec_deviation`` the same on random weights and random permutations.
     """
@@ -44,11 +47,15 @@ class Alignment:
     spec_deviation: float
     facts: dict[str, Any] = field(repr=False)
     metadata: dict[str, str] = field(repr=False)
+    beyond: tuple[str, ...] = ()
+    stored: dict[str, torch.dtype] = field(default_factory=dict, repr=False)
 
     @property
     def is_identity(self) -> bool:
         """True when no unit moved."""
-        return all(torch.equal(p, torch.arange(p.shape[-1]).expand_as(p)) for p in self.permutation.values())
+        return not self.beyond and all(
+            torch.equal(p, torch.arange(p.shape[-1]).expand_as(p)) for p in self.permutation.values()
+        )
 
     def summary(self) -> dict[str, Any]:
         """Return what a report says about this alignment; JSON-able."""
@@ -57,6 +64,7 @@ class Alignment:
             "method": self.method,
             "seed": self.seed,
             "objective": self.objective,
+            "beyond": list(self.beyond),
             **self.facts,
             "groups": {
                 g.name: {"size": g.size, "copies": g.copies, "share_moved": moved[g.name]} for g in self.spec.groups
@@ -71,18 +79,26 @@ class Alignment:
         }
 
 
-def align(pair: ModelPair, method: str = "weight-matching", *, seed: int = 0) -> Alignment:
+def align(
+    pair: ModelPair, method: str = "weight-matching", *, seed: int = 0, beyond: str | Collection[str] = ()
+) -> Alignment:
     """Permute θ_B's hidden units towards θ_A's and return the Alignment.
+
+    ``method``: one of METHODS. ``beyond``: ``"all"`` or some of ``rescaling`` (positive, per unit), ``sign-flips``,
+    ``head-maps`` (invertible, on query/key and value/output dimensions) and ``stream-rotation`` (of a residual stream
+    read through LayerNorm or RMSNorm; Theus et al. 2025); each is used where it is verified to keep the function.
 
     The permutation spec is derived from the network, verified in float64 on random weights, and the aligned weights are
     compared with θ_B on the pair's data before they are returned: an alignment that changes the function is never
-    handed out. Raises SymmetryError, UnsupportedArchitecture, or LmcError for an unknown method.
+    handed out. Raises SymmetryError, UnsupportedArchitecture, SourceError where a method needs calibration data and
+    there is none, or LmcError for an unknown method or map.
     """
     if method not in METHODS:
         raise LmcError(f"align: unknown method {method!r}{nearest(method, METHODS)}; expected one of {sorted(METHODS)}")
-    key = ("alignment", method, seed)
+    kinds = chosen_kinds(beyond)
+    key = ("alignment", method, seed, kinds)
     if key not in pair.cache:
-        pair.cache[key] = _align(pair, method, seed)
+        pair.cache[key] = _align(pair, method, seed, kinds)
     found: Alignment = pair.cache[key]
     return found
 
@@ -107,10 +123,15 @@ def _spec_origin(pair: ModelPair) -> str:
     return str(pair.description["symmetry"]["origin"])
 
 
-def _align(pair: ModelPair, method: str, seed: int) -> Alignment:
+def _align(pair: ModelPair, method: str, seed: int, kinds: tuple[str, ...]) -> Alignment:
     spec, spec_deviation = verified_spec(pair)
-    found = solve(Problem(pair, spec, seed, pair.cache.get("derived")), method)
-    aligned = spec.apply(pair.theta_b, found.permutation)
+    problem = Problem(pair, spec, seed, pair.cache.get("derived"))
+    if kinds:
+        mapped = go_beyond(problem, kinds, partial(solve, method=method))
+        found, aligned = Found(mapped.permutation, mapped.objective, {"maps": mapped.facts}), mapped.weights
+    else:
+        found = solve(problem, method)
+        aligned = spec.apply(pair.theta_b, found.permutation)
     deviation = function_deviation(pair, pair.theta_b, aligned)
     if not deviation <= TOLERANCE:
         whose = "this is a defect of lmccheck; mend: report the model, and use align = 'none' meanwhile"
@@ -131,6 +152,8 @@ def _align(pair: ModelPair, method: str, seed: int) -> Alignment:
         spec_deviation,
         {"symmetry": _spec_origin(pair), **found.facts},
         dict(pair.origins[1].metadata),
+        kinds,
+        {name: tensor.dtype for name, tensor in pair.theta_b.items()},
     )
 
 
@@ -138,15 +161,18 @@ def save_aligned(alignment: Alignment, path: str | os.PathLike[str]) -> Path:
     """Write θ_B aligned to ``path``, metadata and dtypes kept, and the permutation beside it.
 
     ``<stem>.permutation.safetensors`` holds one int64 tensor per unit group: position i took what unit ``p[i]`` of θ_B
-    was. Returns ``path``. Raises CheckpointError when it cannot be written.
+    was. What maps beyond permutations computed is rounded to θ_B's dtypes. Returns ``path``. Raises CheckpointError
+    when it cannot be written.
     """
     if not isinstance(alignment, Alignment):
         raise LmcError(f"save_aligned: got {type(alignment).__name__}, expected an Alignment; mend: set align")
     target = Path(path)
-    written = checkpoint.save(alignment.weights, target, alignment.metadata)
+    rounded = {name: tensor.to(alignment.stored.get(name, tensor.dtype)) for name, tensor in alignment.weights.items()}
+    written = checkpoint.save(rounded, target, alignment.metadata)
     facts: Mapping[str, Any] = {
         "method": alignment.method,
         "seed": alignment.seed,
+        "beyond": list(alignment.beyond),
         "objective": alignment.objective,
         "function_deviation": alignment.function_deviation,
         "within": {g.name: list(g.within) for g in alignment.spec.groups if g.within},

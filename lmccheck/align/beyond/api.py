@@ -10,11 +10,12 @@ from torch import Tensor
 
 from lmccheck.align.activations import ActivationSimilarity, observe
 from lmccheck.align.beyond.fit import fit, order_heads
-from lmccheck.align.beyond.freedoms import KINDS, Freedom, Trial, describe, find_freedoms
+from lmccheck.align.beyond.freedoms import KINDS, Trial, describe, find_freedoms
 from lmccheck.align.beyond.maps import Maps
-from lmccheck.align.beyond.stream import SMALLEST, Stream, find_streams, smallest_gain
+from lmccheck.align.beyond.signs import balanced, flipped
+from lmccheck.align.beyond.stream import SMALLEST, find_streams, smallest_gain
 from lmccheck.align.learned import train
-from lmccheck.align.method import Problem
+from lmccheck.align.method import Method, Problem
 from lmccheck.errors import LmcError, nearest
 from lmccheck.evaluate.calibration import CalibrationBarrier
 from lmccheck.symmetry.compose import compose
@@ -29,6 +30,7 @@ class Beyond:
 
     weights: dict[str, Tensor] = field(repr=False)
     permutation: Permutation = field(repr=False)
+    objective: float
     facts: dict[str, Any]
 
 
@@ -43,37 +45,42 @@ def chosen_kinds(beyond: str | Collection[str]) -> tuple[str, ...]:
     return tuple(kind for kind in KINDS if kind in names)
 
 
-def go_beyond(problem: Problem, start: Permutation, kinds: tuple[str, ...]) -> Beyond:
-    """Return θ_B mapped further towards θ_A than the permutation ``start`` takes it.
+def go_beyond(problem: Problem, kinds: tuple[str, ...], solve: Method) -> Beyond:
+    """Return θ_B taken towards θ_A by a permutation, found by ``solve``, and maps of the given kinds beyond it.
 
-    The maps are those verified for this network. With calibration data they are fitted to activations, then learned
-    with the permutation of the remaining groups, and whichever has the lower calibration barrier is kept, the
-    permutation alone included; without, they are fitted to weights.
+    The maps are those verified for this network. Odd units are flipped, and rescalable ones of both networks balanced,
+    before ``solve`` looks at them. With calibration data the other maps are fitted to activations, then learned with
+    the permutation of the remaining groups, and whichever has the lower calibration barrier is kept, the permutation
+    alone included; without, they are fitted to weights.
     """
-    pair, spec = problem.pair, problem.spec
+    spec = problem.spec
     derived = problem.traced("beyond permutations")
-    trial = Trial(pair.module, pair.example_inputs())
+    trial = Trial(problem.pair.module, problem.pair.example_inputs())
     freedoms = find_freedoms(derived, trial, kinds)
     streams, refused = find_streams(derived, trial) if "stream-rotation" in kinds else ([], {})
     for stream in list(streams):
-        if min(smallest_gain(stream, pair.theta_a), smallest_gain(stream, pair.theta_b)) < SMALLEST:
+        if min(smallest_gain(stream, problem.pair.theta_a), smallest_gain(stream, problem.pair.theta_b)) < SMALLEST:
             streams.remove(stream)
             refused[stream.group.name] = "a gain of its norms is almost zero, and is divided by"
-    facts: dict[str, Any] = {"kinds": list(kinds), "groups": _named(problem, freedoms, streams), "not_rotated": refused}
+    named = {**describe(freedoms), "stream-rotation": [stream.group.name for stream in streams]}
+    facts: dict[str, Any] = {"kinds": list(kinds), "groups": named, "not_rotated": refused}
+    problem = replace(problem, pair=replace(problem.pair, theta_b=flipped(problem, freedoms), cache={}))
+    found = solve(balanced(problem, freedoms))
+    facts["permutation"] = found.facts
+    start, pair = found.permutation, problem.pair
     if not freedoms and not streams:
-        return Beyond(_wide(spec.apply(pair.theta_b, start)), start, {**facts, "kept": "permutation"})
+        return Beyond(_wide(spec.apply(pair.theta_b, start)), start, found.objective, {**facts, "kept": "permutation"})
     a = _wide(pair.theta_a)
     maps = Maps(spec, freedoms, streams)
     if pair.calibration is None:
         b = _wide(spec.apply(pair.theta_b, start))
         fit(maps, a, b, None, None)
-        return Beyond(_detached(maps.apply(b, a)), start, {**facts, "kept": "fitted to weights"})
+        return Beyond(_detached(maps.apply(b, a)), start, found.objective, {**facts, "kept": "fitted to weights"})
 
     judge = CalibrationBarrier(pair)
     tried = [("permutation", _wide(spec.apply(pair.theta_b, start)), start)]
     alike = _seen(problem, start)[1]
-    order = order_heads(spec, freedoms, alike, spec.identity())
-    begun = compose(spec, start, order)
+    begun = compose(spec, start, order_heads(spec, freedoms, alike, spec.identity()))
     moments, alike = _seen(problem, begun)
     b = _wide(spec.apply(pair.theta_b, begun))
     fit(maps, a, b, moments, alike)
@@ -85,7 +92,7 @@ def go_beyond(problem: Problem, start: Permutation, kinds: tuple[str, ...]) -> B
     name, weights, permutation = tried[barriers.index(min(barriers))]
     facts["calibration_barriers"] = {name: barrier for (name, _, _), barrier in zip(tried, barriers, strict=True)}
     facts["losses_half_way"] = list(trained.losses)
-    return Beyond(weights, permutation, {**facts, "kept": name})
+    return Beyond(weights, permutation, found.objective, {**facts, "kept": name})
 
 
 def _seen(problem: Problem, permutation: Permutation) -> tuple[Any, ActivationSimilarity]:
@@ -94,10 +101,6 @@ def _seen(problem: Problem, permutation: Permutation) -> tuple[Any, ActivationSi
     moments = observe(replace(problem, pair=pair), "beyond permutations", SAMPLES)
     tables = {site: found.similarity("covariance") for site, found in moments.items()}
     return moments, ActivationSimilarity(problem.spec, problem.traced("beyond permutations").sites, tables)
-
-
-def _named(problem: Problem, freedoms: list[Freedom], streams: list[Stream]) -> dict[str, list[str]]:
-    return {**describe(problem.spec, freedoms), "stream-rotation": [stream.group.name for stream in streams]}
 
 
 def _wide(weights: dict[str, Tensor]) -> dict[str, Tensor]:

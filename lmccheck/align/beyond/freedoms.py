@@ -16,7 +16,7 @@ from torch import Tensor
 from lmccheck.align.beyond.mix import mix_group
 from lmccheck.evaluate.forward import Runner, randomised, tensors_in
 from lmccheck.symmetry.discover import Derived
-from lmccheck.symmetry.spec import PermutationSpec, Slot, UnitGroup
+from lmccheck.symmetry.spec import Slot, UnitGroup
 from lmccheck.symmetry.verify import TOLERANCE
 
 KINDS = ("rescaling", "sign-flips", "head-maps", "stream-rotation")
@@ -127,6 +127,6 @@ def _proposals(derived: Derived, group: UnitGroup) -> Iterator[tuple[tuple[Slot,
             yield slots, consumers
 
 
-def describe(spec: PermutationSpec, freedoms: list[Freedom]) -> dict[str, list[str]]:
+def describe(freedoms: list[Freedom]) -> dict[str, list[str]]:
     """Return, per kind, the groups that have it."""
     return {kind: [f.group for f in freedoms if f.kind == kind] for kind in KINDS if kind != "stream-rotation"}
