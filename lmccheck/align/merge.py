@@ -76,8 +76,8 @@ def save_merged(
 ) -> Path:
     """Write ``merged(pair, alignment, t, repair)`` to ``path``: the names, dtypes and metadata of θ_A's file.
 
-    The metadata's key ``lmccheck`` says in JSON how it was made: ``t``, ``method``, ``repair``, ``seed``, ``sha256`` of
-    both files, ``version``. Returns ``path``. Raises as ``merged``, and CheckpointError when it cannot be written.
+    The metadata's key ``lmccheck`` says in JSON how it was made: ``t``, ``method``, ``beyond``, ``repair``, ``seed``,
+    ``sha256`` of both files, ``version``. Returns ``path``. Raises as ``merged``, and CheckpointError when it cannot be written.
     """
     return write(merged(pair, alignment, t, repair), path, pair, facts(pair, alignment, t, repair))
 
@@ -96,6 +96,7 @@ def facts(pair: ModelPair, alignment: Alignment | None, t: float, repair: str) -
     return {
         "t": float(t),
         "method": "none" if alignment is None else alignment.method,
+        "beyond": [] if alignment is None else list(alignment.beyond),
         "repair": repair,
         "seed": None if alignment is None else alignment.seed,
         "sha256": {key: origin.sha256 for key, origin in zip("ab", pair.origins, strict=True)},

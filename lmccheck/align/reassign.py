@@ -8,19 +8,30 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lmccheck.align.assignment import best_assignment
+from lmccheck.align.assignment import Assignment, assign
 from lmccheck.symmetry.spec import Permutation, PermutationSpec, UnitGroup
 
-Solver = Callable[[Tensor], tuple[Tensor, float]]
+Solver = Callable[[Tensor], Assignment]
+
+EXACT_TO = 1024  # units; beyond, the certified solver is faster and leaves a gap of rounding's size
+
+
+def by_assignment(similarity: Tensor) -> Assignment:
+    """Return the best assignment: exact for small groups, with a certified gap for large ones."""
+    return assign(similarity, exact_to=EXACT_TO)
 
 
 @dataclass(frozen=True)
 class Step:
-    """A reassignment: the new permutation, its move relative to the old one, (copies, size), and what it gains."""
+    """A reassignment: the new permutation, its move relative to the old one, (copies, size), and what it gains.
+
+    ``gap`` certifies that no assignment gains more than that beyond it; 0.0 where the solver is exact.
+    """
 
     permutation: Permutation
     relative: Tensor
     gain: float
+    gap: float
 
 
 def nested_groups(spec: PermutationSpec, group: UnitGroup) -> list[UnitGroup]:
@@ -40,7 +51,7 @@ def reassign(
     permutation: Permutation,
     similarity: Tensor,
     blocks: Mapping[str, Tensor],
-    solve: Solver = best_assignment,
+    solve: Solver = by_assignment,
 ) -> Step:
     """Return ``permutation`` with one group, and the groups directly inside it, reassigned by linear assignment.
 
@@ -48,7 +59,8 @@ def reassign(
     ``blocks[child][u, v, i, j]``, (size, size, inner, inner), the same of inner units i and j. The similarity of two
     units is then their own and that of their best inner assignment, which is taken along.
     """
-    similarity = similarity.to("cpu", torch.float64 if blocks else similarity.dtype)
+    if blocks:
+        similarity = similarity.to("cpu", torch.float64, copy=True)
     now = float(similarity.diagonal(dim1=1, dim2=2).double().sum())
     nested = [child for child in spec.groups if child.name in blocks]
     choices: dict[tuple[str, int, int], Tensor] = {}
@@ -57,10 +69,11 @@ def reassign(
         now += float(block.diagonal(dim1=0, dim2=1).diagonal(dim1=0, dim2=1).double().sum())
         for u in range(group.size):
             for v in range(group.size):
-                choices[child.name, u, v], value = solve(block[u, v])
-                similarity[0, u, v] += value
+                inner = solve(block[u, v])
+                choices[child.name, u, v] = inner.permutation
+                similarity[0, u, v] += inner.value
     solved = [solve(copy) for copy in similarity]
-    relative = torch.stack([order for order, _ in solved])
+    relative = torch.stack([found.permutation for found in solved])
     result = dict(permutation)
     result[group.name] = torch.gather(permutation[group.name].reshape(group.copies, -1), 1, relative).reshape(
         group.shape
@@ -72,7 +85,8 @@ def reassign(
         old = permutation[child.name]
         rows = [old[v][choices[child.name, u, v]] for u, v in enumerate(relative[0].tolist())]
         result[child.name] = torch.stack(rows)
-    return Step(result, relative, sum(value for _, value in solved) - now)
+    gain = sum(found.value for found in solved) - now
+    return Step(result, relative, gain, sum(found.gap for found in solved))
 
 
 def _carry(spec: PermutationSpec, inside: UnitGroup, group: UnitGroup, old: Tensor, relative: Tensor) -> Tensor:

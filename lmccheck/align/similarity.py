@@ -76,20 +76,24 @@ class WeightSimilarity:
         for k, slot in enumerate(group.slots):
             if slot.tensor not in self.a or (slot.tensor, slot.dim, slot.piece) in taken:
                 continue
-            if counts is not None and not counts(slot):
-                continue
-            product = self._product(group, k, slot)
-            total = product.clone() if total is None else total.add_(product)
+            if counts is None or counts(slot):
+                total = self._added(total, group, k, slot)
         return torch.zeros(group.copies, group.size, group.size) if total is None else total
 
-    def _product(self, group: UnitGroup, k: int, slot: Slot) -> Tensor:
-        if (group.name, k) in self._kept:
-            return self._kept[group.name, k]
-        left, right = self._both(slot, group.within)
-        product = left @ right.transpose(1, 2)
-        if self._keep and sum(p.numel() for p in self._kept.values()) + product.numel() <= _KEPT:
-            self._kept[group.name, k] = product
-        return product
+    def _added(self, total: Tensor | None, group: UnitGroup, k: int, slot: Slot) -> Tensor:
+        """Return ``total`` plus the similarity by one slot, in place where it is not kept."""
+        known = self._kept.get((group.name, k))
+        if known is None:
+            left, right = self._both(slot, group.within)
+            shape = (len(left), group.size, group.size)
+            room = self._keep and sum(p.numel() for p in self._kept.values()) + torch.Size(shape).numel() <= _KEPT
+            if not room and total is not None and total.dtype == left.dtype:
+                return total.baddbmm_(left, right.transpose(1, 2))
+            known = left @ right.transpose(1, 2)
+            if not room:
+                return known if total is None else total + known
+            self._kept[group.name, k] = known
+        return known.clone() if total is None else total + known
 
     def _both(self, slot: Slot, outer: tuple[str, ...]) -> tuple[Tensor, Tensor]:
         """Return the units of A and of θ_B as it now lies, in one dtype."""

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lmccheck.align.assignment import best_assignment
+from lmccheck.align.assignment import Assignment, assign
 from lmccheck.align.method import Found, Problem
 from lmccheck.align.norms import merged_norms
 from lmccheck.align.reassign import nested_groups, reassign
@@ -191,20 +191,20 @@ def _product(group: UnitGroup, counts: Counts, x: Mapping[str, Tensor], y: Mappi
     return total / (group.size * group.copies)
 
 
-def by_transport(similarity: Tensor) -> tuple[Tensor, float]:
-    """Return the permutation p that maximises Σ_u similarity[u, p[u]] and that maximum, as an optimal transport plan.
+def by_transport(similarity: Tensor) -> Assignment:
+    """Return the permutation p that maximises Σ_u similarity[u, p[u]], as an optimal transport plan.
 
-    Equivalent to ``best_assignment``: between equally many equal masses an optimal plan is a permutation (Birkhoff).
+    Equivalent to ``assign``: between equally many equal masses an optimal plan is a permutation (Birkhoff).
     """
-    table = similarity.double().numpy()
+    table = similarity.double().cpu().numpy()
     uniform = np.full(len(table), 1 / len(table))
     plan = ot.emd(uniform, uniform, table.max() - table, numItermax=10_000_000)
     order = torch.from_numpy(plan.argmax(1))
     if not torch.equal(
         order.sort().values, torch.arange(len(order))
     ):  # ties may be returned as a mixture of permutations
-        return best_assignment(similarity)
-    return order, float(table[np.arange(len(table)), order.numpy()].sum())
+        return assign(similarity)
+    return Assignment(order, float(table[np.arange(len(table)), order.numpy()].sum()), 0.0, "POT")
 
 
 def _both_ways(

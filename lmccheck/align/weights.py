@@ -28,7 +28,7 @@ from lmccheck.symmetry.spec import Permutation, PermutationSpec, Slot
 
 MOST_SWEEPS = 200
 MOST_STARTS = 8
-START_BUDGET = 4_000_000  # learned numbers times descents; a network beyond it gets one descent of the first two kinds
+START_BUDGET = 400_000_000  # cubed group sizes, as an assignment's cost grows, times descents
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,7 @@ class Descent:
     permutation: Permutation
     objectives: tuple[float, ...]
     converged: bool
+    gap: float = 0.0  # the largest certified gap of its assignments
 
     @property
     def objective(self) -> float:
@@ -72,12 +73,19 @@ def match_weights(problem: Problem) -> Found:
     """Return the permutation of the best descent; ``facts`` tell how each of them went."""
     pair, derived = problem.pair, problem.derived
     more = {}
-    if derived is not None and pair.calibration is not None:
+    starts = affordable_starts(problem.spec)
+    if derived is not None and pair.calibration is not None and starts > 1:
         more["activations"] = match_activations(problem, samples=STARTING_SAMPLES).permutation
     layers = derived.layers if derived is not None else ()
     found = match(problem.spec, pair.theta_a, pair.theta_b, seed=problem.seed, layers=layers, more=more)
     descents = [
-        {"start": d.start, "objective": d.objective, "sweeps": len(d.objectives) - 1, "converged": d.converged}
+        {
+            "start": d.start,
+            "objective": d.objective,
+            "sweeps": len(d.objectives) - 1,
+            "converged": d.converged,
+            "gap": d.gap,
+        }
         for d in found.descents
     ]
     facts = {"objective_before": found.objective_before, "start": found.best.start, "descents": descents}
@@ -99,13 +107,11 @@ def match(
     Only learned tensors count; ``layers`` says which layers a BatchNorm follows, of which only the direction of each
     unit's incoming weights counts. ``more`` gives further starts by
     name. Every descent visits all groups in a seeded random order until none improves; a step is taken only if it
-    raises the objective, which therefore never falls. By default there are up to eight descents, fewer the larger the
-    network, and at least one from the identity and one from the anchored assignment.
+    raises the objective, which therefore never falls. By default there are up to eight descents, fewer the wider the
+    groups: for the widest one, from the anchored assignment.
     """
     a, b = (rows_alone(counted(spec, theta), layers) for theta in (theta_a, theta_b))
-    if starts is None:
-        size = sum(tensor.numel() for tensor in a.values())
-        starts = min(MOST_STARTS, max(2 + len(more or ()), START_BUDGET // max(1, size)))
+    starts = affordable_starts(spec) if starts is None else starts
     generator = torch.Generator().manual_seed(seed)
     identity = spec.identity()
     before = WeightSimilarity(spec, a, b, identity).objective()
@@ -116,6 +122,12 @@ def match(
     if not best.objective > before:
         best = Descent("identity", identity, (before,), best.converged)
     return Matching(best, tuple(descents), before)
+
+
+def affordable_starts(spec: PermutationSpec) -> int:
+    """Return how many descents are made by default, 1 to 8."""
+    cost = sum(group.copies * group.size**3 for group in spec.groups)
+    return max(1, min(MOST_STARTS, START_BUDGET // max(1, cost)))
 
 
 def _starts(
@@ -185,10 +197,11 @@ def descend(
     """Return where coordinate descent on ⟨a, π·b⟩ from ``start`` ends."""
     state = WeightSimilarity(spec, a, b, start)
     exact = all(tensor.dtype == torch.float64 for tensor in a.values())
-    slack = (1e-13 if exact else 1e-7) * (1 + sum(float(a[k].norm()) * float(b[k].norm()) for k in a))
+    slack = (1e-13 if exact else 1e-7) * (1 + sum(_length(a[k]) * _length(b[k]) for k in a))
     objectives = [state.objective()]
     neighbours = _neighbours(spec, state)
     waiting = {group.name for group in spec.groups if state.touched[group.name]}
+    gap = 0.0
     while waiting and len(objectives) <= MOST_SWEEPS:
         for k in torch.randperm(len(spec.groups), generator=generator).tolist():
             group = spec.groups[k]
@@ -196,13 +209,19 @@ def descend(
                 continue
             waiting.discard(group.name)
             step = reassign(spec, group, state.permutation, state.units(group), state.blocks(group))
+            gap = max(gap, step.gap)
             if state.gain(group, step.permutation, step.gain) > slack:
                 state.move(group, step.permutation, step.relative)
                 waiting |= neighbours[group.name]
         objectives.append(state.objective())
         if objectives[-1] < objectives[-2] - 10 * len(spec.groups) * slack:
             raise AssertionError(f"weight matching: the objective fell from {objectives[-2]} to {objectives[-1]}")
-    return Descent(name, state.permutation, tuple(objectives), not waiting)
+    return Descent(name, state.permutation, tuple(objectives), not waiting, gap)
+
+
+def _length(tensor: Tensor) -> float:
+    """Return ‖tensor‖, of half precision in float32."""
+    return float(torch.linalg.vector_norm(tensor, dtype=torch.promote_types(tensor.dtype, torch.float32)))
 
 
 def _neighbours(spec: PermutationSpec, state: WeightSimilarity) -> dict[str, set[str]]:
