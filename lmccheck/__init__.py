@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lmccheck.align.api import Alignment, align, save_aligned
+    from lmccheck.align.many import ManyAlignment, align_many, barrier_matrix
+    from lmccheck.align.merge import save_merged
     from lmccheck.errors import (
         CheckpointError,
         DeviceError,
@@ -26,12 +28,15 @@ if TYPE_CHECKING:
     )
     from lmccheck.pair import ModelPair, load_pair
     from lmccheck.properties.linear_connectivity import linear_connectivity
+    from lmccheck.properties.set_connectivity import set_connectivity
     from lmccheck.result import Result
     from lmccheck.symmetry import PermutationSpec, Slot, UnitGroup, discover_symmetry
     from lmccheck.symmetry.file import load_spec, save_spec, spec_from_groups
 
 _HOMES = {
     "lmccheck.align": ("Alignment", "save_aligned"),
+    "lmccheck.align.many": ("ManyAlignment", "align_many", "barrier_matrix"),
+    "lmccheck.align.merge": ("save_merged",),
     "lmccheck.errors": (
         "CheckpointError",
         "DeviceError",
@@ -45,6 +50,7 @@ _HOMES = {
     ),
     "lmccheck.pair": ("ModelPair", "load_pair"),
     "lmccheck.properties.linear_connectivity": ("linear_connectivity",),
+    "lmccheck.properties.set_connectivity": ("set_connectivity",),
     "lmccheck.result": ("Result",),
     "lmccheck.symmetry": ("PermutationSpec", "Slot", "UnitGroup", "discover_symmetry"),
     "lmccheck.symmetry.file": ("load_spec", "save_spec", "spec_from_groups"),
@@ -58,6 +64,7 @@ __all__ = [
     "LmcError",
     "LmcWarning",
     "ManifestError",
+    "ManyAlignment",
     "ModelPair",
     "PermutationSpec",
     "Result",
@@ -69,12 +76,16 @@ __all__ = [
     "VerdictError",
     "__version__",
     "align",
+    "align_many",
+    "barrier_matrix",
     "discover_symmetry",
     "linear_connectivity",
     "load_pair",
     "load_spec",
     "save_aligned",
+    "save_merged",
     "save_spec",
+    "set_connectivity",
     "spec_from_groups",
 ]
 

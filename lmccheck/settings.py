@@ -16,6 +16,8 @@ from lmccheck.tables import Strict
 
 LIMIT = 'a number ≥ 0 in nats, or a percentage of the worse endpoint\'s loss such as "5%"'
 
+ALIGN = '"none", "weight-matching", "activation-matching", "transport", "transport-both", "learned" or "best"'
+
 
 def _limit(value: Any) -> float | str:
     if isinstance(value, str) and re.fullmatch(r"\d+(\.\d+)?%", value):
@@ -26,6 +28,17 @@ def _limit(value: Any) -> float | str:
 
 
 Limit = Annotated[float | str, BeforeValidator(_limit)]
+MAPS = ("rescaling", "sign-flips", "head-maps", "stream-rotation")
+BEYOND = f'"all" or a list of some of {", ".join(MAPS)}'
+
+
+def _beyond(value: Any) -> Any:
+    if value == "all" or (isinstance(value, list) and value and all(name in MAPS for name in value)):
+        return value
+    raise ValueError(BEYOND)
+
+
+Beyond = Annotated[str | list[str], BeforeValidator(_beyond)]
 
 
 class CheckSettings(Strict):
@@ -42,9 +55,14 @@ class CheckSettings(Strict):
 class LinearConnectivitySettings(CheckSettings):
     """The loss barrier on the segment between θ_A and the aligned θ_B."""
 
-    align: Literal["none", "weight-matching"] | None = Field(default=None, description='"none" or "weight-matching"')
+    align: (
+        Literal["none", "weight-matching", "activation-matching", "transport", "transport-both", "learned", "best"]
+        | None
+    ) = Field(default=None, description=ALIGN)
     limit: Limit | None = Field(default=None, description=LIMIT)
     points: int | None = Field(default=None, ge=3, le=10_001, description="a whole number from 3 to 10001")
+    beyond: Beyond | None = Field(default=None, description=BEYOND)
+    repair: Literal["none", "bn", "repair"] | None = Field(default=None, description='"none", "bn" or "repair"')
 
 
 SETTINGS: dict[str, type[CheckSettings]] = {

@@ -77,7 +77,8 @@ def save_merged(
     """Write ``merged(pair, alignment, t, repair)`` to ``path``: the names, dtypes and metadata of θ_A's file.
 
     The metadata's key ``lmccheck`` says in JSON how it was made: ``t``, ``method``, ``beyond``, ``repair``, ``seed``,
-    ``sha256`` of both files, ``version``. Returns ``path``. Raises as ``merged``, and CheckpointError when it cannot be written.
+    ``sha256`` of both files, ``version``. Returns ``path``. Raises as ``merged``, and CheckpointError when it cannot be
+    written.
     """
     return write(merged(pair, alignment, t, repair), path, pair, facts(pair, alignment, t, repair))
 

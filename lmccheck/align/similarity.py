@@ -30,7 +30,7 @@ class WeightSimilarity:
         b: Mapping[str, Tensor],
         permutation: Permutation,
         *,
-        keep: int = 1 << 28,
+        keep: int = 1 << 26,
     ) -> None:
         self.spec, self.a, self.b = spec, a, b
         self.permutation = permutation
@@ -64,10 +64,12 @@ class WeightSimilarity:
         """Return one tensor of θ_B as it now lies."""
         if name in self._current:
             return self._current[name]
-        moved = self.spec.moved(name, self.b[name], self.permutation)
-        if self._keep:
-            self._current[name] = moved
-        return moved
+        if not self._keep:  # one copy of the tensor, permuted in place
+            moved = self.b[name].clone()
+            self.spec.move_(name, moved, self.permutation)
+            return moved
+        self._current[name] = self.spec.moved(name, self.b[name], self.permutation)
+        return self._current[name]
 
     def units(self, group: UnitGroup, counts: Counts | None = None) -> Tensor:
         """Return the similarity of the units of a group, (copies, size, size); groups inside them are left out."""

@@ -46,7 +46,7 @@ class GraphRunner:
                 f"{where}: got inputs as a dict, expected a tensor or a tuple; mend: give positional inputs"
             )
         given = self.runner.cast(tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,))
-        traced = self._trace(given)
+        traced = self._trace(given, where)
         names = {node.name for node in traced.graph.nodes}
         absent = next((name for name in watched if name not in names), None)
         if absent is not None:
@@ -68,9 +68,10 @@ class GraphRunner:
             said = (str(error).strip() or "no message").splitlines()[0]
             raise SourceError(f"{where}: running the traced model raised {said}; mend: check the data") from error
 
-    def _trace(self, inputs: tuple[Any, ...]) -> Trace:
+    def _trace(self, inputs: tuple[Any, ...], where: str) -> Trace:
         key = tuple((tuple(v.shape), v.dtype) if isinstance(v, Tensor) else v for v in pytree.tree_leaves(inputs))
         if key not in self._traces:
+            self.runner(inputs, where)  # inputs that do not fit say so, and where they come from
             self._traces[key] = trace(self.runner.module, inputs, RULES)
         return self._traces[key]
 

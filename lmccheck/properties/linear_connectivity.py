@@ -6,7 +6,7 @@ import logging
 import math
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from lmccheck.errors import LmcError, SourceError, nearest, shown_path
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from lmccheck.align.api import Alignment
     from lmccheck.evaluate.curve import Evaluator
+    from lmccheck.evaluate.repair import Segment
     from lmccheck.pair import ModelPair
 
 LOG = logging.getLogger("lmccheck")
@@ -30,6 +31,8 @@ def linear_connectivity(
     align: str = "weight-matching",
     limit: float | str = 0.05,
     points: int = 25,
+    repair: str = "bn",
+    beyond: str | Collection[str] = (),
     seed: int = 0,
     profile: str = "ci",
 ) -> Result:
@@ -38,18 +41,25 @@ def linear_connectivity(
     barrier = max_t L((1−t)·θ_A + t·π(θ_B)) − [(1−t)·L(θ_A) + t·L(θ_B)], with L the mean loss on the pair's evaluation
     data and L(θ_A), L(θ_B) those of the *original* endpoints. ``align``: ``none`` or a method of ``lmccheck.align``.
     ``limit``: in the loss's unit (nats for cross entropy), or ``"5%"`` of the worse endpoint's loss. ``points``:
-    size of the grid, refined around the worst t. BatchNorm statistics are re-estimated on calibration data at every
-    point of the segment, its ends included.
+    size of the grid, refined around the worst t. ``repair``: ``bn`` re-estimates BatchNorm statistics on calibration
+    data at every point of the segment, its ends included; ``none`` leaves the interpolated ones; ``repair`` also gives
+    the units of all other layers, between the ends, the means and deviations of the endpoints, interpolated (REPAIR).
+    ``beyond``: maps beyond permutations, see ``lmccheck.align``; none by default.
 
     ``details`` hold ``t``, ``losses``, ``errors`` (0-1), ``naive_losses`` (identity alignment), ``barrier``,
-    ``barrier_naive``, ``error_barrier``, ``error_barrier_naive``, ``worst_t`` and more; the witness is the Alignment.
+    ``barrier_naive``, ``error_barrier``, ``error_barrier_naive``, ``worst_t``, ``repair`` and more; the witness is the
+    Alignment.
     A pass is about this data and these points; a fail about this alignment, not about every permutation.
     Raises LmcError (SourceError, SymmetryError, UnsupportedArchitecture) when nothing sound can be said.
-    Source: Frankle et al. 2020, Entezari et al. 2022 (definition), Ainsworth et al. 2023 (after permutation).
+    Source: Frankle et al. 2020, Entezari et al. 2022 (definition), Ainsworth et al. 2023 (after permutation), Jordan et
+    al. 2023 (repair).
     """
     from lmccheck.align.api import METHODS
     from lmccheck.align.api import align as align_pair
+    from lmccheck.align.beyond.api import chosen_kinds
+    from lmccheck.align.merge import segment
     from lmccheck.evaluate.curve import Evaluator
+    from lmccheck.evaluate.repair import require_repair
 
     started = time.perf_counter()
     if align != "none" and align not in METHODS:
@@ -64,20 +74,22 @@ def linear_connectivity(
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise LmcError(f"linear_connectivity: seed = {seed!r}; expected an integer")
 
+    require_repair(repair, "linear_connectivity")
+    if chosen_kinds(beyond) and align == "none":
+        raise LmcError(f"linear_connectivity: beyond = {beyond!r} with align = 'none'; mend: name an align method")
     evaluator = Evaluator(pair)
-    if evaluator.batchnorms:
-        evaluator.require_calibration()
+    unaligned = segment(evaluator, None, repair)  # says what is missing before anything takes long
     ends = {name: _endpoint(evaluator, weights, name) for name, weights in (("a", pair.theta_a), ("b", pair.theta_b))}
     loss_a, loss_b = ends["a"].loss, ends["b"].loss
-    alignment: Alignment | None = None if align == "none" else align_pair(pair, align, seed=seed)
-    target = pair.theta_b if alignment is None else alignment.weights
+    alignment: Alignment | None = None if align == "none" else align_pair(pair, align, seed=seed, beyond=beyond)
     identity = alignment is None or alignment.is_identity
 
-    aligned = sample(_along(evaluator, pair.theta_a, target), points, REFINEMENTS[profile], loss_a, loss_b)
+    between = unaligned if identity else segment(evaluator, alignment, repair, beside=unaligned)
+    aligned = sample(_along(between), points, REFINEMENTS[profile], loss_a, loss_b)
     if identity:
         naive = aligned
     else:
-        measure = _along(evaluator, pair.theta_a, pair.theta_b)
+        measure = _along(unaligned)
         naive = [measure(point.t) for point in aligned]
     value, worst_t = barrier([(p.t, p.loss) for p in aligned], loss_a, loss_b)
     bound = _read_limit(limit, max(loss_a, loss_b))
@@ -92,7 +104,7 @@ def linear_connectivity(
         "barrier": value,
         "worst_t": worst_t,
         "barrier_naive": barrier([(p.t, p.loss) for p in naive], loss_a, loss_b)[0],
-        "barrier_reestimated": _over_reestimated_ends(aligned) if evaluator.batchnorms else None,
+        "barrier_reestimated": _over_reestimated_ends(aligned) if between.reestimates else None,
         "error_barrier": _error_barrier(aligned, ends["a"].error, ends["b"].error),
         "error_barrier_naive": _error_barrier(naive, ends["a"].error, ends["b"].error),
         "excess": max(p.loss for p in aligned) - max(loss_a, loss_b)
@@ -105,12 +117,12 @@ def linear_connectivity(
         "limit_given": limit,
         "samples": pair.data.samples,
         "alignment": alignment.summary() if alignment is not None else {"method": "none"},
-        "batchnorm": evaluator.batchnorm_summary(),
+        "repair": between.facts(),
+        "batchnorm": _batchnorm_summary(between),
         "precision": str(evaluator.dtype).removeprefix("torch."),
         "notes": _notes(pair, evaluator, alignment, identity),
     }
-    if evaluator.batchnorms:
-        details["notes"].insert(0, _batchnorm_note(pair, details))
+    details["notes"] = [*_repair_notes(pair, between, details), *details["notes"]]
     if verdict != "pass":
         details["failure"] = _failure(pair, details, bound, align)
     return Result(
@@ -154,15 +166,12 @@ def _endpoint(evaluator: Evaluator, weights: Mapping[str, Tensor], name: str) ->
     return Point(0.0 if name == "a" else 1.0, found.loss, found.error)
 
 
-def _along(evaluator: Evaluator, theta_a: Mapping[str, Tensor], theta_b: Mapping[str, Tensor]) -> Any:
-    """Return the function t -> Point on the segment from θ_A to the given θ_B."""
-    from lmccheck.evaluate.curve import interpolate
-
-    first, second = evaluator.weights(theta_a), evaluator.weights(theta_b)
+def _along(between: Segment) -> Any:
+    """Return the function t -> Point on a segment."""
 
     def measure(t: float) -> Point:
-        found = evaluator.measure(interpolate(first, second, t), reestimate=True, label=f"the network at t = {t:.4g}")
-        LOG.info("%s: t = %.4g, loss %.4g", evaluator.pair.name, t, found.loss)
+        found = between.measure(t)
+        LOG.info("%s: t = %.4g, loss %.4g", between.evaluator.pair.name, t, found.loss)
         return Point(t, found.loss, found.error)
 
     return measure
@@ -185,6 +194,31 @@ def _over_reestimated_ends(points: list[Point]) -> float:
     return barrier([(p.t, p.loss) for p in points], points[0].loss, points[-1].loss)[0]
 
 
+def _batchnorm_summary(between: Segment) -> dict[str, Any] | None:
+    """Return what the report says about BatchNorm; None for networks without it."""
+    evaluator = between.evaluator
+    if evaluator.batchnorms and not between.reestimates:
+        return {"layers": evaluator.batchnorms, "method": "statistics interpolated like weights"}
+    return evaluator.batchnorm_summary()
+
+
+def _repair_notes(pair: ModelPair, between: Segment, details: Mapping[str, Any]) -> list[str]:
+    """Say what was done to the merged networks, since it has to be done to what is shipped, too."""
+    notes = []
+    if between.reestimates:
+        notes.append(_batchnorm_note(pair, details))
+    elif between.evaluator.batchnorms:
+        notes.append("interpolated BatchNorm statistics are used, not re-estimated ones (repair = 'none')")
+    if between.method == "repair":
+        facts = details["repair"]
+        layers = len(facts["layers"])
+        notes.append(
+            f"REPAIR of {layers} of {layers + len(facts['left'])} layers between the ends, on {facts['samples']} "
+            "calibration samples (do so in the merged model: lmccheck merge --repair repair)"
+        )
+    return notes
+
+
 def _batchnorm_note(pair: ModelPair, details: Mapping[str, Any]) -> str:
     """Say what re-estimation does to the ends, since it may hide (or add to) what interpolation costs."""
     losses = details["losses"]
@@ -195,6 +229,16 @@ def _batchnorm_note(pair: ModelPair, details: Mapping[str, Any]) -> str:
         f"ends from {details['loss_a']:.4g} and {details['loss_b']:.4g} to {losses[0]:.4g} and {losses[-1]:.4g}, over "
         f"whose chord the barrier is {details['barrier_reestimated']:.4g}"
     )
+
+
+def _beyond_note(alignment: Alignment) -> str:
+    """Say that more than a permutation was applied, and what."""
+    facts = alignment.facts["maps"]
+    used = {kind: len(groups) for kind, groups in facts["groups"].items() if groups}
+    if facts["kept"] == "permutation" or not used:
+        return f"maps beyond permutations ({', '.join(alignment.beyond)}): none was of use, b is permuted only"
+    named = ", ".join(f"{kind} of {count} group(s)" for kind, count in used.items())
+    return f"b is not only permuted but mapped beyond permutations, its function kept: {named}"
 
 
 def _notes(pair: ModelPair, evaluator: Evaluator, alignment: Alignment | None, identity: bool) -> list[str]:
@@ -212,6 +256,8 @@ def _notes(pair: ModelPair, evaluator: Evaluator, alignment: Alignment | None, i
         notes.append(
             f"stored as {', '.join(sorted(stored))}, evaluated in {str(evaluator.dtype).removeprefix('torch.')}"
         )
+    if alignment is not None and alignment.beyond:
+        notes.append(_beyond_note(alignment))
     if alignment is not None and pair.symmetry is not None:
         origin = pair.description["symmetry"]["origin"]
         source = "given" if origin == "given" else f"read from {origin}"

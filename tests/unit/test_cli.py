@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 import lmccheck
 from lmccheck import cli
-from lmccheck.cli import Input, example
+from lmccheck.commands.symmetry import Input, example
 from lmccheck.report.symmetry import describe, frozen_table, groups_table
 
 MODELS = """\

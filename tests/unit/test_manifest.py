@@ -114,7 +114,8 @@ def test_what_editors_do_to_files_is_harmless(load, prefix, newline):
 
 CHECK = "pair.one.check.linear_connectivity"
 LIMIT = 'a number ≥ 0 in nats, or a percentage of the worse endpoint\'s loss such as "5%"'
-SETTINGS = "property, severity, align, limit, points"
+ALIGN = '"none", "weight-matching", "activation-matching", "transport", "transport-both", "learned" or "best"'
+SETTINGS = "property, severity, align, limit, points, repair"
 
 
 @pytest.mark.parametrize(
@@ -188,7 +189,9 @@ SETTINGS = "property, severity, align, limit, points"
         (SOUND + 'points = "25"', f'{CHECK}.points: got "25" (a string), expected a whole number from 3 to 10001'),
         (SOUND + "points = 25.0", f"{CHECK}.points: got 25.0, expected a whole number from 3 to 10001"),
         (SOUND + "points = 2", f"{CHECK}.points: got 2, expected a whole number from 3 to 10001"),
-        (SOUND + "align = [1]", f'{CHECK}.align: got an array, expected "none" or "weight-matching"'),
+        (SOUND + "align = [1]", f"{CHECK}.align: got an array, expected {ALIGN}"),
+        (SOUND + 'align = "wieght"', f'{CHECK}.align: got "wieght" (a string), expected {ALIGN}'),
+        (SOUND + "repair = true", f'{CHECK}.repair: got true (a boolean), expected "none", "bn" or "repair"'),
         (SOUND + 'severity = "warning"', f'{CHECK}.severity: got "warning" (a string), expected "fail" or "warn"'),
         ("schema 1", "not valid TOML: Expected '=' after a key in a key/value pair (at line 1, column 8)"),
         (b"schema = 1\n# \xe9\n", "line 2: got the byte 0xe9, expected UTF-8 text; save the file as UTF-8"),
