@@ -115,7 +115,7 @@ def test_what_editors_do_to_files_is_harmless(load, prefix, newline):
 CHECK = "pair.one.check.linear_connectivity"
 LIMIT = 'a number ≥ 0 in nats, or a percentage of the worse endpoint\'s loss such as "5%"'
 ALIGN = '"none", "weight-matching", "activation-matching", "transport", "transport-both", "learned" or "best"'
-SETTINGS = "property, severity, align, limit, points, repair"
+SETTINGS = "property, severity, align, limit, points, beyond, repair"
 
 
 @pytest.mark.parametrize(
