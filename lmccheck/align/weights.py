@@ -27,6 +27,7 @@ from lmccheck.symmetry.sites import Layer
 from lmccheck.symmetry.spec import Permutation, PermutationSpec, Slot
 
 MOST_SWEEPS = 200
+ALIKE = 0.03
 MOST_STARTS = 8
 START_BUDGET = 400_000_000  # cubed group sizes, as an assignment's cost grows, times descents
 
@@ -107,8 +108,9 @@ def match(
     Only learned tensors count; ``layers`` says which layers a BatchNorm follows, of which only the direction of each
     unit's incoming weights counts. ``more`` gives further starts by
     name. Every descent visits all groups in a seeded random order until none improves; a step is taken only if it
-    raises the objective, which therefore never falls. By default there are up to eight descents, fewer the wider the
-    groups: for the widest one, from the anchored assignment.
+    raises the objective, which therefore never falls. A descent from ``more`` is preferred to one whose objective rose
+    by up to ALIKE more: such differences say nothing about the loss, and data speaks for it. By default there are up to
+    eight descents, fewer the wider the groups: for the widest one, from the anchored assignment.
     """
     a, b = (rows_alone(counted(spec, theta), layers) for theta in (theta_a, theta_b))
     starts = affordable_starts(spec) if starts is None else starts
@@ -119,6 +121,10 @@ def match(
         descend(spec, a, b, start, name, generator) for name, start in _starts(spec, a, b, more or {}, starts, seed)
     ]
     best = max(descents, key=lambda descent: descent.objective, default=Descent("identity", identity, (before,), True))
+    gained = best.objective - before
+    best = next(
+        (d for d in descents if d.start in (more or {}) and best.objective - d.objective <= ALIKE * gained), best
+    )
     if not best.objective > before:
         best = Descent("identity", identity, (before,), best.converged)
     return Matching(best, tuple(descents), before)

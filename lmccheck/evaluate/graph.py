@@ -15,7 +15,7 @@ from lmccheck.evaluate.curve import cut, upcast
 from lmccheck.evaluate.forward import Runner, exact_float32
 from lmccheck.sources import Batch, Data
 from lmccheck.symmetry.rules import RULES
-from lmccheck.symmetry.trace import Shaped, Trace, trace, value_of
+from lmccheck.symmetry.trace import Shaped, Trace, quiet_logs, trace, value_of
 
 Look = Callable[[str, Tensor], Tensor | None]
 HELD = 1 << 25  # numbers of watched values held at a time: 128 MB in float32
@@ -60,7 +60,7 @@ class GraphRunner:
             for holder in traced.placeholders.values()
         ]
         try:
-            with torch.no_grad(), exact_float32():
+            with torch.no_grad(), exact_float32(), quiet_logs():
                 _Watching(traced.module, set(watched), look).run(*values)
         except Stop:
             pass

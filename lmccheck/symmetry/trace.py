@@ -105,7 +105,7 @@ def trace(module: nn.Module, example_inputs: tuple[Any, ...], known: Collection[
     Raises UnsupportedArchitecture when torch.export cannot trace the module.
     """
     twin = _TensorsOnly(private_copy(module))
-    with _EXPORTING, warnings.catch_warnings(), torch.enable_grad(), _quiet_logs():
+    with _EXPORTING, warnings.catch_warnings(), torch.enable_grad(), quiet_logs():
         warnings.simplefilter("ignore")  # deprecations inside torch.export are not the user's
         program = _export(twin, example_inputs)
         graphs = [part.graph for part in program.graph_module.modules() if isinstance(part, torch.fx.GraphModule)]
@@ -151,7 +151,7 @@ class _TensorsOnly(nn.Module):
 
 
 @contextmanager
-def _quiet_logs() -> Iterator[None]:
+def quiet_logs() -> Iterator[None]:
     """Keep what torch.export logs, at every level and on failures at length, out of the user's terminal and logs."""
     traces = logging.getLogger("torch.__trace")  # writes without asking whether its level is disabled
     before = logging.root.manager.disable, traces.disabled

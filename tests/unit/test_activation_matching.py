@@ -19,7 +19,6 @@ from lmccheck.align.api import verified_spec
 from lmccheck.align.method import Problem
 from lmccheck.align.methods import solve
 from lmccheck.evaluate.forward import outputs_of, randomised
-from lmccheck.symmetry.compose import inverse
 from lmccheck.symmetry.discover import Derived, derive
 from lmccheck.symmetry.sites import Site
 from lmccheck.symmetry.spec import Part, Piece, UnitGroup
@@ -85,13 +84,13 @@ def test_a_unit_that_never_varies_correlates_with_nothing(constant: float) -> No
 
 
 def test_moments_of_float32_are_added_up_in_float64() -> None:
-    """A hundred batches with a mean of 30 spreads: correlations are right to 1e-3, which float32 sums would miss."""
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(4, 100 * 2048, generator=generator) + 30
-    moments = Moments(4)
-    for part in x.split(2048, 1):
-        moments.add(part, part)
-    assert torch.allclose(moments.similarity("correlation"), torch.corrcoef(x.double()), atol=1e-3)
+    """Sums beyond 2²⁴, which float32 cannot count on from, are exact."""
+    moments = Moments(1)
+    for value, samples in [(64.0, 2048)] * 3 + [(1.0, 1)]:
+        moments.add(torch.full((1, samples), value), torch.full((1, samples), value))
+    assert float(moments.cross) == 3 * 64**2 * 2048 + 1
+    assert moments.squares.tolist() == [[3 * 64**2 * 2048 + 1]] * 2
+    assert moments.sums.tolist() == [[3 * 64 * 2048 + 1]] * 2
 
 
 # the units seen
@@ -280,18 +279,16 @@ def test_similarity_under_a_permutation_is_that_of_permuted_weights(name: str) -
         {site: moments.similarity("covariance") for site, moments in observe(p, "test").items()}
         for p in (problem, replace(problem, pair=moved))
     ]
+    changed: list[bool] = []
     here, there = (ActivationSimilarity(spec, derived.sites, table) for table in tables)
     for group in spec.groups:
         expected = there.units(group, spec.identity())
         assert torch.allclose(here.units(group, permutation), expected, atol=1e-9)
-        assert (
-            float(expected.std()) > 0
-            or derived.sites[group.name][0].groups[0] != group.name
-            or group.size == 1
-            or (there.blocks(group, spec.identity()))
-        )
+        changed.append(not torch.allclose(here.units(group, spec.identity()), expected, atol=1e-6))
         for child, block in there.blocks(group, spec.identity()).items():
             assert torch.allclose(here.blocks(group, permutation)[child], block, atol=1e-9)
+            changed.append(not torch.allclose(here.blocks(group, spec.identity())[child], block, atol=1e-6))
+    assert sum(changed) >= len(spec.groups) // 2  # the permutation was no trifle
 
 
 # matching
@@ -325,7 +322,7 @@ def test_a_layer_is_assigned_optimally(kind: str) -> None:
 
 
 def test_the_kinds_of_similarity_differ() -> None:
-    """Scaling a unit of θ_B changes cross-moments and not correlations, shifting it changes neither covariance."""
+    """Correlations see neither scales nor shifts of θ_B's units, covariances scales alone, cross-moments both."""
     generator = torch.Generator().manual_seed(0)
     a, b = (torch.randn(3, 200, generator=generator, dtype=torch.float64) + 1 for _ in range(2))
     plain, scaled, shifted = Moments(3), Moments(3), Moments(3)
@@ -345,7 +342,7 @@ def test_the_kinds_of_similarity_differ() -> None:
 
 @pytest.mark.parametrize("name", sorted(NETWORKS))
 def test_every_network_can_be_matched(name: str) -> None:
-    """On any network the result is a permutation of the spec; a copy of the network is matched with itself."""
+    """On any network the result is a permutation of the spec; where every unit is most like itself nothing moves."""
     torch.manual_seed(0)
     module, inputs = NETWORKS[name]()
     derived = derive(module, inputs)
@@ -355,7 +352,6 @@ def test_every_network_can_be_matched(name: str) -> None:
         width = int(np.prod([derived.spec.by_name[n].size for n in site.groups]))
         noise = torch.randn(width, 4 * width, generator=generator, dtype=torch.float64)
         tables[site] = torch.corrcoef(noise).reshape(width, width)
-    planted = derived.spec.random(3)
     alike = ActivationSimilarity(derived.spec, derived.sites, tables)
     found, _ = assign_once(derived.spec, alike)
     derived.spec.check(found)
@@ -364,7 +360,6 @@ def test_every_network_can_be_matched(name: str) -> None:
         if group.name in seen:
             still = torch.arange(group.size).expand(group.shape)
             assert torch.equal(found[group.name], still), group.name
-    assert inverse(derived.spec, planted).keys() == found.keys()
 
 
 def test_without_calibration_data_it_says_so() -> None:
