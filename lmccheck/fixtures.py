@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,6 +70,12 @@ class Facade:
         from lmccheck import linear_connectivity
 
         return linear_connectivity(pair, **settings)
+
+    def set_connectivity(self, models: Sequence[Any], **settings: Any) -> Result:
+        """Measure all barriers among several checkpoints: see ``lmccheck.set_connectivity``."""
+        from lmccheck import set_connectivity
+
+        return set_connectivity(models, **{"device": self._device, "base": self._request.path.parent, **settings})
 
 
 @pytest.fixture

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 import math
-import re
 import time
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from lmccheck.errors import LmcError, SourceError, nearest, shown_path
 from lmccheck.paths.linear import BARRIER, Point, barrier, chord, sample
+from lmccheck.properties.limits import read_limit
 from lmccheck.result import Result, Verdict
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def linear_connectivity(
         raise LmcError(f"linear_connectivity: align = {align!r}{nearest(align, valid)}; expected one of {valid}")
     if isinstance(points, bool) or not isinstance(points, int) or points < 3:
         raise LmcError(f"linear_connectivity: points = {points!r}; expected an integer of at least 3")
-    _read_limit(limit, 1.0)
+    read_limit(limit, 1.0, "linear_connectivity")
     if profile not in REFINEMENTS:
         raise LmcError(f"linear_connectivity: profile = {profile!r}; expected one of {sorted(REFINEMENTS)}")
 
@@ -92,7 +92,7 @@ def linear_connectivity(
         measure = _along(unaligned)
         naive = [measure(point.t) for point in aligned]
     value, worst_t = barrier([(p.t, p.loss) for p in aligned], loss_a, loss_b)
-    bound = _read_limit(limit, max(loss_a, loss_b))
+    bound = read_limit(limit, max(loss_a, loss_b), "linear_connectivity")
     verdict: Verdict = "pass" if value <= bound else "fail"
     details: dict[str, Any] = {
         "barrier_definition": BARRIER,
@@ -135,17 +135,6 @@ def linear_connectivity(
         evaluations=evaluator.evaluations,
         seconds=time.perf_counter() - started,
         details=details,
-    )
-
-
-def _read_limit(limit: float | str, worse: float) -> float:
-    """Return the limit in the loss's unit; ``"5%"`` is relative to the worse endpoint's loss."""
-    if isinstance(limit, str) and re.fullmatch(r"\d+(\.\d+)?%", limit):
-        return float(limit[:-1]) / 100 * worse
-    if isinstance(limit, (int, float)) and not isinstance(limit, bool) and math.isfinite(limit) and limit >= 0:
-        return float(limit)
-    raise LmcError(
-        f"linear_connectivity: limit = {limit!r}; expected a number ≥ 0 in the loss's unit, or a share such as '5%'"
     )
 
 

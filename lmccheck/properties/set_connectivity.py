@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
 import os
-import re
 import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lmccheck.errors import LmcError
 from lmccheck.paths.linear import BARRIER
+from lmccheck.properties.limits import read_limit
 from lmccheck.result import Result
 
 if TYPE_CHECKING:
@@ -55,7 +54,7 @@ def set_connectivity(
     from lmccheck.align.many import align_many, measure_barriers
 
     started = time.perf_counter()
-    _bound(limit, 1.0)
+    read_limit(limit, 1.0, "set_connectivity")
     if isinstance(points, bool) or not isinstance(points, int) or points < 3:
         raise LmcError(f"set_connectivity: points = {points!r}; expected an integer of at least 3")
     many = align_many(
@@ -63,7 +62,9 @@ def set_connectivity(
         reference=reference, seed=seed, base=base, symmetry=symmetry,
     )  # fmt: skip
     found = measure_barriers(many, points=points)
-    bounds = {(i, j): _bound(limit, max(found.losses[i], found.losses[j])) for i, j in found.worst_t}
+    bounds = {
+        (i, j): read_limit(limit, max(found.losses[i], found.losses[j]), "set_connectivity") for i, j in found.worst_t
+    }
     worst = max(bounds, key=lambda pair: found.aligned[pair[0]][pair[1]] - bounds[pair])
     value, bound = found.aligned[worst[0]][worst[1]], bounds[worst]
     unit = many.pair.loss.unit
@@ -116,17 +117,6 @@ def table(names: Sequence[str], matrix: Matrix) -> str:
     from tabulate import tabulate
 
     return tabulate([[name, *row] for name, row in zip(names, matrix, strict=True)], ["", *names], floatfmt=".4g")
-
-
-def _bound(limit: float | str, worse: float) -> float:
-    """Return the limit of a pair in the loss's unit; ``"5%"`` is relative to the worse model's loss."""
-    if isinstance(limit, str) and re.fullmatch(r"\d+(\.\d+)?%", limit):
-        return float(limit[:-1]) / 100 * worse
-    if isinstance(limit, (int, float)) and not isinstance(limit, bool) and math.isfinite(limit) and limit >= 0:
-        return float(limit)
-    raise LmcError(
-        f"set_connectivity: limit = {limit!r}; expected a number ≥ 0 in the loss's unit, or a share such as '5%'"
-    )
 
 
 def _failure(many: ManyAlignment, found: Barriers, worst: tuple[int, int], bound: float, over: str) -> list[str]:
