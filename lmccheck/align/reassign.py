@@ -70,10 +70,10 @@ def reassign(
         for u in range(group.size):
             for v in range(group.size):
                 inner = solve(block[u, v])
-                choices[child.name, u, v] = inner.permutation
+                choices[child.name, u, v] = inner.permutation.cpu()
                 similarity[0, u, v] += inner.value
     solved = [solve(copy) for copy in similarity]
-    relative = torch.stack([found.permutation for found in solved])
+    relative = torch.stack([found.permutation for found in solved]).cpu()
     result = dict(permutation)
     result[group.name] = torch.gather(permutation[group.name].reshape(group.copies, -1), 1, relative).reshape(
         group.shape

@@ -15,7 +15,7 @@ def mixed(slot: Slot, tensor: Tensor, matrix: Tensor, outer: Sequence[str]) -> T
     index = slot.units(torch.arange(tensor.numel(), device=tensor.device).reshape(tensor.shape), outer)
     flat = tensor.reshape(-1)
     units = flat[index]  # (copies, size, rest)
-    matrix = matrix.to(tensor.dtype)
+    matrix = matrix.to(tensor)
     new = units * matrix.unsqueeze(-1) if matrix.ndim == 2 else matrix @ units
     return flat.index_put((index.reshape(-1),), new.reshape(-1)).reshape(tensor.shape)
 

@@ -69,7 +69,7 @@ class Stream:
         """Return ``weights`` (float64) with the stream rotated, (width, width), and with the gains of ``like``."""
         result = dict(weights)
         outer = self.group.within
-        whole = rotation
+        rotation = whole = rotation.to(weights[self.producers[0].tensor])
         if self.centred:
             whole = rotation @ (torch.eye(self.width) - 1 / self.width).to(rotation)
 
