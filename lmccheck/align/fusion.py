@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import lcm, prod
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -130,6 +131,10 @@ def fuse(
 
 def load_both(a: Given, b: Given, *, model_a: Any, model_b: Any, data: Any, **options: Any) -> tuple[ModelPair, ...]:
     """Load and check each endpoint with its own network, on the same data; raises as ``load_pair`` does."""
+    options["name"] = "-".join(
+        Path(given).stem if isinstance(given, (str, os.PathLike)) else f"state dict {key}"
+        for key, given in (("a", a), ("b", b))
+    )
     pair_a = load_pair(a, a, model=model_a, data=data, **options)
     held = {**options, "calibration": pair_a.calibration, "loss": pair_a.loss}  # batches may come only once
     try:
@@ -161,7 +166,8 @@ def fuse_pairs(pair_a: ModelPair, pair_b: ModelPair, *, norm: str = "activations
     _require_shapes(weights, pair_a.theta_a)
     deviation = _deviation(pair_a, pair_b, weights)
     evaluator = Evaluator(replace(pair_a, theta_b=weights, cache={}))
-    of_b = _measured(Evaluator(pair_b), pair_b.theta_a, "b")
+    own = Evaluator(pair_b)
+    of_b = _measured(own, pair_b.theta_a, "b")
     of_fused = _measured(evaluator, weights, "b at a's widths")
     facts = {
         "groups": {
@@ -169,6 +175,7 @@ def fuse_pairs(pair_a: ModelPair, pair_b: ModelPair, *, norm: str = "activations
             for group in carrier.a.groups
         },
         "order": recursion.placed,
+        "left_in_order": recursion.left,
         "plain_norm": recursion.plain(),
         "errors": {"b": of_b.error, "fused": of_fused.error},
         "spec_deviation": {"a": deviation_a, "b": deviation_b},
@@ -176,6 +183,7 @@ def fuse_pairs(pair_a: ModelPair, pair_b: ModelPair, *, norm: str = "activations
     }
     if evaluator.batchnorms:
         facts["batchnorm"] = _batchnorm_facts(evaluator, weights)
+    facts["evaluations"] = own.evaluations + evaluator.evaluations
     return Fusion(
         weights,
         {name: carrier.plan(name) for name in carrier.masses},
@@ -311,6 +319,7 @@ class _Recursion:
         self.moments = moments
         self.twofold = twofold
         self.placed: list[str] = []
+        self.left: list[str] = []
         self.costs: dict[str, float] = {}
         self._a = _comparable(carrier.a, theta_a, derived.layers)
         self._b = _comparable(carrier.b, theta_b, derived.layers)
@@ -325,7 +334,13 @@ class _Recursion:
         """Place every group: in the network's order, those first whose incoming weights can be compared by now."""
         pending = list(self.carrier.a.groups)
         while pending:
-            group = max(pending, key=self._evidence)  # the first of the best
+            # the first of the best; without any, a nested one before one that cannot do without
+            group = max(pending, key=lambda group: self._evidence(group) or 0.5 * (group.name in self.carrier.nested))
+            if not self._evidence(group) and group.name in self.carrier.nested:
+                self.left.append(group.name)  # such as heads that are mixed before they are made: they stay in order
+                self.placed.append(group.name)
+                pending.remove(group)
+                continue
             if not self._evidence(group):
                 raise UnsupportedArchitecture(
                     f"fuse: group {group.name!r} has no incoming weights that can be compared before it is placed, "
@@ -598,7 +613,7 @@ def _require_same_use(carrier: Carrier, twofold: set[str]) -> None:
 
 
 def _require_shapes(weights: Mapping[str, Tensor], theta_a: Mapping[str, Tensor]) -> None:
-    """Raise UnsupportedArchitecture where a tensor that the graph does not read, and no group holds, is of another size."""
+    """Raise UnsupportedArchitecture where a tensor that the graph does not read is of another size."""
     for name in {**theta_a, **weights}:
         shapes = [tuple(state[name].shape) if name in state else None for state in (theta_a, weights)]
         if shapes[0] != shapes[1]:

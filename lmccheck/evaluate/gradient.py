@@ -13,6 +13,7 @@ from lmccheck.errors import SourceError
 from lmccheck.evaluate.batchnorm import tracked
 from lmccheck.evaluate.curve import cut, upcast, working_dtype
 from lmccheck.evaluate.forward import Runner, exact_float32
+from lmccheck.module import tied_names
 from lmccheck.sources import Batch, Data
 
 if TYPE_CHECKING:
@@ -38,8 +39,10 @@ class Gradient:
 
         Raises SourceError where the network or the loss cannot be differentiated.
         """
-        learned = {name for name, _ in self.runner.module.named_parameters(remove_duplicate=False)}
-        given = {name: value if name in learned else value.detach().clone() for name, value in weights.items()}
+        module = self.runner.module
+        learned = {name for name, _ in module.named_parameters(remove_duplicate=False)}
+        stored = dict.fromkeys(tied_names(module).values())  # a tied tensor is given once
+        given = {k: weights[k] if k in learned else weights[k].detach().clone() for k in stored}
         inputs = self.runner.cast(batch.inputs)
         arguments = tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)
         device = self.runner.device
@@ -48,9 +51,11 @@ class Gradient:
         )
         try:
             with torch.enable_grad(), exact_float32():
-                outputs = functional_call(self.runner.module, given, arguments)
+                outputs = functional_call(module, given, arguments)
                 return self.pair.loss.function(outputs, targets).mean()
-        except RuntimeError as error:
+        except SourceError:
+            raise
+        except Exception as error:  # whatever a network or loss of the user's raises
             said = (str(error).strip() or "no message").splitlines()[0]
             raise SourceError(f"pair {self.pair.name}: differentiating its loss raised {said}") from error
 

@@ -143,9 +143,10 @@ def _stream(derived: Derived, group: UnitGroup) -> tuple[tuple[Slot, ...], tuple
     producers = tuple(
         slot for slot in group.slots if slot.role == "producer" and slot.learned and slot.tensor not in norms
     )
-    twice = {slot.tensor for slot in producers} & set(consumers)
+    shared = list(derived.spec.tied.values())
+    twice = {name for name in consumers if shared.count(name) > 1 or name in {slot.tensor for slot in producers}}
     if twice:
-        return f"{min(twice)} both makes the stream and reads it"
+        return f"{min(twice)} is tied: it both makes the stream and reads it"
     if not norms <= {slot.tensor for slot in group.slots}:
         return "a norm acts on something else"
     readers = tuple(Reader(gain, shift, node, tuple(slots)) for (gain, shift, node), slots in by_norm.items())
