@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lmccheck.align.api import Alignment, align, save_aligned
+    from lmccheck.align.fusion import Fusion, fuse
     from lmccheck.align.many import ManyAlignment, align_many, barrier_matrix
     from lmccheck.align.merge import save_merged
     from lmccheck.errors import (
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
         VerdictError,
     )
     from lmccheck.pair import ModelPair, load_pair
+    from lmccheck.properties.fused_connectivity import fused_connectivity
     from lmccheck.properties.linear_connectivity import linear_connectivity
     from lmccheck.properties.set_connectivity import set_connectivity
     from lmccheck.result import Result
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "lmccheck.align": ("Alignment", "save_aligned"),
+    "lmccheck.align.fusion": ("Fusion", "fuse"),
     "lmccheck.align.many": ("ManyAlignment", "align_many", "barrier_matrix"),
     "lmccheck.align.merge": ("save_merged",),
     "lmccheck.errors": (
@@ -49,6 +52,7 @@ _HOMES = {
         "VerdictError",
     ),
     "lmccheck.pair": ("ModelPair", "load_pair"),
+    "lmccheck.properties.fused_connectivity": ("fused_connectivity",),
     "lmccheck.properties.linear_connectivity": ("linear_connectivity",),
     "lmccheck.properties.set_connectivity": ("set_connectivity",),
     "lmccheck.result": ("Result",),
@@ -61,6 +65,7 @@ __all__ = [
     "Alignment",
     "CheckpointError",
     "DeviceError",
+    "Fusion",
     "LmcError",
     "LmcWarning",
     "ManifestError",
@@ -79,6 +84,8 @@ __all__ = [
     "align_many",
     "barrier_matrix",
     "discover_symmetry",
+    "fuse",
+    "fused_connectivity",
     "linear_connectivity",
     "load_pair",
     "load_spec",

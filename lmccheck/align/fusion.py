@@ -163,13 +163,12 @@ def fuse_pairs(pair_a: ModelPair, pair_b: ModelPair, *, norm: str = "activations
     recursion = _Recursion(carrier, derived_a, pair_a.theta_a, pair_b.theta_a, moments, twofold)
     recursion.run()
     weights = carrier.carry(pair_b.theta_a)
-    _require_shapes(weights, pair_a.theta_a)
     deviation = _deviation(pair_a, pair_b, weights)
     evaluator = Evaluator(replace(pair_a, theta_b=weights, cache={}))
     own = Evaluator(pair_b)
     of_b = _measured(own, pair_b.theta_a, "b")
     of_fused = _measured(evaluator, weights, "b at a's widths")
-    facts = {
+    facts: dict[str, Any] = {
         "groups": {
             group.name: {"size_a": group.size, "size_b": carrier.b.by_name[group.name].size}
             for group in carrier.a.groups
@@ -334,21 +333,31 @@ class _Recursion:
         """Place every group: in the network's order, those first whose incoming weights can be compared by now."""
         pending = list(self.carrier.a.groups)
         while pending:
-            # the first of the best; without any, a nested one before one that cannot do without
-            group = max(pending, key=lambda group: self._evidence(group) or 0.5 * (group.name in self.carrier.nested))
-            if not self._evidence(group) and group.name in self.carrier.nested:
-                self.left.append(group.name)  # such as heads that are mixed before they are made: they stay in order
-                self.placed.append(group.name)
+            # the first of the best; where there is none, first those that may stay in the order they have
+            group = max(pending, key=lambda group: self._evidence(group) or 0.5 * self._may_stay(group))
+            if not self._evidence(group):
+                self._leave(group)
                 pending.remove(group)
                 continue
-            if not self._evidence(group):
-                raise UnsupportedArchitecture(
-                    f"fuse: group {group.name!r} has no incoming weights that can be compared before it is placed, "
-                    "expected at least one layer that reads inputs or earlier units; mend: fuse networks without it"
-                )
             names = self._place_nested(group) if group.name in self.carrier.nested else self._place(group)
             self.placed += [other.name for other in pending if other.name in names]
             pending = [other for other in pending if other.name not in names]
+
+    def _may_stay(self, group: UnitGroup) -> bool:
+        return group.size == self.carrier.b.by_name[group.name].size
+
+    def _leave(self, group: UnitGroup) -> None:
+        """Leave units in order that cannot be compared: recurrent ones, or two groups known only together."""
+        if not self._may_stay(group):
+            raise UnsupportedArchitecture(
+                f"fuse: group {group.name!r} has no incoming weights that can be compared before other groups are "
+                "placed which wait for it, expected a layer that reads inputs or earlier units; mend: fuse networks "
+                "of one width there"
+            )
+        if group.name not in self.carrier.nested:
+            self.carrier.place(group.name, torch.eye(group.size, dtype=torch.float64) / group.size)
+        self.left.append(group.name)
+        self.placed.append(group.name)
 
     def plain(self) -> list[str]:
         """Return the matrices that were compared in the plain norm."""
@@ -609,17 +618,6 @@ def _require_same_use(carrier: Carrier, twofold: set[str]) -> None:
                 f"fuse: group {group.name!r} has {group.size} units in a and {twin.size} in b, and tensor {tied!r} "
                 "both makes and reads them (tied weights): it cannot be averaged and summed at once; expected equal "
                 "sizes; mend: untie the weights"
-            )
-
-
-def _require_shapes(weights: Mapping[str, Tensor], theta_a: Mapping[str, Tensor]) -> None:
-    """Raise UnsupportedArchitecture where a tensor that the graph does not read is of another size."""
-    for name in {**theta_a, **weights}:
-        shapes = [tuple(state[name].shape) if name in state else None for state in (theta_a, weights)]
-        if shapes[0] != shapes[1]:
-            raise UnsupportedArchitecture(
-                f"fuse: tensor {name!r} has shape {shapes[0]} in a and {shapes[1]} in b, and the network does not read "
-                f"it; expected equal shapes; {_MEND}"
             )
 
 

@@ -6,6 +6,7 @@ import copy
 import itertools
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import ot
@@ -21,6 +22,9 @@ from lmccheck.align import transport
 from lmccheck.align.api import METHODS, verified_spec
 from lmccheck.align.method import Problem
 from lmccheck.align.methods import STARTS, solve
+from lmccheck.align.reassign import reassign
+from lmccheck.align.similarity import WeightSimilarity
+from lmccheck.align.weights import counted, match
 from lmccheck.evaluate.forward import outputs_of, randomised
 from lmccheck.sources import Batch, Data
 from lmccheck.symmetry.compose import inverse
@@ -52,7 +56,7 @@ def resnet() -> tuple[nn.Module, Tensor]:
     skip = nn.Sequential(nn.Conv2d(8, 12, 1, 2, bias=False), nn.BatchNorm2d(12))
     blocks = [Residual(body(8, 8, 1), None, nn.ReLU()), Residual(body(8, 12, 2), skip, nn.ReLU())]
     tail = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(12, 3)]
-    return nn.Sequential(*stem, *blocks, *tail), torch.randn(256, 3, 6, 6)
+    return nn.Sequential(*stem, *blocks, *tail), torch.randn(256, 3, 4, 4)
 
 
 def transformer() -> tuple[nn.Module, Tensor]:
@@ -105,11 +109,17 @@ def planted(
     return pair, noisy, spec
 
 
+@cache
+def shared(name: str) -> tuple[lmccheck.ModelPair, Weights]:
+    """Return one planted pair for all methods, which keeps what each has found for those that build on it."""
+    return planted(name)[:2]
+
+
 @pytest.mark.parametrize("method", sorted(METHODS))
 @pytest.mark.parametrize("name", sorted(BUILD))
 def test_every_method_recovers_a_planted_permutation_under_noise(name: str, method: str) -> None:
     """Weight noise of 10 % of each tensor's spread: θ_B comes back bit for bit, and computes what it computed."""
-    pair, noisy, _ = planted(name)
+    pair, noisy = shared(name)
     alignment = lmccheck.align(pair, method)
     assert not alignment.is_identity
     assert all(torch.equal(alignment.weights[key], noisy[key]) for key in noisy)
@@ -253,8 +263,8 @@ def test_the_reported_dimension_is_that_of_the_definition() -> None:
         value = act(outputs)
 
 
-@pytest.mark.parametrize("name", ["mlp", "vgg", "resnet", "encoder_chunk", "llama_without_rotary", "densenet"])
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("name", ["mlp", "vgg", "resnet", "encoder_chunk", "llama_without_rotary"])
+@pytest.mark.parametrize("seed", range(2))
 def test_outgoing_weights_never_lower_the_objective(name: str, seed: int) -> None:
     """transport-both begins where transport ends and takes steps only that raise ⟨θ_A·Σ, π·θ_B⟩."""
     torch.manual_seed(seed)
@@ -293,6 +303,63 @@ def test_outgoing_weights_raise_the_objective() -> None:
             other = both.permutation[group.name].clone()
             other[[i, j]] = other[[j, i]]
             assert objective({**both.permutation, group.name: other}) <= both.objective + 1e-9
+
+
+def residual_blocks() -> tuple[nn.Module, Tensor]:
+    """Four pre-norm residual blocks on a stream of 16."""
+
+    def body() -> nn.Module:
+        return nn.Sequential(nn.LayerNorm(16), nn.Linear(16, 24), nn.GELU(), nn.Linear(24, 16))
+
+    return nn.Sequential(
+        nn.Linear(6, 16), *(Residual(body()) for _ in range(4)), nn.LayerNorm(16), nn.Linear(16, 4)
+    ), torch.randn(256, 6)
+
+
+@pytest.mark.xfail(strict=True, reason="transport.py _recursion() counts weights whose inputs are not yet placed")
+def test_a_stream_is_placed_by_what_is_known_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A residual stream comes before what is inside its blocks: the copy's order there must not count for it yet."""
+    monkeypatch.setitem(BUILD, "residual_blocks", residual_blocks)
+    for seed in range(4):
+        pair, noisy, _ = planted("residual_blocks", seed, noise=0.0)
+        alignment = lmccheck.align(pair, "transport")
+        assert all(torch.equal(alignment.weights[key], noisy[key]) for key in noisy)
+
+
+COUPLED = ("gram_matrix", "llama", "llama_without_rotary")
+EXACT = ("mlp", "vgg", "resnet", "encoder_chunk", "query_key_norm", "head_mixing", "channel_shuffle")
+TWICE = pytest.mark.xfail(strict=True, reason="similarity.py _self_coupled() misses what is twice in one piece")
+
+
+@pytest.mark.parametrize("name", [*EXACT, *(pytest.param(name, marks=TWICE) for name in COUPLED)])
+def test_a_step_gains_what_it_promises(name: str) -> None:
+    """From any permutation, for any group: gain() is by how much ⟨A, π·θ_B⟩ of plainly permuted weights changes."""
+    torch.manual_seed(0)
+    module, inputs = NETWORKS[name]()
+    spec = lmccheck.discover_symmetry(module, inputs)
+
+    def objective(a: Weights, b: Weights, permutation: dict[str, Tensor]) -> float:
+        return sum(float((a[k] * v).sum()) for k, v in spec.apply(b, permutation).items())
+
+    for seed in range(3):
+        a, b = (counted(spec, randomised(module, 2 * seed + k)) for k in (0, 1))
+        for group in spec.groups:
+            state = WeightSimilarity(spec, a, b, spec.random(seed))
+            step = reassign(spec, group, state.permutation, state.units(group), state.blocks(group))
+            rise = objective(a, b, step.permutation) - objective(a, b, spec.random(seed))
+            assert state.gain(group, step.permutation, step.gain) == pytest.approx(rise, abs=1e-9)
+
+
+@pytest.mark.xfail(
+    strict=True, raises=AssertionError, reason="similarity.py _self_coupled() misses a group twice in one dimension"
+)
+def test_descents_of_a_group_that_meets_itself_in_one_dimension() -> None:
+    """A flattened Gram matrix has a group twice in one dimension: weight matching must not lower its objective."""
+    torch.manual_seed(0)
+    module, inputs = NETWORKS["gram_matrix"]()
+    spec = lmccheck.discover_symmetry(module, inputs)
+    for seed in range(12):
+        match(spec, randomised(module, 2 * seed), randomised(module, 2 * seed + 1), seed=seed)
 
 
 # best
@@ -399,7 +466,7 @@ def test_without_calibration_data_best_is_weight_matching() -> None:
 
 def test_learning_never_ends_worse_than_it_began() -> None:
     """Loss half-way, over the judging batches: what learned returns is at most that of its start, and is reported."""
-    for seed in range(3):
+    for seed in range(2):
         pair = independent_pair(deep(), seed, samples=256)
         found = solve(problem_of(pair), "learned")
         losses = found.facts["losses_half_way"]
