@@ -45,12 +45,10 @@ class Moments:
                 self.squares[k] += (x * x).sum(1).double().cpu()
 
     def similarity(self, kind: str) -> Tensor:
-        """Return the (width, width) ``correlation`` (0 where a unit never varies), ``covariance``, ``cross-moment``."""
+        """Return the (width, width) ``correlation`` (0 where a unit never varies) or ``cross-moment``."""
         if kind == "cross-moment":
             return self.cross / self.count
         means = self.sums / self.count
-        if kind == "covariance":
-            return self.cross / self.count - torch.outer(*means)
         deviations = (self.squares / self.count - means**2).clamp(min=0).sqrt()
         scale = torch.where(deviations > 1e-7 * (self.squares / self.count).sqrt(), 1 / deviations, 0.0)
         return (self.cross / self.count - torch.outer(*means)) * torch.outer(*scale)

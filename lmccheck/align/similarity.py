@@ -151,13 +151,21 @@ class WeightSimilarity:
         return self._twice[group.name]
 
     def _self_coupled(self, group: UnitGroup) -> bool:
-        """Whether one tensor has the group, or groups that move with it, in more than one dimension or place."""
+        """Whether one tensor has the group, or groups that move with it, in two dimensions, or twice in one place."""
         names = {group.name, *(child.name for child in nested_groups(self.spec, group))}
         dims: dict[str, set[int]] = {}
         for name in names:
             for slot in self.spec.by_name[name].slots:
                 dims.setdefault(slot.tensor, set()).add(slot.dim)
-        return any(len(found) > 1 for found in dims.values())
+        if any(len(found) > 1 for found in dims.values()):
+            return True
+        movers = names - {group.name} or names
+        pieces = [slot.piece for name in names for slot in self.spec.by_name[name].slots]
+        return any(
+            sum(part.group in movers for part in piece.parts) > 1
+            or sum(part.group == group.name for part in piece.parts) > 1
+            for piece in pieces
+        )
 
 
 def inner(a: Tensor, b: Tensor) -> float:

@@ -25,7 +25,7 @@ from lmccheck.align.method import Found, Problem
 from lmccheck.align.norms import merged_norms
 from lmccheck.align.reassign import nested_groups, reassign
 from lmccheck.align.similarity import Counts, WeightSimilarity
-from lmccheck.align.weights import counted
+from lmccheck.align.weights import counted, sharing
 from lmccheck.evaluate.curve import working_dtype
 from lmccheck.evaluate.graph import GraphRunner, even_batches
 from lmccheck.symmetry.sites import Layer
@@ -162,16 +162,21 @@ def _recursion(
     weighed = weigh(a)
     state = WeightSimilarity(spec, weighed, b, spec.identity())
 
-    def incoming(slot: Slot) -> bool:
-        return slot.role == "producer"
-
+    on_tensor = sharing(spec)
     done: set[str] = set()
     for group in spec.groups:
         if group.name in done:
             continue
+        nested = {child.name for child in nested_groups(spec, group)}
+        placed = done | nested | {group.name, *group.within}
+
+        def incoming(slot: Slot, placed: set[str] = placed) -> bool:
+            """Weights that make the group from what has been placed."""
+            return slot.role == "producer" and on_tensor[slot.tensor] <= placed
+
         blocks = state.blocks(group, incoming)
         step = reassign(spec, group, state.permutation, state.units(group, incoming), blocks, by_transport)
-        done |= {group.name, *(child.name for child in nested_groups(spec, group))}
+        done |= {group.name, *nested}
         state.move(group, step.permutation, step.relative)
         if not blocks:
             names = {slot.tensor for slot in group.slots if incoming(slot) and slot.tensor in a}

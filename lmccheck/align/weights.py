@@ -160,10 +160,7 @@ def anchored_start(spec: PermutationSpec, a: Mapping[str, Tensor], b: Mapping[st
     A slot is anchored when every other group in its tensor has been placed; the next group is the one whose units are
     described by the most anchored numbers, and only those enter its assignment.
     """
-    on_tensor: dict[str, set[str]] = {}
-    for group in spec.groups:
-        for slot in group.slots:
-            on_tensor.setdefault(slot.tensor, set()).add(group.name)
+    on_tensor = sharing(spec)
     nested = {group.name: nested_groups(spec, group) for group in spec.groups}
     family = {
         group.name: {group.name, *group.within, *(child.name for child in nested[group.name])} for group in spec.groups
@@ -190,6 +187,15 @@ def anchored_start(spec: PermutationSpec, a: Mapping[str, Tensor], b: Mapping[st
             waiting.pop(done, None)
         state.move(group, step.permutation, step.relative)
     return state.permutation
+
+
+def sharing(spec: PermutationSpec) -> dict[str, set[str]]:
+    """Return, per tensor, the groups that have slots in it."""
+    found: dict[str, set[str]] = {}
+    for group in spec.groups:
+        for slot in group.slots:
+            found.setdefault(slot.tensor, set()).add(group.name)
+    return found
 
 
 def descend(

@@ -64,7 +64,7 @@ class GraphRunner:
                 _Watching(traced.module, set(watched), look).run(*values)
         except Stop:
             pass
-        except RuntimeError as error:
+        except Exception as error:  # whatever the network's own ops raise
             said = (str(error).strip() or "no message").splitlines()[0]
             raise SourceError(f"{where}: running the traced model raised {said}; mend: check the data") from error
 

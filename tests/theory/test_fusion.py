@@ -289,6 +289,37 @@ def test_fusion_is_the_layerwise_recursion(norm: str) -> None:
     assert torch.allclose(found.weights["4.weight"].sum(1), total, atol=1e-12)  # the mass of outgoing weights is kept
 
 
+@pytest.mark.parametrize("name", ["batchnorm", "convolutions", "mlp"])
+def test_equal_widths_are_what_transport_finds(name: str) -> None:
+    """Of independent weights: the same permutation and the same W₂² as the alignment method of that name."""
+    build, x = BUILD[name]
+    torch.manual_seed(5)
+    a, b = randomised(build(2), 11), randomised(build(2), 12)
+    y = outputs_of(build(2), a, (x,), torch.float64)[0]
+    given: dict[str, Any] = {"data": (x, y), "calibration": (x, y), "loss": "mse"}
+    aligned = lmccheck.align(lmccheck.load_pair(a, b, model=build(2), **given), "transport")
+    found = lmccheck.fuse(a, b, model_a=build(2), model_b=build(2), **given)
+    assert all(torch.equal(found.weights[key], aligned.weights[key]) for key in a)
+    assert found.costs == pytest.approx(aligned.facts["transport_cost"], rel=1e-9)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_the_scale_of_rows_before_a_batchnorm_means_nothing(norm: str) -> None:
+    """Rows of B's layers at other scales, its statistics with them: its copies in A are found as before, at no cost."""
+    theta = narrow("batchnorm")
+    scaled = dict(theta)
+    for layer, batch in (("0", "1"), ("3", "4")):
+        scale = torch.logspace(-1, 1, len(theta[f"{batch}.weight"]), dtype=torch.float64)
+        scaled[f"{layer}.weight"] = theta[f"{layer}.weight"] * scale[:, None, None, None]
+        if layer == "3":
+            scaled["3.bias"] = theta["3.bias"] * scale
+        scaled[f"{batch}.running_mean"] = theta[f"{batch}.running_mean"] * scale
+        scaled[f"{batch}.running_var"] = (theta[f"{batch}.running_var"] + 1e-5) * scale**2 - 1e-5
+    found = fused("batchnorm", copied("batchnorm", theta, 2), scaled, 2, 1, norm=norm)
+    assert largest_difference(found.weights, copied("batchnorm", scaled, 2)) <= 1e-12
+    assert max(found.costs.values()) <= 1e-9
+
+
 # other families, in other widths
 
 

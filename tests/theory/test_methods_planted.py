@@ -316,7 +316,6 @@ def residual_blocks() -> tuple[nn.Module, Tensor]:
     ), torch.randn(256, 6)
 
 
-@pytest.mark.xfail(strict=True, reason="transport.py _recursion() counts weights whose inputs are not yet placed")
 def test_a_stream_is_placed_by_what_is_known_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """A residual stream comes before what is inside its blocks: the copy's order there must not count for it yet."""
     monkeypatch.setitem(BUILD, "residual_blocks", residual_blocks)
@@ -328,10 +327,9 @@ def test_a_stream_is_placed_by_what_is_known_of_it(monkeypatch: pytest.MonkeyPat
 
 COUPLED = ("gram_matrix", "llama", "llama_without_rotary")
 EXACT = ("mlp", "vgg", "resnet", "encoder_chunk", "query_key_norm", "head_mixing", "channel_shuffle")
-TWICE = pytest.mark.xfail(strict=True, reason="similarity.py _self_coupled() misses what is twice in one piece")
 
 
-@pytest.mark.parametrize("name", [*EXACT, *(pytest.param(name, marks=TWICE) for name in COUPLED)])
+@pytest.mark.parametrize("name", [*EXACT, *COUPLED])
 def test_a_step_gains_what_it_promises(name: str) -> None:
     """From any permutation, for any group: gain() is by how much ⟨A, π·θ_B⟩ of plainly permuted weights changes."""
     torch.manual_seed(0)
@@ -350,9 +348,6 @@ def test_a_step_gains_what_it_promises(name: str) -> None:
             assert state.gain(group, step.permutation, step.gain) == pytest.approx(rise, abs=1e-9)
 
 
-@pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="similarity.py _self_coupled() misses a group twice in one dimension"
-)
 def test_descents_of_a_group_that_meets_itself_in_one_dimension() -> None:
     """A flattened Gram matrix has a group twice in one dimension: weight matching must not lower its objective."""
     torch.manual_seed(0)

@@ -23,8 +23,6 @@ from lmccheck.symmetry.discover import Derived, derive
 from lmccheck.symmetry.sites import Site
 from lmccheck.symmetry.spec import Part, Piece, UnitGroup
 
-KINDS = ("correlation", "covariance", "cross-moment")
-
 
 def samples_for(inputs: tuple[Tensor, ...], count: int, seed: int = 0) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
@@ -50,7 +48,7 @@ def problem_of(module: nn.Module, inputs: tuple[Tensor, ...], count: int = 48, s
 @pytest.mark.parametrize("chunk", [1 << 16, 7, 1])
 @pytest.mark.parametrize("parts", [[500], [1, 499], [100, 250, 150]])
 def test_moments_are_numpys(parts: list[int], chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Correlation, covariance and cross-moment equal numpy's of all samples at once, however they came in."""
+    """Sums, correlation and cross-moment equal numpy's of all samples at once, however they came in."""
     monkeypatch.setattr(activations, "_COLUMNS", chunk)
     rng = np.random.default_rng(0)
     mixing = rng.normal(size=(10, 10))
@@ -60,8 +58,10 @@ def test_moments_are_numpys(parts: list[int], chunk: int, monkeypatch: pytest.Mo
     for left, right in zip(*(np.split(x, np.cumsum(parts)[:-1], 1) for x in (a, b)), strict=True):
         moments.add(torch.from_numpy(left.copy()), torch.from_numpy(right.copy()))
     assert moments.count == 500
+    means = moments.sums / moments.count
     covariance = np.cov(a, b, bias=True)[:5, 5:]
-    assert np.allclose(moments.similarity("covariance"), covariance, rtol=1e-10, atol=1e-12)
+    assert np.allclose(moments.cross / 500 - torch.outer(*means), covariance, rtol=1e-10, atol=1e-12)
+    assert np.allclose(moments.squares / 500 - means**2, [a.var(1), b.var(1)], rtol=1e-9)
     assert np.allclose(moments.similarity("correlation"), np.corrcoef(a, b)[:5, 5:], rtol=1e-10, atol=1e-12)
     assert np.allclose(moments.similarity("cross-moment"), a @ b.T / 500, rtol=1e-12)
 
@@ -276,18 +276,18 @@ def test_similarity_under_a_permutation_is_that_of_permuted_weights(name: str) -
     permutation = spec.random(5)
     moved = replace(problem.pair, theta_b=spec.apply(problem.pair.theta_b, permutation), cache={})
     tables = [
-        {site: moments.similarity("covariance") for site, moments in observe(p, "test").items()}
+        {site: moments.similarity("cross-moment") for site, moments in observe(p, "test").items()}
         for p in (problem, replace(problem, pair=moved))
     ]
     changed: list[bool] = []
     here, there = (ActivationSimilarity(spec, derived.sites, table) for table in tables)
     for group in spec.groups:
         expected = there.units(group, spec.identity())
-        assert torch.allclose(here.units(group, permutation), expected, atol=1e-9)
-        changed.append(not torch.allclose(here.units(group, spec.identity()), expected, atol=1e-6))
+        assert torch.allclose(here.units(group, permutation), expected, atol=1e-6)  # Llama's norm is in float32
+        changed.append(not torch.allclose(here.units(group, spec.identity()), expected, atol=1e-3))
         for child, block in there.blocks(group, spec.identity()).items():
-            assert torch.allclose(here.blocks(group, permutation)[child], block, atol=1e-9)
-            changed.append(not torch.allclose(here.blocks(group, spec.identity())[child], block, atol=1e-6))
+            assert torch.allclose(here.blocks(group, permutation)[child], block, atol=1e-6)
+            changed.append(not torch.allclose(here.blocks(group, spec.identity())[child], block, atol=1e-3))
     assert sum(changed) >= len(spec.groups) // 2  # the permutation was no trifle
 
 
@@ -322,7 +322,7 @@ def test_a_layer_is_assigned_optimally(kind: str) -> None:
 
 
 def test_the_kinds_of_similarity_differ() -> None:
-    """Correlations see neither scales nor shifts of θ_B's units, covariances scales alone, cross-moments both."""
+    """Correlations see neither scales nor shifts of θ_B's units, cross-moments both."""
     generator = torch.Generator().manual_seed(0)
     a, b = (torch.randn(3, 200, generator=generator, dtype=torch.float64) + 1 for _ in range(2))
     plain, scaled, shifted = Moments(3), Moments(3), Moments(3)
@@ -333,8 +333,6 @@ def test_the_kinds_of_similarity_differ() -> None:
     same = torch.allclose
     assert same(plain.similarity("correlation"), scaled.similarity("correlation"), atol=1e-12)
     assert same(plain.similarity("correlation"), shifted.similarity("correlation"), atol=1e-12)
-    assert same(plain.similarity("covariance"), shifted.similarity("covariance"), atol=1e-12)
-    assert same(plain.similarity("covariance") * factors.T, scaled.similarity("covariance"), atol=1e-12)
     assert same(plain.similarity("cross-moment") * factors.T, scaled.similarity("cross-moment"), atol=1e-12)
     expected = plain.similarity("cross-moment") + a.mean(1, keepdim=True) @ shift.T
     assert same(expected, shifted.similarity("cross-moment"), atol=1e-12)

@@ -206,7 +206,6 @@ def test_balance_makes_what_makes_and_what_reads_as_large() -> None:
     assert torch.allclose(result["2.weight"][:, :, None] * result["0.weight"][None], before, rtol=1e-9)
 
 
-@pytest.mark.xfail(strict=True, reason="beyond/fit.py balance() goes over the groups once: the result is not canonical")
 @pytest.mark.parametrize("name", ["relu deep", "vgg"])
 def test_balance_forgets_the_scales_a_network_came_with(name: str) -> None:
     """Two networks that differ by rescaling alone are the same network once balanced."""
@@ -425,7 +424,6 @@ def test_planted_scales_of_one_layer_are_undone(method: str, calibrated: bool, f
     assert undone("relu", "rescaling", method, calibrated, strength=0.8) <= 1e-6
 
 
-@pytest.mark.xfail(strict=True, reason="beyond/fit.py fit() scales each group as if its neighbours were not scaled")
 @CALIBRATED
 @pytest.mark.parametrize("name", ["relu deep", "leaky"])
 def test_planted_scales_of_several_layers_are_undone(name: str, method: str, calibrated: bool, few_steps: None) -> None:
@@ -441,17 +439,11 @@ def test_planted_flips_are_undone(name: str, method: str, calibrated: bool, few_
 
 
 @CALIBRATED
-def test_planted_flips_of_gated_units_are_undone(
-    method: str, calibrated: bool, request: pytest.FixtureRequest, few_steps: None
-) -> None:
+def test_planted_flips_of_gated_units_are_undone(method: str, calibrated: bool, few_steps: None) -> None:
     """Of a gated unit only the linear half flips: its sign is found from activations, and from weights."""
-    if not calibrated:
-        why = "beyond/signs.py _by_weights() takes |·| of both halves' summed products, of which one alone flips"
-        request.applymarker(pytest.mark.xfail(strict=True, reason=why))
     assert undone("glu", "sign-flips", method, calibrated) <= 1e-6
 
 
-@pytest.mark.xfail(strict=True, reason="beyond/signs.py _by_activations() flips units in heads not yet matched")
 def test_flips_inside_heads_do_not_hide_those_outside(few_steps: None) -> None:
     """θ_B flipped in its feed-forward units alone, heads moved: the flips are undone all the same."""
     assert undone("llama", "sign-flips", "weight-matching", only="gate") <= 1e-6
@@ -464,7 +456,6 @@ def test_planted_head_rotations_are_undone(name: str, method: str, calibrated: b
     undone(name, "head-maps", method, calibrated)
 
 
-@pytest.mark.xfail(strict=True, reason="beyond/api.py _seen() takes covariances: means outside their range are lost")
 @METHOD
 def test_head_rotations_are_fitted_where_activations_span_little(method: str, few_steps: None) -> None:
     """Five inputs to heads of 8: Procrustes on second moments, means included, is exact on what the data shows."""

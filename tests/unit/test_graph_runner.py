@@ -207,7 +207,6 @@ def test_an_index_that_is_no_token_is_refused_in_one_line() -> None:
         looked_at(runner, weights, torch.full((2, 6), 11), ["add"])
 
 
-@pytest.mark.xfail(strict=True, raises=IndexError, reason="evaluate/graph.py run() catches RuntimeError alone")
 def test_an_index_that_is_no_token_is_refused_in_a_later_batch_too() -> None:
     """When a batch of the same shape has run before, and nothing is traced anew."""
     module, weights, _ = case("language_model_tied")

@@ -96,10 +96,10 @@ def go_beyond(problem: Problem, kinds: tuple[str, ...], solve: Method) -> Beyond
 
 
 def _seen(problem: Problem, permutation: Permutation) -> tuple[Any, ActivationSimilarity]:
-    """Return joint moments of A's and the permuted θ_B's activations, and the covariances they give."""
+    """Return joint moments of A's and the permuted θ_B's activations, and the cross-moments they give."""
     pair = replace(problem.pair, theta_b=problem.spec.apply(problem.pair.theta_b, permutation), cache={})
     moments = observe(replace(problem, pair=pair), "beyond permutations", SAMPLES)
-    tables = {site: found.similarity("covariance") for site, found in moments.items()}
+    tables = {site: found.similarity("cross-moment") for site, found in moments.items()}
     return moments, ActivationSimilarity(problem.spec, problem.traced("beyond permutations").sites, tables)
 
 

@@ -18,6 +18,8 @@ from lmccheck.symmetry.spec import Permutation, PermutationSpec, Slot, UnitGroup
 
 Weights = Mapping[str, Tensor]
 _STEPS = 8  # rounds in which the grid of scales shrinks
+MOST_ROUNDS = 200  # over all rescalable groups, whose scales depend on their neighbours'
+SETTLED = 1e-8  # of the logarithm of a scale
 
 
 def polar(cross: Tensor) -> Tensor:
@@ -72,19 +74,30 @@ def fit(
                 else _products(group, (*freedom.forward, *freedom.backward), a, b)
             )
             maps.mixes[k] = polar(cross)
-    for k, freedom in enumerate(maps.freedoms):
-        group = maps.spec.by_name[freedom.group]
-        if freedom.kind in ("sign-flips", "rescaling"):
-            now = maps.apply(b, a) if maps.streams or maps.mixed_groups else b
-            forward, backward = (
-                [_diagonal(group, slots, x, y) for x, y in ((a, now), (now, now))]
-                for slots in (freedom.forward, freedom.backward)
-            )
-            if freedom.kind == "sign-flips":
-                maps.mixes[k] = torch.where(forward[0] + backward[0] < 0, -1.0, 1.0).double()
-            else:
-                maps.mixes[k] = best_scale(forward[0], forward[1], backward[0], backward[1])
     maps.reset()
+    now = maps.apply(b, a)
+    for round_number in range(MOST_ROUNDS):
+        furthest = 0.0
+        for k, freedom in enumerate(maps.freedoms):
+            if freedom.kind == "head-maps" or (freedom.kind == "sign-flips" and round_number):
+                continue
+            group = maps.spec.by_name[freedom.group]
+            change = _diagonal_change(freedom, group, a, now)
+            furthest = max(furthest, float(change.abs().log().abs().max()))
+            maps.mixes[k] = maps.mixes[k] * change
+            now = mix_group(maps.spec, group, now, freedom.forward, freedom.backward, change)
+        if furthest <= SETTLED:
+            break
+    maps.reset()
+
+
+def _diagonal_change(freedom: Freedom, group: UnitGroup, a: Weights, now: Weights) -> Tensor:
+    """Return the signs or scales that bring a group of θ_B as it ``now`` is nearest to A's: (copies, size)."""
+    inner_in, inner_out = (_diagonal(group, slots, a, now) for slots in (freedom.forward, freedom.backward))
+    if freedom.kind == "sign-flips":
+        return torch.where(inner_in + inner_out < 0, -1.0, 1.0).double()
+    square_in, square_out = (_diagonal(group, slots, now, now) for slots in (freedom.forward, freedom.backward))
+    return best_scale(inner_in, square_in, inner_out, square_out)
 
 
 def best_scale(inner_in: Tensor, square_in: Tensor, inner_out: Tensor, square_out: Tensor) -> Tensor:
@@ -103,12 +116,17 @@ def best_scale(inner_in: Tensor, square_in: Tensor, inner_out: Tensor, square_ou
 def balance(spec: PermutationSpec, freedoms: list[Freedom], weights: Weights) -> dict[str, Tensor]:
     """Return weights (float64) with rescalable units scaled so that what makes and what reads them is as large."""
     result = dict(weights)
-    for freedom in freedoms:
-        if freedom.kind == "rescaling":
-            group = spec.by_name[freedom.group]
-            made, read = (_diagonal(group, slots, result, result) for slots in (freedom.forward, freedom.backward))
-            scale = torch.where((made > 0) & (read > 0), (read / made.clamp(min=1e-300)) ** 0.25, 1.0)
-            result = mix_group(spec, group, result, freedom.forward, freedom.backward, scale)
+    for _ in range(MOST_ROUNDS):
+        furthest = 0.0
+        for freedom in freedoms:
+            if freedom.kind == "rescaling":
+                group = spec.by_name[freedom.group]
+                made, read = (_diagonal(group, slots, result, result) for slots in (freedom.forward, freedom.backward))
+                scale = torch.where((made > 0) & (read > 0), (read / made.clamp(min=1e-300)) ** 0.25, 1.0)
+                furthest = max(furthest, float(scale.log().abs().max()))
+                result = mix_group(spec, group, result, freedom.forward, freedom.backward, scale)
+        if furthest <= SETTLED:
+            break
     return result
 
 

@@ -52,6 +52,8 @@ def _by_activations(problem: Problem, odd: Mapping[str, Freedom]) -> dict[str, T
     identity = problem.spec.identity()
     for name, freedom in odd.items():
         group = problem.spec.by_name[name]
+        if group.within:  # its units cannot be compared before those they lie in are matched; fit() gives their signs
+            continue
         similarity = alike.units(group, identity)
         step = reassign(problem.spec, group, identity, similarity.abs(), {})
         result = _flip(problem, freedom, result, _signs(similarity, step.relative))
@@ -71,9 +73,12 @@ def _by_weights(problem: Problem, odd: Mapping[str, Freedom]) -> dict[str, Tenso
         similarity = state.units(group, lambda slot: slot.role == "producer")
         blocks = state.blocks(group, lambda slot: slot.role == "producer")
         free = group.name in odd and not blocks and not group.within
-        step = reassign(spec, group, permutation, similarity.abs() if free else similarity, blocks)
+        if free:  # of a gated unit one half may flip alone
+            turning = state.units(group, odd[group.name].forward.__contains__)
+            similarity = similarity - turning + turning.abs()
+        step = reassign(spec, group, permutation, similarity, blocks)
         if free:
-            signs = _signs(similarity, step.relative)[0]
+            signs = _signs(turning, step.relative)[0]
             back: Permutation = {**spec.identity(), group.name: torch.argsort(permutation[group.name])}
             result = _flip(problem, odd[group.name], result, signs[back[group.name]])
         permutation = step.permutation
