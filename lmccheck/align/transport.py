@@ -170,9 +170,11 @@ def _recursion(
         nested = {child.name for child in nested_groups(spec, group)}
         placed = done | nested | {group.name, *group.within}
 
-        def incoming(slot: Slot, placed: set[str] = placed) -> bool:
-            """Weights that make the group from what has been placed."""
-            return slot.role == "producer" and on_tensor[slot.tensor] <= placed
+        known = any(s.role == "producer" and s.tensor in a and on_tensor[s.tensor] <= placed for s in group.slots)
+
+        def incoming(slot: Slot, placed: set[str] = placed, known: bool = known) -> bool:
+            """Weights that make the group from what has been placed; all that make it where there are none such."""
+            return slot.role == "producer" and (not known or on_tensor[slot.tensor] <= placed)
 
         blocks = state.blocks(group, incoming)
         step = reassign(spec, group, state.permutation, state.units(group, incoming), blocks, by_transport)

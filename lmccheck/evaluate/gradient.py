@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from lmccheck.errors import SourceError
+from lmccheck.errors import LmcError, SourceError
 from lmccheck.evaluate.batchnorm import tracked
 from lmccheck.evaluate.curve import cut, upcast, working_dtype
 from lmccheck.evaluate.forward import Runner, exact_float32
@@ -53,7 +53,7 @@ class Gradient:
             with torch.enable_grad(), exact_float32():
                 outputs = functional_call(module, given, arguments)
                 return self.pair.loss.function(outputs, targets).mean()
-        except SourceError:
+        except LmcError:
             raise
         except Exception as error:  # whatever a network or loss of the user's raises
             said = (str(error).strip() or "no message").splitlines()[0]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
-from lmccheck.errors import SourceError, UnsupportedArchitecture
+from lmccheck.errors import LmcError, SourceError, UnsupportedArchitecture
 from lmccheck.evaluate.curve import cut, upcast
 from lmccheck.evaluate.forward import Runner, exact_float32
 from lmccheck.sources import Batch, Data
@@ -64,6 +64,8 @@ class GraphRunner:
                 _Watching(traced.module, set(watched), look).run(*values)
         except Stop:
             pass
+        except LmcError:
+            raise
         except Exception as error:  # whatever the network's own ops raise
             said = (str(error).strip() or "no message").splitlines()[0]
             raise SourceError(f"{where}: running the traced model raised {said}; mend: check the data") from error
