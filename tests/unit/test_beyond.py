@@ -268,22 +268,23 @@ def test_head_maps_exist_where_nothing_lies_between_the_two_sides() -> None:
 
 
 def test_streams_are_found_behind_norms_and_elsewhere_refused_with_a_reason() -> None:
-    """Pre-norm with a final LayerNorm: centred; RMSNorm: not; without a final norm, or post-norm: why not is said."""
-    (stream,) = found_in("final norm")[3]
-    assert stream.centred
-    assert stream.group.name == "0"
-    assert len(stream.readers) == 3
+    """Behind LayerNorm, with a final one or not: centred; RMSNorm: not; post-norm or tied: why not is said."""
+    for name, readers in (("final norm", 3), ("no final norm", 3), ("encoder_chunk", 5)):
+        (stream,) = found_in(name)[3]
+        assert stream.centred
+        assert stream.group.name == "0"
+        assert len(stream.readers) == readers
     for name in ("llama", "llama_without_rotary"):
         (stream,) = found_in(name)[3]
         assert not stream.centred
         assert stream.group.name == "embed"
         assert {reader.gain for reader in stream.readers} == {"norm1.weight", "norm2.weight", None}
-    for name in ("encoder_chunk", "no final norm", "post norm", "torch_encoder_post_norm", "language_model_tied"):
+    for name in ("post norm", "torch_encoder_post_norm", "language_model_tied"):
         _, _, _, streams, refused = found_in(name)
         assert streams == ()
         assert refused
         assert all(len(why) > 10 and "\n" not in why for why in refused.values())
-    assert "reads the stream without a norm" in found_in("encoder_chunk")[4]["0"]
+    assert any("tied" in why for why in found_in("language_model_tied")[4].values())
     assert found_in("gelu")[4] == {}
 
 

@@ -1,9 +1,9 @@
-"""Rotating a residual stream that only normalised readers see (Theus et al. 2025).
+"""Rotating a residual stream that is read by linear layers, behind norms or not (Theus et al. 2025).
 
 LayerNorm and RMSNorm of x commute with a rotation R of the stream once their gains are moved into what reads them:
 γ ⊙ n(Rx) + β = D·(γ' ⊙ n(x)) + β with D = diag(γ)·R·diag(1/γ'). So producers of the stream are multiplied by R, readers
-behind norm k by D_k⁻ᵀ, its gain becomes any γ_k wanted, and its shift D_k·β'. LayerNorm subtracts the mean over the
-units: producers are centred first, which it cannot see, and R must keep the direction of all ones.
+behind norm k by D_k⁻ᵀ, its gain becomes any γ_k wanted, and its shift D_k·β'; one behind no norm is multiplied by R.
+LayerNorm subtracts the mean over the units: there R must keep the direction of all ones.
 """
 
 from __future__ import annotations
@@ -37,7 +37,10 @@ class Reader:
 
 @dataclass(frozen=True)
 class Stream:
-    """A residual stream that may be rotated: what writes into it, and who reads it behind which norm."""
+    """A residual stream that may be rotated: what writes into it, and who reads it behind which norm.
+
+    ``centred`` is True where a rotation has to keep the direction of all ones, since a norm subtracts the mean.
+    """
 
     group: UnitGroup
     producers: tuple[Slot, ...] = field(repr=False)
@@ -69,9 +72,7 @@ class Stream:
         """Return ``weights`` (float64) with the stream rotated, (width, width), and with the gains of ``like``."""
         result = dict(weights)
         outer = self.group.within
-        rotation = whole = rotation.to(weights[self.producers[0].tensor])
-        if self.centred:
-            whole = rotation @ (torch.eye(self.width) - 1 / self.width).to(rotation)
+        rotation = rotation.to(weights[self.producers[0].tensor])
 
         def put(name: str, value: Tensor) -> None:
             for other, known in spec.tied.items():
@@ -79,7 +80,7 @@ class Stream:
                     result[other] = value
 
         for slot in self.producers:
-            put(slot.tensor, mixed(slot, result[slot.tensor], whole[None], outer))
+            put(slot.tensor, mixed(slot, result[slot.tensor], rotation[None], outer))
         for reader in self.readers:
             ones = torch.ones(self.width).to(rotation)
             own = weights[reader.gain].to(rotation) if reader.gain else ones
@@ -118,7 +119,7 @@ def find_streams(derived: Derived, trial: Trial) -> tuple[list[Stream], dict[str
                 found.append(candidate)
                 break
         else:
-            refused[group.name] = "a rotation changes the outputs: something reads the stream without a norm"
+            refused[group.name] = "a rotation changes the outputs: something treats the units of the stream one by one"
     return found, refused
 
 
