@@ -31,8 +31,7 @@ from lmccheck.align.similarity import WeightSimilarity
 from lmccheck.align.transport import by_transport, second_moments
 from lmccheck.align.weights import counted
 from lmccheck.errors import CheckpointError, LmcError, SourceError, UnsupportedArchitecture, nearest
-from lmccheck.evaluate.curve import Evaluator, Measured, rebatched
-from lmccheck.evaluate.forward import Runner, tensors_in
+from lmccheck.evaluate.curve import Evaluator, Measured, first_outputs, relative_deviation
 from lmccheck.pair import ModelPair, StateDict, load_pair
 from lmccheck.symmetry.discover import Derived, derive
 from lmccheck.symmetry.sites import Layer
@@ -646,29 +645,14 @@ def _batchnorm_facts(evaluator: Evaluator, weights: Mapping[str, Tensor]) -> dic
     }
 
 
-def _deviation(pair_a: ModelPair, pair_b: ModelPair, weights: Mapping[str, Tensor], samples: int = 64) -> float:
+def _deviation(pair_a: ModelPair, pair_b: ModelPair, weights: Mapping[str, Tensor]) -> float:
     """Return max |f_A(weights) − f_B(θ_B)| / (1 + max |f_B|) on the first evaluation samples, in float64."""
     where = f"{pair_b.data.origin}, comparing b before and after fusion"
-    batches, left = [], samples
-    for batch in rebatched(pair_b.data, samples):
-        if left > 0:
-            batches.append(batch.inputs)
-            left -= batch.samples
-    outputs = []
-    for pair, state in ((pair_b, pair_b.theta_a), (pair_a, weights)):
-        runner = Runner(pair.module, pair.torch_device, torch.float64)
-        runner.load(state)
-        outputs.append([tensor for inputs in batches for tensor in tensors_in(runner(inputs, where))])
-    before, after = outputs
-    shapes = [[tuple(tensor.shape) for tensor in tensors] for tensors in outputs]
+    before, after = (first_outputs(pair, state, where) for pair, state in ((pair_b, pair_b.theta_a), (pair_a, weights)))
+    shapes = [[tuple(tensor.shape) for tensor in tensors] for tensors in (before, after)]
     if shapes[0] != shapes[1] or not any(tensor.numel() for tensor in before):
         raise UnsupportedArchitecture(
             f"fuse: on {where} a's network returns {shapes[1][:3]} and b's {shapes[0][:3]}, expected floating tensors "
             f"of one shape; {_MEND}, which return no hidden states"
         )
-    worst = 0.0
-    for x, y in zip(before, after, strict=True):
-        if x.numel():
-            difference = (x - y).abs().max() / (1 + x.abs().max())
-            worst = max(worst, float(difference)) if torch.isfinite(difference) else float("inf")
-    return worst
+    return relative_deviation(before, after)

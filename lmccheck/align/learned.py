@@ -21,6 +21,7 @@ from lmccheck.align.method import Found, Problem
 from lmccheck.align.reassign import reassign
 from lmccheck.align.similarity import WeightSimilarity
 from lmccheck.align.weights import counted
+from lmccheck.evaluate.curve import interpolate
 from lmccheck.evaluate.gradient import Gradient, endless_batches
 from lmccheck.symmetry.compose import compose
 from lmccheck.symmetry.spec import Permutation, PermutationSpec
@@ -77,7 +78,7 @@ def train(
     def middle(weights: Mapping[str, Tensor]) -> float:
         """Mean loss half-way, over the judging batches."""
         with torch.no_grad():
-            merged = _between(theta_a, weights, 0.5)
+            merged = interpolate(theta_a, weights, 0.5)
             return float(sum(gradient.loss(merged, batch) for batch in judge)) / len(judge)
 
     with torch.no_grad():
@@ -107,7 +108,8 @@ def train(
                 for name, value in moved.items()
             }
             t = float(torch.rand((), generator=generator))
-            loss = gradient.loss(_between(theta_a, straight, t), next(batches))
+            merged = interpolate(theta_a, straight, t or 0.5)  # at 0 there would be nothing to learn from
+            loss = gradient.loss(merged, next(batches))
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it without types
         if step % EVERY == 0 or step == steps:
@@ -123,11 +125,6 @@ def train(
 def _spread(tensor: Tensor) -> float:
     """Return a tensor's root mean square, 1e-3 at least."""
     return max(1e-3, float(tensor.detach().double().square().mean().sqrt()))
-
-
-def _between(a: Mapping[str, Tensor], b: Mapping[str, Tensor], t: float) -> dict[str, Tensor]:
-    """Return (1−t)·a + t·b; integer tensors are a's."""
-    return {name: torch.lerp(x, b[name], t) if x.is_floating_point() else x for name, x in a.items()}
 
 
 class Projection:

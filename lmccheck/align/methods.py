@@ -76,11 +76,11 @@ class Candidate:
 def _candidate(problem: Problem, method: str) -> Candidate:
     found = solve(problem, method)
     cache: dict[Any, Any] = problem.pair.cache
-    judge = cache.setdefault("calibration barrier", None) or CalibrationBarrier(problem.pair)
-    cache["calibration barrier"] = judge
+    if "calibration barrier" not in cache:
+        cache["calibration barrier"] = CalibrationBarrier(problem.pair)
     key = ("calibration barrier", method, problem.seed)
     if key not in cache:
-        cache[key] = judge(problem.spec.apply(problem.pair.theta_b, found.permutation))
+        cache[key] = cache["calibration barrier"](problem.spec.apply(problem.pair.theta_b, found.permutation))
     return Candidate(method, found, cache[key])
 
 

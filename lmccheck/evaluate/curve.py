@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -161,26 +161,34 @@ def function_deviation(
 
     Uses the first ``samples`` samples and the weights' own BatchNorm statistics.
     """
+    where = f"{pair.data.origin}, comparing b before and after alignment"
+    before, after = (first_outputs(pair, weights, where, samples) for weights in (first, second))
+    if not any(x.numel() for x in before):
+        raise UnsupportedArchitecture(f"{where}: the model returns no floating tensor, so nothing can be compared")
+    return relative_deviation(before, after)
+
+
+def first_outputs(pair: ModelPair, weights: Mapping[str, Tensor], where: str, samples: int = 64) -> list[Tensor]:
+    """Return what a pair's network gives with ``weights`` on the first evaluation samples, in float64."""
     runner = Runner(pair.module, pair.torch_device, torch.float64)
-    inputs = []
+    runner.load(weights)
+    outputs: list[Tensor] = []
     left = samples
     for batch in rebatched(pair.data, samples):
         if left <= 0:
             break
-        inputs.append(batch.inputs)
+        outputs += tensors_in(runner(batch.inputs, where))
         left -= batch.samples
-    runner.load(first)
-    where = f"{pair.data.origin}, comparing b before and after alignment"
-    before = [tensors_in(runner(item, where)) for item in inputs]
-    if not any(x.numel() for old in before for x in old):
-        raise UnsupportedArchitecture(f"{where}: the model returns no floating tensor, so nothing can be compared")
-    runner.load(second)
+    return outputs
+
+
+def relative_deviation(before: Sequence[Tensor], after: Sequence[Tensor]) -> float:
+    """Return max |after − before| / (1 + max |before|) over pairs of tensors, infinite where it is no number."""
     worst = 0.0
-    for item, old in zip(inputs, before, strict=True):
-        for x, y in zip(old, tensors_in(runner(item, where)), strict=True):
-            if x.numel():
-                difference = (x - y).abs().max() / (1 + x.abs().max())
-                worst = max(worst, float(difference)) if torch.isfinite(difference) else float("inf")
+    for x, y in zip(before, after, strict=True):
+        if x.numel():
+            difference = (x - y).abs().max() / (1 + x.abs().max())
+            worst = max(worst, float(difference)) if torch.isfinite(difference) else float("inf")
     return worst
 
 

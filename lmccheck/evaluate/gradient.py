@@ -11,7 +11,7 @@ from torch.func import functional_call
 
 from lmccheck.errors import LmcError, SourceError
 from lmccheck.evaluate.batchnorm import tracked
-from lmccheck.evaluate.curve import cut, upcast, working_dtype
+from lmccheck.evaluate.curve import upcast, working_dtype
 from lmccheck.evaluate.forward import Runner, exact_float32
 from lmccheck.module import tied_names
 from lmccheck.sources import Batch, Data
@@ -81,6 +81,3 @@ def _picked(inputs: object, index: Tensor) -> object:
     if isinstance(inputs, (tuple, list)):
         return type(inputs)(_picked(value, index) for value in inputs)
     return inputs
-
-
-__all__ = ["Gradient", "cut", "endless_batches"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import os
-import re
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from lmccheck.errors import LmcError, SourceError
 from lmccheck.paths.linear import Point, barrier, chord, sample
+from lmccheck.properties.limits import read_limit
 from lmccheck.properties.linear_connectivity import REFINEMENTS
 from lmccheck.result import Result
 
@@ -68,7 +68,7 @@ def fused_connectivity(
     from lmccheck.evaluate.repair import Segment
 
     started = time.perf_counter()
-    _bound(limit, 1.0)
+    read_limit(limit, 1.0, "fused_connectivity")
     if isinstance(points, bool) or not isinstance(points, int) or points < 3:
         raise LmcError(f"fused_connectivity: points = {points!r}; expected an integer of at least 3")
     if profile not in REFINEMENTS:
@@ -96,7 +96,7 @@ def fused_connectivity(
     found = sample(measure, points, REFINEMENTS[profile], loss_a, loss_b)
     curve = [(point.t, point.loss) for point in found]
     value, worst_t = barrier(curve, loss_a, loss_b)
-    bound = _bound(limit, max(loss_a, loss_b))
+    bound = read_limit(limit, max(loss_a, loss_b), "fused_connectivity")
     errors = [point.error for point in found if point.error is not None]
     error_a, error_b = end.error, fusion.facts["errors"]["b"]
     details: dict[str, Any] = {
@@ -137,17 +137,6 @@ def fused_connectivity(
         evaluations=evaluator.evaluations + fusion.facts["evaluations"],
         seconds=time.perf_counter() - started,
         details=details,
-    )
-
-
-def _bound(limit: float | str, worse: float) -> float:
-    """Return the limit in the loss's unit; ``"5%"`` is relative to the worse endpoint's loss."""
-    if isinstance(limit, str) and re.fullmatch(r"\d+(\.\d+)?%", limit):
-        return float(limit[:-1]) / 100 * worse
-    if isinstance(limit, (int, float)) and not isinstance(limit, bool) and math.isfinite(limit) and limit >= 0:
-        return float(limit)
-    raise LmcError(
-        f"fused_connectivity: limit = {limit!r}; expected a number ≥ 0 in the loss's unit, or a share such as '5%'"
     )
 
 

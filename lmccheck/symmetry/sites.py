@@ -118,10 +118,10 @@ def _layer(node: fx.Node, traced: Trace) -> Layer | None:
         units, groups = 1, arguments[6] or 1
     elif name != "aten.linear":
         return None
-    stored, held = _stored(weight, traced), _stored(bias, traced)
+    stored, held = stored_name(weight, traced), stored_name(bias, traced)
     if stored is None or (bias is not None and held is None) or not isinstance(source, fx.Node):
         return None
-    if _stored(source, traced) is not None or (window is not None and isinstance(window[1], str)):
+    if stored_name(source, traced) is not None or (window is not None and isinstance(window[1], str)):
         return None
     return Layer(node.name, source.name, stored, held, out, units, window, groups, _norm(node, traced))
 
@@ -137,7 +137,7 @@ def _norm(node: fx.Node, traced: Trace) -> Norm | None:
     if live or name not in ("aten.batch_norm", "aten._native_batch_norm_legit_no_training"):
         return None
     epsilon = arguments[7] if name == "aten.batch_norm" else arguments[6]
-    weight, bias, mean, variance = (_stored(argument, traced) for argument in arguments[1:5])
+    weight, bias, mean, variance = (stored_name(argument, traced) for argument in arguments[1:5])
     if mean is None or variance is None:
         return None
     if any((name is None) != (given is None) for name, given in ((weight, arguments[1]), (bias, arguments[2]))):
@@ -145,7 +145,7 @@ def _norm(node: fx.Node, traced: Trace) -> Norm | None:
     return Norm(weight, bias, mean, variance, float(epsilon))
 
 
-def _stored(argument: Any, traced: Trace) -> str | None:
+def stored_name(argument: Any, traced: Trace) -> str | None:
     """Return the canonical name of the stored tensor that an argument is, None where it is something else."""
     if not isinstance(argument, fx.Node) or argument.op != "placeholder":
         return None

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from lmccheck.align.beyond.mix import mix_group
+from lmccheck.evaluate.curve import relative_deviation
 from lmccheck.evaluate.forward import Runner, randomised, tensors_in
 from lmccheck.symmetry.discover import Derived
 from lmccheck.symmetry.spec import Slot, UnitGroup
@@ -50,12 +51,8 @@ class Trial:
 
     def deviation(self, changed: list[dict[str, Tensor]]) -> float:
         """Return the largest relative output deviation of the changed draws, infinite where it is no number."""
-        worst = 0.0
-        for before, weights in zip(self._before, changed, strict=True):
-            for x, y in zip(before, self._outputs(weights), strict=True):
-                difference = float((x - y).abs().max() / (1 + x.abs().max())) if x.numel() else 0.0
-                worst = max(worst, difference) if difference == difference else float("inf")
-        return worst
+        pairs = zip(self._before, changed, strict=True)
+        return max(relative_deviation(before, self._outputs(weights)) for before, weights in pairs)
 
 
 def find_freedoms(derived: Derived, trial: Trial, kinds: tuple[str, ...]) -> list[Freedom]:

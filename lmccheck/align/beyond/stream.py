@@ -17,6 +17,7 @@ from torch import Tensor, fx
 from lmccheck.align.beyond.freedoms import Trial
 from lmccheck.align.beyond.mix import mixed
 from lmccheck.symmetry.discover import Derived
+from lmccheck.symmetry.sites import stored_name
 from lmccheck.symmetry.spec import PermutationSpec, Slot, UnitGroup
 from lmccheck.symmetry.trace import Trace, op_name
 from lmccheck.symmetry.verify import TOLERANCE
@@ -159,22 +160,15 @@ def _affine(node: fx.Node, trace: Trace) -> tuple[str | None, str | None]:
     while True:
         name = op_name(node.target).removeprefix("aten.")
         if name in ("layer_norm", "rms_norm"):
-            gain = _stored(node.args[2], trace) if len(node.args) > 2 else None
-            shift = _stored(node.args[3], trace) if name == "layer_norm" and len(node.args) > 3 else None
+            gain = stored_name(node.args[2], trace) if len(node.args) > 2 else None
+            shift = stored_name(node.args[3], trace) if name == "layer_norm" and len(node.args) > 3 else None
             return gain, shift
         if name == "mul":
-            names = [_stored(argument, trace) for argument in node.args]
+            names = [stored_name(argument, trace) for argument in node.args]
             return next((found for found in names if found), None), None
         if name not in _THROUGH or not isinstance(node.args[0], fx.Node):
             return None, None
         node = node.args[0]
-
-
-def _stored(argument: object, trace: Trace) -> str | None:
-    if not isinstance(argument, fx.Node) or argument.op != "placeholder":
-        return None
-    holder = trace.placeholders[argument.name]
-    return trace.tied.get(holder.target, holder.target) if holder.stored else None
 
 
 def smallest_gain(stream: Stream, weights: Mapping[str, Tensor]) -> float:
