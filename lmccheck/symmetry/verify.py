@@ -87,8 +87,8 @@ def deviation(
         warnings.simplefilter("ignore")  # what the user's forward warns of was said when it was first run
         worst = max(trial(seed + k) for k in range(trials))
         if weights is None and not _respond(seen):
-            for k in range(64):  # a tiny network may be dead in several draws
-                runner.draw(module, seed + trials + k)
+            for k in range(64):  # a tiny network may be dead in several draws, and in all that are like its own weights
+                runner.draw(module, seed + trials + k, 8.0 if k % 2 else 1.0)
                 seen.append(outputs())
                 if _respond([seen[0], seen[-1]]):
                     break
