@@ -75,7 +75,7 @@ def build_module(model: str | nn.Module | Callable[[], Any], folder: Path | None
         raise SourceError(f"{what}: got {type(build).__name__}, expected a callable that returns a torch.nn.Module")
     try:
         with importable(folder), torch.random.fork_rng(devices=[]):
-            torch.random.default_generator.manual_seed(0)  # what it draws to begin with is the same in every run
+            torch.default_generator.manual_seed(0)  # what it draws to begin with is the same in every run
             module = build()
     except (Exception, SystemExit) as error:
         raise SourceError(

@@ -70,9 +70,9 @@ def upcast(weights: Mapping[str, Tensor], dtype: torch.dtype, device: torch.devi
 class Evaluator:
     """Evaluates weight points of one pair's network on its data; counts full passes over the evaluation data."""
 
-    def __init__(self, pair: ModelPair) -> None:
+    def __init__(self, pair: ModelPair, dtype: torch.dtype | None = None) -> None:
         self.pair = pair
-        self.dtype = working_dtype(pair.theta_a, pair.theta_b)
+        self.dtype = dtype or working_dtype(pair.theta_a, pair.theta_b)
         self.runner = Runner(pair.module, pair.torch_device, self.dtype)
         self.batches = rebatched(pair.data)
         self.calibration = rebatched(pair.calibration) if pair.calibration is not None else ()
@@ -170,16 +170,27 @@ def function_deviation(
 
 def first_outputs(pair: ModelPair, weights: Mapping[str, Tensor], where: str, samples: int = 64) -> list[Tensor]:
     """Return what a pair's network gives with ``weights`` on the first evaluation samples, in float64."""
-    runner = Runner(pair.module, pair.torch_device, torch.float64)
-    runner.load(weights)
-    outputs: list[Tensor] = []
-    left = samples
-    for batch in rebatched(pair.data, samples):
-        if left <= 0:
-            break
-        outputs += tensors_in(runner(batch.inputs, where))
-        left -= batch.samples
-    return outputs
+    return FirstOutputs(pair, where, samples)(weights)
+
+
+class FirstOutputs:
+    """What a pair's network gives with any weights on the first evaluation samples, in float64."""
+
+    def __init__(self, pair: ModelPair, where: str, samples: int = 64) -> None:
+        self._runner = Runner(pair.module, pair.torch_device, torch.float64)
+        self._where = where
+        self._batches: list[Batch] = []
+        left = samples
+        for batch in rebatched(pair.data, samples):
+            if left <= 0:
+                break
+            self._batches.append(batch)
+            left -= batch.samples
+
+    def __call__(self, weights: Mapping[str, Tensor]) -> list[Tensor]:
+        """Return the floating tensors of every batch's output, one after the other."""
+        self._runner.load(weights)
+        return [tensor for batch in self._batches for tensor in tensors_in(self._runner(batch.inputs, self._where))]
 
 
 def relative_deviation(before: Sequence[Tensor], after: Sequence[Tensor]) -> float:

@@ -19,13 +19,17 @@ PerSample = Callable[[Any, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Loss:
-    """A per-sample loss: ``function(outputs, targets)`` -> (n,), its ``unit``, 0-1 errors where they exist."""
+    """A per-sample loss: ``function(outputs, targets)`` -> (n,), its ``unit``, 0-1 errors where they exist.
+
+    ``convex``: whether it is known to be convex in the network's output, on which certified segments rest.
+    """
 
     name: str
     unit: str
     function: PerSample
     errors: PerSample | None
     integer_targets: bool
+    convex: bool = False
 
 
 def logits_of(outputs: Any) -> Tensor:
@@ -81,14 +85,17 @@ def next_token_errors(outputs: Any, targets: Tensor) -> Tensor:
 
 
 LOSSES = {
-    "cross_entropy": Loss("cross_entropy", "nats", cross_entropy, classification_errors, True),
-    "mse": Loss("mse", "squared error", mse, None, False),
-    "next_token": Loss("next_token", "nats", next_token, next_token_errors, True),
+    "cross_entropy": Loss("cross_entropy", "nats", cross_entropy, classification_errors, True, True),
+    "mse": Loss("mse", "squared error", mse, None, False, True),
+    "next_token": Loss("next_token", "nats", next_token, next_token_errors, True, True),
 }
 
 
 def load_loss(loss: str | PerSample | Loss, folder: Path | None = None) -> Loss:
-    """Return the loss of a name, of ``"module:function"`` or of a callable (outputs, targets) -> (n,) tensor."""
+    """Return the loss of a name, of ``"module:function"`` or of a callable (outputs, targets) -> (n,) tensor.
+
+    A function that is convex in the outputs may say so with an attribute ``convex = True``.
+    """
     if isinstance(loss, Loss):
         return loss
     if isinstance(loss, str):
@@ -106,7 +113,7 @@ def load_loss(loss: str | PerSample | Loss, folder: Path | None = None) -> Loss:
         raise SourceError(
             f"loss {name!r}: got {type(function).__name__}, expected a function (outputs, targets) -> (n,) tensor"
         )
-    return Loss(name, "loss", function, None, False)
+    return Loss(name, "loss", function, None, False, getattr(function, "convex", False) is True)
 
 
 def measured(loss: Loss, outputs: Any, targets: Tensor, origin: str) -> tuple[Tensor, Tensor | None]:

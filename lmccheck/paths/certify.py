@@ -1,0 +1,192 @@
+"""What is known of the loss along a path: exactly where segments are convex or constant, by samples elsewhere."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from lmccheck.errors import LmcError, SymmetryError
+from lmccheck.evaluate.curve import Evaluator, FirstOutputs, interpolate, relative_deviation
+from lmccheck.pair import ModelPair
+from lmccheck.paths.linear import Point, sample
+from lmccheck.paths.moves import violation
+from lmccheck.paths.path import Path
+from lmccheck.paths.structure import Structure
+
+EXACT = 1e-10  # relative, float64
+SAMPLED = {"dev": (11, 1), "ci": (21, 2), "thorough": (41, 6)}  # points of a d segment, rounds about its worst
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of one segment: losses at its ends, the largest on it, where, and how that is known."""
+
+    number: int
+    kind: str
+    does: str
+    start: float
+    end: float
+    largest: float
+    worst: float  # in [0, 1] of the segment
+    how: str  # "constant", "convex" or "sampled"
+    errors: tuple[float | None, float | None]
+
+    def facts(self) -> dict[str, Any]:
+        """Return the segment's row of a report; JSON-able."""
+        return {
+            "number": self.number, "kind": self.kind, "does": self.does, "loss_start": self.start,
+            "loss_end": self.end, "max": self.largest, "worst": self.worst, "known": self.how,
+            "error_start": self.errors[0], "error_end": self.errors[1],
+        }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """The largest loss on a path and what it rests on.
+
+    ``exact`` is False where a segment was only sampled. ``deviation``: how far, relative and in float64, constant
+    segments moved the output and affine ones left the chord, on the first evaluation samples.
+    """
+
+    segments: tuple[Known, ...]
+    largest: float
+    loss_a: float
+    loss_b: float
+    evaluations: int
+    deviation: float
+
+    @property
+    def excess(self) -> float:
+        """max L on the path − max(L(θ_A), L(θ_B)), never below zero since the ends lie on the path."""
+        return self.largest - max(self.loss_a, self.loss_b)
+
+    @property
+    def exact(self) -> bool:
+        """Whether the maximum is known and not sampled."""
+        return all(segment.how != "sampled" for segment in self.segments)
+
+    @property
+    def worst(self) -> Known:
+        """The segment on which the loss is largest; of several the first that is not constant."""
+        top = [segment for segment in self.segments if not segment.largest < self.largest]
+        return next((segment for segment in top if segment.how != "constant"), top[0])
+
+
+def certify(pair: ModelPair, structure: Structure, path: Path, *, profile: str = "ci") -> Certificate:
+    """Return what is known of a pair's loss along a path, on its evaluation data.
+
+    Every segment's claim is checked on the weights (``moves.violation``) and in float64 on the first samples: b and c
+    must not move the output, a must be affine. Breakpoints joined by constant segments are measured once, in float64;
+    segments of kind d, and those of kind a where the loss is not known to be convex, are sampled. BatchNorm statistics
+    are weights of the path, never re-estimated on it. Raises SymmetryError where a claim does not hold.
+    """
+    require_ends(pair, structure, path)
+    for number, segment in enumerate(path.segments):
+        wrong = violation(structure, segment, path.points[number], path.points[number + 1])
+        if wrong is not None:
+            raise SymmetryError(f"path: segment {number + 1} is not of kind {segment.kind}: {wrong}")
+    deviation = _numerically(pair, structure, path)
+    exact = Evaluator(pair, torch.float64)
+    working = exact if exact.dtype == _stored_dtype(pair) else Evaluator(pair)
+    losses, errors = _breakpoints(exact, structure, path)
+    segments = []
+    for number, segment in enumerate(path.segments):
+        ends = losses[number], losses[number + 1]
+        start, end = ends
+        wrong_at = errors[number], errors[number + 1]
+        if segment.kind in "bc":
+            found = (max(start, end), 0.0, "constant")
+        elif segment.kind == "a" and pair.loss.convex:
+            found = (max(ends, key=_height), float(_height(end) > _height(start)), "convex")
+        else:
+            found = (*_sampled(working, path, number, ends, profile), "sampled")
+        segments.append(Known(number + 1, segment.kind, segment.does, start, end, *found, wrong_at))
+    evaluations = exact.evaluations + (working.evaluations if working is not exact else 0)
+    largest = max((segment.largest for segment in segments), key=_height)
+    return Certificate(tuple(segments), largest, losses[0], losses[-1], evaluations, deviation)
+
+
+def require_ends(pair: ModelPair, structure: Structure, path: Path) -> None:
+    """Raise LmcError unless the path begins at θ_A and ends at θ_B, every number the same."""
+    for key, state, given in (("a", path.points[0], pair.theta_a), ("b", path.points[-1], pair.theta_b)):
+        theta = structure.canonical(given)
+        for name, tensor in theta.items():
+            if name not in state or tensor.shape != state[name].shape or not torch.equal(tensor, state[name]):
+                raise LmcError(
+                    f"path: it does not {'begin' if key == 'a' else 'end'} at {key}: tensor {name!r} differs; mend: "
+                    "give the checkpoints it was made for"
+                )
+
+
+def _height(loss: float) -> float:
+    """A loss to compare by: what is no number is above all."""
+    return math.inf if loss != loss else loss
+
+
+def _stored_dtype(pair: ModelPair) -> torch.dtype:
+    wide = any(t.dtype == torch.float64 for state in (pair.theta_a, pair.theta_b) for t in state.values())
+    return torch.float64 if wide else torch.float32
+
+
+def _breakpoints(evaluator: Evaluator, structure: Structure, path: Path) -> tuple[list[float], list[float | None]]:
+    """Return the loss and the 0-1 error at every breakpoint; those joined by constant segments are measured once."""
+    losses: list[float] = []
+    errors: list[float | None] = []
+    for number, state in enumerate(path.points):
+        if number and path.segments[number - 1].kind in "bc":
+            losses.append(losses[-1])
+            errors.append(errors[-1])
+            continue
+        found = evaluator.measure(
+            evaluator.weights(structure.stored(state)), reestimate=False, label=f"breakpoint {number} of a path"
+        )
+        losses.append(found.loss)
+        errors.append(found.error)
+    return losses, errors
+
+
+def _sampled(
+    evaluator: Evaluator, path: Path, number: int, ends: tuple[float, float], profile: str
+) -> tuple[float, float]:
+    """Return the largest loss seen on one segment and where."""
+    first, second = (evaluator.weights(path.between(number, s)) for s in (0.0, 1.0))
+
+    def measure(s: float) -> Point:
+        if s in (0.0, 1.0):
+            return Point(s, ends[int(s)], None)
+        found = evaluator.measure(
+            interpolate(first, second, s), reestimate=False, label=f"segment {number + 1} of a path at {s:.4g}"
+        )
+        return Point(s, found.loss, found.error)
+
+    points, rounds = SAMPLED[profile]
+    found = sample(measure, points, rounds, 0.0, 0.0)
+    worst = max(found, key=lambda point: _height(point.loss))
+    return worst.loss, worst.t
+
+
+def _numerically(pair: ModelPair, structure: Structure, path: Path) -> float:
+    """Return how far constant and affine segments are from being so, in float64 on the first samples."""
+    outputs = FirstOutputs(pair, f"{pair.data.origin}, checking a path's segments")
+    worst = 0.0
+    before = outputs(path.between(0, 0.0))
+    for number, segment in enumerate(path.segments):
+        after = outputs(path.between(number, 1.0))
+        if segment.kind in "abc":
+            middle = outputs(path.between(number, 0.375))
+            expected = [0.625 * x + 0.375 * y for x, y in zip(before, after, strict=True)]
+            apart = relative_deviation(expected, middle)
+            if segment.kind in "bc":
+                apart = max(apart, relative_deviation(before, after))
+            if not apart <= EXACT:
+                claim = "affine in t" if segment.kind == "a" else "constant"
+                raise SymmetryError(
+                    f"path: segment {number + 1} (kind {segment.kind}): the output is not {claim}: off by {apart:.2e} "
+                    f"(relative, float64), expected at most {EXACT:.0e}; mend: report the model"
+                )
+            worst = max(worst, apart)
+        before = after
+    return worst

@@ -1,0 +1,148 @@
+"""A piecewise linear path through weight space: breakpoints, and the kind of every segment between them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path as FilePath
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lmccheck import checkpoint
+from lmccheck.errors import CheckpointError, LmcError
+from lmccheck.evaluate.curve import interpolate
+
+KINDS = {
+    "a": "only the head changes: logits are affine in t, a convex loss lies under its chord",
+    "b": "only incoming weights of units without outgoing ones change: the function is constant",
+    "c": "outgoing weights move between units that compute the same: the function is constant",
+    "d": "straight line between a network and its dropped version: nothing is known but what is sampled",
+}
+
+
+@dataclass(frozen=True)
+class Segment:
+    """From one breakpoint to the next: its ``kind`` (a, b, c or d), what it does, and for c which units are alike.
+
+    ``twins`` maps groups to (n, 2) int64: pairs of units that compute the same on all of the segment.
+    """
+
+    kind: str
+    does: str
+    twins: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True)
+class Path:
+    """A path θ(t), 0 ≤ t ≤ 1, every segment taking an equal share of t.
+
+    ``points``: canonical states, float64, one more than there are segments; tensors that do not change are shared
+    between them. ``tied``: every name of the state dict to its canonical name.
+    """
+
+    points: tuple[dict[str, Tensor], ...] = field(repr=False)
+    segments: tuple[Segment, ...]
+    tied: Mapping[str, str] = field(repr=False)
+    facts: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        if len(self.points) != len(self.segments) + 1 or not self.segments:
+            raise LmcError(f"path: {len(self.points)} breakpoints for {len(self.segments)} segments; expected one more")
+
+    @property
+    def kinds(self) -> str:
+        """The kinds of the segments, in order.
+
+        >>> one = {"w": torch.zeros(1)}
+        >>> Path((one, one, one), (Segment("d", ""), Segment("b", "")), {"w": "w"}).kinds
+        'db'
+        """
+        return "".join(segment.kind for segment in self.segments)
+
+    def at(self, t: float) -> dict[str, Tensor]:
+        """Return the weights at ``t`` in [0, 1], float64, by every name of the state dict; exact at breakpoints."""
+        if not 0 <= t <= 1:
+            raise LmcError(f"path: t = {t!r}; expected a number from 0 to 1")
+        k = min(int(t * len(self.segments)), len(self.segments) - 1)
+        return self.between(k, t * len(self.segments) - k)
+
+    def between(self, segment: int, s: float) -> dict[str, Tensor]:
+        """Return the weights at ``s`` in [0, 1] of one segment, by every name of the state dict."""
+        first, second = self.points[segment], self.points[segment + 1]
+        state = {
+            name: tensor if second[name] is tensor else interpolate({name: tensor}, {name: second[name]}, s)[name]
+            for name, tensor in first.items()
+        }
+        return {name: state[own] for name, own in self.tied.items()}
+
+    def reversed(self) -> Path:
+        """Return the path from its end to its beginning."""
+        return Path(self.points[::-1], self.segments[::-1], self.tied, self.facts)
+
+    def then(self, other: Path) -> Path:
+        """Return this path followed by another, which must begin where this one ends."""
+        last, first = self.points[-1], other.points[0]
+        apart = [name for name in last if last[name] is not first[name] and not torch.equal(last[name], first[name])]
+        if apart:
+            raise LmcError(f"path: the second part begins elsewhere (tensor {apart[0]!r} differs)")
+        return Path(self.points + other.points[1:], self.segments + other.segments, self.tied, self.facts)
+
+
+def save_path(path: Path, file: str | os.PathLike[str]) -> FilePath:
+    """Write a path as one safetensors file: every tensor that occurs, once, and in the metadata where it occurs.
+
+    Float tensors are float64, so that the file proves what was certified. Raises CheckpointError when it cannot be
+    written.
+    """
+    held: dict[str, Tensor] = {}
+    known: dict[tuple[str, str], str] = {}
+    points: list[dict[str, str]] = []
+    for number, state in enumerate(path.points):
+        point = {}
+        for name, tensor in state.items():
+            digest = hashlib.sha256(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes()).hexdigest()
+            key = known.setdefault((name, digest), f"{number}/{name}")
+            held.setdefault(key, tensor.contiguous().clone())
+            point[name] = key
+        points.append(point)
+    segments = [
+        {"kind": s.kind, "does": s.does, "twins": {group: pairs.tolist() for group, pairs in s.twins.items()}}
+        for s in path.segments
+    ]
+    facts = {"points": points, "segments": segments, "tied": dict(path.tied), "facts": dict(path.facts)}
+    return checkpoint.save(held, FilePath(file), {"lmccheck.path": json.dumps(facts)})
+
+
+def load_path(file: str | os.PathLike[str]) -> Path:
+    """Read a path that ``save_path`` wrote. Raises CheckpointError when the file holds none."""
+    header = checkpoint.read_header(file)
+    text = header.metadata.get("lmccheck.path")
+    if text is None:
+        raise CheckpointError(f"{file}: no path is stored in it; expected a file written by save_path")
+    try:
+        facts = json.loads(text)
+        held = checkpoint.load(FilePath(file))
+        points = tuple({name: held[key] for name, key in point.items()} for point in facts["points"])
+        segments = tuple(_segment(item) for item in facts["segments"])
+        return Path(points, segments, facts["tied"], facts["facts"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"{file}: the stored path is damaged ({error}); mend: write it again") from None
+
+
+def _segment(item: Mapping[str, Any]) -> Segment:
+    twins = {
+        group: torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2) for group, pairs in dict(item["twins"]).items()
+    }
+    if item["kind"] not in KINDS:
+        raise ValueError(f"a segment of kind {item['kind']!r}")
+    return Segment(item["kind"], item["does"], twins)
+
+
+def joined(points: Sequence[dict[str, Tensor]], segments: Sequence[Segment], tied: Mapping[str, str]) -> Path:
+    """Return a path of these breakpoints and segments."""
+    return Path(tuple(points), tuple(segments), tied)

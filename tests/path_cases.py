@@ -1,0 +1,89 @@
+"""Random networks, pairs of them, and dropped versions made by plain masks: what the theory of paths is tested on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+import lmccheck
+from lmccheck.align.api import verified_spec
+from lmccheck.pair import ModelPair
+from lmccheck.paths.dropped import Dropped
+from lmccheck.paths.edit import keep_factors, multiplied
+from lmccheck.paths.structure import Structure, structure_of
+
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "relu": nn.ReLU,
+    "tanh": nn.Tanh,
+    "gelu": nn.GELU,
+    "sigmoid": nn.Sigmoid,
+    "silu": nn.SiLU,
+}
+
+
+def mlp(widths: Sequence[int], activation: str = "relu", bias: bool = True) -> nn.Sequential:
+    """Return a multilayer perceptron; ``widths`` from the inputs to the outputs."""
+    parts: list[nn.Module] = []
+    for k in range(len(widths) - 1):
+        parts.append(nn.Linear(widths[k], widths[k + 1], bias=bias))
+        if k < len(widths) - 2:
+            parts.append(ACTIVATIONS[activation]())
+    return nn.Sequential(*parts)
+
+
+def random_state(module: nn.Module, seed: int, scale: float = 1.0) -> dict[str, Tensor]:
+    """Return random float64 weights for a module, positive where a running variance is."""
+    generator = torch.Generator().manual_seed(seed)
+    state = {}
+    for name, tensor in module.state_dict().items():
+        if not tensor.is_floating_point():
+            state[name] = torch.full_like(tensor, seed)
+            continue
+        value = torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
+        reads = max(1, tensor[0].numel()) if tensor.ndim > 1 else 1
+        value = value * scale * (2 / reads) ** 0.5
+        state[name] = value.abs() + 0.3 if name.endswith("running_var") else value
+    return state
+
+
+def random_pair(module: nn.Module, inputs: Tensor, classes: int, seed: int = 0) -> ModelPair:
+    """Return two random networks of one architecture with random labels."""
+    targets = torch.randint(classes, (len(inputs),), generator=torch.Generator().manual_seed(seed + 100))
+    data = (inputs, targets)
+    return lmccheck.load_pair(
+        random_state(module, seed), random_state(module, seed + 1), model=module.eval(), data=data, calibration=data,
+        device="cpu",
+    )  # fmt: skip
+
+
+def mlp_pair(widths: Sequence[int], activation: str = "relu", bias: bool = True, seed: int = 0) -> ModelPair:
+    """Return two random perceptrons on random inputs."""
+    inputs = torch.randn(32, widths[0], generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return random_pair(mlp(widths, activation, bias).double(), inputs, widths[-1], seed)
+
+
+def structure_for(pair: ModelPair) -> Structure:
+    """Return the structure of a pair's traced network."""
+    verified_spec(pair)
+    return structure_of(pair.cache["derived"])
+
+
+def masked(
+    structure: Structure, weights: dict[str, Tensor], level: int, seed: int = 0, keep: float = 0.5, scale: float = 2.0
+) -> Dropped:
+    """Return a network with random halves dropped from a level on, scaled, nothing else changed."""
+    generator = torch.Generator().manual_seed(seed * 31 + level)
+    kept = {}
+    for names in structure.levels[level:]:
+        for group in names:
+            size = structure.sizes[group]
+            kept[group] = torch.randperm(size, generator=generator)[: int(keep * size)].sort().values
+    state = multiplied(structure, structure.canonical(weights), keep_factors(structure, kept, scale))
+    return Dropped(level, kept, state, 0.0, "random", False)
+
+
+def all_levels(structure: Structure, weights: dict[str, Tensor], seed: int = 0) -> dict[int, Dropped]:
+    """Return a dropped version for every level, each with units of its own."""
+    return {level: masked(structure, weights, level, seed + level) for level in range(len(structure.levels))}
