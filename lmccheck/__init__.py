@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lmccheck.align.api import Alignment, align, save_aligned
+    from lmccheck.align.barriers import barrier_matrix
     from lmccheck.align.fusion import Fusion, fuse
-    from lmccheck.align.many import ManyAlignment, align_many, barrier_matrix
+    from lmccheck.align.many import ManyAlignment, align_many
     from lmccheck.align.merge import save_merged
     from lmccheck.errors import (
         CheckpointError,
@@ -37,8 +38,9 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "lmccheck.align": ("Alignment", "save_aligned"),
+    "lmccheck.align.barriers": ("barrier_matrix",),
     "lmccheck.align.fusion": ("Fusion", "fuse"),
-    "lmccheck.align.many": ("ManyAlignment", "align_many", "barrier_matrix"),
+    "lmccheck.align.many": ("ManyAlignment", "align_many"),
     "lmccheck.align.merge": ("save_merged",),
     "lmccheck.errors": (
         "CheckpointError",

@@ -16,6 +16,7 @@ from typing import Any
 
 from lmccheck.options import Options
 from lmccheck.report.markdown import markdown
+from lmccheck.report.matrix import matrices
 from lmccheck.report.notes import notes, unreported
 from lmccheck.report.record import CheckRecord
 from lmccheck.report.table import table
@@ -81,6 +82,10 @@ class Books:
         if self.rows:
             yield table(self.rows, options.table, width)
             yield ""
+            for title, matrix in matrices(self.rows, options.table, width):
+                yield title
+                yield matrix
+                yield ""
             yield from notes(self.rows)
             for text in unreported(self.rows) if options.report_only else ():
                 yield ""

@@ -1,4 +1,4 @@
-"""A manifest as pytest nodes: file > pair > check, so that ids, ``-k``, fixtures, JUnit and xdist work unchanged.
+"""A manifest as pytest nodes: file > pair or set > check, so that ids, ``-k``, fixtures, JUnit and xdist just work.
 
 Only public names of pytest are used. Nothing here imports torch before a check runs.
 """
@@ -15,9 +15,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from lmccheck.errors import DeviceError, LmcError, LmcWarning, ManifestError, VerdictError
-from lmccheck.manifest import CheckPlan, PairPlan, Plan, load_manifest
+from lmccheck.loading import Loaded, Sources
+from lmccheck.manifest import load_manifest
 from lmccheck.options import MANIFESTS, Options, options_of
-from lmccheck.pairing import LoadedPair, Sources
+from lmccheck.pairing import loaded
+from lmccheck.plan import CheckPlan, PairPlan, Plan, SetPlan
+from lmccheck.recorded import ManifestItem, Recorded
 from lmccheck.report.failure import failure_text, reproduce_command
 from lmccheck.report.record import CheckRecord
 
@@ -29,7 +32,7 @@ class ManifestFile(pytest.File):
     """One ``lmc.toml``; a malformed one is a collection error."""
 
     def collect(self) -> Iterator[pytest.Item | pytest.Collector]:
-        """Yield the manifest's own item, then its pairs.
+        """Yield the manifest's own item, then its pairs and its sets.
 
         Only now does the manifest count as found: pytest also lists the files of folders above the ones it was given.
         """
@@ -42,100 +45,26 @@ class ManifestFile(pytest.File):
         item.plan = plan
         item.add_marker("lmc")
         yield item
-        for pair in plan.pairs:
-            collector = PairCollector.from_parent(self, name=pair.name)
-            collector.adopt(plan, pair)
+        for comparison in plan.comparisons:
+            kind = SetCollector if isinstance(comparison, SetPlan) else PairCollector
+            collector = kind.from_parent(self, name=comparison.name)
+            collector.adopt(plan, comparison)
             yield collector
-
-
-class Recorded(pytest.Item):
-    """An item that leaves a record of what it measured, whatever happens to it."""
-
-    record: CheckRecord | None = None
-
-    def blank(self) -> CheckRecord:
-        """Return the record as it stands before anything is measured."""
-        raise NotImplementedError
-
-    def keep(self, record: CheckRecord) -> None:
-        """Keep a record, and its flat facts where JUnit and other plugins find them (once, also after a rerun)."""
-        self.record = record
-        self.user_properties[:] = [fact for fact in self.user_properties if not fact[0].startswith("lmc.")]
-        self.user_properties.extend(record.properties())
-
-    def conclude(self, call: pytest.CallInfo[None]) -> None:
-        """Record an exception that no check foresaw, so that the item has its row."""
-        if call.excinfo is None or call.when == "teardown" or call.excinfo.errisinstance(pytest.skip.Exception):
-            return
-        if self.record is None or self.record.verdict == "pass":
-            error = call.excinfo.value
-            text = str(error) if isinstance(error, LmcError) else f"{type(error).__name__}: {error}"
-            self.keep(dataclasses.replace(self.blank(), verdict="error", text=text))
-
-    def luggage(self, report: pytest.TestReport) -> dict[str, Any] | None:
-        """Return what the item's report carries to the process that keeps the books: plain data."""
-        if self.record is not None and (report.when == "call" or (report.when == "setup" and not report.passed)):
-            return {"record": dataclasses.replace(self.record, blocking=report.failed).to_dict()}
-        return None
-
-    def retell(self, report: pytest.TestReport, call: pytest.CallInfo[None]) -> None:
-        """Give a mistake found in setup or teardown its one line too; pytest asks ``repr_failure`` of calls only."""
-        if call.excinfo is not None and call.when != "call" and isinstance(call.excinfo.value, LmcError):
-            report.longrepr = str(call.excinfo.value)
-
-    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
-        """Show what the user can act on without a traceback; a bug keeps its own."""
-        if isinstance(excinfo.value, (LmcError, LmcWarning)):
-            return str(excinfo.value)
-        return super().repr_failure(excinfo)
-
-
-class ManifestItem(Recorded):
-    """Inspects the files that a manifest names, from their headers only."""
-
-    plan: Plan
-
-    def blank(self) -> CheckRecord:
-        return CheckRecord(
-            id=self.nodeid,
-            manifest=self.parent.nodeid if self.parent else "",
-            manifest_sha256=self.plan.sha256,
-            pair="",
-            check="manifest",
-            property="manifest",
-            severity="fail",
-            verdict="pass",
-            blocking=True,
-        )
-
-    def runtest(self) -> None:
-        """Raise ``ManifestError`` with one line per problem."""
-        from lmccheck.preflight import problems
-
-        self.keep(self.blank())
-        if found := problems(self.plan):
-            text = "\n".join(found)
-            self.keep(dataclasses.replace(self.blank(), verdict="error", text=text))
-            if not options_of(self.config).report_only:
-                raise ManifestError(text)
-
-    def reportinfo(self) -> tuple[Path, int, str]:
-        return self.path, 0, f"{self.path.name}: manifest"
 
 
 class PairCollector(pytest.Collector):
     """One pair; loads its checkpoints once for all its checks, and lets go of them after the last."""
 
     manifest: Plan
-    plan: PairPlan
-    loaded: LoadedPair
+    plan: PairPlan | SetPlan
+    loaded: Loaded
 
-    def adopt(self, manifest: Plan, plan: PairPlan) -> None:
+    def adopt(self, manifest: Plan, plan: PairPlan | SetPlan) -> None:
         """Take the part of the plan that this node stands for."""
-        self.manifest, self.plan, self.loaded = manifest, plan, LoadedPair(manifest.folder, plan)
+        self.manifest, self.plan, self.loaded = manifest, plan, loaded(manifest.folder, plan)
 
     def collect(self) -> Iterator[pytest.Item]:
-        """Yield the pair's checks."""
+        """Yield its checks."""
         for check in self.plan.checks:
             item = CheckItem.from_parent(self, name=check.name, callobj=check_pair)
             item.check = check
@@ -144,20 +73,26 @@ class PairCollector(pytest.Collector):
             yield item
 
     def teardown(self) -> None:
-        """Write θ_B aligned if the pair's selected checks all passed, and free the weights."""
+        """Write what was aligned if the selected checks all passed, and free the weights."""
         self.loaded.free()
         folder = options_of(self.config).aligned_dir
         selected = {item.name for item in self.session.items if item.parent and item.parent.nodeid == self.nodeid}
         if folder is None:
             return
         if failed := sorted(selected - self.loaded.passed):
-            self.loaded.lines.append(f"aligned b not written for {self.name}: {', '.join(failed)} did not pass")
+            self.loaded.lines.append(
+                f"{self.loaded.what} not written for {self.name}: {', '.join(failed)} did not pass"
+            )
         else:
             self.loaded.write_aligned(folder)
 
 
+class SetCollector(PairCollector):
+    """One set of models, treated as a pair is."""
+
+
 class CheckItem(Recorded, pytest.Function):
-    """One property of one pair."""
+    """One property of one pair or set; ``pair`` is either."""
 
     check: CheckPlan
 
@@ -173,6 +108,7 @@ class CheckItem(Recorded, pytest.Function):
             manifest=pair.parent.nodeid if pair.parent else "",
             manifest_sha256=pair.manifest.sha256,
             pair=pair.plan.name,
+            kind=pair.plan.kind,
             check=self.check.name,
             property=self.check.property,
             severity=self.check.severity,
@@ -185,7 +121,7 @@ class CheckItem(Recorded, pytest.Function):
         )
 
     def luggage(self, report: pytest.TestReport) -> dict[str, Any] | None:
-        """Return the record, and after the pair's teardown what became of its aligned file."""
+        """Return the record, and after the last teardown what became of the aligned files."""
         if report.when != "teardown":
             return super().luggage(report)
         lines, self.pair.loaded.lines = self.pair.loaded.lines, []
@@ -207,9 +143,9 @@ class CheckItem(Recorded, pytest.Function):
 
         options = options_of(self.config)
         try:
-            pair = self.pair.loaded.load(sources)
-            seed = item_seed(options.seed, self.check.name, pair.description)
-            result = run(self.check.property, pair, seed=seed, profile=options.profile, **self.check.settings)
+            networks = self.pair.loaded.load(sources)
+            seed = item_seed(options.seed, self.check.name, self.pair.loaded.description)
+            result = run(self.check.property, networks, seed=seed, profile=options.profile, **self.check.settings)
         except LmcError as error:
             self.keep(dataclasses.replace(self.blank(), verdict="error", text=str(error)))
             error.__cause__ = error.__context__ = None  # their frames hold the networks, and only the text is shown
@@ -239,7 +175,7 @@ class CheckItem(Recorded, pytest.Function):
         return reproduce_command(node, options_of(self.config).reproducing_flags)
 
     def reportinfo(self) -> tuple[Path, int, str]:
-        """Point at the pair's line in the manifest, where a reader can change something."""
+        """Point at the pair's or the set's line in the manifest, where a reader can change something."""
         return self.path, self.pair.plan.line - 1, f"{self.pair.name}: {self.name}"
 
 
@@ -257,9 +193,8 @@ def check_pair(
 
 
 def item_seed(root: int, check: str, description: dict[str, Any]) -> int:
-    """Return an item's own seed: stable across processes and machines, different for each check and each pair."""
-    files = description.get("files", {})
-    parts = [str(root), check, *(str(files.get(side, {}).get("sha256")) for side in ("a", "b"))]
+    """Return an item's own seed: stable across processes and machines, different for each check and its files."""
+    parts = [str(root), check, *(str(facts.get("sha256")) for facts in description["files"].values())]
     return int.from_bytes(hashlib.sha256("\0".join(parts).encode()).digest()[:4])
 
 
@@ -267,13 +202,13 @@ def selection_problem(items: list[pytest.Item], options: Options) -> str | None:
     """Return why the selected checks cannot be run as asked, or None."""
     checks = [item for item in items if isinstance(item, CheckItem)]
     if options.aligned_dir:
-        manifests: dict[str, str] = {}
+        manifests: dict[tuple[str, str], str] = {}
         for check in checks:
-            here = check.blank().manifest
-            if manifests.setdefault(check.pair.name, here) != here:
+            here, kind, name = check.blank().manifest, check.pair.plan.kind, check.pair.name
+            if (first := manifests.setdefault((kind, name), here)) != here:
                 return (
-                    f"--lmc-aligned-dir: {manifests[check.pair.name]} and {here} both have a pair {check.pair.name!r}, "
-                    "expected different names, since their files would have the same"
+                    f"--lmc-aligned-dir: {first} and {here} both have a {kind} {name!r}, expected different names, "
+                    "since their files would have the same"
                 )
     if checks and options.device.startswith("cuda"):  # only now is torch worth importing
         from lmccheck.evaluate.device import resolve_device

@@ -30,19 +30,19 @@ def lmc_device(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def lmc_model_factory(request: pytest.FixtureRequest) -> Any:
-    """The model of the pair under test, "module:callable"; override it to return any callable giving a module."""
+    """The model of the pair or set under test, "module:callable"; override it to return any callable giving a module."""
     return _planned(request, "model")
 
 
 @pytest.fixture
 def lmc_data(request: pytest.FixtureRequest) -> Any:
-    """The evaluation data of the pair under test; override it to return (inputs, targets) or batches of them."""
+    """The evaluation data of the pair or set under test; override it to return (inputs, targets) or batches of them."""
     return _planned(request, "data")
 
 
 @pytest.fixture
 def lmc_loss(request: pytest.FixtureRequest) -> Any:
-    """The loss of the pair under test; override it to return a name or a callable giving per-sample losses."""
+    """The loss of the pair or set under test; override it to return a name or a callable giving per-sample losses."""
     return _planned(request, "loss") or "cross_entropy"
 
 
@@ -76,6 +76,12 @@ class Facade:
         from lmccheck import set_connectivity
 
         return set_connectivity(models, **{"device": self._device, "base": self._request.path.parent, **settings})
+
+    def fused_connectivity(self, a: Any, b: Any, **settings: Any) -> Result:
+        """Measure the barrier between checkpoints of two widths: see ``lmccheck.fused_connectivity``."""
+        from lmccheck import fused_connectivity
+
+        return fused_connectivity(a, b, **{"device": self._device, "base": self._request.path.parent, **settings})
 
 
 @pytest.fixture

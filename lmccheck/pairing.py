@@ -1,139 +1,145 @@
-"""The checkpoints of one pair while its checks run: loaded once, freed after the last, written when all passed."""
+"""How pairs, pairs of two widths and sets are loaded, and what of them --lmc-aligned-dir writes."""
 
 from __future__ import annotations
 
-import sys
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from lmccheck.errors import CheckpointError, LmcError, SourceError
-from lmccheck.manifest import PairPlan
-
-if TYPE_CHECKING:
-    from lmccheck.align.api import Alignment
-    from lmccheck.pair import ModelPair
+from lmccheck.errors import CheckpointError
+from lmccheck.loading import Loaded, Sources
+from lmccheck.plan import PairPlan, SetPlan
 
 
-@dataclass(frozen=True)
-class Sources:
-    """What the fixtures say a check runs on; the manifest's values unless a conftest overrides them."""
-
-    model: Any
-    data: Any
-    loss: Any
-    device: str
-
-    def same(self, other: Sources) -> bool:
-        """True when loading again would give the same pair: equal text, or the very same objects."""
-        mine, theirs = (
-            (self.model, self.data, self.loss, self.device),
-            (other.model, other.data, other.loss, other.device),
-        )
-        return all(
-            one is two or (isinstance(one, str) and isinstance(two, str) and one == two)
-            for one, two in zip(mine, theirs, strict=True)
-        )
+def loaded(folder: Path, plan: PairPlan | SetPlan) -> Loaded:
+    """Return what is to hold a plan's checkpoints; nothing is read yet."""
+    if isinstance(plan, SetPlan):
+        return LoadedSet(folder, plan)
+    return LoadedPair(folder, plan) if plan.model_b is None else LoadedWidths(folder, plan)
 
 
-class LoadedPair:
-    """One pair's checkpoints, or the error that loading them gave; both are kept for the pair's next check."""
+class LoadedPair(Loaded):
+    """A pair of one network: a ModelPair."""
 
-    def __init__(self, folder: Path, plan: PairPlan) -> None:
-        self.folder = folder
-        self.plan = plan
-        self.passed: set[str] = set()
-        self.lines: list[str] = []  # what became of the aligned file, for the terminal
-        self.description: dict[str, Any] = {"files": {"a": {"path": plan.a}, "b": {"path": plan.b}}}
-        self.environment: dict[str, Any] = {}
-        self._alignments: dict[str, Alignment] = {}
-        self._sources: Sources | None = None
-        self._outcome: ModelPair | LmcError | None = None
+    plan: PairPlan
 
-    def load(self, sources: Sources) -> ModelPair:
-        """Return the pair, loaded at the first call.
-
-        Raises the ``LmcError`` that loading gave, again at every call: large files are not read twice to fail twice.
-        """
-        if self._outcome is None or self._sources is None or not self._sources.same(sources):
-            self._sources, self._outcome = sources, self._load(sources)
-        if isinstance(self._outcome, LmcError):
-            raise self._outcome
-        return self._outcome
-
-    def _load(self, sources: Sources) -> ModelPair | LmcError:
+    def read(self, sources: Sources) -> tuple[Any, dict[str, Any], str]:
         from lmccheck.pair import load_pair
 
         plan = self.plan
-        try:
-            for key, fixture in (("model", "lmc_model_factory"), ("data", "lmc_data")):
-                if getattr(sources, key) is None:
-                    raise SourceError(
-                        f"pair.{plan.name}.{key}: missing in the pair and in [defaults], and no conftest.py beside the "
-                        f"manifest overrides the fixture {fixture}"
-                    )
+        pair = load_pair(
+            plan.a,
+            plan.b,
+            model=sources.model,
+            data=sources.data,
+            calibration=plan.calibration,
+            loss=sources.loss,
+            device=sources.device,
+            base=self.folder,
+            name=plan.name,
+            sha256=dict(plan.sha256),
+            symmetry=plan.symmetry,
+        )
+        return pair, pair.description, str(pair.device)
+
+    def writable(self, witness: Any) -> bool:
+        from lmccheck import Alignment
+
+        return isinstance(witness, Alignment)
+
+    def target(self, folder: Path) -> Path:
+        return folder / f"{self.plan.name}-b-aligned.safetensors"
+
+    def write(self, witness: Any, target: Path) -> None:
+        from lmccheck import save_aligned
+
+        save_aligned(witness, target)
+
+
+class LoadedWidths(Loaded):
+    """A pair of two widths: each endpoint as a pair with itself, in its own network."""
+
+    plan: PairPlan
+    what = "fused b"
+
+    def read(self, sources: Sources) -> tuple[Any, dict[str, Any], str]:
+        from lmccheck.pair import load_pair
+
+        plan = self.plan
+        first = second = None
+        for key, path, model in (("a", plan.a, sources.model), ("b", plan.b, plan.model_b)):
+            pin = plan.sha256.get(key)
             pair = load_pair(
-                plan.a,
-                plan.b,
-                model=sources.model,
-                data=sources.data,
-                calibration=plan.calibration,
+                path,
+                path,
+                model=model,
+                data=sources.data if first is None else first.data,  # batches may come only once
+                calibration=plan.calibration if first is None else first.calibration,
                 loss=sources.loss,
                 device=sources.device,
                 base=self.folder,
                 name=plan.name,
-                sha256=dict(plan.sha256),
-                symmetry=plan.symmetry,
+                sha256={"a": pin, "b": pin} if pin else {},
             )
-        except LmcError as error:
-            return error.with_traceback(None)
-        self.description = {**self.description, **pair.description}
-        self.environment = environment(str(pair.device))
-        return pair
+            first, second = first or pair, pair
+        assert first is not None
+        assert second is not None
+        files = {"a": first.description["files"]["a"], "b": second.description["files"]["a"]}
+        description = {**first.description, "model_b": second.description["model"], "files": files}
+        return (first, second), description, str(first.device)
 
-    def note_pass(self, check: str, witness: Any) -> None:
-        """Remember that a check passed, and the alignment under which it did (None when nobody will ask for it)."""
-        self.passed.add(check)
-        if witness is None:
-            return
-        from lmccheck import Alignment
+    def writable(self, witness: Any) -> bool:
+        from lmccheck import Fusion
 
-        if isinstance(witness, Alignment):
-            self._alignments[check] = witness
+        return isinstance(witness, Fusion)
 
-    def free(self) -> None:
-        """Let go of the weights; what passed is remembered."""
-        self._sources = self._outcome = None
+    def target(self, folder: Path) -> Path:
+        return folder / f"{self.plan.name}-b-fused.safetensors"
 
-    def write_aligned(self, folder: Path) -> None:
-        """Write θ_B under the alignment of the first check, in the manifest's order, that aligned.
+    def write(self, witness: Any, target: Path) -> None:
+        from lmccheck import checkpoint
 
-        Raises ``CheckpointError`` when the file cannot be written.
-        """
-        from safetensors import SafetensorError
+        checkpoint.save(witness.weights, target, witness.metadata)
 
+
+class LoadedSet(Loaded):
+    """A set: a ModelSet."""
+
+    plan: SetPlan
+    what = "aligned models"
+
+    def read(self, sources: Sources) -> tuple[Any, dict[str, Any], str]:
+        from lmccheck.model_set import load_set
+
+        plan = self.plan
+        models = load_set(
+            plan.models,
+            name=plan.name,
+            sha256=plan.sha256,
+            model=sources.model,
+            data=sources.data,
+            calibration=plan.calibration,
+            loss=sources.loss,
+            device=sources.device,
+            base=self.folder,
+            symmetry=plan.symmetry,
+        )
+        return models, models.description, models.device
+
+    def writable(self, witness: Any) -> bool:
+        from lmccheck import ManyAlignment
+
+        return isinstance(witness, ManyAlignment)
+
+    def target(self, folder: Path) -> Path:
+        return folder / self.plan.name
+
+    def write(self, witness: Any, target: Path) -> None:
+        """Write each model, ``STEM-aligned.safetensors``. Raises CheckpointError for two of one stem."""
         from lmccheck import save_aligned
 
-        order = [check.name for check in self.plan.checks if check.name in self._alignments]
-        if not order:
-            self.lines.append(f"aligned b not written for {self.plan.name}: none of its checks aligns")
-            return
-        path = folder / f"{self.plan.name}-b-aligned.safetensors"
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            save_aligned(self._alignments[order[0]], path)
-        except (OSError, LmcError, SafetensorError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise CheckpointError(f"--lmc-aligned-dir: cannot write {path}: {reason}") from None
-        finally:
-            self._alignments.clear()
-        self.lines.append(f"aligned b written to {path}")
-
-
-def environment(device: str) -> dict[str, Any]:
-    """Return what the numbers depend on, asked of the torch that computed them."""
-    torch = sys.modules.get("torch")
-    if torch is None:
-        return {"device": device}
-    facts = {"torch": torch.__version__, "cuda": torch.version.cuda, "device": device}
-    return {**facts, "gpu": torch.cuda.get_device_name(device)} if device.startswith("cuda") else facts
+        names = [f"{Path(model).stem}-aligned.safetensors" for model in self.plan.models]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise CheckpointError(f"two models would be {twice}; mend: give their files different names")
+        target.mkdir(exist_ok=True)
+        for k, name in enumerate(names):
+            save_aligned(witness.member(k), target / name)

@@ -45,8 +45,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add(
         "--lmc-aligned-dir",
         metavar="DIR",
-        help="write PAIR-b-aligned.safetensors for each pair whose selected checks all passed, under the alignment of "
-        "its first check that aligns; a check that only warns must pass too",
+        help="write PAIR-b-aligned.safetensors for each pair, and SET/FILE-aligned.safetensors for each set, whose "
+        "selected checks all passed, under the alignment of its first check that aligns; a check that only warns must "
+        "pass too",
     )
     add(
         "--lmc-report-only",
@@ -124,7 +125,7 @@ def pytest_runtest_makereport(
     """Send an item's record with its report, as plain data, since it may travel from a worker to the controller."""
     if not item.config.stash[MANIFESTS]:
         return (yield)
-    from lmccheck.collect import Recorded
+    from lmccheck.recorded import Recorded
 
     if not isinstance(item, Recorded):
         return (yield)

@@ -6,45 +6,54 @@ Headers only: even a manifest over large checkpoints is inspected in millisecond
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from lmccheck.checkpoint import Header, read_header, sha256_of
 from lmccheck.errors import CheckpointError, nearest
-from lmccheck.manifest import PairPlan, Plan
+from lmccheck.plan import PairPlan, Plan, SetPlan
 
 SHOWN_TENSORS = 3
 
 
 def problems(plan: Plan) -> list[str]:
-    """Return one line per problem of the manifest's files; an empty list means that every pair can be loaded."""
-    return [f"pair.{pair.name}{problem}" for pair in plan.pairs for problem in _pair_problems(pair, plan.folder)]
+    """Return one line per problem of the manifest's files; an empty list means that all of them can be loaded."""
+    return [
+        f"{item.kind}.{item.name}{problem}" for item in plan.comparisons for problem in _problems(item, plan.folder)
+    ]
 
 
-def _pair_problems(pair: PairPlan, folder: Path) -> Iterator[str]:
-    """Yield problems, each beginning with the key below the pair's table ('.a: …') or with ': '."""
+def _problems(item: PairPlan | SetPlan, folder: Path) -> Iterator[str]:
+    """Yield problems, each beginning with the key below the item's table ('.a: …') or with ': '."""
     for key in ("data", "calibration"):
-        source = getattr(pair, key)
+        source = getattr(item, key)
         if source is not None and source.endswith(".safetensors") and not (folder / source).is_file():
             yield f".{key}: {missing(folder / source)}"
-    if pair.symmetry is not None and not (folder / pair.symmetry).is_file():
-        yield f".symmetry: {missing(folder / pair.symmetry)}"
-    files = {"a": folder / pair.a, "b": folder / pair.b}
+    if item.symmetry is not None and not (folder / item.symmetry).is_file():
+        yield f".symmetry: {missing(folder / item.symmetry)}"
     headers: dict[str, Header] = {}
-    for side, path in files.items():
+    seen: list[str] = []
+    for key, file in item.files.items():
+        path = folder / file
         if not path.exists():
-            yield f".{side}: {missing(path)}"
+            yield f".{key}: {missing(path)}"
             continue
+        same = next((other for other in seen if os.path.samefile(path, folder / item.files[other])), None)
+        seen.append(key)
         try:
-            headers[side] = read_header(path)
+            header = read_header(path)
         except CheckpointError as error:
-            yield f".{side}: {error}"
+            yield f".{key}: {error}"
             continue
-        yield from _pin_problems(side, path, pair.sha256.get(side))
-    if files["a"].exists() and files["b"].exists() and os.path.samefile(files["a"], files["b"]):
-        yield f": a and b are the same file, {pair.a}; expected two checkpoints"
-    elif len(headers) == 2:
-        yield from _differences(headers["a"], headers["b"])
+        yield from _pin_problems(key, path, item.pins.get(key))
+        if same is not None:
+            yield f": {same} and {key} are the same file, {file}; expected two checkpoints"
+        else:
+            headers[key] = header
+    kinds = ("dtype",) if isinstance(item, PairPlan) and item.model_b is not None else ("shape", "dtype")
+    first = next(iter(headers), "")
+    for other in list(headers)[1:]:
+        yield from _differences(first, other, headers[first], headers[other], kinds)
 
 
 def missing(path: Path) -> str:
@@ -54,23 +63,24 @@ def missing(path: Path) -> str:
     return f"no file {path.name!r}{where}{nearest(path.name, names)}"
 
 
-def _pin_problems(side: str, path: Path, pin: str | None) -> Iterator[str]:
+def _pin_problems(key: str, path: Path, pin: str | None) -> Iterator[str]:
     if pin is not None and (found := sha256_of(path)) != pin:
-        yield f".sha256.{side}: {path.name} has sha256 {found}, expected {pin}; pin the file that was reviewed"
+        named = key.replace("models", "sha256") if key.startswith("models") else f"sha256.{key}"
+        yield f".{named}: {path.name} has sha256 {found}, expected {pin}; pin the file that was reviewed"
 
 
-def _differences(a: Header, b: Header) -> Iterator[str]:
-    """Yield what keeps two checkpoints from being points of one weight space."""
-    for side, other, own, others in (("a", "b", a, b), ("b", "a", b, a)):
+def _differences(a: str, b: str, first: Header, second: Header, kinds: Sequence[str]) -> Iterator[str]:
+    """Yield what keeps two checkpoints from being points of one weight space (or of two that differ in widths)."""
+    for side, other, own, others in ((a, b, first, second), (b, a, second, first)):
         only = sorted(own.tensors.keys() - others.tensors.keys())
         if only:
             yield f": {_some(only)} in {side} only, expected the same tensors in {other}"
-    shared = sorted(a.tensors.keys() & b.tensors.keys())
-    for kind in ("shape", "dtype"):
+    shared = sorted(first.tensors.keys() & second.tensors.keys())
+    for kind in kinds:
         unlike = [
-            f"{name} is {getattr(a.tensors[name], kind)} in a and {getattr(b.tensors[name], kind)} in b"
+            f"{name} is {getattr(first.tensors[name], kind)} in {a} and {getattr(second.tensors[name], kind)} in {b}"
             for name in shared
-            if getattr(a.tensors[name], kind) != getattr(b.tensors[name], kind)
+            if getattr(first.tensors[name], kind) != getattr(second.tensors[name], kind)
         ]
         if unlike:
             yield f": {_some(unlike)}; expected the same {kind}s"

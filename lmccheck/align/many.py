@@ -1,34 +1,31 @@
-"""Aligning three networks and more in one common frame, and the loss barriers between all pairs of them."""
+"""Aligning three networks and more in one common frame."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import combinations, permutations
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lmccheck.align.api import METHODS, verified_spec
+from lmccheck.align.api import METHODS, Alignment, verified_spec
 from lmccheck.align.api import align as align_pair
 from lmccheck.align.norms import rows_alone
 from lmccheck.align.similarity import inner
 from lmccheck.align.weights import counted, match
-from lmccheck.errors import CheckpointError, LmcError, SourceError, SymmetryError, nearest
-from lmccheck.evaluate.curve import Evaluator, Measured, function_deviation, interpolate, working_dtype
-from lmccheck.pair import ModelPair, StateDict, load_pair
-from lmccheck.paths.linear import Point, barrier, sample
+from lmccheck.errors import LmcError, SymmetryError, nearest
+from lmccheck.evaluate.curve import function_deviation, working_dtype
+from lmccheck.model_set import Given, ModelSet, load_set
+from lmccheck.pair import ModelPair, StateDict
 from lmccheck.symmetry.compose import compose, inverse
 from lmccheck.symmetry.spec import Permutation, PermutationSpec
 from lmccheck.symmetry.verify import TOLERANCE
 
 MANY_METHODS = ("merge-many", "reference")
 MOST_ROUNDS = 50
-Given = str | os.PathLike[str] | StateDict
-Matrix = list[list[float]]
 
 
 @dataclass(frozen=True)
@@ -38,7 +35,7 @@ class ManyAlignment:
     ``weights[k]`` are model k's own numbers in its own dtypes, permuted by ``permutations[k]``; ``objective`` is
     Σ_{i<j}⟨θ_i, θ_j⟩ of the aligned weights, over the tensors that weight matching counts;
     ``function_deviations[k]`` is max |f(π·θ_k) − f(θ_k)| / (1 + max |f|) on evaluation data in float64, at most 1e-9.
-    ``originals`` are the models as given, ``pair`` the network and the data to measure them with.
+    ``originals`` are the models as given, ``metadata`` their files', ``pair`` the network and the data to measure with.
     """
 
     weights: tuple[dict[str, Tensor], ...] = field(repr=False)
@@ -51,6 +48,7 @@ class ManyAlignment:
     names: tuple[str, ...]
     originals: tuple[dict[str, Tensor], ...] = field(repr=False)
     pair: ModelPair = field(repr=False)
+    metadata: tuple[dict[str, str], ...] = field(default=(), repr=False)
 
     @property
     def is_identity(self) -> bool:
@@ -61,6 +59,23 @@ class ManyAlignment:
     def pairwise(self, i: int, j: int) -> Permutation:
         """Return the permutation of model j towards model i as it was given: into the common frame, and back out."""
         return compose(self.spec, self.permutations[j], inverse(self.spec, self.permutations[i]))
+
+    def member(self, k: int) -> Alignment:
+        """Return model k on its way into the common frame, as ``save_aligned`` writes it."""
+        return Alignment(
+            self.permutations[k],
+            self.weights[k],
+            self.objective,
+            f"{self.method} of {len(self.names)}",
+            self.spec,
+            self.facts["seed"],
+            self.function_deviations[k],
+            self.facts["spec_deviation"],
+            {"names": list(self.names), "reference": self.facts["reference"]},
+            dict(self.metadata[k]) if self.metadata else {},
+            (),
+            {name: tensor.dtype for name, tensor in self.originals[k].items()},
+        )
 
     def cycle_error(self) -> float:
         """Return the largest share of one group's units that two ways from a model to another place differently.
@@ -96,16 +111,26 @@ def align_many(
     UnsupportedArchitecture). Source: Git Re-Basin, Algorithm 3 (Ainsworth et al. 2023).
     """
     _check_options(models, method, align, reference, seed)
-    names = model_names(models)
-    pairs = _pairs(
-        models, names, reference,
-        model=model, data=data, calibration=calibration, loss=loss, device=device, base=base, symmetry=symmetry,
-    )  # fmt: skip
+    loaded = load_set(
+        models, model=model, data=data, calibration=calibration, loss=loss, device=device, base=base, symmetry=symmetry
+    )
+    return align_set(loaded, method=method, align=align, reference=reference, seed=seed)
+
+
+def align_set(
+    models: ModelSet,
+    *,
+    method: str = "merge-many",
+    align: str = "weight-matching",
+    reference: int = 0,
+    seed: int = 0,
+) -> ManyAlignment:
+    """Return ``align_many`` of models that are loaded."""
+    _check_options(models.names, method, align, reference, seed)
+    names, originals = models.names, models.thetas
+    spec, spec_deviation = verified_spec(models.pair)
+    pairs = models.towards(reference)
     first = next(iter(pairs.values()))
-    spec, spec_deviation = verified_spec(first)
-    for pair in pairs.values():  # the spec is the network's, not the checkpoints': derived and verified once
-        pair.cache.update({key: first.cache[key] for key in ("spec", "derived") if key in first.cache})
-    originals = tuple(first.theta_a if k == reference else pairs[k].theta_b for k in range(len(models)))
     derived = first.cache.get("derived")
     layers = derived.layers if derived is not None else ()
     dtype = working_dtype(*originals)  # of one kind, so that means can be taken
@@ -115,7 +140,7 @@ def align_many(
     ]
 
     alignments = {k: align_pair(pair, align, seed=seed) for k, pair in pairs.items()}
-    start = [spec.identity() if k == reference else alignments[k].permutation for k in range(len(models))]
+    start = [spec.identity() if k == reference else alignments[k].permutation for k in range(len(names))]
     facts: dict[str, Any] = {
         "method": method,
         "align": align,
@@ -124,7 +149,7 @@ def align_many(
         "reference": names[reference],
         "symmetry": first.description["symmetry"]["origin"],
         "spec_deviation": spec_deviation,
-        "objective_before": _Grams(spec, tensors, [spec.identity()] * len(models)).objective(),
+        "objective_before": _Grams(spec, tensors, [spec.identity()] * len(names)).objective(),
         "alignments": {names[k]: {"objective": found.objective, **found.facts} for k, found in alignments.items()},
     }
     merged = Merged(tuple(start), (_Grams(spec, tensors, start).objective(),), 0, True)
@@ -141,8 +166,9 @@ def align_many(
     facts |= {"objective": merged.objectives[-1], "cycle_error": _cycle_error(spec, found)}
     if facts["cycle_error"]:
         raise AssertionError(f"align_many: maps between models differ by the way taken, {facts['cycle_error']:.3g}")
+    metadata = tuple(dict(origin.metadata) for origin in models.origins)
     return ManyAlignment(
-        weights, found, spec, method, merged.objectives[-1], facts, deviations, names, originals, first
+        weights, found, spec, method, merged.objectives[-1], facts, deviations, names, originals, first, metadata
     )
 
 
@@ -161,34 +187,6 @@ def _check_options(models: Any, method: Any, align: Any, reference: Any, seed: A
         raise LmcError(f"align_many: reference = {reference!r}; expected an integer from 0 to {len(models) - 1}")
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise LmcError(f"align_many: seed = {seed!r}; expected an integer")
-
-
-def model_names(models: Sequence[Given]) -> tuple[str, ...]:
-    """Return a name for each model: its file's stem, the path where stems meet, ``model k`` for a state dict."""
-    paths = {k: Path(os.fspath(m)) for k, m in enumerate(models) if isinstance(m, (str, os.PathLike))}
-    stems = [path.stem for path in paths.values()]
-    short = [
-        (paths[k].stem if stems.count(paths[k].stem) == 1 else str(paths[k])) if k in paths else f"model {k}"
-        for k in range(len(models))
-    ]
-    return tuple(name if short.count(name) == 1 else f"{name} ({k})" for k, name in enumerate(short))
-
-
-def _pairs(models: Sequence[Given], names: Sequence[str], reference: int, **given: Any) -> dict[int, ModelPair]:
-    """Return each model but the reference as a pair with it; the module and the data are loaded once.
-
-    Raises as load_pair does, naming the model.
-    """
-    pairs: dict[int, ModelPair] = {}
-    for k, other in enumerate(models):
-        if k == reference:
-            continue
-        try:
-            pairs[k] = load_pair(models[reference], other, name=f"{names[reference]}-{names[k]}", **given)
-        except CheckpointError as error:
-            raise CheckpointError(f"align_many: {names[reference]} (a) and {names[k]} (b): {error}") from None
-        given |= {"model": pairs[k].module, "data": pairs[k].data, "calibration": pairs[k].calibration}
-    return pairs
 
 
 def _verified(pair: ModelPair, name: str, original: StateDict, aligned: StateDict) -> float:
@@ -307,121 +305,3 @@ def mean_of(states: Iterator[Mapping[str, Tensor]]) -> dict[str, Tensor]:
             if tensor.is_floating_point():
                 mean[name] = torch.lerp(tensor, state[name], 1 / k)
     return mean
-
-
-@dataclass(frozen=True)
-class Barriers:
-    """Loss barriers between all pairs of a set, (n, n) nested lists, symmetric with a zero diagonal; ``points`` a pair.
-
-    ``aligned`` and ``naive`` stand over the chord between the losses of the originals, ``losses`` (n,), as
-    linear_connectivity's; ``reestimated`` over that between the ends with BatchNorm re-estimated (None without one).
-    ``mean_loss`` and ``mean_loss_naive`` are the losses of the uniform mean of all models, aligned and as given.
-    """
-
-    aligned: Matrix
-    naive: Matrix
-    reestimated: Matrix | None
-    worst_t: dict[tuple[int, int], float]  # by (i, j) with i < j
-    losses: list[float]
-    errors: list[float] | None
-    mean_loss: float
-    mean_loss_naive: float
-    mean_error: float | None
-    points: int
-    evaluations: int
-
-
-def barrier_matrix(many: ManyAlignment, *, points: int = 5, naive: bool = False) -> Matrix:
-    """Return the loss barriers between all pairs of aligned models, an (n, n) nested list, in the loss's unit.
-
-    Entry i, j is what ``linear_connectivity`` measures between models i and j on a grid of ``points``, with the
-    alignment of ``many``, or with none (``naive``). Raises SourceError where BatchNorm needs calibration data.
-    """
-    found = measure_barriers(many, points=points)
-    return found.naive if naive else found.aligned
-
-
-def measure_barriers(many: ManyAlignment, *, points: int = 5) -> Barriers:
-    """Measure every segment between two models of a set, and the mean of all; every end is measured once.
-
-    BatchNorm is re-estimated at every point, as linear_connectivity does. Raises SourceError when it cannot be, or
-    when the loss of a model is not finite; LmcError for a grid of fewer than 3 points.
-    """
-    if isinstance(points, bool) or not isinstance(points, int) or points < 3:
-        raise LmcError(f"barrier_matrix: points = {points!r}; expected an integer of at least 3")
-    widest = max(many.originals, key=lambda weights: working_dtype(weights) == torch.float64)
-    evaluator = Evaluator(replace(many.pair, theta_b=widest))  # which takes its precision from the pair's two
-    if evaluator.batchnorms:
-        evaluator.require_calibration()
-    ends = [_endpoint(evaluator, weights, name) for weights, name in zip(many.originals, many.names, strict=True)]
-    losses = [end.loss for end in ends]
-    aligned = _segments(evaluator, many.weights, losses, points)
-    naive = aligned if many.is_identity else _segments(evaluator, many.originals, losses, points)
-    over_ends = {key: barrier(curve, curve[0][1], curve[-1][1])[0] for key, curve in aligned.items()}
-    heights = {key: barrier(curve, losses[key[0]], losses[key[1]]) for key, curve in aligned.items()}
-    heights_naive = {key: barrier(curve, losses[key[0]], losses[key[1]])[0] for key, curve in naive.items()}
-    count = len(losses)
-    mean, mean_naive = (
-        evaluator.measure(mean_of(map(evaluator.weights, states)), reestimate=True, label="the mean of all models")
-        for states in (many.weights, many.originals)
-    )
-    errors = [end.error for end in ends if end.error is not None]
-    return Barriers(
-        aligned=_matrix({key: height for key, (height, _) in heights.items()}, count),
-        naive=_matrix(heights_naive, count),
-        reestimated=_matrix(over_ends, count) if evaluator.batchnorms else None,
-        worst_t={key: t for key, (_, t) in heights.items()},
-        losses=losses,
-        errors=errors if len(errors) == count else None,
-        mean_loss=mean.loss,
-        mean_loss_naive=mean_naive.loss,
-        mean_error=mean.error,
-        points=points,
-        evaluations=evaluator.evaluations,
-    )
-
-
-def _endpoint(evaluator: Evaluator, weights: StateDict, name: str) -> Measured:
-    """Measure an original model with its own statistics."""
-    found = evaluator.measure(evaluator.weights(weights), reestimate=False, label=name)
-    bad = (~found.losses.isfinite()).nonzero()
-    if len(bad):
-        k, pair = int(bad[0]), evaluator.pair
-        raise SourceError(
-            f"{name}: its {pair.loss.name} on {pair.data.origin} is {float(found.losses[k])} at sample {k} "
-            f"({len(bad)} of {len(found.losses)} samples), expected finite losses; mend: check the checkpoint and the "
-            "loss"
-        )
-    return found
-
-
-def _segments(
-    evaluator: Evaluator, states: Sequence[StateDict], losses: Sequence[float], points: int
-) -> dict[tuple[int, int], list[tuple[float, float]]]:
-    """Return (t, loss) along the segment between every two models i < j; the ends of all segments are shared."""
-    tips: dict[int, float] = {}
-
-    def loss(weights: StateDict, label: str) -> float:
-        return evaluator.measure(weights, reestimate=True, label=label).loss
-
-    def curve(i: int, j: int, first: StateDict, second: StateDict) -> list[tuple[float, float]]:
-        def at(t: float) -> Point:
-            if t not in (0.0, 1.0):
-                return Point(t, loss(interpolate(first, second, t), f"models {i} and {j} at t = {t:.4g}"), None)
-            end, weights = (i, first) if t == 0.0 else (j, second)
-            if end not in tips:
-                tips[end] = loss(weights, f"model {end}")
-            return Point(t, tips[end], None)
-
-        return [(point.t, point.loss) for point in sample(at, points, 0, losses[i], losses[j])]
-
-    found = {}
-    for i in range(len(states)):
-        first = evaluator.weights(states[i])  # at most two models are on the device at a time
-        for j in range(i + 1, len(states)):
-            found[i, j] = curve(i, j, first, evaluator.weights(states[j]))
-    return found
-
-
-def _matrix(values: Mapping[tuple[int, int], float], count: int) -> Matrix:
-    return [[0.0 if i == j else values[min(i, j), max(i, j)] for j in range(count)] for i in range(count)]

@@ -1,4 +1,4 @@
-"""The properties a pair can be asked for, one file each, and the registry the gate runs them through."""
+"""The properties a pair or a set can be asked for, one file each, and the registry the gate runs them through."""
 
 from __future__ import annotations
 
@@ -8,18 +8,26 @@ from typing import TYPE_CHECKING, Any
 from lmccheck.errors import LmcError, nearest
 
 if TYPE_CHECKING:
+    from lmccheck.model_set import ModelSet
     from lmccheck.pair import ModelPair
     from lmccheck.result import Result
 
-_RUNNERS = {"linear_connectivity": "lmccheck.properties.linear_connectivity"}
+    Loaded = ModelPair | ModelSet | tuple[ModelPair, ModelPair]  # of two widths: each endpoint with its own network
+
+_RUNNERS = {  # a module, and the function that takes what is loaded where that is not the property's own
+    "linear_connectivity": "lmccheck.properties.linear_connectivity",
+    "fused_connectivity": "lmccheck.properties.fused_connectivity:of_widths",
+    "set_connectivity": "lmccheck.properties.set_connectivity:of_set",
+}
 
 
-def run(property_name: str, pair: ModelPair, *, seed: int = 0, profile: str = "ci", **settings: Any) -> Result:
+def run(property_name: str, loaded: Loaded, *, seed: int = 0, profile: str = "ci", **settings: Any) -> Result:
     """Run a property by name with a seed and a search profile; ``settings`` are the property's own keywords."""
     if property_name not in _RUNNERS:
         raise LmcError(
             f"property {property_name!r}: unknown{nearest(property_name, _RUNNERS)}; expected one of {sorted(_RUNNERS)}"
         )
-    runner = getattr(import_module(_RUNNERS[property_name]), property_name)
-    result: Result = runner(pair, seed=seed, profile=profile, **settings)
+    module, _, function = _RUNNERS[property_name].partition(":")
+    runner = getattr(import_module(module), function or property_name)
+    result: Result = runner(loaded, seed=seed, profile=profile, **settings)
     return result

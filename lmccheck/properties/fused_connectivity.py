@@ -63,19 +63,54 @@ def fused_connectivity(
     SymmetryError, UnsupportedArchitecture) when nothing sound can be said.
     Source: Singh & Jaggi 2020 (fusion), Ferbach et al. 2024 (norm), Entezari et al. 2022 (barrier).
     """
-    from lmccheck.align.fusion import fuse_pairs, load_both
-    from lmccheck.evaluate.curve import Evaluator
-    from lmccheck.evaluate.repair import Segment
+    from lmccheck.align.fusion import load_both
 
     started = time.perf_counter()
+    _check_options(limit, points, profile)
+    pair_a, pair_b = load_both(
+        a, b, model_a=model_a, model_b=model_b, data=data, calibration=calibration, loss=loss, device=device, base=base
+    )
+    return _measured(pair_a, pair_b, norm, limit, points, seed, profile, started)
+
+
+def of_widths(
+    pairs: tuple[ModelPair, ModelPair],
+    *,
+    norm: str = "activations",
+    limit: float | str = 0.05,
+    points: int = 25,
+    seed: int = 0,
+    profile: str = "ci",
+) -> Result:
+    """Return ``fused_connectivity`` of endpoints that are loaded: ``theta_a`` of each pair, with its own network."""
+    started = time.perf_counter()
+    _check_options(limit, points, profile)
+    return _measured(*pairs, norm, limit, points, seed, profile, started)
+
+
+def _check_options(limit: float | str, points: int, profile: str) -> None:
     read_limit(limit, 1.0, "fused_connectivity")
     if isinstance(points, bool) or not isinstance(points, int) or points < 3:
         raise LmcError(f"fused_connectivity: points = {points!r}; expected an integer of at least 3")
     if profile not in REFINEMENTS:
         raise LmcError(f"fused_connectivity: profile = {profile!r}; expected one of {sorted(REFINEMENTS)}")
-    pair_a, pair_b = load_both(
-        a, b, model_a=model_a, model_b=model_b, data=data, calibration=calibration, loss=loss, device=device, base=base
-    )
+
+
+def _measured(
+    pair_a: ModelPair,
+    pair_b: ModelPair,
+    norm: str,
+    limit: float | str,
+    points: int,
+    seed: int,
+    profile: str,
+    started: float,
+) -> Result:
+    """Fuse, measure the segment, and compare its barrier with the limit."""
+    from lmccheck.align.fusion import fuse_pairs
+    from lmccheck.evaluate.curve import Evaluator
+    from lmccheck.evaluate.repair import Segment
+
     Evaluator(pair_a).require_calibration()  # says what is missing before anything takes long
     fusion = fuse_pairs(pair_a, pair_b, norm=norm, seed=seed)
     evaluator = Evaluator(replace(pair_a, theta_b=fusion.weights, cache={}))

@@ -34,7 +34,8 @@ def json(
             {"path": path, "sha256": sha256}
             for path, sha256 in sorted({row.manifest: row.manifest_sha256 for row in rows}.items())
         ],
-        "pairs": pairs(rows),
+        "pairs": described(rows, "pair"),
+        "sets": described(rows, "set"),
         "checks": [check(row) for row in rows],
         "errors": list(errors),
     }
@@ -47,11 +48,11 @@ def check(row: CheckRecord) -> dict[str, Any]:
     return {**entry, "message": row.text}
 
 
-def pairs(rows: Sequence[CheckRecord]) -> list[dict[str, Any]]:
-    """Return one entry per pair, described by the first of its checks that could load it."""
-    described: dict[tuple[str, str], dict[str, Any]] = {}
+def described(rows: Sequence[CheckRecord], kind: str) -> list[dict[str, Any]]:
+    """Return one entry per pair or per set, described by the first of its checks that could load it."""
+    entries: dict[tuple[str, str], dict[str, Any]] = {}
     for row in sorted(rows, key=lambda row: (row.manifest, row.pair)):
-        if row.pair:
-            entry = described.setdefault((row.manifest, row.pair), {})
+        if row.pair and row.kind == kind:
+            entry = entries.setdefault((row.manifest, row.pair), {})
             entry.update({key: value for key, value in row.pair_description.items() if key not in entry})
-    return [{"manifest": manifest, "name": name, **entry} for (manifest, name), entry in described.items()]
+    return [{"manifest": manifest, "name": name, **entry} for (manifest, name), entry in entries.items()]

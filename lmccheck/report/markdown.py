@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from lmccheck.report.matrix import matrices
 from lmccheck.report.notes import notes
 from lmccheck.report.record import CheckRecord, ordered
 from lmccheck.report.table import table
@@ -18,6 +19,7 @@ def markdown(records: list[CheckRecord], errors: Sequence[str] = (), *, report_o
         parts.append("**REPORT ONLY: nothing here fails the run.**")
     if records:
         parts.append(table(records, "github"))
+        parts += [f"{title}\n\n{matrix}" for title, matrix in matrices(records, "github")]
         parts.append("\n".join(f"- {line}" for line in notes(records)))
     elif not errors:
         parts.append("No check ran.")

@@ -13,7 +13,10 @@ from lmccheck.result import Result
 
 @dataclass(frozen=True)
 class CheckRecord:
-    """What one item measured; ``text`` is the failure or error text, ``blocking`` whether it fails the run."""
+    """What one item measured; ``text`` is the failure or error text, ``blocking`` whether it fails the run.
+
+    ``pair`` is the name of what was measured, ``kind`` whether that is a pair or a set.
+    """
 
     id: str
     manifest: str
@@ -24,6 +27,7 @@ class CheckRecord:
     severity: str
     verdict: str
     blocking: bool
+    kind: str = "pair"
     value: float | None = None
     limit: float | None = None
     unit: str = ""
@@ -85,6 +89,7 @@ class CheckRecord:
             "naive": self.naive,
             "error_barrier": self.details.get("error_barrier"),
             "worst_t": self.details.get("worst_t"),
+            "worst_pair": ", ".join(self.details.get("worst_pair", ())) or None,
             "seed": self.seed,
             "seconds": self.seconds,
         }
@@ -92,14 +97,18 @@ class CheckRecord:
 
 
 def where(details: Mapping[str, Any]) -> str:
-    """Return where the worst was seen, short enough for a column: the point on the segment, the layer, the seed."""
+    """Return where the worst was seen, short enough for a column: two models, or the point on the segment, the layer,
+    the seed.
+    """
+    if pair := details.get("worst_pair"):
+        return ", ".join(pair)
     parts = {"t": details.get("worst_t"), "layer": details.get("worst_layer"), "seed": details.get("worst_seed")}
     return " ".join(f"{name}={number(part)}" for name, part in parts.items() if part is not None)
 
 
 def witness(details: Mapping[str, Any]) -> dict[str, Any]:
     """Return the summary of what proves the verdict: small enough to read, enough to look again at the right place."""
-    return {key: plain(details[key]) for key in ("worst_t", "alignment") if details.get(key) is not None}
+    return {key: plain(details[key]) for key in ("worst_pair", "worst_t", "alignment") if details.get(key) is not None}
 
 
 def number(value: Any) -> str:

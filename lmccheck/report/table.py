@@ -60,19 +60,25 @@ def table(records: list[CheckRecord], fmt: str = "simple", width: int | None = N
             break
         briefer = [column for column in briefer if column != dropped]
         stacked = _stacked(rows, briefer, fmt, room=width)
+    if _width(stacked) > width:
+        stacked = _stacked(rows, briefer, fmt, room=width, word=NARROWEST)
     if _width(stacked) <= width:
         return stacked
     excess = _width(stacked) - width
     longest = max(max(len(row["pair"]), len(row["check"]) + INDENT) for row in rows)
-    return _stacked(rows, briefer, fmt, room=max(longest - excess, NARROWEST))
+    return _stacked(rows, briefer, fmt, room=max(longest - excess, NARROWEST), word=NARROWEST)
 
 
-def _stacked(rows: list[dict[str, str]], columns: list[str], fmt: str, room: int) -> str:
-    """Return the table with the pair above its check, each broken into lines of at most ``room`` characters."""
+def _stacked(rows: list[dict[str, str]], columns: list[str], fmt: str, room: int, word: int | None = None) -> str:
+    """Return the table with the pair above its check, each broken into lines of at most ``room`` characters.
+
+    The words that say where the worst was seen stand below one another, each of at most ``word`` characters.
+    """
     indent = " " * INDENT
     named = [
         {
             **row,
+            "where": "\n".join(line for text in row["where"].split() for line in fold(text, word or len(text))),
             HEAD: "\n".join([*fold(row["pair"], room), *(indent + line for line in fold(row["check"], room - INDENT))]),
         }
         for row in rows

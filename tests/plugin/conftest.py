@@ -46,10 +46,21 @@ class Project:
         write_checkpoint(home / f"{name}-b.safetensors", {"side": f"b of {name}"})
         return f'\n[pair.{name}]\na = "{name}-a.safetensors"\nb = "{name}-b.safetensors"\n'
 
-    def check(self, pair: str, name: str = "linear_connectivity", **settings: object) -> str:
+    def set(self, name: str, count: int = 3, **metadata: str) -> str:
+        """Write a set's checkpoints, NAME-0 and so on; return its part of a manifest, without checks."""
+        files = [f"{name}-{k}.safetensors" for k in range(count)]
+        for k, file in enumerate(files):
+            write_checkpoint(self.path / file, {**metadata, "model": str(k)} if k else metadata)
+        return f"\n[set.{name}]\nmodels = {json.dumps(files)}\n"
+
+    def check(self, pair: str, name: str = "linear_connectivity", *, kind: str = "pair", **settings: object) -> str:
         """Return a check's part of a manifest."""
         lines = [f"{key} = {json.dumps(value)}" for key, value in settings.items()]
-        return "\n".join([f"[pair.{pair}.check.{name}]", *lines, ""])
+        return "\n".join([f"[{kind}.{pair}.check.{name}]", *lines, ""])
+
+    def set_check(self, name: str, **settings: object) -> str:
+        """Return the part of a manifest that checks a set."""
+        return self.check(name, "set_connectivity", kind="set", **settings)
 
     def manifest(self, *parts: str, name: str = "lmc.toml", defaults: str | None = None) -> Path:
         """Write a manifest; its data file exists, its model is never imported."""

@@ -5,6 +5,7 @@
 """
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -25,6 +26,17 @@ class Number(float):
 
 class Alignment:
     """What a check that aligns leaves as its witness."""
+
+
+class ManyAlignment:
+    """What a check of a set leaves as its witness."""
+
+    def member(self, k):
+        return k
+
+
+class Fusion:
+    """What a check of two widths leaves as its witness."""
 
 
 def load_pair(
@@ -62,7 +74,41 @@ def load_pair(
     return SimpleNamespace(name=name, device=device, facts=facts, description=description)
 
 
-def run(property_name, pair, *, seed, profile, align="weight-matching", limit=0.05, points=25):
+def load_set(models, *, name=None, sha256=(), **given):
+    """Like ``load_pair``: what the set measures is written in its first file."""
+    pair = load_pair(models[0], models[1], name=name, **given)
+    names = [Path(model).stem for model in models]
+    facts = {"sha256": list(sha256), "files": {n: {"sha256": n} for n in names}}
+    return SimpleNamespace(**{**vars(pair), "names": names, "description": {**pair.description, **facts}})
+
+
+def run(property_name, loaded, *, seed, profile, **settings):
+    measure = run_set if property_name == "set_connectivity" else run_pair
+    return measure(property_name, loaded, **settings)
+
+
+def run_set(property_name, models, *, method="merge-many", limit=0.05, points=5, **settings):
+    """The worst pair is that of the first and the last model; all others are at half its barrier."""
+    result = run_pair(property_name, models, limit=limit, points=points)
+    names, count = models.names, len(models.names)
+
+    def barrier(i, j):
+        return 0.0 if i == j else result.value / (1 if {i, j} == {0, count - 1} else 2)
+
+    details = {
+        **result.details,
+        "names": names,
+        "matrix": [[barrier(i, j) for j in range(count)] for i in range(count)],
+        "matrix_naive": [[1.1 * (i != j) for j in range(count)] for i in range(count)],
+        "above_limit": [] if result.passed else [[names[0], names[-1]]],
+        "worst_pair": [names[0], names[-1]],
+        "alignment": {"method": method},
+        "settings": settings,
+    }
+    return replace(result, witness=ManyAlignment(), details=details)
+
+
+def run_pair(property_name, pair, *, align="weight-matching", limit=0.05, points=25):
     if "crash" in pair.facts:
         raise RuntimeError("a bug, not the user's mistake")
     if "raise_in_run" in pair.facts:
@@ -122,6 +168,7 @@ def module(name, **content):
 
 
 module("lmccheck.pair", load_pair=load_pair, ModelPair=SimpleNamespace)
+module("lmccheck.model_set", load_set=load_set)
 module("lmccheck.properties", run=run)
 module(
     "lmccheck.properties.linear_connectivity",
@@ -129,3 +176,5 @@ module(
 )
 _align = module("lmccheck.align", Alignment=Alignment, save_aligned=save_aligned, __path__=[])
 module("lmccheck.align.api", align=lambda pair, **options: Alignment(), Alignment=Alignment, save_aligned=save_aligned)
+module("lmccheck.align.many", ManyAlignment=ManyAlignment)
+module("lmccheck.align.fusion", Fusion=Fusion)

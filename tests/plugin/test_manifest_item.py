@@ -65,6 +65,16 @@ def test_a_spec_of_symmetries_reaches_the_pair(project):
     assert json.loads((project.path / "report.json").read_text())["pairs"][0]["symmetry"] == "good.toml"
 
 
+def test_two_widths_may_differ_in_shapes_and_in_nothing_else(project, checkpoint):
+    """A pair with model_b is of two networks; their tensors must still be called alike."""
+    project.manifest(project.pair("wide") + 'model_b = "models:narrow"\n' + project.check("wide", "fused_connectivity"))
+    checkpoint(project.path / "wide-b.safetensors", shape=(3,))
+    run_manifest_item(project).assert_outcomes(passed=1)
+    text = (project.path / "wide-b.safetensors").read_bytes().replace(b'"w"', b'"v"')
+    (project.path / "wide-b.safetensors").write_bytes(text)
+    run_manifest_item(project).stdout.fnmatch_lines(["pair.wide: w in a only, expected the same tensors in b"])
+
+
 @pytest.mark.parametrize("changed", [False, True])
 def test_pins_are_checked(project, changed):
     """A file that differs from its sha256 pin is an error that shows both; one that agrees is not."""

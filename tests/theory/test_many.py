@@ -16,9 +16,12 @@ from small import seeded, small_batchnorm, small_mlp
 from torch import Tensor
 
 import lmccheck
-from lmccheck.align.many import ManyAlignment, measure_barriers, merge_many
+from lmccheck.align.barriers import measure_barriers
+from lmccheck.align.many import ManyAlignment, merge_many
 from lmccheck.align.weights import counted
+from lmccheck.checkpoint import read_header, sha256_of
 from lmccheck.evaluate.forward import outputs_of, randomised
+from lmccheck.model_set import load_set
 from lmccheck.properties.set_connectivity import table
 from lmccheck.symmetry.compose import compose, inverse
 
@@ -154,6 +157,66 @@ def test_the_matrix_with_batchnorm_is_that_of_pairs() -> None:
         assert found.aligned[i][j] == pytest.approx(one.value, abs=1e-6)
         assert found.reestimated is not None
         assert found.reestimated[i][j] == pytest.approx(one.details["barrier_reestimated"], abs=1e-6)
+
+
+@pytest.mark.parametrize("build", [small_mlp, small_batchnorm])
+@pytest.mark.parametrize("repair", ["none", "repair"])
+def test_networks_between_are_mended_as_those_of_pairs(build: Any, repair: str) -> None:
+    """Each entry is what linear_connectivity measures, for every way of mending and not only re-estimation."""
+    shape = (30, 1, 4, 4) if build is small_batchnorm else (30, *SMALL["data"][0].shape[1:])
+    samples = torch.randn(*shape, generator=torch.Generator().manual_seed(0))
+    given = {"model": build, "data": (samples, torch.arange(30) % 3)}
+    given["calibration"] = given["data"]
+    size = 1 if build is small_batchnorm else 5  # large enough for a barrier
+    states = [{name: size * tensor for name, tensor in seeded(build, seed).items()} for seed in range(3)]
+    many = lmccheck.align_many(states, **given)
+    found = measure_barriers(many, points=4, repair=repair)
+    assert (found.reestimated is None) == (repair == "none" or build is small_mlp)
+    if repair == "repair" or build is small_batchnorm:
+        assert found.naive != measure_barriers(many, points=4, repair="none" if repair == "repair" else "bn").naive
+    for i, j in combinations(range(3), 2):
+        for weights, matrix in ((many.weights, found.aligned), (many.originals, found.naive)):
+            pair = lmccheck.load_pair(weights[i], weights[j], **given)
+            one = lmccheck.linear_connectivity(pair, align="none", points=4, profile="dev", repair=repair)
+            assert matrix[i][j] == pytest.approx(one.value, abs=1e-6)
+
+
+def test_mending_that_cannot_be_done_is_said() -> None:
+    """An unknown way at once; REPAIR without calibration data, or without a traced network."""
+    states = [seeded(small_mlp, seed) for seed in range(3)]
+    with pytest.raises(lmccheck.LmcError, match=r"repair = 'repiar' \(did you mean 'repair'\?\)"):
+        lmccheck.set_connectivity([], **SMALL, repair="repiar")
+    with pytest.raises(lmccheck.SourceError, match="needs calibration data and none is given"):
+        lmccheck.set_connectivity(states, **SMALL, repair="repair")
+    spec = lmccheck.align_many(states, **SMALL).spec
+    with pytest.raises(lmccheck.UnsupportedArchitecture, match="is given, not traced; mend: use repair = 'bn'"):
+        lmccheck.set_connectivity(states, **SMALL, calibration=SMALL["data"], symmetry=spec, repair="repair")
+
+
+def test_a_member_is_written_as_an_aligned_pair_is(tmp_path: Path) -> None:
+    """Its own numbers, permuted, with its file's metadata, and the permutation beside it."""
+    files = [tmp_path / f"{k}.safetensors" for k in range(3)]
+    for k, file in enumerate(files):
+        save_file(seeded(small_mlp, k), file, {"made": str(k)})
+    many = lmccheck.align_many(files, **SMALL, reference=1)
+    for k in range(3):
+        path = lmccheck.save_aligned(many.member(k), tmp_path / f"{k}-aligned.safetensors")
+        assert equal_bits(load_file(path), many.weights[k])
+        assert read_header(path).metadata == {"made": str(k)}
+        assert equal_bits(load_file(tmp_path / f"{k}-aligned.permutation.safetensors"), dict(many.permutations[k]))
+    assert many.member(1).is_identity
+
+
+def test_a_pin_of_any_model_is_checked(tmp_path: Path) -> None:
+    """In the order of the models."""
+    files = [tmp_path / f"{k}.safetensors" for k in range(3)]
+    for k, file in enumerate(files):
+        save_file(seeded(small_mlp, k), file)
+    pins = [sha256_of(file) for file in files]
+    assert load_set(files, sha256=pins, **SMALL).names == ("0", "1", "2")
+    for wrong in range(3):
+        with pytest.raises(lmccheck.CheckpointError, match=rf"{wrong}\.safetensors: sha256 is {pins[wrong]}, the pin"):
+            load_set(files, sha256=[*pins[:wrong], "0" * 64, *pins[wrong + 1 :]], **SMALL)
 
 
 def test_the_mean_of_all_is_measured() -> None:

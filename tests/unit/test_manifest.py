@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from lmccheck import settings
 from lmccheck.errors import ManifestError
-from lmccheck.manifest import CheckPlan, load_manifest
+from lmccheck.manifest import load_manifest
+from lmccheck.plan import CheckPlan
 
 SOUND = """\
 schema = 1
@@ -112,6 +114,8 @@ def test_what_editors_do_to_files_is_harmless(load, prefix, newline):
     assert load((prefix + SOUND).replace("\n", newline)).pairs[0].name == "one"
 
 
+NONE = '"none", '
+PROPERTIES = ", ".join(settings.SETTINGS)
 CHECK = "pair.one.check.linear_connectivity"
 LIMIT = 'a number ≥ 0 in nats, or a percentage of the worse endpoint\'s loss such as "5%"'
 ALIGN = '"none", "weight-matching", "activation-matching", "transport", "transport-both", "learned" or "best"'
@@ -121,15 +125,18 @@ SETTINGS = "property, severity, align, limit, points, beyond, repair"
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "the file is empty, expected schema = 1 and at least one [pair.NAME]"),
-        ("# nothing\n", "the file is empty, expected schema = 1 and at least one [pair.NAME]"),
-        ("schema = 1\n", "no pairs, expected at least one [pair.NAME]"),
+        ("", "the file is empty, expected schema = 1 and at least one [pair.NAME] or [set.NAME]"),
+        ("# nothing\n", "the file is empty, expected schema = 1 and at least one [pair.NAME] or [set.NAME]"),
+        ("schema = 1\n", "no pairs and no sets, expected at least one [pair.NAME] or [set.NAME]"),
         (SOUND.replace("schema = 1\n", ""), "schema: missing, expected 1"),
         (SOUND.replace("schema = 1", "schema = 2"), "schema: got 2, expected 1"),
         (SOUND.replace("schema = 1", "schema = true"), "schema: got true (a boolean), expected 1"),
         (SOUND.replace("schema = 1", "schema = 1.0"), "schema: got 1.0, expected 1"),
         (SOUND.replace("schema = 1", 'schema = "1"'), 'schema: got "1" (a string), expected 1'),
-        ("pairs = 3\n" + SOUND, "pairs: unknown key (did you mean 'pair'?), expected one of schema, defaults, pair"),
+        (
+            "pairs = 3\n" + SOUND,
+            "pairs: unknown key (did you mean 'pair'?), expected one of schema, defaults, pair, set",
+        ),
         (
             SOUND.replace("model =", "modle ="),
             "defaults.modle: unknown key (did you mean 'model'?), expected one of model, data, calibration, loss, "
@@ -202,6 +209,131 @@ def test_a_mistake_is_one_line(load, text, message):
     with pytest.raises(ManifestError) as caught:
         load(text)
     assert str(caught.value) == f"lmc.toml: {message}"
+
+
+SET = """\
+schema = 1
+[defaults]
+model = "models:mlp"
+data = "data.safetensors"
+
+[set.three]
+models = ["a.safetensors", "b.safetensors", "c.safetensors"]
+
+[set.three.check.set_connectivity]
+"""
+WIDTHS = SOUND.replace("[pair.one]", '[pair.one]\nmodel_b = "models:narrow"').replace("linear_", "fused_")
+OF_SET = "set.three.check.set_connectivity"
+
+
+def test_a_set_inherits_and_overrides_as_a_pair_does(load):
+    """Models in order, pins in lower case and in their order, the line of its header."""
+    pins = ", ".join(f'"{digit * 64}"' for digit in "ABC")
+    plan = load(SET.replace("models = [", f'loss = "mse"\nsha256 = [{pins}]\nmodels = [') + "reference = 2\n")
+    (three,) = plan.sets
+    assert plan.comparisons == plan.sets
+    assert three.models == ("a.safetensors", "b.safetensors", "c.safetensors")
+    assert (three.model, three.data, three.loss) == ("models:mlp", "data.safetensors", "mse")
+    assert three.pins == {"models[0]": "a" * 64, "models[1]": "b" * 64, "models[2]": "c" * 64}
+    assert three.line == 6
+    assert three.checks == (CheckPlan("set_connectivity", "set_connectivity", "fail", {"reference": 2}),)
+
+
+def test_pairs_and_sets_share_a_manifest(load):
+    """Pairs come first; each has the line of its own header."""
+    plan = load(SET + SOUND.split("[defaults]")[1].split("\n", 4)[4].replace("one", "thre"))
+    assert [item.name for item in plan.comparisons] == ["thre", "three"]
+    assert [item.line for item in plan.comparisons] == [11, 6]
+
+
+def test_a_pair_of_two_widths_has_a_network_of_its_own_for_b(load):
+    """And is asked for fused_connectivity; a spec of [defaults] is not about two networks."""
+    text = WIDTHS.replace("[defaults]", '[defaults]\nsymmetry = "s.toml"') + 'norm = "weights"\n'
+    pair = load(text).pairs[0]
+    assert (pair.model, pair.model_b, pair.symmetry) == ("models:mlp", "models:narrow", None)
+    assert pair.checks == (CheckPlan("fused_connectivity", "fused_connectivity", "fail", {"norm": "weights"}),)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            SET.replace('["a.safetensors", "b.safetensors", "c.safetensors"]', '["a.safetensors"]'),
+            "set.three.models: got an array, expected an array of the paths of two .safetensors files or more",
+        ),
+        (SET.replace('"b.safetensors"', "3"), "set.three.models[1]: got 3, expected the path of a .safetensors file"),
+        (
+            SET.replace("models =", "model ="),
+            'set.three.model: got an array, expected "module:callable", the callable returning a torch.nn.Module\n'
+            "lmc.toml: set.three.models: missing, expected an array of the paths of two .safetensors files or more",
+        ),
+        (
+            SET.replace("models =", f'sha256 = ["{"0" * 64}"]\nmodels ='),
+            "set.three.sha256: got 1 hash, expected one for each of the 3 models, in order",
+        ),
+        (
+            SET.replace("models =", f'sha256 = ["{"0" * 64}", "ab", "{"0" * 64}"]\nmodels ='),
+            'set.three.sha256[1]: got "ab" (a string), expected 64 hexadecimal digits',
+        ),
+        (SET.split("[set.three.check")[0], "set.three: no checks, expected at least one [set.three.check.PROPERTY]"),
+        (
+            SET.replace("three", "manifest"),
+            "set.manifest: the name 'manifest' is taken by the manifest's own item, expected another",
+        ),
+        (SET + "reference = 3", f"{OF_SET}.reference: got 3, expected the place of one of the 3 models, from 0 to 2"),
+        (
+            SET + "reference = -1",
+            f"{OF_SET}.reference: got -1, expected the place of one of the models, counted from 0",
+        ),
+        (SET + 'method = "merge"', f'{OF_SET}.method: got "merge" (a string), expected "merge-many" or "reference"'),
+        (SET + 'align = "none"', f'{OF_SET}.align: got "none" (a string), expected {ALIGN.removeprefix(NONE)}'),
+        (
+            SET.replace("set_connectivity", "set_conectivity"),
+            'set.three.check.set_conectivity: got "set_conectivity" (a string), expected a property '
+            "(set_connectivity) (did you mean 'set_connectivity'?); a check of another name says which with "
+            'property = "…"',
+        ),
+        (
+            SET.replace("set_connectivity", "linear_connectivity"),
+            'set.three.check.linear_connectivity: got "linear_connectivity" (a string), which is a property of a pair '
+            "without model_b, expected one of a set (set_connectivity)",
+        ),
+        (
+            SOUND.replace("linear_connectivity", "set_connectivity"),
+            'pair.one.check.set_connectivity: got "set_connectivity" (a string), which is a property of a set, '
+            f"expected one of a pair without model_b ({PROPERTIES})",
+        ),
+        (
+            WIDTHS.replace("fused_", "linear_"),
+            'pair.one.check.linear_connectivity: got "linear_connectivity" (a string), which is a property of a pair '
+            "without model_b, expected one of a pair with model_b, of two widths (fused_connectivity)",
+        ),
+        (
+            WIDTHS.replace("models:narrow", "narrow"),
+            'pair.one.model_b: got "narrow" (a string), expected "module:callable", the callable returning a '
+            "torch.nn.Module",
+        ),
+        (
+            WIDTHS.replace("[pair.one]", '[pair.one]\nsymmetry = "s.toml"'),
+            "pair.one.symmetry: not read where model_b says another network, expected none",
+        ),
+        (
+            WIDTHS + 'norm = "l2"',
+            'pair.one.check.fused_connectivity.norm: got "l2" (a string), expected "activations" or "weights"',
+        ),
+    ],
+)
+def test_a_mistake_in_a_set_or_in_two_widths_is_one_line(load, text, message):
+    """As for a pair; what belongs to another kind of table is told so."""
+    with pytest.raises(ManifestError) as caught:
+        load(text)
+    assert str(caught.value) == f"lmc.toml: {message}"
+
+
+def test_a_pair_and_a_set_of_one_name_are_refused(load):
+    """Their checks would have the same node ids."""
+    with pytest.raises(ManifestError, match=r"set\.one: the name 'one' is taken by a pair, expected another"):
+        load(SOUND + SET.split("\n\n", 1)[1].replace("three", "one"))
 
 
 def test_all_mistakes_show_at_once(load):

@@ -10,6 +10,7 @@ from tabulate import tabulate_formats
 from lmccheck.report.failure import failure_text, reproduce_command
 from lmccheck.report.json import json as to_json
 from lmccheck.report.markdown import fenced, markdown
+from lmccheck.report.matrix import draw, matrices
 from lmccheck.report.notes import notes
 from lmccheck.report.record import CheckRecord, finite, ordered, plain
 from lmccheck.report.table import fold, table
@@ -206,3 +207,41 @@ def test_plain_data_from_what_properties_return():
     assert type(plain(Version("2.13"))) is str  # xdist sends exact types only
     assert plain({1: (1, Array()), "p": object}) == {"1": [1, [1.0, 2.0]], "p": "<class 'object'>"}
     assert finite([float("inf"), 1.0]) == ["inf", 1.0]
+
+
+def test_a_matrix_too_wide_has_numbered_columns():
+    """Rows say which number is whose; nothing is above, below or on the diagonal that is not measured."""
+    names = [f"resnet20-seed{k}" for k in range(3)]
+    matrix = [[0.0, 0.1, 0.2], [0.1, 0.0, 0.3], [0.2, 0.3, 0.0]]
+    wide = draw(names, matrix, width=80).splitlines()
+    assert wide[0].split() == names
+    narrow = draw(names, matrix, width=40, above={frozenset(names[1:])}).splitlines()
+    assert narrow[0].split() == ["1", "2", "3"]
+    assert [line.split() for line in narrow[2:]] == [
+        ["1", names[0], "0.1", "0.2"],
+        ["2", names[1], "0.1", "0.3*"],
+        ["3", names[2], "0.2", "0.3*"],
+    ]
+    assert max(map(len, narrow)) <= 40
+    whole = draw(names, matrix, width=40).splitlines()
+    parts = draw(names, matrix, width=max(map(len, whole)) - 1).split("\n\n")
+    assert [part.split()[: 2 - k] for k, part in enumerate(parts)] == [["1", "2"], ["3"]]
+    assert all(len(part.splitlines()) == 5 for part in parts)
+    assert "0.3" in draw(names, matrix, width=1)
+
+
+def test_a_set_that_was_not_moved_is_drawn_once():
+    """Aligned and unaligned are the same matrix; a check that measured none has none."""
+    matrix = [[0.0, 0.1], [0.1, 0.0]]
+    details = {"names": ["a|x", "b"], "matrix": matrix, "matrix_naive": matrix}
+    ((title, text),) = matrices([record(), record("set", details=details)], "github")
+    assert title == "set::linear_connectivity, barriers in nats, aligned, which moved nothing"
+    assert "a\\|x" in text
+
+
+def test_where_a_set_is_worst_stands_on_lines_of_its_own():
+    """So that two long names fit a narrow terminal, and are not cut."""
+    row = record("digits", details={}, where="transformer-seed0, transformer-half1", naive=0.5)
+    lines = table([row], width=78).splitlines()
+    assert max(map(len, lines)) <= 78
+    assert "".join(line.split("  ")[-1].strip() for line in lines[2:]) == "transformer-seed0,transformer-half1"

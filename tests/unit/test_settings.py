@@ -6,8 +6,11 @@ import typing
 from typing import Any
 
 from lmccheck.align import METHODS
+from lmccheck.align.fusion import NORMS
+from lmccheck.align.many import MANY_METHODS
 from lmccheck.commands import pair
 from lmccheck.evaluate.repair import REPAIRS
+from lmccheck.kinds import SET_ALIGN, FusedConnectivitySettings, SetConnectivitySettings
 from lmccheck.settings import ALIGN, LinearConnectivitySettings
 
 
@@ -24,3 +27,13 @@ def test_every_method_may_be_asked_for_in_a_manifest() -> None:
     assert literals(fields["repair"].annotation) == set(REPAIRS)
     assert set(ALIGN.replace(" or ", ", ").split(", ")) == {f'"{name}"' for name in ("none", *METHODS)}
     assert set(pair.METHODS.replace(" or ", ", ").split(", ")) == set(METHODS)
+
+
+def test_what_sets_and_two_widths_know_may_be_asked_for_too() -> None:
+    """A set has no ``none``: its matrix of unaligned barriers is always measured."""
+    fields = SetConnectivitySettings.model_fields
+    assert literals(fields["align"].annotation) == set(METHODS)
+    assert set(SET_ALIGN.replace(" or ", ", ").split(", ")) == {f'"{name}"' for name in METHODS}
+    assert literals(fields["method"].annotation) == set(MANY_METHODS)
+    assert literals(fields["repair"].annotation) == set(REPAIRS)
+    assert literals(FusedConnectivitySettings.model_fields["norm"].annotation) == set(NORMS)

@@ -1,0 +1,95 @@
+"""What a manifest asks for, as plain data: which checkpoints, on which data, and the checks of each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class CheckPlan:
+    """One property to be measured; ``settings`` holds only what the manifest states."""
+
+    name: str
+    property: str
+    severity: Literal["fail", "warn"]
+    settings: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What pairs and sets have in common: sources, checks, and the line of the manifest where they begin."""
+
+    name: str
+    model: str | None
+    data: str | None
+    calibration: str | None
+    loss: str | None
+    symmetry: str | None
+    checks: tuple[CheckPlan, ...]
+    line: int
+
+
+@dataclass(frozen=True)
+class PairPlan(Comparison):
+    """Two checkpoints; paths are as written, relative to the manifest.
+
+    ``model_b`` is b's own network where that has other widths than a's, ``model``; else None.
+    """
+
+    a: str
+    b: str
+    sha256: Mapping[str, str]
+    model_b: str | None = None
+    kind = "pair"
+
+    @property
+    def files(self) -> dict[str, str]:
+        """Checkpoints by the key that names them below the pair's table."""
+        return {"a": self.a, "b": self.b}
+
+    @property
+    def pins(self) -> dict[str, str]:
+        """Expected hashes by the same keys."""
+        return dict(self.sha256)
+
+
+@dataclass(frozen=True)
+class SetPlan(Comparison):
+    """Two checkpoints of one network or more; ``sha256`` is empty or as long as ``models``."""
+
+    models: tuple[str, ...]
+    sha256: tuple[str, ...] = ()
+    kind = "set"
+
+    @property
+    def files(self) -> dict[str, str]:
+        """Checkpoints by the key that names them below the set's table."""
+        return {f"models[{k}]": model for k, model in enumerate(self.models)}
+
+    @property
+    def pins(self) -> dict[str, str]:
+        """Expected hashes by the same keys."""
+        return dict(zip(self.files, self.sha256, strict=False))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A whole manifest."""
+
+    path: Path
+    sha256: str
+    pairs: tuple[PairPlan, ...]
+    sets: tuple[SetPlan, ...] = ()
+
+    @property
+    def folder(self) -> Path:
+        """The folder against which the manifest's paths and modules are resolved."""
+        return self.path.parent
+
+    @property
+    def comparisons(self) -> tuple[PairPlan | SetPlan, ...]:
+        """Everything that has checks, pairs first."""
+        return (*self.pairs, *self.sets)
