@@ -29,9 +29,15 @@ if TYPE_CHECKING:
         VerdictError,
     )
     from lmccheck.pair import ModelPair, load_pair
+    from lmccheck.paths.path import Path, load_path, save_path
+    from lmccheck.properties.dropout_path import dropout_path
+    from lmccheck.properties.dropout_stability import dropout_stability
     from lmccheck.properties.fused_connectivity import fused_connectivity
     from lmccheck.properties.linear_connectivity import linear_connectivity
+    from lmccheck.properties.noise_stability import noise_stability
     from lmccheck.properties.set_connectivity import set_connectivity
+    from lmccheck.properties.ten_segment_path import ten_segment_path
+    from lmccheck.properties.verify_path import verify_path
     from lmccheck.result import Result
     from lmccheck.symmetry import PermutationSpec, Slot, UnitGroup, discover_symmetry
     from lmccheck.symmetry.file import load_spec, save_spec, spec_from_groups
@@ -54,9 +60,15 @@ _HOMES = {
         "VerdictError",
     ),
     "lmccheck.pair": ("ModelPair", "load_pair"),
+    "lmccheck.paths.path": ("Path", "load_path", "save_path"),
+    "lmccheck.properties.dropout_path": ("dropout_path",),
+    "lmccheck.properties.dropout_stability": ("dropout_stability",),
     "lmccheck.properties.fused_connectivity": ("fused_connectivity",),
     "lmccheck.properties.linear_connectivity": ("linear_connectivity",),
+    "lmccheck.properties.noise_stability": ("noise_stability",),
     "lmccheck.properties.set_connectivity": ("set_connectivity",),
+    "lmccheck.properties.ten_segment_path": ("ten_segment_path",),
+    "lmccheck.properties.verify_path": ("verify_path",),
     "lmccheck.result": ("Result",),
     "lmccheck.symmetry": ("PermutationSpec", "Slot", "UnitGroup", "discover_symmetry"),
     "lmccheck.symmetry.file": ("load_spec", "save_spec", "spec_from_groups"),
@@ -73,6 +85,7 @@ __all__ = [
     "ManifestError",
     "ManyAlignment",
     "ModelPair",
+    "Path",
     "PermutationSpec",
     "Result",
     "Slot",
@@ -86,16 +99,23 @@ __all__ = [
     "align_many",
     "barrier_matrix",
     "discover_symmetry",
+    "dropout_path",
+    "dropout_stability",
     "fuse",
     "fused_connectivity",
     "linear_connectivity",
     "load_pair",
+    "load_path",
     "load_spec",
+    "noise_stability",
     "save_aligned",
     "save_merged",
+    "save_path",
     "save_spec",
     "set_connectivity",
     "spec_from_groups",
+    "ten_segment_path",
+    "verify_path",
 ]
 
 

@@ -23,6 +23,7 @@ from lmccheck.plan import CheckPlan, PairPlan, Plan, SetPlan
 from lmccheck.recorded import ManifestItem, Recorded
 from lmccheck.report.failure import failure_text, reproduce_command
 from lmccheck.report.record import CheckRecord
+from lmccheck.witness import witness_lines
 
 if TYPE_CHECKING:
     from lmccheck.result import Result
@@ -156,6 +157,12 @@ class CheckItem(Recorded, pytest.Function):
         """Keep the record of a result; return what the item has to fail with."""
         options = options_of(self.config)
         record = dataclasses.replace(self.blank(), seed=seed).measured(result)
+        if options.witness_dir is not None:
+            try:
+                self.pair.loaded.lines += witness_lines(result.witness, options.witness_dir, self.pair.name, self.name)
+            except LmcError as error:
+                self.keep(dataclasses.replace(record, verdict="error", text=str(error)))
+                return error.with_traceback(None)
         if result.passed:
             self.keep(record)
             self.pair.loaded.note_pass(self.check.name, result.witness if options.aligned_dir else None)
@@ -201,13 +208,15 @@ def item_seed(root: int, check: str, description: dict[str, Any]) -> int:
 def selection_problem(items: list[pytest.Item], options: Options) -> str | None:
     """Return why the selected checks cannot be run as asked, or None."""
     checks = [item for item in items if isinstance(item, CheckItem)]
-    if options.aligned_dir:
+    for option, folder in (("--lmc-aligned-dir", options.aligned_dir), ("--lmc-witness-dir", options.witness_dir)):
+        if folder is None:
+            continue
         manifests: dict[tuple[str, str], str] = {}
         for check in checks:
             here, kind, name = check.blank().manifest, check.pair.plan.kind, check.pair.name
             if (first := manifests.setdefault((kind, name), here)) != here:
                 return (
-                    f"--lmc-aligned-dir: {first} and {here} both have a {kind} {name!r}, expected different names, "
+                    f"{option}: {first} and {here} both have a {kind} {name!r}, expected different names, "
                     "since their files would have the same"
                 )
     if checks and options.device.startswith("cuda"):  # only now is torch worth importing

@@ -30,7 +30,7 @@ def lmc_device(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def lmc_model_factory(request: pytest.FixtureRequest) -> Any:
-    """The model of the pair or set under test, "module:callable"; override it to return any callable giving a module."""
+    """The model of the pair or set under test, "module:callable"; override it with any callable giving a module."""
     return _planned(request, "model")
 
 
@@ -70,6 +70,36 @@ class Facade:
         from lmccheck import linear_connectivity
 
         return linear_connectivity(pair, **settings)
+
+    def dropout_stability(self, pair: ModelPair, **settings: Any) -> Result:
+        """Measure what dropping units costs: see ``lmccheck.dropout_stability``."""
+        from lmccheck import dropout_stability
+
+        return dropout_stability(pair, **settings)
+
+    def noise_stability(self, pair: ModelPair, **settings: Any) -> Result:
+        """Measure what random dropout masks cost on the way: see ``lmccheck.noise_stability``."""
+        from lmccheck import noise_stability
+
+        return noise_stability(pair, **settings)
+
+    def ten_segment_path(self, pair: ModelPair, **settings: Any) -> Result:
+        """Measure the largest loss on the ten-segment path: see ``lmccheck.ten_segment_path``."""
+        from lmccheck import ten_segment_path
+
+        return ten_segment_path(pair, **settings)
+
+    def dropout_path(self, pair: ModelPair, **settings: Any) -> Result:
+        """Measure the largest loss on the path of Theorem 1: see ``lmccheck.dropout_path``."""
+        from lmccheck import dropout_path
+
+        return dropout_path(pair, **settings)
+
+    def verify_path(self, pair: ModelPair, path: Any, **settings: Any) -> Result:
+        """Certify a saved path anew: see ``lmccheck.verify_path``."""
+        from lmccheck import verify_path
+
+        return verify_path(pair, path, **settings)
 
     def set_connectivity(self, models: Sequence[Any], **settings: Any) -> Result:
         """Measure all barriers among several checkpoints: see ``lmccheck.set_connectivity``."""

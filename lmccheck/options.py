@@ -28,6 +28,7 @@ class Options:
     report_json: Path | None
     report_md: Path | None
     aligned_dir: Path | None
+    witness_dir: Path | None
 
     @property
     def reproducing_flags(self) -> list[str]:
@@ -62,6 +63,7 @@ def options_of(config: pytest.Config) -> Options:
             report_json=_path(config, "lmc_report_json"),
             report_md=_path(config, "lmc_report_md"),
             aligned_dir=_path(config, "lmc_aligned_dir"),
+            witness_dir=_path(config, "lmc_witness_dir"),
         )
     return config.stash[OPTIONS]
 

@@ -52,6 +52,7 @@ class ModelPair:
     origins: tuple[Origin, Origin]
     description: dict[str, Any] = field(repr=False)
     symmetry: PermutationSpec | None = field(default=None, repr=False)
+    base: Path | None = field(default=None, repr=False)  # the folder that relative paths and modules are looked up in
     cache: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)  # alignments and specs, made once
 
     def example_inputs(self) -> tuple[Any, ...]:
@@ -143,6 +144,7 @@ def load_pair(
         (origins[0], origins[1]),
         description,
         spec,
+        folder,
     )
 
 

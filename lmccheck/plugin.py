@@ -26,6 +26,7 @@ INI_KEYS = {
     "lmc_report_json": "default of --lmc-report-json, relative to this file",
     "lmc_report_md": "default of --lmc-report-md, relative to this file",
     "lmc_aligned_dir": "default of --lmc-aligned-dir, relative to this file",
+    "lmc_witness_dir": "default of --lmc-witness-dir, relative to this file",
 }
 
 
@@ -48,6 +49,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="write PAIR-b-aligned.safetensors for each pair, and SET/FILE-aligned.safetensors for each set, whose "
         "selected checks all passed, under the alignment of its first check that aligns; a check that only warns must "
         "pass too",
+    )
+    add(
+        "--lmc-witness-dir",
+        metavar="DIR",
+        help="write PAIR-CHECK.safetensors for each check, passed or not: what proves its verdict (a path, kept units "
+        "and refitted weights, masks, an alignment), to be checked again without searching",
     )
     add(
         "--lmc-report-only",

@@ -65,6 +65,60 @@ class LinearConnectivitySettings(CheckSettings):
     repair: Literal["none", "bn", "repair"] | None = Field(default=None, description='"none", "bn" or "repair"')
 
 
+HALF = "a number above 0 and at most 0.5"
+SHARE = "a number above 0 and at most 1"
+
+
+class DropoutStabilitySettings(CheckSettings):
+    """What dropping units costs, from each layer on (Definition 1)."""
+
+    epsilon: Limit | None = Field(default=None, description=LIMIT)
+    keep: float | None = Field(default=None, gt=0, le=1, description=SHARE)
+    refit: bool | None = Field(default=None, description="true or false")
+
+
+class NoiseStabilitySettings(CheckSettings):
+    """What random dropout masks cost on the way to them (Lemma 3)."""
+
+    epsilon: Limit | None = Field(default=None, description=LIMIT)
+    p: float | None = Field(default=None, ge=0, lt=1, description="a number from 0 to below 1")
+    masks: int | None = Field(default=None, ge=1, le=100_000, description="a whole number from 1 to 100000")
+
+
+class TenSegmentPathSettings(CheckSettings):
+    """The largest loss on the ten-segment path of Theorem 2."""
+
+    epsilon: Limit | None = Field(default=None, description=LIMIT)
+    keep: float | None = Field(default=None, gt=0, le=0.5, description=HALF)
+    refit: bool | None = Field(default=None, description="true or false")
+    form: Literal["ten", "short"] | None = Field(default=None, description='"ten" or "short"')
+
+
+class DropoutPathSettings(CheckSettings):
+    """The largest loss on the path of Theorem 1, or of Theorem 3 through a narrow network."""
+
+    epsilon: Limit | None = Field(default=None, description=LIMIT)
+    keep: float | None = Field(default=None, gt=0, le=1, description=SHARE)
+    refit: bool | None = Field(default=None, description="true or false")
+    form: Literal["paper", "short"] | None = Field(default=None, description='"paper" or "short"')
+    through: str | None = Field(default=None, min_length=1, description="the path of a .safetensors file")
+    through_model: str | None = Field(
+        default=None, pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$", description='"module:callable"'
+    )
+
+
+class VerifyPathSettings(CheckSettings):
+    """A saved path, certified anew."""
+
+    path: str = Field(min_length=1, description="the path of a file that save_path wrote")
+    epsilon: Limit | None = Field(default=None, description=LIMIT)
+
+
 SETTINGS: dict[str, type[CheckSettings]] = {
     "linear_connectivity": LinearConnectivitySettings,
+    "dropout_stability": DropoutStabilitySettings,
+    "noise_stability": NoiseStabilitySettings,
+    "ten_segment_path": TenSegmentPathSettings,
+    "dropout_path": DropoutPathSettings,
+    "verify_path": VerifyPathSettings,
 }

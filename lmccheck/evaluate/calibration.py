@@ -22,7 +22,8 @@ class CalibrationBarrier:
     def __init__(self, pair: ModelPair) -> None:
         if pair.calibration is None:
             raise SourceError(f"pair {pair.name}: no calibration data; mend: give `calibration`")
-        self._evaluator = Evaluator(replace(pair, data=_first(pair.calibration), cache={}))
+        first = _first(pair.calibration)  # BatchNorm's statistics too: those of the samples the loss is taken on
+        self._evaluator = Evaluator(replace(pair, data=first, calibration=first, cache={}))
         self._a = self._evaluator.weights(pair.theta_a)
         ends = (self._a, self._evaluator.weights(pair.theta_b))
         self._ends = [self._evaluator.measure(end, reestimate=False, label="an endpoint").loss for end in ends]

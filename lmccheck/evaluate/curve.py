@@ -238,5 +238,13 @@ def cut(inputs: Any, start: int, stop: int) -> Any:
     return inputs
 
 
+def first_samples(data: Data, samples: int) -> Data:
+    """Return at most ``samples`` samples; batches of a user's own as they came."""
+    if not data.rebatch or data.samples <= samples:
+        return data
+    whole = data.batches[0]
+    return Data((Batch(cut(whole.inputs, 0, samples), whole.targets[:samples]),), data.origin, True)
+
+
 def _to(targets: Tensor, runner: Runner) -> Tensor:
     return targets.to(runner.device, runner.dtype) if targets.is_floating_point() else targets.to(runner.device)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -15,7 +15,8 @@ from lmccheck.evaluate.curve import cut, upcast
 from lmccheck.evaluate.forward import Runner, exact_float32
 from lmccheck.sources import Batch, Data
 from lmccheck.symmetry.rules import RULES
-from lmccheck.symmetry.trace import Shaped, Trace, quiet_logs, trace, value_of
+from lmccheck.symmetry.sites import Layer
+from lmccheck.symmetry.trace import Shaped, Trace, op_name, quiet_logs, trace, value_of
 
 Look = Callable[[str, Tensor], Tensor | None]
 HELD = 1 << 25  # numbers of watched values held at a time: 128 MB in float32
@@ -41,6 +42,26 @@ class GraphRunner:
         Raises SourceError, beginning with ``where``, when the graph cannot run, UnsupportedArchitecture when the
         network is another one on inputs of this shape.
         """
+        traced, values = self.prepared(weights, inputs, watched, where)
+        try:
+            with torch.no_grad(), exact_float32(), quiet_logs():
+                _Watching(traced.module, set(watched), look).run(*values)
+        except Stop:
+            pass
+        except LmcError:
+            raise
+        except Exception as error:  # whatever the network's own ops raise
+            said = (str(error).strip() or "no message").splitlines()[0]
+            raise SourceError(f"{where}: running the traced model raised {said}; mend: check the data") from error
+
+    def prepared(
+        self, weights: Mapping[str, Tensor], inputs: Any, watched: Collection[str], where: str
+    ) -> tuple[Trace, list[Any]]:
+        """Return the trace for inputs of this shape, and what its placeholders stand for, in order.
+
+        ``inputs`` is a tensor or a tuple of positional arguments; the nodes of ``watched`` have to be in the graph.
+        Raises as ``run`` does.
+        """
         if isinstance(inputs, dict):
             raise SourceError(
                 f"{where}: got inputs as a dict, expected a tensor or a tuple; mend: give positional inputs"
@@ -59,16 +80,7 @@ class GraphRunner:
             weights[holder.target] if holder.stored else next(leaves) if holder.kind == "input" else holder.value
             for holder in traced.placeholders.values()
         ]
-        try:
-            with torch.no_grad(), exact_float32(), quiet_logs():
-                _Watching(traced.module, set(watched), look).run(*values)
-        except Stop:
-            pass
-        except LmcError:
-            raise
-        except Exception as error:  # whatever the network's own ops raise
-            said = (str(error).strip() or "no message").splitlines()[0]
-            raise SourceError(f"{where}: running the traced model raised {said}; mend: check the data") from error
+        return traced, values
 
     def _trace(self, inputs: tuple[Any, ...], where: str) -> Trace:
         key = tuple((tuple(v.shape), v.dtype) if isinstance(v, Tensor) else v for v in pytree.tree_leaves(inputs))
@@ -95,6 +107,62 @@ class _Watching(fx.Interpreter):
             return result
         replaced = self._look(n.name, result)
         return result if replaced is None else replaced
+
+
+Edit = Callable[[Layer, Tensor], Tensor]
+
+
+class Reading(fx.Interpreter):
+    """An interpreter of parts of a graph, in which ``edit(layer, value)`` gives each layer what it reads.
+
+    A layer's input is changed for that layer alone: what else takes the same value gets it as it is.
+    """
+
+    def __init__(self, module: fx.GraphModule, layers: Sequence[Layer], edit: Edit | None = None) -> None:
+        super().__init__(module)
+        self._layers = {layer.node: layer for layer in layers}
+        self._edit = edit
+
+    def part(self, nodes: Sequence[fx.Node], known: Mapping[fx.Node, Any], keep: Collection[fx.Node]) -> dict[Any, Any]:
+        """Run ``nodes`` in order on the ``known`` values; return the values of ``keep``, all others are let go."""
+        self.env: dict[fx.Node, Any] = dict(known)
+        ours, held = set(nodes), set(keep)
+        for node in nodes:
+            self.env[node] = self.run_node(node)
+            for dead in self.user_to_last_uses.get(node, ()):
+                if dead in ours and dead not in held:
+                    del self.env[dead]
+        return {node: self.env[node] for node in keep}
+
+    def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run an op; a view becomes a reshape, since under a transform memory may lie in another order."""
+        if op_name(target) in ("aten.view", "aten._unsafe_view"):
+            return torch.reshape(args[0], args[1])
+        return super().call_function(target, args, kwargs)
+
+    def run_node(self, n: fx.Node) -> Any:
+        layer = self._layers.get(n.name)
+        if layer is None or self._edit is None:
+            return super().run_node(n)
+        args, kwargs = self.fetch_args_kwargs_from_env(n)
+        place = next(k for k, argument in enumerate(n.args) if getattr(argument, "name", None) == layer.source)
+        changed = self._edit(layer, args[place])
+        return self.call_function(n.target, (*args[:place], changed, *args[place + 1 :]), kwargs)
+
+
+def inputs_of(module: fx.GraphModule, values: Sequence[Any]) -> dict[fx.Node, Any]:
+    """Return the values of a graph's placeholders by their nodes."""
+    holders = [node for node in module.graph.nodes if node.op == "placeholder"]
+    return dict(zip(holders, values, strict=True))
+
+
+def followers(module: fx.GraphModule, first: Collection[str]) -> list[fx.Node]:
+    """Return the nodes of these names and all that depend on them, in order."""
+    found: dict[fx.Node, None] = {}
+    for node in module.graph.nodes:
+        if node.name in first or any(source in found for source in node.all_input_nodes):
+            found[node] = None
+    return list(found)
 
 
 def even_batches(data: Data, traced: Trace, watched: Collection[str], samples: int | None = None) -> tuple[Batch, ...]:

@@ -17,7 +17,7 @@ from lmccheck.paths.path import Path
 from lmccheck.paths.structure import Structure
 
 EXACT = 1e-10  # relative, float64
-SAMPLED = {"dev": (11, 1), "ci": (21, 2), "thorough": (41, 6)}  # points of a d segment, rounds about its worst
+SAMPLED = {"glance": (5, 1), "dev": (11, 1), "ci": (21, 2), "thorough": (41, 6)}  # points of a d segment, rounds
 
 
 @dataclass(frozen=True)

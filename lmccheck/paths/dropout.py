@@ -66,7 +66,7 @@ def path_through(
     cross(walk, dict(a.keep), embedded, slots, "paper", whose="θ*")
     kept = {g: (units, units) for g, units in b.keep.items()}
     walk.go("b", "write b's kept units beside θ*", written(structure, walk.here, b.weights, kept, kept))
-    walk.go("a", "change the head to b's", written(structure, walk.here, b.weights, {}, kept, head=True))
+    walk.go("a", "go over to b's dropped network", written(structure, walk.here, b.weights, {}, kept, head=True))
     walk.go("b", "give the other units b's incoming weights", b.weights)
     walk.go("d", "take up b's dropped units again", theta_b)
     return walk.path()

@@ -80,6 +80,10 @@ class Path:
         }
         return {name: state[own] for name, own in self.tied.items()}
 
+    def save(self, file: str | os.PathLike[str]) -> FilePath:
+        """Write the path: see ``save_path``."""
+        return save_path(self, file)
+
     def reversed(self) -> Path:
         """Return the path from its end to its beginning."""
         return Path(self.points[::-1], self.segments[::-1], self.tied, self.facts)

@@ -16,6 +16,11 @@ if TYPE_CHECKING:
 
 _RUNNERS = {  # a module, and the function that takes what is loaded where that is not the property's own
     "linear_connectivity": "lmccheck.properties.linear_connectivity",
+    "dropout_stability": "lmccheck.properties.dropout_stability",
+    "noise_stability": "lmccheck.properties.noise_stability",
+    "ten_segment_path": "lmccheck.properties.ten_segment_path",
+    "dropout_path": "lmccheck.properties.dropout_path",
+    "verify_path": "lmccheck.properties.verify_path",
     "fused_connectivity": "lmccheck.properties.fused_connectivity:of_widths",
     "set_connectivity": "lmccheck.properties.set_connectivity:of_set",
 }

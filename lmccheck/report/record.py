@@ -102,7 +102,8 @@ def where(details: Mapping[str, Any]) -> str:
     """
     if pair := details.get("worst_pair"):
         return ", ".join(pair)
-    parts = {"t": details.get("worst_t"), "layer": details.get("worst_layer"), "seed": details.get("worst_seed")}
+    parts = {"side": details.get("worst_side"), "t": details.get("worst_t"), "segment": details.get("worst_segment")}
+    parts |= {"layer": details.get("worst_layer"), "seed": details.get("worst_seed")}
     return " ".join(f"{name}={number(part)}" for name, part in parts.items() if part is not None)
 
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
+from path_cases import ACTIVATIONS, all_levels, masked, mlp, mlp_pair, random_state, structure_for
 
 from lmccheck.pair import ModelPair
 from lmccheck.paths.certify import certify
@@ -16,10 +16,11 @@ from lmccheck.paths.path import Path, load_path, save_path
 from lmccheck.paths.structure import Structure, structure_of
 from lmccheck.paths.ten_segment import ten_segments
 from lmccheck.symmetry.discover import derive
-from path_cases import ACTIVATIONS, all_levels, masked, mlp, mlp_pair, random_state, structure_for
 
-WIDTHS = [[6, 8, 8, 4], [6, 9, 7, 11, 5, 4], [5, 4, 3], [5, 7, 3], [5, 3, 3, 2], [4, 5, 7, 9, 3], [4, 8, 8, 8, 8, 8, 8, 3],
-          [3, 2, 2, 2, 2], [4, 1, 3], [4, 6, 1, 5, 3]]  # fmt: skip
+WIDTHS = [
+    [6, 8, 8, 4], [6, 9, 7, 11, 5, 4], [5, 4, 3], [5, 7, 3], [5, 3, 3, 2], [4, 5, 7, 9, 3], [4, 8, 8, 8, 8, 8, 8, 3],
+    [3, 2, 2, 2, 2], [4, 1, 3], [4, 6, 1, 5, 3],
+]  # fmt: skip
 
 
 def first_theorem(pair: ModelPair, form: str) -> tuple[Structure, Path]:
@@ -71,7 +72,8 @@ def test_kinds_and_counts(widths: list[int]) -> None:
     assert kinds == fall + "babbcbcb" + fall[::-1]
     short = first_theorem(pair, "short")[1].kinds
     assert len(short) <= 4 * d - 1
-    assert short.startswith("a" + "ba" * (d - 2)) and short.endswith("ab" * (d - 2) + "a")
+    assert short.startswith("a" + "ba" * (d - 2))
+    assert short.endswith("ab" * (d - 2) + "a")
     assert second_theorem(pair, "paper")[1].kinds == "dbabbcbcbd"
     assert second_theorem(pair, "short")[1].kinds in ("dbabcbd", "dbabd")
 
@@ -90,7 +92,8 @@ def test_certified_is_sampled(widths: list[int], activation: str, form: str) -> 
     pair = mlp_pair(widths, activation)
     structure, path = first_theorem(pair, form)
     found = certify(pair, structure, path)
-    assert found.exact and found.deviation <= 1e-10
+    assert found.exact
+    assert found.deviation <= 1e-10
     assert found.evaluations <= 2 * (len(widths) - 1) + 2
     assert sampled_maximum(pair, path, activation, 20) <= found.largest + 1e-9
     for t, theta in ((0.0, pair.theta_a), (1.0, pair.theta_b)):
@@ -124,7 +127,9 @@ def test_breakpoints_are_the_dropped_networks(form: str, bias: bool) -> None:
     a_moves = [segment for segment in found.segments if segment.kind == "a"]
     measured = [segment.end for segment in a_moves]
     assert measured[: len(expected[0])] == pytest.approx(expected[0][::-1], abs=1e-10)
-    assert measured[len(expected[0]) : -1] == pytest.approx([*expected[1]][: len(measured) - len(expected[0]) - 1], abs=1e-10)
+    assert measured[len(expected[0]) : -1] == pytest.approx(
+        [*expected[1]][: len(measured) - len(expected[0]) - 1], abs=1e-10
+    )
     assert found.excess == pytest.approx(
         max(*expected[0], *expected[1], found.loss_a, found.loss_b) - max(found.loss_a, found.loss_b), abs=1e-10
     )
@@ -144,7 +149,8 @@ def test_any_perceptron(widths: list[int], activation: str, bias: bool, form: st
     for structure, path in (first_theorem(pair, form), second_theorem(pair, form)):
         found = certify(pair, structure, path, profile="dev")
         constant = [s for s in found.segments if s.how == "constant"]
-        assert found.deviation <= 1e-10 and all(s.start == s.end for s in constant)
+        assert found.deviation <= 1e-10
+        assert all(s.start == s.end for s in constant)
         assert found.excess >= 0
         if "d" not in path.kinds:
             assert sampled_maximum(pair, path, activation, 5) <= found.largest + 1e-9
@@ -157,7 +163,8 @@ def test_ten_segments_cross_at_the_convex_one(keep: float) -> None:
     structure, path = second_theorem(pair, "paper", keep)
     found = certify(pair, structure, path)
     losses = [found.segments[0].start, *(s.end for s in found.segments)]
-    assert losses[1] == losses[2] and len(set(losses[3:10])) == 1
+    assert losses[1] == losses[2]
+    assert len(set(losses[3:10])) == 1
     assert [s.number for s in found.segments if s.how == "sampled"] == [1, 10]
     assert found.segments[2].how == "convex"
 

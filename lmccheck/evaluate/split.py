@@ -1,0 +1,110 @@
+"""Calibration data in two parts: one to fit on, one to choose by, in batches of one size so that it is traced once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lmccheck.errors import SourceError
+from lmccheck.evaluate.curve import ELEMENTS, cut
+from lmccheck.pair import ModelPair
+from lmccheck.sources import Batch, Data
+from lmccheck.symmetry.sites import Layer
+from lmccheck.symmetry.trace import Shaped, Trace, value_of
+
+PARTS = 4  # every fourth batch is held out
+
+
+@dataclass(frozen=True)
+class Split:
+    """Calibration data: ``fit`` and ``held`` out batches, no sample in both."""
+
+    fit: tuple[Batch, ...]
+    held: tuple[Batch, ...]
+    origin: str
+
+    def first(self, samples: int) -> tuple[Data, Tensor]:
+        """Return about ``samples`` samples (a batch of each part at least), and which of them are held out, (n,)."""
+        share = samples / max(1, sum(batch.samples for batch in (*self.fit, *self.held)))
+        held, fit = (_some(part, share) for part in (self.held, self.fit))
+        count = sum(batch.samples for batch in held)
+        total = count + sum(batch.samples for batch in fit)
+        return Data((*held, *fit), self.origin, False), torch.arange(total) < count
+
+
+def _some(batches: tuple[Batch, ...], share: float) -> tuple[Batch, ...]:
+    return batches[: max(1, min(len(batches), round(share * len(batches))))]
+
+
+def split(pair: ModelPair, purpose: str, samples: int, seed: int = 0) -> Split:
+    """Return at most ``samples`` samples of a pair's calibration data, drawn at random, a quarter of them held out.
+
+    A user's own batches are taken as they come. Raises SourceError where there is no calibration data, or a single
+    sample.
+    """
+    data = pair.calibration
+    if data is None:
+        raise SourceError(
+            f"pair {pair.name}: {purpose} is searched for on calibration data and none is given; mend: give "
+            "`calibration`, for example the training data"
+        )
+    if data.rebatch or len(data.batches) < PARTS:
+        batches = [part for batch in data.batches for part in _parts(batch, samples // len(data.batches), seed)]
+    else:
+        batches, seen = [], 0
+        for batch in data.batches:
+            if len(batches) < PARTS or seen + batch.samples <= samples:
+                batches.append(batch)
+                seen += batch.samples
+    if len(batches) < 2:
+        raise SourceError(
+            f"{data.origin}: {data.samples} sample(s) of calibration data, expected at least 2: some are fitted to, "
+            "others are held out; mend: give more of them"
+        )
+    every = min(PARTS, len(batches))
+    held = tuple(batch for k, batch in enumerate(batches) if k % every == every - 1)
+    fit = tuple(batch for k, batch in enumerate(batches) if k % every != every - 1)
+    return Split(fit, held, data.origin)
+
+
+def _parts(batch: Batch, samples: int, seed: int) -> list[Batch]:
+    """Cut a batch, shuffled, into batches of one size; a rest that does not fill one is left out."""
+    total = min(batch.samples, samples)
+    each = max(1, sum(value[0].numel() for value in _tensors(batch.inputs) if value.ndim))
+    size = max(1, min(512, ELEMENTS // each, total // (2 * PARTS)))
+    order = torch.randperm(batch.samples, generator=torch.Generator().manual_seed(seed))
+    return [
+        Batch(_picked(batch.inputs, order[start : start + size]), batch.targets[order[start : start + size]])
+        for start in range(0, total - size + 1, size)
+    ]
+
+
+def _tensors(inputs: Any) -> list[Tensor]:
+    several = list(inputs) if isinstance(inputs, (tuple, list)) else [inputs]
+    return [value for value in several if isinstance(value, Tensor)]
+
+
+def _picked(inputs: Any, rows: Tensor) -> Any:
+    """Return some samples of a batch's inputs."""
+    if isinstance(inputs, Tensor):
+        return inputs[rows]
+    if isinstance(inputs, (tuple, list)):
+        return type(inputs)(_picked(value, rows) for value in inputs)
+    return cut(inputs, 0, len(rows))
+
+
+def work(traced: Trace, layers: Sequence[Layer], shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """Return how many multiplications layers need for one sample; ``traced`` is a trace on two samples."""
+    values = {node.name: value_of(node) for node in traced.graph.nodes}
+    total = 0
+    for layer in layers:
+        value = values[layer.node]
+        if isinstance(value, Shaped):
+            shape = shapes[layer.weight]
+            total += prod(shape) * prod(value.shape) // shape[layer.out] // 2
+    return max(1, total)
