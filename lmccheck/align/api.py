@@ -57,6 +57,10 @@ class Alignment:
             torch.equal(p, torch.arange(p.shape[-1]).expand_as(p)) for p in self.permutation.values()
         )
 
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write θ_B aligned, and the permutation beside it: see ``save_aligned``."""
+        return save_aligned(self, path)
+
     def summary(self) -> dict[str, Any]:
         """Return what a report says about this alignment; JSON-able."""
         moved = {name: float((p != torch.arange(p.shape[-1])).double().mean()) for name, p in self.permutation.items()}

@@ -10,7 +10,7 @@ from lmccheck.align.activations import match_activations
 from lmccheck.align.learned import match_learned
 from lmccheck.align.method import Found, Method, Problem
 from lmccheck.align.transport import match_transport
-from lmccheck.align.weights import match_weights
+from lmccheck.align.weights import match_together, match_weights
 from lmccheck.evaluate.calibration import CalibrationBarrier
 
 
@@ -51,7 +51,8 @@ METHODS: dict[str, Method] = {
     "learned": learn,
     "best": match_best,
 }
-STARTS = ("identity", "weight-matching", "activation-matching", "transport", "transport-both")
+STARTS = ("identity", "weight-matching", "together", "activation-matching", "transport", "transport-both")
+INNER: dict[str, Method] = {"identity": stay, "together": match_together}  # tried by others, not chosen by name
 
 
 def solve(problem: Problem, method: str) -> Found:
@@ -59,7 +60,7 @@ def solve(problem: Problem, method: str) -> Found:
     cache = problem.pair.cache
     key = ("found", method, problem.seed)
     if key not in cache:
-        cache[key] = stay(problem) if method == "identity" else METHODS[method](problem)
+        cache[key] = {**METHODS, **INNER}[method](problem)
     found: Found = cache[key]
     return found
 

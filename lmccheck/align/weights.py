@@ -5,29 +5,34 @@ step a linear assignment with all other groups held fixed. On the permutation sp
 Differs in two ways. Where a BatchNorm follows a layer the scale of a unit's incoming weights means nothing, and the
 BatchNorm's own vectors, alike in all networks, would drown the rest: units are matched by the direction of their
 weights alone. Descents start from several places, the identity, an *anchored* assignment that first places the groups
-known through inputs, outputs and groups already placed, an activation match where there is calibration data, and random
-ones; the best objective is kept. From the identity alone, the groups of a wide network lock onto each other's noise
-before the residual stream is placed, and a planted permutation is missed.
+known through inputs, outputs and groups already placed, an *annealed* one in which all groups settle together, one that
+looks at activations too where there is calibration data; the best objective is kept. From the identity
+alone, the groups of a wide network lock onto each other's noise before the residual stream is placed, and a planted
+permutation is missed. Objectives of descents that share few units say little about the loss: where there is calibration
+data, the loss half-way decides between the best objective and the descents begun annealed or with activations.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from lmccheck.align.activations import match_activations
+from lmccheck.align.annealed import annealed_start
 from lmccheck.align.method import Found, Problem
 from lmccheck.align.norms import rows_alone
 from lmccheck.align.reassign import nested_groups, reassign
 from lmccheck.align.similarity import WeightSimilarity
+from lmccheck.align.together import SHARE, together_start
+from lmccheck.evaluate.curve import interpolate
+from lmccheck.evaluate.gradient import Gradient, first_batch
 from lmccheck.symmetry.sites import Layer
 from lmccheck.symmetry.spec import Permutation, PermutationSpec, Slot
 
 MOST_SWEEPS = 200
-ALIKE = 0.03
 MOST_STARTS = 8
 START_BUDGET = 400_000_000  # cubed group sizes, as an assignment's cost grows, times descents
 
@@ -67,7 +72,8 @@ class Matching:
         return self.best.objective
 
 
-STARTING_SAMPLES = 1024  # of calibration data, to begin a descent from an activation match
+STARTING_SAMPLES = 1024  # of calibration data, for a match with activations to begin a descent from, and to choose by
+TOGETHER_SAMPLES = 2048
 
 
 def match_weights(problem: Problem) -> Found:
@@ -76,21 +82,57 @@ def match_weights(problem: Problem) -> Found:
     more = {}
     starts = affordable_starts(problem.spec)
     if derived is not None and pair.calibration is not None and starts > 1:
-        more["activations"] = match_activations(problem, samples=STARTING_SAMPLES).permutation
+        more["activations"] = together_start(problem, *_compared(problem), STARTING_SAMPLES)
     layers = derived.layers if derived is not None else ()
     found = match(problem.spec, pair.theta_a, pair.theta_b, seed=problem.seed, layers=layers, more=more)
-    descents = [
-        {
-            "start": d.start,
-            "objective": d.objective,
-            "sweeps": len(d.objectives) - 1,
-            "converged": d.converged,
-            "gap": d.gap,
-        }
-        for d in found.descents
-    ]
-    facts = {"objective_before": found.objective_before, "start": found.best.start, "descents": descents}
-    return Found(found.permutation, found.objective, facts)
+    rivals = [d for d in found.descents if d is not found.best and d.start in (*more, "annealed")]
+    best, losses = _lowest(problem, [found.best, *rivals]) if more else (found.best, [])
+    descents = [_described(descent) for descent in found.descents]
+    facts = {"objective_before": found.objective_before, "start": best.start, "descents": descents}
+    return Found(best.permutation, best.objective, {**facts, "losses_half_way": losses} if losses else facts)
+
+
+def match_together(problem: Problem) -> Found:
+    """Return the permutation that weights and activations agree on best; the objective is that of the weights."""
+    spec = problem.spec
+    a, b = _compared(problem)
+    permutation = together_start(problem, a, b, TOGETHER_SAMPLES)
+    objective = WeightSimilarity(spec, a, b, permutation).objective()
+    return Found(permutation, objective, {"samples": TOGETHER_SAMPLES, "share_of_activations": SHARE})
+
+
+def _compared(problem: Problem) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return the tensors of A and of B that count, as weight matching compares them."""
+    layers = problem.derived.layers if problem.derived is not None else ()
+    pair, spec = problem.pair, problem.spec
+    return rows_alone(counted(spec, pair.theta_a), layers), rows_alone(counted(spec, pair.theta_b), layers)
+
+
+def _lowest(problem: Problem, descents: Sequence[Descent]) -> tuple[Descent, list[tuple[str, float]]]:
+    """Return the descent of the lowest loss half-way on the first calibration samples; losses as (start, loss)."""
+    gradient = Gradient(problem.pair)
+    theta_a = gradient.weights(problem.pair.theta_a)
+    batch = first_batch(problem.calibration("weight-matching"), STARTING_SAMPLES)
+
+    def half_way(descent: Descent) -> float:
+        moved = gradient.weights(problem.spec.apply(problem.pair.theta_b, descent.permutation))
+        with torch.no_grad():
+            return float(gradient.loss(interpolate(theta_a, moved, 0.5), batch))
+
+    losses = [half_way(descent) for descent in descents]
+    best = descents[losses.index(min(losses))]
+    return best, [(descent.start, loss) for descent, loss in zip(descents, losses, strict=True)]
+
+
+def _described(descent: Descent) -> dict[str, Any]:
+    """Return a descent's row in ``facts``."""
+    return {
+        "start": descent.start,
+        "objective": descent.objective,
+        "sweeps": len(descent.objectives) - 1,
+        "converged": descent.converged,
+        "gap": descent.gap,
+    }
 
 
 def match(
@@ -106,11 +148,10 @@ def match(
     """Match θ_B to θ_A by ``starts`` descents and keep the best.
 
     Only learned tensors count; ``layers`` says which layers a BatchNorm follows, of which only the direction of each
-    unit's incoming weights counts. ``more`` gives further starts by
-    name. Every descent visits all groups in a seeded random order until none improves; a step is taken only if it
-    raises the objective, which therefore never falls. A descent from ``more`` is preferred to one whose objective rose
-    by up to ALIKE more: such differences say nothing about the loss, and data speaks for it. By default there are up to
-    eight descents, fewer the wider the groups: for the widest one, from the anchored assignment.
+    unit's incoming weights counts. ``more`` gives further starts by name. Every descent visits all groups in a seeded
+    random order until none improves; a step is taken only if it raises the objective, which therefore never falls. By
+    default there are up to eight descents, fewer the wider the groups: for the widest one, from the anchored
+    assignment.
     """
     a, b = (rows_alone(counted(spec, theta), layers) for theta in (theta_a, theta_b))
     starts = affordable_starts(spec) if starts is None else starts
@@ -121,10 +162,6 @@ def match(
         descend(spec, a, b, start, name, generator) for name, start in _starts(spec, a, b, more or {}, starts, seed)
     ]
     best = max(descents, key=lambda descent: descent.objective, default=Descent("identity", identity, (before,), True))
-    gained = best.objective - before
-    best = next(
-        (d for d in descents if d.start in (more or {}) and best.objective - d.objective <= ALIKE * gained), best
-    )
     if not best.objective > before:
         best = Descent("identity", identity, (before,), best.converged)
     return Matching(best, tuple(descents), before)
@@ -144,14 +181,14 @@ def _starts(
     count: int,
     seed: int,
 ) -> Iterator[tuple[str, Permutation]]:
-    """Yield ``count`` starts: anchored, given ones, the identity; then anchored and random ones in turn."""
+    """Yield ``count`` starts: anchored, given ones, the identity; then annealed and anchored ones in turn."""
     if not spec.groups:
         return
     anchored = anchored_start(spec, a, b)
     first = [("anchored", anchored), *more.items(), ("identity", spec.identity())]
     yield from first[:count]
     for k in range(count - len(first)):
-        yield ("anchored", anchored) if k % 2 else ("random", spec.random(seed + k))
+        yield ("anchored", anchored) if k % 2 else ("annealed", annealed_start(spec, a, b, anchored, seed=seed + k))
 
 
 def anchored_start(spec: PermutationSpec, a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> Permutation:

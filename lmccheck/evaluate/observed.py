@@ -9,24 +9,34 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lmccheck.evaluate.graph import GraphRunner, Stop
+from lmccheck.evaluate.graph import GraphRunner
 from lmccheck.evaluate.regression import Moments
+from lmccheck.evaluate.resumed import Resumed
 from lmccheck.evaluate.split import Split
 from lmccheck.pair import ModelPair
 from lmccheck.symmetry.sites import Layer
 
 ROWS = 1 << 15  # rows per layer, of both parts together: positions of samples beyond it are left out
+TARGETS = 1 << 27  # numbers of targets that are kept, over all layers: 512 MB in float32
 
 
 class Observed:
     """Layers of one network on the two parts of a split; what the original gives is kept as the target of refits."""
 
-    def __init__(self, pair: ModelPair, layers: Sequence[Layer], parts: Split, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        pair: ModelPair,
+        layers: Sequence[Layer],
+        shapes: Mapping[str, Sequence[int]],
+        parts: Split,
+        dtype: torch.dtype,
+    ) -> None:
         self.graph = GraphRunner(pair.module, pair.torch_device, dtype)
         self.layers = {layer.node: (k, layer) for k, layer in enumerate(layers)}
-        self.parts = parts
+        self.parts, self.shapes = parts, shapes
         self.batches = [(batch, True) for batch in parts.fit] + [(batch, False) for batch in parts.held]
-        self.passes = 0
+        outputs = sum(shapes[layer.weight][layer.out] for layer in layers)
+        self._most = max(1, min(ROWS, TARGETS // max(1, outputs)) // len(self.batches))  # rows of a batch and layer
         self._targets: dict[tuple[str, int], Tensor] = {}
         self.units: dict[str, Moments] = {}
 
@@ -57,46 +67,40 @@ class Observed:
                     seen = seen[:: 1 + len(seen) * len(self.batches) // (2 * ROWS)]
                     self.units[key].add(seen, seen[:, :0])
 
-            self.passes += 1
             self.graph.run(held, batch.inputs, watched, look, f"{self.parts.origin}, what the layers give")
 
-    def moments(self, weights: Mapping[str, Tensor], layer: Layer, shape: Sequence[int], reads: Tensor, outs: Tensor) -> tuple[Moments, Moments]:  # fmt: skip  # noqa: E501
+    def run(self) -> Resumed:
+        """Return a run of all batches from the start, for one network that is refitted layer by layer."""
+        return Resumed(self.graph, [batch for batch, _ in self.batches], f"{self.parts.origin}, what a layer reads")
+
+    def moments(
+        self, run: Resumed, weights: Mapping[str, Tensor], layer: Layer, reads: Tensor, outs: Tensor
+    ) -> tuple[Moments, Moments]:
         """Return moments, of both parts, of a layer's inputs ``reads`` under ``weights`` with its original outputs.
 
-        Regressors are in the order of ``weight.movedim(out, 0).flatten(1)`` restricted to ``reads``, a convolution's
-        windows unrolled; targets are the output units ``outs``. ``shape`` is that of the weight.
+        ``run`` goes from layer to layer. Regressors are in the order of ``weight.movedim(out, 0).flatten(1)``,
+        restricted to ``reads``, a convolution's windows unrolled; targets are the output units ``outs``.
         """
         found = Moments(), Moments()
-        for x, target, fitted in self.rows(weights, layer, shape, reads, outs):
+        for x, target, fitted in self.rows(run, weights, layer, reads, outs):
             found[0 if fitted else 1].add(x, target)
         return found
 
-    def rows(self, weights: Mapping[str, Tensor], layer: Layer, shape: Sequence[int], reads: Tensor, outs: Tensor) -> Iterator[tuple[Tensor, Tensor, bool]]:  # fmt: skip  # noqa: E501
+    def rows(
+        self, run: Resumed, weights: Mapping[str, Tensor], layer: Layer, reads: Tensor, outs: Tensor
+    ) -> Iterator[tuple[Tensor, Tensor, bool]]:
         """Yield, per batch, the rows ``moments`` sums over, (rows, k) and (rows, o), and whether they are fitted to."""
-        for number, value in self._inputs(weights, layer):
-            x = self._rows(layer, number, value, shape, reads)
+        for number, value in run.inputs(weights, layer):
+            x = self._rows(layer, number, value, reads)
             target = self._targets[layer.node, number]
             yield x, target[:, outs.to(target.device)], self.batches[number][1]
 
-    def _inputs(self, weights: Mapping[str, Tensor], layer: Layer) -> Iterator[tuple[int, Tensor]]:
-        """Yield what a layer reads, batch by batch; nothing behind it is run."""
-        held = self.graph.weights(weights)
-        for number, (batch, _) in enumerate(self.batches):
-            seen: list[Tensor] = []
-
-            def look(name: str, value: Tensor, seen: list[Tensor] = seen) -> None:
-                seen.append(value)
-                raise Stop
-
-            self.passes += 1
-            self.graph.run(held, batch.inputs, {layer.source}, look, f"{self.parts.origin}, what a layer reads")
-            yield number, seen[0]
-
-    def _rows(self, layer: Layer, number: int, value: Tensor, shape: Sequence[int], reads: Tensor) -> Tensor:
+    def _rows(self, layer: Layer, number: int, value: Tensor, reads: Tensor) -> Tensor:
         """Return the picked rows of what a layer reads, (rows, regressors)."""
         if layer.window is None:
             rows = value.reshape(-1, value.shape[-1])
             return rows[self._pick(layer.node, number, len(rows))].index_select(1, reads.to(value.device))
+        shape = self.shapes[layer.weight]
         windows = unrolled(value.index_select(1, reads.to(value.device)), shape[2:], layer.window)
         places = windows.shape[: len(shape) - 1]
         picked = self._pick(layer.node, number, int(torch.Size(places).numel())).to(value.device)
@@ -104,11 +108,10 @@ class Observed:
 
     def _pick(self, node: str, number: int, rows: int) -> Tensor:
         """Return which rows of a batch are looked at: the same ones in every pass."""
-        most = max(1, ROWS // len(self.batches))
-        if rows <= most:
+        if rows <= self._most:
             return torch.arange(rows)
         generator = torch.Generator().manual_seed(1_000_003 * self.layers[node][0] + number)
-        return torch.randperm(rows, generator=generator)[:most]
+        return torch.randperm(rows, generator=generator)[: self._most]
 
 
 def unrolled(value: Tensor, kernel: Sequence[int], window: tuple[Any, Any, Any]) -> Tensor:

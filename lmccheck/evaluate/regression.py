@@ -51,7 +51,7 @@ def ridge(moments: Moments, start: Tensor, share: float, *, constant: bool = Tru
         xz = xz - moments.count * torch.outer(mean, target)
     start = start.to(xx)
     weight = start
-    if len(start):
+    if len(start) and bool(xx.isfinite().all()):
         scale = float(xx.diagonal().mean())
         level = share * scale if scale > 0 else 1.0
         system = xx + level * torch.eye(len(xx), dtype=xx.dtype, device=xx.device)

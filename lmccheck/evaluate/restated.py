@@ -12,7 +12,9 @@ from lmccheck.module import identity, stored_tensors
 from lmccheck.sources import Batch
 
 
-def restated(runner: Runner, weights: Mapping[str, Tensor], batches: tuple[Batch, ...], origin: str) -> dict[str, Tensor]:  # fmt: skip  # noqa: E501
+def restated(
+    runner: Runner, weights: Mapping[str, Tensor], batches: tuple[Batch, ...], origin: str
+) -> dict[str, Tensor]:
     """Return the running means and variances, by every name they are stored under, of ``weights`` on ``batches``."""
     runner.load(weights)
     batchnorm.reestimate(runner, batches, origin)

@@ -76,7 +76,7 @@ def _parts(batch: Batch, samples: int, seed: int) -> list[Batch]:
     """Cut a batch, shuffled, into batches of one size; a rest that does not fill one is left out."""
     total = min(batch.samples, samples)
     each = max(1, sum(value[0].numel() for value in _tensors(batch.inputs) if value.ndim))
-    size = max(1, min(512, ELEMENTS // each, total // (2 * PARTS)))
+    size = max(1, min(512, ELEMENTS // each, total // PARTS))
     order = torch.randperm(batch.samples, generator=torch.Generator().manual_seed(seed))
     return [
         Batch(_picked(batch.inputs, order[start : start + size]), batch.targets[order[start : start + size]])

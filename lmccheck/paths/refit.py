@@ -15,6 +15,7 @@ from torch import Tensor
 from lmccheck.evaluate.convex import polished_head
 from lmccheck.evaluate.observed import Observed
 from lmccheck.evaluate.regression import Moments, chosen_ridge
+from lmccheck.evaluate.resumed import Resumed
 from lmccheck.evaluate.split import Split
 from lmccheck.pair import ModelPair
 from lmccheck.paths.edit import keep_factors, multiplied
@@ -33,7 +34,7 @@ class Refit:
     ) -> None:
         self.pair, self.structure, self.theta = pair, structure, theta
         self.layers = [layer for layer in structure.layers if layer.weight in structure.columns]
-        self.observed = Observed(pair, self.layers, parts, dtype)
+        self.observed = Observed(pair, self.layers, structure.shapes, parts, dtype)
         by_weight = {layer.weight: layer for layer in self.layers}
         units = {
             f"{name}:{block.group}": (by_weight[name], block.positions)
@@ -56,15 +57,16 @@ class Refit:
         """
         state = multiplied(self.structure, self.theta, keep_factors(self.structure, keep))
         facts: dict[str, Any] = {"layers": {}, "polished": False}
+        run = self.observed.run()
         for layer in self.layers:
             dropped = [block for block in self.structure.columns[layer.weight] if block.group in keep]
             if dropped:
-                facts["layers"][layer.weight] = self._fit(layer, keep, state)
+                facts["layers"][layer.weight] = self._fit(run, layer, keep, state)
         if polish and self._head is not None:
-            facts["polished"] = self._polish(self._head, keep, state)
+            facts["polished"] = self._polish(run, self._head, keep, state)
         return state, facts
 
-    def _fit(self, layer: Layer, keep: Units, state: dict[str, Tensor]) -> float | str:
+    def _fit(self, run: Resumed, layer: Layer, keep: Units, state: dict[str, Tensor]) -> float | str:
         """Change one layer's weights in ``state``; return the share of λ, or why it was done otherwise."""
         weight = self.theta[layer.weight]
         reads, outs = self._reads(layer, keep), self._outs(layer, keep)
@@ -75,7 +77,7 @@ class Refit:
             factor = weight.shape[1 - layer.out] / max(1, len(reads))
             state[layer.weight] = state[layer.weight] * factor
             return f"scaled by {factor:.3g} only: it reads {numbers} numbers, or its bias is used twice"
-        fit, held = self.observed.moments(self.structure.stored(state), layer, weight.shape, reads, outs)
+        fit, held = self.observed.moments(run, self.structure.stored(state), layer, reads, outs)
         fitted, constant, share = chosen_ridge(fit, held, matrix.flatten(1).T, constant=place is not None)
         self._write(layer, reads, outs, fitted.cpu(), state)
         if place is not None:
@@ -137,12 +139,11 @@ class Refit:
         fits = self.pair.loss.name == "next_token" or (self.pair.loss.name == "cross_entropy" and dims == 2)
         return layer if fits else None
 
-    def _polish(self, layer: Layer, keep: Units, state: dict[str, Tensor]) -> bool:
-        shape = self.structure.shapes[layer.weight]
-        reads, outs = self._reads(layer, keep), torch.arange(shape[layer.out])
+    def _polish(self, run: Resumed, layer: Layer, keep: Units, state: dict[str, Tensor]) -> bool:
+        reads, outs = self._reads(layer, keep), torch.arange(self.structure.shapes[layer.weight][layer.out])
         turned = state[layer.weight].movedim(layer.out, 0).index_select(1, reads)
         constant = state[layer.bias] if layer.bias is not None else torch.zeros(len(outs), dtype=torch.float64)
-        rows = list(self.observed.rows(self.structure.stored(state), layer, shape, reads, outs))
+        rows = list(self.observed.rows(run, self.structure.stored(state), layer, reads, outs))
         found = polished_head(rows, turned.T, constant, free=layer.bias is not None)
         if found is None:
             return False

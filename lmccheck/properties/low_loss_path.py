@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from lmccheck.errors import LmcError, SourceError, UnsupportedArchitecture, shown_path
 from lmccheck.properties.limits import read_limit
-from lmccheck.result import Result
+from lmccheck.result import Result, Verdict
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -113,7 +113,7 @@ def concluded(
     remark: str,
     costs: Callable[[], Mapping[str, float]],
 ) -> Result:
-    """Return the Result of a certified path; ``costs`` gives, per layer, what dropping it costs, asked for once.
+    """Return the Result of a certified path; ``costs`` gives, per layer, what dropping it costs, asked for on failure.
 
     Raises SourceError when an endpoint's loss is not finite.
     """
@@ -127,7 +127,8 @@ def concluded(
     bound = read_limit(epsilon, max(certificate.loss_a, certificate.loss_b), name)
     excess = certificate.excess if certificate.largest == certificate.largest else math.inf
     worst = certificate.worst
-    per_layer = dict(costs())
+    verdict: Verdict = "pass" if excess <= bound else "fail"
+    per_layer = dict(costs()) if verdict == "fail" else {}
     costly = max(per_layer, key=lambda layer: per_layer[layer]) if per_layer else None
     found: dict[str, Any] = {
         "excess_definition": EXCESS,
@@ -150,12 +151,11 @@ def concluded(
         **details,
     }
     found["notes"] = [*_notes(pair, certificate), *found.get("notes", ())]
-    verdict = "pass" if excess <= bound else "fail"
     if verdict == "fail":
         found["failure"] = _failure(pair, certificate, excess, bound, costly, per_layer, path.kinds, remark)
     return Result(
         property=name,
-        verdict="pass" if verdict == "pass" else "fail",
+        verdict=verdict,
         value=excess,
         limit=bound,
         unit=pair.loss.unit,
