@@ -190,3 +190,29 @@ def test_the_barrier_over_re_estimated_ends_is_told_apart() -> None:
     assert details["barrier_reestimated"] != pytest.approx(details["barrier"], abs=1e-6)
     assert "do so in the merged model" in details["notes"][0]
     assert lmccheck.linear_connectivity(pair(1, 2), points=5).details["barrier_reestimated"] is None
+
+
+def test_the_functional_gap_bounds_the_loss() -> None:
+    """T20: L(M_t) ≤ t·L_A + (1−t)·L_B + √2·E‖f(M_t) − [t·f_A + (1−t)·f_B]‖ for cross entropy, at every t."""
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(256, 6, generator=generator, dtype=torch.float64)
+    y = torch.randint(4, (256,), generator=generator)
+    net = nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 4)).double()
+    states = [
+        {n: torch.randn(p.shape, generator=generator, dtype=torch.float64) for n, p in net.state_dict().items()}
+        for _ in range(2)
+    ]
+    pair = lmccheck.load_pair(*states, model=net, data=(x, y), device="cpu")
+    result = lmccheck.linear_connectivity(pair, align="none", limit=100.0)
+    outputs = [torch.func.functional_call(net, state, x) for state in states]
+    ends = [result.details["loss_a"], result.details["loss_b"]]
+    slack = []
+    for t, loss in zip(result.details["t"], result.details["losses"], strict=True):
+        merged = {n: (1 - t) * states[0][n] + t * states[1][n] for n in states[0]}
+        mixed = (1 - t) * outputs[0] + t * outputs[1]
+        gap = float((torch.func.functional_call(net, merged, x) - mixed).norm(dim=1).mean())
+        bound = (1 - t) * ends[0] + t * ends[1] + 2**0.5 * gap
+        assert loss <= bound + 1e-12
+        slack.append(bound - loss)
+    assert min(slack) >= 0
+    assert max(slack) > 0.1

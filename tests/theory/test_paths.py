@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from path_cases import ACTIVATIONS, all_levels, masked, mlp, mlp_pair, random_state, structure_for
 
+import lmccheck
 from lmccheck.pair import ModelPair
 from lmccheck.paths.certify import certify
 from lmccheck.paths.dropout import dropout_path_between, path_through
@@ -218,3 +219,45 @@ def test_through_a_narrow_network() -> None:
     inner = [s.largest for s in found.segments[1:-1]]
     assert max(inner) == pytest.approx(max(losses), abs=1e-10)
     assert found.segments[3].end == pytest.approx(losses[1], abs=1e-10)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_checkpoints_of_lower_precision(dtype: torch.dtype) -> None:
+    """T19: the path is built in float64 from the stored numbers, ends at them, and is certified as in float64 to 1e-4."""
+    wide = mlp_pair([6, 9, 10, 11, 4])
+    states = [{n: t.to(dtype) for n, t in theta.items()} for theta in (wide.theta_a, wide.theta_b)]
+    batch = wide.data.batches[0]
+    module = mlp([6, 9, 10, 11, 4])
+    pairs = [
+        lmccheck.load_pair(*given, model=module, data=(batch.inputs.float(), batch.targets), device="cpu")
+        for given in (states, [{n: t.double() for n, t in state.items()} for state in states])
+    ]
+    found = []
+    for pair in pairs:
+        structure, path = first_theorem(pair, "paper")
+        assert all(torch.equal(t.to(dtype), states[0][n]) for n, t in path.at(0.0).items())
+        assert all(torch.equal(t.to(dtype), states[1][n]) for n, t in path.at(1.0).items())
+        found.append((certify(pair, structure, path), certify(pair, *second_theorem(pair, "paper"))))
+    for one, other in zip(*found, strict=True):
+        assert one.largest == pytest.approx(other.largest, rel=1e-4)
+
+
+def test_a_loss_that_is_not_known_to_be_convex_is_sampled() -> None:
+    """With a loss of the user's own the head segments are sampled and say so; declared convex, they are certified."""
+
+    def bounded(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return 1 - torch.softmax(outputs, 1)[torch.arange(len(targets)), targets]
+
+    def declared(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return F.cross_entropy(outputs, targets, reduction="none")
+
+    declared.convex = True  # type: ignore[attr-defined]  # how a function says so
+    wide = mlp_pair([6, 9, 8, 4])
+    for loss, how in ((bounded, "sampled"), (declared, "convex")):
+        pair = lmccheck.load_pair(
+            wide.theta_a, wide.theta_b, model=wide.module, loss=loss, device="cpu",
+            data=(wide.data.batches[0].inputs, wide.data.batches[0].targets),
+        )  # fmt: skip
+        found = certify(pair, *first_theorem(pair, "paper"), profile="dev")
+        assert {segment.how for segment in found.segments if segment.kind == "a"} == {how}
+        assert found.exact == (how == "convex")
