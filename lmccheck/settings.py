@@ -67,13 +67,21 @@ class LinearConnectivitySettings(CheckSettings):
 
 HALF = "a number above 0 and at most 0.5"
 SHARE = "a number above 0 and at most 1"
+SHARES = f"{SHARE}, or a table of them by unit group"
+
+
+def _shares(value: Any) -> Any:
+    several = list(value.values()) if isinstance(value, dict) and value else [value]
+    if all(isinstance(share, (int, float)) and not isinstance(share, bool) and 0 < share <= 1 for share in several):
+        return value if isinstance(value, dict) else float(value)
+    raise ValueError(SHARES)
 
 
 class DropoutStabilitySettings(CheckSettings):
     """What dropping units costs, from each layer on (Definition 1)."""
 
     epsilon: Limit | None = Field(default=None, description=LIMIT)
-    keep: float | None = Field(default=None, gt=0, le=1, description=SHARE)
+    keep: Annotated[float | dict[str, float] | None, BeforeValidator(_shares)] = Field(default=None, description=SHARES)
     refit: bool | None = Field(default=None, description="true or false")
 
 

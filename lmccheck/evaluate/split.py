@@ -41,11 +41,11 @@ def _some(batches: tuple[Batch, ...], share: float) -> tuple[Batch, ...]:
     return batches[: max(1, min(len(batches), round(share * len(batches))))]
 
 
-def split(pair: ModelPair, purpose: str, samples: int, seed: int = 0) -> Split:
+def split(pair: ModelPair, purpose: str, samples: int, seed: int = 0, *, most: int = 512) -> Split:
     """Return at most ``samples`` samples of a pair's calibration data, drawn at random, a quarter of them held out.
 
-    A user's own batches are taken as they come. Raises SourceError where there is no calibration data, or a single
-    sample.
+    Batches have at most ``most`` samples; a user's own are taken as they come. Raises SourceError where there is no
+    calibration data, or a single sample.
     """
     data = pair.calibration
     if data is None:
@@ -54,7 +54,7 @@ def split(pair: ModelPair, purpose: str, samples: int, seed: int = 0) -> Split:
             "`calibration`, for example the training data"
         )
     if data.rebatch or len(data.batches) < PARTS:
-        batches = [part for batch in data.batches for part in _parts(batch, samples // len(data.batches), seed)]
+        batches = [part for batch in data.batches for part in _parts(batch, samples // len(data.batches), seed, most)]
     else:
         batches, seen = [], 0
         for batch in data.batches:
@@ -72,11 +72,11 @@ def split(pair: ModelPair, purpose: str, samples: int, seed: int = 0) -> Split:
     return Split(fit, held, data.origin)
 
 
-def _parts(batch: Batch, samples: int, seed: int) -> list[Batch]:
+def _parts(batch: Batch, samples: int, seed: int, most: int) -> list[Batch]:
     """Cut a batch, shuffled, into batches of one size; a rest that does not fill one is left out."""
     total = min(batch.samples, samples)
     each = max(1, sum(value[0].numel() for value in _tensors(batch.inputs) if value.ndim))
-    size = max(1, min(512, ELEMENTS // each, total // PARTS))
+    size = max(1, min(most, ELEMENTS // each, total // PARTS))
     order = torch.randperm(batch.samples, generator=torch.Generator().manual_seed(seed))
     return [
         Batch(_picked(batch.inputs, order[start : start + size]), batch.targets[order[start : start + size]])

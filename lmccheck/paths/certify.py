@@ -17,6 +17,7 @@ from lmccheck.paths.path import Path
 from lmccheck.paths.structure import Structure
 
 EXACT = 1e-10  # relative, float64
+ROUNDING = 1e-5  # of a mean loss in float32, generously
 SAMPLED = {"glance": (5, 1), "dev": (11, 1), "ci": (21, 2), "thorough": (41, 6)}  # points of a d segment, rounds
 
 
@@ -102,7 +103,7 @@ def certify(pair: ModelPair, structure: Structure, path: Path, *, profile: str =
         elif segment.kind == "a" and pair.loss.convex:
             found = (max(ends, key=_height), float(_height(end) > _height(start)), "convex")
         else:
-            found = (*_sampled(working, path, number, ends, profile), "sampled")
+            found = (*_sampled(working, exact, path, number, ends, profile), "sampled")
         segments.append(Known(number + 1, segment.kind, segment.does, start, end, *found, wrong_at))
     evaluations = exact.evaluations + (working.evaluations if working is not exact else 0)
     largest = max((segment.largest for segment in segments), key=_height)
@@ -149,23 +150,28 @@ def _breakpoints(evaluator: Evaluator, structure: Structure, path: Path) -> tupl
 
 
 def _sampled(
-    evaluator: Evaluator, path: Path, number: int, ends: tuple[float, float], profile: str
+    working: Evaluator, exact: Evaluator, path: Path, number: int, ends: tuple[float, float], profile: str
 ) -> tuple[float, float]:
-    """Return the largest loss seen on one segment and where."""
-    first, second = (evaluator.weights(path.between(number, s)) for s in (0.0, 1.0))
+    """Return the largest loss seen on one segment and where: searched in the working dtype, measured in float64."""
+    label = f"segment {number + 1} of a path"
+    first, second = (working.weights(path.between(number, s)) for s in (0.0, 1.0))
 
     def measure(s: float) -> Point:
         if s in (0.0, 1.0):
             return Point(s, ends[int(s)], None)
-        found = evaluator.measure(
-            interpolate(first, second, s), reestimate=False, label=f"segment {number + 1} of a path at {s:.4g}"
-        )
+        found = working.measure(interpolate(first, second, s), reestimate=False, label=f"{label} at {s:.4g}")
         return Point(s, found.loss, found.error)
 
     points, rounds = SAMPLED[profile]
     found = sample(measure, points, rounds, 0.0, 0.0)
-    worst = max(found, key=lambda point: _height(point.loss))
-    return worst.loss, worst.t
+    inside = max((point for point in found if 0 < point.t < 1), key=lambda point: _height(point.loss))
+    seen = [(ends[0], 0.0), (ends[1], 1.0)]
+    if working is exact:
+        seen.append((inside.loss, inside.t))
+    elif _height(inside.loss) > max(map(_height, ends)) * (1 - ROUNDING):
+        there = exact.weights(path.between(number, inside.t))
+        seen.append((exact.measure(there, reestimate=False, label=f"{label} at {inside.t:.4g}").loss, inside.t))
+    return max(seen, key=lambda item: _height(item[0]))
 
 
 def _numerically(pair: ModelPair, structure: Structure, path: Path) -> float:

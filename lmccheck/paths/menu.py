@@ -58,8 +58,8 @@ class Menu:
         self.seed, self.subsets, self.refit = seed, subsets, refit
         each = work(structure.trace, structure.layers, structure.shapes)
         fitted = max(1024, min(FITTED, int(SEARCHED / each)))
-        self.parts = split(pair, "which units to keep", 4 * fitted // 3, seed)
         samples = max(LEAST, min(SAMPLES, int(SEARCHED / each / (subsets + 10))))
+        self.parts = split(pair, "which units to keep", 4 * fitted // 3, seed, most=min(512, samples // 2))
         data, self.held = self.parts.first(samples)
         dtype = working_dtype(pair.theta_a, pair.theta_b)
         self.runs = MaskedRuns(pair, structure.layers, data, dtype)

@@ -58,11 +58,13 @@ def dropout_stability(
     require_calibration(pair, NAME)
     structure = structure_for(pair, NAME)
 
+    import torch
+
     from lmccheck.evaluate.curve import Evaluator
     from lmccheck.paths.search import find_dropped
     from lmccheck.paths.stability import StabilityWitness, measure_dropped
 
-    evaluator = Evaluator(pair)
+    evaluator = Evaluator(pair, torch.float64)
     ends = {side: _endpoint(evaluator, theta, side) for side, theta in (("a", pair.theta_a), ("b", pair.theta_b))}
     levels = range(len(structure.levels))
     searches: dict[str, Search] = {}

@@ -40,9 +40,9 @@ def test_theorem_4_is_not_connected(width: int) -> None:
 @pytest.mark.parametrize("width", [4, 5, 6, 7, 8])
 def test_theorem_4_is_stable_on_one_side_only(width: int) -> None:
     """From h = 4 on, a needs only two of its units and is exactly dropout stable; b, which needs all, is not."""
-    found = lmccheck.dropout_stability(theorem_4(width), epsilon=0.01).details["endpoints"]
-    assert abs(found["a"]["levels"][0]["epsilon"]) <= 1e-12
-    assert found["b"]["levels"][0]["epsilon"] > 0.1
+    found = lmccheck.dropout_stability(theorem_4(width), epsilon=0.01).details["epsilon"]
+    assert abs(found["a"][0]) <= 1e-12
+    assert found["b"][0] > 0.1
 
 
 def doubled(widths: list[int], seed: int) -> dict[str, Tensor]:

@@ -223,7 +223,7 @@ def test_through_a_narrow_network() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_checkpoints_of_lower_precision(dtype: torch.dtype) -> None:
-    """T19: the path is built in float64 from the stored numbers, ends at them, and is certified as in float64 to 1e-4."""
+    """T19: the path is built in float64 from stored numbers, ends at them, and is certified as in float64 to 1e-4."""
     wide = mlp_pair([6, 9, 10, 11, 4])
     states = [{n: t.to(dtype) for n, t in theta.items()} for theta in (wide.theta_a, wide.theta_b)]
     batch = wide.data.batches[0]
