@@ -5,6 +5,7 @@ Everything that knows a manifest, a report or a network is imported by the hook 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator
 from functools import cached_property
 from pathlib import Path
@@ -74,6 +75,9 @@ def pytest_configure(config: pytest.Config) -> None:
     options = options_of(config)
     if not _is_worker(config):
         config.pluginmanager.register(Keeper(config), "lmccheck-keeper")
+    elif options.models:  # before torch is imported: workers share the cores instead of each taking all
+        workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
     dist = config.getoption("dist", "no")
     if options.aligned_dir and dist not in ("no", "loadscope", "loadfile") and not _is_worker(config):
         raise pytest.UsageError(

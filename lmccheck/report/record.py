@@ -97,12 +97,12 @@ class CheckRecord:
 
 
 def where(details: Mapping[str, Any]) -> str:
-    """Return where the worst was seen, short enough for a column: two models, or the point on the segment, the layer,
-    the seed.
+    """Return where the worst was seen, short enough for a column: two models, or the point on the straight line, the
+    segment of a path and its kind, the layer, the seed.
     """
     if pair := details.get("worst_pair"):
         return ", ".join(pair)
-    parts = {"side": details.get("worst_side"), "t": details.get("worst_t"), "segment": details.get("worst_segment")}
+    parts = {"side": details.get("worst_side"), "t": details.get("worst_t"), "seg": details.get("worst_segment")}
     parts |= {"layer": details.get("worst_layer"), "seed": details.get("worst_seed")}
     return " ".join(f"{name}={number(part)}" for name, part in parts.items() if part is not None)
 

@@ -28,20 +28,20 @@ from lmccheck.properties.low_loss_path import structure_for
 
 NETS = ("mlp", "mlpnb", "cnn", "cnnbn", "resnet")
 HEADERS = ["net", "property", "kinds", "value", "no refit", "max", "known", "evals", "seconds", "forwards", "worst"]
-PROPERTIES = {
-    "dropout_stability": {},
-    "noise_stability": {},
+PROPERTIES = {  # in this order: each searches what it needs and the ones before it have not
     "ten_segment_path": {},
     "ten_segment_path, short": {"form": "short"},
     "dropout_path": {},
     "dropout_path, short": {"form": "short"},
+    "dropout_stability": {},
+    "noise_stability": {},
 }
 
 
 def rows(net: str, keep: float) -> Iterator[tuple[list[Any], Any]]:
-    """Yield a table row and the result of every property of one pair; searches are shared through the pair's cache."""
+    """Yield a table row and the result of every property of one pair; what one has searched the next ones know."""
+    pair = pair_of(net)
     for title, settings in PROPERTIES.items():
-        pair = pair_of(net)
         name = title.partition(",")[0]
         given = settings if name == "noise_stability" else {**settings, "keep": keep}
         started = time.perf_counter()
