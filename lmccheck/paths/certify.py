@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -84,7 +84,7 @@ def certify(pair: ModelPair, structure: Structure, path: Path, *, profile: str =
     segments of kind d, and those of kind a where the loss is not known to be convex, are sampled. BatchNorm statistics
     are weights of the path, never re-estimated on it. Raises SymmetryError where a claim does not hold.
     """
-    require_ends(pair, structure, path)
+    path = require_ends(pair, structure, path)
     for number, segment in enumerate(path.segments):
         wrong = violation(structure, segment, path.points[number], path.points[number + 1])
         if wrong is not None:
@@ -110,16 +110,33 @@ def certify(pair: ModelPair, structure: Structure, path: Path, *, profile: str =
     return Certificate(tuple(segments), largest, losses[0], losses[-1], evaluations, deviation)
 
 
-def require_ends(pair: ModelPair, structure: Structure, path: Path) -> None:
-    """Raise LmcError unless the path begins at θ_A and ends at θ_B, every number the same."""
+def require_ends(pair: ModelPair, structure: Structure, path: Path) -> Path:
+    """Return the path with names as the network ties them, whatever it says itself.
+
+    Raises LmcError unless every breakpoint holds the network's tensors, those and no others, and the path begins at
+    θ_A and ends at θ_B, every number the same.
+    """
+    like = structure.canonical(pair.theta_a)
+    for number, state in enumerate(path.points):
+        strange = next((name for name in (*state, *like) if name not in like or name not in state), None)
+        if strange is None:
+            strange = next((n for n, t in state.items() if t.shape != like[n].shape or t.dtype != like[n].dtype), None)
+        if strange is not None:
+            got = f"{tuple(state[strange].shape)} {state[strange].dtype}" if strange in state else "nothing"
+            expected = f"{tuple(like[strange].shape)} {like[strange].dtype}" if strange in like else "no such tensor"
+            raise LmcError(
+                f"path of pair {pair.name}: breakpoint {number}: tensor {strange!r}: got {got}, expected {expected}; "
+                "mend: give a path made for this network"
+            )
     for key, state, given in (("a", path.points[0], pair.theta_a), ("b", path.points[-1], pair.theta_b)):
         theta = structure.canonical(given)
         for name, tensor in theta.items():
             if name not in state or tensor.shape != state[name].shape or not torch.equal(tensor, state[name]):
                 raise LmcError(
-                    f"path: it does not {'begin' if key == 'a' else 'end'} at {key}: tensor {name!r} differs; mend: "
-                    "give the checkpoints it was made for"
+                    f"path of pair {pair.name}: it does not {'begin' if key == 'a' else 'end'} at {key}: tensor "
+                    f"{name!r} differs; mend: give the checkpoints it was made for"
                 )
+    return replace(path, tied=structure.trace.tied)
 
 
 def _height(loss: float) -> float:

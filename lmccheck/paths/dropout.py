@@ -72,6 +72,29 @@ def path_through(
     return walk.path()
 
 
+def require_alike(structure: Structure, narrow: Structure) -> None:
+    """Raise LmcError unless a narrow network has the same tensors, which differ in the numbers of units alone."""
+    for name in sorted({*structure.trace.tied.values(), *narrow.trace.tied.values()} - structure.inert - narrow.inert):
+        wide, small = structure.shapes.get(name), narrow.shapes.get(name)
+        why = None
+        if wide is None or small is None:
+            why = f"tensor {name!r} is only in {'θ*' if wide is None else 'the pair'}"
+        elif (name in structure.head) != (name in narrow.head):
+            why = f"tensor {name!r} belongs to the last layer of one of the two"
+        else:
+            blocks = [(*s.rows.get(name, ()), *s.columns.get(name, ())) for s in (structure, narrow)]
+            dims = {block.dim for block in blocks[0]}
+            inside = [[block.positions.shape[1] for block in several] for several in blocks]
+            same = [n for d, n in enumerate(wide) if d not in dims] == [n for d, n in enumerate(small) if d not in dims]
+            if dims != {block.dim for block in blocks[1]} or inside[0] != inside[1] or not same:
+                why = f"tensor {name!r} has shape {small}, in the pair {wide}"
+        if why is not None:
+            raise LmcError(
+                f"dropout_path: through: {why}; expected the same network with fewer units; mend: give a narrower "
+                "network of the same layers"
+            )
+
+
 def _width(structure: Structure, narrow: Structure, group: str) -> int:
     """Return how many units θ* has in what is a group of the wide network."""
     for name, blocks in structure.rows.items():

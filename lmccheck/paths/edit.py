@@ -134,10 +134,17 @@ def switched(structure: Structure, state: State, places: Places) -> dict[str, Te
 
 
 def cleared(structure: Structure, state: State, units: Units) -> dict[str, Tensor]:
-    """Return ``state`` with rows set to zero; running variances to one, so that nothing is divided by zero."""
+    """Return ``state`` with rows set to zero; running variances to one, so that nothing is divided by zero.
+
+    Matrices that no layer reads as they are (directions of a weight normalisation) stay: their zeros may be divided by,
+    and nothing reads these units anyway.
+    """
     result = dict(state)
+    plain = {layer.weight for layer in structure.layers}
     for name, blocks in structure.rows.items():
         for block in blocks:
+            if name not in plain and len(structure.shapes[name]) > 1:
+                continue
             if block.group in units and len(units[block.group]) and state[name].is_floating_point():
                 empty = 1.0 if name in structure.variances else 0.0
                 result[name] = result[name].index_fill(block.dim, block.of(units[block.group]), empty)

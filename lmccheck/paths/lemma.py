@@ -102,6 +102,7 @@ def cross(walk: Walk, alive: Slots, end: State, target: Slots, form: str, whose:
     |alive| + |target| ≤ units in every group.
     """
     structure = walk.structure
+    over = whose if whose == "θ*" else f"{whose}'s dropped network"
     for group in structure.groups:
         if len(alive[group]) + len(target[group]) > structure.sizes[group]:
             raise LmcError(
@@ -111,7 +112,7 @@ def cross(walk: Walk, alive: Slots, end: State, target: Slots, form: str, whose:
     pick = _near if form == "short" else _lowest
     first = {g: (target[g], pick(structure, g, alive[g], target[g])) for g in structure.groups}
     walk.go("b", f"write {whose}'s kept units into free ones", written(structure, walk.here, end, first, first))
-    walk.go("a", f"go over to {whose}'s dropped network", _head_of(structure, walk.here, end, first))
+    walk.go("a", f"go over to {over}", _head_of(structure, walk.here, end, first))
     held = {g: units for g, (_, units) in first.items()}
     goals = {g: units for g, (units, _) in first.items()}
     if form == "short":

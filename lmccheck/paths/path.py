@@ -134,7 +134,7 @@ def load_path(file: str | os.PathLike[str]) -> Path:
         points = tuple({name: held[key] for name, key in point.items()} for point in facts["points"])
         segments = tuple(_segment(item) for item in facts["segments"])
         return Path(points, segments, facts["tied"], facts["facts"])
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, LmcError) as error:
         raise CheckpointError(f"{file}: the stored path is damaged ({error}); mend: write it again") from None
 
 

@@ -129,6 +129,8 @@ class Refit:
     @property
     def _head(self) -> Layer | None:
         """The last layer, where it is linear and gives the network's logits, a row for every loss."""
+        if not self.structure.head:
+            return None
         layer = next(layer for layer in self.structure.layers if layer.weight == self.structure.head[0])
         nodes = self.structure.trace.graph.nodes
         output = next(node for node in nodes if node.op == "output")

@@ -15,7 +15,7 @@ from lmccheck.errors import UnsupportedArchitecture
 from lmccheck.paths.lone import lone_units
 from lmccheck.symmetry.discover import Derived
 from lmccheck.symmetry.sites import Layer, stored_name
-from lmccheck.symmetry.spec import Slot
+from lmccheck.symmetry.spec import Frozen, Slot
 from lmccheck.symmetry.trace import Trace, op_name
 
 State = Mapping[str, Tensor]  # float tensors in float64 by their canonical names; integer tensors as they are
@@ -41,8 +41,10 @@ class Structure:
 
     ``rows`` holds, per tensor, the blocks along its producing dimension (a unit's incoming weights, bias, norm vectors
     and statistics); ``columns`` those along its consuming one. ``head`` names the last layer's weight and bias, in
-    which the output is affine. ``inert`` tensors are never read, ``variances`` must stay positive. ``levels`` are the
-    groups in order from input to output, those that feed one another (a residual stream and its blocks) together.
+    which the output is affine; where there is none it is empty and ``headless`` says why. ``inert`` tensors are never
+    read, ``variances`` must stay positive, ``uncovered`` are hidden layers whose outputs are no units, each with why.
+    ``levels`` are the groups in order from input to output, those that feed one another (a residual stream and its
+    blocks) together.
     """
 
     groups: tuple[str, ...]
@@ -51,6 +53,8 @@ class Structure:
     rows: Mapping[str, tuple[Block, ...]] = field(repr=False)
     columns: Mapping[str, tuple[Block, ...]] = field(repr=False)
     head: tuple[str, ...]
+    headless: str = field(repr=False)
+    uncovered: Mapping[str, str] = field(repr=False)
     inert: frozenset[str] = field(repr=False)
     variances: frozenset[str] = field(repr=False)
     layers: tuple[Layer, ...] = field(repr=False)
@@ -94,8 +98,8 @@ class Structure:
         return free.nonzero().flatten()
 
 
-def structure_of(derived: Derived, purpose: str = "a path") -> Structure:
-    """Return the structure of a traced network.
+def structure_of(derived: Derived, purpose: str = "a path", *, head: bool = True) -> Structure:
+    """Return the structure of a traced network; without ``head`` also where its output comes from no last layer.
 
     Raises UnsupportedArchitecture, naming the op or tensor, where the theory does not hold: units combined other than
     by outgoing weights (LayerNorm, GroupNorm, RMSNorm), outgoing weights read by no linear layer or convolution,
@@ -105,7 +109,9 @@ def structure_of(derived: Derived, purpose: str = "a path") -> Structure:
     layers = derived.layers
     by_weight = {layer.weight: layer for layer in layers}
     users = _users(traced)
-    head = _head(traced, layers)
+    last, headless = _head(traced, layers)
+    if head and headless:
+        raise UnsupportedArchitecture(f"{purpose}: {headless}")
     rows: dict[str, list[Block]] = {}
     columns: dict[str, list[Block]] = {}
     sizes: dict[str, int] = {}
@@ -129,14 +135,14 @@ def structure_of(derived: Derived, purpose: str = "a path") -> Structure:
             columns.setdefault(tensor, []).append(Block(name, dim, torch.arange(count).reshape(1, -1)))
     if not sizes:
         raise UnsupportedArchitecture(f"{purpose}: the network has no hidden units that may be dropped")
-    _refuse_reuse({*rows, *columns, *head}, users, purpose)
+    _refuse_reuse({*rows, *columns, *last}, users, purpose)
     _refuse_overlap(rows, purpose)
     _refuse_overlap(columns, purpose)
     for tensor in columns:
         layer = by_weight[tensor]
         if layer.groups > 1:
             raise UnsupportedArchitecture(f"{purpose}: tensor {tensor!r} is a grouped convolution; the theory needs 1")
-    if clash := set(head) & set(rows):
+    if clash := set(last) & set(rows):
         raise UnsupportedArchitecture(f"{purpose}: tensor {sorted(clash)[0]!r} is both a hidden layer's and the head's")
     levels = _levels(list(sizes), rows, columns, layers, traced)
     stored = set(traced.tied.values())
@@ -146,7 +152,9 @@ def structure_of(derived: Derived, purpose: str = "a path") -> Structure:
         levels,
         {name: tuple(blocks) for name, blocks in rows.items()},
         {name: tuple(blocks) for name, blocks in columns.items()},
-        head,
+        last,
+        headless,
+        _uncovered(derived, rows, last),
         frozenset(name for name in stored if not users.get(name)),
         frozenset(_variances(traced)),
         layers,
@@ -192,8 +200,8 @@ def _refuse_reuse(names: Iterable[str], users: Mapping[str, int], purpose: str) 
     twice = sorted(name for name in names if users.get(name, 0) > 1)
     if twice:
         raise UnsupportedArchitecture(
-            f"{purpose}: tensor {twice[0]!r} is read {users[twice[0]]} times (tied or shared); the theory needs each "
-            "weight in one place"
+            f"{purpose}: tensor {twice[0]!r} is read {users[twice[0]]} times (tied, shared or recurrent); the theory "
+            "needs each weight in one place"
         )
 
 
@@ -217,26 +225,57 @@ _LINEAR_IN_FIRST = {
 }  # fmt: skip
 
 
-def _head(traced: Trace, layers: Sequence[Layer]) -> tuple[str, ...]:
-    """Return the weight and bias of the layer whose output, up to linear ops, is the network's only output."""
+def _uncovered(derived: Derived, rows: Mapping[str, Sequence[Block]], head: Sequence[str]) -> dict[str, str]:
+    """Return the learned matrices and kernels some outputs of which are neither units nor the network's, and why."""
+    spec, traced = derived.spec, derived.trace
+    out = {layer.weight: layer.out for layer in derived.layers}
+    frozen: dict[str, list[Frozen]] = {}
+    for item in spec.frozen:
+        frozen.setdefault(item.tensor, []).append(item)
+    found = {}
+    for node in traced.graph.nodes:
+        name = stored_name(node, traced)
+        if name is None or name in head or not node.users or traced.placeholders[node.name].kind != "parameter":
+            continue
+        shape = spec.shapes.get(name, ())
+        if len(shape) < 2 or (name in rows and _covers(rows[name], shape)):
+            continue
+        reasons = [f.reason for f in frozen.get(name, ()) if name not in out or f.dim == out[name]]
+        if not any("network's output" in reason for reason in reasons):
+            found[name] = "; ".join(dict.fromkeys(reasons)) or "a layer of one unit among ops that are not followed"
+    return found
+
+
+def _covers(blocks: Sequence[Block], shape: tuple[int, ...]) -> bool:
+    return sum(block.positions.numel() for block in blocks) == shape[blocks[0].dim]
+
+
+def _head(traced: Trace, layers: Sequence[Layer]) -> tuple[tuple[str, ...], str]:
+    """Return the weight and bias of the layer whose output, up to linear ops, is the network's only output.
+
+    Where there is none, return nothing and why.
+    """
     by_node = {layer.node: layer for layer in layers}
     output = next(node for node in traced.graph.nodes if node.op == "output")
     values = [node for node in output.all_input_nodes if node.op != "placeholder"]
     if len(values) != 1:
-        raise UnsupportedArchitecture(
-            f"the network returns {len(values)} values, expected its logits alone; mend: wrap it to return them"
-        )
+        return (), f"the network returns {len(values)} values; mend: wrap it to return the logits alone"
     node: fx.Node = values[0]
     while node.name not in by_node:
         name = op_name(node.target)
-        if node.op != "call_function" or name not in _LINEAR_IN_FIRST or not isinstance(node.args[0], fx.Node):
-            raise UnsupportedArchitecture(
+        scaled = name in ("aten.mul", "aten.div") and len(node.args) > 1 and isinstance(node.args[1], int | float)
+        if (
+            node.op != "call_function"
+            or not (name in _LINEAR_IN_FIRST or scaled)
+            or not isinstance(node.args[0], fx.Node)
+        ):
+            return (), (
                 f"the network's output comes from {name}, expected a linear layer or convolution, so that the loss is "
-                "convex in the last layer's weights; mend: return logits"
+                "convex in its weights; mend: end forward() with that layer"
             )
         node = node.args[0]
     layer = by_node[node.name]
-    return (layer.weight,) if layer.bias is None else (layer.weight, layer.bias)
+    return ((layer.weight,) if layer.bias is None else (layer.weight, layer.bias)), ""
 
 
 def _variances(traced: Trace) -> set[str]:

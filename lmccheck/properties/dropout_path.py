@@ -145,24 +145,36 @@ def _through(
     started: float,
 ) -> Result:
     """Theorem 3: by way of a narrow network of the user's."""
+    from lmccheck.evaluate.curve import FirstOutputs, relative_deviation
     from lmccheck.pair import load_pair
-    from lmccheck.paths.certify import certify
+    from lmccheck.paths.certify import EXACT, certify
     from lmccheck.paths.costs import level_costs
-    from lmccheck.paths.dropout import path_through
+    from lmccheck.paths.dropout import path_through, require_alike
     from lmccheck.paths.search import find_dropped
     from lmccheck.properties.low_loss_path import structure_for
 
-    star = load_pair(
-        through, through, model=through_model, data=pair.data, loss=pair.loss, device=pair.device, base=pair.base,
-        name=f"{pair.name}, through",
-    )  # fmt: skip
+    try:
+        star = load_pair(
+            through, through, model=through_model, data=pair.data, loss=pair.loss, device=pair.device, base=pair.base,
+            name=f"{pair.name}, through",
+        )  # fmt: skip
+    except LmcError as error:
+        raise type(error)(f"{NAME}: through: {error}") from None
     narrow = structure_for(star, f"{NAME}, through")
+    require_alike(ready.structure, narrow)
     found = {
         side: find_dropped(pair, ready.structure, side, [0], keep=keep, refit=refit, seed=seed, profile=profile)
         for side in ("a", "b")
     }
     a, b = found["a"].best[0], found["b"].best[0]
     path = path_through(ready.structure, ready.theta_a, ready.theta_b, a, b, narrow.canonical(star.theta_a), narrow)
+    embedded = FirstOutputs(pair, f"{NAME}, through")(ready.structure.stored(path.points[3]))
+    apart = relative_deviation(FirstOutputs(star, f"{NAME}, through")(star.theta_a), embedded)
+    if not apart <= EXACT:
+        raise LmcError(
+            f"{NAME}: through: θ* inside the pair's network gives other outputs than in its own, by {apart:.2e} "
+            "(relative, float64); mend: give a narrower network of the same layers and activations"
+        )
     certificate = certify(pair, ready.structure, path, profile=profile)
     details: dict[str, Any] = {
         "theorem": "Kuditipudi et al. 2019, Theorem 3",

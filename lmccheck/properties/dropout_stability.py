@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from lmccheck.errors import LmcError, SourceError, shown_path
 from lmccheck.properties.limits import read_limit
-from lmccheck.properties.low_loss_path import require_calibration, require_choice, structure_for
+from lmccheck.properties.low_loss_path import require_calibration, require_choice, require_covered, structure_for
+from lmccheck.properties.remarks import data_remarks
 from lmccheck.result import Result
 
 if TYPE_CHECKING:
@@ -57,6 +58,11 @@ def dropout_stability(
         raise LmcError(f"{NAME}: seed = {seed!r}; expected an integer")
     require_calibration(pair, NAME)
     structure = structure_for(pair, NAME)
+    require_covered(structure, NAME)
+    if isinstance(keep, Mapping) and not keep:
+        raise LmcError(f"{NAME}: keep = {{}}; expected a share, or one for each of some unit groups")
+    if not isinstance(refit, bool):
+        raise LmcError(f"{NAME}: refit = {refit!r}; expected True or False")
 
     import torch
 
@@ -106,7 +112,9 @@ def dropout_stability(
         "limit_given": epsilon,
         "samples": pair.data.samples,
         "precision": str(evaluator.dtype).removeprefix("torch."),
-        "notes": _notes(pair, evaluator, structure, searches, max(x for s in ends for x in plain_costs[s]), refit),
+        "notes": _notes(
+            pair, evaluator, structure, searches, max(x for s in ends for x in plain_costs[s]), refit, keep
+        ),
     }
     if not value <= bound:
         details["failure"] = _failure(pair, details, bound)
@@ -171,16 +179,21 @@ def _notes(
     searches: Mapping[str, Search],
     without: float,
     refit: bool,
+    keep: float | Mapping[str, float],
 ) -> list[str]:
     notes = [f"without refit ε is {without:.4g}"] if refit else ["units are dropped and scaled, nothing is refitted"]
-    if pair.calibration is not None and pair.calibration.origin.split()[-1] == pair.data.origin.split()[-1]:
-        notes.append("calibration and evaluation data are the same: what is measured was also fitted to")
+    notes += data_remarks(pair)
     chosen = [dropped for search in searches.values() for dropped in search.best.values()]
     if evaluator.batchnorms:
         again = sum(dropped.facts.get("statistics") == "re-estimated" for dropped in chosen)
         notes.append(
             f"BatchNorm statistics of later levels re-estimated on calibration data in {again} of {len(chosen)} "
             "dropped networks"
+        )
+    shares = keep if isinstance(keep, Mapping) else dict.fromkeys(structure.groups, keep)
+    if above := [group for group in structure.groups if shares.get(group, 1.0) > 0.5]:
+        notes.append(
+            f"more than half of the units is kept in {', '.join(above)}; Definition 1 asks for at most half everywhere"
         )
     for level in structure.levels:
         if len(level) > 1:

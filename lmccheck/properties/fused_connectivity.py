@@ -14,6 +14,7 @@ from lmccheck.errors import LmcError, SourceError
 from lmccheck.paths.linear import Point, barrier, chord, sample
 from lmccheck.properties.limits import read_limit
 from lmccheck.properties.linear_connectivity import REFINEMENTS
+from lmccheck.properties.remarks import data_remarks
 from lmccheck.result import Result
 
 if TYPE_CHECKING:
@@ -183,8 +184,7 @@ def _notes(pair: ModelPair, fusion: Fusion) -> list[str]:
         notes.append(
             f"BatchNorm re-estimated at every point on {samples} calibration samples (do so in the merged model)"
         )
-    if pair.calibration is not None and pair.calibration.origin.split()[-1] == pair.data.origin.split()[-1]:
-        notes.append("calibration and evaluation data are the same: what is measured was also fitted to")
+    notes += data_remarks(pair)
     return notes
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from lmccheck.errors import LmcError, SourceError, nearest, shown_path
 from lmccheck.paths.linear import BARRIER, Point, barrier, chord, sample
 from lmccheck.properties.limits import read_limit
+from lmccheck.properties.remarks import data_remarks
 from lmccheck.result import Result, Verdict
 
 if TYPE_CHECKING:
@@ -236,8 +237,7 @@ def _notes(pair: ModelPair, evaluator: Evaluator, alignment: Alignment | None, i
     notes = []
     if all(torch.equal(tensor, pair.theta_b[name]) for name, tensor in pair.theta_a.items()):
         notes.append("a and b are identical")
-    if pair.calibration is not None and pair.calibration.origin.split()[-1] == pair.data.origin.split()[-1]:
-        notes.append("calibration and evaluation data are the same: what is measured was also fitted to")
+    notes += data_remarks(pair)
     if evaluator.buffers:
         notes.append(f"float buffers interpolated like weights: {', '.join(evaluator.buffers[:3])}")
     stored = {facts["dtype"] for facts in pair.description["files"].values()}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from lmccheck.errors import LmcError, SourceError, UnsupportedArchitecture, shown_path
 from lmccheck.properties.limits import read_limit
+from lmccheck.properties.remarks import data_remarks
 from lmccheck.result import Result, Verdict
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ def prepare(pair: ModelPair, purpose: str) -> Prepared:
     from lmccheck.paths.moves import immovable
 
     structure = structure_for(pair, purpose)
+    if structure.headless:
+        raise UnsupportedArchitecture(f"{purpose}: {structure.headless}")
     theta_a, theta_b = structure.canonical(pair.theta_a), structure.canonical(pair.theta_b)
     stuck = immovable(structure, theta_a, theta_b)
     if stuck is not None:
@@ -65,9 +68,18 @@ def structure_for(pair: ModelPair, purpose: str) -> Structure:
                 f"{purpose}: needs the traced network, a permutation spec that is handed in says too little; mend: "
                 "leave out `symmetry`"
             )
-        pair.cache["structure"] = structure_of(pair.cache["derived"], purpose)
+        pair.cache["structure"] = structure_of(pair.cache["derived"], purpose, head=False)
     found: Structure = pair.cache["structure"]
     return found
+
+
+def require_covered(structure: Structure, purpose: str) -> None:
+    """Raise UnsupportedArchitecture where a hidden layer's outputs are no units that could be dropped."""
+    for name, why in structure.uncovered.items():
+        raise UnsupportedArchitecture(
+            f"{purpose}: outputs of tensor {name!r} belong to no unit group ({why}); the definition speaks of every "
+            "hidden layer, and units of this one cannot be dropped"
+        )
 
 
 def require_number(value: Any, name: str, low: float, high: float, purpose: str) -> None:
@@ -178,8 +190,7 @@ def _notes(pair: ModelPair, certificate: Certificate) -> list[str]:
     notes = [known]
     if certificate.loss_a != certificate.loss_b:
         notes.append("the excess is over the worse of the two endpoints' losses")
-    if pair.calibration is not None and pair.calibration.origin.split()[-1] == pair.data.origin.split()[-1]:
-        notes.append("calibration and evaluation data are the same: what is measured was also fitted to")
+    notes += data_remarks(pair)
     return notes
 
 
@@ -201,7 +212,7 @@ def _failure(
     layer = f"; layer {costly} costs most when dropped: {per_layer[costly]:.4g} {unit}" if costly else ""
     known = "is known" if certificate.exact else "is known but for segments of kind d, which are sampled"
     return [
-        f"{pair.name}: no path of low loss found: {remark}",
+        f"{pair.name}: no path of low loss found: {remark}" if remark else f"{pair.name}: this path is too high",
         f"excess {excess:.4g} {unit}, limit {bound:.4g} {unit}; the maximum on the path, {certificate.largest:.4g}, "
         f"{known}",
         f"where: segment {worst.number} of {len(kinds)} ({kinds}), kind {worst.kind}, {worst.does}, on "

@@ -62,11 +62,12 @@ def noise_stability(
     from lmccheck.evaluate.masked import MaskedRuns
     from lmccheck.paths.diagnosed import constants, gaussian
     from lmccheck.paths.masks import T_GRID, NoiseWitness, dropout_mask, mask_seed
-    from lmccheck.properties.low_loss_path import structure_for
+    from lmccheck.properties.low_loss_path import require_covered, structure_for
 
     started = time.perf_counter()
     _require(epsilon, p, masks, quantile, noise, seed, profile)
     structure = structure_for(pair, "noise_stability")
+    require_covered(structure, "noise_stability")
     count = MASKS[profile] if masks is None else masks
     evaluator = Evaluator(pair)
     ends = {end: _endpoint(evaluator, theta, end) for end, theta in (("a", pair.theta_a), ("b", pair.theta_b))}
@@ -136,7 +137,11 @@ def _require(epsilon: float | str, p: Any, masks: Any, share: Any, noise: Any, s
     read_limit(epsilon, 1.0, "noise_stability")
     if profile not in MASKS:
         raise LmcError(f"noise_stability: profile = {profile!r}; expected one of {sorted(MASKS)}")
-    for name, value, low, high in (("p", p, 0.0, 0.99), ("quantile", share, 0.01, 0.99), ("noise", noise, 0.0, 10.0)):
+    for name, value, low, high in (
+        ("p", p, 0.0, 0.999999),
+        ("quantile", share, 0.01, 0.99),
+        ("noise", noise, 0.0, 10.0),
+    ):
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
             raise LmcError(f"noise_stability: {name} = {value!r}; expected a number from {low:g} to {high:g}")
     if masks is not None and (isinstance(masks, bool) or not isinstance(masks, int) or masks < 1):

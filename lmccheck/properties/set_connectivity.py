@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from lmccheck.errors import LmcError
 from lmccheck.paths.linear import BARRIER
 from lmccheck.properties.limits import read_limit
+from lmccheck.properties.remarks import data_remarks
 from lmccheck.result import Result
 
 if TYPE_CHECKING:
@@ -170,8 +171,7 @@ def _notes(many: ManyAlignment, found: Barriers, repair: str) -> list[str]:
         )
     if repair == "repair":
         notes.append(f"REPAIR of the networks between two models, on {samples} calibration samples; not of the mean")
-    if pair.calibration is not None and pair.calibration.origin.split()[-1] == pair.data.origin.split()[-1]:
-        notes.append("calibration and evaluation data are the same: what is measured was also fitted to")
+    notes += data_remarks(pair)
     if not many.spec.groups:
         notes.append("no unit group may be permuted; aligned equals unaligned")
     if many.spec.unruled:

@@ -6,6 +6,7 @@ import os
 import time
 from typing import TYPE_CHECKING, Any
 
+from lmccheck.errors import LmcError
 from lmccheck.properties.low_loss_path import concluded, require_common, structure_for
 from lmccheck.result import Result
 
@@ -37,9 +38,9 @@ def verify_path(
     started = time.perf_counter()
     require_common(epsilon, seed, profile, NAME)
     structure = structure_for(pair, NAME)
+    if not isinstance(path, (Path, str, os.PathLike)):
+        raise LmcError(f"{NAME}: path = {path!r}; expected a Path, or a file that save_path wrote")
     given = path if isinstance(path, Path) else load_path(pair.base / path if pair.base else path)
     certificate = certify(pair, structure, given, profile=profile)
     details: dict[str, Any] = {"origin": "Path" if isinstance(path, Path) else os.fspath(path)}
-    return concluded(
-        pair, NAME, given, certificate, epsilon, started, details, remark="this one is too high", costs=dict
-    )
+    return concluded(pair, NAME, given, certificate, epsilon, started, details, remark="", costs=dict)

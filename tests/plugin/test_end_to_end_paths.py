@@ -166,7 +166,7 @@ check.other = { property = "verify_path", path = "proof/doubled-ten_segment_path
     )
     again = real.runpytest_subprocess("again.lmc.toml")
     again.assert_outcomes(passed=3, failed=1)
-    again.stdout.fnmatch_lines(["path: it does not begin at a: tensor * differs; mend: *"])
+    again.stdout.fnmatch_lines(["path of pair random: it does not begin at a: tensor * differs; mend: *"])
 
 
 @pytest.mark.parametrize(

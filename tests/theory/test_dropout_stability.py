@@ -529,3 +529,52 @@ def test_parts_of_the_calibration_data_share_no_sample() -> None:
     assert data.samples == len(mask)
     assert torch.equal(data.batches[0].inputs, parts.held[0].inputs)
     assert int(mask.sum()) == sum(b.samples for b in data.batches if any(b is h for h in parts.held))
+
+
+@pytest.mark.parametrize("between", ["scaled", "cumulated"])
+def test_every_hidden_layer_counts(between: str) -> None:
+    """A hidden layer whose outputs are no units is an UnsupportedArchitecture, never left out without a word."""
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second, self.head = nn.Linear(6, 1), nn.Linear(1, 8), nn.Linear(8, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            hidden = self.first(x)
+            hidden = hidden * 1.5 if between == "scaled" else hidden.cumsum(1)
+            return self.head(torch.relu(self.second(hidden)))
+
+    generator = torch.Generator().manual_seed(0)
+    data = torch.randn(32, 6, generator=generator), torch.arange(32) % 3
+    pair = lmccheck.load_pair(Net().state_dict(), Net().state_dict(), model=Net, data=data, calibration=data)
+    for measured in (lmccheck.dropout_stability, lmccheck.noise_stability):
+        with pytest.raises(
+            lmccheck.UnsupportedArchitecture, match=r"outputs of tensor 'first.weight' belong"
+        ):
+            measured(pair)
+
+
+@pytest.mark.parametrize("ending", ["log_softmax", "scaled", "two heads"])
+def test_no_last_layer_is_needed(ending: str) -> None:
+    """Dropout and noise stability speak of units and losses: the output need not be a linear layer's."""
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.head, self.other = nn.Linear(6, 8), nn.Linear(8, 3), nn.Linear(8, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            hidden = torch.relu(self.first(x))
+            if ending == "two heads":
+                return torch.cat([self.head(hidden), self.other(hidden)], 1)
+            logits = self.head(hidden)
+            return torch.log_softmax(logits, 1) if ending == "log_softmax" else torch.tanh(logits)
+
+    generator = torch.Generator().manual_seed(0)
+    data = torch.randn(64, 6, generator=generator), torch.arange(64) % 3
+    pair = lmccheck.load_pair(Net().state_dict(), Net().state_dict(), model=Net, data=data, calibration=data)
+    assert lmccheck.dropout_stability(pair, epsilon=100.0).passed
+    assert lmccheck.noise_stability(pair, epsilon=100.0).passed
+    with pytest.raises(lmccheck.UnsupportedArchitecture, match="the network's output comes from"):
+        lmccheck.ten_segment_path(pair)

@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from path_cases import ACTIVATIONS, all_levels, masked, mlp, mlp_pair, random_state, structure_for
 
 import lmccheck
+from lmccheck.errors import LmcError
 from lmccheck.pair import ModelPair
 from lmccheck.paths.certify import certify
 from lmccheck.paths.dropout import dropout_path_between, path_through
-from lmccheck.paths.path import Path, load_path, save_path
+from lmccheck.paths.path import Path, Segment, load_path, save_path
 from lmccheck.paths.structure import Structure, structure_of
 from lmccheck.paths.ten_segment import ten_segments
 from lmccheck.symmetry.discover import derive
@@ -261,3 +262,50 @@ def test_a_loss_that_is_not_known_to_be_convex_is_sampled() -> None:
         found = certify(pair, *first_theorem(pair, "paper"), profile="dev")
         assert {segment.how for segment in found.segments if segment.kind == "a"} == {how}
         assert found.exact == (how == "convex")
+
+
+def test_a_path_is_checked_by_the_network_s_own_names(tmp_path) -> None:
+    """Decoy tensors that a file ties the network's names to are refused: what is certified is what is on the path."""
+    pair = mlp_pair([6, 8, 4])
+    structure = structure_for(pair)
+    theta_a, theta_b = (structure.canonical(theta) for theta in (pair.theta_a, pair.theta_b))
+    decoys = {f"x/{name}": tensor for name, tensor in theta_a.items()}
+    forged = Path(({**theta_a, **decoys}, {**theta_b, **decoys}), (Segment("d", ""),), {n: f"x/{n}" for n in theta_a})
+    again = load_path(save_path(forged, tmp_path / "forged.safetensors"))
+    for path in (forged, again):
+        with pytest.raises(LmcError, match=r"breakpoint 0: tensor 'x/0\.weight': got .*, expected no such tensor"):
+            lmccheck.verify_path(pair, path, epsilon=0.1)
+    redirected = Path((theta_a, theta_b), (Segment("d", ""),), dict.fromkeys(theta_a, "0.bias"))
+    honest = Path((theta_a, theta_b), (Segment("d", ""),), {name: name for name in theta_a})
+    assert lmccheck.verify_path(pair, redirected).value == lmccheck.verify_path(pair, honest).value
+
+
+@pytest.mark.parametrize("path", [None, 5])
+def test_what_is_no_path_is_said_to_be_none(path: object) -> None:
+    """One line, no traceback of Python's."""
+    with pytest.raises(LmcError, match="expected a Path, or a file"):
+        lmccheck.verify_path(mlp_pair([6, 8, 4]), path)  # type: ignore[arg-type]  # the point of the test
+
+
+def test_theorem_3_wants_the_same_network_narrower() -> None:
+    """A θ* of other layers, without biases, or of another activation is refused with the reason."""
+    pair = mlp_pair([6, 9, 10, 4])
+    batch = pair.data.batches[0]
+    pair = lmccheck.load_pair(
+        pair.theta_a, pair.theta_b, model=pair.module, data=(batch.inputs, batch.targets),
+        calibration=(batch.inputs, batch.targets), device="cpu",
+    )  # fmt: skip
+    wrong = {
+        "last layer of one": mlp([6, 3, 3, 2, 4]),
+        "only in the pair": mlp([6, 3, 3, 4], bias=False),
+        "has shape": mlp([5, 3, 3, 4]),
+        "other outputs": mlp([6, 3, 3, 4], "tanh"),
+    }
+    for why, module in wrong.items():
+        star = random_state(module.double(), 3)
+        with pytest.raises(LmcError, match=why if why != "has shape" else "through"):
+            lmccheck.dropout_path(pair, through=star, through_model=module, profile="dev")
+    module = mlp([6, 3, 3, 4]).double()
+    result = lmccheck.dropout_path(pair, through=random_state(module, 3), through_model=module, epsilon=100.0)
+    assert result.passed
+    assert result.details["kinds"] == "dbabbcbcbbabd"

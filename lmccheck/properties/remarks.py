@@ -1,0 +1,30 @@
+"""What every property has to remark about a pair, worded once."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lmccheck.pair import ModelPair
+
+FITTED = "calibration and evaluation data are the same: what is measured was also fitted to"
+
+
+def data_remarks(pair: ModelPair) -> list[str]:
+    """Return what is to be said of a pair's data: nothing, or that a verdict is measured on what was fitted to."""
+    calibration, data = pair.calibration, pair.data
+    if calibration is None or calibration.samples != data.samples or len(calibration.batches) != len(data.batches):
+        return []
+    pairs = zip(calibration.batches, data.batches, strict=True)
+    return [FITTED] if all(_same(one.inputs, other.inputs) for one, other in pairs) else []
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two batches' inputs are equal, in whatever containers."""
+    if isinstance(one, dict):
+        return isinstance(other, dict) and one.keys() == other.keys() and all(_same(one[k], other[k]) for k in one)
+    if isinstance(one, (tuple, list)):
+        return len(one) == len(other) and all(_same(x, y) for x, y in zip(one, other, strict=True))
+    if hasattr(one, "equal") and hasattr(other, "shape"):
+        return bool(one.shape == other.shape and one.dtype == other.dtype and one.equal(other))
+    return bool(one is other)
