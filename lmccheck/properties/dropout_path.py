@@ -158,9 +158,9 @@ def _through(
             through, through, model=through_model, data=pair.data, loss=pair.loss, device=pair.device, base=pair.base,
             name=f"{pair.name}, through",
         )  # fmt: skip
+        narrow = structure_for(star, "θ*")
     except LmcError as error:
         raise type(error)(f"{NAME}: through: {error}") from None
-    narrow = structure_for(star, f"{NAME}, through")
     require_alike(ready.structure, narrow)
     found = {
         side: find_dropped(pair, ready.structure, side, [0], keep=keep, refit=refit, seed=seed, profile=profile)
