@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from lmccheck.properties.noise_stability import noise_stability
     from lmccheck.properties.set_connectivity import set_connectivity
     from lmccheck.properties.ten_segment_path import ten_segment_path
+    from lmccheck.properties.verify_dropout import verify_dropout
     from lmccheck.properties.verify_path import verify_path
     from lmccheck.result import Result
     from lmccheck.symmetry import PermutationSpec, Slot, UnitGroup, discover_symmetry
@@ -68,6 +69,7 @@ _HOMES = {
     "lmccheck.properties.noise_stability": ("noise_stability",),
     "lmccheck.properties.set_connectivity": ("set_connectivity",),
     "lmccheck.properties.ten_segment_path": ("ten_segment_path",),
+    "lmccheck.properties.verify_dropout": ("verify_dropout",),
     "lmccheck.properties.verify_path": ("verify_path",),
     "lmccheck.result": ("Result",),
     "lmccheck.symmetry": ("PermutationSpec", "Slot", "UnitGroup", "discover_symmetry"),
@@ -115,6 +117,7 @@ __all__ = [
     "set_connectivity",
     "spec_from_groups",
     "ten_segment_path",
+    "verify_dropout",
     "verify_path",
 ]
 

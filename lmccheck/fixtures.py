@@ -95,6 +95,12 @@ class Facade:
 
         return dropout_path(pair, **settings)
 
+    def verify_dropout(self, pair: ModelPair, witness: Any, **settings: Any) -> Result:
+        """Measure saved dropped networks anew: see ``lmccheck.verify_dropout``."""
+        from lmccheck import verify_dropout
+
+        return verify_dropout(pair, witness, **settings)
+
     def verify_path(self, pair: ModelPair, path: Any, **settings: Any) -> Result:
         """Certify a saved path anew: see ``lmccheck.verify_path``."""
         from lmccheck import verify_path

@@ -122,6 +122,14 @@ class VerifyPathSettings(CheckSettings):
     epsilon: Limit | None = Field(default=None, description=LIMIT)
 
 
+class VerifyDropoutSettings(CheckSettings):
+    """Saved dropped networks, measured anew."""
+
+    witness: str = Field(min_length=1, description="the path of a file that dropout_stability's witness was saved to")
+    epsilon: Limit | None = Field(default=None, description=LIMIT)
+    keep: float | None = Field(default=None, gt=0, le=1, description=SHARE)
+
+
 SETTINGS: dict[str, type[CheckSettings]] = {
     "linear_connectivity": LinearConnectivitySettings,
     "dropout_stability": DropoutStabilitySettings,
@@ -129,4 +137,5 @@ SETTINGS: dict[str, type[CheckSettings]] = {
     "ten_segment_path": TenSegmentPathSettings,
     "dropout_path": DropoutPathSettings,
     "verify_path": VerifyPathSettings,
+    "verify_dropout": VerifyDropoutSettings,
 }

@@ -20,7 +20,7 @@ def require_sequence(structure: Structure) -> None:
     if not structure.sequential:
         circle = next((level for level in structure.levels if len(level) > 1), structure.levels[0])
         raise UnsupportedArchitecture(
-            f"dropout_path: the units of {', '.join(circle)} feed one another (a residual stream and its blocks), so "
+            f"dropout_path: the units of {', '.join(circle)} feed one another (as in a residual stream or a gate), so "
             "they cannot be dropped layer by layer; mend: use ten_segment_path, which drops all at once"
         )
 

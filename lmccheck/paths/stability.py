@@ -124,3 +124,39 @@ def fingerprint(state: State) -> str:
         digest.update(name.encode())
         digest.update(state[name].detach().contiguous().numpy().tobytes())
     return digest.hexdigest()
+
+
+def dropped_violation(structure: Structure, theta: State, dropped: Dropped, keep: float) -> str | None:
+    """Return what keeps a network from being a θ_i of ``theta``, as one clause; None where it is one.
+
+    At most ⌊keep·h⌋ units of every group of its levels may be read, and where levels are single groups the rows of the
+    levels up to its own must be those of θ.
+    """
+    if dropped.level not in range(len(structure.levels)):
+        return f"level {dropped.level} is none of the network's {len(structure.levels)}"
+    groups = {group for level in structure.levels[dropped.level :] for group in level}
+    if groups != set(dropped.keep):
+        return f"units are kept in {sorted(dropped.keep)}, expected {sorted(groups)}"
+    for name, tensor in theta.items():
+        other = dropped.weights.get(name)
+        if other is None or other.shape != tensor.shape or (tensor.is_floating_point() and not other.isfinite().all()):
+            return f"tensor {name!r} is missing, of another shape, or not finite"
+    for group, units in dropped.keep.items():
+        size = structure.sizes[group]
+        if len(units) > int(keep * size) or len(units) != len(set(units.tolist())):
+            return f"{len(units)} of {size} units are kept in {group}, expected at most {int(keep * size)}"
+        gone = structure.others(group, units)
+        for name, blocks in structure.columns.items():
+            for block in blocks:
+                if block.group == group and dropped.weights[name].index_select(block.dim, block.of(gone)).any():
+                    return f"tensor {name!r} reads units of {group} that are not kept"
+    if structure.sequential:
+        before = {group for level in structure.levels[: dropped.level + 1] for group in level}
+        for name, blocks in structure.rows.items():
+            for block in blocks:
+                own, its = (
+                    x[name].index_select(block.dim, block.positions.reshape(-1)) for x in (theta, dropped.weights)
+                )
+                if block.group in before and not own.equal(its):
+                    return f"incoming weights of {block.group} in tensor {name!r} are not those of the network"
+    return None

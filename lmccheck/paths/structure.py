@@ -121,7 +121,7 @@ def structure_of(derived: Derived, purpose: str = "a path", *, head: bool = True
         if group.bound:
             raise UnsupportedArchitecture(
                 f"{purpose}: units of group {group.name!r} cannot be dropped one by one: {group.bound}; the theory "
-                "does not hold across them"
+                "does not hold across them; mend: ask for linear_connectivity, which does not need it"
             )
         sizes[group.name] = group.size
         for slot in group.slots:
@@ -134,7 +134,10 @@ def structure_of(derived: Derived, purpose: str = "a path", *, head: bool = True
         for tensor, dim, count in column_blocks:
             columns.setdefault(tensor, []).append(Block(name, dim, torch.arange(count).reshape(1, -1)))
     if not sizes:
-        raise UnsupportedArchitecture(f"{purpose}: the network has no hidden units that may be dropped")
+        why = next((item.reason for item in spec.frozen if "network's" not in item.reason), "")
+        raise UnsupportedArchitecture(
+            f"{purpose}: the network has no hidden units that may be dropped{f' ({why})' if why else ''}"
+        )
     _refuse_reuse({*rows, *columns, *last}, users, purpose)
     _refuse_overlap(rows, purpose)
     _refuse_overlap(columns, purpose)

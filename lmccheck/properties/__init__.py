@@ -21,6 +21,7 @@ _RUNNERS = {  # a module, and the function that takes what is loaded where that 
     "ten_segment_path": "lmccheck.properties.ten_segment_path",
     "dropout_path": "lmccheck.properties.dropout_path",
     "verify_path": "lmccheck.properties.verify_path",
+    "verify_dropout": "lmccheck.properties.verify_dropout",
     "fused_connectivity": "lmccheck.properties.fused_connectivity:of_widths",
     "set_connectivity": "lmccheck.properties.set_connectivity:of_set",
 }

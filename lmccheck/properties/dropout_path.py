@@ -55,7 +55,7 @@ def dropout_path(
     layer by layer. Source: Kuditipudi et al. 2019, Theorems 1 and 3.
     """
     started = time.perf_counter()
-    require_common(epsilon, seed, profile, NAME)
+    require_common(epsilon, seed, profile, NAME, refit)
     require_choice(form, "form", FORMS, NAME)
     require_number(keep, "keep", 0.0, 0.5 if through is None else 1.0, NAME)
     if (through is None) != (through_model is None):

@@ -101,6 +101,8 @@ def dropout_stability(
         "losses": {s: [x.loss for x in best[s]] for s in ends},
         "errors": {s: [x.error for x in best[s]] for s in ends},
         "found": {s: [_found(searches[s], i) for i in levels] for s in ends},
+        "worst_side": side,
+        "worst_layer": structure.levels[level][0],
         "worst": {"side": side, "level": level, "groups": list(structure.levels[level]), "epsilon": value},
         "seed": seed,
         "profile": profile,
@@ -197,7 +199,9 @@ def _notes(
         )
     for level in structure.levels:
         if len(level) > 1:
-            notes.append(f"groups {', '.join(level)} feed one another (a residual stream): they drop together")
+            notes.append(
+                f"groups {', '.join(level)} feed one another (as in a residual stream or a gate): they drop together"
+            )
     if all(dropped.how == "twins merged" for dropped in chosen):
         notes.append("units have twins with the same incoming weights: half of them can be left out exactly")
     return notes

@@ -94,7 +94,7 @@ def require_choice(value: Any, name: str, valid: tuple[str, ...], purpose: str) 
         raise LmcError(f"{purpose}: {name} = {value!r}; expected one of {list(valid)}")
 
 
-def require_common(epsilon: float | str, seed: Any, profile: Any, purpose: str) -> None:
+def require_common(epsilon: float | str, seed: Any, profile: Any, purpose: str, refit: Any = True) -> None:
     """Raise LmcError unless the settings that every path property takes are valid."""
     from lmccheck.paths.certify import SAMPLED
 
@@ -102,6 +102,8 @@ def require_common(epsilon: float | str, seed: Any, profile: Any, purpose: str) 
     require_choice(profile, "profile", tuple(name for name in SAMPLED if name != "glance"), purpose)
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise LmcError(f"{purpose}: seed = {seed!r}; expected an integer")
+    if not isinstance(refit, bool):
+        raise LmcError(f"{purpose}: refit = {refit!r}; expected True or False")
 
 
 def require_calibration(pair: ModelPair, purpose: str) -> None:

@@ -103,6 +103,7 @@ def noise_stability(
         "a": found["a"],
         "b": found["b"],
         "worse": worse,
+        "worst_side": worse,
         "loss_a": ends["a"].loss,
         "loss_b": ends["b"].loss,
         "error_a": ends["a"].error,

@@ -55,7 +55,7 @@ def ten_segment_path(
     from lmccheck.paths.search import find_dropped
 
     started = time.perf_counter()
-    require_common(epsilon, seed, profile, NAME)
+    require_common(epsilon, seed, profile, NAME, refit)
     require_choice(form, "form", tuple(FORMS), NAME)
     require_number(keep, "keep", 0.0, 0.5, NAME)
     ready = prepare(pair, NAME)

@@ -97,12 +97,14 @@ class CheckRecord:
 
 
 def where(details: Mapping[str, Any]) -> str:
-    """Return where the worst was seen, short enough for a column: two models, or the point on the straight line, the
-    segment of a path and its kind, the layer, the seed.
+    """Return where the worst was seen, short enough for a column: two models, an endpoint and its layer, or a point on
+    the straight line, the segment of a path and its kind, the layer, the seed.
     """
     if pair := details.get("worst_pair"):
         return ", ".join(pair)
-    parts = {"side": details.get("worst_side"), "t": details.get("worst_t"), "seg": details.get("worst_segment")}
+    if side := details.get("worst_side"):
+        return f"{side} {details.get('worst_layer') or ''}".rstrip()
+    parts = {"t": details.get("worst_t"), "seg": details.get("worst_segment")}
     parts |= {"layer": details.get("worst_layer"), "seed": details.get("worst_seed")}
     return " ".join(f"{name}={number(part)}" for name, part in parts.items() if part is not None)
 

@@ -38,15 +38,17 @@ PROPERTIES = {  # in this order: each searches what it needs and the ones before
 }
 
 
-def rows(net: str, keep: float) -> Iterator[tuple[list[Any], Any]]:
+def rows(net: str, keep: float, profile: str, properties: list[str]) -> Iterator[tuple[list[Any], Any]]:
     """Yield a table row and the result of every property of one pair; what one has searched the next ones know."""
     pair = pair_of(net)
     for title, settings in PROPERTIES.items():
         name = title.partition(",")[0]
+        if name not in properties:
+            continue
         given = settings if name == "noise_stability" else {**settings, "keep": keep}
         started = time.perf_counter()
         try:
-            result = getattr(lmccheck, name)(pair, epsilon=0.02, **given)
+            result = getattr(lmccheck, name)(pair, epsilon=0.02, profile=profile, **given)
         except lmccheck.LmcError as error:
             yield [net, title, "", type(error).__name__, "", "", "", "", "", "", str(error)[:60]], None
             continue
@@ -101,10 +103,12 @@ def main() -> None:
     parser.add_argument("nets", nargs="*", default=NETS)
     parser.add_argument("--sampled", type=int, default=0)
     parser.add_argument("--keep", type=float, default=0.5)
+    parser.add_argument("--profile", default="ci")
+    parser.add_argument("--properties", default=",".join(dict.fromkeys(name.partition(",")[0] for name in PROPERTIES)))
     options = parser.parse_args()
     table = []
     for net in options.nets:
-        for row, result in rows(net, options.keep):
+        for row, result in rows(net, options.keep, options.profile, options.properties.split(",")):
             table.append(row)
             print(*row, flush=True)
             if options.sampled and result is not None and isinstance(result.witness, lmccheck.Path):

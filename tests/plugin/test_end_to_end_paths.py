@@ -157,6 +157,7 @@ a = "doubled-a.safetensors"
 b = "doubled-b.safetensors"
 check.ten = { property = "verify_path", path = "proof/doubled-ten_segment_path.safetensors", epsilon = 1e-9 }
 check.first = { property = "verify_path", path = "proof/doubled-dropout_path.safetensors", epsilon = 1e-9 }
+check.half = { property = "verify_dropout", witness = "proof/doubled-dropout_stability.safetensors", epsilon = 1e-9 }
 
 [pair.random]
 a = "random-a.safetensors"
@@ -165,7 +166,7 @@ check.other = { property = "verify_path", path = "proof/doubled-ten_segment_path
 """
     )
     again = real.runpytest_subprocess("again.lmc.toml")
-    again.assert_outcomes(passed=3, failed=1)
+    again.assert_outcomes(passed=4, failed=1)
     again.stdout.fnmatch_lines(["path of pair random: it does not begin at a: tensor * differs; mend: *"])
 
 

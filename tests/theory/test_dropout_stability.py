@@ -549,9 +549,7 @@ def test_every_hidden_layer_counts(between: str) -> None:
     data = torch.randn(32, 6, generator=generator), torch.arange(32) % 3
     pair = lmccheck.load_pair(Net().state_dict(), Net().state_dict(), model=Net, data=data, calibration=data)
     for measured in (lmccheck.dropout_stability, lmccheck.noise_stability):
-        with pytest.raises(
-            lmccheck.UnsupportedArchitecture, match=r"outputs of tensor 'first.weight' belong"
-        ):
+        with pytest.raises(lmccheck.UnsupportedArchitecture, match=r"outputs of tensor 'first.weight' belong"):
             measured(pair)
 
 
@@ -578,3 +576,28 @@ def test_no_last_layer_is_needed(ending: str) -> None:
     assert lmccheck.noise_stability(pair, epsilon=100.0).passed
     with pytest.raises(lmccheck.UnsupportedArchitecture, match="the network's output comes from"):
         lmccheck.ten_segment_path(pair)
+
+
+def test_a_saved_witness_is_measured_and_checked_anew(tmp_path: Path) -> None:
+    """verify_dropout gives the same ε_i without searching, and refuses a network that is no dropped version."""
+    generator = torch.Generator().manual_seed(1)
+    data = torch.randn(64, 6, generator=generator), torch.arange(64) % 3
+    net = nn.Sequential(nn.Linear(6, 9), nn.ReLU(), nn.Linear(9, 8), nn.ReLU(), nn.Linear(8, 3))
+    states = [{n: torch.randn(t.shape, generator=generator) for n, t in net.state_dict().items()} for _ in range(2)]
+    pair = lmccheck.load_pair(*states, model=net, data=data, calibration=data)
+    found = lmccheck.dropout_stability(pair, epsilon=100.0, profile="dev")
+    file = found.witness.save(tmp_path / "half.safetensors")
+    again = lmccheck.verify_dropout(pair, file, epsilon=100.0)
+    assert again.value == pytest.approx(found.value, abs=1e-12)
+    for side in "ab":
+        assert again.details["epsilon"][side] == pytest.approx(found.details["epsilon"][side], abs=1e-12)
+    with pytest.raises(lmccheck.SymmetryError, match="4 of 9 units are kept in 0, expected at most 2"):
+        lmccheck.verify_dropout(pair, file, keep=0.3)
+    from lmccheck.paths.stability import StabilityWitness
+
+    for name, why in (("0.weight", "incoming weights of 0"), ("2.weight", "reads units of 0 that are not kept")):
+        dropped = found.witness.found["a"][0]
+        other = {**dropped.weights, name: dropped.weights[name] + 0.1}
+        tampered = {**found.witness.found, "a": {**found.witness.found["a"], 0: replace(dropped, weights=other)}}
+        with pytest.raises(lmccheck.SymmetryError, match=why):
+            lmccheck.verify_dropout(pair, StabilityWitness(tampered, found.witness.theta))
