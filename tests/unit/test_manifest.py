@@ -182,10 +182,10 @@ SETTINGS = "property, severity, align, limit, points, beyond, repair"
         (
             SOUND.replace("linear_connectivity", "linear_conectivity"),
             'pair.one.check.linear_conectivity: got "linear_conectivity" (a string), expected a property '
-            "(linear_connectivity) (did you mean 'linear_connectivity'?); a check of another name says which with "
+            f"({PROPERTIES}) (did you mean 'linear_connectivity'?); a check of another name says which with "
             'property = "…"',
         ),
-        (SOUND + "property = 3", f"{CHECK}.property: got 3, expected a property (linear_connectivity)"),
+        (SOUND + "property = 3", f"{CHECK}.property: got 3, expected a property ({PROPERTIES})"),
         (SOUND + "limits = 1", f"{CHECK}.limits: unknown key (did you mean 'limit'?), expected one of {SETTINGS}"),
         (SOUND + "limit = true", f"{CHECK}.limit: got true (a boolean), expected {LIMIT}"),
         (SOUND + "limit = -0.1", f"{CHECK}.limit: got -0.1, expected {LIMIT}"),
