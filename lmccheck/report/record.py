@@ -103,7 +103,7 @@ def where(details: Mapping[str, Any]) -> str:
     if pair := details.get("worst_pair"):
         return ", ".join(pair)
     if side := details.get("worst_side"):
-        return f"{side} {details.get('worst_layer') or ''}".rstrip()
+        return ":".join(part for part in (side, details.get("worst_layer")) if part)
     parts = {"t": details.get("worst_t"), "seg": details.get("worst_segment")}
     parts |= {"layer": details.get("worst_layer"), "seed": details.get("worst_seed")}
     return " ".join(f"{name}={number(part)}" for name, part in parts.items() if part is not None)
