@@ -7,8 +7,8 @@ import warnings
 import pytest
 import torch
 from networks import NETWORKS
-from path_cases import all_levels, masked, random_state, structure_for
-from torch import Tensor
+from path_cases import all_levels, masked, random_pair, random_state, structure_for
+from torch import Tensor, nn
 
 import lmccheck
 from lmccheck.errors import UnsupportedArchitecture
@@ -103,3 +103,21 @@ def test_ten_segments_on_every_other_network(name: str) -> None:
             assert first.exact
             between = max(float(segment.largest) for segment in first.segments)
             assert first.largest == between
+
+
+def test_batch_statistics_at_every_point() -> None:
+    """T17: BatchNorm that takes the batch's own statistics holds every claim too: dead units do not influence them."""
+    net = nn.Sequential(
+        nn.Conv2d(1, 6, 3, padding=1), nn.BatchNorm2d(6, track_running_stats=False), nn.ReLU(), nn.Conv2d(6, 7, 3),
+        nn.BatchNorm2d(7, track_running_stats=False), nn.Tanh(), nn.Flatten(), nn.Linear(7 * 36, 5),
+    ).double()  # fmt: skip
+    pair = random_pair(net, torch.randn(24, 1, 8, 8, generator=torch.Generator().manual_seed(0)).double(), 5)
+    structure = structure_for(pair)
+    theta_a, theta_b = structure.canonical(pair.theta_a), structure.canonical(pair.theta_b)
+    for form in ("paper", "short"):
+        path = ten_segments(
+            structure, theta_a, theta_b, masked(structure, theta_a, 0, 1), masked(structure, theta_b, 0, 2), form
+        )
+        assert certify(pair, structure, path).deviation <= 1e-12
+        a, b = all_levels(structure, theta_a, 1), all_levels(structure, theta_b, 2)
+        assert certify(pair, structure, dropout_path_between(structure, theta_a, theta_b, a, b, form)).exact
