@@ -45,12 +45,15 @@ class Runner:
     def draw(self, module: nn.Module, seed: int, strength: float = 1.0) -> None:
         """Put random weights in, those of ``randomised(module, seed)``, without a second copy of them.
 
-        A ``strength`` below 1 keeps nearer to the module's own weights.
+        A ``strength`` below 1 keeps nearer to the module's own weights; one above 1 goes far from them, and lets
+        parameters that are nowhere negative change sign.
         """
         self._kept.restore()
+        buffers = {name for name, _ in module.named_buffers(remove_duplicate=False)}
         with torch.no_grad():
             for name, own, generator in _draws(module, seed):
-                _shake(self._state[name], own.detach(), generator, strength)
+                free = strength > 1 and name not in buffers
+                _shake(self._state[name], own.detach(), generator, strength, signed=free)
 
     def change(self, move: Callable[[str, Tensor], None]) -> None:
         """Let ``move(name, tensor)`` change every tensor in place; one with several names is changed once."""
@@ -276,15 +279,17 @@ def _draws(module: nn.Module, seed: int) -> Iterator[tuple[str, Tensor, torch.Ge
 _AT_ONCE = 1 << 20  # numbers
 
 
-def _shake(target: Tensor, source: Tensor, generator: torch.Generator, strength: float = 1.0) -> None:
-    """Fill ``target`` with ``source`` and noise, a little at a time."""
+def _shake(
+    target: Tensor, source: Tensor, generator: torch.Generator, strength: float = 1.0, signed: bool = False
+) -> None:
+    """Fill ``target`` with ``source`` and noise, a little at a time; not ``signed``, what is positive stays so."""
     target.copy_(source)
     if not source.is_floating_point() or not source.numel():
         return
     spread = float(source.float().std().nan_to_num(0.0)) if source.numel() > 1 else 0.0
     reads = source[0].numel() if source.ndim else 1
     least = min(0.1, max(reads, 1) ** -0.5)  # a layer that was initialised to zero gets weights of a usual size
-    positive = bool((source >= 0).all()) and bool((source > 0).any())
+    positive = not signed and bool((source >= 0).all()) and bool((source > 0).any())
     contiguous = target if target.is_contiguous() else target.contiguous()
     for part in contiguous.view(-1).split(_AT_ONCE):  # type: ignore[no-untyped-call]  # torch leaves it without types
         noise = torch.randn(part.shape, generator=generator).to(part.device)  # float32: as random, and twice as fast

@@ -88,7 +88,7 @@ def deviation(
         worst = max(trial(seed + k) for k in range(trials))
         if weights is None and not _respond(seen):
             for k in range(64):  # a tiny network may be dead in several draws, and in all that are like its own weights
-                runner.draw(module, seed + trials + k, 8.0 if k % 2 else 1.0)
+                runner.draw(module, seed + trials + k, (1.0, 8.0, 64.0)[k % 3])
                 seen.append(outputs())
                 if _respond([seen[0], seen[-1]]):
                     break

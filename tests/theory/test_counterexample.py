@@ -1,4 +1,4 @@
-"""Git Re-Basin A.6: two networks that compute the same function and that no permutation connects (math §8, T10)."""
+"""Git Re-Basin A.6: two networks that compute the same function and that no permutation connects (T10)."""
 
 from __future__ import annotations
 
