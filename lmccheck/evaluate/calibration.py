@@ -8,9 +8,8 @@ from dataclasses import replace
 from torch import Tensor
 
 from lmccheck.errors import SourceError
-from lmccheck.evaluate.curve import Evaluator, cut, interpolate
+from lmccheck.evaluate.curve import Evaluator, first_samples, interpolate
 from lmccheck.pair import ModelPair
-from lmccheck.sources import Batch, Data
 
 SAMPLES = 2048
 POINTS = (0.25, 0.5, 0.75)
@@ -22,7 +21,9 @@ class CalibrationBarrier:
     def __init__(self, pair: ModelPair) -> None:
         if pair.calibration is None:
             raise SourceError(f"pair {pair.name}: no calibration data; mend: give `calibration`")
-        first = _first(pair.calibration)  # BatchNorm's statistics too: those of the samples the loss is taken on
+        first = first_samples(
+            pair.calibration, SAMPLES
+        )  # BatchNorm's statistics too: those of the samples the loss is taken on
         self._evaluator = Evaluator(replace(pair, data=first, calibration=first, cache={}))
         self._a = self._evaluator.weights(pair.theta_a)
         ends = (self._a, self._evaluator.weights(pair.theta_b))
@@ -38,11 +39,3 @@ class CalibrationBarrier:
             excess = loss - (1 - t) * self._ends[0] - t * self._ends[1]
             worst = max(worst, excess) if excess == excess else float("inf")
         return worst
-
-
-def _first(data: Data) -> Data:
-    """Return at most SAMPLES samples; batches of a user's own as they came."""
-    if not data.rebatch or data.samples <= SAMPLES:
-        return data
-    whole = data.batches[0]
-    return Data((Batch(cut(whole.inputs, 0, SAMPLES), whole.targets[:SAMPLES]),), data.origin, True)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from lmccheck.errors import LmcError, SymmetryError
-from lmccheck.evaluate.curve import Evaluator, FirstOutputs, interpolate, relative_deviation
+from lmccheck.evaluate.curve import Evaluator, FirstOutputs, interpolate, relative_deviation, working_dtype
 from lmccheck.pair import ModelPair
 from lmccheck.paths.linear import Point, sample
 from lmccheck.paths.moves import violation
@@ -91,7 +91,7 @@ def certify(pair: ModelPair, structure: Structure, path: Path, *, profile: str =
             raise SymmetryError(f"path: segment {number + 1} is not of kind {segment.kind}: {wrong}")
     deviation = _numerically(pair, structure, path)
     exact = Evaluator(pair, torch.float64)
-    working = exact if exact.dtype == _stored_dtype(pair) else Evaluator(pair)
+    working = exact if exact.dtype == working_dtype(pair.theta_a, pair.theta_b) else Evaluator(pair)
     losses, errors = _breakpoints(exact, structure, path)
     segments = []
     for number, segment in enumerate(path.segments):
@@ -142,11 +142,6 @@ def require_ends(pair: ModelPair, structure: Structure, path: Path) -> Path:
 def _height(loss: float) -> float:
     """A loss to compare by: what is no number is above all."""
     return math.inf if loss != loss else loss
-
-
-def _stored_dtype(pair: ModelPair) -> torch.dtype:
-    wide = any(t.dtype == torch.float64 for state in (pair.theta_a, pair.theta_b) for t in state.values())
-    return torch.float64 if wide else torch.float32
 
 
 def _breakpoints(evaluator: Evaluator, structure: Structure, path: Path) -> tuple[list[float], list[float | None]]:

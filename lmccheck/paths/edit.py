@@ -126,7 +126,7 @@ def switched(structure: Structure, state: State, places: Places) -> dict[str, Te
         for block in blocks:
             if block.group in places and len(places[block.group][0]):
                 units, others = places[block.group]
-                value = state[name] if result[name] is state[name] else result[name]
+                value = result[name]
                 moved = value.index_select(block.dim, block.of(units))
                 emptied = value.index_fill(block.dim, block.of(units), 0.0)
                 result[name] = emptied.index_copy(block.dim, block.of(others), moved)
@@ -148,18 +148,6 @@ def cleared(structure: Structure, state: State, units: Units) -> dict[str, Tenso
             if block.group in units and len(units[block.group]) and state[name].is_floating_point():
                 empty = 1.0 if name in structure.variances else 0.0
                 result[name] = result[name].index_fill(block.dim, block.of(units[block.group]), empty)
-    return result
-
-
-def with_dead_rows(structure: Structure, state: State, other: State, alive: Units) -> dict[str, Tensor]:
-    """Return ``state`` with the rows of all units that are not ``alive`` taken literally from ``other``."""
-    places = {}
-    for group in structure.groups:
-        dead = structure.others(group, alive[group])
-        places[group] = (dead, dead)
-    result = written(structure, state, other, places, {})
-    for name in structure.inert:
-        result[name] = other[name]
     return result
 
 

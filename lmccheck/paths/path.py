@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 from typing import Any
@@ -145,8 +145,3 @@ def _segment(item: Mapping[str, Any]) -> Segment:
     if item["kind"] not in KINDS:
         raise ValueError(f"a segment of kind {item['kind']!r}")
     return Segment(item["kind"], item["does"], twins)
-
-
-def joined(points: Sequence[dict[str, Tensor]], segments: Sequence[Segment], tied: Mapping[str, str]) -> Path:
-    """Return a path of these breakpoints and segments."""
-    return Path(tuple(points), tuple(segments), tied)
