@@ -18,18 +18,12 @@ Places = Mapping[str, tuple[Tensor, Tensor]]  # per group: units in the source, 
 def multiplied(structure: Structure, state: State, factors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return ``state`` with every unit's outgoing weights times its factor, (units,) per group; rows stay."""
     result = dict(state)
-    for name, blocks in structure.columns.items():
-        for block in blocks:
-            if block.group in factors:
-                result[name] = result[name] * along(block, factors[block.group], result[name])
+    for name, line in lines(structure, {group: factor[None] for group, factor in factors.items()}).items():
+        dim = structure.columns[name][0].dim
+        result[name] = result[name] * line.to(result[name]).reshape(
+            [-1 if d == dim else 1 for d in range(result[name].ndim)]
+        )
     return result
-
-
-def along(block: Block, factors: Tensor, tensor: Tensor) -> Tensor:
-    """Return factors as a tensor that broadcasts along the block's dimension, one where no unit is."""
-    line = torch.ones(tensor.shape[block.dim], dtype=tensor.dtype)
-    line[block.positions.reshape(-1)] = factors.to(tensor.dtype).repeat_interleave(block.positions.shape[1])
-    return line.reshape([-1 if d == block.dim else 1 for d in range(tensor.ndim)])
 
 
 def lines(structure: Structure, factors: Mapping[str, Tensor]) -> dict[str, Tensor]:

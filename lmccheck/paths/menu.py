@@ -70,18 +70,17 @@ class Menu:
         self.own = self._of(self.theta)
         self._random_losses: list[float] = []
 
-    def search(self, level: int, keep: Units | None) -> tuple[Dropped, Dropped, dict[str, Any]]:
+    def search(self, level: int) -> tuple[Dropped, Dropped, dict[str, Any]]:
         """Return the best of all and of the plain candidates of one level, and what there was."""
         groups = [group for groups in self.structure.levels[level:] for group in groups]
         kept = {group: self.kept[group] for group in groups}
         self._random_losses = []
         before = self.runs.evaluations
-        fixed = None if keep is None else {group: keep[group] for group in groups}
-        found = self._exact(level, kept, fixed)
+        found = self._exact(level, kept)
         if found:
             best = plain = found[0]
         else:
-            several = self._plain(level, kept, fixed)
+            several = self._plain(level, kept)
             finished = self._finished(level, several)
             plain = min(finished, key=_score)
             refits = self._refits(level, several) if self.refit else []
@@ -102,9 +101,9 @@ class Menu:
         }  # fmt: skip
         return best, plain, facts
 
-    def _exact(self, level: int, kept: Mapping[str, int], fixed: Units | None) -> list[Dropped]:
+    def _exact(self, level: int, kept: Mapping[str, int]) -> list[Dropped]:
         """Return θ_i that computes what θ does, where units have twins; nothing else is then to be found."""
-        merged = merged_twins(self.structure, self.theta, kept) if fixed is None else None
+        merged = merged_twins(self.structure, self.theta, kept)
         if merged is None:
             return []
         losses = self._of(merged[1])
@@ -113,15 +112,12 @@ class Menu:
         nothing = all(count == self.structure.sizes[group] for group, count in kept.items())
         return [self._dropped(level, *merged, losses, "all kept" if nothing else "twins merged", {})]
 
-    def _plain(self, level: int, kept: Mapping[str, int], fixed: Units | None) -> list[_Plain]:
+    def _plain(self, level: int, kept: Mapping[str, int]) -> list[_Plain]:
         """Return every choice of units with scale 1/(kept share), and the best ones with one scale by Brent."""
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + level)
-        if fixed is not None:
-            named = [("given", dict(fixed))]
-        else:
-            named = [(f"random {k}", random_keep(self.structure, kept, generator)) for k in range(self.subsets)]
-            named.append(("important", important_keep(self.structure, self.theta, kept, self.refits.seen)))
-            named.append(("spanning", spanning_keep(self.structure, self.theta, kept, self.refits.seen)))
+        named = [(f"random {k}", random_keep(self.structure, kept, generator)) for k in range(self.subsets)]
+        named.append(("important", important_keep(self.structure, self.theta, kept, self.refits.seen)))
+        named.append(("spanning", spanning_keep(self.structure, self.theta, kept, self.refits.seen)))
         losses = self._scaled([(keep, scales(self.structure, keep)) for _, keep in named])
         found = [_Plain(n, k, scales(self.structure, k), x) for (n, k), x in zip(named, losses, strict=True)]
         self._random_losses = [float(item.losses.mean()) for item in found if item.name.startswith("random")]

@@ -39,7 +39,6 @@ def find_dropped(
     refit: bool = True,
     seed: int = 0,
     profile: str = "ci",
-    common: bool = False,
 ) -> Search:
     """Return, per level, the network nearest to θ in its losses that reads ⌊keep·h⌋ units of each group.
 
@@ -48,8 +47,7 @@ def find_dropped(
 
     ``side``: ``"a"`` or ``"b"``. ``levels``: from which hidden level on units are dropped; 0 is θ_1 of the paper.
     ``keep``: a share of units, or one per group (all units of groups that are not named). Without ``refit`` only
-    subsets and scales are searched. ``common``: the subsets found for level 0 are those of all levels, as in the
-    paper's Lemma 1. ``profile``: ``dev``, ``ci`` or ``thorough``: 10, 20 or 200 random subsets per level.
+    subsets and scales are searched. ``profile``: ``dev``, ``ci`` or ``thorough``: 10, 20 or 200 random subsets a level.
 
     The result does not depend on which levels are asked for together. ``Dropped.loss`` is the mean on held out
     calibration data. Raises SourceError without calibration data, LmcError for options that make no sense.
@@ -63,22 +61,19 @@ def find_dropped(
     if wrong:
         raise LmcError(f"find_dropped: level {wrong[0]}; the network has levels 0 to {len(structure.levels) - 1}")
     shares = tuple(sorted(keep.items())) if isinstance(keep, Mapping) else keep
-    key = ("dropped", side, shares, refit, seed, profile, common)
+    key = ("dropped", side, shares, refit, seed, profile)
     known: dict[int, tuple[Dropped, Dropped, dict[str, Any]]] = pair.cache.setdefault(key, {})
     missing = [level for level in levels if level not in known]
     if missing:
         menu = Menu(pair, structure, side, counts(structure, keep), refit, seed, RANDOM[profile])
-        if common and 0 not in known:
-            known[0] = menu.search(0, None)
         for level in missing:
             if level not in known:
-                known[level] = menu.search(level, known[0][0].keep if common else None)
+                known[level] = menu.search(level)
     facts = {
         "side": side,
         "seed": seed,
         "profile": profile,
         "random_subsets": RANDOM[profile],
-        "common": common,
         "levels": {level: known[level][2] for level in levels},
     }
     return Search({k: known[k][0] for k in levels}, {k: known[k][1] for k in levels}, facts)

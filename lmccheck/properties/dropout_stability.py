@@ -7,15 +7,13 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from lmccheck.errors import LmcError, SourceError, shown_path
+from lmccheck.errors import LmcError
 from lmccheck.properties.limits import read_limit
 from lmccheck.properties.low_loss_path import require_calibration, require_choice, require_covered, structure_for
-from lmccheck.properties.remarks import data_remarks
+from lmccheck.properties.remarks import data_remarks, measured_endpoint
 from lmccheck.result import Result
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from lmccheck.evaluate.curve import Evaluator, Measured
     from lmccheck.pair import ModelPair
     from lmccheck.paths.search import Search
@@ -71,7 +69,9 @@ def dropout_stability(
     from lmccheck.paths.stability import StabilityWitness, measure_dropped
 
     evaluator = Evaluator(pair, torch.float64)
-    ends = {side: _endpoint(evaluator, theta, side) for side, theta in (("a", pair.theta_a), ("b", pair.theta_b))}
+    ends = {
+        side: measured_endpoint(evaluator, theta, side) for side, theta in (("a", pair.theta_a), ("b", pair.theta_b))
+    }
     levels = range(len(structure.levels))
     searches: dict[str, Search] = {}
     best: dict[str, list[Measured]] = {}
@@ -134,19 +134,6 @@ def dropout_stability(
         seconds=time.perf_counter() - started,
         details=details,
     )
-
-
-def _endpoint(evaluator: Evaluator, theta: Mapping[str, Tensor], side: str) -> Measured:
-    """Measure an endpoint as it is. Raises SourceError when its loss is not finite."""
-    pair = evaluator.pair
-    found = evaluator.measure(evaluator.weights(theta), reestimate=False, label=f"endpoint {side}")
-    if not math.isfinite(found.loss):
-        path = pair.description["files"][side]["path"]
-        raise SourceError(
-            f"{shown_path(path) if path else f'state dict {side}'}: its {pair.loss.name} on {pair.data.origin} is "
-            f"{found.loss}, expected a finite loss; mend: check the checkpoint and the loss"
-        )
-    return found
 
 
 def _excess(loss: float, own: float) -> float:

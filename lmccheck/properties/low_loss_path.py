@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lmccheck.errors import LmcError, SourceError, UnsupportedArchitecture, shown_path
+from lmccheck.errors import LmcError, SourceError, UnsupportedArchitecture
 from lmccheck.properties.limits import read_limit
-from lmccheck.properties.remarks import data_remarks
+from lmccheck.properties.remarks import data_remarks, require_finite
 from lmccheck.result import Result, Verdict
 
 if TYPE_CHECKING:
@@ -132,12 +132,7 @@ def concluded(
     Raises SourceError when an endpoint's loss is not finite.
     """
     for key, loss in (("a", certificate.loss_a), ("b", certificate.loss_b)):
-        if not math.isfinite(loss):
-            origin = pair.description["files"][key]["path"]
-            raise SourceError(
-                f"{shown_path(origin) if origin else f'state dict {key}'}: its {pair.loss.name} on "
-                f"{pair.data.origin} is {loss}, expected a finite loss; mend: check the checkpoint and the loss"
-            )
+        require_finite(pair, key, loss)
     bound = read_limit(epsilon, max(certificate.loss_a, certificate.loss_b), name)
     excess = certificate.excess if certificate.largest == certificate.largest else math.inf
     worst = certificate.worst

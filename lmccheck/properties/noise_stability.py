@@ -7,15 +7,16 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from lmccheck.errors import LmcError, SourceError, shown_path
+from lmccheck.errors import LmcError
 from lmccheck.properties.limits import read_limit
+from lmccheck.properties.remarks import measured_endpoint
 from lmccheck.result import Result, Verdict
 from lmccheck.stats import clopper_pearson, quantile_interval, quantile_of, trials_to_settle
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from lmccheck.evaluate.curve import Evaluator, Measured
+    from lmccheck.evaluate.curve import Evaluator
     from lmccheck.evaluate.masked import MaskedRuns
     from lmccheck.pair import ModelPair
     from lmccheck.paths.masks import NoiseWitness
@@ -70,7 +71,7 @@ def noise_stability(
     require_covered(structure, "noise_stability")
     count = MASKS[profile] if masks is None else masks
     evaluator = Evaluator(pair)
-    ends = {end: _endpoint(evaluator, theta, end) for end, theta in (("a", pair.theta_a), ("b", pair.theta_b))}
+    ends = {end: measured_endpoint(evaluator, theta, end) for end, theta in (("a", pair.theta_a), ("b", pair.theta_b))}
     bound = read_limit(epsilon, max(found.loss for found in ends.values()), "noise_stability")
     sizes = {group: structure.sizes[group] for group in structure.groups}
     drawn = [dropout_mask(sizes, p, mask_seed(seed, k)) for k in range(count)]
@@ -149,19 +150,6 @@ def _require(epsilon: float | str, p: Any, masks: Any, share: Any, noise: Any, s
         raise LmcError(f"noise_stability: masks = {masks!r}; expected an integer of at least 1")
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise LmcError(f"noise_stability: seed = {seed!r}; expected an integer")
-
-
-def _endpoint(evaluator: Evaluator, theta: Mapping[str, Tensor], end: str) -> Measured:
-    """Measure an endpoint as it is. Raises SourceError when its loss is not finite."""
-    found = evaluator.measure(evaluator.weights(theta), reestimate=False, label=f"endpoint {end}")
-    if not math.isfinite(found.loss):
-        pair = evaluator.pair
-        path = pair.description["files"][end]["path"]
-        raise SourceError(
-            f"{shown_path(path) if path else f'state dict {end}'}: its {pair.loss.name} on {pair.data.origin} is "
-            f"{found.loss}, expected a finite loss; mend: check the checkpoint and the loss"
-        )
-    return found
 
 
 def _costs(

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from lmccheck.errors import SourceError, shown_path
+
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lmccheck.evaluate.curve import Evaluator, Measured
     from lmccheck.pair import ModelPair
 
 FITTED = "calibration and evaluation data are the same: what is measured was also fitted to"
@@ -17,6 +24,23 @@ def data_remarks(pair: ModelPair) -> list[str]:
         return []
     pairs = zip(calibration.batches, data.batches, strict=True)
     return [FITTED] if all(_same(one.inputs, other.inputs) for one, other in pairs) else []
+
+
+def measured_endpoint(evaluator: Evaluator, theta: Mapping[str, Tensor], side: str) -> Measured:
+    """Measure endpoint ``side`` (a or b) with its own statistics. Raises SourceError when its loss is not finite."""
+    found = evaluator.measure(evaluator.weights(theta), reestimate=False, label=f"endpoint {side}")
+    require_finite(evaluator.pair, side, found.loss)
+    return found
+
+
+def require_finite(pair: ModelPair, side: str, loss: float) -> None:
+    """Raise SourceError unless an endpoint's loss is a finite number."""
+    if not math.isfinite(loss):
+        path = pair.description["files"][side]["path"]
+        raise SourceError(
+            f"{shown_path(path) if path else f'state dict {side}'}: its {pair.loss.name} on {pair.data.origin} is "
+            f"{loss}, expected a finite loss; mend: check the checkpoint and the loss"
+        )
 
 
 def _same(one: Any, other: Any) -> bool:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from lmccheck.errors import LmcError, SymmetryError
 from lmccheck.properties.limits import read_limit
 from lmccheck.properties.low_loss_path import require_common, require_covered, require_number, structure_for
+from lmccheck.properties.remarks import measured_endpoint
 from lmccheck.result import Result
 
 if TYPE_CHECKING:
@@ -63,8 +64,7 @@ def verify_dropout(
     evaluator = Evaluator(pair, torch.float64)
     own, costs = {}, {}
     for side, theta in (("a", pair.theta_a), ("b", pair.theta_b)):
-        weights = evaluator.weights(theta)
-        own[side] = evaluator.measure(weights, reestimate=False, label=f"endpoint {side}").loss
+        own[side] = measured_endpoint(evaluator, theta, side).loss
         levels = [given.found[side][level] for level in range(len(structure.levels))]
         costs[side] = [measure_dropped(evaluator, structure, dropped, side).loss - own[side] for dropped in levels]
     flat = [(x if x == x else math.inf, side, level) for side, row in costs.items() for level, x in enumerate(row)]

@@ -443,14 +443,6 @@ def test_a_search_repeats_itself() -> None:
     assert other.facts["levels"][1]["random_losses"] != first.facts["levels"][1]["random_losses"]
 
 
-def test_common_subsets_are_those_of_the_first_level() -> None:
-    """In the paper's form one choice of units serves all levels."""
-    pair, structure = case("relu")
-    search = find_dropped(pair, structure, "a", [0, 1, 2], profile="dev", common=True)
-    for dropped in search.best.values():
-        assert all(torch.equal(units, search.best[0].keep[group]) for group, units in dropped.keep.items())
-
-
 @pytest.mark.parametrize(("net", "limit"), [("mlp", 0.005), ("cnn", 0.02)])
 def test_fixtures_are_stable_at_half_their_width(net: str, limit: float, tmp_path: Path) -> None:
     """The shipped digits networks pass with refit, on images that nothing was fitted to; the witness says so again."""
