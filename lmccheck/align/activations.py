@@ -20,6 +20,7 @@ from lmccheck.align.method import Found, Problem
 from lmccheck.align.reassign import nested_groups, reassign
 from lmccheck.evaluate.curve import working_dtype
 from lmccheck.evaluate.graph import GraphRunner, even_batches
+from lmccheck.evaluate.sensitivity import sensitivities
 from lmccheck.symmetry.sites import Site
 from lmccheck.symmetry.spec import Part, Permutation, PermutationSpec, Piece, UnitGroup
 
@@ -45,9 +46,11 @@ class Moments:
                 self.squares[k] += (x * x).sum(1).double().cpu()
 
     def similarity(self, kind: str) -> Tensor:
-        """Return the (width, width) ``correlation`` (0 where a unit never varies) or ``cross-moment``."""
+        """Return the (width, width) ``correlation`` (0 where a unit never varies), ``cosine`` or ``cross-moment``."""
         if kind == "cross-moment":
             return self.cross / self.count
+        if kind == "cosine":
+            return self.cross / torch.outer(*self.squares.sqrt().clamp(min=1e-150))
         means = self.sums / self.count
         deviations = (self.squares / self.count - means**2).clamp(min=0).sqrt()
         scale = torch.where(deviations > 1e-7 * (self.squares / self.count).sqrt(), 1 / deviations, 0.0)
@@ -90,6 +93,30 @@ def observe(problem: Problem, method: str, samples: int | None = None) -> dict[S
 
         graph.run(theta_b, batch.inputs, watched, keep, f"{data.origin}, activations of b")
         graph.run(theta_a, batch.inputs, watched, add, f"{data.origin}, activations of a")
+    return moments
+
+
+def observe_sensitivities(problem: Problem, method: str, samples: int | None = None) -> dict[Site, Moments]:
+    """Return the joint moments of what both networks' outputs feel of every unit, where layers give it.
+
+    Outputs are followed in one random direction per sample, the same for both networks; see ``sensitivities``.
+    """
+    pair, derived = problem.pair, problem.traced(method)
+    data = problem.calibration(method)
+    sites = list(dict.fromkeys(site for several in derived.made.values() for site in several))
+    moments = {site: Moments(prod(problem.spec.by_name[name].size for name in site.groups)) for site in sites}
+    watched = {site.node for site in sites}
+    graph = GraphRunner(pair.module, pair.torch_device, working_dtype(pair.theta_a, pair.theta_b))
+    theta_a, theta_b = graph.weights(pair.theta_a), graph.weights(pair.theta_b)
+    for number, batch in enumerate(even_batches(data, derived.trace, watched, samples)):
+        seed = problem.seed + number
+        felt_a, felt_b = (
+            sensitivities(graph, theta, batch.inputs, watched, seed, f"{data.origin}, sensitivities of {name}")
+            for theta, name in ((theta_a, "a"), (theta_b, "b"))
+        )
+        for site in sites:
+            if site.node in felt_a and site.node in felt_b:
+                moments[site].add(matrix(site, felt_a[site.node]), matrix(site, felt_b[site.node]))
     return moments
 
 

@@ -25,11 +25,10 @@ from torch import Tensor, fx
 
 from lmccheck.align.assignment import assign
 from lmccheck.align.method import Problem
-from lmccheck.align.norms import merged_norms
+from lmccheck.align.norms import counted, merged_norms
 from lmccheck.align.reassign import nested_groups, reassign
 from lmccheck.align.similarity import WeightSimilarity
 from lmccheck.align.transport import by_transport, second_moments
-from lmccheck.align.weights import counted
 from lmccheck.errors import CheckpointError, LmcError, SourceError, UnsupportedArchitecture, nearest
 from lmccheck.evaluate.curve import Evaluator, Measured, first_outputs, relative_deviation
 from lmccheck.pair import ModelPair, StateDict, load_pair

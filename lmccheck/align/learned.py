@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from lmccheck.align.method import Found, Problem
+from lmccheck.align.norms import counted
 from lmccheck.align.reassign import reassign
 from lmccheck.align.similarity import WeightSimilarity
-from lmccheck.align.weights import counted
 from lmccheck.evaluate.curve import interpolate
 from lmccheck.evaluate.gradient import Gradient, endless_batches
 from lmccheck.symmetry.compose import compose

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from lmccheck.align.api import METHODS, Alignment, verified_spec
 from lmccheck.align.api import align as align_pair
-from lmccheck.align.norms import rows_alone
+from lmccheck.align.norms import counted, rows_alone
 from lmccheck.align.similarity import inner
-from lmccheck.align.weights import counted, match
+from lmccheck.align.weights import match
 from lmccheck.errors import LmcError, SymmetryError, nearest
 from lmccheck.evaluate.curve import function_deviation, working_dtype
 from lmccheck.model_set import Given, ModelSet, load_set

@@ -9,8 +9,9 @@ from typing import Any
 from lmccheck.align.activations import match_activations
 from lmccheck.align.learned import match_learned
 from lmccheck.align.method import Found, Method, Problem
+from lmccheck.align.together import match_together
 from lmccheck.align.transport import match_transport
-from lmccheck.align.weights import match_together, match_weights
+from lmccheck.align.weights import match_weights
 from lmccheck.evaluate.calibration import CalibrationBarrier
 
 

@@ -1,4 +1,4 @@
-"""Layers that a BatchNorm follows, as they are to be compared: the scale of their weights means nothing by itself."""
+"""The tensors that count in a comparison; after a BatchNorm, the scale of a layer's weights means nothing by itself."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from lmccheck.align.method import Problem
 from lmccheck.symmetry.sites import Layer, Norm
+from lmccheck.symmetry.spec import PermutationSpec
 
 
 def normed(layers: Sequence[Layer], tensors: Mapping[str, Tensor]) -> list[tuple[Layer, Norm]]:
@@ -18,6 +20,19 @@ def normed(layers: Sequence[Layer], tensors: Mapping[str, Tensor]) -> list[tuple
         for layer in layers
         if layer.norm is not None and uses.count(layer.weight) == 1 and layer.weight in tensors
     ]
+
+
+def counted(spec: PermutationSpec, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the learned tensors that have slots, once each, as they are stored."""
+    names = {slot.tensor for group in spec.groups for slot in group.slots if slot.learned}
+    return {name: weights[name].detach() for name in weights if name in names}
+
+
+def compared(problem: Problem) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return the tensors of A and of B that count, as weight matching compares them."""
+    layers = problem.derived.layers if problem.derived is not None else ()
+    pair, spec = problem.pair, problem.spec
+    return rows_alone(counted(spec, pair.theta_a), layers), rows_alone(counted(spec, pair.theta_b), layers)
 
 
 def rows_alone(tensors: Mapping[str, Tensor], layers: Sequence[Layer]) -> dict[str, Tensor]:

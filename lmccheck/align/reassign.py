@@ -104,3 +104,9 @@ def _carry(spec: PermutationSpec, inside: UnitGroup, group: UnitGroup, old: Tens
     moved = torch.gather(flat, 1, relative.unsqueeze(-1).expand_as(flat)).reshape(shape)
     back = torch.argsort(torch.tensor([*lead, at, *others, len(sizes)]))
     return moved.permute(*back.tolist()).reshape(inside.shape)
+
+
+def affordable(spec: PermutationSpec, budget: int, most: int) -> int:
+    """Return how often all groups can be assigned within ``budget`` cubed group sizes, 1 to ``most`` times."""
+    cost = sum(group.copies * group.size**3 for group in spec.groups)
+    return max(1, min(most, budget // max(1, cost)))

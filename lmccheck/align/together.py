@@ -1,35 +1,80 @@
-"""Weights and activations together: the annealed match on both similarities at once.
+"""Weights, activations and sensitivities together: annealed matches on all looks at once, and the best by its loss.
 
-How alike two units' weights are and how their activations correlate are two noisy looks at one question. Of units that
-do not belong together both are near 0 and err apart, so that their sum tells matches from chance where neither does:
-annealed matching maximises Σ_u cos(unit u of A, unit p[u] of B) + SHARE·corr(…), see ``annealed``. Groups inside units,
-or around them, stay where activations place them.
+How alike two units' weights are, how their activations correlate, and how alike the networks' outputs feel them are
+noisy looks at one question. Of units that do not belong together all are near 0 and err apart, so that their sum tells
+matches from chance where none does alone: annealed matching maximises Σ_u cos(unit u of A, unit p[u] of B) +
+share·corr(…) + share·cos(∂f_A/∂u, ∂f_B/∂p[u]), see ``annealed``. The looks do not say which shares serve a network
+best; the loss half-way on calibration data does. Groups inside units, or around them, stay where activations place
+them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from typing import Any
 
-from torch import Tensor
-
-from lmccheck.align.activations import ActivationSimilarity, assign_once, observe
+from lmccheck.align.activations import ActivationSimilarity, assign_once, observe, observe_sensitivities
 from lmccheck.align.annealed import annealed_start
-from lmccheck.align.method import Problem
+from lmccheck.align.method import Found, Problem
+from lmccheck.align.norms import compared
+from lmccheck.align.reassign import affordable
+from lmccheck.align.similarity import WeightSimilarity
+from lmccheck.evaluate.calibration import HalfWayLoss
+from lmccheck.evaluate.sensitivity import NotDifferentiable
 from lmccheck.symmetry.spec import Permutation
 
-SHARE = 0.2  # of a correlation: cosines of matched units, among hundreds of weights, are a fraction of it
+SAMPLES = 2048
+SHARES = ((0.2, 0.5), (0.4, 1.0), (0.2, 1.0), (0.4, 0.5), (0.2, 0.0))  # of correlations and of sensitivities
+BUDGET = 2_500_000_000  # cubed group sizes, as an assignment's cost grows, times matches
+_WHAT = "weights and activations together"
 
 
-def together_start(problem: Problem, a: Mapping[str, Tensor], b: Mapping[str, Tensor], samples: int) -> Permutation:
-    """Return the permutation that weights ``a`` and ``b``, the tensors that count, and activations agree on best.
+class Together:
+    """All looks at a pair, on the first calibration ``samples``. Needs a traced network.
 
-    Activations are those of the first calibration ``samples``. Needs a traced network.
+    ``facts`` say what could not be looked at.
     """
-    spec = problem.spec
-    moments = observe(problem, "weights and activations together", samples)
-    sites = problem.traced("weights and activations together").sites
-    tables = {site: found.similarity("correlation") for site, found in moments.items()}
-    alike = ActivationSimilarity(spec, sites, tables)
-    start, _ = assign_once(spec, alike)
-    seen = {group.name: SHARE * alike.units(group, start)[0] for group in spec.groups if not group.within}
-    return annealed_start(spec, a, b, start, seen)
+
+    def __init__(self, problem: Problem, samples: int) -> None:
+        spec, derived = problem.spec, problem.traced(_WHAT)
+        self.problem = problem
+        self.a, self.b = compared(problem)
+        seen = {s: found.similarity("correlation") for s, found in observe(problem, _WHAT, samples).items()}
+        alike = ActivationSimilarity(spec, derived.sites, seen)
+        self._start, _ = assign_once(spec, alike)
+        self.unfelt = ""
+        try:
+            moments = observe_sensitivities(problem, _WHAT, samples)
+        except NotDifferentiable as error:
+            moments, self.unfelt = {}, str(error)
+        felt = {site: found.similarity("cosine") for site, found in moments.items()}
+        feeling = ActivationSimilarity(spec, derived.made if felt else {}, felt)
+        self._looks = {
+            group.name: tuple(look.units(group, self._start)[0] for look in (alike, feeling))
+            for group in spec.groups
+            if not group.within
+        }
+
+    def match(self, activations: float, sensitivities: float) -> Permutation:
+        """Return the permutation that weights and, with these shares, both other looks agree on best."""
+        seen = {name: activations * alike + sensitivities * felt for name, (alike, felt) in self._looks.items()}
+        return annealed_start(self.problem.spec, self.a, self.b, self._start, seen)
+
+
+def match_together(problem: Problem) -> Found:
+    """Return the match of the lowest calibration loss half-way; the objective is that of the weights.
+
+    One match per pair of ``SHARES``, fewer the wider the groups. ``facts`` hold every match's objective and loss.
+    """
+    spec, pair = problem.spec, problem.pair
+    looks, loss = Together(problem, SAMPLES), HalfWayLoss(pair, SAMPLES)
+    shares = SHARES[: affordable(spec, BUDGET, len(SHARES))]
+    matches = [looks.match(*several) for several in shares]
+    objectives = [WeightSimilarity(spec, looks.a, looks.b, match).objective() for match in matches]
+    losses = [loss(spec.apply(pair.theta_b, match)) for match in matches]
+    best = losses.index(min(losses))
+    table: list[dict[str, Any]] = [
+        {"share_of_activations": alike, "share_of_sensitivities": felt, "objective": objective, "loss_half_way": value}
+        for (alike, felt), objective, value in zip(shares, objectives, losses, strict=True)
+    ]
+    facts = {"samples": SAMPLES, "chosen": table[best], "matches": table}
+    return Found(matches[best], objectives[best], facts | ({"no_sensitivities": looks.unfelt} if looks.unfelt else {}))

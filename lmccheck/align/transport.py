@@ -22,10 +22,10 @@ from torch import Tensor
 
 from lmccheck.align.assignment import Assignment, assign
 from lmccheck.align.method import Found, Problem
-from lmccheck.align.norms import merged_norms
+from lmccheck.align.norms import counted, merged_norms
 from lmccheck.align.reassign import nested_groups, reassign
 from lmccheck.align.similarity import Counts, WeightSimilarity
-from lmccheck.align.weights import counted, sharing
+from lmccheck.align.weights import sharing
 from lmccheck.evaluate.curve import working_dtype
 from lmccheck.evaluate.graph import GraphRunner, even_batches
 from lmccheck.symmetry.sites import Layer

@@ -23,12 +23,11 @@ from torch import Tensor
 
 from lmccheck.align.annealed import annealed_start
 from lmccheck.align.method import Found, Problem
-from lmccheck.align.norms import rows_alone
-from lmccheck.align.reassign import nested_groups, reassign
+from lmccheck.align.norms import counted, rows_alone
+from lmccheck.align.reassign import affordable, nested_groups, reassign
 from lmccheck.align.similarity import WeightSimilarity
-from lmccheck.align.together import SHARE, together_start
-from lmccheck.evaluate.curve import interpolate
-from lmccheck.evaluate.gradient import Gradient, first_batch
+from lmccheck.align.together import Together
+from lmccheck.evaluate.calibration import HalfWayLoss
 from lmccheck.symmetry.sites import Layer
 from lmccheck.symmetry.spec import Permutation, PermutationSpec, Slot
 
@@ -73,55 +72,30 @@ class Matching:
 
 
 STARTING_SAMPLES = 1024  # of calibration data, for a match with activations to begin a descent from, and to choose by
-TOGETHER_SAMPLES = 2048
+STARTING_SHARES = {"activations": (0.2, 0.0), "sensitivities": (0.2, 0.5)}
 
 
 def match_weights(problem: Problem) -> Found:
     """Return the permutation of the best descent; ``facts`` tell how each of them went."""
     pair, derived = problem.pair, problem.derived
     more = {}
-    starts = affordable_starts(problem.spec)
+    starts = affordable(problem.spec, START_BUDGET, MOST_STARTS)
     if derived is not None and pair.calibration is not None and starts > 1:
-        more["activations"] = together_start(problem, *_compared(problem), STARTING_SAMPLES)
+        looks = Together(problem, STARTING_SAMPLES)
+        more = {name: looks.match(*shares) for name, shares in STARTING_SHARES.items()}
     layers = derived.layers if derived is not None else ()
     found = match(problem.spec, pair.theta_a, pair.theta_b, seed=problem.seed, layers=layers, more=more)
     rivals = [d for d in found.descents if d is not found.best and d.start in (*more, "annealed")]
-    best, losses = _lowest(problem, [found.best, *rivals]) if more else (found.best, [])
+    best, losses = found.best, []
+    if more:
+        half_way = HalfWayLoss(pair, STARTING_SAMPLES)
+        tried = [found.best, *rivals]
+        values = [half_way(problem.spec.apply(pair.theta_b, descent.permutation)) for descent in tried]
+        best = tried[values.index(min(values))]
+        losses = [(descent.start, loss) for descent, loss in zip(tried, values, strict=True)]
     descents = [_described(descent) for descent in found.descents]
     facts = {"objective_before": found.objective_before, "start": best.start, "descents": descents}
     return Found(best.permutation, best.objective, {**facts, "losses_half_way": losses} if losses else facts)
-
-
-def match_together(problem: Problem) -> Found:
-    """Return the permutation that weights and activations agree on best; the objective is that of the weights."""
-    spec = problem.spec
-    a, b = _compared(problem)
-    permutation = together_start(problem, a, b, TOGETHER_SAMPLES)
-    objective = WeightSimilarity(spec, a, b, permutation).objective()
-    return Found(permutation, objective, {"samples": TOGETHER_SAMPLES, "share_of_activations": SHARE})
-
-
-def _compared(problem: Problem) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Return the tensors of A and of B that count, as weight matching compares them."""
-    layers = problem.derived.layers if problem.derived is not None else ()
-    pair, spec = problem.pair, problem.spec
-    return rows_alone(counted(spec, pair.theta_a), layers), rows_alone(counted(spec, pair.theta_b), layers)
-
-
-def _lowest(problem: Problem, descents: Sequence[Descent]) -> tuple[Descent, list[tuple[str, float]]]:
-    """Return the descent of the lowest loss half-way on the first calibration samples; losses as (start, loss)."""
-    gradient = Gradient(problem.pair)
-    theta_a = gradient.weights(problem.pair.theta_a)
-    batch = first_batch(problem.calibration("weight-matching"), STARTING_SAMPLES)
-
-    def half_way(descent: Descent) -> float:
-        moved = gradient.weights(problem.spec.apply(problem.pair.theta_b, descent.permutation))
-        with torch.no_grad():
-            return float(gradient.loss(interpolate(theta_a, moved, 0.5), batch))
-
-    losses = [half_way(descent) for descent in descents]
-    best = descents[losses.index(min(losses))]
-    return best, [(descent.start, loss) for descent, loss in zip(descents, losses, strict=True)]
 
 
 def _described(descent: Descent) -> dict[str, Any]:
@@ -154,7 +128,7 @@ def match(
     assignment.
     """
     a, b = (rows_alone(counted(spec, theta), layers) for theta in (theta_a, theta_b))
-    starts = affordable_starts(spec) if starts is None else starts
+    starts = affordable(spec, START_BUDGET, MOST_STARTS) if starts is None else starts
     generator = torch.Generator().manual_seed(seed)
     identity = spec.identity()
     before = WeightSimilarity(spec, a, b, identity).objective()
@@ -165,12 +139,6 @@ def match(
     if not best.objective > before:
         best = Descent("identity", identity, (before,), best.converged)
     return Matching(best, tuple(descents), before)
-
-
-def affordable_starts(spec: PermutationSpec) -> int:
-    """Return how many descents are made by default, 1 to 8."""
-    cost = sum(group.copies * group.size**3 for group in spec.groups)
-    return max(1, min(MOST_STARTS, START_BUDGET // max(1, cost)))
 
 
 def _starts(
@@ -284,9 +252,3 @@ def _neighbours(spec: PermutationSpec, state: WeightSimilarity) -> dict[str, set
             if touched & state.touched[other.name] and (other is not group or state.meets_itself(group))
         }
     return found
-
-
-def counted(spec: PermutationSpec, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the learned tensors that have slots, once each, as they are stored."""
-    names = {slot.tensor for group in spec.groups for slot in group.slots if slot.learned}
-    return {name: weights[name].detach() for name in weights if name in names}

@@ -1,14 +1,16 @@
-"""The loss barrier on calibration data: by which alignments are chosen, so that no verdict's data is looked at."""
+"""Losses on calibration data: by which alignments are chosen, so that no verdict's data is looked at."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 
 from lmccheck.errors import SourceError
 from lmccheck.evaluate.curve import Evaluator, first_samples, interpolate
+from lmccheck.evaluate.gradient import Gradient, first_batch
 from lmccheck.pair import ModelPair
 
 SAMPLES = 2048
@@ -39,3 +41,21 @@ class CalibrationBarrier:
             excess = loss - (1 - t) * self._ends[0] - t * self._ends[1]
             worst = max(worst, excess) if excess == excess else float("inf")
         return worst
+
+
+class HalfWayLoss:
+    """The loss half-way to θ_A on the first calibration ``samples``, with BatchNorm's statistics of that batch."""
+
+    def __init__(self, pair: ModelPair, samples: int) -> None:
+        if pair.calibration is None:
+            raise SourceError(f"pair {pair.name}: no calibration data; mend: give `calibration`")
+        self._gradient = Gradient(pair)
+        self._a = self._gradient.weights(pair.theta_a)
+        self._batch = first_batch(pair.calibration, samples)
+
+    def __call__(self, weights: Mapping[str, Tensor]) -> float:
+        """Return the mean loss of ½(θ_A + ``weights``), in the loss's unit; infinite where it is not a number."""
+        with torch.no_grad():
+            merged = interpolate(self._a, self._gradient.weights(weights), 0.5)
+            loss = float(self._gradient.loss(merged, self._batch))
+        return loss if loss == loss else float("inf")

@@ -45,7 +45,7 @@ class GraphRunner:
         traced, values = self.prepared(weights, inputs, watched, where)
         try:
             with torch.no_grad(), exact_float32(), quiet_logs():
-                _Watching(traced.module, set(watched), look).run(*values)
+                Watching(traced.module, set(watched), look).run(*values)
         except Stop:
             pass
         except LmcError:
@@ -94,7 +94,7 @@ class Stop(Exception):
     """Raised by a look that has seen enough of a run."""
 
 
-class _Watching(fx.Interpreter):
+class Watching(fx.Interpreter):
     """An interpreter that shows what the watched nodes give."""
 
     def __init__(self, module: fx.GraphModule, watched: set[str], look: Look) -> None:

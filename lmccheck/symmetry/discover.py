@@ -15,7 +15,7 @@ from lmccheck.module import overlapping_names
 from lmccheck.symmetry.analysis import Analysis, leaves
 from lmccheck.symmetry.axes import Factor, Reason, axis_size, expand, segments
 from lmccheck.symmetry.rules import RULES
-from lmccheck.symmetry.sites import Layer, Site, find_sites, layers
+from lmccheck.symmetry.sites import Layer, Site, find_sites, layers, made_sites
 from lmccheck.symmetry.spec import Frozen, Part, PermutationSpec, Piece, Slot, UnitGroup, slots_of
 from lmccheck.symmetry.trace import Trace, trace
 
@@ -25,11 +25,15 @@ Strided = tuple[Factor, int]
 
 @dataclass(frozen=True)
 class Derived:
-    """A traced network: its permutation spec, where a run shows each group's units, and its layers."""
+    """A traced network: its permutation spec, where a run shows each group's units, and its layers.
+
+    ``sites`` are where units are read (where nothing reads them, made), ``made`` where layers give them.
+    """
 
     spec: PermutationSpec
     trace: Trace = field(repr=False)
     sites: Mapping[str, tuple[Site, ...]] = field(repr=False)
+    made: Mapping[str, tuple[Site, ...]] = field(repr=False)
     layers: tuple[Layer, ...] = field(repr=False)
 
 
@@ -109,9 +113,8 @@ def derive(module: nn.Module, example_inputs: tuple[Any, ...]) -> Derived:
         for factor, group in names.items()
     ]
     spec = PermutationSpec(tuple(groups), _merge(frozen), layouts, shapes, traced.tied, analysis.unruled)
-    return Derived(
-        spec, traced, find_sites(analysis, partial(_grouped, families=families, names=names)), layers(traced)
-    )
+    grouped, found = partial(_grouped, families=families, names=names), layers(traced)
+    return Derived(spec, traced, find_sites(analysis, grouped), made_sites(analysis, grouped, found), found)
 
 
 def _grouped(axis: Sequence[Factor], *, families: Families, names: Mapping[Factor, str]) -> list[Piece]:

@@ -95,6 +95,26 @@ def find_sites(analysis: Analysis, pieces: Callable[[Axis], Sequence[Piece]]) ->
     return {name: tuple(sites) for name, sites in by_group.items()}
 
 
+def made_sites(
+    analysis: Analysis, pieces: Callable[[Axis], Sequence[Piece]], layers: Sequence[Layer]
+) -> dict[str, tuple[Site, ...]]:
+    """Return, per group, where layers give its units: in their outputs, before any activation.
+
+    Outputs with groups along two dimensions are left out: units there are described by numbers in an unknown order.
+    """
+    nodes = {layer.node for layer in layers}
+    found: dict[str, list[Site]] = {}
+    for node in analysis.traced.graph.nodes:
+        result = analysis.values.get(node) if node.name in nodes else None
+        along = {dim: pieces(axis) for dim, axis in enumerate(result.axes)} if isinstance(result, Symbol) else {}
+        if sum(map(bool, along.values())) != 1:
+            continue
+        for site in (Site(node.name, dim, piece, False) for dim, several in along.items() for piece in several):
+            for name in site.groups:
+                found.setdefault(name, []).append(site)
+    return {name: tuple(sites) for name, sites in found.items()}
+
+
 def layers(traced: Trace) -> tuple[Layer, ...]:
     """Return the linear layers and convolutions whose weights the graph takes as they are stored, in order."""
     found = []

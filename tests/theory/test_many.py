@@ -18,7 +18,7 @@ from torch import Tensor
 import lmccheck
 from lmccheck.align.barriers import measure_barriers
 from lmccheck.align.many import ManyAlignment, merge_many
-from lmccheck.align.weights import counted
+from lmccheck.align.norms import counted
 from lmccheck.checkpoint import read_header, sha256_of
 from lmccheck.evaluate.forward import outputs_of, randomised
 from lmccheck.model_set import load_set

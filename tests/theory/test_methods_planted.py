@@ -23,9 +23,10 @@ from lmccheck.align.annealed import annealed_start, sinkhorn
 from lmccheck.align.api import METHODS, verified_spec
 from lmccheck.align.method import Problem
 from lmccheck.align.methods import STARTS, solve
+from lmccheck.align.norms import counted
 from lmccheck.align.reassign import reassign
 from lmccheck.align.similarity import WeightSimilarity
-from lmccheck.align.weights import counted, descend, match
+from lmccheck.align.weights import descend, match
 from lmccheck.evaluate.forward import outputs_of, randomised
 from lmccheck.sources import Batch, Data
 from lmccheck.symmetry.compose import inverse

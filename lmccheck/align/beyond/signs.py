@@ -13,9 +13,9 @@ from lmccheck.align.beyond.fit import balance
 from lmccheck.align.beyond.freedoms import Freedom
 from lmccheck.align.beyond.mix import mix_group
 from lmccheck.align.method import Problem
+from lmccheck.align.norms import counted
 from lmccheck.align.reassign import nested_groups, reassign
 from lmccheck.align.similarity import WeightSimilarity
-from lmccheck.align.weights import counted
 from lmccheck.symmetry.spec import Permutation
 
 SAMPLES = 1024
