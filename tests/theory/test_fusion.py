@@ -17,7 +17,8 @@ from scipy.optimize import linprog
 from torch import Tensor, nn
 
 import lmccheck
-from lmccheck.align.fusion import Carrier, transport_plan
+from lmccheck.align.carrier import Carrier
+from lmccheck.align.recursion import transport_plan
 from lmccheck.evaluate.forward import outputs_of, randomised
 from lmccheck.paths.linear import chord
 
