@@ -22,7 +22,8 @@ from lmccheck.evaluate.curve import working_dtype
 from lmccheck.evaluate.graph import GraphRunner, even_batches
 from lmccheck.evaluate.sensitivity import sensitivities
 from lmccheck.symmetry.sites import Site
-from lmccheck.symmetry.spec import Part, Permutation, PermutationSpec, Piece, UnitGroup
+from lmccheck.symmetry.slots import Part, Piece, UnitGroup
+from lmccheck.symmetry.spec import Permutation, PermutationSpec
 
 _COLUMNS = 1 << 16  # samples multiplied at a time, in the working dtype, before they are added up in float64
 

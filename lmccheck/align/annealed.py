@@ -19,7 +19,8 @@ from lmccheck.align.beyond.mix import mixed
 from lmccheck.align.reassign import by_assignment
 from lmccheck.align.similarity import WeightSimilarity
 from lmccheck.symmetry.compose import compose
-from lmccheck.symmetry.spec import Permutation, PermutationSpec, Slot, UnitGroup
+from lmccheck.symmetry.slots import Slot, UnitGroup
+from lmccheck.symmetry.spec import Permutation, PermutationSpec
 
 HOT, COLD, STEPS = 0.05, 0.004, 40  # of |unit of A|·|unit of B|: at HOT few units are decided, at COLD nearly all are
 ROUNDS = 60  # of Sinkhorn's scaling, after the first in logarithms

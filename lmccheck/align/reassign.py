@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from lmccheck.align.assignment import Assignment, assign
-from lmccheck.symmetry.spec import Permutation, PermutationSpec, UnitGroup
+from lmccheck.symmetry.slots import UnitGroup
+from lmccheck.symmetry.spec import Permutation, PermutationSpec
 
 Solver = Callable[[Tensor], Assignment]
 

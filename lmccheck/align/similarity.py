@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from lmccheck.align.reassign import nested_groups
-from lmccheck.symmetry.spec import Permutation, PermutationSpec, Piece, Slot, UnitGroup
+from lmccheck.symmetry.slots import Piece, Slot, UnitGroup
+from lmccheck.symmetry.spec import Permutation, PermutationSpec
 
 Counts = Callable[[Slot], bool]
 _CHUNK = 1 << 22  # numbers multiplied at a time where a product is accumulated in float64

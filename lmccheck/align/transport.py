@@ -29,7 +29,8 @@ from lmccheck.align.weights import sharing
 from lmccheck.evaluate.curve import working_dtype
 from lmccheck.evaluate.graph import GraphRunner, even_batches
 from lmccheck.symmetry.sites import Layer
-from lmccheck.symmetry.spec import Permutation, PermutationSpec, Slot, UnitGroup
+from lmccheck.symmetry.slots import Slot, UnitGroup
+from lmccheck.symmetry.spec import Permutation, PermutationSpec
 
 WIDEST = 4608  # inputs of a layer whose second moment is taken; wider ones are matched by their weights
 PATCHES = 20_000  # windows of a convolution, per batch, that its second moment is taken over

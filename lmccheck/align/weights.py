@@ -5,11 +5,12 @@ step a linear assignment with all other groups held fixed. On the permutation sp
 Differs in two ways. Where a BatchNorm follows a layer the scale of a unit's incoming weights means nothing, and the
 BatchNorm's own vectors, alike in all networks, would drown the rest: units are matched by the direction of their
 weights alone. Descents start from several places, the identity, an *anchored* assignment that first places the groups
-known through inputs, outputs and groups already placed, an *annealed* one in which all groups settle together, one that
-looks at activations too where there is calibration data; the best objective is kept. From the identity
-alone, the groups of a wide network lock onto each other's noise before the residual stream is placed, and a planted
-permutation is missed. Objectives of descents that share few units say little about the loss: where there is calibration
-data, the loss half-way decides between the best objective and the descents begun annealed or with activations.
+known through inputs, outputs and groups already placed, an *annealed* one in which all groups settle together, and
+where there is calibration data two that look at activations too, one of them at sensitivities (see ``together``); the
+best objective is kept. From the identity alone, the groups of a wide network lock onto each other's noise before the
+residual stream is placed, and a planted permutation is missed. Objectives of descents that share few units say little
+about the loss: where there is calibration data, the loss half-way decides between the best objective and the descents
+begun annealed or with other looks.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ from lmccheck.align.similarity import WeightSimilarity
 from lmccheck.align.together import Together
 from lmccheck.evaluate.calibration import HalfWayLoss
 from lmccheck.symmetry.sites import Layer
-from lmccheck.symmetry.spec import Permutation, PermutationSpec, Slot
+from lmccheck.symmetry.slots import Slot
+from lmccheck.symmetry.spec import Permutation, PermutationSpec
 
 MOST_SWEEPS = 200
 MOST_STARTS = 8
@@ -71,7 +73,7 @@ class Matching:
         return self.best.objective
 
 
-STARTING_SAMPLES = 1024  # of calibration data, for a match with activations to begin a descent from, and to choose by
+STARTING_SAMPLES = 1024  # of calibration data, for matches with other looks to begin descents from, and to choose by
 STARTING_SHARES = {"activations": (0.2, 0.0), "sensitivities": (0.2, 0.5)}
 
 

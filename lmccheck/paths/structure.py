@@ -15,7 +15,7 @@ from lmccheck.errors import UnsupportedArchitecture
 from lmccheck.paths.lone import lone_units
 from lmccheck.symmetry.discover import Derived
 from lmccheck.symmetry.sites import Layer, stored_name
-from lmccheck.symmetry.spec import Frozen, Slot
+from lmccheck.symmetry.slots import Frozen, Slot
 from lmccheck.symmetry.trace import Trace, op_name
 
 State = Mapping[str, Tensor]  # float tensors in float64 by their canonical names; integer tensors as they are

@@ -10,7 +10,8 @@ from tabulate import tabulate
 from lmccheck.report.table import ESCAPED
 
 if TYPE_CHECKING:
-    from lmccheck.symmetry.spec import PermutationSpec, Slot
+    from lmccheck.symmetry.slots import Slot
+    from lmccheck.symmetry.spec import PermutationSpec
 
 SHOWN_TENSORS = 2
 

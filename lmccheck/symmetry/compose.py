@@ -11,7 +11,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from lmccheck.symmetry.spec import Permutation, PermutationSpec, UnitGroup
+from lmccheck.symmetry.slots import UnitGroup
+from lmccheck.symmetry.spec import Permutation, PermutationSpec
 
 
 def compose(spec: PermutationSpec, first: Mapping[str, Tensor], then: Mapping[str, Tensor]) -> Permutation:

@@ -14,7 +14,8 @@ from torch import nn
 from lmccheck.errors import SourceError, SymmetryError, nearest
 from lmccheck.module import overlapping_names, stored_tensors, tied_names
 from lmccheck.symmetry.keys import FrozenTable, GroupTable, Role, SlotTable
-from lmccheck.symmetry.spec import Frozen, Part, PermutationSpec, Piece, Slot, UnitGroup, slots_of
+from lmccheck.symmetry.slots import Frozen, Part, Piece, Slot, UnitGroup, slots_of
+from lmccheck.symmetry.spec import PermutationSpec
 from lmccheck.tables import read_table
 
 UNSAID = "the spec does not say that its units may be dropped"

@@ -16,7 +16,8 @@ from lmccheck.symmetry.analysis import Analysis, leaves
 from lmccheck.symmetry.axes import Factor, Reason, axis_size, expand, segments
 from lmccheck.symmetry.rules import RULES
 from lmccheck.symmetry.sites import Layer, Site, find_sites, layers, made_sites
-from lmccheck.symmetry.spec import Frozen, Part, PermutationSpec, Piece, Slot, UnitGroup, slots_of
+from lmccheck.symmetry.slots import Frozen, Part, Piece, Slot, UnitGroup, slots_of
+from lmccheck.symmetry.spec import PermutationSpec
 from lmccheck.symmetry.trace import Trace, trace
 
 Families = dict[Factor, dict[Factor, dict[int, Factor]]]

@@ -14,7 +14,8 @@ from torch import nn
 from lmccheck.errors import SymmetryError, shown_path
 from lmccheck.symmetry.described import described, spec_from_groups
 from lmccheck.symmetry.keys import Top
-from lmccheck.symmetry.spec import PermutationSpec, Slot
+from lmccheck.symmetry.slots import Slot
+from lmccheck.symmetry.spec import PermutationSpec
 from lmccheck.tables import read_document, read_table
 
 __all__ = ["load_spec", "save_spec", "spec_from_groups"]

@@ -10,7 +10,7 @@ from torch import fx
 
 from lmccheck.symmetry.analysis import Analysis, Symbol
 from lmccheck.symmetry.axes import Axis
-from lmccheck.symmetry.spec import Piece
+from lmccheck.symmetry.slots import Piece
 from lmccheck.symmetry.trace import Trace, op_name
 
 

@@ -21,7 +21,7 @@ from lmccheck.align.methods import solve
 from lmccheck.evaluate.forward import outputs_of, randomised
 from lmccheck.symmetry.discover import Derived, derive
 from lmccheck.symmetry.sites import Site
-from lmccheck.symmetry.spec import Part, Piece, UnitGroup
+from lmccheck.symmetry.slots import Part, Piece, UnitGroup
 
 
 def samples_for(inputs: tuple[Tensor, ...], count: int, seed: int = 0) -> Tensor:

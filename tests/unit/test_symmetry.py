@@ -16,7 +16,7 @@ from lmccheck.errors import SymmetryError, UnsupportedArchitecture
 from lmccheck.evaluate.forward import randomised
 from lmccheck.symmetry import verify
 from lmccheck.symmetry.analysis import RULE_FAILED
-from lmccheck.symmetry.spec import Part, Piece
+from lmccheck.symmetry.slots import Part, Piece
 
 EXPECTED = {  # group sizes; (size, copies) for a group inside another one's units
     "mlp": [7, 6],

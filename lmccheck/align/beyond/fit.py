@@ -14,7 +14,8 @@ from lmccheck.align.beyond.maps import Maps
 from lmccheck.align.beyond.mix import mix_group
 from lmccheck.align.beyond.stream import Stream
 from lmccheck.symmetry.sites import Site
-from lmccheck.symmetry.spec import Permutation, PermutationSpec, Slot, UnitGroup
+from lmccheck.symmetry.slots import Slot, UnitGroup
+from lmccheck.symmetry.spec import Permutation, PermutationSpec
 
 Weights = Mapping[str, Tensor]
 _STEPS = 8  # rounds in which the grid of scales shrinks

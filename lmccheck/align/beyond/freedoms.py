@@ -17,7 +17,7 @@ from lmccheck.align.beyond.mix import mix_group
 from lmccheck.evaluate.curve import relative_deviation
 from lmccheck.evaluate.forward import Runner, randomised, tensors_in
 from lmccheck.symmetry.discover import Derived
-from lmccheck.symmetry.spec import Slot, UnitGroup
+from lmccheck.symmetry.slots import Slot, UnitGroup
 from lmccheck.symmetry.verify import TOLERANCE
 
 KINDS = ("rescaling", "sign-flips", "head-maps", "stream-rotation")

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from lmccheck.symmetry.spec import PermutationSpec, Slot, UnitGroup
+from lmccheck.symmetry.slots import Slot, UnitGroup
+from lmccheck.symmetry.spec import PermutationSpec
 
 
 def mixed(slot: Slot, tensor: Tensor, matrix: Tensor, outer: Sequence[str]) -> Tensor:

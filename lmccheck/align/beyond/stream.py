@@ -18,7 +18,8 @@ from lmccheck.align.beyond.freedoms import Trial
 from lmccheck.align.beyond.mix import mixed
 from lmccheck.symmetry.discover import Derived
 from lmccheck.symmetry.sites import stored_name
-from lmccheck.symmetry.spec import PermutationSpec, Slot, UnitGroup
+from lmccheck.symmetry.slots import Slot, UnitGroup
+from lmccheck.symmetry.spec import PermutationSpec
 from lmccheck.symmetry.trace import Trace, op_name
 from lmccheck.symmetry.verify import TOLERANCE
 

@@ -1,0 +1,209 @@
+"""Where the units of a group lie: parts and pieces of a dimension, the slots of tensors, the groups themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from math import prod
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Part:
+    """One factor of a piece: ``size`` positions ``stride`` apart, moved by ``group`` (None: they stay)."""
+
+    group: str | None
+    size: int
+    stride: int
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A product of factors inside one dimension of a tensor, from ``start`` on; outermost part first."""
+
+    start: int
+    parts: tuple[Part, ...]
+
+    def positions(self) -> Tensor:
+        """Return the positions along the dimension as an int64 tensor with one axis per part."""
+        grid = torch.tensor(self.start)
+        for part in self.parts:
+            grid = grid.unsqueeze(-1) + torch.arange(part.size) * part.stride
+        return grid
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """Positions of one dimension of a tensor that no group moves, and why."""
+
+    tensor: str
+    dim: int
+    size: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a group containing this one is found in the same tensor: a part of a piece of another dimension."""
+
+    dim: int
+    piece: Piece
+    at: int
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Where the units of a group live in a tensor.
+
+    Unit u owns ``block`` positions from ``start + r·step + u·stride`` on, for 0 ≤ r < ``repeat``, in dimension ``dim``;
+    ``positions`` gives them exactly, also where they are not consecutive. ``role`` is ``producer`` (incoming weights,
+    biases, norm vectors, running statistics) or ``consumer`` (outgoing weights). ``learned`` is False for buffers such
+    as running statistics; ``vector`` is True for tensors of one number per unit. ``across`` says in which other
+    dimension of the tensor a containing group is found, where it is not in this one.
+    """
+
+    tensor: str
+    dim: int
+    role: str
+    learned: bool
+    vector: bool
+    piece: Piece = field(repr=False)
+    at: int = field(repr=False)  # which part of the piece is this group
+    across: Mapping[str, Place] = field(default_factory=dict, repr=False)
+
+    @property
+    def start(self) -> int:
+        """First position of the first unit."""
+        return self.piece.start
+
+    @property
+    def size(self) -> int:
+        """Number of units."""
+        return self.piece.parts[self.at].size
+
+    @property
+    def stride(self) -> int:
+        """Distance from one unit to the next."""
+        return self.piece.parts[self.at].stride
+
+    @property
+    def repeat(self) -> int:
+        """How many times the row of units occurs, one after the other."""
+        return prod(part.size for part in self.piece.parts[: self.at])
+
+    @property
+    def step(self) -> int:
+        """Distance from one row of units to the next."""
+        return self.piece.parts[self.at - 1].stride if self.at else self.size * self.stride
+
+    @property
+    def block(self) -> int:
+        """Number of positions a unit owns in one row."""
+        return prod(part.size for part in self.piece.parts[self.at + 1 :])
+
+    def positions(self, outer: Sequence[str] = ()) -> Tensor:
+        """Return positions along ``dim``, (copies, size, rest) int64, one copy per position of ``outer`` groups."""
+        grid = self._grid([name for name in outer if name not in self.across])
+        return grid.reshape(-1, self.size, grid[..., 0, :].shape[-1])
+
+    def _grid(self, inside: Sequence[str]) -> Tensor:
+        parts = self.piece.parts
+        lead = [next(k for k, part in enumerate(parts) if part.group == name) for name in inside]
+        rest = [k for k in range(len(parts)) if k != self.at and k not in lead]
+        grid = self.piece.positions().permute(*lead, self.at, *rest)
+        return grid.reshape(*grid.shape[: len(lead) + 1], -1)
+
+    def units(self, tensor: Tensor, outer: Sequence[str] = ()) -> Tensor:
+        """Return what the units own of ``tensor``: (copies, size, everything else), one copy per ``outer`` position."""
+        if len(self.piece.parts) == 1 and not outer and tensor.shape[self.dim] == self.size:
+            return tensor.movedim(self.dim, 0).reshape(1, self.size, -1)  # all of a dimension: a view of a matrix
+        inside = [name for name in outer if name not in self.across]
+        views: dict[int, tuple[Tensor, list[str]]] = {self.dim: (self._grid(inside), [*inside, "", "?"])}
+        for name in outer:
+            if name in self.across:
+                place = self.across[name]
+                grid = place.piece.positions().movedim(place.at, 0)
+                views[place.dim] = grid.reshape(grid.shape[0], -1), [name, "?"]
+        labels: list[str] = ["?"] * tensor.ndim
+        for dim in sorted(views, reverse=True):
+            grid, names = views[dim]
+            tensor = tensor.index_select(dim, grid.reshape(-1).to(tensor.device)).unflatten(dim, grid.shape)  # type: ignore[no-untyped-call]  # torch leaves it without types
+            labels[dim : dim + 1] = names
+        lead = [labels.index(name) for name in (*outer, "")]
+        order = [*lead, *(k for k in range(tensor.ndim) if k not in lead)]
+        copies = prod(tensor.shape[k] for k in lead[:-1])
+        return tensor.permute(order).reshape(copies, self.size, -1)
+
+
+@dataclass(frozen=True)
+class UnitGroup:
+    """Units that are permuted together: a name, how many there are, and every slot they occupy.
+
+    ``within`` names the groups whose units contain this one: its permutation is then one row per containing unit,
+    an int64 tensor of shape (copies, size) instead of (size,). ``bound`` says why single units may not be dropped
+    (an op that combines them other than by outgoing weights, such as LayerNorm); it is empty where they may.
+    """
+
+    name: str
+    size: int
+    slots: tuple[Slot, ...] = field(repr=False)
+    within: tuple[str, ...] = ()
+    copies: int = 1
+    bound: str = ""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of this group's tensor in a permutation."""
+        return (self.copies, self.size) if self.within else (self.size,)
+
+    @property
+    def droppable(self) -> bool:
+        """Whether setting a unit's outgoing weights (its consumer slots) to zero removes it from the function."""
+        return not self.bound
+
+
+def slots_of(
+    layouts: Mapping[str, Mapping[int, tuple[Piece, ...]]],
+    shapes: Mapping[str, tuple[int, ...]],
+    roles: Mapping[tuple[str, int], str],
+    learned: Mapping[str, bool],
+    within: Mapping[str, Sequence[str]],
+) -> dict[str, list[Slot]]:
+    """Return, per group, the slots its pieces describe.
+
+    ``within`` says which groups contain which; one that is in no other part of the piece is looked for in the other
+    dimensions of the tensor. Raises LookupError, with the group's and the container's name, when it is nowhere.
+    """
+    found: dict[str, list[Slot]] = {}
+    for name, dims in layouts.items():
+        for dim, pieces in dims.items():
+            for piece in pieces:
+                for at, part in enumerate(piece.parts):
+                    if part.group is None:
+                        continue
+                    here = {p.group for p in piece.parts}
+                    across = {
+                        outer: _elsewhere(dims, dim, part.group, outer)
+                        for outer in within.get(part.group, ())
+                        if outer not in here
+                    }
+                    slot = Slot(name, dim, roles[name, dim], learned[name], len(shapes[name]) == 1, piece, at, across)
+                    found.setdefault(part.group, []).append(slot)
+    return found
+
+
+def _elsewhere(dims: Mapping[int, tuple[Piece, ...]], dim: int, inner: str, outer: str) -> Place:
+    """Find a containing group in another dimension; it must be there once."""
+    places = [
+        Place(other, piece, at)
+        for other, pieces in dims.items()
+        if other != dim
+        for piece in pieces
+        for at, part in enumerate(piece.parts)
+        if part.group == outer
+    ]
+    if len(places) != 1:
+        raise LookupError(inner, outer)
+    return places[0]
