@@ -19,7 +19,7 @@ from torch import Tensor
 from lmccheck.align.method import Found, Problem
 from lmccheck.align.reassign import nested_groups, reassign
 from lmccheck.evaluate.curve import working_dtype
-from lmccheck.evaluate.graph import GraphRunner, even_batches
+from lmccheck.evaluate.graph import HELD, GraphRunner, even_batches
 from lmccheck.evaluate.sensitivity import sensitivities
 from lmccheck.symmetry.sites import Site
 from lmccheck.symmetry.slots import Part, Piece, UnitGroup
@@ -101,6 +101,7 @@ def observe_sensitivities(problem: Problem, method: str, samples: int | None = N
     """Return the joint moments of what both networks' outputs feel of every unit, where layers give it.
 
     Outputs are followed in one random direction per sample, the same for both networks; see ``sensitivities``.
+    Batches are small, since autograd holds what lies between the values looked at as well.
     """
     pair, derived = problem.pair, problem.traced(method)
     data = problem.calibration(method)
@@ -109,7 +110,7 @@ def observe_sensitivities(problem: Problem, method: str, samples: int | None = N
     watched = {site.node for site in sites}
     graph = GraphRunner(pair.module, pair.torch_device, working_dtype(pair.theta_a, pair.theta_b))
     theta_a, theta_b = graph.weights(pair.theta_a), graph.weights(pair.theta_b)
-    for number, batch in enumerate(even_batches(data, derived.trace, watched, samples)):
+    for number, batch in enumerate(even_batches(data, derived.trace, watched, samples, HELD // 8)):
         seed = problem.seed + number
         felt_a, felt_b = (
             sensitivities(graph, theta, batch.inputs, watched, seed, f"{data.origin}, sensitivities of {name}")

@@ -10,10 +10,11 @@ from torch import Tensor
 
 from lmccheck.errors import SourceError
 from lmccheck.evaluate.curve import Evaluator, first_samples, interpolate
-from lmccheck.evaluate.gradient import Gradient, first_batch
+from lmccheck.evaluate.gradient import Gradient, first_batch, parts_of
 from lmccheck.pair import ModelPair
 
 SAMPLES = 2048
+BATCH = 512  # samples, of those on which networks half-way are compared
 POINTS = (0.25, 0.5, 0.75)
 
 
@@ -44,18 +45,20 @@ class CalibrationBarrier:
 
 
 class HalfWayLoss:
-    """The loss half-way to θ_A on the first calibration ``samples``, with BatchNorm's statistics of that batch."""
+    """The loss half-way to θ_A on the first calibration ``samples``, in batches whose statistics BatchNorm takes."""
 
     def __init__(self, pair: ModelPair, samples: int) -> None:
         if pair.calibration is None:
             raise SourceError(f"pair {pair.name}: no calibration data; mend: give `calibration`")
         self._gradient = Gradient(pair)
         self._a = self._gradient.weights(pair.theta_a)
-        self._batch = first_batch(pair.calibration, samples)
+        first = first_batch(pair.calibration, samples)
+        self._batches = parts_of(first, BATCH) if pair.calibration.rebatch else [first]
 
     def __call__(self, weights: Mapping[str, Tensor]) -> float:
         """Return the mean loss of ½(θ_A + ``weights``), in the loss's unit; infinite where it is not a number."""
         with torch.no_grad():
             merged = interpolate(self._a, self._gradient.weights(weights), 0.5)
-            loss = float(self._gradient.loss(merged, self._batch))
+            losses = [float(self._gradient.loss(merged, batch)) * batch.samples for batch in self._batches]
+        loss = sum(losses) / sum(batch.samples for batch in self._batches)
         return loss if loss == loss else float("inf")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import torch
@@ -81,6 +82,13 @@ def first_batch(data: Data, size: int) -> Batch:
     if not data.rebatch or whole.samples <= size:
         return whole
     return Batch(cut(whole.inputs, 0, size), whole.targets[:size])
+
+
+def parts_of(batch: Batch, size: int) -> list[Batch]:
+    """Return a batch in equal parts of about ``size`` samples."""
+    count = max(1, round(batch.samples / size))
+    edges = [round(k * batch.samples / count) for k in range(count + 1)]
+    return [Batch(cut(batch.inputs, i, j), batch.targets[i:j]) for i, j in pairwise(edges)]
 
 
 def _picked(inputs: object, index: Tensor) -> object:
