@@ -8,11 +8,8 @@ wreath product rather than a product.
 
 from __future__ import annotations
 
-import inspect
 import operator
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import torch
@@ -23,7 +20,6 @@ from lmccheck.symmetry.axes import (
     Factor,
     Reason,
     as_factor,
-    axis_size,
     concatenate,
     expand,
     freeze,
@@ -31,40 +27,11 @@ from lmccheck.symmetry.axes import (
     segments,
     unify,
 )
+from lmccheck.symmetry.calls import bound_arguments, is_bookkeeping, mapped, refuse_ignored, region_of, symbols_in
+from lmccheck.symmetry.op import Instance, Op, Symbol, Uncovered, source_of
 from lmccheck.symmetry.trace import Placeholder, Shaped, Trace, op_name, value_of
 
-
-@dataclass(frozen=True)
-class Symbol:
-    """A tensor as the analysis sees it: one axis per dimension; ``param`` names the parameter it is a pure view of."""
-
-    axes: tuple[Axis, ...]
-    param: str | None = None
-
-    @property
-    def ndim(self) -> int:
-        return len(self.axes)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return tuple(axis_size(axis) for axis in self.axes)
-
-
 RULE_FAILED = "its rule failed"
-
-
-class Uncovered(Exception):
-    """Raised by a rule for a call it does not treat; everything the call touches is then frozen."""
-
-
-@dataclass
-class Instance:
-    """``node`` is what ``factor`` becomes where ``index`` has been picked on the axis ``picked``."""
-
-    factor: Factor
-    picked: Factor
-    index: int
-    node: Factor
 
 
 class Analysis:
@@ -112,7 +79,7 @@ class Analysis:
             elif node.op == "call_function":
                 self.values[node] = self._call(node)
             elif node.op == "output":
-                return _map(self.values.get, node.args[0])
+                return mapped(self.values.get, node.args[0])
         return None
 
     def _placeholder(self, node: fx.Node) -> Any:
@@ -144,33 +111,33 @@ class Analysis:
 
     def _call(self, node: fx.Node) -> Any:
         if node.target is operator.getitem:
-            source, index = _map(self.values.get, node.args[0]), node.args[1]
+            source, index = mapped(self.values.get, node.args[0]), node.args[1]
             known = isinstance(source, (tuple, list)) and isinstance(index, int)
             return source[index] if known else self._unruled(node, "picks from a value that is no tuple")
-        region = _region(node)
+        region = region_of(node)
         if region is not None:
-            return self._walk(region[0], _map(self.values.get, region[1]))
+            return self._walk(region[0], mapped(self.values.get, region[1]))
         op = Op(self, node)
-        arguments = _map(self.values.get, _bound_arguments(node))
-        for symbol in _symbols(arguments):
+        arguments = mapped(self.values.get, bound_arguments(node))
+        for symbol in symbols_in(arguments):
             if symbol.param is not None and symbol.param not in self.order:
                 self.order.append(symbol.param)
         rule = self.rules.get(op.name)
         if rule is None:
             return self._unruled(node, "has no rule")
         try:
-            _refuse_ignored(rule, arguments)
+            refuse_ignored(rule, arguments)
             result = rule(op, *arguments)
             self._check_shapes(node, result)
         except Uncovered as gap:
             return self._unruled(node, str(gap))
         except Exception as error:  # a call no rule foresaw must cost freedom, not the whole analysis
             return self._unruled(node, f"{RULE_FAILED} ({type(error).__name__}: {error})")
-        results = _symbols(result)
+        results = symbols_in(result)
         for symbol in results:
             self.records.append(symbol.axes)
         viewed = {symbol.param for symbol in results}
-        for name in {symbol.param for symbol in _symbols(arguments)} - viewed:
+        for name in {symbol.param for symbol in symbols_in(arguments)} - viewed:
             if name is not None:
                 self.uses[name] = self.uses.get(name, 0) + 1
         return result
@@ -178,10 +145,10 @@ class Analysis:
     def _unruled(self, node: fx.Node, why: str) -> Any:
         """Freeze what the call touches and what it returns; name the op."""
         name = op_name(node.target)
-        reason = Reason(name, f"{name} {why}" if why == "has no rule" else why, _source(node))
-        if not _is_bookkeeping(node):
+        reason = Reason(name, f"{name} {why}" if why == "has no rule" else why, source_of(node))
+        if not is_bookkeeping(node):
             self.unruled[name] = self.unruled.get(name, 0) + 1
-            self._freeze_value(_map(self.values.get, _bound_arguments(node)), reason)
+            self._freeze_value(mapped(self.values.get, bound_arguments(node)), reason)
         return self._frozen_like(node, reason)
 
     def _frozen_like(self, node: fx.Node, reason: Reason) -> Any:
@@ -193,7 +160,7 @@ class Analysis:
         return symbol(value_of(node))
 
     def _freeze_value(self, value: Any, reason: Reason) -> None:
-        for symbol in _symbols(value):
+        for symbol in symbols_in(value):
             for axis in symbol.axes:
                 freeze(axis, reason)
 
@@ -366,157 +333,9 @@ def leaves(axis: Sequence[Factor]) -> list[Factor]:
     return found
 
 
-class Op:
-    """What a rule may do: relate axes, freeze them with a reason, and say what the op reads or mixes."""
-
-    def __init__(self, analysis: Analysis, node: fx.Node) -> None:
-        self.analysis = analysis
-        self.node = node
-        self.name = op_name(node.target)
-
-    def reason(self, why: str) -> Reason:
-        return Reason(self.name, why, _source(self.node))
-
-    @property
-    def out(self) -> Any:
-        """The op's output, or a tuple of them: shapes and dtypes only."""
-        return value_of(self.node)
-
-    def unify(self, first: Axis, second: Axis, why: str = "two axes are matched that are split differently") -> None:
-        unify(first, second, self.reason(why))
-
-    def freeze(self, axis: Axis, why: str) -> None:
-        freeze(axis, self.reason(why))
-
-    def frozen(self, size: int, why: str) -> Axis:
-        return fresh(size, self.reason(why))
-
-    def consumes(self, symbol: Symbol, axis: Axis) -> None:
-        """Note that ``axis`` is the incoming side of the parameter behind ``symbol``."""
-        if symbol.param is not None:
-            self.analysis.readers.add(self.node)
-            self.analysis.consumed.setdefault(symbol.param, []).append(axis)
-        else:
-            self.binds(axis, "the outgoing weights are computed from others")
-
-    def binds(self, axis: Axis, why: str) -> None:
-        """Note that the op combines positions of ``axis`` other than by weights, so that none can be dropped alone."""
-        if axis:
-            self.analysis.binding.append((axis, self.reason(why)))
-
-    def mixes_across(self, kept: Sequence[Axis]) -> None:
-        """Note that the op combines all positions outside ``kept``: factors there need one common permutation."""
-        self.analysis.records.append(tuple(kept))
-
-    def contracts(self, first: Sequence[Axis], inner: Axis, second: Sequence[Axis], batch: Sequence[Axis] = ()) -> None:
-        """Note a product summed over ``inner``: nothing beside it may move differently from one position to another."""
-        for kept in ([inner], first, second):
-            self.mixes_across([*batch, *kept])
-
-    def orders(self, x: Symbol, dims: Sequence[int], why: str) -> None:
-        """Freeze dimensions whose positions the op shifts, ranks or accumulates; what is beside them moves as one."""
-        dims = [d % x.ndim for d in dims]
-        for d in dims:
-            self.freeze(x.axes[d], why)
-        self.mixes_across([axis for d, axis in enumerate(x.axes) if d not in dims])
-
-    def stacked(self, axes: Sequence[Axis], place: Axis = ()) -> tuple[Factor, Axis]:
-        """Return an axis for the places of the given axes of one length, and one that stands for any of them."""
-        picked = as_factor(place or self.frozen(len(axes), "stacked tensors are told apart"))
-        any_of_them = fresh(axis_size(axes[0]))
-        for index, axis in enumerate(axes if any_of_them else ()):
-            self.analysis.instances.append(Instance(any_of_them[0], picked, index, as_factor(axis)))
-        return picked, any_of_them
-
-    def instance(self, axis: Axis, picked: Factor, index: int) -> Axis:
-        return tuple(self.analysis.instance(factor, picked, index) for factor in axis)
-
-
 def _alike(holder: Placeholder, ndim: int) -> list[bool]:
     """Say for every dimension of a constant whether its positions all hold the same; then it may be permuted."""
     value = holder.value
     if value is None or value.ndim != ndim or not value.numel():
         return [False] * ndim
     return [bool(torch.equal(value, value.narrow(d, 0, 1).expand_as(value))) for d in range(value.ndim)]
-
-
-def _refuse_ignored(rule: Callable[..., Any], arguments: Sequence[Any]) -> None:
-    """Raise Uncovered where a tensor would fall into a rule's ``*_``, the settings it does not look at."""
-    looked_at = _looked_at(rule)
-    if looked_at is not None and any(any(symbol.axes) for symbol in _symbols(list(arguments[looked_at:]))):
-        raise Uncovered("has a tensor among its arguments that its rule does not treat")
-
-
-@cache
-def _looked_at(rule: Callable[..., Any]) -> int | None:
-    """Return how many arguments a rule names before ``*_``; None for a rule that looks at all of them."""
-    parameters = inspect.signature(rule).parameters
-    return len(parameters) - 2 if "_" in parameters else None  # neither the op nor ``_`` itself
-
-
-def _region(node: fx.Node) -> tuple[fx.Graph, list[Any]] | None:
-    """Return the graph and the arguments of a region run under a context (no_grad, autocast); None for other calls."""
-    if not op_name(node.target).startswith("wrap_with_"):
-        return None
-    for k, argument in enumerate(node.args):
-        if isinstance(argument, fx.Node) and argument.op == "get_attr":
-            owner = node.graph.owning_module
-            inner = owner.get_submodule(str(argument.target)) if owner is not None else None
-            if isinstance(inner, fx.GraphModule):
-                return inner.graph, list(node.args[k + 1 :])
-    return None
-
-
-def _bound_arguments(node: fx.Node) -> list[Any]:
-    """Return a call's arguments in schema order, defaults filled in."""
-    schema = getattr(node.target, "_schema", None)
-    if schema is None:
-        return [*node.args, *node.kwargs.values()]
-    bound = []
-    for k, argument in enumerate(schema.arguments):
-        if k < len(node.args):
-            bound.append(node.args[k])
-        elif argument.name in node.kwargs:
-            bound.append(node.kwargs[argument.name])
-        else:
-            bound.append(argument.default_value if argument.has_default_value() else None)
-    return bound
-
-
-def _map(get: Callable[[fx.Node], Any], value: Any) -> Any:
-    if isinstance(value, fx.Node):
-        return get(value)
-    if isinstance(value, (tuple, list)):
-        return [_map(get, item) for item in value]
-    if isinstance(value, dict):
-        return {key: _map(get, item) for key, item in value.items()}
-    return value
-
-
-def _symbols(value: Any) -> list[Symbol]:
-    if isinstance(value, Symbol):
-        return [value]
-    if isinstance(value, (tuple, list)):
-        return [symbol for item in value for symbol in _symbols(item)]
-    if isinstance(value, dict):
-        return [symbol for item in value.values() for symbol in _symbols(item)]
-    return []
-
-
-def _is_bookkeeping(node: fx.Node) -> bool:
-    """Assertions and scalar arithmetic on shapes say nothing about positions."""
-    name = op_name(node.target)
-    return (
-        "assert" in name or name.startswith("aten.sym_") or name in ("mul", "add", "sub", "floordiv", "eq", "ge", "le")
-    )
-
-
-def _source(node: fx.Node) -> str:
-    """Return ``file.py:12`` of the innermost frame of the trace that is not PyTorch's, or an empty string."""
-    trace = node.meta.get("stack_trace") or ""
-    frames = [line.strip() for line in trace.splitlines() if line.strip().startswith("File ")]
-    for frame in reversed(frames):
-        path, _, rest = frame.removeprefix('File "').partition('", line ')
-        if "/torch/" not in path:
-            return f"{path.rsplit('/', 1)[-1]}:{rest.split(',')[0]}"
-    return ""

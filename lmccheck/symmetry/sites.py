@@ -8,8 +8,9 @@ from typing import Any
 
 from torch import fx
 
-from lmccheck.symmetry.analysis import Analysis, Symbol
+from lmccheck.symmetry.analysis import Analysis
 from lmccheck.symmetry.axes import Axis
+from lmccheck.symmetry.op import Symbol
 from lmccheck.symmetry.slots import Piece
 from lmccheck.symmetry.trace import Trace, op_name
 

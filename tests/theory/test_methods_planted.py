@@ -24,8 +24,9 @@ from lmccheck.align.api import METHODS, verified_spec
 from lmccheck.align.method import Problem
 from lmccheck.align.methods import STARTS, solve
 from lmccheck.align.norms import counted
-from lmccheck.align.reassign import reassign
+from lmccheck.align.reassign import affordable, reassign
 from lmccheck.align.similarity import WeightSimilarity
+from lmccheck.align.together import SHARES
 from lmccheck.align.weights import descend, match
 from lmccheck.evaluate.forward import outputs_of, randomised
 from lmccheck.sources import Batch, Data
@@ -452,6 +453,24 @@ def test_best_takes_the_lowest_calibration_barrier_of_all() -> None:
     assert table[alignment.facts["chosen"]]["calibration_barrier"] == lowest
     assert judged(pair, alignment.weights) == pytest.approx(lowest, rel=1e-9)
     assert judged(pair, spec.apply(pair.theta_b, alignment.permutation)) == pytest.approx(lowest, rel=1e-9)
+
+
+def test_the_joint_match_is_the_one_of_the_lowest_loss_half_way() -> None:
+    """Of all shares, as a plain forward pass on the calibration data measures it; wide groups get fewer matches."""
+    pair = rescaled_pair()
+    problem = problem_of(pair)
+    found = solve(problem, "together")
+    losses = [row["loss_half_way"] for row in found.facts["matches"]]
+    assert len(losses) == len(SHARES)
+    assert found.facts["chosen"]["loss_half_way"] == min(losses)
+    weights = problem.spec.apply(pair.theta_b, found.permutation)
+    batch = pair.calibration.batches[0]
+    middle = {k: (pair.theta_a[k] + weights[k]) / 2 for k in weights}
+    output = outputs_of(pair.module, middle, (batch.inputs,), torch.float64)[0]
+    assert min(losses) == pytest.approx(float(((output - batch.targets) ** 2).mean()), rel=1e-9)
+    assert [affordable(problem.spec, budget, 5) for budget in (0, 10**9)] == [1, 5]
+    cost = sum(group.copies * group.size**3 for group in problem.spec.groups)
+    assert affordable(problem.spec, 3 * cost, 5) == 3
 
 
 @pytest.mark.parametrize("method", ["best", "learned", "transport-both"])

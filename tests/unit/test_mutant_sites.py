@@ -30,8 +30,9 @@ from uncommon import UNCOMMON
 import lmccheck
 from lmccheck.errors import LmcError
 from lmccheck.symmetry import discover, rules
-from lmccheck.symmetry.analysis import RULE_FAILED, Op
+from lmccheck.symmetry.analysis import RULE_FAILED
 from lmccheck.symmetry.axes import fresh
+from lmccheck.symmetry.op import Op
 from lmccheck.symmetry.rules import RULES
 from lmccheck.symmetry.trace import Trace, op_name, trace
 from lmccheck.symmetry.verify import TOLERANCE

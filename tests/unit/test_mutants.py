@@ -18,8 +18,9 @@ from uncommon import UNCOMMON
 import lmccheck
 from lmccheck.errors import LmcError
 from lmccheck.symmetry import discover
-from lmccheck.symmetry.analysis import RULE_FAILED, Op, Symbol
+from lmccheck.symmetry.analysis import RULE_FAILED
 from lmccheck.symmetry.axes import fresh
+from lmccheck.symmetry.op import Op, Symbol
 from lmccheck.symmetry.rules import RULES
 from lmccheck.symmetry.trace import Shaped, Trace, op_name, trace
 from lmccheck.symmetry.verify import TOLERANCE

@@ -6,8 +6,8 @@ import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from lmccheck.symmetry.analysis import Op, Symbol, Uncovered
 from lmccheck.symmetry.axes import Axis
+from lmccheck.symmetry.op import Op, Symbol, Uncovered
 
 Rule = Callable[..., Any]
 RULES: dict[str, Rule] = {}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from lmccheck.symmetry.analysis import Op, Symbol
 from lmccheck.symmetry.axes import Axis, Factor, axis_size, fresh
+from lmccheck.symmetry.op import Op, Symbol
 from lmccheck.symmetry.rules._table import rule
 
 SPACE = "positions in space are told apart"

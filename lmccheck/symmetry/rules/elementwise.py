@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from lmccheck.symmetry.analysis import Op, Symbol, Uncovered
 from lmccheck.symmetry.axes import Axis, fresh
+from lmccheck.symmetry.op import Op, Symbol, Uncovered
 from lmccheck.symmetry.rules._table import broadcast, rule, tensor
 
 _UNARY = [

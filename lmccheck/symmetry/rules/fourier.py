@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from lmccheck.symmetry.analysis import Op, Symbol
+from lmccheck.symmetry.op import Op, Symbol
 from lmccheck.symmetry.rules._table import broadcast, replaced, rule
 
 _WHY = "positions are transformed to frequencies"

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from lmccheck.symmetry.analysis import Op, Symbol, Uncovered
 from lmccheck.symmetry.axes import Axis
+from lmccheck.symmetry.op import Op, Symbol, Uncovered
 from lmccheck.symmetry.rules._table import broadcast, normal_dims, reads_output, replaced, rule, tensor, without
 from lmccheck.symmetry.trace import value_of
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from lmccheck.symmetry.analysis import Op, Symbol, Uncovered
 from lmccheck.symmetry.axes import Axis, Factor, as_factor, axis_size, concatenate, expand, fresh, split_at
+from lmccheck.symmetry.op import Op, Symbol, Uncovered
 from lmccheck.symmetry.rules._table import broadcast, normal_dims, replaced, rule
 from lmccheck.symmetry.rules.shape import pick, regroup
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from lmccheck.symmetry.analysis import Op, Symbol
 from lmccheck.symmetry.axes import (
     Axis,
     Factor,
@@ -18,6 +17,7 @@ from lmccheck.symmetry.axes import (
     segments,
     split_at,
 )
+from lmccheck.symmetry.op import Op, Symbol
 from lmccheck.symmetry.rules._table import rule, without
 
 

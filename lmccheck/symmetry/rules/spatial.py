@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from math import prod
 from typing import Any
 
-from lmccheck.symmetry.analysis import Op, Symbol, Uncovered
 from lmccheck.symmetry.axes import Axis, axis_size, fresh
+from lmccheck.symmetry.op import Op, Symbol, Uncovered
 from lmccheck.symmetry.rules._table import replaced, rule
 from lmccheck.symmetry.rules.convolution import SPACE
 from lmccheck.symmetry.rules.shape import permute, regroup
