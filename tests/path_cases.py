@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
+import torch.nn.functional as F
+from networks import Residual
 from torch import Tensor, nn
 
 import lmccheck
@@ -31,6 +33,29 @@ def mlp(widths: Sequence[int], activation: str = "relu", bias: bool = True) -> n
         if k < len(widths) - 2:
             parts.append(ACTIVATIONS[activation]())
     return nn.Sequential(*parts)
+
+
+class SwiGLU(nn.Module):
+    """silu(gate) * up, then down, then a GELU layer: a unit is a row of both gate and up."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate, self.up, self.down = nn.Linear(5, 8), nn.Linear(5, 8, bias=False), nn.Linear(8, 6)
+        self.middle, self.head = nn.Linear(6, 7), nn.Linear(7, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.down(F.silu(self.gate(x)) * self.up(x))
+        return self.head(F.gelu(self.middle(F.relu(x))))
+
+
+def stream() -> nn.Module:
+    """A residual stream of channels that the head reads too: its units go to several layers and to sums."""
+
+    def body() -> nn.Module:
+        return nn.Sequential(nn.Conv2d(4, 5, 3, 1, 1), nn.BatchNorm2d(5), nn.ReLU(), nn.Conv2d(5, 4, 3, 1, 1))
+
+    tail = [nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(16, 3)]
+    return nn.Sequential(nn.Conv2d(3, 4, 1), Residual(body(), None, nn.ReLU()), Residual(body()), *tail)
 
 
 def random_state(module: nn.Module, seed: int, scale: float = 1.0) -> dict[str, Tensor]:

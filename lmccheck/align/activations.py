@@ -21,6 +21,7 @@ from lmccheck.align.reassign import nested_groups, reassign
 from lmccheck.evaluate.curve import working_dtype
 from lmccheck.evaluate.graph import HELD, GraphRunner, even_batches
 from lmccheck.evaluate.sensitivity import sensitivities
+from lmccheck.sources import Batch
 from lmccheck.symmetry.sites import Site
 from lmccheck.symmetry.slots import Part, Piece, UnitGroup
 from lmccheck.symmetry.spec import Permutation, PermutationSpec
@@ -71,30 +72,45 @@ def matrix(site: Site, value: Tensor) -> Tensor:
     return picked.reshape(index.shape[0], -1)
 
 
+class _Looking:
+    """Both networks' traced graphs and weights, and empty moments at sites of the groups."""
+
+    def __init__(self, problem: Problem, method: str, sites: Mapping[str, tuple[Site, ...]]) -> None:
+        pair = problem.pair
+        self.data, self.trace = problem.calibration(method), problem.traced(method).trace
+        self.sites = list(dict.fromkeys(site for several in sites.values() for site in several))
+        self.moments = {s: Moments(prod(problem.spec.by_name[name].size for name in s.groups)) for s in self.sites}
+        self.watched = {site.node for site in self.sites}
+        self.graph = GraphRunner(pair.module, pair.torch_device, working_dtype(pair.theta_a, pair.theta_b))
+        self.theta_a, self.theta_b = self.graph.weights(pair.theta_a), self.graph.weights(pair.theta_b)
+
+    def batches(self, samples: int | None, held: int = HELD) -> tuple[Batch, ...]:
+        """Return the first ``samples`` of the calibration data, at most ``held`` watched numbers a batch."""
+        return even_batches(self.data, self.trace, self.watched, samples, held)
+
+    def add(self, node: str, of_a: Tensor, of_b: Tensor) -> None:
+        """Take in what a node gave, at every site there."""
+        for site in self.sites:
+            if site.node == node:
+                self.moments[site].add(matrix(site, of_a), matrix(site, of_b))
+
+
 def observe(problem: Problem, method: str, samples: int | None = None) -> dict[Site, Moments]:
     """Return the joint moments of both networks at every site, from one pass over the calibration data."""
-    pair, derived = problem.pair, problem.traced(method)
-    data = problem.calibration(method)
-    sites = list(dict.fromkeys(site for several in derived.sites.values() for site in several))
-    moments = {site: Moments(prod(problem.spec.by_name[name].size for name in site.groups)) for site in sites}
-    watched = {site.node for site in sites}
-    graph = GraphRunner(pair.module, pair.torch_device, working_dtype(pair.theta_a, pair.theta_b))
-    theta_a, theta_b = graph.weights(pair.theta_a), graph.weights(pair.theta_b)
-    for batch in even_batches(data, derived.trace, watched, samples):
+    looking = _Looking(problem, method, problem.traced(method).sites)
+    graph, origin = looking.graph, looking.data.origin
+    for batch in looking.batches(samples):
         held: dict[str, Tensor] = {}
 
         def keep(name: str, value: Tensor, held: dict[str, Tensor] = held) -> None:
             held[name] = value
 
         def add(name: str, value: Tensor, held: dict[str, Tensor] = held) -> None:
-            for site in sites:
-                if site.node == name:
-                    moments[site].add(matrix(site, value), matrix(site, held[name]))
-            del held[name]
+            looking.add(name, value, held.pop(name))
 
-        graph.run(theta_b, batch.inputs, watched, keep, f"{data.origin}, activations of b")
-        graph.run(theta_a, batch.inputs, watched, add, f"{data.origin}, activations of a")
-    return moments
+        graph.run(looking.theta_b, batch.inputs, looking.watched, keep, f"{origin}, activations of b")
+        graph.run(looking.theta_a, batch.inputs, looking.watched, add, f"{origin}, activations of a")
+    return looking.moments
 
 
 def observe_sensitivities(problem: Problem, method: str, samples: int | None = None) -> dict[Site, Moments]:
@@ -103,23 +119,22 @@ def observe_sensitivities(problem: Problem, method: str, samples: int | None = N
     Outputs are followed in one random direction per sample, the same for both networks; see ``sensitivities``.
     Batches are small, since autograd holds what lies between the values looked at as well.
     """
-    pair, derived = problem.pair, problem.traced(method)
-    data = problem.calibration(method)
-    sites = list(dict.fromkeys(site for several in derived.made.values() for site in several))
-    moments = {site: Moments(prod(problem.spec.by_name[name].size for name in site.groups)) for site in sites}
-    watched = {site.node for site in sites}
-    graph = GraphRunner(pair.module, pair.torch_device, working_dtype(pair.theta_a, pair.theta_b))
-    theta_a, theta_b = graph.weights(pair.theta_a), graph.weights(pair.theta_b)
-    for number, batch in enumerate(even_batches(data, derived.trace, watched, samples, HELD // 8)):
-        seed = problem.seed + number
+    looking = _Looking(problem, method, problem.traced(method).made)
+    for number, batch in enumerate(looking.batches(samples, HELD // 8)):
         felt_a, felt_b = (
-            sensitivities(graph, theta, batch.inputs, watched, seed, f"{data.origin}, sensitivities of {name}")
-            for theta, name in ((theta_a, "a"), (theta_b, "b"))
+            sensitivities(
+                looking.graph,
+                theta,
+                batch.inputs,
+                looking.watched,
+                problem.seed + number,
+                f"{looking.data.origin}, sensitivities of {name}",
+            )
+            for theta, name in ((looking.theta_a, "a"), (looking.theta_b, "b"))
         )
-        for site in sites:
-            if site.node in felt_a and site.node in felt_b:
-                moments[site].add(matrix(site, felt_a[site.node]), matrix(site, felt_b[site.node]))
-    return moments
+        for node in felt_a.keys() & felt_b.keys():
+            looking.add(node, felt_a[node], felt_b[node])
+    return looking.moments
 
 
 class ActivationSimilarity:

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 import torch
 
 from lmccheck.align.many import ManyAlignment, mean_of
-from lmccheck.errors import LmcError, SourceError, UnsupportedArchitecture
-from lmccheck.evaluate.curve import Evaluator, Measured, working_dtype
+from lmccheck.errors import LmcError, UnsupportedArchitecture
+from lmccheck.evaluate.curve import Evaluator, working_dtype
 from lmccheck.evaluate.repair import Segment, require_repair
 from lmccheck.pair import StateDict
 from lmccheck.paths.linear import Point, barrier, sample
@@ -69,7 +69,7 @@ def measure_barriers(many: ManyAlignment, *, points: int = 5, repair: str = "bn"
     if reestimates:
         evaluator.require_calibration()
     derived = _traced(many) if repair == "repair" else None
-    ends = [_endpoint(evaluator, weights, name) for weights, name in zip(many.originals, many.names, strict=True)]
+    ends = [evaluator.endpoint(weights, name, name) for weights, name in zip(many.originals, many.names, strict=True)]
     losses = [end.loss for end in ends]
     aligned = _segments(evaluator, many.weights, losses, points, repair, derived)
     naive = aligned if many.is_identity else _segments(evaluator, many.originals, losses, points, repair, derived)
@@ -106,20 +106,6 @@ def _traced(many: ManyAlignment) -> Derived:
             "is given, not traced; mend: use repair = 'bn'"
         )
     return derived
-
-
-def _endpoint(evaluator: Evaluator, weights: StateDict, name: str) -> Measured:
-    """Measure an original model with its own statistics."""
-    found = evaluator.measure(evaluator.weights(weights), reestimate=False, label=name)
-    bad = (~found.losses.isfinite()).nonzero()
-    if len(bad):
-        k, pair = int(bad[0]), evaluator.pair
-        raise SourceError(
-            f"{name}: its {pair.loss.name} on {pair.data.origin} is {float(found.losses[k])} at sample {k} "
-            f"({len(bad)} of {len(found.losses)} samples), expected finite losses; mend: check the checkpoint and the "
-            "loss"
-        )
-    return found
 
 
 def _segments(

@@ -25,7 +25,7 @@ from lmccheck.align.recursion import Recursion
 from lmccheck.align.transport import second_moments
 from lmccheck.align.widths import MEND, require_same_use, twofold_tensors
 from lmccheck.errors import CheckpointError, LmcError, SourceError, UnsupportedArchitecture, nearest
-from lmccheck.evaluate.curve import Evaluator, Measured, first_outputs, relative_deviation
+from lmccheck.evaluate.curve import Evaluator, first_outputs, relative_deviation
 from lmccheck.pair import ModelPair, StateDict, load_pair
 from lmccheck.symmetry.discover import Derived, derive
 from lmccheck.symmetry.spec import Permutation
@@ -157,8 +157,8 @@ def fuse_pairs(pair_a: ModelPair, pair_b: ModelPair, *, norm: str = "activations
     deviation = _deviation(pair_a, pair_b, weights)
     evaluator = Evaluator(replace(pair_a, theta_b=weights, cache={}))
     own = Evaluator(pair_b)
-    of_b = _measured(own, pair_b.theta_a, "b")
-    of_fused = _measured(evaluator, weights, "b at a's widths")
+    of_b = own.endpoint(pair_b.theta_a, "b", "fuse: b")
+    of_fused = evaluator.endpoint(weights, "b at a's widths", "fuse: b at a's widths")
     facts: dict[str, Any] = {
         "groups": {
             group.name: {"size_a": group.size, "size_b": carrier.b.by_name[group.name].size}
@@ -195,20 +195,6 @@ def _derived(pair: ModelPair, seed: int) -> tuple[Derived, float]:
     inputs = pair.example_inputs()
     derived = derive(pair.module, inputs)
     return derived, require(derived.spec, pair.module, inputs, seed=seed)
-
-
-def _measured(evaluator: Evaluator, weights: Mapping[str, Tensor], name: str) -> Measured:
-    """Measure weights with their own statistics. Raises SourceError when the loss is not finite."""
-    found = evaluator.measure(evaluator.weights(weights), reestimate=False, label=name)
-    bad = (~found.losses.isfinite()).nonzero()
-    if len(bad):
-        k, pair = int(bad[0]), evaluator.pair
-        raise SourceError(
-            f"fuse: {name}: its {pair.loss.name} on {pair.data.origin} is {float(found.losses[k])} at sample {k} "
-            f"({len(bad)} of {len(found.losses)} samples), expected finite losses; mend: check the checkpoint and the "
-            "loss"
-        )
-    return found
 
 
 def _batchnorm_facts(evaluator: Evaluator, weights: Mapping[str, Tensor]) -> dict[str, Any]:

@@ -125,6 +125,21 @@ class Evaluator:
                 errors.append(wrong.cpu())
         return Measured(torch.cat(losses), torch.cat(errors) if errors else None)
 
+    def endpoint(self, weights: Mapping[str, Tensor], label: str, shown: str) -> Measured:
+        """Measure an original model with its own statistics; raises SourceError, beginning with ``shown``, where a
+        loss is not finite.
+        """
+        found = self.measure(self.weights(weights), reestimate=False, label=label)
+        bad = (~found.losses.isfinite()).nonzero()
+        if len(bad):
+            k = int(bad[0])
+            raise SourceError(
+                f"{shown}: its {self.pair.loss.name} on {self.pair.data.origin} is {float(found.losses[k])} at sample "
+                f"{k} ({len(bad)} of {len(found.losses)} samples), expected finite losses; mend: check the checkpoint "
+                "and the loss"
+            )
+        return found
+
     def reestimate(self) -> None:
         """Take BatchNorm statistics of the loaded weights from the calibration data."""
         self.require_calibration()

@@ -8,10 +8,10 @@ import time
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
-from lmccheck.errors import LmcError, SourceError, nearest, shown_path
+from lmccheck.errors import LmcError, nearest
 from lmccheck.paths.linear import BARRIER, Point, barrier, chord, sample
 from lmccheck.properties.limits import read_limit
-from lmccheck.properties.remarks import data_remarks
+from lmccheck.properties.remarks import data_remarks, measured_endpoint
 from lmccheck.result import Result, Verdict
 
 if TYPE_CHECKING:
@@ -141,18 +141,7 @@ def linear_connectivity(
 
 def _endpoint(evaluator: Evaluator, weights: Mapping[str, Tensor], name: str) -> Point:
     """Measure an original endpoint with its own statistics. Raises SourceError when its loss is not finite."""
-    pair = evaluator.pair
-    found = evaluator.measure(evaluator.weights(weights), reestimate=False, label=f"endpoint {name}")
-    bad = (~found.losses.isfinite()).nonzero()
-    if len(bad):
-        k = int(bad[0])
-        path = pair.description["files"][name]["path"]
-        shown = shown_path(path) if path else f"state dict {name}"
-        raise SourceError(
-            f"{shown}: its {pair.loss.name} on {pair.data.origin} is {float(found.losses[k])} at sample {k} "
-            f"({len(bad)} of "
-            f"{len(found.losses)} samples), expected finite losses; mend: check the checkpoint and the loss"
-        )
+    found = measured_endpoint(evaluator, weights, name)
     return Point(0.0 if name == "a" else 1.0, found.loss, found.error)
 
 

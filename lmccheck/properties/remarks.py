@@ -28,19 +28,22 @@ def data_remarks(pair: ModelPair) -> list[str]:
 
 def measured_endpoint(evaluator: Evaluator, theta: Mapping[str, Tensor], side: str) -> Measured:
     """Measure endpoint ``side`` (a or b) with its own statistics. Raises SourceError when its loss is not finite."""
-    found = evaluator.measure(evaluator.weights(theta), reestimate=False, label=f"endpoint {side}")
-    require_finite(evaluator.pair, side, found.loss)
-    return found
+    return evaluator.endpoint(theta, f"endpoint {side}", _shown(evaluator.pair, side))
 
 
 def require_finite(pair: ModelPair, side: str, loss: float) -> None:
     """Raise SourceError unless an endpoint's loss is a finite number."""
     if not math.isfinite(loss):
-        path = pair.description["files"][side]["path"]
         raise SourceError(
-            f"{shown_path(path) if path else f'state dict {side}'}: its {pair.loss.name} on {pair.data.origin} is "
+            f"{_shown(pair, side)}: its {pair.loss.name} on {pair.data.origin} is "
             f"{loss}, expected a finite loss; mend: check the checkpoint and the loss"
         )
+
+
+def _shown(pair: ModelPair, side: str) -> str:
+    """Return what messages call an endpoint: its file, or the state dict of that side."""
+    path = pair.description["files"][side]["path"]
+    return shown_path(path) if path else f"state dict {side}"
 
 
 def _same(one: Any, other: Any) -> bool:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from networks import Residual
+from path_cases import SwiGLU, stream
 from torch import Tensor, nn
 
 import lmccheck
@@ -52,30 +52,6 @@ def cnn() -> nn.Module:
     return nn.Sequential(*layers).double()
 
 
-class SwiGLU(nn.Module):
-    """silu(gate) * up, then down, then a GELU layer: a unit is a row of both gate and up."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.gate, self.up, self.down = nn.Linear(5, 8), nn.Linear(5, 8, bias=False), nn.Linear(8, 6)
-        self.middle, self.head = nn.Linear(6, 7), nn.Linear(7, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.down(F.silu(self.gate(x)) * self.up(x))
-        return self.head(F.gelu(self.middle(F.relu(x))))
-
-
-def stream() -> nn.Module:
-    """A residual stream of channels that the head reads too."""
-
-    def body() -> nn.Module:
-        return nn.Sequential(nn.Conv2d(4, 5, 3, 1, 1), nn.BatchNorm2d(5), nn.ReLU(), nn.Conv2d(5, 4, 3, 1, 1))
-
-    tail = [nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(16, 3)]
-    net = nn.Sequential(nn.Conv2d(3, 4, 1), Residual(body(), None, nn.ReLU()), Residual(body()), *tail)
-    return net.double()
-
-
 Build = Callable[[], nn.Module]
 CASES: dict[str, tuple[Build, tuple[int, ...]]] = {
     "relu": (mlp, (5,)),
@@ -85,7 +61,7 @@ CASES: dict[str, tuple[Build, tuple[int, ...]]] = {
     "width_one": (lambda: mlp(widths=[5, 7, 1, 5, 3]), (5,)),
     "cnn": (cnn, (2, 8, 8)),
     "swiglu": (lambda: SwiGLU().double(), (5,)),
-    "stream": (stream, (3, 6, 6)),
+    "stream": (lambda: stream().double(), (3, 6, 6)),
 }
 
 
