@@ -23,7 +23,16 @@ from lmccheck.evaluate.sensitivity import NotDifferentiable
 from lmccheck.symmetry.spec import Permutation
 
 SAMPLES = 2048
-SHARES = ((0.2, 0.5), (0.4, 1.0), (0.2, 1.0), (0.4, 0.5), (0.2, 0.0))  # of correlations and of sensitivities
+SHARES = (  # of correlations and of sensitivities; the first ones where not all are affordable
+    (0.2, 0.5),
+    (0.4, 1.0),
+    (0.4, 0.5),
+    (0.2, 1.0),
+    (0.2, 0.0),
+    (0.3, 0.7),
+    (0.6, 0.7),
+    (0.3, 0.3),
+)
 BUDGET = 2_500_000_000  # cubed group sizes, as an assignment's cost grows, times matches
 _WHAT = "weights and activations together"
 
