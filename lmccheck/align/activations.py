@@ -84,7 +84,7 @@ class _Looking:
         self.graph = GraphRunner(pair.module, pair.torch_device, working_dtype(pair.theta_a, pair.theta_b))
         self.theta_a, self.theta_b = self.graph.weights(pair.theta_a), self.graph.weights(pair.theta_b)
 
-    def batches(self, samples: int | None, held: int = HELD) -> tuple[Batch, ...]:
+    def batches(self, samples: int | None, held: int | None = None) -> tuple[Batch, ...]:
         """Return the first ``samples`` of the calibration data, at most ``held`` watched numbers a batch."""
         return even_batches(self.data, self.trace, self.watched, samples, held)
 

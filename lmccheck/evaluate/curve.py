@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,6 +19,7 @@ from lmccheck.sources import Batch, Data
 if TYPE_CHECKING:
     from lmccheck.pair import ModelPair
 
+FAR = 8.0, 64.0  # strengths of draws ever farther from a model's own weights
 ELEMENTS = 2**21  # numbers of input per batch that lmccheck chooses itself: 8 MB in float32
 MOST_SAMPLES = 4096
 
@@ -86,13 +87,20 @@ class Evaluator:
         inputs = cut(self.batches[0].inputs, 0, 2)
         where = f"{self.pair.data.origin}, first samples"
 
-        def outputs(weights: Mapping[str, Tensor]) -> list[Tensor]:
-            self.runner.load(weights)
+        def outputs(weights: Mapping[str, Tensor] | None = None) -> list[Tensor]:
+            if weights is not None:
+                self.runner.load(weights)
             return [tensor.clone() for tensor in tensors_in(self.runner(inputs, where))]
 
+        def far(seed: int) -> list[Tensor]:
+            """Signs of weights may change, without which all units of a tiny network may be dead on two samples."""
+            self.runner.draw(self.pair.module, seed, FAR[seed % len(FAR)])
+            return outputs()
+
         first = outputs(self.pair.theta_a)
-        shaken = (randomised(self.runner.module, seed, self.pair.theta_a) for seed in range(64))
-        responds = not first or any(not _equal(first, outputs(weights)) for weights in shaken)
+        shaken = (outputs(randomised(self.runner.module, seed, self.pair.theta_a)) for seed in range(64))
+        drawn = chain(shaken, map(far, range(64)))
+        responds = not first or any(not _equal(first, other) for other in drawn)
         again = outputs(self.pair.theta_a)
         what = f"model {type(self.pair.module).__name__}"
         if not _close(first, again):

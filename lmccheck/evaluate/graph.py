@@ -166,11 +166,11 @@ def followers(module: fx.GraphModule, first: Collection[str]) -> list[fx.Node]:
 
 
 def even_batches(
-    data: Data, traced: Trace, watched: Collection[str], samples: int | None = None, held: int = HELD
+    data: Data, traced: Trace, watched: Collection[str], samples: int | None = None, held: int | None = None
 ) -> tuple[Batch, ...]:
-    """Return the first ``samples`` samples in batches of few shapes that keep the watched values within ``held``.
+    """Return the first ``samples`` samples in batches of few shapes, each of at most ``held`` watched numbers.
 
-    ``traced`` is a trace on two samples, whose shapes tell how much a sample needs.
+    ``traced`` is a trace on two samples, whose shapes tell how much a sample needs; ``held`` is ``HELD`` by default.
     """
     if not data.rebatch:
         return data.batches
@@ -178,7 +178,7 @@ def even_batches(
     most = whole.samples if samples is None else min(samples, whole.samples)
     sizes = [value_of(node) for node in traced.graph.nodes if node.name in watched]
     each = sum(torch.Size(size.shape).numel() for size in sizes if isinstance(size, Shaped)) // min(2, whole.samples)
-    limit = max(1, min(1024, held // max(1, each)))
+    limit = max(1, min(1024, (HELD if held is None else held) // max(1, each)))
     count = -(-most // limit)
     count = next((k for k in range(count, 2 * count + 1) if most % k == 0), count)
     edges = [round(k * most / count) for k in range(count + 1)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 import lmccheck
 from lmccheck import SourceError, UnsupportedArchitecture
-from lmccheck.evaluate.curve import function_deviation
+from lmccheck.evaluate.curve import Evaluator, function_deviation
 
 DATA = torch.randn(16, 4), torch.randint(0, 3, (16,))
 
@@ -126,6 +127,18 @@ def test_a_fusion_cached_out_of_reach_is_refused() -> None:
 
     with pytest.raises(UnsupportedArchitecture, match="does not change with its weights"):
         lmccheck.linear_connectivity(load(Caching), align="none")
+
+
+def test_a_tiny_network_that_is_dead_on_its_first_samples_is_measured() -> None:
+    """One ReLU unit that no weights like its own bring to life: its loss is that of zeros, not a refusal."""
+    module = nn.Sequential(nn.Linear(1, 1, bias=False), nn.ReLU(), nn.Linear(1, 2, bias=False)).double()
+    state = {"0.weight": torch.tensor([[-1.3]]).double(), "2.weight": torch.tensor([[0.4], [0.5]]).double()}
+    module.load_state_dict(state)
+    data = torch.tensor([[0.5], [0.9]]).double(), torch.tensor([0, 1])
+    pair = lmccheck.load_pair(state, state, model=module, data=data, device="cpu")
+    evaluator = Evaluator(pair)
+    found = evaluator.measure(evaluator.weights(state), reestimate=False, label="here")
+    assert found.loss == pytest.approx(math.log(2))
 
 
 def test_a_random_forward_is_refused() -> None:
