@@ -85,8 +85,11 @@ class GraphRunner:
     def _trace(self, inputs: tuple[Any, ...], where: str) -> Trace:
         key = tuple((tuple(v.shape), v.dtype) if isinstance(v, Tensor) else v for v in pytree.tree_leaves(inputs))
         if key not in self._traces:
-            self.runner(inputs, where)  # inputs that do not fit say so, and where they come from
-            self._traces[key] = trace(self.runner.module, inputs, RULES)
+            try:
+                self._traces[key] = trace(self.runner.module, inputs, RULES)
+            except LmcError:
+                self.runner(inputs, where)  # inputs that do not fit say so, and where they come from
+                raise
         return self._traces[key]
 
 
