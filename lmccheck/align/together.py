@@ -50,11 +50,11 @@ class Together:
         seen = {s: found.similarity("correlation") for s, found in observe(problem, _WHAT, samples).items()}
         alike = ActivationSimilarity(spec, derived.sites, seen)
         self._start, _ = assign_once(spec, alike)
-        self.unfelt = ""
+        self.facts: dict[str, Any] = {}
         try:
             moments = observe_sensitivities(problem, _WHAT, samples)
         except NotDifferentiable as error:
-            moments, self.unfelt = {}, str(error)
+            moments, self.facts = {}, {"no_sensitivities": str(error)}
         felt = {site: found.similarity("cosine") for site, found in moments.items()}
         feeling = ActivationSimilarity(spec, derived.made if felt else {}, felt)
         self._looks = {
@@ -86,4 +86,4 @@ def match_together(problem: Problem) -> Found:
         for (alike, felt), objective, value in zip(shares, objectives, losses, strict=True)
     ]
     facts = {"samples": SAMPLES, "chosen": table[best], "matches": table}
-    return Found(matches[best], objectives[best], facts | ({"no_sensitivities": looks.unfelt} if looks.unfelt else {}))
+    return Found(matches[best], objectives[best], {**facts, **looks.facts})

@@ -80,10 +80,12 @@ STARTING_SHARES = {"activations": (0.2, 0.0), "sensitivities": (0.2, 0.5)}
 def match_weights(problem: Problem) -> Found:
     """Return the permutation of the best descent; ``facts`` tell how each of them went."""
     pair, derived = problem.pair, problem.derived
-    more = {}
+    more: dict[str, Permutation] = {}
+    looked: dict[str, Any] = {}
     starts = affordable(problem.spec, START_BUDGET, MOST_STARTS)
     if derived is not None and pair.calibration is not None and starts > 1:
         looks = Together(problem, STARTING_SAMPLES)
+        looked = looks.facts
         more = {name: looks.match(*shares) for name, shares in STARTING_SHARES.items()}
     layers = derived.layers if derived is not None else ()
     found = match(problem.spec, pair.theta_a, pair.theta_b, seed=problem.seed, layers=layers, more=more)
@@ -96,7 +98,7 @@ def match_weights(problem: Problem) -> Found:
         best = tried[values.index(min(values))]
         losses = [(descent.start, loss) for descent, loss in zip(tried, values, strict=True)]
     descents = [_described(descent) for descent in found.descents]
-    facts = {"objective_before": found.objective_before, "start": best.start, "descents": descents}
+    facts = {"objective_before": found.objective_before, "start": best.start, "descents": descents, **looked}
     return Found(best.permutation, best.objective, {**facts, "losses_half_way": losses} if losses else facts)
 
 

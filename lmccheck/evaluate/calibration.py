@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from lmccheck.errors import SourceError
-from lmccheck.evaluate.curve import Evaluator, first_samples, interpolate
-from lmccheck.evaluate.gradient import Gradient, first_batch, parts_of
+from lmccheck.evaluate.curve import Evaluator, first_samples, interpolate, rebatched
+from lmccheck.evaluate.gradient import Gradient
 from lmccheck.pair import ModelPair
 
 SAMPLES = 2048
-BATCH = 512  # samples, of those on which networks half-way are compared
+BATCH = 512  # samples at most, of those on which networks half-way are compared
 POINTS = (0.25, 0.5, 0.75)
 
 
@@ -52,8 +52,7 @@ class HalfWayLoss:
             raise SourceError(f"pair {pair.name}: no calibration data; mend: give `calibration`")
         self._gradient = Gradient(pair)
         self._a = self._gradient.weights(pair.theta_a)
-        first = first_batch(pair.calibration, samples)
-        self._batches = parts_of(first, BATCH) if pair.calibration.rebatch else [first]
+        self._batches = rebatched(first_samples(pair.calibration, samples), BATCH)
 
     def __call__(self, weights: Mapping[str, Tensor]) -> float:
         """Return the mean loss of ½(θ_A + ``weights``), in the loss's unit; infinite where it is not a number."""

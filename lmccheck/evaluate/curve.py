@@ -134,8 +134,9 @@ class Evaluator:
         return Measured(torch.cat(losses), torch.cat(errors) if errors else None)
 
     def endpoint(self, weights: Mapping[str, Tensor], label: str, shown: str) -> Measured:
-        """Measure an original model with its own statistics; raises SourceError, beginning with ``shown``, where a
-        loss is not finite.
+        """Measure an original model with its own statistics.
+
+        Raises SourceError, beginning with ``shown``, where a loss is not finite.
         """
         found = self.measure(self.weights(weights), reestimate=False, label=label)
         bad = (~found.losses.isfinite()).nonzero()

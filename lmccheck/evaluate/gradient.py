@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,7 +11,7 @@ from torch.func import functional_call
 
 from lmccheck.errors import LmcError, SourceError
 from lmccheck.evaluate.batchnorm import tracked
-from lmccheck.evaluate.curve import cut, upcast, working_dtype
+from lmccheck.evaluate.curve import upcast, working_dtype
 from lmccheck.evaluate.forward import Runner, exact_float32
 from lmccheck.module import tied_names
 from lmccheck.sources import Batch, Data
@@ -74,21 +73,6 @@ def endless_batches(data: Data, size: int, seed: int) -> Iterator[Batch]:
         for start in range(0, max(1, whole.samples - size + 1), size):
             index = order[start : start + size]
             yield Batch(_picked(whole.inputs, index), whole.targets[index])
-
-
-def first_batch(data: Data, size: int) -> Batch:
-    """Return the first ``size`` samples as one batch; of a user's own batches the first as it is."""
-    whole = data.batches[0]
-    if not data.rebatch or whole.samples <= size:
-        return whole
-    return Batch(cut(whole.inputs, 0, size), whole.targets[:size])
-
-
-def parts_of(batch: Batch, size: int) -> list[Batch]:
-    """Return a batch in equal parts of about ``size`` samples."""
-    count = max(1, round(batch.samples / size))
-    edges = [round(k * batch.samples / count) for k in range(count + 1)]
-    return [Batch(cut(batch.inputs, i, j), batch.targets[i:j]) for i, j in pairwise(edges)]
 
 
 def _picked(inputs: object, index: Tensor) -> object:

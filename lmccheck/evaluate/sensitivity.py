@@ -51,6 +51,6 @@ def sensitivities(
 
 
 def _directions(outputs: list[Tensor], seed: int) -> list[Tensor]:
-    """Return standard normal numbers of the shapes of ``outputs``, of which the first only depend on ``seed``."""
+    """Return standard normal numbers of the shapes of ``outputs``, the same ones for the same ``seed``."""
     generator = torch.Generator().manual_seed(seed)
     return [torch.randn(value.shape, generator=generator).to(value) for value in outputs]

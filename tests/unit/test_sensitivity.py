@@ -122,5 +122,6 @@ def test_a_network_without_derivatives_is_matched_by_the_other_looks() -> None:
     found = solve(problem, "together")
     assert len(found.facts["matches"]) == len(SHARES)
     assert "zeta" in found.facts["no_sensitivities"]
+    assert "zeta" in solve(problem, "weight-matching").facts["no_sensitivities"]
     back = spec.apply(hidden, found.permutation)
     assert all(torch.equal(back[key], theta[key]) for key in theta)
