@@ -6,154 +6,89 @@ imports this package at start-up, and ``pytest --help`` must not wait for a deep
 
 from __future__ import annotations
 
-import importlib
-import sys
-from types import ModuleType
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lmccheck.align.api import Alignment, align, save_aligned
-    from lmccheck.align.barriers import barrier_matrix
-    from lmccheck.align.fusion import Fusion, fuse
-    from lmccheck.align.many import ManyAlignment, align_many
-    from lmccheck.align.merge import save_merged
-    from lmccheck.errors import (
-        CheckpointError,
-        DeviceError,
-        LmcError,
-        LmcWarning,
-        ManifestError,
-        SourceError,
-        SymmetryError,
-        UnsupportedArchitecture,
-        VerdictError,
-    )
-    from lmccheck.pair import ModelPair, load_pair
-    from lmccheck.paths.path import Path, load_path, save_path
-    from lmccheck.properties.dropout_path import dropout_path
-    from lmccheck.properties.dropout_stability import dropout_stability
-    from lmccheck.properties.fused_connectivity import fused_connectivity
-    from lmccheck.properties.linear_connectivity import linear_connectivity
-    from lmccheck.properties.noise_stability import noise_stability
-    from lmccheck.properties.set_connectivity import set_connectivity
-    from lmccheck.properties.ten_segment_path import ten_segment_path
-    from lmccheck.properties.verify_dropout import verify_dropout
-    from lmccheck.properties.verify_path import verify_path
-    from lmccheck.result import Result
-    from lmccheck.symmetry import PermutationSpec, Slot, UnitGroup, discover_symmetry
-    from lmccheck.symmetry.file import load_spec, save_spec, spec_from_groups
+    from lmccheck.alignment.api import Alignment as Alignment
+    from lmccheck.alignment.api import align as align
+    from lmccheck.alignment.api import save_aligned as save_aligned
+    from lmccheck.alignment.barriers import barrier_matrix as barrier_matrix
+    from lmccheck.alignment.many import ManyAlignment as ManyAlignment
+    from lmccheck.alignment.many import align_many as align_many
+    from lmccheck.alignment.merge import save_merged as save_merged
+    from lmccheck.errors import CheckpointError as CheckpointError
+    from lmccheck.errors import DeviceError as DeviceError
+    from lmccheck.errors import LmcError as LmcError
+    from lmccheck.errors import LmcWarning as LmcWarning
+    from lmccheck.errors import ManifestError as ManifestError
+    from lmccheck.errors import SourceError as SourceError
+    from lmccheck.errors import SymmetryError as SymmetryError
+    from lmccheck.errors import UnsupportedArchitecture as UnsupportedArchitecture
+    from lmccheck.errors import VerdictError as VerdictError
+    from lmccheck.fusion.fuse import Fusion as Fusion
+    from lmccheck.fusion.fuse import fuse as fuse
+    from lmccheck.network.pair import ModelPair as ModelPair
+    from lmccheck.network.pair import load_pair as load_pair
+    from lmccheck.paths.path import Path as Path
+    from lmccheck.paths.path import load_path as load_path
+    from lmccheck.paths.path import save_path as save_path
+    from lmccheck.properties.dropout_path import dropout_path as dropout_path
+    from lmccheck.properties.dropout_stability import dropout_stability as dropout_stability
+    from lmccheck.properties.fused_connectivity import fused_connectivity as fused_connectivity
+    from lmccheck.properties.linear_connectivity import linear_connectivity as linear_connectivity
+    from lmccheck.properties.noise_stability import noise_stability as noise_stability
+    from lmccheck.properties.set_connectivity import set_connectivity as set_connectivity
+    from lmccheck.properties.ten_segment_path import ten_segment_path as ten_segment_path
+    from lmccheck.properties.verify_dropout import verify_dropout as verify_dropout
+    from lmccheck.properties.verify_path import verify_path as verify_path
+    from lmccheck.result import Result as Result
+    from lmccheck.symmetry.discover import discover_symmetry as discover_symmetry
+    from lmccheck.symmetry.slots import Slot as Slot
+    from lmccheck.symmetry.slots import UnitGroup as UnitGroup
+    from lmccheck.symmetry.spec import PermutationSpec as PermutationSpec
+    from lmccheck.symmetry.spec_file import load_spec as load_spec
+    from lmccheck.symmetry.spec_file import save_spec as save_spec
+    from lmccheck.symmetry.spec_file import spec_from_groups as spec_from_groups
 
-_HOMES = {
-    "lmccheck.align": ("Alignment", "save_aligned"),
-    "lmccheck.align.barriers": ("barrier_matrix",),
-    "lmccheck.align.fusion": ("Fusion", "fuse"),
-    "lmccheck.align.many": ("ManyAlignment", "align_many"),
-    "lmccheck.align.merge": ("save_merged",),
-    "lmccheck.errors": (
-        "CheckpointError",
-        "DeviceError",
-        "LmcError",
-        "LmcWarning",
-        "ManifestError",
-        "SourceError",
-        "SymmetryError",
-        "UnsupportedArchitecture",
-        "VerdictError",
-    ),
-    "lmccheck.pair": ("ModelPair", "load_pair"),
-    "lmccheck.paths.path": ("Path", "load_path", "save_path"),
-    "lmccheck.properties.dropout_path": ("dropout_path",),
-    "lmccheck.properties.dropout_stability": ("dropout_stability",),
-    "lmccheck.properties.fused_connectivity": ("fused_connectivity",),
-    "lmccheck.properties.linear_connectivity": ("linear_connectivity",),
-    "lmccheck.properties.noise_stability": ("noise_stability",),
-    "lmccheck.properties.set_connectivity": ("set_connectivity",),
-    "lmccheck.properties.ten_segment_path": ("ten_segment_path",),
-    "lmccheck.properties.verify_dropout": ("verify_dropout",),
-    "lmccheck.properties.verify_path": ("verify_path",),
-    "lmccheck.result": ("Result",),
-    "lmccheck.symmetry": ("PermutationSpec", "Slot", "UnitGroup", "discover_symmetry"),
-    "lmccheck.symmetry.file": ("load_spec", "save_spec", "spec_from_groups"),
+_PUBLIC = {
+    "alignment.api": "Alignment align save_aligned",
+    "alignment.barriers": "barrier_matrix",
+    "alignment.many": "ManyAlignment align_many",
+    "alignment.merge": "save_merged",
+    "errors": "CheckpointError DeviceError LmcError LmcWarning ManifestError SourceError SymmetryError "
+    "UnsupportedArchitecture VerdictError",
+    "fusion.fuse": "Fusion fuse",
+    "network.pair": "ModelPair load_pair",
+    "paths.path": "Path load_path save_path",
+    "properties.dropout_path": "dropout_path",
+    "properties.dropout_stability": "dropout_stability",
+    "properties.fused_connectivity": "fused_connectivity",
+    "properties.linear_connectivity": "linear_connectivity",
+    "properties.noise_stability": "noise_stability",
+    "properties.set_connectivity": "set_connectivity",
+    "properties.ten_segment_path": "ten_segment_path",
+    "properties.verify_dropout": "verify_dropout",
+    "properties.verify_path": "verify_path",
+    "result": "Result",
+    "symmetry.discover": "discover_symmetry",
+    "symmetry.slots": "Slot UnitGroup",
+    "symmetry.spec": "PermutationSpec",
+    "symmetry.spec_file": "load_spec save_spec spec_from_groups",
 }
-_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+_HOME = {name: f"lmccheck.{home}" for home, names in _PUBLIC.items() for name in names.split()}
 
-__all__ = [
-    "Alignment",
-    "CheckpointError",
-    "DeviceError",
-    "Fusion",
-    "LmcError",
-    "LmcWarning",
-    "ManifestError",
-    "ManyAlignment",
-    "ModelPair",
-    "Path",
-    "PermutationSpec",
-    "Result",
-    "Slot",
-    "SourceError",
-    "SymmetryError",
-    "UnitGroup",
-    "UnsupportedArchitecture",
-    "VerdictError",
-    "__version__",
-    "align",
-    "align_many",
-    "barrier_matrix",
-    "discover_symmetry",
-    "dropout_path",
-    "dropout_stability",
-    "fuse",
-    "fused_connectivity",
-    "linear_connectivity",
-    "load_pair",
-    "load_path",
-    "load_spec",
-    "noise_stability",
-    "save_aligned",
-    "save_merged",
-    "save_path",
-    "save_spec",
-    "set_connectivity",
-    "spec_from_groups",
-    "ten_segment_path",
-    "verify_dropout",
-    "verify_path",
-]
-
-
-class _AlignPackage(ModuleType):
-    """The subpackage ``lmccheck.align``, callable: the public function ``align`` bears the same name."""
-
-    def __call__(self, *args: Any, **options: Any) -> Any:
-        """Align two networks: see ``lmccheck.align.api.align``."""
-        from lmccheck.align.api import align
-
-        return align(*args, **options)
-
-
-class _Package(ModuleType):
-    """This package; importing ``lmccheck.align`` binds the subpackage over the function, so it is made callable."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name == "align" and type(value) is ModuleType:
-            value.__class__ = _AlignPackage
-        super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package
+__all__ = ["__version__", *sorted(_HOME)]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "align":
-        return importlib.import_module("lmccheck.align")
     if name == "__version__":
         from importlib.metadata import version
 
         return version("lmccheck")
-    if name not in _HOME_OF:
+    if name not in _HOME:
         raise AttributeError(f"module 'lmccheck' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOME_OF[name]), name)
+    return getattr(import_module(_HOME[name]), name)
 
 
 def __dir__() -> list[str]:

@@ -1,5 +1,5 @@
 """``python -m lmccheck``: the command line."""
 
-from lmccheck.cli import main
+from lmccheck.cli.main import main
 
 raise SystemExit(main())

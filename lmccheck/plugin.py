@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from lmccheck.options import MANIFESTS, options_of
+from lmccheck.gate.options import MANIFESTS, options_of
 
 if TYPE_CHECKING:
-    from lmccheck.books import Books
+    from lmccheck.gate.summary import Books
 
 GROUP = "lmccheck: property tests for trained models"
 INI_KEYS = {
@@ -67,7 +67,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    from lmccheck import fixtures
+    from lmccheck.gate import fixtures
 
     config.stash[MANIFESTS] = set()
     config.addinivalue_line("markers", "lmc: a check of trained models; lmccheck marks the items of a manifest with it")
@@ -99,7 +99,7 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Col
         return None
     if not options_of(parent.config).models and not parent.session.isinitpath(file_path):
         return None
-    from lmccheck.collect import ManifestFile
+    from lmccheck.gate.collect import ManifestFile
 
     return ManifestFile.from_parent(parent, path=file_path)
 
@@ -112,7 +112,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if options_of(config).models and not manifests:
         problem = "--lmc-models: no lmc.toml and no *.lmc.toml under the given paths"
     elif manifests and not config.getoption("collectonly"):
-        from lmccheck.collect import selection_problem
+        from lmccheck.gate.collect import selection_problem
 
         problem = selection_problem(items, options_of(config))
     if problem and _is_worker(config):
@@ -136,7 +136,7 @@ def pytest_runtest_makereport(
     """Send an item's record with its report, as plain data, since it may travel from a worker to the controller."""
     if not item.config.stash[MANIFESTS]:
         return (yield)
-    from lmccheck.recorded import Recorded
+    from lmccheck.gate.items import Recorded
 
     if not isinstance(item, Recorded):
         return (yield)
@@ -155,7 +155,7 @@ class Keeper:
 
     @cached_property
     def books(self) -> Books:
-        from lmccheck.books import Books
+        from lmccheck.gate.summary import Books
 
         return Books()
 

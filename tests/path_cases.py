@@ -10,11 +10,11 @@ from networks import Residual
 from torch import Tensor, nn
 
 import lmccheck
-from lmccheck.align.api import verified_spec
-from lmccheck.pair import ModelPair
-from lmccheck.paths.dropped import Dropped
-from lmccheck.paths.edit import keep_factors, multiplied
-from lmccheck.paths.structure import Structure, structure_of
+from lmccheck.alignment.api import verified_spec
+from lmccheck.dropping.dropped import Dropped
+from lmccheck.dropping.edit import keep_factors, multiplied
+from lmccheck.network.pair import ModelPair
+from lmccheck.symmetry.structure import Structure, structure_of
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,

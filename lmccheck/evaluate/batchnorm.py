@@ -7,8 +7,8 @@ from typing import Any
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from lmccheck.evaluate.forward import Runner
-from lmccheck.sources import Batch
+from lmccheck.modules.runner import Runner
+from lmccheck.store.data import Batch
 
 
 def tracked(module: nn.Module) -> list[_NormBase]:

@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from lmccheck.errors import SourceError
-from lmccheck.evaluate.curve import Evaluator, first_samples, interpolate, rebatched
+from lmccheck.evaluate.evaluator import Evaluator
 from lmccheck.evaluate.gradient import Gradient
-from lmccheck.pair import ModelPair
+from lmccheck.evaluate.points import interpolate
+from lmccheck.network.pair import ModelPair
+from lmccheck.store.batches import first_samples, rebatched
 
 SAMPLES = 2048
 BATCH = 512  # samples at most, of those on which networks half-way are compared

@@ -11,13 +11,14 @@ from torch.func import functional_call
 
 from lmccheck.errors import LmcError, SourceError
 from lmccheck.evaluate.batchnorm import tracked
-from lmccheck.evaluate.curve import upcast, working_dtype
-from lmccheck.evaluate.forward import Runner, exact_float32
-from lmccheck.module import tied_names
-from lmccheck.sources import Batch, Data
+from lmccheck.evaluate.points import upcast, working_dtype
+from lmccheck.modules.precision import exact_float32
+from lmccheck.modules.runner import Runner
+from lmccheck.modules.stored import tied_names
+from lmccheck.store.data import Batch, Data
 
 if TYPE_CHECKING:
-    from lmccheck.pair import ModelPair
+    from lmccheck.network.pair import ModelPair
 
 
 class Gradient:

@@ -11,9 +11,11 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from lmccheck.errors import LmcError, SourceError, UnsupportedArchitecture
-from lmccheck.evaluate.curve import cut, upcast
-from lmccheck.evaluate.forward import Runner, exact_float32
-from lmccheck.sources import Batch, Data
+from lmccheck.evaluate.points import upcast
+from lmccheck.modules.precision import exact_float32
+from lmccheck.modules.runner import Runner
+from lmccheck.store.batches import cut
+from lmccheck.store.data import Batch, Data
 from lmccheck.symmetry.rules import RULES
 from lmccheck.symmetry.sites import Layer
 from lmccheck.symmetry.trace import Shaped, Trace, op_name, quiet_logs, trace, value_of

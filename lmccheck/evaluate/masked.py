@@ -12,16 +12,18 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from lmccheck.errors import LmcError, SourceError
-from lmccheck.evaluate.curve import rebatched
-from lmccheck.evaluate.forward import Runner, exact_float32, tensors_in
 from lmccheck.evaluate.graph import GraphRunner, Reading, followers, inputs_of
-from lmccheck.evaluate.loss import logits_of, measured
-from lmccheck.sources import Batch, Data
+from lmccheck.modules.precision import exact_float32
+from lmccheck.modules.runner import Runner
+from lmccheck.network.loss import logits_of, measured
+from lmccheck.store.batches import rebatched
+from lmccheck.store.data import Batch, Data
+from lmccheck.store.trees import tensors_in
 from lmccheck.symmetry.sites import Layer
 from lmccheck.symmetry.trace import Shaped, value_of
 
 if TYPE_CHECKING:
-    from lmccheck.pair import ModelPair
+    from lmccheck.network.pair import ModelPair
 
 TOGETHER = 1 << 19  # numbers of the largest value of the graph, over all multipliers that are run together
 

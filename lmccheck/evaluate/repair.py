@@ -17,10 +17,11 @@ from torch import Tensor, fx
 
 from lmccheck.errors import LmcError, SourceError, nearest
 from lmccheck.evaluate import batchnorm
-from lmccheck.evaluate.curve import Evaluator, Measured, interpolate, working_dtype
+from lmccheck.evaluate.evaluator import Evaluator, Measured
 from lmccheck.evaluate.graph import GraphRunner, Look, Stop, even_batches
-from lmccheck.module import identity, stored_tensors
-from lmccheck.pair import ModelPair
+from lmccheck.evaluate.points import interpolate, working_dtype
+from lmccheck.modules.stored import identity, stored_tensors
+from lmccheck.network.pair import ModelPair
 from lmccheck.symmetry.discover import Derived
 from lmccheck.symmetry.sites import Layer
 from lmccheck.symmetry.trace import Shaped, Trace, op_name, value_of

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from lmccheck.errors import LmcError, SourceError
-from lmccheck.evaluate.forward import exact_float32
 from lmccheck.evaluate.graph import GraphRunner, Watching
+from lmccheck.modules.precision import exact_float32
 from lmccheck.symmetry.trace import quiet_logs
 
 

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from lmccheck.errors import SourceError
-from lmccheck.evaluate.curve import ELEMENTS, cut
-from lmccheck.pair import ModelPair
-from lmccheck.sources import Batch, Data
+from lmccheck.network.pair import ModelPair
+from lmccheck.store.batches import ELEMENTS, cut
+from lmccheck.store.data import Batch, Data
 from lmccheck.symmetry.sites import Layer
 from lmccheck.symmetry.trace import Shaped, Trace, value_of
 

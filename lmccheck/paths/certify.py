@@ -9,12 +9,14 @@ from typing import Any
 import torch
 
 from lmccheck.errors import LmcError, SymmetryError
-from lmccheck.evaluate.curve import Evaluator, FirstOutputs, interpolate, relative_deviation, working_dtype
-from lmccheck.pair import ModelPair
-from lmccheck.paths.linear import Point, sample
+from lmccheck.evaluate.evaluator import Evaluator
+from lmccheck.evaluate.line import Point, sample
+from lmccheck.evaluate.outputs import FirstOutputs, relative_deviation
+from lmccheck.evaluate.points import interpolate, working_dtype
+from lmccheck.network.pair import ModelPair
 from lmccheck.paths.moves import violation
 from lmccheck.paths.path import Path
-from lmccheck.paths.structure import Structure
+from lmccheck.symmetry.structure import Structure
 
 EXACT = 1e-10  # relative, float64
 ROUNDING = 1e-5  # of a mean loss in float32, generously

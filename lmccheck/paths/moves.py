@@ -12,9 +12,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from lmccheck.paths.edit import changed
+from lmccheck.dropping.edit import changed
 from lmccheck.paths.path import Segment
-from lmccheck.paths.structure import Block, State, Structure
+from lmccheck.symmetry.structure import Block, State, Structure
 
 
 def violation(structure: Structure, segment: Segment, first: State, second: State) -> str | None:

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lmccheck import checkpoint
 from lmccheck.errors import CheckpointError, LmcError
-from lmccheck.evaluate.curve import interpolate
+from lmccheck.evaluate.points import interpolate
+from lmccheck.store import checkpoint
 
 KINDS = {
     "a": "only the head changes: logits are affine in t, a convex loss lies under its chord",

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from lmccheck.paths.dropped import Dropped
-from lmccheck.paths.lemma import Walk, cross
+from lmccheck.dropping.dropped import Dropped
+from lmccheck.paths.lemmas import Walk, cross
 from lmccheck.paths.path import Path
-from lmccheck.paths.structure import State, Structure
+from lmccheck.symmetry.structure import State, Structure
 
 
 def ten_segments(

@@ -22,7 +22,7 @@ from lmccheck.result import Result
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from lmccheck.pair import ModelPair
+    from lmccheck.network.pair import ModelPair
     from lmccheck.paths.certify import Certificate
     from lmccheck.paths.path import Path
 
@@ -65,8 +65,8 @@ def dropout_path(
     if through is not None:
         return _through(pair, ready, through, through_model, epsilon, keep, refit, seed, profile, started)
 
-    from lmccheck.paths.dropout import require_sequence
-    from lmccheck.paths.search import find_dropped
+    from lmccheck.dropping.search import find_dropped
+    from lmccheck.paths.theorems import require_sequence
 
     require_sequence(ready.structure)
     levels = range(len(ready.structure.levels))
@@ -105,7 +105,7 @@ def dropout_path(
 
 def _certified(pair: ModelPair, ready: Prepared, a: Any, b: Any, form: str, profile: str) -> tuple[Path, Certificate]:
     from lmccheck.paths.certify import certify
-    from lmccheck.paths.dropout import dropout_path_between
+    from lmccheck.paths.theorems import dropout_path_between
 
     path = dropout_path_between(ready.structure, ready.theta_a, ready.theta_b, a, b, form)
     return path, certify(pair, ready.structure, path, profile=profile)
@@ -145,12 +145,12 @@ def _through(
     started: float,
 ) -> Result:
     """Theorem 3: by way of a narrow network of the user's."""
-    from lmccheck.evaluate.curve import FirstOutputs, relative_deviation
-    from lmccheck.pair import load_pair
+    from lmccheck.dropping.costs import level_costs
+    from lmccheck.dropping.search import find_dropped
+    from lmccheck.evaluate.outputs import FirstOutputs, relative_deviation
+    from lmccheck.network.pair import load_pair
     from lmccheck.paths.certify import EXACT, certify
-    from lmccheck.paths.costs import level_costs
-    from lmccheck.paths.dropout import path_through, require_alike
-    from lmccheck.paths.search import find_dropped
+    from lmccheck.paths.theorems import path_through, require_alike
     from lmccheck.properties.low_loss_path import structure_for
 
     try:

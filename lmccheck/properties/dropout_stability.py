@@ -14,10 +14,10 @@ from lmccheck.properties.remarks import data_remarks, measured_endpoint
 from lmccheck.result import Result
 
 if TYPE_CHECKING:
-    from lmccheck.evaluate.curve import Evaluator, Measured
-    from lmccheck.pair import ModelPair
-    from lmccheck.paths.search import Search
-    from lmccheck.paths.structure import Structure
+    from lmccheck.dropping.search import Search
+    from lmccheck.evaluate.evaluator import Evaluator, Measured
+    from lmccheck.network.pair import ModelPair
+    from lmccheck.symmetry.structure import Structure
 
 NAME = "dropout_stability"
 DEFINITION = "ε = max over i of L(θ_i) − L(θ), θ_i reads a share `keep` of the units of the levels from i on"
@@ -64,9 +64,9 @@ def dropout_stability(
 
     import torch
 
-    from lmccheck.evaluate.curve import Evaluator
-    from lmccheck.paths.search import find_dropped
-    from lmccheck.paths.stability import StabilityWitness, measure_dropped
+    from lmccheck.dropping.search import find_dropped
+    from lmccheck.dropping.stability import StabilityWitness, measure_dropped
+    from lmccheck.evaluate.evaluator import Evaluator
 
     evaluator = Evaluator(pair, torch.float64)
     ends = {

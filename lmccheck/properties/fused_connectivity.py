@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from lmccheck.errors import LmcError, SourceError
-from lmccheck.paths.linear import Point, barrier, chord, sample
+from lmccheck.evaluate.line import Point, barrier, chord, sample
 from lmccheck.properties.limits import read_limit
 from lmccheck.properties.linear_connectivity import REFINEMENTS
 from lmccheck.properties.remarks import data_remarks
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from lmccheck.align.fusion import Fusion
-    from lmccheck.pair import ModelPair
+    from lmccheck.fusion.fuse import Fusion
+    from lmccheck.network.pair import ModelPair
 
 LOG = logging.getLogger("lmccheck")
 BARRIER = (
@@ -64,7 +64,7 @@ def fused_connectivity(
     SymmetryError, UnsupportedArchitecture) when nothing sound can be said.
     Source: Singh & Jaggi 2020 (fusion), Ferbach et al. 2024 (norm), Entezari et al. 2022 (barrier).
     """
-    from lmccheck.align.fusion import load_both
+    from lmccheck.fusion.fuse import load_both
 
     started = time.perf_counter()
     _check_options(limit, points, profile)
@@ -108,9 +108,9 @@ def _measured(
     started: float,
 ) -> Result:
     """Fuse, measure the segment, and compare its barrier with the limit."""
-    from lmccheck.align.fusion import fuse_pairs
-    from lmccheck.evaluate.curve import Evaluator
+    from lmccheck.evaluate.evaluator import Evaluator
     from lmccheck.evaluate.repair import Segment
+    from lmccheck.fusion.fuse import fuse_pairs
 
     Evaluator(pair_a).require_calibration()  # says what is missing before anything takes long
     fusion = fuse_pairs(pair_a, pair_b, norm=norm, seed=seed)

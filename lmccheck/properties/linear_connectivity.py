@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from lmccheck.errors import LmcError, nearest
-from lmccheck.paths.linear import BARRIER, Point, barrier, chord, sample
+from lmccheck.evaluate.line import BARRIER, Point, barrier, chord, sample
 from lmccheck.properties.limits import read_limit
 from lmccheck.properties.remarks import data_remarks, measured_endpoint
 from lmccheck.result import Result, Verdict
@@ -17,10 +17,10 @@ from lmccheck.result import Result, Verdict
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from lmccheck.align.api import Alignment
-    from lmccheck.evaluate.curve import Evaluator
+    from lmccheck.alignment.api import Alignment
+    from lmccheck.evaluate.evaluator import Evaluator
     from lmccheck.evaluate.repair import Segment
-    from lmccheck.pair import ModelPair
+    from lmccheck.network.pair import ModelPair
 
 LOG = logging.getLogger("lmccheck")
 REFINEMENTS = {"dev": 0, "ci": 2, "thorough": 5}  # rounds of two extra points beside the worst t
@@ -55,11 +55,11 @@ def linear_connectivity(
     Source: Frankle et al. 2020, Entezari et al. 2022 (definition), Ainsworth et al. 2023 (after permutation), Jordan et
     al. 2023 (repair).
     """
-    from lmccheck.align.api import METHODS
-    from lmccheck.align.api import align as align_pair
-    from lmccheck.align.beyond.api import chosen_kinds
-    from lmccheck.align.merge import segment
-    from lmccheck.evaluate.curve import Evaluator
+    from lmccheck.alignment.api import METHODS
+    from lmccheck.alignment.api import align as align_pair
+    from lmccheck.alignment.beyond.api import chosen_kinds
+    from lmccheck.alignment.merge import segment
+    from lmccheck.evaluate.evaluator import Evaluator
     from lmccheck.evaluate.repair import require_repair
 
     started = time.perf_counter()

@@ -16,10 +16,10 @@ from lmccheck.result import Result, Verdict
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from lmccheck.pair import ModelPair
+    from lmccheck.network.pair import ModelPair
     from lmccheck.paths.certify import Certificate
     from lmccheck.paths.path import Path
-    from lmccheck.paths.structure import Structure
+    from lmccheck.symmetry.structure import Structure
 
 EXCESS = "max L on the path − max(L(θ_A), L(θ_B))"
 
@@ -58,8 +58,8 @@ def prepare(pair: ModelPair, purpose: str) -> Prepared:
 
 def structure_for(pair: ModelPair, purpose: str) -> Structure:
     """Return the structure of a pair's traced network, made once. Raises UnsupportedArchitecture."""
-    from lmccheck.align.api import verified_spec
-    from lmccheck.paths.structure import structure_of
+    from lmccheck.alignment.api import verified_spec
+    from lmccheck.symmetry.structure import structure_of
 
     if "structure" not in pair.cache:
         verified_spec(pair)

@@ -16,11 +16,11 @@ from lmccheck.stats import clopper_pearson, quantile_interval, quantile_of, tria
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from lmccheck.evaluate.curve import Evaluator
+    from lmccheck.dropping.masks import NoiseWitness
+    from lmccheck.evaluate.evaluator import Evaluator
     from lmccheck.evaluate.masked import MaskedRuns
-    from lmccheck.pair import ModelPair
-    from lmccheck.paths.masks import NoiseWitness
-    from lmccheck.paths.structure import Structure
+    from lmccheck.network.pair import ModelPair
+    from lmccheck.symmetry.structure import Structure
 
 MASKS = {"dev": 8, "ci": 20, "thorough": 100}
 CONFIDENCE = 0.95
@@ -59,10 +59,10 @@ def noise_stability(
     nothing sound can be said.
     Source: Kuditipudi et al. 2019, Algorithm 1 and Lemma 3; Arora et al. 2018 for the noise.
     """
-    from lmccheck.evaluate.curve import Evaluator
+    from lmccheck.diagnose.constants import constants, gaussian
+    from lmccheck.dropping.masks import T_GRID, NoiseWitness, dropout_mask, mask_seed
+    from lmccheck.evaluate.evaluator import Evaluator
     from lmccheck.evaluate.masked import MaskedRuns
-    from lmccheck.paths.diagnosed import constants, gaussian
-    from lmccheck.paths.masks import T_GRID, NoiseWitness, dropout_mask, mask_seed
     from lmccheck.properties.low_loss_path import require_covered, structure_for
 
     started = time.perf_counter()
@@ -163,8 +163,8 @@ def _costs(
     share: float,
 ) -> dict[str, Any]:
     """Return what every mask costs one endpoint, and what that says; JSON-able."""
-    from lmccheck.paths.edit import lines
-    from lmccheck.paths.masks import stacked
+    from lmccheck.dropping.edit import lines
+    from lmccheck.dropping.masks import stacked
 
     factors = stacked(drawn, t)
     if all(bool((multipliers == 1).all()) for multipliers in factors.values()):
@@ -223,7 +223,7 @@ def _failure(
     pair: ModelPair, details: Mapping[str, Any], witness: NoiseWitness, verdict: Verdict, bound: float
 ) -> list[str]:
     """Return the first five lines of a failure: what, measured, where, worst and smallest, endpoints."""
-    from lmccheck.paths.masks import mask_seed
+    from lmccheck.dropping.masks import mask_seed
 
     unit, share, count = pair.loss.unit, details["quantile"], details["masks"]
     end = next(e for e in (details["worse"], "a", "b") if details[e]["verdict"] == verdict)

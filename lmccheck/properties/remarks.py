@@ -11,8 +11,8 @@ from lmccheck.errors import SourceError, shown_path
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from lmccheck.evaluate.curve import Evaluator, Measured
-    from lmccheck.pair import ModelPair
+    from lmccheck.evaluate.evaluator import Evaluator, Measured
+    from lmccheck.network.pair import ModelPair
 
 FITTED = "calibration and evaluation data are the same: what is measured was also fitted to"
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lmccheck.errors import LmcError
-from lmccheck.paths.linear import BARRIER
+from lmccheck.evaluate.line import BARRIER
 from lmccheck.properties.limits import read_limit
 from lmccheck.properties.remarks import data_remarks
 from lmccheck.result import Result
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from lmccheck.align.barriers import Barriers, Matrix
-    from lmccheck.align.many import ManyAlignment
-    from lmccheck.model_set import ModelSet
+    from lmccheck.alignment.barriers import Barriers, Matrix
+    from lmccheck.alignment.many import ManyAlignment
+    from lmccheck.network.set import ModelSet
     from lmccheck.symmetry.spec import PermutationSpec
 
 
@@ -58,7 +58,7 @@ def set_connectivity(
     Raises LmcError (CheckpointError, SourceError, SymmetryError, UnsupportedArchitecture) when nothing sound can be
     said. Source: Entezari et al. 2022 (barrier), Ainsworth et al. 2023, Algorithm 3 (alignment of many).
     """
-    from lmccheck.align.many import align_many
+    from lmccheck.alignment.many import align_many
 
     started = time.perf_counter()
     _check_options(limit, points, repair)
@@ -82,7 +82,7 @@ def of_set(
     repair: str = "bn",
 ) -> Result:
     """Return ``set_connectivity`` of models that are loaded; no ``profile`` refines its grids."""
-    from lmccheck.align.many import align_set
+    from lmccheck.alignment.many import align_set
 
     started = time.perf_counter()
     _check_options(limit, points, repair)
@@ -101,7 +101,7 @@ def _check_options(limit: float | str, points: int, repair: str) -> None:
 
 def _judged(many: ManyAlignment, limit: float | str, points: int, repair: str, started: float) -> Result:
     """Measure all segments of an aligned set, and compare the worst with its limit."""
-    from lmccheck.align.barriers import measure_barriers
+    from lmccheck.alignment.barriers import measure_barriers
 
     found = measure_barriers(many, points=points, repair=repair)
     bounds = {

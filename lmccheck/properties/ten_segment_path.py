@@ -17,9 +17,9 @@ from lmccheck.properties.low_loss_path import (
 from lmccheck.result import Result
 
 if TYPE_CHECKING:
-    from lmccheck.pair import ModelPair
+    from lmccheck.dropping.dropped import Dropped
+    from lmccheck.network.pair import ModelPair
     from lmccheck.paths.certify import Certificate
-    from lmccheck.paths.dropped import Dropped
     from lmccheck.paths.path import Path
 
 NAME = "ten_segment_path"
@@ -52,7 +52,7 @@ def ten_segment_path(
     Raises LmcError, SourceError, UnsupportedArchitecture (LayerNorm and the like across dropped units, tied tensors).
     Source: Kuditipudi et al. 2019, Theorem 2.
     """
-    from lmccheck.paths.search import find_dropped
+    from lmccheck.dropping.search import find_dropped
 
     started = time.perf_counter()
     require_common(epsilon, seed, profile, NAME, refit)
@@ -108,6 +108,6 @@ def certified(
 
 def _costs(pair: ModelPair, ready: Prepared, side: str, dropped: Dropped) -> dict[str, float]:
     """Return, per level, what dropping its units alone costs on calibration data (scaled, nothing refitted)."""
-    from lmccheck.paths.costs import level_costs
+    from lmccheck.dropping.costs import level_costs
 
     return level_costs(pair, ready.structure, side, dropped)

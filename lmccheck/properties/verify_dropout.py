@@ -14,8 +14,8 @@ from lmccheck.properties.remarks import measured_endpoint
 from lmccheck.result import Result
 
 if TYPE_CHECKING:
-    from lmccheck.pair import ModelPair
-    from lmccheck.paths.stability import StabilityWitness
+    from lmccheck.dropping.stability import StabilityWitness
+    from lmccheck.network.pair import ModelPair
 
 NAME = "verify_dropout"
 
@@ -36,7 +36,7 @@ def verify_dropout(
     own; losses are measured in float64, nothing is taken from the file but weights. ``details`` hold ``epsilon`` per
     endpoint and level. Raises CheckpointError, SymmetryError where a network is not what it says.
     """
-    from lmccheck.paths.stability import StabilityWitness, dropped_violation, load_dropped, measure_dropped
+    from lmccheck.dropping.stability import StabilityWitness, dropped_violation, load_dropped, measure_dropped
 
     started = time.perf_counter()
     require_common(epsilon, seed, profile, NAME)
@@ -51,7 +51,7 @@ def verify_dropout(
 
     import torch
 
-    from lmccheck.evaluate.curve import Evaluator
+    from lmccheck.evaluate.evaluator import Evaluator
 
     for side, theta in (("a", pair.theta_a), ("b", pair.theta_b)):
         missing = sorted(set(range(len(structure.levels))) - set(given.found.get(side, {})))

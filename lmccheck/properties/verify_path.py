@@ -11,7 +11,7 @@ from lmccheck.properties.low_loss_path import concluded, require_common, structu
 from lmccheck.result import Result
 
 if TYPE_CHECKING:
-    from lmccheck.pair import ModelPair
+    from lmccheck.network.pair import ModelPair
     from lmccheck.paths.path import Path
 
 NAME = "verify_path"

@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from lmccheck.errors import SourceError
-from lmccheck.module import overlapping_names
+from lmccheck.modules.stored import overlapping_names
 from lmccheck.symmetry.analysis import Analysis, leaves
 from lmccheck.symmetry.axes import Factor, Reason, axis_size, expand, segments
 from lmccheck.symmetry.rules import RULES

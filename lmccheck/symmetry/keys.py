@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from lmccheck.tables import Strict
+from lmccheck.store.documents import Strict
 
 WHOLE = "a whole number of at least 0"
 COUNT = "a whole number of at least 1"

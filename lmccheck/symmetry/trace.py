@@ -16,8 +16,9 @@ from torch import nn
 from torch.export.graph_signature import InputKind
 
 from lmccheck.errors import UnsupportedArchitecture
-from lmccheck.evaluate.forward import outputs_of, tensors_in
-from lmccheck.module import private_copy, stored_tensors, tied_names
+from lmccheck.modules.runner import outputs_of
+from lmccheck.modules.stored import private_copy, stored_tensors, tied_names
+from lmccheck.store.trees import tensors_in
 
 _EXPORTING = threading.Lock()  # torch.export patches modules and globals: one at a time
 

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from lmccheck.errors import SymmetryError
-from lmccheck.evaluate.forward import Runner, tensors_in
-from lmccheck.module import stored_tensors
+from lmccheck.modules.runner import Runner
+from lmccheck.modules.stored import stored_tensors
+from lmccheck.store.trees import tensors_in
 
 if TYPE_CHECKING:
     from lmccheck.symmetry.spec import PermutationSpec

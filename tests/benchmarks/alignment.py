@@ -26,9 +26,11 @@ from tabulate import tabulate
 from torch import Tensor
 
 import lmccheck
-from lmccheck import checkpoint
-from lmccheck.align.api import METHODS
-from lmccheck.evaluate.curve import Evaluator, function_deviation, interpolate
+from lmccheck.alignment.api import METHODS
+from lmccheck.evaluate.evaluator import Evaluator
+from lmccheck.evaluate.outputs import function_deviation
+from lmccheck.evaluate.points import interpolate
+from lmccheck.store import checkpoint
 
 HERE = Path(__file__).parent
 HEADERS = ["net", "method", "barrier", "error barrier", "at", "cpu s", "peak MB", "function"]

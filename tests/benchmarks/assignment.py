@@ -16,7 +16,7 @@ import torch
 from tabulate import tabulate
 from torch import Tensor
 
-from lmccheck.align.assignment import assign
+from lmccheck.alignment.matching.assignment import assign
 
 KINDS = ("uniform", "sim", "corr")
 

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lmccheck.align.weights import match
+from lmccheck.alignment.methods.weight_matching import match
 from lmccheck.symmetry.compose import compose
 from lmccheck.symmetry.discover import derive
 from lmccheck.symmetry.sites import Layer

@@ -22,9 +22,10 @@ from alignment import pair_of
 from tabulate import tabulate
 
 import lmccheck
-from lmccheck.evaluate.curve import Evaluator, first_samples
+from lmccheck.evaluate.evaluator import Evaluator
 from lmccheck.paths.certify import certify
 from lmccheck.properties.low_loss_path import structure_for
+from lmccheck.store.batches import first_samples
 
 NETS = ("mlp", "mlpnb", "cnn", "cnnbn", "resnet")
 HEADERS = ["net", "property", "kinds", "value", "no refit", "max", "known", "evals", "seconds", "forwards", "worst"]

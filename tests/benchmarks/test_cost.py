@@ -18,8 +18,9 @@ from tabulate import tabulate
 from torch import Tensor, nn
 
 import lmccheck
-from lmccheck.align.weights import match
-from lmccheck.evaluate.curve import Evaluator, interpolate
+from lmccheck.alignment.methods.weight_matching import match
+from lmccheck.evaluate.evaluator import Evaluator
+from lmccheck.evaluate.points import interpolate
 
 ROWS: list[list[str]] = []
 

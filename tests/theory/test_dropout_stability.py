@@ -15,21 +15,21 @@ from path_cases import SwiGLU, stream
 from torch import Tensor, nn
 
 import lmccheck
+from lmccheck.dropping.choose_units import counts, factors, merged_twins, random_keep, scales, spanning_keep
+from lmccheck.dropping.dropped import Dropped
+from lmccheck.dropping.edit import keep_factors, multiplied
+from lmccheck.dropping.refit import Refit
+from lmccheck.dropping.search import find_dropped
+from lmccheck.dropping.stability import excesses, load_dropped, save_dropped
 from lmccheck.errors import CheckpointError, LmcError, SourceError, UnsupportedArchitecture
 from lmccheck.evaluate.convex import polished_head
-from lmccheck.evaluate.curve import Evaluator
-from lmccheck.evaluate.observed import unrolled
+from lmccheck.evaluate.evaluator import Evaluator
+from lmccheck.evaluate.layer_data import unrolled
 from lmccheck.evaluate.regression import Moments, chosen_ridge, ridge
 from lmccheck.evaluate.split import split
-from lmccheck.paths.dropped import Dropped
-from lmccheck.paths.edit import keep_factors, multiplied
-from lmccheck.paths.keep import counts, factors, merged_twins, random_keep, scales, spanning_keep
-from lmccheck.paths.refit import Refit
-from lmccheck.paths.search import find_dropped
-from lmccheck.paths.stability import excesses, load_dropped, save_dropped
-from lmccheck.paths.structure import Structure
 from lmccheck.properties.dropout_stability import dropout_stability
 from lmccheck.properties.low_loss_path import structure_for
+from lmccheck.symmetry.structure import Structure
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 WIDTHS = [5, 9, 7, 8, 3]
@@ -561,7 +561,7 @@ def test_a_saved_witness_is_measured_and_checked_anew(tmp_path: Path) -> None:
         assert again.details["epsilon"][side] == pytest.approx(found.details["epsilon"][side], abs=1e-12)
     with pytest.raises(lmccheck.SymmetryError, match="4 of 9 units are kept in 0, expected at most 2"):
         lmccheck.verify_dropout(pair, file, keep=0.3)
-    from lmccheck.paths.stability import StabilityWitness
+    from lmccheck.dropping.stability import StabilityWitness
 
     for name, why in (("0.weight", "incoming weights of 0"), ("2.weight", "reads units of 0 that are not kept")):
         dropped = found.witness.found["a"][0]

@@ -17,10 +17,11 @@ from scipy.optimize import linprog
 from torch import Tensor, nn
 
 import lmccheck
-from lmccheck.align.carrier import Carrier
-from lmccheck.align.recursion import transport_plan
-from lmccheck.evaluate.forward import outputs_of, randomised
-from lmccheck.paths.linear import chord
+from lmccheck.evaluate.line import chord
+from lmccheck.fusion.carrier import Carrier
+from lmccheck.fusion.recursion import transport_plan
+from lmccheck.modules.random_weights import randomised
+from lmccheck.modules.runner import outputs_of
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 NORMS = ("activations", "weights")

@@ -16,13 +16,14 @@ from small import seeded, small_batchnorm, small_mlp
 from torch import Tensor
 
 import lmccheck
-from lmccheck.align.barriers import measure_barriers
-from lmccheck.align.many import ManyAlignment, merge_many
-from lmccheck.align.norms import counted
-from lmccheck.checkpoint import read_header, sha256_of
-from lmccheck.evaluate.forward import outputs_of, randomised
-from lmccheck.model_set import load_set
+from lmccheck.alignment.barriers import measure_barriers
+from lmccheck.alignment.many import ManyAlignment, merge_many
+from lmccheck.alignment.matching.norms import counted
+from lmccheck.modules.random_weights import randomised
+from lmccheck.modules.runner import outputs_of
+from lmccheck.network.set import load_set
 from lmccheck.properties.set_connectivity import table
+from lmccheck.store.checkpoint import read_header, sha256_of
 from lmccheck.symmetry.compose import compose, inverse
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"

@@ -18,18 +18,19 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 import lmccheck
-from lmccheck.align import transport
-from lmccheck.align.annealed import annealed_start, sinkhorn
-from lmccheck.align.api import METHODS, verified_spec
-from lmccheck.align.method import Problem
-from lmccheck.align.methods import STARTS, solve
-from lmccheck.align.norms import counted
-from lmccheck.align.reassign import affordable, reassign
-from lmccheck.align.similarity import WeightSimilarity
-from lmccheck.align.together import SHARES
-from lmccheck.align.weights import descend, match
-from lmccheck.evaluate.forward import outputs_of, randomised
-from lmccheck.sources import Batch, Data
+from lmccheck.alignment import transport
+from lmccheck.alignment.api import METHODS, verified_spec
+from lmccheck.alignment.contract import Problem
+from lmccheck.alignment.matching.annealed import annealed_start, sinkhorn
+from lmccheck.alignment.matching.norms import counted
+from lmccheck.alignment.matching.reassign import affordable, reassign
+from lmccheck.alignment.matching.similarity import WeightSimilarity
+from lmccheck.alignment.methods.best import STARTS, solve
+from lmccheck.alignment.methods.joint import SHARES
+from lmccheck.alignment.methods.weight_matching import descend, match
+from lmccheck.modules.random_weights import randomised
+from lmccheck.modules.runner import outputs_of
+from lmccheck.store.data import Batch, Data
 from lmccheck.symmetry.compose import inverse
 
 Weights = dict[str, Tensor]

@@ -15,13 +15,13 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 import lmccheck
+from lmccheck.diagnose.chain import Chain, Stage, chain_of
+from lmccheck.diagnose.constants import T_SMOOTH, readers
+from lmccheck.diagnose.cushions import cushions
+from lmccheck.diagnose.jacobian import Jacobian, dense, spectral_norms
+from lmccheck.dropping.masks import dropout_mask, toward
 from lmccheck.errors import LmcError, UnsupportedArchitecture
 from lmccheck.evaluate.graph import GraphRunner
-from lmccheck.evaluate.jacobian import Jacobian, dense, spectral_norms
-from lmccheck.paths.chain import Chain, Stage, chain_of
-from lmccheck.paths.cushions import cushions
-from lmccheck.paths.diagnosed import T_SMOOTH, readers
-from lmccheck.paths.masks import dropout_mask, toward
 from lmccheck.properties.low_loss_path import structure_for
 from lmccheck.properties.noise_stability import noise_stability
 
@@ -459,7 +459,7 @@ def test_power_iteration_finds_the_norm(monkeypatch: pytest.MonkeyPatch) -> None
         for form in (False, True):
             last = pair[1] == 4
             exact = torch.linalg.matrix_norm(dense(jacobian, form, last), 2)
-            monkeypatch.setattr("lmccheck.evaluate.jacobian.DENSE", 0)
+            monkeypatch.setattr("lmccheck.diagnose.jacobian.DENSE", 0)
             norms, change = spectral_norms(jacobian, form, last, 5000, 0, 1e-13)
             monkeypatch.undo()
             assert torch.allclose(norms, exact, rtol=1e-5)

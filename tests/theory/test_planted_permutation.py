@@ -10,8 +10,9 @@ from networks import NETWORKS
 from torch import nn
 
 import lmccheck
-from lmccheck.align.weights import match
-from lmccheck.evaluate.forward import outputs_of, randomised
+from lmccheck.alignment.methods.weight_matching import match
+from lmccheck.modules.random_weights import randomised
+from lmccheck.modules.runner import outputs_of
 
 CHAINS = [
     "mlp",

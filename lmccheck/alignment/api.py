@@ -1,0 +1,186 @@
+"""Aligning a pair: one registry of methods, one outcome, checked on data before anyone may use it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lmccheck.alignment.beyond.api import chosen_kinds, go_beyond
+from lmccheck.alignment.contract import Found, Problem
+from lmccheck.alignment.methods.best import METHODS as METHODS
+from lmccheck.alignment.methods.best import solve
+from lmccheck.errors import LmcError, SymmetryError, nearest
+from lmccheck.evaluate.outputs import function_deviation
+from lmccheck.network.pair import ModelPair
+from lmccheck.store import checkpoint
+from lmccheck.symmetry.discover import derive
+from lmccheck.symmetry.spec import Permutation, PermutationSpec
+from lmccheck.symmetry.user_spec import require_given
+from lmccheck.symmetry.verify import TOLERANCE, require
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """θ_B permuted towards θ_A.
+
+    ``weights`` are θ_B's own numbers in its own dtypes, permuted; with maps ``beyond`` permutations they are computed,
+    and float64. ``stored`` are θ_B's own dtypes. ``objective`` is what the method maximised;
+    ``function_deviation`` is max |f(π·θ_B) − f(θ_B)| / (1 + max |f|) on evaluation data in float64, at most 1e-9;
+    ``spec_deviation`` the same on random weights and random permutations.
+    """
+
+    permutation: Permutation = field(repr=False)
+    weights: dict[str, Tensor] = field(repr=False)
+    objective: float
+    method: str
+    spec: PermutationSpec = field(repr=False)
+    seed: int
+    function_deviation: float
+    spec_deviation: float
+    facts: dict[str, Any] = field(repr=False)
+    metadata: dict[str, str] = field(repr=False)
+    beyond: tuple[str, ...] = ()
+    stored: dict[str, torch.dtype] = field(default_factory=dict, repr=False)
+
+    @property
+    def is_identity(self) -> bool:
+        """True when no unit moved."""
+        return not self.beyond and all(
+            torch.equal(p, torch.arange(p.shape[-1]).expand_as(p)) for p in self.permutation.values()
+        )
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write θ_B aligned, and the permutation beside it: see ``save_aligned``."""
+        return save_aligned(self, path)
+
+    def summary(self) -> dict[str, Any]:
+        """Return what a report says about this alignment; JSON-able."""
+        moved = {name: float((p != torch.arange(p.shape[-1])).double().mean()) for name, p in self.permutation.items()}
+        return {
+            "method": self.method,
+            "seed": self.seed,
+            "objective": self.objective,
+            "beyond": list(self.beyond),
+            **self.facts,
+            "groups": {
+                g.name: {"size": g.size, "copies": g.copies, "share_moved": moved[g.name]} for g in self.spec.groups
+            },
+            "free_share": self.spec.free_share,
+            "function_deviation": self.function_deviation,
+            "spec_deviation": self.spec_deviation,
+            "unruled_ops": dict(self.spec.unruled),
+            "frozen": [
+                {"tensor": f.tensor, "dim": f.dim, "size": f.size, "reason": f.reason} for f in self.spec.frozen
+            ],
+        }
+
+
+def align(
+    pair: ModelPair, method: str = "weight-matching", *, seed: int = 0, beyond: str | Collection[str] = ()
+) -> Alignment:
+    """Permute θ_B's hidden units towards θ_A's and return the Alignment.
+
+    ``method``: one of METHODS. ``beyond``: ``"all"`` or some of ``rescaling`` (positive, per unit), ``sign-flips``,
+    ``head-maps`` (invertible, on query/key and value/output dimensions) and ``stream-rotation`` (of a residual stream
+    read through LayerNorm or RMSNorm; Theus et al. 2025); each is used where it is verified to keep the function.
+
+    The permutation spec is derived from the network, verified in float64 on random weights, and the aligned weights are
+    compared with θ_B on the pair's data before they are returned: an alignment that changes the function is never
+    handed out. Raises SymmetryError, UnsupportedArchitecture, SourceError where a method needs calibration data and
+    there is none, or LmcError for an unknown method or map.
+    """
+    if method not in METHODS:
+        raise LmcError(f"align: unknown method {method!r}{nearest(method, METHODS)}; expected one of {sorted(METHODS)}")
+    kinds = chosen_kinds(beyond)
+    key = ("alignment", method, seed, kinds)
+    if key not in pair.cache:
+        pair.cache[key] = _align(pair, method, seed, kinds)
+    found: Alignment = pair.cache[key]
+    return found
+
+
+def verified_spec(pair: ModelPair) -> tuple[PermutationSpec, float]:
+    """Return the pair's permutation spec, handed in or derived, and its verified deviation; made once per pair."""
+    if "spec" not in pair.cache:
+        inputs = pair.example_inputs()
+        if pair.symmetry is not None:
+            deviation = require_given(pair.symmetry, pair.module, inputs, f"symmetry {_spec_origin(pair)}")
+            pair.cache["spec"] = pair.symmetry, deviation
+        else:
+            derived = derive(pair.module, inputs)
+            pair.cache["spec"] = derived.spec, require(derived.spec, pair.module, inputs)
+            pair.cache["derived"] = derived
+    found: tuple[PermutationSpec, float] = pair.cache["spec"]
+    return found
+
+
+def _spec_origin(pair: ModelPair) -> str:
+    """Return where the pair's spec comes from: ``traced``, ``given``, or the file it was read from."""
+    return str(pair.description["symmetry"]["origin"])
+
+
+def _align(pair: ModelPair, method: str, seed: int, kinds: tuple[str, ...]) -> Alignment:
+    spec, spec_deviation = verified_spec(pair)
+    problem = Problem(pair, spec, seed, pair.cache.get("derived"))
+    if kinds:
+        mapped = go_beyond(problem, kinds, partial(solve, method=method))
+        found, aligned = Found(mapped.permutation, mapped.objective, {"maps": mapped.facts}), mapped.weights
+    else:
+        found = solve(problem, method)
+        aligned = spec.apply(pair.theta_b, found.permutation)
+    deviation = function_deviation(pair, pair.theta_b, aligned)
+    if not deviation <= TOLERANCE:
+        whose = "this is a defect of lmccheck; mend: report the model, and use align = 'none' meanwhile"
+        if pair.symmetry is not None:
+            whose = f"mend: correct symmetry {_spec_origin(pair)}, which two samples did not show to be wrong"
+        raise SymmetryError(
+            f"pair {pair.name}: the aligned weights change b's output by {deviation:.2e} (relative, float64) on the "
+            f"data, expected at most {TOLERANCE:.0e}; {whose}"
+        )
+    return Alignment(
+        found.permutation,
+        aligned,
+        found.objective,
+        method,
+        spec,
+        seed,
+        deviation,
+        spec_deviation,
+        {"symmetry": _spec_origin(pair), **found.facts},
+        dict(pair.origins[1].metadata),
+        kinds,
+        {name: tensor.dtype for name, tensor in pair.theta_b.items()},
+    )
+
+
+def save_aligned(alignment: Alignment, path: str | os.PathLike[str]) -> Path:
+    """Write θ_B aligned to ``path``, metadata and dtypes kept, and the permutation beside it.
+
+    ``<stem>.permutation.safetensors`` holds one int64 tensor per unit group: position i took what unit ``p[i]`` of θ_B
+    was. What maps beyond permutations computed is rounded to θ_B's dtypes. Returns ``path``. Raises CheckpointError
+    when it cannot be written.
+    """
+    if not isinstance(alignment, Alignment):
+        raise LmcError(f"save_aligned: got {type(alignment).__name__}, expected an Alignment; mend: set align")
+    target = Path(path)
+    rounded = {name: tensor.to(alignment.stored.get(name, tensor.dtype)) for name, tensor in alignment.weights.items()}
+    written = checkpoint.save(rounded, target, alignment.metadata)
+    facts: Mapping[str, Any] = {
+        "method": alignment.method,
+        "seed": alignment.seed,
+        "beyond": list(alignment.beyond),
+        "objective": alignment.objective,
+        "function_deviation": alignment.function_deviation,
+        "within": {g.name: list(g.within) for g in alignment.spec.groups if g.within},
+    }
+    beside = target.with_name(target.name.removesuffix(".safetensors") + ".permutation.safetensors")
+    checkpoint.save(alignment.permutation, beside, {"lmccheck": json.dumps(facts)})
+    return written

@@ -1,0 +1,148 @@
+"""The loss barriers between all pairs of a set of aligned networks, and the loss of their mean."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from lmccheck.alignment.many import ManyAlignment, mean_of
+from lmccheck.errors import LmcError, UnsupportedArchitecture
+from lmccheck.evaluate.evaluator import Evaluator
+from lmccheck.evaluate.line import Point, barrier, sample
+from lmccheck.evaluate.points import working_dtype
+from lmccheck.evaluate.repair import Segment, require_repair
+from lmccheck.network.pair import StateDict
+from lmccheck.symmetry.discover import Derived
+
+LOG = logging.getLogger("lmccheck")
+Matrix = list[list[float]]
+Curves = dict[tuple[int, int], list[tuple[float, float]]]
+
+
+@dataclass(frozen=True)
+class Barriers:
+    """Loss barriers between all pairs of a set, (n, n) nested lists, symmetric with a zero diagonal; ``points`` a pair.
+
+    ``aligned`` and ``naive`` stand over the chord between the losses of the originals, ``losses`` (n,), as
+    linear_connectivity's; ``reestimated`` over that between the ends with BatchNorm re-estimated (None without one).
+    ``mean_loss`` and ``mean_loss_naive`` are the losses of the uniform mean of all models, aligned and as given.
+    """
+
+    aligned: Matrix
+    naive: Matrix
+    reestimated: Matrix | None
+    worst_t: dict[tuple[int, int], float]  # by (i, j) with i < j
+    losses: list[float]
+    errors: list[float] | None
+    mean_loss: float
+    mean_loss_naive: float
+    mean_error: float | None
+    points: int
+    evaluations: int
+
+
+def barrier_matrix(many: ManyAlignment, *, points: int = 5, naive: bool = False) -> Matrix:
+    """Return the loss barriers between all pairs of aligned models, an (n, n) nested list, in the loss's unit.
+
+    Entry i, j is what ``linear_connectivity`` measures between models i and j on a grid of ``points``, with the
+    alignment of ``many``, or with none (``naive``). Raises SourceError where BatchNorm needs calibration data.
+    """
+    found = measure_barriers(many, points=points)
+    return found.naive if naive else found.aligned
+
+
+def measure_barriers(many: ManyAlignment, *, points: int = 5, repair: str = "bn") -> Barriers:
+    """Measure every segment between two models of a set, and the mean of all; every end is measured once.
+
+    ``repair`` mends the networks between as it does for linear_connectivity; the mean of all has its BatchNorm
+    re-estimated (unless ``none``) and nothing else, since REPAIR is about two ends. Raises SourceError when BatchNorm
+    cannot be re-estimated, or when the loss of a model is not finite; LmcError for a grid of fewer than 3 points.
+    """
+    if isinstance(points, bool) or not isinstance(points, int) or points < 3:
+        raise LmcError(f"barrier_matrix: points = {points!r}; expected an integer of at least 3")
+    require_repair(repair, "barrier_matrix")
+    widest = max(many.originals, key=lambda weights: working_dtype(weights) == torch.float64)
+    evaluator = Evaluator(replace(many.pair, theta_b=widest))  # which takes its precision from the pair's two
+    reestimates = evaluator.batchnorms > 0 and repair != "none"
+    if reestimates:
+        evaluator.require_calibration()
+    derived = _traced(many) if repair == "repair" else None
+    ends = [evaluator.endpoint(weights, name, name) for weights, name in zip(many.originals, many.names, strict=True)]
+    losses = [end.loss for end in ends]
+    aligned = _segments(evaluator, many.weights, losses, points, repair, derived)
+    naive = aligned if many.is_identity else _segments(evaluator, many.originals, losses, points, repair, derived)
+    over_ends = {key: barrier(curve, curve[0][1], curve[-1][1])[0] for key, curve in aligned.items()}
+    heights = {key: barrier(curve, losses[key[0]], losses[key[1]]) for key, curve in aligned.items()}
+    heights_naive = {key: barrier(curve, losses[key[0]], losses[key[1]])[0] for key, curve in naive.items()}
+    count = len(losses)
+    mean, mean_naive = (
+        evaluator.measure(mean_of(map(evaluator.weights, states)), reestimate=reestimates, label="the mean of all")
+        for states in (many.weights, many.originals)
+    )
+    errors = [end.error for end in ends if end.error is not None]
+    return Barriers(
+        aligned=_matrix({key: height for key, (height, _) in heights.items()}, count),
+        naive=_matrix(heights_naive, count),
+        reestimated=_matrix(over_ends, count) if reestimates else None,
+        worst_t={key: t for key, (_, t) in heights.items()},
+        losses=losses,
+        errors=errors if len(errors) == count else None,
+        mean_loss=mean.loss,
+        mean_loss_naive=mean_naive.loss,
+        mean_error=mean.error,
+        points=points,
+        evaluations=evaluator.evaluations,
+    )
+
+
+def _traced(many: ManyAlignment) -> Derived:
+    """Return the traced network, in which REPAIR looks at activations."""
+    derived: Derived | None = many.pair.cache.get("derived")
+    if derived is None:
+        raise UnsupportedArchitecture(
+            f"pair {many.pair.name}: repair = 'repair' looks at activations in the traced network, and the symmetry "
+            "is given, not traced; mend: use repair = 'bn'"
+        )
+    return derived
+
+
+def _segments(
+    evaluator: Evaluator,
+    states: Sequence[StateDict],
+    losses: Sequence[float],
+    points: int,
+    repair: str,
+    derived: Derived | None,
+) -> Curves:
+    """Return (t, loss) along the segment between every two models i < j; the ends of all segments are shared."""
+    tips: dict[int, float] = {}
+
+    def curve(between: Segment, i: int, j: int) -> list[tuple[float, float]]:
+        def at(t: float) -> Point:
+            if t not in (0.0, 1.0):
+                return Point(t, between.measure(t).loss, None)
+            tip = i if t == 0.0 else j
+            if tip not in tips:
+                tips[tip] = between.measure(t).loss
+            return Point(t, tips[tip], None)
+
+        return [(point.t, point.loss) for point in sample(at, points, 0, losses[i], losses[j])]
+
+    found: Curves = {}
+    for i in range(len(states)):
+        first = evaluator.weights(states[i])  # at most two models are on the device at a time, three with REPAIR
+        beside: Segment | None = None  # what REPAIR saw of the first model is seen once
+        for j in range(i + 1, len(states)):
+            between = Segment(evaluator, first, states[j], repair, derived, beside)
+            found[i, j] = curve(between, i, j)
+            beside = between if derived is not None else None
+            del between
+            LOG.info("models %d and %d: %d points", i, j, points)
+    return found
+
+
+def _matrix(values: Mapping[tuple[int, int], float], count: int) -> Matrix:
+    return [[0.0 if i == j else values[min(i, j), max(i, j)] for j in range(count)] for i in range(count)]

@@ -1,0 +1,111 @@
+"""Going beyond the permutation that a method found: maps fitted in closed form, then learned, the best of them kept."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from torch import Tensor
+
+from lmccheck.alignment.beyond.fit import fit, order_heads
+from lmccheck.alignment.beyond.freedoms import KINDS, Trial, describe, find_freedoms
+from lmccheck.alignment.beyond.maps import Maps
+from lmccheck.alignment.beyond.signs import balanced, flipped
+from lmccheck.alignment.beyond.stream import SMALLEST, find_streams, smallest_gain
+from lmccheck.alignment.contract import Method, Problem
+from lmccheck.alignment.methods.activation_matching import ActivationSimilarity, observe
+from lmccheck.alignment.methods.learned import train
+from lmccheck.errors import LmcError, nearest
+from lmccheck.evaluate.calibration import CalibrationBarrier
+from lmccheck.symmetry.compose import compose
+from lmccheck.symmetry.spec import Permutation
+
+SAMPLES = 2048  # of calibration data, to fit rotations to
+
+
+@dataclass(frozen=True)
+class Beyond:
+    """θ_B under a permutation and maps beyond it: weights in float64, the permutation's share, facts for the report."""
+
+    weights: dict[str, Tensor] = field(repr=False)
+    permutation: Permutation = field(repr=False)
+    objective: float
+    facts: dict[str, Any]
+
+
+def chosen_kinds(beyond: str | Collection[str]) -> tuple[str, ...]:
+    """Return the kinds of maps named: ``"all"``, one, or several of them. Raises LmcError for an unknown one."""
+    names = KINDS if beyond == "all" else (beyond,) if isinstance(beyond, str) else tuple(beyond)
+    wrong = next((name for name in names if name not in KINDS), None)
+    if wrong is not None:
+        raise LmcError(
+            f"align: beyond = {wrong!r}{nearest(str(wrong), KINDS)}; expected 'all' or some of {list(KINDS)}"
+        )
+    return tuple(kind for kind in KINDS if kind in names)
+
+
+def go_beyond(problem: Problem, kinds: tuple[str, ...], solve: Method) -> Beyond:
+    """Return θ_B taken towards θ_A by a permutation, found by ``solve``, and maps of the given kinds beyond it.
+
+    The maps are those verified for this network. Odd units are flipped, and rescalable ones of both networks balanced,
+    before ``solve`` looks at them. With calibration data the other maps are fitted to activations, then learned with
+    the permutation of the remaining groups, and whichever has the lower calibration barrier is kept, the permutation
+    alone included; without, they are fitted to weights.
+    """
+    spec = problem.spec
+    derived = problem.traced("beyond permutations")
+    trial = Trial(problem.pair.module, problem.pair.example_inputs())
+    freedoms = find_freedoms(derived, trial, kinds)
+    streams, refused = find_streams(derived, trial) if "stream-rotation" in kinds else ([], {})
+    for stream in list(streams):
+        if min(smallest_gain(stream, problem.pair.theta_a), smallest_gain(stream, problem.pair.theta_b)) < SMALLEST:
+            streams.remove(stream)
+            refused[stream.group.name] = "a gain of its norms is almost zero, and is divided by"
+    named = {**describe(freedoms), "stream-rotation": [stream.group.name for stream in streams]}
+    facts: dict[str, Any] = {"kinds": list(kinds), "groups": named, "not_rotated": refused}
+    problem = replace(problem, pair=replace(problem.pair, theta_b=flipped(problem, freedoms), cache={}))
+    found = solve(balanced(problem, freedoms))
+    facts["permutation"] = found.facts
+    start, pair = found.permutation, problem.pair
+    if not freedoms and not streams:
+        return Beyond(_wide(spec.apply(pair.theta_b, start)), start, found.objective, {**facts, "kept": "permutation"})
+    a = _wide(pair.theta_a)
+    maps = Maps(spec, freedoms, streams)
+    if pair.calibration is None:
+        b = _wide(spec.apply(pair.theta_b, start))
+        fit(maps, a, b, None, None)
+        return Beyond(_detached(maps.apply(b, a)), start, found.objective, {**facts, "kept": "fitted to weights"})
+
+    judge = CalibrationBarrier(pair)
+    tried = [("permutation", _wide(spec.apply(pair.theta_b, start)), start)]
+    alike = _seen(problem, start)[1]
+    begun = compose(spec, start, order_heads(spec, freedoms, alike, spec.identity()))
+    moments, alike = _seen(problem, begun)
+    b = _wide(spec.apply(pair.theta_b, begun))
+    fit(maps, a, b, moments, alike)
+    tried.append(("fitted", _detached(maps.apply(b, a)), begun))
+    trained = train(problem, begun, maps)
+    learned = spec.apply(_detached(maps.apply(b, a)), trained.permutation)
+    tried.append(("learned", learned, compose(spec, begun, trained.permutation)))
+    barriers = [judge(weights) for _, weights, _ in tried]
+    name, weights, permutation = tried[barriers.index(min(barriers))]
+    facts["calibration_barriers"] = {name: barrier for (name, _, _), barrier in zip(tried, barriers, strict=True)}
+    facts["losses_half_way"] = list(trained.losses)
+    return Beyond(weights, permutation, found.objective, {**facts, "kept": name})
+
+
+def _seen(problem: Problem, permutation: Permutation) -> tuple[Any, ActivationSimilarity]:
+    """Return joint moments of A's and the permuted θ_B's activations, and the cross-moments they give."""
+    pair = replace(problem.pair, theta_b=problem.spec.apply(problem.pair.theta_b, permutation), cache={})
+    moments = observe(replace(problem, pair=pair), "beyond permutations", SAMPLES)
+    tables = {site: found.similarity("cross-moment") for site, found in moments.items()}
+    return moments, ActivationSimilarity(problem.spec, problem.traced("beyond permutations").sites, tables)
+
+
+def _wide(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: t.double() if t.is_floating_point() else t for name, t in weights.items()}
+
+
+def _detached(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach() for name, tensor in weights.items()}

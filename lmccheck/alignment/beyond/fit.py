@@ -1,0 +1,174 @@
+"""First values of the maps: rotations by Procrustes from activations or weights, scales and signs in closed form."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from lmccheck.alignment.beyond.freedoms import Freedom
+from lmccheck.alignment.beyond.maps import Maps
+from lmccheck.alignment.beyond.mix import mix_group
+from lmccheck.alignment.beyond.stream import Stream
+from lmccheck.alignment.matching.assignment import best_assignment
+from lmccheck.alignment.methods.activation_matching import ActivationSimilarity, Moments
+from lmccheck.symmetry.sites import Site
+from lmccheck.symmetry.slots import Slot, UnitGroup
+from lmccheck.symmetry.spec import Permutation, PermutationSpec
+
+Weights = Mapping[str, Tensor]
+_STEPS = 8  # rounds in which the grid of scales shrinks
+MOST_ROUNDS = 200  # over all rescalable groups, whose scales depend on their neighbours'
+SETTLED = 1e-8  # of the logarithm of a scale
+
+
+def polar(cross: Tensor) -> Tensor:
+    """Return the orthogonal R that maximises tr(Rᵀ·cross), per matrix (Procrustes)."""
+    u, _, vh = torch.linalg.svd(cross)
+    rotation: Tensor = u @ vh
+    return rotation
+
+
+def order_heads(
+    spec: PermutationSpec, freedoms: list[Freedom], alike: ActivationSimilarity, permutation: Permutation
+) -> Permutation:
+    """Return ``permutation`` with heads reassigned by what their best rotations would gain (nuclear norms).
+
+    ``permutation`` is relative to weights already permuted; a head carries its inner groups along.
+    """
+    mapped = {freedom.group for freedom in freedoms if freedom.kind == "head-maps"}
+    result = dict(permutation)
+    for group in spec.groups:
+        inside = [g for g in spec.groups if g.within == (group.name,)]
+        if group.within or not inside or not {g.name for g in inside} <= mapped:
+            continue
+        gains = torch.zeros(group.size, group.size, dtype=torch.float64)
+        for blocks in alike.blocks(group, spec.identity()).values():
+            norms = torch.linalg.svdvals(blocks).sum(-1)
+            gains += norms / norms.max().clamp(min=1e-30)
+        order, _ = best_assignment(gains)
+        result[group.name] = order
+        for other in spec.groups:
+            if other.within == (group.name,):
+                result[other.name] = result[other.name][order]
+    return result
+
+
+def fit(
+    maps: Maps, a: Weights, b: Weights, moments: Mapping[Site, Moments] | None, alike: ActivationSimilarity | None
+) -> None:
+    """Set every map to its best first value for θ_B ``b`` (float64), given joint moments of activations where known."""
+    identity = maps.spec.identity()
+    for k, stream in enumerate(maps.streams):
+        cross = _stream_weights(stream, a, b)
+        if moments is not None:
+            cross = _stream_activations(stream, a, b, moments)
+        basis = stream.free_basis()
+        maps.rotations[k] = polar(basis.T @ cross @ basis)
+    for k, freedom in enumerate(maps.freedoms):
+        group = maps.spec.by_name[freedom.group]
+        if freedom.kind == "head-maps":
+            cross = (
+                alike.units(group, identity)
+                if alike is not None
+                else _products(group, (*freedom.forward, *freedom.backward), a, b)
+            )
+            maps.mixes[k] = polar(cross)
+    maps.reset()
+    now = maps.apply(b, a)
+    for round_number in range(MOST_ROUNDS):
+        furthest = 0.0
+        for k, freedom in enumerate(maps.freedoms):
+            if freedom.kind == "head-maps" or (freedom.kind == "sign-flips" and round_number):
+                continue
+            group = maps.spec.by_name[freedom.group]
+            change = _diagonal_change(freedom, group, a, now)
+            furthest = max(furthest, float(change.abs().log().abs().max()))
+            maps.mixes[k] = maps.mixes[k] * change
+            now = mix_group(maps.spec, group, now, freedom.forward, freedom.backward, change)
+        if furthest <= SETTLED:
+            break
+    maps.reset()
+
+
+def _diagonal_change(freedom: Freedom, group: UnitGroup, a: Weights, now: Weights) -> Tensor:
+    """Return the signs or scales that bring a group of θ_B as it ``now`` is nearest to A's: (copies, size)."""
+    inner_in, inner_out = (_diagonal(group, slots, a, now) for slots in (freedom.forward, freedom.backward))
+    if freedom.kind == "sign-flips":
+        return torch.where(inner_in + inner_out < 0, -1.0, 1.0).double()
+    square_in, square_out = (_diagonal(group, slots, now, now) for slots in (freedom.forward, freedom.backward))
+    return best_scale(inner_in, square_in, inner_out, square_out)
+
+
+def best_scale(inner_in: Tensor, square_in: Tensor, inner_out: Tensor, square_out: Tensor) -> Tensor:
+    """Return s > 0 that minimises ‖a_in − s·b_in‖² + ‖a_out − b_out/s‖², by a grid on log s that shrinks."""
+    low, high = torch.full_like(inner_in, -2.5), torch.full_like(inner_in, 2.5)
+    for _ in range(_STEPS):
+        logs = low + (high - low) * torch.linspace(0, 1, 41, dtype=low.dtype).reshape(-1, *[1] * low.ndim)
+        s = logs.exp()
+        cost = s**2 * square_in - 2 * s * inner_in + square_out / s**2 - 2 * inner_out / s
+        best = logs.gather(0, cost.argmin(0, keepdim=True))[0]
+        width = (high - low) / 20
+        low, high = best - width, best + width
+    return best.exp()
+
+
+def balance(spec: PermutationSpec, freedoms: list[Freedom], weights: Weights) -> dict[str, Tensor]:
+    """Return weights (float64) with rescalable units scaled so that what makes and what reads them is as large."""
+    result = dict(weights)
+    for _ in range(MOST_ROUNDS):
+        furthest = 0.0
+        for freedom in freedoms:
+            if freedom.kind == "rescaling":
+                group = spec.by_name[freedom.group]
+                made, read = (_diagonal(group, slots, result, result) for slots in (freedom.forward, freedom.backward))
+                scale = torch.where((made > 0) & (read > 0), (read / made.clamp(min=1e-300)) ** 0.25, 1.0)
+                furthest = max(furthest, float(scale.log().abs().max()))
+                result = mix_group(spec, group, result, freedom.forward, freedom.backward, scale)
+        if furthest <= SETTLED:
+            break
+    return result
+
+
+def _diagonal(group: UnitGroup, slots: tuple[Slot, ...], x: Weights, y: Weights) -> Tensor:
+    """Return Σ_slots ⟨unit u of x, unit u of y⟩: (copies, size) float64."""
+    total = torch.zeros(group.copies, group.size, dtype=torch.float64)
+    for slot in slots:
+        total += (slot.units(x[slot.tensor], group.within) * slot.units(y[slot.tensor], group.within)).sum(-1)
+    return total
+
+
+def _products(group: UnitGroup, slots: tuple[Slot, ...], x: Weights, y: Weights) -> Tensor:
+    """Return Σ_slots ⟨unit u of x, unit v of y⟩: (copies, size, size) float64."""
+    total = torch.zeros(group.copies, group.size, group.size, dtype=torch.float64)
+    for slot in slots:
+        total += slot.units(x[slot.tensor], group.within) @ slot.units(y[slot.tensor], group.within).transpose(1, 2)
+    return total
+
+
+def _stream_weights(stream: Stream, a: Weights, b: Weights) -> Tensor:
+    """Return Σ ⟨unit u of A, unit v of B⟩ over what makes the stream and, gains taken in, over what reads it."""
+    total = _products(stream.group, stream.producers, a, b)[0]
+    for reader in stream.readers:
+        gains = [w[reader.gain] if reader.gain else torch.ones(stream.width, dtype=torch.float64) for w in (a, b)]
+        total += gains[0][:, None] * _products(stream.group, reader.slots, a, b)[0] * gains[1][None, :]
+    return total
+
+
+def _stream_activations(stream: Stream, a: Weights, b: Weights, moments: Mapping[Site, Moments]) -> Tensor:
+    """Return E[x_A·x_Bᵀ] of the normalised stream, summed over the norms: gains and shifts are taken out."""
+    total = torch.zeros(stream.width, stream.width, dtype=torch.float64)
+    for site, found in moments.items():
+        reader = next((r for r in stream.readers if r.node == site.node), None)
+        if reader is None or site.groups != (stream.group.name,):
+            continue
+        zeros, ones = torch.zeros(stream.width, dtype=torch.float64), torch.ones(stream.width, dtype=torch.float64)
+        gains = [w[reader.gain] if reader.gain else ones for w in (a, b)]
+        shifts = [w[reader.shift] if reader.shift else zeros for w in (a, b)]
+        means = found.sums / found.count
+        cross = found.cross / found.count
+        cross = cross - torch.outer(shifts[0], means[1]) - torch.outer(means[0], shifts[1]) + torch.outer(*shifts)
+        cross = cross / gains[0][:, None] / gains[1][None, :]
+        total += cross / cross.norm().clamp(min=1e-30)
+    return total

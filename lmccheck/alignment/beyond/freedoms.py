@@ -1,0 +1,131 @@
+"""Which groups of a network may be mixed how: proposed from the slots of the spec, kept only where it is verified.
+
+A proposal says which slots of a group are multiplied by a matrix M and which by its inverse transpose. It is tried in
+float64 on random weights with a random M of its kind; it is kept if the outputs change by no more than 1e-9 relative.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lmccheck.alignment.beyond.mix import mix_group
+from lmccheck.evaluate.outputs import relative_deviation
+from lmccheck.modules.random_weights import randomised
+from lmccheck.modules.runner import Runner
+from lmccheck.store.trees import tensors_in
+from lmccheck.symmetry.discover import Derived
+from lmccheck.symmetry.slots import Slot, UnitGroup
+from lmccheck.symmetry.verify import TOLERANCE
+
+KINDS = ("rescaling", "sign-flips", "head-maps", "stream-rotation")
+
+
+@dataclass(frozen=True)
+class Freedom:
+    """A verified way to mix a group: ``forward`` slots by M, ``backward`` slots by M⁻ᵀ.
+
+    ``kind`` says which M: ``rescaling`` positive diagonal, ``sign-flips`` ±1 diagonal, ``head-maps`` invertible.
+    """
+
+    kind: str
+    group: str
+    forward: tuple[Slot, ...] = field(repr=False)
+    backward: tuple[Slot, ...] = field(repr=False)
+
+
+class Trial:
+    """Says whether a change of weights keeps the outputs of a network, on random weights in float64."""
+
+    def __init__(self, module: torch.nn.Module, inputs: tuple[Any, ...]) -> None:
+        self._runner = Runner(module, dtype=torch.float64)
+        self._inputs = inputs
+        self.draws = [randomised(module, seed) for seed in range(2)]
+        self._before = [self._outputs(weights) for weights in self.draws]
+
+    def _outputs(self, weights: dict[str, Tensor]) -> list[Tensor]:
+        self._runner.load(weights)
+        return [t.clone() for t in tensors_in(self._runner(self._inputs, "verifying a map beyond permutations"))]
+
+    def deviation(self, changed: list[dict[str, Tensor]]) -> float:
+        """Return the largest relative output deviation of the changed draws, infinite where it is no number."""
+        pairs = zip(self._before, changed, strict=True)
+        return max(relative_deviation(before, self._outputs(weights)) for before, weights in pairs)
+
+
+def find_freedoms(derived: Derived, trial: Trial, kinds: tuple[str, ...]) -> list[Freedom]:
+    """Return the verified freedoms of the given kinds, at most one of each kind per group.
+
+    A group with head maps is not rescaled or flipped as well, nor are the heads it lies in: its maps include both.
+    """
+    found: list[Freedom] = []
+    ordered = sorted(derived.spec.groups, key=lambda group: not group.within)
+    for group in ordered:
+        if any(f.kind == "head-maps" and group.name in derived.spec.by_name[f.group].within for f in found):
+            continue
+        for kind in ("head-maps", "sign-flips", "rescaling"):
+            if kind not in kinds or (kind == "head-maps" and not group.within):
+                continue
+            freedom = _first_that_holds(derived, group, kind, trial)
+            if freedom is not None:
+                found.append(freedom)
+                if kind == "head-maps":
+                    break
+    return found
+
+
+def _first_that_holds(derived: Derived, group: UnitGroup, kind: str, trial: Trial) -> Freedom | None:
+    for forward, backward in _proposals(derived, group):
+        matrix = random_matrix(group, kind)
+        changed = [mix_group(derived.spec, group, w, forward, backward, matrix) for w in trial.draws]
+        if trial.deviation(changed) <= TOLERANCE:
+            return Freedom(kind, group.name, forward, backward)
+    return None
+
+
+def random_matrix(group: UnitGroup, kind: str) -> Tensor:
+    """Return a random M of a kind, float64: (copies, size) for diagonal kinds, (copies, size, size) otherwise."""
+    generator = torch.Generator().manual_seed(group.size)
+    shape = (group.copies, group.size)
+    noise = torch.rand(*shape, generator=generator, dtype=torch.float64)
+    if kind == "rescaling":
+        return 0.5 + noise
+    if kind == "sign-flips":
+        signs = torch.where(noise < 0.5, -1.0, 1.0).double()
+        signs[:, 0] = -1.0
+        return signs
+    eye = torch.eye(group.size, dtype=torch.float64)
+    return eye + 0.3 * torch.randn(*shape, group.size, generator=generator, dtype=torch.float64)
+
+
+def _proposals(derived: Derived, group: UnitGroup) -> Iterator[tuple[tuple[Slot, ...], tuple[Slot, ...]]]:
+    """Yield which slots to multiply by M and which by M⁻ᵀ, the likeliest first."""
+    producers = [slot for slot in group.slots if slot.role == "producer" and slot.learned]
+    consumers = tuple(slot for slot in group.slots if slot.role == "consumer")
+    makers: dict[Any, list[Slot]] = {}
+    for slot in producers:
+        makers.setdefault((slot.tensor.rpartition(".")[0], slot.piece), []).append(slot)
+    classes = [tuple(slots) for slots in makers.values()]
+    if not consumers:  # queries against keys: what scales one side is undone by the other
+        for k in range(1, 2 ** (min(len(classes), 5) - 1)):
+            first = [c for i, c in enumerate(classes) if not k >> i & 1]
+            rest = [c for i, c in enumerate(classes) if k >> i & 1]
+            yield tuple(s for c in first for s in c), tuple(s for c in rest for s in c)
+        return
+    yield tuple(producers), consumers
+    vectors = {name for layer in derived.layers if layer.norm for name in (layer.norm.weight, layer.norm.bias)}
+    norms = tuple(slot for slot in producers if slot.tensor in vectors)
+    if norms:
+        yield norms, consumers
+    if len(classes) > 1:
+        for slots in classes:
+            yield slots, consumers
+
+
+def describe(freedoms: list[Freedom]) -> dict[str, list[str]]:
+    """Return, per kind, the groups that have it."""
+    return {kind: [f.group for f in freedoms if f.kind == kind] for kind in KINDS if kind != "stream-rotation"}

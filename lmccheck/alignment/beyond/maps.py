@@ -1,0 +1,81 @@
+"""The maps of one alignment: a matrix for every freedom and stream, as parameters that autograd can move."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor
+
+from lmccheck.alignment.beyond.freedoms import Freedom
+from lmccheck.alignment.beyond.mix import mix_group
+from lmccheck.alignment.beyond.stream import Stream
+from lmccheck.symmetry.spec import PermutationSpec
+
+
+class Maps:
+    """Applies the maps to weights in float64: streams rotated, then groups mixed.
+
+    Every matrix is exp(X)·M₀ with a fixed M₀ and a learned X, zero at first: antisymmetric for rotations, any square
+    matrix for head maps, a diagonal for rescaling; signs are not learned. So each stays invertible, and of its kind.
+    """
+
+    def __init__(self, spec: PermutationSpec, freedoms: list[Freedom], streams: list[Stream]) -> None:
+        self.spec, self.freedoms, self.streams = spec, freedoms, streams
+        self.mixes: list[Tensor] = []
+        self.rotations: list[Tensor] = []
+        for freedom in freedoms:
+            group = spec.by_name[freedom.group]
+            ones = torch.ones(group.copies, group.size, dtype=torch.float64)
+            self.mixes.append(torch.diag_embed(ones) if freedom.kind == "head-maps" else ones)
+        for stream in streams:
+            self.rotations.append(torch.eye(stream.free_basis().shape[1], dtype=torch.float64))
+        self.reset()
+
+    def reset(self) -> None:
+        """Start learning from the present matrices."""
+        self.moves = [torch.zeros_like(m).requires_grad_() for m in self.mixes]
+        self.turns = [torch.zeros_like(r).requires_grad_() for r in self.rotations]
+
+    @property
+    def mixed_groups(self) -> set[str]:
+        """Groups whose order the maps already cover."""
+        heads = {freedom.group for freedom in self.freedoms if freedom.kind == "head-maps"}
+        return heads | {stream.group.name for stream in self.streams}
+
+    def parameters(self) -> Iterator[Tensor]:
+        """Yield what is learned."""
+        yield from self.turns
+        for freedom, move in zip(self.freedoms, self.moves, strict=True):
+            if freedom.kind != "sign-flips":
+                yield move
+
+    def matrices(self) -> tuple[list[Tensor], list[Tensor]]:
+        """Return the mixes and the rotations of the free directions as they now are."""
+        mixes = []
+        for freedom, start, move in zip(self.freedoms, self.mixes, self.moves, strict=True):
+            if freedom.kind == "head-maps":
+                mixes.append(torch.matrix_exp(move) @ start)
+            else:
+                mixes.append(start if freedom.kind == "sign-flips" else torch.exp(move) * start)
+        turned = zip(self.rotations, self.turns, strict=True)
+        return mixes, [torch.matrix_exp(turn - turn.T) @ start for start, turn in turned]
+
+    def copy(self) -> tuple[list[Tensor], list[Tensor]]:
+        """Return what has been learned so far, to ``restore``."""
+        return [m.detach().clone() for m in self.moves], [t.detach().clone() for t in self.turns]
+
+    def restore(self, learned: tuple[list[Tensor], list[Tensor]]) -> None:
+        """Go back to what ``copy`` returned."""
+        self.moves, self.turns = ([x.clone().requires_grad_() for x in several] for several in learned)
+
+    def apply(self, weights: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return θ_B mapped; ``like`` is θ_A, whose gains a rotated stream takes over. Both float64."""
+        mixes, rotations = self.matrices()
+        result = dict(weights)
+        for stream, rotation in zip(self.streams, rotations, strict=True):
+            result = stream.rotated(self.spec, result, like, stream.embed(rotation))
+        for freedom, matrix in zip(self.freedoms, mixes, strict=True):
+            group = self.spec.by_name[freedom.group]
+            result = mix_group(self.spec, group, result, freedom.forward, freedom.backward, matrix)
+        return result

@@ -1,0 +1,53 @@
+"""What an alignment method is given and what it returns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from lmccheck.errors import SourceError, UnsupportedArchitecture
+from lmccheck.network.pair import ModelPair
+from lmccheck.store.data import Data
+from lmccheck.symmetry.discover import Derived
+from lmccheck.symmetry.spec import Permutation, PermutationSpec
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A pair to align: its verified permutation spec, a seed, and the traced network, if it was traced."""
+
+    pair: ModelPair = field(repr=False)
+    spec: PermutationSpec = field(repr=False)
+    seed: int
+    derived: Derived | None = field(repr=False)
+
+    def calibration(self, method: str) -> Data:
+        """Return the calibration data; raise SourceError where there is none."""
+        if self.pair.calibration is None:
+            raise SourceError(
+                f"pair {self.pair.name}: align = {method!r} needs calibration data and none is given; mend: give "
+                "`calibration`, for example the training data, or use align = 'weight-matching'"
+            )
+        return self.pair.calibration
+
+    def traced(self, method: str) -> Derived:
+        """Return the traced network; raise UnsupportedArchitecture where the spec was handed in instead."""
+        if self.derived is None:
+            raise UnsupportedArchitecture(
+                f"pair {self.pair.name}: align = {method!r} looks at activations in the traced network, and this "
+                "pair's symmetry is given, not traced; mend: use align = 'weight-matching'"
+            )
+        return self.derived
+
+
+@dataclass(frozen=True)
+class Found:
+    """A method's answer: the permutation of θ_B, the objective it maximised, and JSON-able facts for the report."""
+
+    permutation: Permutation = field(repr=False)
+    objective: float
+    facts: dict[str, Any]
+
+
+Method = Callable[[Problem], Found]

@@ -1,0 +1,1 @@
+"""What methods share: similarities, assignments, and steps of reassignment on a permutation spec."""

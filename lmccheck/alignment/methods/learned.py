@@ -1,0 +1,146 @@
+"""Learned matching: the permutation that lowers the loss between the networks, by gradients through a projection.
+
+Git Re-Basin, Algorithm 2 (Ainsworth et al. 2023): weights Θ̃ are moved freely by Adam; in the forward pass each step
+uses π·θ_B, the permuted θ_B nearest to Θ̃ (weight matching against Θ̃, begun where the last step ended), and the
+gradient passes straight through to Θ̃. Differs in that the loss is taken at a random point of the segment (Peña et al.
+2023; Theus et al. 2025) instead of its middle, that it starts from the best of the other methods, and that the
+permutation returned is the one of the lowest calibration loss met on the way: the start itself, if none is better.
+Maps beyond permutations are learned along with it where they are asked for, by their own gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from lmccheck.alignment.contract import Found, Problem
+from lmccheck.alignment.matching.norms import counted
+from lmccheck.alignment.matching.reassign import reassign
+from lmccheck.alignment.matching.similarity import WeightSimilarity
+from lmccheck.evaluate.gradient import Gradient, endless_batches
+from lmccheck.evaluate.points import interpolate
+from lmccheck.symmetry.compose import compose
+from lmccheck.symmetry.spec import Permutation, PermutationSpec
+
+if TYPE_CHECKING:
+    from lmccheck.alignment.beyond.maps import Maps
+
+STEPS = 200
+BATCH = 256
+RATE = 0.05  # of a tensor's root mean square, per step
+MAP_RATE = 0.2  # over the width of a map, per step
+HELD_OUT = 2048  # calibration samples on which steps are compared
+EVERY = 10
+TOWARDS_A = 0.8  # Θ̃ begins this far from the start towards θ_A, where a permutation is easily given up for another
+
+
+@dataclass(frozen=True)
+class Training:
+    """What training found: the best permutation, the loss half-way before and every few steps, and the best step."""
+
+    permutation: Permutation
+    losses: tuple[float, ...]
+    best_step: int
+
+
+def match_learned(problem: Problem, start: Permutation, steps: int = STEPS, rate: float = RATE) -> Found:
+    """Return the best permutation met while Θ̃ is trained for ``steps`` steps from ``start``."""
+    trained = train(problem, start, steps=steps, rate=rate)
+    facts: dict[str, Any] = {"steps": steps, "rate": rate, "losses_half_way": list(trained.losses)}
+    return Found(trained.permutation, -min(trained.losses), {**facts, "best_step": trained.best_step})
+
+
+def train(
+    problem: Problem, start: Permutation, maps: Maps | None = None, *, steps: int = STEPS, rate: float = RATE
+) -> Training:
+    """Train Θ̃, and ``maps`` if there are any, from ``start``; maps are left as they were at the best step.
+
+    The function of θ_B is kept at every step. With maps the weights are relative·maps·start·θ_B.
+    """
+    pair, spec = problem.pair, problem.spec
+    data = problem.calibration("learned")
+    gradient = Gradient(pair)
+    generator = torch.Generator().manual_seed(problem.seed)
+    theta_a = gradient.weights(pair.theta_a)
+    begun = gradient.weights(spec.apply(pair.theta_b, start))
+    wide_a, wide_b = ({k: v.double() if v.is_floating_point() else v for k, v in w.items()} for w in (theta_a, begun))
+    batches = endless_batches(data, BATCH, problem.seed)
+    judge = [next(batches) for _ in range(max(1, min(HELD_OUT, data.samples) // BATCH))]
+
+    def based() -> dict[str, Tensor]:
+        """θ_B under the start and the maps, in the working dtype."""
+        return begun if maps is None else gradient.weights(maps.apply(wide_b, wide_a))
+
+    def middle(weights: Mapping[str, Tensor]) -> float:
+        """Mean loss half-way, over the judging batches."""
+        with torch.no_grad():
+            merged = interpolate(theta_a, weights, 0.5)
+            return float(sum(gradient.loss(merged, batch) for batch in judge)) / len(judge)
+
+    with torch.no_grad():
+        base = based()
+    projection = Projection(spec, counted(spec, base), spec.identity(), maps.mixed_groups if maps else set())
+    target = {name: torch.lerp(value, theta_a[name], TOWARDS_A) for name, value in projection.state.b.items()}
+    optimiser = torch.optim.Adam(
+        {"params": [value.requires_grad_()], "lr": rate * _spread(base[name])} for name, value in target.items()
+    )
+    for parameter in maps.parameters() if maps else ():
+        optimiser.add_param_group({"params": [parameter], "lr": MAP_RATE / parameter.shape[-1]})
+    rates = [settings["lr"] for settings in optimiser.param_groups]
+    losses = [middle(base)]
+    best, best_step, kept = spec.identity(), 0, maps.copy() if maps else None
+    for step in range(1, steps + 1):
+        for settings, first in zip(optimiser.param_groups, rates, strict=True):
+            settings["lr"] = first * min(1.0, 2 * (1 - (step - 1) / steps))
+        with torch.enable_grad():
+            base = based()
+        if maps is not None:
+            projection.state.rebase(counted(spec, base))
+        relative = projection.towards({name: value.detach() for name, value in target.items()}, generator)
+        with torch.enable_grad():
+            moved = spec.apply(base, relative)
+            straight = {
+                name: value + (target[name] - target[name].detach()) if name in target else value
+                for name, value in moved.items()
+            }
+            t = float(torch.rand((), generator=generator))
+            merged = interpolate(theta_a, straight, t or 0.5)  # at 0 there would be nothing to learn from
+            loss = gradient.loss(merged, next(batches))
+        optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it without types
+        if step % EVERY == 0 or step == steps:
+            losses.append(middle(moved))
+            if losses[-1] == min(losses):
+                best, best_step, kept = relative, step, maps.copy() if maps else None
+        optimiser.step()
+    if maps is not None and kept is not None:
+        maps.restore(kept)
+    return Training(compose(spec, start, best) if maps is None else best, tuple(losses), best_step)
+
+
+def _spread(tensor: Tensor) -> float:
+    """Return a tensor's root mean square, 1e-3 at least."""
+    return max(1e-3, float(tensor.detach().double().square().mean().sqrt()))
+
+
+class Projection:
+    """The permuted θ_B nearest to given weights, by one sweep of weight matching from where it last was."""
+
+    def __init__(self, spec: PermutationSpec, b: Mapping[str, Tensor], start: Permutation, still: set[str]) -> None:
+        self.spec = spec
+        self.state = WeightSimilarity(spec, b, b, start)
+        self._groups = [group for group in spec.groups if group.name not in still]
+
+    def towards(self, target: Mapping[str, Tensor], generator: torch.Generator) -> Permutation:
+        """Return the permutation after one sweep over all groups towards ``target``."""
+        self.state.aim(target)
+        for k in torch.randperm(len(self._groups), generator=generator).tolist():
+            group = self._groups[k]
+            step = reassign(self.spec, group, self.state.permutation, self.state.units(group), self.state.blocks(group))
+            if self.state.gain(group, step.permutation, step.gain) > 1e-6 * (1 + abs(step.gain)):
+                self.state.move(group, step.permutation, step.relative)
+        return self.state.permutation

@@ -1,0 +1,258 @@
+"""Weight matching: the permutation of θ_B whose weights lie closest to θ_A's.
+
+Git Re-Basin, Algorithm 1 (Ainsworth et al. 2023): maximise ⟨θ_A, π·θ_B⟩ by coordinate descent over unit groups, each
+step a linear assignment with all other groups held fixed. On the permutation spec it needs no knowledge of the network.
+Differs in two ways. Where a BatchNorm follows a layer the scale of a unit's incoming weights means nothing, and the
+BatchNorm's own vectors, alike in all networks, would drown the rest: units are matched by the direction of their
+weights alone. Descents start from several places, the identity, an *anchored* assignment that first places the groups
+known through inputs, outputs and groups already placed, an *annealed* one in which all groups settle together, and
+where there is calibration data two that look at activations too, one of them at sensitivities (see ``together``); the
+best objective is kept. From the identity alone, the groups of a wide network lock onto each other's noise before the
+residual stream is placed, and a planted permutation is missed. Objectives of descents that share few units say little
+about the loss: where there is calibration data, the loss half-way decides between the best objective and the descents
+begun annealed or with other looks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lmccheck.alignment.contract import Found, Problem
+from lmccheck.alignment.matching.annealed import annealed_start
+from lmccheck.alignment.matching.norms import counted, rows_alone
+from lmccheck.alignment.matching.reassign import affordable, nested_groups, reassign
+from lmccheck.alignment.matching.similarity import WeightSimilarity
+from lmccheck.alignment.methods.joint import Together
+from lmccheck.evaluate.calibration import HalfWayLoss
+from lmccheck.symmetry.sites import Layer
+from lmccheck.symmetry.slots import Slot
+from lmccheck.symmetry.spec import Permutation, PermutationSpec
+
+MOST_SWEEPS = 200
+MOST_STARTS = 8
+START_BUDGET = 400_000_000  # cubed group sizes, as an assignment's cost grows, times descents
+
+
+@dataclass(frozen=True)
+class Descent:
+    """One coordinate descent: where it began and ended, ⟨A, π·θ_B⟩ after every sweep, and whether it came to rest."""
+
+    start: str
+    permutation: Permutation
+    objectives: tuple[float, ...]
+    converged: bool
+    gap: float = 0.0  # the largest certified gap of its assignments
+
+    @property
+    def objective(self) -> float:
+        """The objective it ended with."""
+        return self.objectives[-1]
+
+
+@dataclass(frozen=True)
+class Matching:
+    """What weight matching found: the best descent, all of them, and ⟨θ_A, θ_B⟩ with nothing moved."""
+
+    best: Descent
+    descents: tuple[Descent, ...]
+    objective_before: float
+
+    @property
+    def permutation(self) -> Permutation:
+        """The permutation of the best descent."""
+        return self.best.permutation
+
+    @property
+    def objective(self) -> float:
+        """⟨θ_A, π·θ_B⟩ over the tensors that count."""
+        return self.best.objective
+
+
+STARTING_SAMPLES = 1024  # of calibration data, for matches with other looks to begin descents from, and to choose by
+STARTING_SHARES = {"activations": (0.2, 0.0), "sensitivities": (0.2, 0.5)}
+
+
+def match_weights(problem: Problem) -> Found:
+    """Return the permutation of the best descent; ``facts`` tell how each of them went."""
+    pair, derived = problem.pair, problem.derived
+    more: dict[str, Permutation] = {}
+    looked: dict[str, Any] = {}
+    starts = affordable(problem.spec, START_BUDGET, MOST_STARTS)
+    if derived is not None and pair.calibration is not None and starts > 1:
+        looks = Together(problem, STARTING_SAMPLES)
+        looked = looks.facts
+        more = {name: looks.match(*shares) for name, shares in STARTING_SHARES.items()}
+    layers = derived.layers if derived is not None else ()
+    found = match(problem.spec, pair.theta_a, pair.theta_b, seed=problem.seed, layers=layers, more=more)
+    rivals = [d for d in found.descents if d is not found.best and d.start in (*more, "annealed")]
+    best, losses = found.best, []
+    if more:
+        half_way = HalfWayLoss(pair, STARTING_SAMPLES)
+        tried = [found.best, *rivals]
+        values = [half_way(problem.spec.apply(pair.theta_b, descent.permutation)) for descent in tried]
+        best = tried[values.index(min(values))]
+        losses = [(descent.start, loss) for descent, loss in zip(tried, values, strict=True)]
+    descents = [_described(descent) for descent in found.descents]
+    facts = {"objective_before": found.objective_before, "start": best.start, "descents": descents, **looked}
+    return Found(best.permutation, best.objective, {**facts, "losses_half_way": losses} if losses else facts)
+
+
+def _described(descent: Descent) -> dict[str, Any]:
+    """Return a descent's row in ``facts``."""
+    return {
+        "start": descent.start,
+        "objective": descent.objective,
+        "sweeps": len(descent.objectives) - 1,
+        "converged": descent.converged,
+        "gap": descent.gap,
+    }
+
+
+def match(
+    spec: PermutationSpec,
+    theta_a: Mapping[str, Tensor],
+    theta_b: Mapping[str, Tensor],
+    *,
+    seed: int = 0,
+    starts: int | None = None,
+    layers: Sequence[Layer] = (),
+    more: Mapping[str, Permutation] | None = None,
+) -> Matching:
+    """Match θ_B to θ_A by ``starts`` descents and keep the best.
+
+    Only learned tensors count; ``layers`` says which layers a BatchNorm follows, of which only the direction of each
+    unit's incoming weights counts. ``more`` gives further starts by name. Every descent visits all groups in a seeded
+    random order until none improves; a step is taken only if it raises the objective, which therefore never falls. By
+    default there are up to eight descents, fewer the wider the groups: for the widest one, from the anchored
+    assignment.
+    """
+    a, b = (rows_alone(counted(spec, theta), layers) for theta in (theta_a, theta_b))
+    starts = affordable(spec, START_BUDGET, MOST_STARTS) if starts is None else starts
+    generator = torch.Generator().manual_seed(seed)
+    identity = spec.identity()
+    before = WeightSimilarity(spec, a, b, identity).objective()
+    descents = [
+        descend(spec, a, b, start, name, generator) for name, start in _starts(spec, a, b, more or {}, starts, seed)
+    ]
+    best = max(descents, key=lambda descent: descent.objective, default=Descent("identity", identity, (before,), True))
+    if not best.objective > before:
+        best = Descent("identity", identity, (before,), best.converged)
+    return Matching(best, tuple(descents), before)
+
+
+def _starts(
+    spec: PermutationSpec,
+    a: Mapping[str, Tensor],
+    b: Mapping[str, Tensor],
+    more: Mapping[str, Permutation],
+    count: int,
+    seed: int,
+) -> Iterator[tuple[str, Permutation]]:
+    """Yield ``count`` starts: anchored, given ones, the identity; then annealed and anchored ones in turn."""
+    if not spec.groups:
+        return
+    anchored = anchored_start(spec, a, b)
+    first = [("anchored", anchored), *more.items(), ("identity", spec.identity())]
+    yield from first[:count]
+    for k in range(count - len(first)):
+        yield ("anchored", anchored) if k % 2 else ("annealed", annealed_start(spec, a, b, anchored, seed=seed + k))
+
+
+def anchored_start(spec: PermutationSpec, a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> Permutation:
+    """Return an assignment that places groups one after the other, best-known first.
+
+    A slot is anchored when every other group in its tensor has been placed; the next group is the one whose units are
+    described by the most anchored numbers, and only those enter its assignment.
+    """
+    on_tensor = sharing(spec)
+    nested = {group.name: nested_groups(spec, group) for group in spec.groups}
+    family = {
+        group.name: {group.name, *group.within, *(child.name for child in nested[group.name])} for group in spec.groups
+    }
+    placed: set[str] = set()
+    waiting = {group.name: group for group in spec.groups}
+    state = WeightSimilarity(spec, a, b, spec.identity())
+
+    def described(name: str) -> float:
+        """Anchored numbers per unit."""
+        slots = [s for s in waiting[name].slots if s.tensor in a and on_tensor[s.tensor] <= placed | family[name]]
+        return sum(a[s.tensor].numel() / a[s.tensor].shape[s.dim] * s.repeat * s.block for s in slots)
+
+    while waiting:
+        name = max(waiting, key=described)
+        group, known = waiting[name], placed | family[name]
+
+        def anchored(slot: Slot, known: set[str] = known) -> bool:
+            return on_tensor[slot.tensor] <= known
+
+        step = reassign(spec, group, state.permutation, state.units(group, anchored), state.blocks(group, anchored))
+        for done in (name, *(child.name for child in nested[name])):
+            placed.add(done)
+            waiting.pop(done, None)
+        state.move(group, step.permutation, step.relative)
+    return state.permutation
+
+
+def sharing(spec: PermutationSpec) -> dict[str, set[str]]:
+    """Return, per tensor, the groups that have slots in it."""
+    found: dict[str, set[str]] = {}
+    for group in spec.groups:
+        for slot in group.slots:
+            found.setdefault(slot.tensor, set()).add(group.name)
+    return found
+
+
+def descend(
+    spec: PermutationSpec,
+    a: Mapping[str, Tensor],
+    b: Mapping[str, Tensor],
+    start: Permutation,
+    name: str,
+    generator: torch.Generator,
+) -> Descent:
+    """Return where coordinate descent on ⟨a, π·b⟩ from ``start`` ends."""
+    state = WeightSimilarity(spec, a, b, start)
+    exact = all(tensor.dtype == torch.float64 for tensor in a.values())
+    slack = (1e-13 if exact else 1e-7) * (1 + sum(_length(a[k]) * _length(b[k]) for k in a))
+    objectives = [state.objective()]
+    neighbours = _neighbours(spec, state)
+    waiting = {group.name for group in spec.groups if state.touched[group.name]}
+    gap = 0.0
+    while waiting and len(objectives) <= MOST_SWEEPS:
+        for k in torch.randperm(len(spec.groups), generator=generator).tolist():
+            group = spec.groups[k]
+            if group.name not in waiting:
+                continue
+            waiting.discard(group.name)
+            step = reassign(spec, group, state.permutation, state.units(group), state.blocks(group))
+            gap = max(gap, step.gap)
+            if state.gain(group, step.permutation, step.gain) > slack:
+                state.move(group, step.permutation, step.relative)
+                waiting |= neighbours[group.name]
+        objectives.append(state.objective())
+        if objectives[-1] < objectives[-2] - 10 * len(spec.groups) * slack:
+            raise AssertionError(f"weight matching: the objective fell from {objectives[-2]} to {objectives[-1]}")
+    return Descent(name, state.permutation, tuple(objectives), not waiting, gap)
+
+
+def _length(tensor: Tensor) -> float:
+    """Return ‖tensor‖, of half precision in float32."""
+    return float(torch.linalg.vector_norm(tensor, dtype=torch.promote_types(tensor.dtype, torch.float32)))
+
+
+def _neighbours(spec: PermutationSpec, state: WeightSimilarity) -> dict[str, set[str]]:
+    """Return, per group, those whose similarity changes when it moves; itself only where it meets itself."""
+    found = {}
+    for group in spec.groups:
+        touched = state.touched[group.name]
+        found[group.name] = {
+            other.name
+            for other in spec.groups
+            if touched & state.touched[other.name] and (other is not group or state.meets_itself(group))
+        }
+    return found

@@ -1,0 +1,1 @@
+"""The command line ``lmccheck``: one file per command; none imports anything heavy before it runs."""

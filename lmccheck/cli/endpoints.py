@@ -1,0 +1,103 @@
+"""What the commands about a pair of checkpoints have in common: their arguments, and what they refuse to overwrite."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lmccheck.errors import LmcError
+
+if TYPE_CHECKING:
+    from lmccheck.network.pair import ModelPair
+
+SUFFIX = ".safetensors"
+METHODS = "weight-matching, activation-matching, transport, transport-both, learned or best"
+
+
+def add_pair(command: argparse.ArgumentParser, methods: str, output: str) -> None:
+    """Add the arguments that name a pair, how it is aligned, and the file to write."""
+    add = command.add_argument
+    add("a", metavar="A", help="the checkpoint that stays, a .safetensors file")
+    add("b", metavar="B", help="the checkpoint that is permuted towards it, a .safetensors file")
+    add("--model", metavar="NAME", required=True, help='"module:callable" returning a torch.nn.Module')
+    add(
+        "--data",
+        metavar="DATA",
+        required=True,
+        help='what is measured, and the alignment verified, on: a .safetensors file with tensors "inputs" and '
+        '"targets", or "module:callable"',
+    )
+    add(
+        "--calibration",
+        metavar="DATA",
+        help="what alignments are chosen and statistics taken on, such as the training data; never measured on",
+    )
+    add("--method", metavar="METHOD", default="weight-matching", help=f"{methods} (default: weight-matching)")
+    add(
+        "--beyond",
+        metavar="MAPS",
+        default="",
+        help="maps beyond permutations that keep B's function: all, or some of rescaling, sign-flips, head-maps and "
+        "stream-rotation, separated by commas (default: none)",
+    )
+    add(
+        "--loss",
+        metavar="LOSS",
+        default="cross_entropy",
+        help='cross_entropy (default), mse, next_token or "module:function", one loss per sample',
+    )
+    add("--symmetry", metavar="FILE", help="a spec file (.toml, .json) in place of the derived symmetries")
+    add("--seed", metavar="N", type=int, default=0, help="seed of everything random (default: 0)")
+    add("--device", metavar="DEVICE", default="auto", help="auto (default), cpu or cuda[:N]")
+    add("-o", "--output", metavar="FILE", required=True, help=output)
+
+
+def maps(options: argparse.Namespace) -> str | list[str]:
+    """Return the maps beyond permutations that were asked for."""
+    return "all" if options.beyond == "all" else [name for name in str(options.beyond).split(",") if name]
+
+
+def load(options: argparse.Namespace) -> ModelPair:
+    """Return the pair that the arguments name; paths and modules are looked up in the current folder."""
+    from lmccheck.network.pair import load_pair
+
+    return load_pair(
+        options.a,
+        options.b,
+        model=options.model,
+        data=options.data,
+        calibration=options.calibration,
+        loss=options.loss,
+        device=options.device,
+        symmetry=options.symmetry,
+    )
+
+
+def output_path(options: argparse.Namespace, *beside: Path) -> Path:
+    """Return the file to write; raise LmcError unless it is a .safetensors file and none of those read.
+
+    ``beside`` are files that are written with it.
+    """
+    target = Path(options.output)
+    if target.suffix != SUFFIX:
+        raise LmcError(f"--output: got {options.output!r}, expected a {SUFFIX} file; mend: correct its suffix")
+    for read in (options.a, options.b, options.data, options.calibration):
+        for written in (target, *beside):
+            if read is not None and _same(Path(read), written):
+                raise LmcError(
+                    f"--output: {written} is read from, expected a file of its own; mend: choose another name"
+                )
+    return target
+
+
+def _same(read: Path, written: Path) -> bool:
+    """Whether two paths are one file, also under two names."""
+    return read.resolve() == written.resolve() or (read.exists() and written.exists() and read.samefile(written))
+
+
+def row(name: str, *values: Any) -> list[str]:
+    """Return a row of text: numbers with four significant digits, nothing for None."""
+    from lmccheck.report.record import number
+
+    return [name, *map(number, values)]

@@ -1,0 +1,39 @@
+"""The command line ``lmccheck``: its parser, and what becomes of an error.
+
+Nothing heavy is imported before it is needed: ``--help`` does not wait for torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from lmccheck.cli import align, merge, symmetry
+from lmccheck.cli.command import HELD, WRONG
+from lmccheck.errors import LmcError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status: 0 fine, 1 a spec failed verification, 2 an error."""
+    options = parser().parse_args(arguments)
+    try:
+        status: int = options.run(options)
+        sys.stdout.flush()
+        return status
+    except LmcError as error:
+        print(f"lmccheck: {error}", file=sys.stderr)
+        return WRONG
+    except BrokenPipeError:  # the reader, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return HELD
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the whole command line."""
+    top = argparse.ArgumentParser(prog="lmccheck", description="Property tests for trained models.", allow_abbrev=False)
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+    for command in (symmetry, align, merge):
+        command.add_to(commands)
+    return top

@@ -1,0 +1,179 @@
+"""``lmccheck symmetry``: which permutation symmetries a network has; derived, verified, shown, saved."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lmccheck.cli.command import BROKEN, HELD, Commands
+from lmccheck.errors import LmcError, SourceError, nearest
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from lmccheck.symmetry.spec import PermutationSpec
+
+FLOATS = ("float32", "float64", "float16", "bfloat16")
+INTEGERS = ("int64", "int32", "int16", "int8", "uint8", "bool")
+SHAPE = "SHAPE[:DTYPE[:BOUND]]"
+EXAMPLES = 2  # samples taken from a file of inputs
+BOUND = 2  # integers are 0 and 1 unless more may be meant: every vocabulary has those
+
+
+@dataclass(frozen=True)
+class Input:
+    """One random example input: its shape, its dtype (None: the model's own float), the bound of its integers."""
+
+    shape: tuple[int, ...]
+    dtype: str | None = None
+    bound: int = BOUND
+
+
+def add_to(commands: Commands) -> None:
+    """Add the command's parser."""
+    command = commands.add_parser(
+        "symmetry",
+        help="which permutation symmetries does a network have?",
+        description="Derive a network's permutation symmetries, verify them, and show or save them. Exit status: 0 "
+        "fine, 1 they change what the network computes, 2 an error.",
+        allow_abbrev=False,
+    )
+    command.set_defaults(run=symmetry)
+    add = command.add_argument
+    add("model", metavar="MODEL", help='"module:callable" returning a torch.nn.Module, importable from this folder')
+    given = command.add_mutually_exclusive_group()
+    given.add_argument(
+        "--input",
+        metavar=SHAPE,
+        type=example,
+        action="append",
+        default=[],
+        dest="examples",
+        help="a random example input, such as 2,3,224,224 or 2,16:int64:50257; repeat it for a network of several. "
+        f"DTYPE: {', '.join((*FLOATS, *INTEGERS))}; by default the model's own float. Integers are drawn from 0 to "
+        "BOUND − 1; BOUND is 2 by default",
+    )
+    given.add_argument("--inputs", metavar="FILE", help="a .safetensors file whose tensor `inputs` gives the examples")
+    add("--spec", metavar="FILE", help="verify this spec file (.toml, .json) in place of a derived one")
+    add("--output", metavar="FILE", help="write the spec to a .toml or .json file, unless verification fails")
+    add("--all", action="store_true", help="list every tensor, and every frozen dimension")
+    add("--table", metavar="FMT", default="simple", help="any tabulate format (default: simple)")
+    add("--no-verify", action="store_true", help="do not measure whether the spec keeps the function")
+    add(
+        "--trials",
+        metavar="N",
+        type=count,
+        help="random permutations to verify with (default: 3, or more where groups are small)",
+    )
+    add("--seed", metavar="N", type=int, default=0, help="seed of everything random (default: 0)")
+
+
+def example(text: str) -> Input:
+    """Return the input that ``SHAPE[:DTYPE[:BOUND]]`` describes.
+
+    >>> example("2,16:int64:100")
+    Input(shape=(2, 16), dtype='int64', bound=100)
+    """
+    shape, *rest = text.split(":")
+    sizes = shape.split(",")
+    if not all(size.isdecimal() and int(size) for size in sizes) or len(rest) > 2:
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected {SHAPE}, such as 2,3,224,224 or 2,16:int64:100")
+    known = (*FLOATS, *INTEGERS)
+    dtype = rest[0] if rest else None
+    if dtype is not None and dtype not in known:
+        raise argparse.ArgumentTypeError(f"dtype {dtype!r}{nearest(dtype, known)}; expected one of {', '.join(known)}")
+    if len(rest) == 2 and (dtype not in INTEGERS or not rest[1].isdecimal() or not int(rest[1])):
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number as the bound of an integer dtype")
+    return Input(tuple(map(int, sizes)), dtype, int(rest[1]) if len(rest) == 2 else BOUND)
+
+
+def count(text: str) -> int:
+    """Return a whole number of at least 1."""
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number of at least 1")
+    return int(text)
+
+
+def symmetry(options: argparse.Namespace) -> int:
+    """Derive or read a spec, verify it, print it, and write it where that was asked for."""
+    from tabulate import tabulate_formats
+
+    if options.table not in tabulate_formats:
+        near = nearest(options.table, tabulate_formats)
+        raise LmcError(f"--table: got {options.table!r}, expected a tabulate format{near}")
+    if not (options.examples or options.inputs or (options.spec and options.no_verify)):
+        raise LmcError("symmetry: no example inputs; mend: say --input SHAPE, such as 2,3,224,224, or --inputs FILE")
+    import torch
+
+    from lmccheck.report.symmetry import describe
+    from lmccheck.store.model import build_module
+    from lmccheck.symmetry.discover import discover_symmetry
+    from lmccheck.symmetry.spec_file import check_suffix, load_spec, save_spec
+    from lmccheck.symmetry.user_spec import enough_trials
+    from lmccheck.symmetry.verify import TOLERANCE
+
+    if options.output:
+        check_suffix(Path(options.output))
+    torch.manual_seed(options.seed)
+    module = build_module(options.model, Path.cwd())
+    inputs = example_inputs(options, module)
+    spec = load_spec(options.spec, module) if options.spec else discover_symmetry(module, inputs)
+    trials = options.trials or enough_trials(spec)
+    worst = None if options.no_verify else spec.verify(module, inputs, trials=trials, seed=options.seed)
+    broken = worst is not None and not worst <= TOLERANCE
+    title = f"{options.model}: {sum(p.numel() for p in module.parameters()):,} parameters"
+    print(describe(title, spec, verified(worst, broken), options.table, options.all))
+    if worst is not None and broken:
+        print(f"lmccheck: {refused(options, spec, module, inputs, worst)}", file=sys.stderr)
+        return BROKEN
+    if options.output:
+        print(f"\nwritten to {save_spec(spec, options.output, model=options.model)}")
+    return HELD
+
+
+def verified(worst: float | None, broken: bool) -> str:
+    """Say what verification found, as the heading does."""
+    if worst is None:
+        return "not verified"
+    return f"{'FAILED verification' if broken else 'verified'} in float64: outputs change by {worst:.1e}"
+
+
+def refused(
+    options: argparse.Namespace, spec: PermutationSpec, module: nn.Module, inputs: tuple[Any, ...], worst: float
+) -> str:
+    """Say what is wrong with a spec that changes the function; one that was derived is our mistake."""
+    from lmccheck.symmetry.user_spec import refusal
+
+    said = refusal(spec, module, inputs, worst, seed=options.seed)
+    if options.spec:
+        return f"{options.spec}: {said}"
+    return f"{said.partition('; mend: ')[0]}; this is a defect of lmccheck; mend: report the model"
+
+
+def example_inputs(options: argparse.Namespace, module: nn.Module) -> tuple[Tensor, ...]:
+    """Return the inputs that were described, or those in a file, floats in the module's own dtype."""
+    import torch
+
+    from lmccheck.store import checkpoint
+
+    own = next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
+    if options.inputs:
+        tensors = checkpoint.load(options.inputs)
+        if "inputs" not in tensors:
+            raise SourceError(
+                f"{options.inputs}: has no tensor 'inputs', got {sorted(tensors)}; mend: store the samples as 'inputs'"
+            )
+        inputs = tensors["inputs"][:EXAMPLES] if tensors["inputs"].ndim else tensors["inputs"]
+        return (inputs.to(own) if inputs.is_floating_point() else inputs,)
+    generator = torch.Generator().manual_seed(options.seed)
+
+    def draw(given: Input) -> Tensor:
+        dtype = own if given.dtype is None else getattr(torch, given.dtype)
+        if given.dtype in INTEGERS:
+            return torch.randint(0, given.bound, given.shape, generator=generator).to(dtype)
+        return torch.randn(given.shape, generator=generator).to(dtype)
+
+    return tuple(map(draw, options.examples))

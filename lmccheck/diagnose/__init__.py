@@ -1,0 +1,1 @@
+"""Constants of the theory, Jacobians and noise profiles: measured when asked for; they feed no verdict."""

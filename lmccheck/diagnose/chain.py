@@ -1,0 +1,155 @@
+"""A network that is a chain of weight layers: what each reads and makes, and the maps between pre-activations."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx
+
+from lmccheck.diagnose.jacobian import Between, Snapshot, lengths
+from lmccheck.evaluate.graph import GraphRunner
+from lmccheck.evaluate.masked import across
+from lmccheck.symmetry.sites import Layer
+from lmccheck.symmetry.structure import Structure
+from lmccheck.symmetry.trace import op_name
+
+_CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A weight layer i of a chain: ``node`` gives its pre-activation xⁱ, ``source`` what it reads, φ(xⁱ⁻¹).
+
+    A BatchNorm that follows belongs to the layer; ``shifts`` are the tensors that are added.
+    """
+
+    layer: Layer
+    node: str
+    shifts: tuple[str, ...]
+
+    def scale(self, weights: Mapping[str, Tensor]) -> Tensor | None:
+        """Return what a BatchNorm multiplies each unit by, None without one."""
+        norm = self.layer.norm
+        if norm is None:
+            return None
+        scale = (weights[norm.variance].double() + norm.epsilon).rsqrt()
+        return scale if norm.weight is None else scale * weights[norm.weight].double()
+
+    def folded(self, weights: Mapping[str, Tensor]) -> tuple[Tensor, Tensor | None]:
+        """Return weight (units, inputs, …) and bias of the layer with its BatchNorm folded in, float64."""
+        layer = self.layer
+        weight = weights[layer.weight].double().movedim(layer.out, 0)
+        bias = weights[layer.bias].double() if layer.bias is not None else None
+        scale = self.scale(weights)
+        if scale is not None and layer.norm is not None:
+            weight = weight * scale.reshape(-1, *[1] * (weight.ndim - 1))
+            bias = ((0.0 if bias is None else bias) - weights[layer.norm.mean].double()) * scale
+            bias = bias if layer.norm.bias is None else bias + weights[layer.norm.bias].double()
+        return weight, bias
+
+    def frobenius(
+        self, weights: Mapping[str, Tensor], read: Tensor, made: Tensor, augmented: bool, last: bool
+    ) -> float:
+        """Return ‖A‖_F of the layer as the matrix from all it reads to all it makes, per sample.
+
+        A convolution counts each weight as often as it meets a number that is not padding; the augmented form has the
+        bias at every position and, but for the last layer, a row for the constant 1.
+        """
+        weight, bias = self.folded(weights)
+        positions = made[0].numel() // weight.shape[0]
+        if self.layer.window is None:
+            total = float(positions * weight.square().sum())
+        else:
+            stride, padding, dilation = self.layer.window
+            ones = torch.ones((1, *read.shape[1:]), dtype=torch.float64, device=weight.device)
+            met = _CONVOLUTIONS[weight.ndim - 2](ones, weight.square(), None, stride, padding, dilation)
+            total = float(met.sum())
+        if augmented:
+            total += (float(positions * bias.square().sum()) if bias is not None else 0.0) + (0.0 if last else 1.0)
+        return math.sqrt(total)
+
+
+def chain_of(structure: Structure) -> tuple[Stage, ...] | str:
+    """Return the layers of a chain network in order, or why the network is no chain."""
+    if not structure.sequential:
+        return "units of one level feed one another (a residual stream): the network is no chain of layers"
+    if len(structure.layers) != structure.depth:
+        return f"{len(structure.layers)} layers for {len(structure.levels)} levels of units: the network is no chain"
+    nodes = {node.name: node for node in structure.trace.graph.nodes}
+    stages = []
+    for k, layer in enumerate(structure.layers):
+        made = {block.group for block in structure.rows.get(layer.weight, ())}
+        read = {block.group for block in structure.columns.get(layer.weight, ())}
+        expected_read = set(structure.levels[k - 1]) if k else set()
+        expected_made = set(structure.levels[k]) if k < len(structure.levels) else set()
+        if made != expected_made or read != expected_read or layer.groups != 1:
+            return f"layer {layer.weight!r} does not read all of one level and make the next: the network is no chain"
+        norm = layer.norm
+        shifts = (layer.bias, *((norm.bias, norm.mean) if norm is not None else ()))
+        node = nodes[layer.node] if norm is None else _normed(nodes[layer.node])
+        stages.append(Stage(layer, node.name, tuple(name for name in shifts if name is not None)))
+    return tuple(stages)
+
+
+def _normed(node: fx.Node) -> fx.Node:
+    """Return the node that gives what the BatchNorm after a layer makes of it."""
+    user = next(iter(node.users))
+    if op_name(user.target) == "aten.batch_norm":
+        return user
+    return next(n for n in user.users if op_name(n.target) == "getitem" and n.args[1] == 0)
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A chain network at some weights on some samples: what its layers read and make, and the maps between them."""
+
+    stages: tuple[Stage, ...]
+    snapshot: Snapshot
+    weights: Mapping[str, Tensor] = field(repr=False)
+    augmented: bool
+
+    @classmethod
+    def at(
+        cls, stages: Sequence[Stage], graph: GraphRunner, weights: Mapping[str, Tensor], inputs: Any, where: str
+    ) -> Chain:
+        """Run the network on ``inputs`` (a tensor or a tuple) and return its chain; ``graph`` runs in float64."""
+        state = graph.weights(weights)
+        keep = list(dict.fromkeys([s.node for s in stages] + [s.layer.source for s in stages]))
+        shifts = [name for stage in stages for name in stage.shifts]
+        snapshot = Snapshot(graph, state, inputs, where, keep, shifts)
+        return cls(tuple(stages), snapshot, state, bool(shifts))
+
+    @property
+    def depth(self) -> int:
+        """d, the number of weight layers."""
+        return len(self.stages)
+
+    def made(self, i: int) -> Tensor:
+        """xⁱ, 1 ≤ i ≤ d: the pre-activations of layer i, (n, …)."""
+        return self.snapshot.values[self.stages[i - 1].node]
+
+    def read(self, i: int) -> Tensor:
+        """φ(xⁱ⁻¹), 1 ≤ i ≤ d: what layer i reads, (n, …)."""
+        return self.snapshot.values[self.stages[i - 1].layer.source]
+
+    def length(self, value: Tensor, i: int) -> Tensor:
+        """‖value‖ per sample, of layer i (d: the output); in the augmented form of (value; 1) for hidden layers."""
+        found = lengths(value)
+        return torch.sqrt(found**2 + 1) if self.augmented and i < self.depth else found
+
+    def between(self, i: int, j: int) -> Between:
+        """M^{i,j}, i < j: xⁱ -> xʲ."""
+        return self.snapshot.between(self.stages[i - 1].node, self.stages[j - 1].node)
+
+    def step(self, i: int, made: Tensor, line: Tensor | None = None) -> Tensor:
+        """Return xⁱ from xⁱ⁻¹ (i ≥ 2), with what layer i reads times ``line``, (inputs,), if one is given."""
+        before, stage = self.stages[i - 2], self.stages[i - 1]
+        read = self.snapshot.between(before.node, stage.layer.source)(made)
+        if line is not None:
+            read = read * across(stage.layer, line.to(read), read.ndim)
+        return self.snapshot.between(stage.layer.source, stage.node)(read)

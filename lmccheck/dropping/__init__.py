@@ -1,0 +1,1 @@
+"""Networks with units dropped: which ones are kept, refits, masks, and what dropping costs."""

@@ -1,0 +1,176 @@
+"""Which units to keep: at random, the most important ones, those that others can be written in, one of each kind."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lmccheck.errors import LmcError
+from lmccheck.evaluate.regression import Moments
+from lmccheck.symmetry.structure import Structure, Units
+
+Keep = float | Mapping[str, float]
+Seen = Callable[[str, str], Moments]  # second moments of a group's units where a weight's layer reads them
+
+
+def counts(structure: Structure, keep: Keep) -> dict[str, int]:
+    """Return ⌊keep·h⌋ per group. Raises LmcError unless every share is a number from 0 to 1.
+
+    A share a rounding error below a whole number of units is that number.
+    """
+    shares = dict(keep) if isinstance(keep, Mapping) else dict.fromkeys(structure.groups, keep)
+    unknown = sorted(set(shares) - set(structure.groups))
+    if unknown:
+        raise LmcError(f"keep: group {unknown[0]!r} is unknown; expected some of {list(structure.groups)}")
+    for group, share in shares.items():
+        if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 <= share <= 1:
+            raise LmcError(f"keep = {share!r} for group {group!r}; expected a share of its units, from 0 to 1")
+    sizes = structure.sizes
+    return {group: math.floor(shares.get(group, 1.0) * sizes[group] + 1e-9) for group in structure.groups}
+
+
+def random_keep(structure: Structure, kept: Mapping[str, int], generator: torch.Generator) -> dict[str, Tensor]:
+    """Return exactly ``kept`` units of every group of it, each subset as likely as any other; sorted."""
+    found = {}
+    for group, count in kept.items():
+        found[group] = torch.randperm(structure.sizes[group], generator=generator)[:count].sort().values
+    return found
+
+
+def important_keep(
+    structure: Structure, state: Mapping[str, Tensor], kept: Mapping[str, int], seen: Seen
+) -> dict[str, Tensor]:
+    """Return the units with the largest E[φ_u²]·‖out(u)‖², summed over the layers that read them; sorted."""
+    found = {}
+    for group, count in kept.items():
+        score = torch.zeros(structure.sizes[group], dtype=torch.float64)
+        for weight, dim, positions in _readers(structure, group):
+            moments = seen(weight, group)
+            out = _outgoing(state[weight], dim, positions)
+            score += moments.xx.diagonal().cpu() / max(1, moments.count) * out.square().sum(1)
+        found[group] = score.argsort(descending=True, stable=True)[:count].sort().values
+    return found
+
+
+def spanning_keep(
+    structure: Structure, state: Mapping[str, Tensor], kept: Mapping[str, int], seen: Seen
+) -> dict[str, Tensor]:
+    """Return units whose linear combinations come close to what the layers that read a group get of it; sorted.
+
+    Greedy column subset selection, with a constant: the next unit u is the one that takes most off
+    ‖H·W − [H_S 1]·V‖² (V fitted), which is ‖W·R[:, u]‖²/R[u, u] for the covariance R of what S does not explain. Groups
+    are taken from the output backwards, and outgoing weights to units that are dropped do not count. Positions inside a
+    convolution's window are taken as one activation.
+    """
+    found: dict[str, Tensor] = {}
+    for group in reversed([group for group in structure.groups if group in kept]):
+        size = structure.sizes[group]
+        covariance = torch.zeros(size, size, dtype=torch.float64)
+        wanted = torch.zeros(size, size, dtype=torch.float64)
+        for weight, dim, positions in _readers(structure, group):
+            moments = seen(weight, group)
+            mean = moments.x / max(1, moments.count)
+            covariance += (moments.xx / max(1, moments.count) - torch.outer(mean, mean)).cpu()
+            read = state[weight]
+            for block in structure.rows.get(weight, ()):
+                if block.group in found:
+                    read = read.index_fill(block.dim, block.of(structure.others(block.group, found[block.group])), 0.0)
+            out = _outgoing(read, dim, positions)
+            wanted += out @ out.T
+        found[group] = _greedy(covariance, wanted, kept[group]).sort().values
+    return {group: found[group] for group in kept}
+
+
+def _greedy(covariance: Tensor, wanted: Tensor, count: int) -> Tensor:
+    """Return ``count`` columns chosen one by one by how much of tr(R·wanted) they explain."""
+    left = covariance.clone()
+    product = wanted @ left
+    alive = left.diagonal().clone()
+    floor = 1e-10 * alive.clamp(min=1e-300)
+    free = torch.ones(len(left), dtype=torch.bool)
+    chosen = []
+    for _ in range(count):
+        gain = (left * product).sum(0) / alive.clamp(min=1e-300)
+        gain = torch.where(alive > floor, gain.clamp(min=0.0), 0.0)
+        unit = int(torch.where(free, gain, -1.0).argmax())
+        chosen.append(unit)
+        free[unit] = False
+        if alive[unit] > floor[unit]:
+            line, image = left[unit] / left[unit, unit], product[:, unit].clone()
+            left = left.addr(left[unit].clone(), line, alpha=-1.0)
+            product = product.addr(image, line, alpha=-1.0)
+            alive = left.diagonal().clamp(min=0.0)
+    return torch.tensor(chosen, dtype=torch.int64)
+
+
+def merged_twins(
+    structure: Structure, state: Mapping[str, Tensor], kept: Mapping[str, int]
+) -> tuple[dict[str, Tensor], dict[str, Tensor]] | None:
+    """Return units to keep and a state that computes what ``state`` does, where units have twins; None where not.
+
+    Twins have equal incoming weights, so they do the same; outgoing weights of those that are dropped are added to
+    those of a twin that is kept. All groups of ``kept`` need few enough kinds of units.
+    """
+    found, result = {}, dict(state)
+    for group, count in kept.items():
+        kind = _kinds(structure, state, group)
+        first = [int((kind == k).nonzero()[0]) for k in range(int(kind.max()) + 1)]
+        if len(first) > count:
+            return None
+        more = [unit for unit in range(len(kind)) if unit not in set(first)][: count - len(first)]
+        found[group] = torch.tensor(first + more, dtype=torch.int64).sort().values
+        dropped = structure.others(group, found[group])
+        heirs = torch.tensor(first, dtype=torch.int64)[kind[dropped]]
+        for weight, dim, positions in _readers(structure, group):
+            to, given = positions[heirs].reshape(-1), positions[dropped].reshape(-1)
+            moved = result[weight].index_select(dim, given)
+            result[weight] = result[weight].index_add(dim, to, moved).index_fill(dim, given, 0.0)
+    return found, result
+
+
+def _kinds(structure: Structure, state: Mapping[str, Tensor], group: str) -> Tensor:
+    """Return the number of each unit's kind: units of one kind have equal rows, (units,) int64."""
+    parts = []
+    for name, blocks in structure.rows.items():
+        for block in blocks:
+            if block.group == group and state[name].is_floating_point():
+                rows = state[name].movedim(block.dim, 0)[block.positions]
+                parts.append(rows.reshape(structure.sizes[group], -1))
+    _, kind = torch.unique(torch.cat(parts, 1), dim=0, return_inverse=True)
+    found: Tensor = kind
+    return found
+
+
+def _readers(structure: Structure, group: str) -> Sequence[tuple[str, int, Tensor]]:
+    """Return (weight, dimension, positions) of the outgoing weights of a group."""
+    return [
+        (name, block.dim, block.positions)
+        for name, blocks in structure.columns.items()
+        for block in blocks
+        if block.group == group
+    ]
+
+
+def _outgoing(weight: Tensor, dim: int, positions: Tensor) -> Tensor:
+    """Return a weight's columns of units as a matrix (units, everything else)."""
+    return weight.movedim(dim, 0)[positions].reshape(len(positions), -1)
+
+
+def scales(structure: Structure, keep: Units) -> dict[str, float]:
+    """Return 1/(kept share) per group; 1 where none is kept."""
+    return {group: structure.sizes[group] / max(1, len(units)) if len(units) else 1.0 for group, units in keep.items()}
+
+
+def factors(structure: Structure, several: Sequence[tuple[Units, Any]]) -> dict[str, Tensor]:
+    """Return multipliers, (k, units) per group, of k choices: kept units and their factor (per group, or one)."""
+    result: dict[str, list[Tensor]] = {}
+    for keep, scale in several:
+        for group, units in keep.items():
+            line = torch.zeros(structure.sizes[group], dtype=torch.float64)
+            line[units] = scale[group] if isinstance(scale, Mapping) else float(scale)
+            result.setdefault(group, []).append(line)
+    return {group: torch.stack(lines) for group, lines in result.items()}

@@ -1,0 +1,36 @@
+"""What dropping the units of one level alone costs: where a network's redundancy ends."""
+
+from __future__ import annotations
+
+import torch
+
+from lmccheck.dropping.dropped import Dropped
+from lmccheck.dropping.edit import keep_factors, lines
+from lmccheck.evaluate.masked import MaskedRuns
+from lmccheck.network.pair import ModelPair
+from lmccheck.store.batches import first_samples
+from lmccheck.symmetry.structure import Structure
+
+SAMPLES = 4096
+
+
+def level_costs(pair: ModelPair, structure: Structure, side: str, dropped: Dropped) -> dict[str, float]:
+    """Return, per level of a dropped network, what it costs to drop that level's units and no others.
+
+    In the loss's unit, on the first calibration samples; kept units are scaled by units over kept ones, nothing is
+    refitted. A level of several groups is named by its first.
+    """
+    if pair.calibration is None:
+        return {}
+    runs = MaskedRuns(pair, structure.layers, first_samples(pair.calibration, SAMPLES))
+    runs.load(pair.theta_a if side == "a" else pair.theta_b)
+    levels = structure.levels[dropped.level :]
+    factors = {}
+    for number, level in enumerate(levels):
+        for group in level:
+            units = dropped.keep[group]
+            scale = structure.sizes[group] / max(1, len(units))
+            factors[group] = torch.ones(len(levels) + 1, structure.sizes[group], dtype=torch.float64)
+            factors[group][number] = keep_factors(structure, {group: units}, scale)[group]
+    found = runs.losses(lines(structure, factors)).mean(1).tolist()
+    return {level[0]: loss - found[-1] for level, loss in zip(levels, found, strict=False)}

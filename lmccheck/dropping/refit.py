@@ -1,0 +1,155 @@
+"""Ridge refit: the kept units' outgoing weights, fitted so that every later layer gives what it gave with all units.
+
+Layers are processed in the order of the graph, each on what the already dropped and refitted network gives it.
+Source: the condition of Nguyen, Bréchet and Mondelli (2021) that some narrow network on a subset of features does well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lmccheck.dropping.edit import keep_factors, multiplied
+from lmccheck.evaluate.convex import polished_head
+from lmccheck.evaluate.layer_data import Observed
+from lmccheck.evaluate.regression import Moments, chosen_ridge
+from lmccheck.evaluate.split import Split
+from lmccheck.evaluate.stepwise import Resumed
+from lmccheck.network.pair import ModelPair
+from lmccheck.symmetry.sites import Layer, stored_name
+from lmccheck.symmetry.structure import Structure, Units
+from lmccheck.symmetry.trace import value_of
+
+REGRESSORS = 4096  # a layer that reads more numbers keeps its weights, times one factor
+
+
+class Refit:
+    """Refits of one network; what its layers give with all units is recorded once."""
+
+    def __init__(
+        self, pair: ModelPair, structure: Structure, theta: Mapping[str, Tensor], parts: Split, dtype: torch.dtype
+    ) -> None:
+        self.pair, self.structure, self.theta = pair, structure, theta
+        self.layers = [layer for layer in structure.layers if layer.weight in structure.columns]
+        self.observed = Observed(pair, self.layers, structure.shapes, parts, dtype)
+        by_weight = {layer.weight: layer for layer in self.layers}
+        units = {
+            f"{name}:{block.group}": (by_weight[name], block.positions)
+            for name, blocks in structure.columns.items()
+            for block in blocks
+        }
+        self.observed.record(structure.stored(theta), units)
+
+    def seen(self, weight: str, group: str) -> Moments:
+        """Return second moments of a group's units where the layer of ``weight`` reads them."""
+        return self.observed.units[f"{weight}:{group}"]
+
+    def __call__(self, level: int, keep: Units, *, polish: bool = True) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return θ_i, canonical float64, that reads the units of ``keep`` (groups of ``level`` and later) alone.
+
+        Columns of dropped units are zero; the kept ones of every layer that reads them solve
+        min_{V,c} ‖H·V + c − Z‖² + λ‖V − V₀‖², H what the layer now reads and Z what it gave in θ; c goes into the bias,
+        or into the running mean of a BatchNorm right behind. λ is chosen on held out data, and so is whether the head
+        is then fitted a little more, to the class probabilities of θ. Rows of dropped units are left as they are.
+        """
+        state = multiplied(self.structure, self.theta, keep_factors(self.structure, keep))
+        facts: dict[str, Any] = {"layers": {}, "polished": False}
+        run = self.observed.run()
+        for layer in self.layers:
+            dropped = [block for block in self.structure.columns[layer.weight] if block.group in keep]
+            if dropped:
+                facts["layers"][layer.weight] = self._fit(run, layer, keep, state)
+        if polish and self._head is not None:
+            facts["polished"] = self._polish(run, self._head, keep, state)
+        return state, facts
+
+    def _fit(self, run: Resumed, layer: Layer, keep: Units, state: dict[str, Tensor]) -> float | str:
+        """Change one layer's weights in ``state``; return the share of λ, or why it was done otherwise."""
+        weight = self.theta[layer.weight]
+        reads, outs = self._reads(layer, keep), self._outs(layer, keep)
+        matrix = weight.movedim(layer.out, 0)[outs].index_select(1, reads)
+        place = self._constant(layer)
+        numbers = matrix[0].numel() if len(outs) else 0
+        if numbers > REGRESSORS or (layer.bias is not None and place is None):
+            factor = weight.shape[1 - layer.out] / max(1, len(reads))
+            state[layer.weight] = state[layer.weight] * factor
+            return f"scaled by {factor:.3g} only: it reads {numbers} numbers, or its bias is used twice"
+        fit, held = self.observed.moments(run, self.structure.stored(state), layer, reads, outs)
+        fitted, constant, share = chosen_ridge(fit, held, matrix.flatten(1).T, constant=place is not None)
+        self._write(layer, reads, outs, fitted.cpu(), state)
+        if place is not None:
+            name, sign = place
+            base = self.theta[name][outs] if sign < 0 else 0.0  # the layer's own output is without the mean
+            state[name] = state[name].index_copy(0, outs, base + sign * constant.cpu())
+        return share
+
+    def _write(self, layer: Layer, reads: Tensor, outs: Tensor, fitted: Tensor, state: dict[str, Tensor]) -> None:
+        turned = state[layer.weight].movedim(layer.out, 0).clone()
+        rows = turned[outs]
+        shape = rows.index_select(1, reads).shape
+        turned[outs] = rows.index_copy(1, reads, fitted.T.reshape(shape))
+        state[layer.weight] = turned.movedim(0, layer.out).contiguous()
+
+    def _reads(self, layer: Layer, keep: Units) -> Tensor:
+        """Return the inputs of a layer that are not of dropped units."""
+        used = torch.ones(self.structure.shapes[layer.weight][1 - layer.out], dtype=torch.bool)
+        for block in self.structure.columns[layer.weight]:
+            if block.group in keep:
+                used[block.of(self.structure.others(block.group, keep[block.group]))] = False
+        return used.nonzero().flatten()
+
+    def _outs(self, layer: Layer, keep: Units) -> Tensor:
+        """Return the outputs of a layer that are not of dropped units."""
+        used = torch.ones(self.structure.shapes[layer.weight][layer.out], dtype=torch.bool)
+        for block in self.structure.rows.get(layer.weight, ()):
+            if block.group in keep:
+                used[block.of(self.structure.others(block.group, keep[block.group]))] = False
+        return used.nonzero().flatten()
+
+    def _constant(self, layer: Layer) -> tuple[str, int] | None:
+        """Return the tensor that takes the constant and its sign; None where there is none of the layer's own."""
+        if layer.bias is not None:
+            # what the layer gives holds its bias already, so the fitted constant is the new bias
+            return (layer.bias, 1) if self._once(layer.bias) else None
+        units = self.structure.shapes[layer.weight][layer.out]
+        if layer.norm is None or not self._once(layer.norm.mean) or self.theta[layer.norm.mean].shape != (units,):
+            return None
+        value = value_of(next(n for n in self.structure.trace.graph.nodes if n.name == layer.node))
+        along = 1 if layer.window is not None else len(getattr(value, "shape", ())) - 1
+        return (layer.norm.mean, -1) if along == 1 else None
+
+    def _once(self, name: str) -> bool:
+        traced = self.structure.trace
+        users = [len(n.users) for n in traced.graph.nodes if n.op == "placeholder" and stored_name(n, traced) == name]
+        return sum(users) == 1
+
+    @property
+    def _head(self) -> Layer | None:
+        """The last layer, where it is linear and gives the network's logits, a row for every loss."""
+        if not self.structure.head:
+            return None
+        layer = next(layer for layer in self.structure.layers if layer.weight == self.structure.head[0])
+        nodes = self.structure.trace.graph.nodes
+        output = next(node for node in nodes if node.op == "output")
+        last = next((node for node in output.all_input_nodes if node.name == layer.node), None)
+        if last is None or layer.window is not None or layer.weight not in self.structure.columns:
+            return None
+        dims = len(getattr(value_of(last), "shape", ()))
+        fits = self.pair.loss.name == "next_token" or (self.pair.loss.name == "cross_entropy" and dims == 2)
+        return layer if fits else None
+
+    def _polish(self, run: Resumed, layer: Layer, keep: Units, state: dict[str, Tensor]) -> bool:
+        reads, outs = self._reads(layer, keep), torch.arange(self.structure.shapes[layer.weight][layer.out])
+        turned = state[layer.weight].movedim(layer.out, 0).index_select(1, reads)
+        constant = state[layer.bias] if layer.bias is not None else torch.zeros(len(outs), dtype=torch.float64)
+        rows = list(self.observed.rows(run, self.structure.stored(state), layer, reads, outs))
+        found = polished_head(rows, turned.T, constant, free=layer.bias is not None)
+        if found is None:
+            return False
+        self._write(layer, reads, outs, found[0], state)
+        if layer.bias is not None:
+            state[layer.bias] = found[1]
+        return True

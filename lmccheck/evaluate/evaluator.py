@@ -1,0 +1,157 @@
+"""Losses of a network at points of weight space: points × batches -> per-sample losses, accumulated in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from lmccheck.errors import SourceError, UnsupportedArchitecture
+from lmccheck.evaluate import batchnorm
+from lmccheck.evaluate.points import upcast, working_dtype
+from lmccheck.modules.random_weights import randomised
+from lmccheck.modules.runner import Runner
+from lmccheck.network.loss import measured
+from lmccheck.store.batches import cut, rebatched
+from lmccheck.store.trees import tensors_in
+
+if TYPE_CHECKING:
+    from lmccheck.network.pair import ModelPair
+
+FAR = 8.0, 64.0  # strengths of draws ever farther from a model's own weights
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One point's outcome on the evaluation data: per-sample losses and 0-1 errors, float64 (n,)."""
+
+    losses: Tensor
+    errors: Tensor | None
+
+    @property
+    def loss(self) -> float:
+        """Mean loss."""
+        return float(self.losses.mean())
+
+    @property
+    def error(self) -> float | None:
+        """Mean 0-1 error (0 to 1), None where the loss has none."""
+        return None if self.errors is None else float(self.errors.mean())
+
+
+class Evaluator:
+    """Evaluates weight points of one pair's network on its data; counts full passes over the evaluation data."""
+
+    def __init__(self, pair: ModelPair, dtype: torch.dtype | None = None) -> None:
+        self.pair = pair
+        self.dtype = dtype or working_dtype(pair.theta_a, pair.theta_b)
+        self.runner = Runner(pair.module, pair.torch_device, self.dtype)
+        self.batches = rebatched(pair.data)
+        self.calibration = rebatched(pair.calibration) if pair.calibration is not None else ()
+        self.batchnorms = len(batchnorm.tracked(self.runner.module))
+        self.buffers = batchnorm.other_statistics(self.runner.module)
+        self.evaluations = 0
+        self._probe()
+
+    def _probe(self) -> None:
+        """Refuse a network whose output is random, or does not follow the weights it is given (a cached fusion)."""
+        inputs = cut(self.batches[0].inputs, 0, 2)
+        where = f"{self.pair.data.origin}, first samples"
+
+        def outputs(weights: Mapping[str, Tensor] | None = None) -> list[Tensor]:
+            if weights is not None:
+                self.runner.load(weights)
+            return [tensor.clone() for tensor in tensors_in(self.runner(inputs, where))]
+
+        def far(seed: int) -> list[Tensor]:
+            """Signs of weights may change, without which all units of a tiny network may be dead on two samples."""
+            self.runner.draw(self.pair.module, seed, FAR[seed % len(FAR)])
+            return outputs()
+
+        first = outputs(self.pair.theta_a)
+        shaken = (outputs(randomised(self.runner.module, seed, self.pair.theta_a)) for seed in range(64))
+        drawn = chain(shaken, map(far, range(64)))
+        responds = not first or any(not _equal(first, other) for other in drawn)
+        again = outputs(self.pair.theta_a)
+        what = f"model {type(self.pair.module).__name__}"
+        if not _close(first, again):
+            raise UnsupportedArchitecture(
+                f"{what}: gives two outputs for the same weights and inputs; mend: make forward deterministic in "
+                "evaluation mode"
+            )
+        if not responds:
+            raise UnsupportedArchitecture(
+                f"{what}: its output does not change with its weights; mend: do not keep weights computed in an "
+                "earlier call"
+            )
+
+    def weights(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return ``state`` ready for interpolation: on the device, in the working dtype."""
+        return upcast(state, self.dtype, self.pair.torch_device)
+
+    def measure(self, weights: Mapping[str, Tensor], *, reestimate: bool, label: str) -> Measured:
+        """Return per-sample losses at ``weights``; with ``reestimate`` BatchNorm statistics are taken afresh."""
+        self.runner.load(weights)
+        if reestimate and self.batchnorms:
+            self.reestimate()
+        self.evaluations += 1
+        losses, errors = [], []
+        for batch in self.batches:
+            outputs = self.runner(batch.inputs, f"{self.pair.data.origin}, {label}")
+            values, wrong = measured(self.pair.loss, outputs, _to(batch.targets, self.runner), self.pair.data.origin)
+            losses.append(values.cpu())
+            if wrong is not None:
+                errors.append(wrong.cpu())
+        return Measured(torch.cat(losses), torch.cat(errors) if errors else None)
+
+    def endpoint(self, weights: Mapping[str, Tensor], label: str, shown: str) -> Measured:
+        """Measure an original model with its own statistics.
+
+        Raises SourceError, beginning with ``shown``, where a loss is not finite.
+        """
+        found = self.measure(self.weights(weights), reestimate=False, label=label)
+        bad = (~found.losses.isfinite()).nonzero()
+        if len(bad):
+            k = int(bad[0])
+            raise SourceError(
+                f"{shown}: its {self.pair.loss.name} on {self.pair.data.origin} is {float(found.losses[k])} at sample "
+                f"{k} ({len(bad)} of {len(found.losses)} samples), expected finite losses; mend: check the checkpoint "
+                "and the loss"
+            )
+        return found
+
+    def reestimate(self) -> None:
+        """Take BatchNorm statistics of the loaded weights from the calibration data."""
+        self.require_calibration()
+        origin = self.pair.calibration.origin if self.pair.calibration else ""
+        batchnorm.reestimate(self.runner, self.calibration, origin)
+
+    def require_calibration(self) -> None:
+        """Raise SourceError when BatchNorm statistics have to be re-estimated and there is nothing to do it on."""
+        if self.batchnorms and not self.calibration:
+            raise SourceError(
+                f"pair {self.pair.name}: the model has {self.batchnorms} BatchNorm layer(s) and no calibration data is "
+                "given; interpolated statistics are wrong and must be re-estimated; mend: give `calibration`, for "
+                "example the training data"
+            )
+
+    def batchnorm_summary(self) -> dict[str, Any] | None:
+        """Return what the report says about BatchNorm; None for networks without it."""
+        return batchnorm.summary(self.batchnorms, self.calibration) if self.batchnorms else None
+
+
+def _equal(first: list[Tensor], second: list[Tensor]) -> bool:
+    return all(torch.equal(x.nan_to_num(), y.nan_to_num()) for x, y in zip(first, second, strict=True))
+
+
+def _close(first: list[Tensor], second: list[Tensor]) -> bool:
+    """Equal up to the rounding that a GPU's order of summation may change."""
+    return all(torch.allclose(x, y, rtol=1e-4, atol=1e-5, equal_nan=True) for x, y in zip(first, second, strict=True))
+
+
+def _to(targets: Tensor, runner: Runner) -> Tensor:
+    return targets.to(runner.device, runner.dtype) if targets.is_floating_point() else targets.to(runner.device)

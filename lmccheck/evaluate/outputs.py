@@ -1,0 +1,67 @@
+"""What a network gives under given weights, in float64, and how far two sets of weights are apart in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from lmccheck.errors import UnsupportedArchitecture
+from lmccheck.modules.runner import Runner
+from lmccheck.store.batches import rebatched
+from lmccheck.store.data import Batch
+from lmccheck.store.trees import tensors_in
+
+if TYPE_CHECKING:
+    from lmccheck.network.pair import ModelPair
+
+
+def function_deviation(
+    pair: ModelPair, first: Mapping[str, Tensor], second: Mapping[str, Tensor], *, samples: int = 64
+) -> float:
+    """Return max |f(second) − f(first)| / (1 + max |f(first)|) on evaluation data, in float64.
+
+    Uses the first ``samples`` samples and the weights' own BatchNorm statistics.
+    """
+    where = f"{pair.data.origin}, comparing b before and after alignment"
+    before, after = (first_outputs(pair, weights, where, samples) for weights in (first, second))
+    if not any(x.numel() for x in before):
+        raise UnsupportedArchitecture(f"{where}: the model returns no floating tensor, so nothing can be compared")
+    return relative_deviation(before, after)
+
+
+def first_outputs(pair: ModelPair, weights: Mapping[str, Tensor], where: str, samples: int = 64) -> list[Tensor]:
+    """Return what a pair's network gives with ``weights`` on the first evaluation samples, in float64."""
+    return FirstOutputs(pair, where, samples)(weights)
+
+
+class FirstOutputs:
+    """What a pair's network gives with any weights on the first evaluation samples, in float64."""
+
+    def __init__(self, pair: ModelPair, where: str, samples: int = 64) -> None:
+        self._runner = Runner(pair.module, pair.torch_device, torch.float64)
+        self._where = where
+        self._batches: list[Batch] = []
+        left = samples
+        for batch in rebatched(pair.data, samples):
+            if left <= 0:
+                break
+            self._batches.append(batch)
+            left -= batch.samples
+
+    def __call__(self, weights: Mapping[str, Tensor]) -> list[Tensor]:
+        """Return the floating tensors of every batch's output, one after the other."""
+        self._runner.load(weights)
+        return [tensor for batch in self._batches for tensor in tensors_in(self._runner(batch.inputs, self._where))]
+
+
+def relative_deviation(before: Sequence[Tensor], after: Sequence[Tensor]) -> float:
+    """Return max |after − before| / (1 + max |before|) over pairs of tensors, infinite where it is no number."""
+    worst = 0.0
+    for x, y in zip(before, after, strict=True):
+        if x.numel():
+            difference = (x - y).abs().max() / (1 + x.abs().max())
+            worst = max(worst, float(difference)) if torch.isfinite(difference) else float("inf")
+    return worst

@@ -1,0 +1,1 @@
+"""Soft transport between networks of different widths."""

@@ -1,0 +1,1 @@
+"""The pytest face: options, collection, items, what they load, fixtures, and the summary of a run."""

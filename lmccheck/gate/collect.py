@@ -1,0 +1,229 @@
+"""A manifest as pytest nodes: file > pair or set > check, so that ids, ``-k``, fixtures, JUnit and xdist just work.
+
+Only public names of pytest are used. Nothing here imports torch before a check runs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from lmccheck.errors import DeviceError, LmcError, LmcWarning, ManifestError, VerdictError
+from lmccheck.gate.items import ManifestItem, Recorded
+from lmccheck.gate.loading import Loaded, Sources
+from lmccheck.gate.options import MANIFESTS, Options, options_of
+from lmccheck.gate.pairing import loaded
+from lmccheck.gate.witnesses import witness_lines
+from lmccheck.manifest.plan import CheckPlan, PairPlan, Plan, SetPlan
+from lmccheck.manifest.read import load_manifest
+from lmccheck.report.failure import failure_text, reproduce_command
+from lmccheck.report.record import CheckRecord
+
+if TYPE_CHECKING:
+    from lmccheck.result import Result
+
+
+class ManifestFile(pytest.File):
+    """One ``lmc.toml``; a malformed one is a collection error."""
+
+    def collect(self) -> Iterator[pytest.Item | pytest.Collector]:
+        """Yield the manifest's own item, then its pairs and its sets.
+
+        Only now does the manifest count as found: pytest also lists the files of folders above the ones it was given.
+        """
+        self.config.stash[MANIFESTS].add(self.path)
+        try:
+            plan = load_manifest(self.path)
+        except ManifestError as error:
+            raise self.CollectError(str(error)) from None
+        item = ManifestItem.from_parent(self, name="manifest")
+        item.plan = plan
+        item.add_marker("lmc")
+        yield item
+        for comparison in plan.comparisons:
+            kind = SetCollector if isinstance(comparison, SetPlan) else PairCollector
+            collector = kind.from_parent(self, name=comparison.name)
+            collector.adopt(plan, comparison)
+            yield collector
+
+
+class PairCollector(pytest.Collector):
+    """One pair; loads its checkpoints once for all its checks, and lets go of them after the last."""
+
+    manifest: Plan
+    plan: PairPlan | SetPlan
+    loaded: Loaded
+
+    def adopt(self, manifest: Plan, plan: PairPlan | SetPlan) -> None:
+        """Take the part of the plan that this node stands for."""
+        self.manifest, self.plan, self.loaded = manifest, plan, loaded(manifest.folder, plan)
+
+    def collect(self) -> Iterator[pytest.Item]:
+        """Yield its checks."""
+        for check in self.plan.checks:
+            item = CheckItem.from_parent(self, name=check.name, callobj=check_pair)
+            item.check = check
+            item.add_marker("lmc")
+            item.extra_keyword_matches.add(check.property)
+            yield item
+
+    def teardown(self) -> None:
+        """Write what was aligned if the selected checks all passed, and free the weights."""
+        self.loaded.free()
+        folder = options_of(self.config).aligned_dir
+        selected = {item.name for item in self.session.items if item.parent and item.parent.nodeid == self.nodeid}
+        if folder is None:
+            return
+        if failed := sorted(selected - self.loaded.passed):
+            self.loaded.lines.append(
+                f"{self.loaded.what} not written for {self.name}: {', '.join(failed)} did not pass"
+            )
+        else:
+            self.loaded.write_aligned(folder)
+
+
+class SetCollector(PairCollector):
+    """One set of models, treated as a pair is."""
+
+
+class CheckItem(Recorded, pytest.Function):
+    """One property of one pair or set; ``pair`` is either."""
+
+    check: CheckPlan
+
+    @property
+    def pair(self) -> PairCollector:
+        assert isinstance(self.parent, PairCollector)
+        return self.parent
+
+    def blank(self) -> CheckRecord:
+        pair = self.pair
+        return CheckRecord(
+            id=self.nodeid,
+            manifest=pair.parent.nodeid if pair.parent else "",
+            manifest_sha256=pair.manifest.sha256,
+            pair=pair.plan.name,
+            kind=pair.plan.kind,
+            check=self.check.name,
+            property=self.check.property,
+            severity=self.check.severity,
+            verdict="pass",
+            blocking=True,
+            profile=options_of(self.config).profile,
+            settings=dict(self.check.settings),
+            pair_description=pair.loaded.description,
+            environment=pair.loaded.environment,
+        )
+
+    def luggage(self, report: pytest.TestReport) -> dict[str, Any] | None:
+        """Return the record, and after the last teardown what became of the aligned files."""
+        if report.when != "teardown":
+            return super().luggage(report)
+        lines, self.pair.loaded.lines = self.pair.loaded.lines, []
+        return {"lines": lines} if lines else None
+
+    def measure(self, sources: Sources) -> None:
+        """Measure the property, keep the record, and fail if the verdict is anything but pass.
+
+        Raises ``VerdictError`` with the failure's text, or the ``LmcError`` that kept it from being measured. It is
+        raised here, where no local variable holds a network: pytest keeps a failure's frames until the next test.
+        """
+        problem = self.problem(sources)
+        if problem is not None and not options_of(self.config).report_only:
+            raise problem
+
+    def problem(self, sources: Sources) -> LmcError | None:
+        """Measure the property and keep the record; return what the item has to fail with."""
+        from lmccheck.properties import run
+
+        options = options_of(self.config)
+        try:
+            networks = self.pair.loaded.load(sources)
+            seed = item_seed(options.seed, self.check.name, self.pair.loaded.description)
+            result = run(self.check.property, networks, seed=seed, profile=options.profile, **self.check.settings)
+        except LmcError as error:
+            self.keep(dataclasses.replace(self.blank(), verdict="error", text=str(error)))
+            error.__cause__ = error.__context__ = None  # their frames hold the networks, and only the text is shown
+            return error.with_traceback(None)
+        return self.judged(result, seed)
+
+    def judged(self, result: Result, seed: int) -> LmcError | None:
+        """Keep the record of a result; return what the item has to fail with."""
+        options = options_of(self.config)
+        record = dataclasses.replace(self.blank(), seed=seed).measured(result)
+        if options.witness_dir is not None:
+            try:
+                self.pair.loaded.lines += witness_lines(result.witness, options.witness_dir, self.pair.name, self.name)
+            except LmcError as error:
+                self.keep(dataclasses.replace(record, verdict="error", text=str(error)))
+                return error.with_traceback(None)
+        if result.passed:
+            self.keep(record)
+            self.pair.loaded.note_pass(self.check.name, result.witness if options.aligned_dir else None)
+            return None
+        text = failure_text(record, self.reproduce())
+        self.keep(dataclasses.replace(record, text=text))
+        if self.check.severity == "fail" or options.report_only:
+            return VerdictError(text)
+        self.warn(LmcWarning(f"{self.nodeid}\n{text}"))
+        return None
+
+    def reproduce(self) -> str:
+        """Return the command that repeats this item from where the user typed the first one."""
+        here = self.config.invocation_params.dir
+        names = self.nodeid.split("::")[1:]
+        node = "::".join([os.path.relpath(self.path, here), *names])
+        return reproduce_command(node, options_of(self.config).reproducing_flags)
+
+    def reportinfo(self) -> tuple[Path, int, str]:
+        """Point at the pair's or the set's line in the manifest, where a reader can change something."""
+        return self.path, self.pair.plan.line - 1, f"{self.pair.name}: {self.name}"
+
+
+def check_pair(
+    request: pytest.FixtureRequest,
+    lmc_model_factory: Any,
+    lmc_data: Any,
+    lmc_loss: Any,
+    lmc_device: str,
+) -> None:
+    """The function every check item calls; its arguments are the fixtures a conftest may override."""
+    item = request.node
+    assert isinstance(item, CheckItem)
+    item.measure(Sources(model=lmc_model_factory, data=lmc_data, loss=lmc_loss, device=lmc_device))
+
+
+def item_seed(root: int, check: str, description: dict[str, Any]) -> int:
+    """Return an item's own seed: stable across processes and machines, different for each check and its files."""
+    parts = [str(root), check, *(str(facts.get("sha256")) for facts in description["files"].values())]
+    return int.from_bytes(hashlib.sha256("\0".join(parts).encode()).digest()[:4])
+
+
+def selection_problem(items: list[pytest.Item], options: Options) -> str | None:
+    """Return why the selected checks cannot be run as asked, or None."""
+    checks = [item for item in items if isinstance(item, CheckItem)]
+    for option, folder in (("--lmc-aligned-dir", options.aligned_dir), ("--lmc-witness-dir", options.witness_dir)):
+        if folder is None:
+            continue
+        manifests: dict[tuple[str, str], str] = {}
+        for check in checks:
+            here, kind, name = check.blank().manifest, check.pair.plan.kind, check.pair.name
+            if (first := manifests.setdefault((kind, name), here)) != here:
+                return (
+                    f"{option}: {first} and {here} both have a {kind} {name!r}, expected different names, "
+                    "since their files would have the same"
+                )
+    if checks and options.device.startswith("cuda"):  # only now is torch worth importing
+        from lmccheck.network.device import resolve_device
+
+        try:
+            resolve_device(options.device)
+        except DeviceError as error:
+            return f"--lmc-device={options.device}: {error}"
+    return None

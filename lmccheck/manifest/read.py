@@ -1,0 +1,243 @@
+"""``lmc.toml`` to a typed plan: what is compared with what, on which data, against which limits.
+
+Reads TOML only: no checkpoint is opened and nothing heavy is imported, because collection must stay instant. Every
+mistake is found in one pass and reported as one line naming the file, the key, what was found and what is expected.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from lmccheck.errors import ManifestError, nearest, shown_path
+from lmccheck.manifest.plan import CheckPlan, PairPlan, Plan, SetPlan
+from lmccheck.properties.kinds import KINDS, OF_PAIRS, OF_SETS, OF_WIDTHS, belongs_to
+from lmccheck.store.documents import Strict, Table, key_text, near, read_document, read_table, shown
+
+NAME = re.compile(r"[A-Za-z0-9._-]+")
+CALLABLE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
+LOSSES = ("cross_entropy", "mse", "next_token")
+RESERVED_NAMES = ("manifest",)  # the manifest's own item has this name
+HEADER = re.compile(r"""\s*\[\s*(pair|set)\s*\.\s*(?:"([^"]*)"|'([^']*)'|([A-Za-z0-9_-]+))""")
+
+SOURCE = 'a path ending ".safetensors" or "module:callable"'
+SPEC_FILE = 'a path ending ".toml" or ".json"'
+MODEL = '"module:callable", the callable returning a torch.nn.Module'
+FILE = "the path of a .safetensors file"
+HASH = "64 hexadecimal digits"
+
+
+class Sources(Strict):
+    """Keys of ``[defaults]``, each of which a pair or a set may override."""
+
+    model: str | None = Field(default=None, description=MODEL)
+    data: str | None = Field(default=None, description=SOURCE)
+    calibration: str | None = Field(default=None, description=SOURCE)
+    loss: str | None = Field(default=None, description='"cross_entropy", "mse", "next_token" or "module:callable"')
+    symmetry: str | None = Field(default=None, description=SPEC_FILE)
+
+
+class PairTable(Sources):
+    """Keys of ``[pair.NAME]``."""
+
+    a: str = Field(min_length=1, description=FILE)
+    b: str = Field(min_length=1, description=FILE)
+    model_b: str | None = Field(default=None, description=MODEL)
+    sha256: dict[str, Any] = Field(default={}, description='a table such as { a = "…", b = "…" }')
+    check: dict[str, Any] = Field(default={}, description="a table of checks")
+
+
+class SetTable(Sources):
+    """Keys of ``[set.NAME]``."""
+
+    models: list[Any] = Field(min_length=2, description="an array of the paths of two .safetensors files or more")
+    sha256: list[Any] = Field(default=[], description="an array of hashes, one for each of the models, in order")
+    check: dict[str, Any] = Field(default={}, description="a table of checks")
+
+
+class Pins(Strict):
+    """Keys of a pair's ``sha256``."""
+
+    a: str | None = Field(default=None, pattern="^[0-9a-fA-F]{64}$", description=HASH)
+    b: str | None = Field(default=None, pattern="^[0-9a-fA-F]{64}$", description=HASH)
+
+
+class Top(Strict):
+    """Keys of the file itself."""
+
+    version: int = Field(alias="schema", ge=1, le=1, description="1")
+    defaults: dict[str, Any] = Field(default={}, description="a table")
+    pair: dict[str, Any] = Field(default={}, description="a table of pairs")
+    sets: dict[str, Any] = Field(default={}, alias="set", description="a table of sets")
+
+
+def load_manifest(path: Path) -> Plan:
+    """Read and check a manifest.
+
+    Raises ``ManifestError`` with one line per problem, each beginning with the file's name.
+    """
+    try:
+        raw, text, document = read_document(path)
+    except ValueError as error:
+        raise ManifestError(str(error)) from None
+    reader = _Reader(text)
+    pairs, sets = reader.everything(document)
+    if reader.problems:
+        raise ManifestError("\n".join(f"{shown_path(path)}: {problem}" for problem in reader.problems))
+    return Plan(path, hashlib.sha256(raw).hexdigest(), pairs, sets)
+
+
+class _Reader:
+    """Walks the tables of one document and gathers every problem, so that one run shows them all."""
+
+    def __init__(self, text: str) -> None:
+        self.lines = text.splitlines()
+        self.problems: list[str] = []
+
+    def everything(self, document: dict[str, Any]) -> tuple[tuple[PairPlan, ...], tuple[SetPlan, ...]]:
+        if not document:
+            self.problems.append("the file is empty, expected schema = 1 and at least one [pair.NAME] or [set.NAME]")
+            return (), ()
+        top = self.table(Top, document, "")
+        if top is None:
+            return (), ()
+        defaults = self.table(Sources, top.defaults, "defaults") or Sources()
+        if not top.pair and not top.sets:
+            self.problems.append("no pairs and no sets, expected at least one [pair.NAME] or [set.NAME]")
+        pairs = [self.pair(name, table, defaults) for name, table in top.pair.items()]
+        for name in top.sets.keys() & top.pair.keys():
+            self.problems.append(f"set.{key_text(name)}: the name {name!r} is taken by a pair, expected another")
+        sets = [self.set(name, table, defaults) for name, table in top.sets.items()]
+        return tuple(plan for plan in pairs if plan), tuple(plan for plan in sets if plan)
+
+    def pair(self, name: str, values: Any, defaults: Sources) -> PairPlan | None:
+        where = f"pair.{key_text(name)}"
+        self.name(name, where, reserved=RESERVED_NAMES)
+        table = self.table(PairTable, values, where)
+        if table is None:
+            return None
+        pins = self.table(Pins, table.sha256, f"{where}.sha256") or Pins()
+        if table.model_b is not None and table.symmetry is not None:
+            self.problems.append(f"{where}.symmetry: not read where model_b says another network, expected none")
+        return PairPlan(
+            name=name,
+            a=table.a,
+            b=table.b,
+            model_b=table.model_b,
+            sha256={key: value.lower() for key, value in pins if value},
+            checks=self.checks(table.check, where, OF_PAIRS if table.model_b is None else OF_WIDTHS),
+            line=self.line_of("pair", name),
+            **_inherited(table, defaults) | ({} if table.model_b is None else {"symmetry": None}),
+        )
+
+    def set(self, name: str, values: Any, defaults: Sources) -> SetPlan | None:
+        where = f"set.{key_text(name)}"
+        self.name(name, where, reserved=RESERVED_NAMES)
+        table = self.table(SetTable, values, where)
+        if table is None:
+            return None
+        count = len(table.models)
+        for k, file in enumerate(table.models):
+            if not isinstance(file, str) or not file:
+                self.problems.append(f"{where}.models[{k}]: got {shown(file)}, expected {FILE}")
+        for k, pin in enumerate(table.sha256):
+            if not isinstance(pin, str) or not re.fullmatch("[0-9a-fA-F]{64}", pin):
+                self.problems.append(f"{where}.sha256[{k}]: got {shown(pin)}, expected {HASH}")
+        if table.sha256 and len(table.sha256) != count:
+            pins = f"{len(table.sha256)} hash{'' if len(table.sha256) == 1 else 'es'}"
+            self.problems.append(f"{where}.sha256: got {pins}, expected one for each of the {count} models, in order")
+        checks = self.checks(table.check, where, OF_SETS)
+        for check in checks:
+            if check.settings.get("reference", 0) >= count:
+                got = check.settings["reference"]
+                self.problems.append(
+                    f"{where}.check.{key_text(check.name)}.reference: got {got}, expected the place of one of the "
+                    f"{count} models, from 0 to {count - 1}"
+                )
+        return SetPlan(
+            name=name,
+            models=tuple(table.models),
+            sha256=tuple(str(pin).lower() for pin in table.sha256),
+            checks=checks,
+            line=self.line_of("set", name),
+            **_inherited(table, defaults),
+        )
+
+    def checks(self, tables: dict[str, Any], where: str, kind: str) -> tuple[CheckPlan, ...]:
+        if not tables:
+            self.problems.append(f"{where}: no checks, expected at least one [{where}.check.PROPERTY]")
+        found = [self.check(name, values, f"{where}.check.{key_text(name)}", kind) for name, values in tables.items()]
+        return tuple(check for check in found if check is not None)
+
+    def check(self, name: str, values: Any, where: str, kind: str) -> CheckPlan | None:
+        self.name(name, where)
+        if not isinstance(values, dict):
+            self.problems.append(f"{where}: got {shown(values)}, expected a table of settings")
+            return None
+        known = KINDS[kind]
+        named = values.get("property", name)
+        if not isinstance(named, str) or named not in known:
+            key = f"{where}.property" if "property" in values else where
+            self.problems.append(f"{key}: got {shown(named)}, {_expected_property(named, kind, 'property' in values)}")
+            return None
+        settings = self.table(known[named], values, where)
+        return CheckPlan(name, named, settings.severity, settings.given()) if settings else None
+
+    def name(self, name: str, where: str, reserved: Iterable[str] = ()) -> None:
+        if not NAME.fullmatch(name):
+            self.problems.append(f"{where}: expected a name of letters, digits, '.', '_' and '-' only")
+        if name in reserved:
+            self.problems.append(f"{where}: the name {name!r} is taken by the manifest's own item, expected another")
+
+    def table(self, model: type[Table], values: Any, where: str) -> Table | None:
+        """Return the table as its model, or None after noting every problem in it."""
+        table = read_table(model, values, where, self.problems)
+        if not isinstance(table, Sources):
+            return table
+        found = [f"{where}.{key}: {problem}" for key, problem in _source_problems(table)]
+        self.problems += found
+        return None if found else table
+
+    def line_of(self, kind: str, name: str) -> int:
+        """Return the 1-based line of the first header that names a pair or a set (1 when it is written inline)."""
+        for number, line in enumerate(self.lines, start=1):
+            header = HEADER.match(line)
+            if header and header[1] == kind and name in header.groups()[1:]:
+                return number
+        return 1
+
+
+def _inherited(table: Sources, defaults: Sources) -> dict[str, Any]:
+    """Return every source: the table's own value, or that of [defaults]."""
+    return {key: getattr(table, key) or getattr(defaults, key) for key in Sources.model_fields}
+
+
+def _expected_property(named: object, kind: str, stated: bool) -> str:
+    """Say which properties there are, the nearest one, and of what the named one is a property."""
+    known = ", ".join(KINDS[kind])
+    if owner := belongs_to(named):
+        return f"which is a property of {owner}, expected one of {kind} ({known})"
+    mend = "" if stated else '; a check of another name says which with property = "…"'
+    return f"expected a property ({known}){near(named, KINDS[kind])}{mend}"
+
+
+def _source_problems(table: Sources) -> Iterable[tuple[str, str]]:
+    """Yield the key and the problem of every source that is neither a file nor ``module:callable``."""
+    for key, value in table:
+        if key not in (*Sources.model_fields, "model_b") or value is None:
+            continue
+        expected = type(table).model_fields[key].description
+        if key == "symmetry":
+            if not value.endswith((".toml", ".json")):
+                yield key, f"got {shown(value)}, expected {expected}"
+        elif CALLABLE.fullmatch(value):
+            continue
+        elif key in ("model", "model_b") or (key == "loss" and value not in LOSSES):
+            yield key, f"got {shown(value)}, expected {expected}{nearest(value, LOSSES) if key == 'loss' else ''}"
+        elif key in ("data", "calibration") and not value.endswith(".safetensors"):
+            yield key, f"got {shown(value)}, expected {expected}"

@@ -1,0 +1,80 @@
+"""One precision throughout a run: float64 that stays float64, and float32 without TF32."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+
+def dtype_name(tensor: Tensor) -> str:
+    """Return ``float32`` for torch.float32."""
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+_WIDE = {
+    **dict.fromkeys((torch.float16, torch.bfloat16, torch.float32), torch.float64),
+    **dict.fromkeys((torch.complex32, torch.complex64), torch.complex128),
+}
+
+
+def _widened(value: Any) -> Any:
+    return _WIDE.get(value, value) if isinstance(value, torch.dtype) else value
+
+
+class StayDouble(TorchFunctionMode):
+    """Turn conversions to a narrower float into conversions to float64, so that a float64 run is one throughout.
+
+    Networks that compute a norm or a softmax "in float32" would otherwise bound every comparison by float32 noise, and
+    those that make tensors of the default dtype would not run.
+    """
+
+    def __enter__(self) -> Any:
+        self._default = torch.get_default_dtype()
+        torch.set_default_dtype(torch.float64)
+        return super().__enter__()  # type: ignore[no-untyped-call]  # torch leaves it without types
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)  # type: ignore[no-untyped-call]  # torch leaves it without types
+        torch.set_default_dtype(self._default)
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (torch.Tensor.float, torch.Tensor.half, torch.Tensor.bfloat16):
+            return args[0].double()
+        args = tuple(_widened(a) for a in args)
+        kwargs = {k: _widened(v) for k, v in (kwargs or {}).items()}
+        if func in _GROUPED and args[0].dtype == torch.float64 and args[0].ndim == 2 and args[1].ndim == 3:
+            return _grouped_product(args[0], args[1], kwargs["offs"] if "offs" in kwargs else args[2])
+        return func(*args, **kwargs)
+
+
+_GROUPED = [f for f in (getattr(torch, "_grouped_mm", None), getattr(F, "grouped_mm", None)) if f is not None]
+
+
+def _grouped_product(rows: Tensor, matrices: Tensor, ends: Tensor) -> Tensor:
+    """Multiply rows by their expert's matrix, expert e's ending at ``ends[e]``; torch has none of this in float64."""
+    out = rows.new_zeros(rows.shape[0], matrices.shape[2])
+    begin = 0
+    for matrix, end in zip(matrices, ends.tolist(), strict=True):
+        out[begin:end] = rows[begin:end] @ matrix
+        begin = end
+    return out
+
+
+@contextmanager
+def exact_float32() -> Iterator[None]:
+    """Keep TF32 off on a GPU; a no-op on a CPU."""
+    if not torch.cuda.is_available():
+        yield
+        return
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before

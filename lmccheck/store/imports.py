@@ -1,0 +1,119 @@
+"""Importing the user's code from a manifest's folder without mixing it with anyone else's.
+
+Two folders may each have a ``models.py`` and a ``helper.py``. While a folder's code is imported or called, the folder
+comes first on ``sys.path`` and modules of the same names from elsewhere are set aside; afterwards everything is put
+back as it was and the folder's modules are kept for its next turn.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from lmccheck.errors import SourceError, nearest
+
+_kept: dict[Path, dict[str, ModuleType]] = {}
+
+
+def load_object(reference: str, folder: Path | None, what: str) -> Any:
+    """Return the object behind ``"pkg.mod:name"``, imported with ``folder`` importable. Raises SourceError."""
+    name, colon, attribute = reference.partition(":")
+    if not colon or not name or not attribute:
+        raise SourceError(
+            f"{what} {reference!r}: expected 'module:name', for example 'models:build'; mend: name both parts"
+        )
+    if (
+        folder is not None
+        and name.partition(".")[0] in sys.stdlib_module_names
+        and _has(folder, name.partition(".")[0])
+    ):
+        raise SourceError(f"{what} {reference!r}: {name} is a module of Python itself; mend: rename your file")
+    with importable(folder):
+        value: Any = _import(name, folder, f"{what} {reference!r}")
+        for part in attribute.split("."):
+            if not hasattr(value, part):
+                raise SourceError(
+                    f"{what} {reference!r}: {name} has no {part!r}{nearest(part, dir(value))}; mend: correct the name"
+                )
+            value = getattr(value, part)
+    return value
+
+
+@contextmanager
+def importable(folder: Path | None) -> Iterator[None]:
+    """Make ``folder``'s modules importable, and only its own where names clash, for as long as the context lasts."""
+    if folder is None:
+        yield
+        return
+    folder = folder.resolve()
+    own = _kept.setdefault(folder, {})
+    aside = {name: module for name, module in sys.modules.items() if _shadows(name, module, folder)}
+    for name in aside:
+        del sys.modules[name]
+    sys.modules.update({name: module for name, module in own.items() if name not in sys.modules})
+    roots = {name.partition(".")[0] for name in sys.modules} - {name.partition(".")[0] for name in own}
+    sys.path.insert(0, str(folder))
+    importlib.invalidate_caches()
+    try:
+        yield
+    finally:
+        if str(folder) in sys.path:
+            sys.path.remove(str(folder))
+        for name, module in list(sys.modules.items()):
+            if name.partition(".")[0] not in roots and _lies_in(module, folder):
+                own[name] = sys.modules.pop(name)
+        sys.modules.update(aside)
+
+
+def _shadows(name: str, module: ModuleType, folder: Path) -> bool:
+    """Whether a loaded module of the user's hides one that ``folder`` has; installed libraries are never set aside."""
+    root = name.partition(".")[0]
+    if root in sys.stdlib_module_names or not _has(folder, root) or _lies_in(sys.modules.get(root, module), folder):
+        return False
+    file = getattr(sys.modules.get(root, module), "__file__", None)
+    return file is None or not {"site-packages", "dist-packages"} & set(Path(file).parts)
+
+
+def _has(folder: Path, root: str) -> bool:
+    return (folder / f"{root}.py").is_file() or (folder / root / "__init__.py").is_file()
+
+
+def _lies_in(module: ModuleType, folder: Path) -> bool:
+    file = getattr(module, "__file__", None)
+    return file is not None and Path(file).resolve().is_relative_to(folder)
+
+
+def _import(name: str, folder: Path | None, what: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except SystemExit as error:
+        raise SourceError(
+            f"{what}: importing {name} ended the program ({say(error)}); mend: guard it by __main__"
+        ) from None
+    except ModuleNotFoundError as error:
+        if error.name in (name, name.partition(".")[0]):
+            where = f" in {folder} or on the path" if folder else " on the path"
+            raise SourceError(
+                f"{what}: no module {error.name!r}{where}; mend: correct the name or install it"
+            ) from None
+        raise SourceError(
+            f"{what}: importing {name} needs {error.name!r}, which is not installed; mend: install it"
+        ) from error
+    except Exception as error:
+        raise SourceError(f"{what}: importing {name} raised {say(error)}; mend: make 'import {name}' work") from error
+
+
+def say(error: BaseException) -> str:
+    """Return an exception's type and the first line of its text."""
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
+
+
+def label(value: Any) -> str:
+    """Return what messages call a source: its text, or the name of the object."""
+    return value if isinstance(value, str) else getattr(value, "__qualname__", type(value).__name__)

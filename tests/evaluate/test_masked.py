@@ -1,0 +1,177 @@
+"""MaskedRuns: many multipliers at a time equal one state dict each, and nothing but the multiplied layer changes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import pytest
+import torch
+from networks import NETWORKS
+from path_cases import SwiGLU, stream
+from torch import Tensor, nn
+
+import lmccheck
+from lmccheck.alignment.api import verified_spec
+from lmccheck.dropping.edit import lines, multiplied
+from lmccheck.errors import LmcError
+from lmccheck.evaluate.evaluator import Evaluator
+from lmccheck.evaluate.masked import MaskedRuns
+from lmccheck.symmetry.structure import Structure, structure_of
+
+
+def viewed() -> nn.Module:
+    """Flattened by a view, with the channels last in memory on the way."""
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 1), nn.Flatten(), nn.Linear(64, 3))
+
+
+CASES: dict[str, Callable[[], tuple[nn.Module, Tensor]]] = {
+    "mlp": lambda: (NETWORKS["mlp"]()[0], torch.randn(30, 5)),
+    "width_one": lambda: (NETWORKS["mlp_width_one"]()[0], torch.randn(30, 5)),
+    "conv_batchnorm_flatten": lambda: (NETWORKS["vgg"]()[0], torch.randn(30, 3, 8, 8)),
+    "resnet": lambda: (NETWORKS["resnet"]()[0], torch.randn(30, 3, 8, 8)),
+    "stream": lambda: (stream(), torch.randn(30, 3, 6, 6)),
+    "viewed": lambda: (viewed(), torch.randn(30, 3, 6, 6)),
+    "swiglu": lambda: (SwiGLU(), torch.randn(30, 5)),
+}
+
+
+def state(module: nn.Module, seed: int) -> dict[str, Tensor]:
+    """Return float64 weights of a module, running statistics and norm vectors perturbed."""
+    generator = torch.Generator().manual_seed(seed)
+    found = {}
+    for name, tensor in module.state_dict().items():
+        found[name] = tensor.clone()
+        if tensor.is_floating_point():
+            found[name] = tensor.double() + 0.2 * torch.rand(tensor.shape, generator=generator, dtype=torch.float64)
+    return found
+
+
+def prepared(name: str) -> tuple[lmccheck.ModelPair, Structure]:
+    """Return a pair of a network and its structure."""
+    torch.manual_seed(0)
+    module, inputs = CASES[name]()
+    module.eval()
+    targets = torch.randint(0, 3, (len(inputs),))
+    pair = lmccheck.load_pair(state(module, 0), state(module, 1), model=module, data=(inputs.double(), targets))
+    verified_spec(pair)
+    return pair, structure_of(pair.cache["derived"])
+
+
+def masks(structure: Structure, count: int) -> dict[str, Tensor]:
+    """Return multipliers of every kind: dropped, doubled, left, and odd ones."""
+    torch.manual_seed(1)
+    menu = torch.tensor([0.0, 0.0, 1.0, 2.0, -0.3], dtype=torch.float64)
+    return {g: menu[torch.randint(0, 5, (count, structure.sizes[g]))] for g in structure.groups}
+
+
+def one_by_one(pair: lmccheck.ModelPair, structure: Structure, factors: Mapping[str, Tensor]) -> Tensor:
+    """Return the same losses from state dicts whose columns are multiplied, with the module itself."""
+    own = structure.canonical(pair.theta_a)
+    evaluator = Evaluator(pair)
+    found = []
+    for k in range(len(next(iter(factors.values())))):
+        weights = multiplied(structure, own, {g: f[k] for g, f in factors.items()})
+        found.append(evaluator.measure(structure.stored(weights), reestimate=False, label="oracle").losses)
+    return torch.stack(found)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_equals_state_dicts_with_multiplied_columns(name: str) -> None:
+    """Per-sample losses equal those of the module with its columns multiplied, to 1e-10 in float64."""
+    pair, structure = prepared(name)
+    factors = masks(structure, 7)
+    runs = MaskedRuns(pair, structure.layers, pair.data, torch.float64)
+    runs.load(pair.theta_a)
+    found = runs.losses(lines(structure, factors))
+    assert runs.vectorised
+    assert runs.evaluations == 7
+    assert found.shape == (7, 30)
+    assert found.dtype == torch.float64
+    assert torch.allclose(found, one_by_one(pair, structure, factors), rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", ["mlp", "stream"])
+def test_one_by_one_is_the_same(name: str) -> None:
+    """Where ops cannot be mapped they are run in a loop, with the same result."""
+    pair, structure = prepared(name)
+    factors = lines(structure, masks(structure, 5))
+    runs = MaskedRuns(pair, structure.layers, pair.data, torch.float64)
+    runs.load(pair.theta_a)
+    mapped = runs.losses(factors)
+    runs.vectorised = False
+    assert torch.allclose(runs.losses(factors), mapped, rtol=0, atol=1e-12)
+
+
+def test_an_op_that_cannot_be_mapped_is_run_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever vmap raises for an op, the losses come out, and ``vectorised`` says how."""
+    pair, structure = prepared("swiglu")
+    factors = masks(structure, 4)
+
+    def unmapped(*args: object) -> Callable[..., Tensor]:
+        raise RuntimeError("Batching rule not implemented for aten::silu")
+
+    monkeypatch.setattr(torch.func, "vmap", unmapped)
+    runs = MaskedRuns(pair, structure.layers, pair.data, torch.float64)
+    runs.load(pair.theta_a)
+    found = runs.losses(lines(structure, factors))
+    assert not runs.vectorised
+    assert torch.allclose(found, one_by_one(pair, structure, factors), rtol=0, atol=1e-10)
+
+
+def test_some_groups_alone() -> None:
+    """Groups that get no multipliers are left alone."""
+    pair, structure = prepared("swiglu")
+    factors = masks(structure, 4)
+    last = structure.levels[-1][0]
+    runs = MaskedRuns(pair, structure.layers, pair.data, torch.float64)
+    runs.load(pair.theta_a)
+    found = runs.losses(lines(structure, {last: factors[last]}))
+    kept = {g: factors[g] if g == last else torch.ones_like(factors[g]) for g in structure.groups}
+    assert torch.allclose(found, one_by_one(pair, structure, kept), rtol=0, atol=1e-10)
+
+
+def test_memory_is_bounded_by_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The number of multipliers run together does not change what comes out."""
+    pair, structure = prepared("mlp")
+    factors = lines(structure, masks(structure, 7))
+    runs = MaskedRuns(pair, structure.layers, pair.data, torch.float64)
+    runs.load(pair.theta_b)
+    together = runs.losses(factors)
+    monkeypatch.setattr("lmccheck.evaluate.masked.TOGETHER", 3 * 30 * 7)
+    assert torch.allclose(runs.losses(factors), together, rtol=0, atol=1e-13)
+
+
+class Wrapped(nn.Module):
+    """Returns its logits in a dictionary, beside a count."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 3))
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {"scores": self.net(x)}
+
+
+def test_a_loss_of_the_users_own_sees_what_the_module_returns() -> None:
+    """A loss that takes the module's container, and that no transform could map, works."""
+
+    def loss(outputs: dict[str, Tensor], targets: Tensor) -> Tensor:
+        return torch.tensor([float(row.max()) for row in outputs["scores"]]).double() + targets
+
+    torch.manual_seed(0)
+    module = Wrapped().eval()
+    data = torch.randn(12, 5).double(), torch.randint(0, 3, (12,))
+    pair = lmccheck.load_pair(state(module, 0), state(module, 1), model=module, data=data, loss=loss)
+    verified_spec(pair)
+    structure = structure_of(pair.cache["derived"])
+    factors = masks(structure, 3)
+    runs = MaskedRuns(pair, structure.layers, pair.data, torch.float64)
+    runs.load(pair.theta_a)
+    assert torch.allclose(runs.losses(lines(structure, factors)), one_by_one(pair, structure, factors), atol=1e-6)
+
+
+def test_nothing_loaded_is_said() -> None:
+    """Losses before load is one clear line."""
+    pair, structure = prepared("mlp")
+    with pytest.raises(LmcError, match="load"):
+        MaskedRuns(pair, structure.layers).losses(lines(structure, masks(structure, 1)))
