@@ -10,7 +10,6 @@ from networks import Residual
 from torch import Tensor, nn
 
 import lmccheck
-from lmccheck.alignment.api import verified_spec
 from lmccheck.dropping.dropped import Dropped
 from lmccheck.dropping.edit import keep_factors, multiplied
 from lmccheck.network.pair import ModelPair
@@ -91,8 +90,7 @@ def mlp_pair(widths: Sequence[int], activation: str = "relu", bias: bool = True,
 
 def structure_for(pair: ModelPair) -> Structure:
     """Return the structure of a pair's traced network."""
-    verified_spec(pair)
-    return structure_of(pair.cache["derived"])
+    return structure_of(pair.network.traced)
 
 
 def masked(

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
 from lmccheck.alignment.many import ManyAlignment, mean_of
-from lmccheck.errors import LmcError, UnsupportedArchitecture
+from lmccheck.alignment.merge import traced_for_repair
+from lmccheck.errors import LmcError
 from lmccheck.evaluate.evaluator import Evaluator
 from lmccheck.evaluate.line import Point, barrier, sample
 from lmccheck.evaluate.points import working_dtype
 from lmccheck.evaluate.repair import Segment, require_repair
-from lmccheck.network.pair import StateDict
+from lmccheck.network.endpoint import StateDict
 from lmccheck.symmetry.discover import Derived
 
 LOG = logging.getLogger("lmccheck")
@@ -65,11 +66,13 @@ def measure_barriers(many: ManyAlignment, *, points: int = 5, repair: str = "bn"
         raise LmcError(f"barrier_matrix: points = {points!r}; expected an integer of at least 3")
     require_repair(repair, "barrier_matrix")
     widest = max(many.originals, key=lambda weights: working_dtype(weights) == torch.float64)
-    evaluator = Evaluator(replace(many.pair, theta_b=widest))  # which takes its precision from the pair's two
+    evaluator = Evaluator(
+        many.pair.with_weights(many.originals[0], widest)
+    )  # which takes its precision from the pair's two
     reestimates = evaluator.batchnorms > 0 and repair != "none"
     if reestimates:
         evaluator.require_calibration()
-    derived = _traced(many) if repair == "repair" else None
+    derived = traced_for_repair(many.pair) if repair == "repair" else None
     ends = [evaluator.endpoint(weights, name, name) for weights, name in zip(many.originals, many.names, strict=True)]
     losses = [end.loss for end in ends]
     aligned = _segments(evaluator, many.weights, losses, points, repair, derived)
@@ -96,17 +99,6 @@ def measure_barriers(many: ManyAlignment, *, points: int = 5, repair: str = "bn"
         points=points,
         evaluations=evaluator.evaluations,
     )
-
-
-def _traced(many: ManyAlignment) -> Derived:
-    """Return the traced network, in which REPAIR looks at activations."""
-    derived: Derived | None = many.pair.cache.get("derived")
-    if derived is None:
-        raise UnsupportedArchitecture(
-            f"pair {many.pair.name}: repair = 'repair' looks at activations in the traced network, and the symmetry "
-            "is given, not traced; mend: use repair = 'bn'"
-        )
-    return derived
 
 
 def _segments(

@@ -10,13 +10,14 @@ from typing import Any
 
 from torch import Tensor
 
-from lmccheck.alignment.api import Alignment, verified_spec
-from lmccheck.errors import LmcError, SymmetryError, UnsupportedArchitecture
+from lmccheck.alignment.api import Alignment
+from lmccheck.errors import LmcError, SymmetryError
 from lmccheck.evaluate.evaluator import Evaluator
 from lmccheck.evaluate.repair import Segment, require_repair
 from lmccheck.modules.stored import tied_names
 from lmccheck.network.pair import ModelPair
-from lmccheck.store import checkpoint
+from lmccheck.store import files
+from lmccheck.symmetry.discover import Derived
 
 
 def segment(
@@ -29,18 +30,14 @@ def segment(
     """
     pair = evaluator.pair
     require_repair(repair, f"pair {pair.name}")
-    derived = None
-    if repair == "repair":
-        if pair.symmetry is None:
-            verified_spec(pair)
-        derived = pair.cache.get("derived")
-        if derived is None:
-            raise UnsupportedArchitecture(
-                f"pair {pair.name}: repair = 'repair' looks at activations in the traced network, and this pair's "
-                "symmetry is given, not traced; mend: use repair = 'bn'"
-            )
+    derived = traced_for_repair(pair) if repair == "repair" else None
     target = pair.theta_b if alignment is None else alignment.weights
     return Segment(evaluator, pair.theta_a, target, repair, derived, beside)
+
+
+def traced_for_repair(pair: ModelPair) -> Derived:
+    """Return the traced network, in which REPAIR looks at activations; raise UnsupportedArchitecture without one."""
+    return pair.network.trace_for(f"pair {pair.name}: repair = 'repair' looks at activations in", "use repair = 'bn'")
 
 
 def merged(pair: ModelPair, alignment: Alignment | None, t: float = 0.5, repair: str = "bn") -> dict[str, Tensor]:
@@ -87,9 +84,9 @@ def write(weights: dict[str, Tensor], path: str | os.PathLike[str], pair: ModelP
     """Write merged weights as θ_A's file names them, with its metadata and what is to be said of them."""
     origin = pair.origins[0]
     # a file may hold a tied tensor under one of its names only, and what loads it expects no other
-    names = checkpoint.read_header(origin.path).tensors if origin.path else weights
+    names = files.read_header(origin.path).tensors if origin.path else weights
     metadata = {**origin.metadata, "lmccheck": json.dumps(said)}
-    return checkpoint.save({name: weights[name] for name in names}, path, metadata)
+    return files.save({name: weights[name] for name in names}, path, metadata)
 
 
 def facts(pair: ModelPair, alignment: Alignment | None, t: float, repair: str) -> dict[str, Any]:

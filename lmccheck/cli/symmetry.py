@@ -157,11 +157,11 @@ def example_inputs(options: argparse.Namespace, module: nn.Module) -> tuple[Tens
     """Return the inputs that were described, or those in a file, floats in the module's own dtype."""
     import torch
 
-    from lmccheck.store import checkpoint
+    from lmccheck.store import files
 
     own = next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
     if options.inputs:
-        tensors = checkpoint.load(options.inputs)
+        tensors = files.load(options.inputs)
         if "inputs" not in tensors:
             raise SourceError(
                 f"{options.inputs}: has no tensor 'inputs', got {sorted(tensors)}; mend: store the samples as 'inputs'"

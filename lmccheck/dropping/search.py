@@ -61,8 +61,7 @@ def find_dropped(
     if wrong:
         raise LmcError(f"find_dropped: level {wrong[0]}; the network has levels 0 to {len(structure.levels) - 1}")
     shares = tuple(sorted(keep.items())) if isinstance(keep, Mapping) else keep
-    key = ("dropped", side, shares, refit, seed, profile)
-    known: dict[int, tuple[Dropped, Dropped, dict[str, Any]]] = pair.cache.setdefault(key, {})
+    known = pair.once(_nothing_yet, side, shares, refit, seed, profile)
     missing = [level for level in levels if level not in known]
     if missing:
         menu = Menu(pair, structure, side, counts(structure, keep), refit, seed, RANDOM[profile])
@@ -77,3 +76,8 @@ def find_dropped(
         "levels": {level: known[level][2] for level in levels},
     }
     return Search({k: known[k][0] for k in levels}, {k: known[k][1] for k in levels}, facts)
+
+
+def _nothing_yet(pair: ModelPair, *search: object) -> dict[int, tuple[Dropped, Dropped, dict[str, Any]]]:
+    """Return what is known, per level, at the beginning of a search with these settings."""
+    return {}

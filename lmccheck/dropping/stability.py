@@ -16,7 +16,7 @@ from lmccheck.dropping.dropped import Dropped
 from lmccheck.errors import CheckpointError, shown_path
 from lmccheck.evaluate.evaluator import Evaluator, Measured
 from lmccheck.network.pair import ModelPair
-from lmccheck.store import checkpoint
+from lmccheck.store import files
 from lmccheck.symmetry.structure import State, Structure
 
 FORMAT = "dropout_stability 1"
@@ -78,7 +78,7 @@ def save_dropped(witness: StabilityWitness, path: str | os.PathLike[str]) -> Pat
         "dropped": entries,
         "theta": {side: fingerprint(state) for side, state in witness.theta.items()},
     }
-    return checkpoint.save(tensors, path, {"lmccheck": json.dumps(facts)})
+    return files.save(tensors, path, {"lmccheck": json.dumps(facts)})
 
 
 def load_dropped(path: str | os.PathLike[str], pair: ModelPair, structure: Structure) -> StabilityWitness:
@@ -86,10 +86,10 @@ def load_dropped(path: str | os.PathLike[str], pair: ModelPair, structure: Struc
 
     Raises CheckpointError for other files, and where the endpoints are not those the witness was made from.
     """
-    held = checkpoint.load(path)
+    held = files.load(path)
     shown = shown_path(os.fspath(path))
     try:
-        facts = json.loads(checkpoint.read_header(path).metadata["lmccheck"])
+        facts = json.loads(files.read_header(path).metadata["lmccheck"])
         known = facts["format"] == FORMAT
     except (KeyError, TypeError, ValueError):
         known = False

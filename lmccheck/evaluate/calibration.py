@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -29,7 +28,7 @@ class CalibrationBarrier:
         first = first_samples(
             pair.calibration, SAMPLES
         )  # BatchNorm's statistics too: those of the samples the loss is taken on
-        self._evaluator = Evaluator(replace(pair, data=first, calibration=first, cache={}))
+        self._evaluator = Evaluator(pair.measured_on(first, first))
         self._a = self._evaluator.weights(pair.theta_a)
         ends = (self._a, self._evaluator.weights(pair.theta_b))
         self._ends = [self._evaluator.measure(end, reestimate=False, label="an endpoint").loss for end in ends]

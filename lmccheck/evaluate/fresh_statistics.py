@@ -8,8 +8,9 @@ from torch import Tensor
 
 from lmccheck.evaluate import batchnorm
 from lmccheck.modules.runner import Runner
-from lmccheck.modules.stored import identity, stored_tensors
+from lmccheck.modules.stored import stored_tensors
 from lmccheck.store.data import Batch
+from lmccheck.store.tensors import identity
 
 
 def restated(

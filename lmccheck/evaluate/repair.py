@@ -20,8 +20,9 @@ from lmccheck.evaluate import batchnorm
 from lmccheck.evaluate.evaluator import Evaluator, Measured
 from lmccheck.evaluate.graph import GraphRunner, Look, Stop, even_batches
 from lmccheck.evaluate.points import interpolate, working_dtype
-from lmccheck.modules.stored import identity, stored_tensors
+from lmccheck.modules.stored import stored_tensors
 from lmccheck.network.pair import ModelPair
+from lmccheck.store.tensors import identity
 from lmccheck.symmetry.discover import Derived
 from lmccheck.symmetry.sites import Layer
 from lmccheck.symmetry.trace import Shaped, Trace, op_name, value_of

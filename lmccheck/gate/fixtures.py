@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from lmccheck.errors import SourceError
+from lmccheck.gate.core import core_of
 from lmccheck.gate.options import options_of
 
 if TYPE_CHECKING:
@@ -55,21 +56,17 @@ class Facade:
 
     def load_pair(self, a: Any, b: Any, **options: Any) -> ModelPair:
         """Load a pair as ``lmccheck.load_pair`` does; model, data and loss default to the fixtures of that name."""
-        from lmccheck.network.pair import load_pair
-
         for key, fixture in (("model", "lmc_model_factory"), ("data", "lmc_data"), ("loss", "lmc_loss")):
             if options.get(key) is None:
                 options[key] = self._request.getfixturevalue(fixture)
             if options[key] is None:
                 raise SourceError(f"lmc.load_pair: no {key}; say {key}=… or override the fixture {fixture}")
         folder: Path = self._request.path.parent
-        return load_pair(a, b, **{"device": self._device, "base": folder, **options})
+        return core_of(self._request.config).load_pair(a, b, **{"device": self._device, "base": folder, **options})
 
     def linear_connectivity(self, pair: ModelPair, **settings: Any) -> Result:
         """Measure the loss barrier between the two checkpoints: see ``lmccheck.linear_connectivity``."""
-        from lmccheck import linear_connectivity
-
-        return linear_connectivity(pair, **settings)
+        return core_of(self._request.config).call("linear_connectivity", pair, **settings)
 
     def dropout_stability(self, pair: ModelPair, **settings: Any) -> Result:
         """Measure what dropping units costs: see ``lmccheck.dropout_stability``."""

@@ -1,4 +1,4 @@
-"""The books of one pytest run: what the reports brought, the files written at the end, the terminal section.
+"""The summary of one pytest run: what the reports brought, the files written at the end, the terminal section.
 
 Kept by the process that writes reports: the only one, or xdist's controller. Records reach it as plain data on the
 items' reports, so nothing here differs between the two.
@@ -24,19 +24,19 @@ from lmccheck.report.write import write_text
 
 
 @dataclass
-class Books:
+class Summary:
     """Records by node id (a rerun replaces the earlier one), collection errors, and lines to tell the user."""
 
     records: dict[str, CheckRecord] = field(default_factory=dict)
     errors: list[dict[str, str]] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
 
-    def receive(self, luggage: Mapping[str, Any]) -> None:
+    def receive(self, payload: Mapping[str, Any]) -> None:
         """Enter what one report carried: a record, or what became of a pair's aligned file."""
-        if luggage.get("record"):
-            record = CheckRecord.from_dict(luggage["record"])
+        if payload.get("record"):
+            record = CheckRecord.from_dict(payload["record"])
             self.records[record.id] = record
-        self.lines += luggage.get("lines", ())
+        self.lines += payload.get("lines", ())
 
     @property
     def rows(self) -> list[CheckRecord]:

@@ -46,6 +46,16 @@ class PairPlan(Comparison):
     kind = "pair"
 
     @property
+    def ships(self) -> str:
+        """What --lmc-aligned-dir writes of it, for the terminal."""
+        return "aligned b" if self.model_b is None else "fused b"
+
+    @property
+    def shipped_name(self) -> str:
+        """The name of the file written."""
+        return f"{self.name}-b-{'aligned' if self.model_b is None else 'fused'}.safetensors"
+
+    @property
     def files(self) -> dict[str, str]:
         """Checkpoints by the key that names them below the pair's table."""
         return {"a": self.a, "b": self.b}
@@ -63,6 +73,12 @@ class SetPlan(Comparison):
     models: tuple[str, ...]
     sha256: tuple[str, ...] = ()
     kind = "set"
+    ships = "aligned models"
+
+    @property
+    def shipped_name(self) -> str:
+        """The name of the folder written."""
+        return self.name
 
     @property
     def files(self) -> dict[str, str]:

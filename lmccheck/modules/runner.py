@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from lmccheck.errors import SourceError
-from lmccheck.modules.precision import StayDouble, dtype_name, exact_float32
+from lmccheck.modules.precision import StayDouble, exact_float32
 from lmccheck.modules.random_weights import draws, shake
-from lmccheck.modules.stored import identity, private_copy, stored_tensors
+from lmccheck.modules.stored import private_copy, stored_tensors
+from lmccheck.store.tensors import dtype_name, identity
 from lmccheck.store.trees import tensors_in
 
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from lmccheck.errors import LmcError, nearest
 
 if TYPE_CHECKING:
+    from lmccheck.network.model_set import ModelSet
     from lmccheck.network.pair import ModelPair
-    from lmccheck.network.set import ModelSet
     from lmccheck.result import Result
 
     Loaded = ModelPair | ModelSet | tuple[ModelPair, ModelPair]  # of two widths: each endpoint with its own network

@@ -7,7 +7,6 @@ import math
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from lmccheck.errors import LmcError, SourceError
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from lmccheck.fusion.fuse import Fusion
-    from lmccheck.network.pair import ModelPair
+    from lmccheck.network.pair import ModelPair, WidthPair
 
 LOG = logging.getLogger("lmccheck")
 BARRIER = (
@@ -64,18 +63,18 @@ def fused_connectivity(
     SymmetryError, UnsupportedArchitecture) when nothing sound can be said.
     Source: Singh & Jaggi 2020 (fusion), Ferbach et al. 2024 (norm), Entezari et al. 2022 (barrier).
     """
-    from lmccheck.fusion.fuse import load_both
+    from lmccheck.network.pair import load_widths
 
     started = time.perf_counter()
     _check_options(limit, points, profile)
-    pair_a, pair_b = load_both(
+    pair = load_widths(
         a, b, model_a=model_a, model_b=model_b, data=data, calibration=calibration, loss=loss, device=device, base=base
     )
-    return _measured(pair_a, pair_b, norm, limit, points, seed, profile, started)
+    return _measured(pair, norm, limit, points, seed, profile, started)
 
 
 def of_widths(
-    pairs: tuple[ModelPair, ModelPair],
+    pair: WidthPair,
     *,
     norm: str = "activations",
     limit: float | str = 0.05,
@@ -86,7 +85,7 @@ def of_widths(
     """Return ``fused_connectivity`` of endpoints that are loaded: ``theta_a`` of each pair, with its own network."""
     started = time.perf_counter()
     _check_options(limit, points, profile)
-    return _measured(*pairs, norm, limit, points, seed, profile, started)
+    return _measured(pair, norm, limit, points, seed, profile, started)
 
 
 def _check_options(limit: float | str, points: int, profile: str) -> None:
@@ -98,8 +97,7 @@ def _check_options(limit: float | str, points: int, profile: str) -> None:
 
 
 def _measured(
-    pair_a: ModelPair,
-    pair_b: ModelPair,
+    pair: WidthPair,
     norm: str,
     limit: float | str,
     points: int,
@@ -110,11 +108,13 @@ def _measured(
     """Fuse, measure the segment, and compare its barrier with the limit."""
     from lmccheck.evaluate.evaluator import Evaluator
     from lmccheck.evaluate.repair import Segment
-    from lmccheck.fusion.fuse import fuse_pairs
+    from lmccheck.fusion.fuse import fuse_pair
+    from lmccheck.network.pair import ModelPair
 
+    pair_a = ModelPair(pair.name, pair.a, pair.a)
     Evaluator(pair_a).require_calibration()  # says what is missing before anything takes long
-    fusion = fuse_pairs(pair_a, pair_b, norm=norm, seed=seed)
-    evaluator = Evaluator(replace(pair_a, theta_b=fusion.weights, cache={}))
+    fusion = fuse_pair(pair, norm=norm, seed=seed)
+    evaluator = Evaluator(pair_a.with_weights(pair.a.theta, fusion.weights))
     end = evaluator.measure(evaluator.weights(pair_a.theta_a), reestimate=False, label="endpoint a")
     if not math.isfinite(end.loss):
         raise SourceError(

@@ -47,7 +47,7 @@ def prepare(pair: ModelPair, purpose: str) -> Prepared:
     theta_a, theta_b = structure.canonical(pair.theta_a), structure.canonical(pair.theta_b)
     stuck = immovable(structure, theta_a, theta_b)
     if stuck is not None:
-        spec = pair.cache["spec"][0]
+        spec = pair.network.spec
         why = next((f" ({f.reason})" for f in spec.frozen if f.tensor == stuck[0]), "")
         raise UnsupportedArchitecture(
             f"{purpose}: tensor {stuck[0]!r} differs between a and b and no move of the theory changes it: "
@@ -58,19 +58,17 @@ def prepare(pair: ModelPair, purpose: str) -> Prepared:
 
 def structure_for(pair: ModelPair, purpose: str) -> Structure:
     """Return the structure of a pair's traced network, made once. Raises UnsupportedArchitecture."""
-    from lmccheck.alignment.api import verified_spec
+    return pair.once(_structure, purpose)
+
+
+def _structure(pair: ModelPair, purpose: str) -> Structure:
     from lmccheck.symmetry.structure import structure_of
 
-    if "structure" not in pair.cache:
-        verified_spec(pair)
-        if "derived" not in pair.cache:
-            raise UnsupportedArchitecture(
-                f"{purpose}: needs the traced network, a permutation spec that is handed in says too little; mend: "
-                "leave out `symmetry`"
-            )
-        pair.cache["structure"] = structure_of(pair.cache["derived"], purpose, head=False)
-    found: Structure = pair.cache["structure"]
-    return found
+    assert pair.network.spec  # verified before anyone may use it
+    derived = pair.network.trace_for(
+        f"{purpose}: a permutation spec that is handed in says too little; it needs", "leave out `symmetry`"
+    )
+    return structure_of(derived, purpose, head=False)
 
 
 def require_covered(structure: Structure, purpose: str) -> None:

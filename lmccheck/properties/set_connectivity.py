@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from lmccheck.alignment.barriers import Barriers, Matrix
     from lmccheck.alignment.many import ManyAlignment
-    from lmccheck.network.set import ModelSet
+    from lmccheck.network.model_set import ModelSet
     from lmccheck.symmetry.spec import PermutationSpec
 
 

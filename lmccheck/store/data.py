@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lmccheck.errors import CheckpointError, SourceError, shown_path
-from lmccheck.store import checkpoint
+from lmccheck.store import files
 from lmccheck.store.imports import importable, label, load_object, say
 
 
@@ -89,7 +89,7 @@ def _from_file(path: Path, what: str) -> Data:
             "correct it"
         )
     try:
-        tensors = checkpoint.load(path)
+        tensors = files.load(path)
     except CheckpointError as error:
         raise SourceError(f"{what} {error}") from None
     for name in ("inputs", "targets"):

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 import lmccheck
 from lmccheck.alignment import activations
-from lmccheck.alignment.api import verified_spec
 from lmccheck.alignment.contract import Problem
 from lmccheck.alignment.methods.activation_matching import ActivationSimilarity, Moments, assign_once, matrix, observe
 from lmccheck.alignment.methods.best import solve
@@ -39,8 +38,7 @@ def problem_of(module: nn.Module, inputs: tuple[Tensor, ...], count: int = 48, s
     x = samples_for(inputs, count)
     y = outputs_of(module, a, (x,), torch.float64)[0]
     pair = lmccheck.load_pair(a, b, model=module, data=(x[:4], y[:4]), calibration=(x, y), loss="mse", device="cpu")
-    spec, _ = verified_spec(pair)
-    return Problem(pair, spec, 0, pair.cache["derived"])
+    return Problem(pair)
 
 
 # moments

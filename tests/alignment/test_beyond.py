@@ -573,7 +573,7 @@ def test_the_order_and_form_of_kinds_do_not_matter() -> None:
 def test_a_given_symmetry_has_no_maps() -> None:
     """Maps are verified on the traced network; without one UnsupportedArchitecture says so in one line."""
     pair = small()
-    spec = lmccheck.discover_symmetry(pair.module, pair.example_inputs())
+    spec = lmccheck.discover_symmetry(pair.module, pair.network.example_inputs())
     given = lmccheck.load_pair(pair.theta_a, pair.theta_b, model=pair.module, data=pair.data, loss="mse", symmetry=spec)
     with pytest.raises(lmccheck.UnsupportedArchitecture, match="given, not traced") as raised:
         lmccheck.align(given, beyond="all")

@@ -30,7 +30,7 @@ from lmccheck.alignment.api import METHODS
 from lmccheck.evaluate.evaluator import Evaluator
 from lmccheck.evaluate.outputs import function_deviation
 from lmccheck.evaluate.points import interpolate
-from lmccheck.store import checkpoint
+from lmccheck.store import files
 
 HERE = Path(__file__).parent
 HEADERS = ["net", "method", "barrier", "error barrier", "at", "cpu s", "peak MB", "function"]
@@ -139,7 +139,7 @@ def main() -> None:
             if path is None:
                 rows.append([net, peer, f"failed: {facts['error']}"[:60], "", "", "", "", ""])
                 continue
-            weights = checkpoint.load(path)
+            weights = files.load(path)
             change = function_deviation(pair, pair.theta_b, weights)
             row(net, peer, measure(weights), facts["cpu_seconds"], facts["peak_rss_mb"], change)
         for method in options.methods.split(","):

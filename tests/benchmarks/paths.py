@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -86,7 +85,7 @@ def forward_seconds(pair: lmccheck.ModelPair) -> float:
 
 def above_certified(pair: lmccheck.ModelPair, path: lmccheck.Path, points: int) -> tuple[float, float]:
     """Return how far the largest of many samples lies above the certified maximum: on a, b, c segments, and on d."""
-    few = replace(pair, data=first_samples(pair.data, 1000), cache={})
+    few = pair.measured_on(first_samples(pair.data, 1000), pair.calibration)
     found = certify(few, structure_for(few, "benchmark"), path)
     evaluator = Evaluator(few, torch.float64)
     worst = {True: -1.0, False: -1.0}

@@ -11,7 +11,6 @@ from path_cases import SwiGLU, stream
 from torch import Tensor, nn
 
 import lmccheck
-from lmccheck.alignment.api import verified_spec
 from lmccheck.dropping.edit import lines, multiplied
 from lmccheck.errors import LmcError
 from lmccheck.evaluate.evaluator import Evaluator
@@ -53,8 +52,7 @@ def prepared(name: str) -> tuple[lmccheck.ModelPair, Structure]:
     module.eval()
     targets = torch.randint(0, 3, (len(inputs),))
     pair = lmccheck.load_pair(state(module, 0), state(module, 1), model=module, data=(inputs.double(), targets))
-    verified_spec(pair)
-    return pair, structure_of(pair.cache["derived"])
+    return pair, structure_of(pair.network.traced)
 
 
 def masks(structure: Structure, count: int) -> dict[str, Tensor]:
@@ -162,8 +160,7 @@ def test_a_loss_of_the_users_own_sees_what_the_module_returns() -> None:
     module = Wrapped().eval()
     data = torch.randn(12, 5).double(), torch.randint(0, 3, (12,))
     pair = lmccheck.load_pair(state(module, 0), state(module, 1), model=module, data=data, loss=loss)
-    verified_spec(pair)
-    structure = structure_of(pair.cache["derived"])
+    structure = structure_of(pair.network.traced)
     factors = masks(structure, 3)
     runs = MaskedRuns(pair, structure.layers, pair.data, torch.float64)
     runs.load(pair.theta_a)

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 import lmccheck
-from lmccheck.alignment.api import verified_spec
 from lmccheck.alignment.contract import Problem
 from lmccheck.alignment.methods.activation_matching import ActivationSimilarity, observe_sensitivities
 from lmccheck.alignment.methods.best import solve
@@ -117,7 +116,7 @@ def test_a_network_without_derivatives_is_matched_by_the_other_looks() -> None:
     y = outputs_of(module, theta, (x,), torch.float64)[0]
     hidden = spec.apply(theta, spec.moving(2))
     pair = lmccheck.load_pair(theta, hidden, model=module, data=(x, y), calibration=(x, y), loss="mse", device="cpu")
-    problem = Problem(pair, verified_spec(pair)[0], 0, pair.cache["derived"])
+    problem = Problem(pair)
     with pytest.raises(NotDifferentiable, match=r"sensitivities of a: differentiating the traced model raised .*zeta"):
         observe_sensitivities(problem, "here")
     found = solve(problem, "together")

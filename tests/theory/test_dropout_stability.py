@@ -231,7 +231,8 @@ def test_a_network_of_twins_is_exactly_stable(activation: type[nn.Module]) -> No
     torch.manual_seed(0)
     twins = doubled({name: tensor * 1.7 for name, tensor in small.state_dict().items()}, 4)
     others = doubled({name: tensor * 1.3 for name, tensor in mlp(activation).state_dict().items()}, 5)
-    pair = replace(pair_of(lambda: mlp(activation, large), (5,), twins), theta_b=others)
+    pair = pair_of(lambda: mlp(activation, large), (5,), twins)
+    pair = pair.with_weights(pair.theta_a, others)
     result = dropout_stability(pair, epsilon=1e-12, profile="dev")
     assert result.passed
     assert max(abs(x) for row in result.details["epsilon"].values() for x in row) <= 1e-12
@@ -412,7 +413,7 @@ def test_a_search_repeats_itself() -> None:
     """The same seed finds the same weights, and a level's result does not depend on which others are asked for."""
     pair, structure = case("gelu")
     first = find_dropped(pair, structure, "b", [0, 1, 2], profile="dev")
-    again = find_dropped(replace(pair, cache={}), structure, "b", [1], profile="dev")
+    again = find_dropped(pair.measured_on(pair.data, pair.calibration), structure, "b", [1], profile="dev")
     assert all(torch.equal(first.best[1].weights[n], t) for n, t in again.best[1].weights.items())
     assert first.facts["levels"][1] == again.facts["levels"][1]
     other = find_dropped(pair, structure, "b", [1], seed=1, profile="dev")
@@ -434,7 +435,7 @@ def test_fixtures_are_stable_at_half_their_width(net: str, limit: float, tmp_pat
     structure = structure_for(pair, "tests")
     saved = save_dropped(result.witness, tmp_path / "witness.safetensors")
     assert result.witness.save(tmp_path / "again.safetensors").read_bytes() == saved.read_bytes()
-    fresh = replace(pair, cache={})
+    fresh = pair.measured_on(pair.data, pair.calibration)
     again = excesses(Evaluator(fresh), structure, load_dropped(saved, fresh, structure))
     for side, levels in again.items():
         assert [levels[i] for i in range(len(levels))] == pytest.approx(result.details["epsilon"][side], abs=1e-6)
@@ -444,7 +445,7 @@ def test_a_witness_of_another_pair_is_refused(tmp_path: Path) -> None:
     """A witness belongs to the numbers it was made from; other files are no witness."""
     pair, structure = case("relu")
     path = dropout_stability(pair, profile="dev").witness.save(tmp_path / "w.safetensors")
-    other = replace(pair, theta_b=pair.theta_a, cache={})
+    other = pair.with_weights(pair.theta_a, pair.theta_a)
     with pytest.raises(CheckpointError, match="another b"):
         load_dropped(path, other, structure)
     with pytest.raises(CheckpointError, match="no witness"):
@@ -471,9 +472,9 @@ def test_what_cannot_be_searched_is_refused() -> None:
     """No calibration data, norms across units, and options that make no sense are errors, never a verdict."""
     pair, structure = case("relu")
     with pytest.raises(SourceError, match="calibration"):
-        dropout_stability(replace(pair, calibration=None, cache={}))
+        dropout_stability(pair.measured_on(pair.data, None))
     with pytest.raises(SourceError, match="calibration"):
-        find_dropped(replace(pair, calibration=None, cache={}), structure, "a", [0])
+        find_dropped(pair.measured_on(pair.data, None), structure, "a", [0])
     for wrong in ({"epsilon": -1.0}, {"profile": "fast"}, {"seed": 0.5}, {"keep": 2.0}):
         with pytest.raises(LmcError, match=next(iter(wrong)).replace("epsilon", "limit")):
             dropout_stability(pair, **wrong)

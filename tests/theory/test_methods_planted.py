@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 import lmccheck
 from lmccheck.alignment import transport
-from lmccheck.alignment.api import METHODS, verified_spec
+from lmccheck.alignment.api import METHODS
 from lmccheck.alignment.contract import Problem
 from lmccheck.alignment.matching.annealed import annealed_start, sinkhorn
 from lmccheck.alignment.matching.norms import counted
@@ -139,7 +139,7 @@ def test_weights_and_activations_together_recover_it_too(name: str) -> None:
     """The candidate of ``best`` and start of ``learned`` that no name chooses."""
     pair, noisy = shared(name)
     found = solve(problem_of(pair), "together")
-    moved = verified_spec(pair)[0].apply(pair.theta_b, found.permutation)
+    moved = pair.network.spec.apply(pair.theta_b, found.permutation)
     assert all(torch.equal(moved[key], noisy[key]) for key in noisy)
 
 
@@ -160,7 +160,7 @@ def test_an_annealed_start_is_a_place_of_rest() -> None:
     """No group of a chain of layers can be reassigned alone for more: a descent from there ends where it begins."""
     for seed in range(4):
         pair = independent_pair(deep(), seed)
-        spec, _ = verified_spec(pair)
+        spec = pair.network.spec
         a, b = counted(spec, pair.theta_a), counted(spec, pair.theta_b)
         start = annealed_start(spec, a, b, spec.random(seed))
         found = descend(spec, a, b, start, "annealed", torch.Generator().manual_seed(0))
@@ -190,8 +190,7 @@ def independent_pair(build: Callable[[], nn.Module], seed: int = 0, samples: int
 
 
 def problem_of(pair: lmccheck.ModelPair) -> Problem:
-    spec, _ = verified_spec(pair)
-    return Problem(pair, spec, 0, pair.cache["derived"])
+    return Problem(pair)
 
 
 def deep(bias: bool = True) -> Callable[[], nn.Module]:
@@ -242,7 +241,7 @@ def test_transport_is_exact_between_copies() -> None:
     """Between a network and a permuted copy every layer's transport cost is 0."""
     pair = independent_pair(deep())
     spec = lmccheck.discover_symmetry(pair.module, (torch.zeros(2, 6),))
-    twin = replace(pair, theta_b=spec.apply(pair.theta_a, spec.moving(4)), cache={})
+    twin = pair.with_weights(pair.theta_a, spec.apply(pair.theta_a, spec.moving(4)))
     found = transport.match_transport(problem_of(twin))
     assert max(found.facts["transport_cost"].values()) == pytest.approx(0, abs=1e-12)
     back = inverse(spec, spec.moving(4))
@@ -480,10 +479,10 @@ def test_the_choice_never_sees_evaluation_data(method: str) -> None:
     pair = rescaled_pair()
     first = lmccheck.align(pair, method)
     garbage = Data((Batch(1e3 * torch.randn(11, 6), -1e6 * torch.rand(11, 3)),), "garbage", True)
-    second = lmccheck.align(replace(pair, data=garbage, cache={}), method)
+    second = lmccheck.align(pair.measured_on(garbage, pair.calibration), method)
     assert all(torch.equal(first.permutation[name], second.permutation[name]) for name in first.permutation)
     assert first.facts == second.facts
-    third = lmccheck.align(replace(pair, calibration=replaced(pair.calibration), cache={}), method)
+    third = lmccheck.align(pair.measured_on(pair.data, replaced(pair.calibration)), method)
     assert first.facts != third.facts  # calibration data is what counts
 
 

@@ -55,7 +55,7 @@ def go_beyond(problem: Problem, kinds: tuple[str, ...], solve: Method) -> Beyond
     """
     spec = problem.spec
     derived = problem.traced("beyond permutations")
-    trial = Trial(problem.pair.module, problem.pair.example_inputs())
+    trial = Trial(problem.pair.module, problem.pair.network.example_inputs())
     freedoms = find_freedoms(derived, trial, kinds)
     streams, refused = find_streams(derived, trial) if "stream-rotation" in kinds else ([], {})
     for stream in list(streams):
@@ -64,7 +64,7 @@ def go_beyond(problem: Problem, kinds: tuple[str, ...], solve: Method) -> Beyond
             refused[stream.group.name] = "a gain of its norms is almost zero, and is divided by"
     named = {**describe(freedoms), "stream-rotation": [stream.group.name for stream in streams]}
     facts: dict[str, Any] = {"kinds": list(kinds), "groups": named, "not_rotated": refused}
-    problem = replace(problem, pair=replace(problem.pair, theta_b=flipped(problem, freedoms), cache={}))
+    problem = replace(problem, pair=problem.pair.with_weights(problem.pair.theta_a, flipped(problem, freedoms)))
     found = solve(balanced(problem, freedoms))
     facts["permutation"] = found.facts
     start, pair = found.permutation, problem.pair
@@ -97,7 +97,7 @@ def go_beyond(problem: Problem, kinds: tuple[str, ...], solve: Method) -> Beyond
 
 def _seen(problem: Problem, permutation: Permutation) -> tuple[Any, ActivationSimilarity]:
     """Return joint moments of A's and the permuted θ_B's activations, and the cross-moments they give."""
-    pair = replace(problem.pair, theta_b=problem.spec.apply(problem.pair.theta_b, permutation), cache={})
+    pair = problem.pair.with_weights(problem.pair.theta_a, problem.spec.apply(problem.pair.theta_b, permutation))
     moments = observe(replace(problem, pair=pair), "beyond permutations", SAMPLES)
     tables = {site: found.similarity("cross-moment") for site, found in moments.items()}
     return moments, ActivationSimilarity(problem.spec, problem.traced("beyond permutations").sites, tables)

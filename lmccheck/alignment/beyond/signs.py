@@ -96,4 +96,4 @@ def balanced(problem: Problem, freedoms: list[Freedom]) -> Problem:
         wide = {name: t.double() if t.is_floating_point() else t for name, t in weights.items()}
         return {name: t.to(weights[name].dtype) for name, t in balance(problem.spec, freedoms, wide).items()}
 
-    return replace(problem, pair=replace(pair, theta_a=scaled(pair.theta_a), theta_b=scaled(pair.theta_b), cache={}))
+    return replace(problem, pair=pair.with_weights(scaled(pair.theta_a), scaled(pair.theta_b)))

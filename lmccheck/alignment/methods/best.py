@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 from lmccheck.alignment.contract import Found, Method, Problem
 from lmccheck.alignment.methods.activation_matching import match_activations
@@ -13,6 +12,7 @@ from lmccheck.alignment.methods.learned import match_learned
 from lmccheck.alignment.methods.transport import match_transport
 from lmccheck.alignment.methods.weight_matching import match_weights
 from lmccheck.evaluate.calibration import CalibrationBarrier
+from lmccheck.network.pair import ModelPair
 
 
 def learn(problem: Problem) -> Found:
@@ -58,12 +58,11 @@ INNER: dict[str, Method] = {"identity": stay, "together": match_together}  # tri
 
 def solve(problem: Problem, method: str) -> Found:
     """Return what a method finds; every method runs once per pair and seed."""
-    cache = problem.pair.cache
-    key = ("found", method, problem.seed)
-    if key not in cache:
-        cache[key] = {**METHODS, **INNER}[method](problem)
-    found: Found = cache[key]
-    return found
+    return problem.pair.once(_solved, method, problem.seed)
+
+
+def _solved(pair: ModelPair, method: str, seed: int) -> Found:
+    return {**METHODS, **INNER}[method](Problem(pair, seed))
 
 
 @dataclass(frozen=True)
@@ -76,14 +75,14 @@ class Candidate:
 
 
 def _candidate(problem: Problem, method: str) -> Candidate:
+    return problem.pair.once(_measured, method, problem.seed)
+
+
+def _measured(pair: ModelPair, method: str, seed: int) -> Candidate:
+    problem = Problem(pair, seed)
     found = solve(problem, method)
-    cache: dict[Any, Any] = problem.pair.cache
-    if "calibration barrier" not in cache:
-        cache["calibration barrier"] = CalibrationBarrier(problem.pair)
-    key = ("calibration barrier", method, problem.seed)
-    if key not in cache:
-        cache[key] = cache["calibration barrier"](problem.spec.apply(problem.pair.theta_b, found.permutation))
-    return Candidate(method, found, cache[key])
+    barrier = pair.once(CalibrationBarrier)(problem.spec.apply(pair.theta_b, found.permutation))
+    return Candidate(method, found, barrier)
 
 
 def _best_of(problem: Problem, methods: tuple[str, ...]) -> Candidate:
