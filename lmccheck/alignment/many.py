@@ -17,7 +17,7 @@ from lmccheck.alignment.api import align as align_pair
 from lmccheck.alignment.matching.norms import counted, rows_alone
 from lmccheck.alignment.matching.similarity import inner
 from lmccheck.alignment.methods.weight_matching import match
-from lmccheck.errors import CheckpointError, LmcError, SymmetryError, nearest
+from lmccheck.errors import LmcError, SymmetryError, nearest
 from lmccheck.evaluate.outputs import function_deviation
 from lmccheck.evaluate.points import working_dtype
 from lmccheck.network.endpoint import StateDict
@@ -81,15 +81,9 @@ class ManyAlignment:
         )
 
     def ship(self, target: Path, files: Sequence[str]) -> None:
-        """Write each model to the folder ``target``, ``STEM-aligned.safetensors``.
-
-        Raises CheckpointError for two files of one stem.
-        """
-        names = [f"{Path(file).stem}-aligned.safetensors" for file in files]
-        if twice := next((name for name in names if names.count(name) > 1), None):
-            raise CheckpointError(f"two models would be {twice}; mend: give their files different names")
+        """Write each model to the folder ``target``, under the names ``files``."""
         target.mkdir(exist_ok=True)
-        for k, name in enumerate(names):
+        for k, name in enumerate(files):
             save_aligned(self.member(k), target / name)
 
     def cycle_error(self) -> float:

@@ -74,7 +74,7 @@ class Loaded:
         target = folder / plan.shipped_name
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            self._witnesses[order[0]].ship(target, tuple(plan.files.values()))
+            self._witnesses[order[0]].ship(target, plan.shipped_files)
         except (OSError, LmcError, SafetensorError) as error:
             reason = getattr(error, "strerror", None) or error
             raise CheckpointError(f"--lmc-aligned-dir: cannot write {target}: {reason}") from None

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from lmccheck.errors import CheckpointError
+
 
 @dataclass(frozen=True)
 class CheckPlan:
@@ -51,6 +53,11 @@ class PairPlan(Comparison):
         return "aligned b" if self.model_b is None else "fused b"
 
     @property
+    def shipped_files(self) -> tuple[str, ...]:
+        """The names of files in it, where it is a folder."""
+        return ()
+
+    @property
     def shipped_name(self) -> str:
         """The name of the file written."""
         return f"{self.name}-b-{'aligned' if self.model_b is None else 'fused'}.safetensors"
@@ -79,6 +86,14 @@ class SetPlan(Comparison):
     def shipped_name(self) -> str:
         """The name of the folder written."""
         return self.name
+
+    @property
+    def shipped_files(self) -> tuple[str, ...]:
+        """The names of the files in it; raises CheckpointError for two files of one stem."""
+        names = [f"{Path(model).stem}-aligned.safetensors" for model in self.models]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise CheckpointError(f"two models would be {twice}; mend: give their files different names")
+        return tuple(names)
 
     @property
     def files(self) -> dict[str, str]:

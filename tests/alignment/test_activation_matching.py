@@ -13,8 +13,8 @@ from networks import NETWORKS, Attention, Residual
 from torch import Tensor, nn
 
 import lmccheck
-from lmccheck.alignment import activations
 from lmccheck.alignment.contract import Problem
+from lmccheck.alignment.methods import activation_matching as activations
 from lmccheck.alignment.methods.activation_matching import ActivationSimilarity, Moments, assign_once, matrix, observe
 from lmccheck.alignment.methods.best import solve
 from lmccheck.modules.random_weights import randomised

@@ -37,7 +37,7 @@ class ManyAlignment:
     def ship(self, target, files):
         target.mkdir()
         for file in files:
-            (target / f"{Path(file).stem}-aligned.safetensors").write_bytes(b"aligned")
+            (target / file).write_bytes(b"aligned")
 
 
 def load_pair(

@@ -60,7 +60,7 @@ def test_the_plugin_imports_only_pytest_and_the_standard_library():
     import ast
     import sys
 
-    for name in ("plugin", "options", "fixtures", "errors"):
+    for name in ("plugin", "gate/options", "gate/fixtures", "gate/core", "errors"):
         tree = ast.parse((Path(lmccheck.__file__).parent / f"{name}.py").read_text(encoding="utf-8"))
         imported = {
             alias.name if isinstance(node, ast.Import) else str(node.module)
