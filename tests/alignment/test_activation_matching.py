@@ -273,7 +273,7 @@ def test_similarity_under_a_permutation_is_that_of_permuted_weights(name: str) -
     problem = problem_of(module, inputs, 12)
     spec, derived = problem.spec, problem.traced("test")
     permutation = spec.random(5)
-    moved = replace(problem.pair, theta_b=spec.apply(problem.pair.theta_b, permutation), cache={})
+    moved = problem.pair.with_weights(problem.pair.theta_a, spec.apply(problem.pair.theta_b, permutation))
     tables = [
         {site: moments.similarity("cross-moment") for site, moments in observe(p, "test").items()}
         for p in (problem, replace(problem, pair=moved))
@@ -364,7 +364,7 @@ def test_without_calibration_data_it_says_so() -> None:
     torch.manual_seed(0)
     module, inputs = NETWORKS["mlp"]()
     problem = problem_of(module, inputs)
-    bare = replace(problem.pair, calibration=None, cache={})
+    bare = problem.pair.measured_on(problem.pair.data, None)
     with pytest.raises(lmccheck.SourceError, match=r"align = 'activation-matching' needs calibration data") as raised:
         lmccheck.align(bare, "activation-matching")
     assert "\n" not in str(raised.value)

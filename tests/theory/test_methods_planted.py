@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Callable
-from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -18,13 +17,13 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 import lmccheck
-from lmccheck.alignment import transport
 from lmccheck.alignment.api import METHODS
 from lmccheck.alignment.contract import Problem
 from lmccheck.alignment.matching.annealed import annealed_start, sinkhorn
 from lmccheck.alignment.matching.norms import counted
 from lmccheck.alignment.matching.reassign import affordable, reassign
 from lmccheck.alignment.matching.similarity import WeightSimilarity
+from lmccheck.alignment.methods import transport
 from lmccheck.alignment.methods.best import STARTS, solve
 from lmccheck.alignment.methods.joint import SHARES
 from lmccheck.alignment.methods.weight_matching import descend, match
@@ -503,7 +502,8 @@ def test_a_seed_decides_everything() -> None:
 
 def test_without_calibration_data_best_is_weight_matching() -> None:
     """And says so; the methods that need data refuse in one line."""
-    pair = replace(independent_pair(deep()), calibration=None, cache={})
+    pair = independent_pair(deep())
+    pair = pair.measured_on(pair.data, None)
     best, plain = lmccheck.align(pair, "best"), lmccheck.align(pair, "weight-matching")
     assert all(torch.equal(best.permutation[k], plain.permutation[k]) for k in plain.permutation)
     assert best.facts["chosen"] == "weight-matching"
