@@ -16,7 +16,7 @@ from lmccheck.symmetry.analysis import Analysis, leaves
 from lmccheck.symmetry.axes import Factor, Reason, axis_size, expand, segments
 from lmccheck.symmetry.rules import RULES
 from lmccheck.symmetry.sites import Layer, Site, find_sites, layers, made_sites
-from lmccheck.symmetry.slots import Frozen, Part, Piece, Slot, UnitGroup, slots_of
+from lmccheck.symmetry.slots import Frozen, Part, Piece, Slot, UnitGroup, circles, containers_first, slots_of
 from lmccheck.symmetry.spec import PermutationSpec
 from lmccheck.symmetry.trace import Trace, trace
 
@@ -139,14 +139,11 @@ def _complete(analysis: Analysis) -> Families:
 
 def _no_circle(slots: Mapping[str, Sequence[Slot]]) -> None:
     """Raise LookupError for a tensor whose dimensions each hold a group within one of the other."""
-    leans: dict[str, dict[int, set[int]]] = {}
-    for several in slots.values():
-        for slot in several:
-            leans.setdefault(slot.tensor, {}).setdefault(slot.dim, set()).update(p.dim for p in slot.across.values())
+    circle = circles(slot for several in slots.values() for slot in several)
     for group, several in slots.items():
         for slot in several:
             for container, place in slot.across.items():
-                if slot.dim in leans[slot.tensor].get(place.dim, ()):
+                if {slot.dim, place.dim} <= set(circle.get(slot.tensor, ())):
                     raise LookupError(group, container)
 
 
@@ -224,16 +221,7 @@ def _name_groups(
     within = {
         factor: tuple(outer for outer in names if outer is not factor and contains(outer, factor)) for factor in names
     }
-    ordered = sorted(
-        names,
-        key=lambda factor: (
-            max((rank[f] for f in (factor, *within[factor])), default=0),
-            len(within[factor]),
-            rank[factor],
-        ),
-    )
-    names = {factor: names[factor] for factor in ordered}
-    return names, within
+    return {factor: names[factor] for factor in containers_first(within)}, within
 
 
 def _frozen(tensor: str, dim: int, factors: Sequence[Factor], names: Mapping[Factor, str]) -> list[Frozen]:
