@@ -15,7 +15,7 @@ from lmccheck.evaluate.line import Point, barrier, sample
 from lmccheck.evaluate.points import working_dtype
 from lmccheck.evaluate.repair import Segment, require_repair
 from lmccheck.network.pair import StateDict
-from lmccheck.symmetry.discover import Derived
+from lmccheck.symmetry.discover import Traced
 
 LOG = logging.getLogger("lmccheck")
 Matrix = list[list[float]]
@@ -98,9 +98,9 @@ def measure_barriers(many: ManyAlignment, *, points: int = 5, repair: str = "bn"
     )
 
 
-def _traced(many: ManyAlignment) -> Derived:
+def _traced(many: ManyAlignment) -> Traced:
     """Return the traced network, in which REPAIR looks at activations."""
-    derived: Derived | None = many.pair.cache.get("derived")
+    derived: Traced | None = many.pair.cache.get("derived")
     if derived is None:
         raise UnsupportedArchitecture(
             f"pair {many.pair.name}: repair = 'repair' looks at activations in the traced network, and the symmetry "
@@ -115,7 +115,7 @@ def _segments(
     losses: Sequence[float],
     points: int,
     repair: str,
-    derived: Derived | None,
+    derived: Traced | None,
 ) -> Curves:
     """Return (t, loss) along the segment between every two models i < j; the ends of all segments are shared."""
     tips: dict[int, float] = {}

@@ -9,7 +9,7 @@ from typing import Any
 from lmccheck.errors import SourceError, UnsupportedArchitecture
 from lmccheck.network.pair import ModelPair
 from lmccheck.store.data import Data
-from lmccheck.symmetry.discover import Derived
+from lmccheck.symmetry.discover import Traced
 from lmccheck.symmetry.spec import Permutation, PermutationSpec
 
 
@@ -20,7 +20,7 @@ class Problem:
     pair: ModelPair = field(repr=False)
     spec: PermutationSpec = field(repr=False)
     seed: int
-    derived: Derived | None = field(repr=False)
+    derived: Traced | None = field(repr=False)
 
     def calibration(self, method: str) -> Data:
         """Return the calibration data; raise SourceError where there is none."""
@@ -31,7 +31,7 @@ class Problem:
             )
         return self.pair.calibration
 
-    def traced(self, method: str) -> Derived:
+    def traced(self, method: str) -> Traced:
         """Return the traced network; raise UnsupportedArchitecture where the spec was handed in instead."""
         if self.derived is None:
             raise UnsupportedArchitecture(

@@ -28,7 +28,7 @@ from lmccheck.fusion.carrier import Carrier
 from lmccheck.fusion.recursion import Recursion
 from lmccheck.fusion.widths import MEND, require_same_use, twofold_tensors
 from lmccheck.network.pair import ModelPair, StateDict, load_pair
-from lmccheck.symmetry.discover import Derived, derive
+from lmccheck.symmetry.discover import Traced, derive
 from lmccheck.symmetry.spec import Permutation
 from lmccheck.symmetry.verify import TOLERANCE, require
 
@@ -191,7 +191,7 @@ def fuse_pairs(pair_a: ModelPair, pair_b: ModelPair, *, norm: str = "activations
     )
 
 
-def _derived(pair: ModelPair, seed: int) -> tuple[Derived, float]:
+def _derived(pair: ModelPair, seed: int) -> tuple[Traced, float]:
     """Trace a pair's network; return it, and by how much its permutation spec was seen to deviate."""
     inputs = pair.example_inputs()
     derived = derive(pair.module, inputs)

@@ -59,7 +59,7 @@ def prepare(pair: ModelPair, purpose: str) -> Prepared:
 def structure_for(pair: ModelPair, purpose: str) -> Structure:
     """Return the structure of a pair's traced network, made once. Raises UnsupportedArchitecture."""
     from lmccheck.alignment.api import verified_spec
-    from lmccheck.symmetry.structure import structure_of
+    from lmccheck.symmetry.discover import structure_of
 
     if "structure" not in pair.cache:
         verified_spec(pair)

@@ -10,9 +10,10 @@ from torch import fx
 
 from lmccheck.symmetry.analysis import Analysis
 from lmccheck.symmetry.axes import Axis
+from lmccheck.symmetry.facts import evaluated_norm, facts_of
 from lmccheck.symmetry.op import Symbol
 from lmccheck.symmetry.slots import Piece
-from lmccheck.symmetry.trace import Trace, op_name
+from lmccheck.symmetry.trace import Trace
 
 
 @dataclass(frozen=True)
@@ -127,24 +128,22 @@ def layers(traced: Trace) -> tuple[Layer, ...]:
 
 
 def _layer(node: fx.Node, traced: Trace) -> Layer | None:
-    name = op_name(node.target)
-    arguments: list[Any] = [*node.args, *([None] * 9)]
-    source, weight, bias = arguments[:3]
-    out, units, window, groups = 0, -1, None, 1
-    if name == "aten.addmm" and not node.kwargs:
-        bias, source, weight = arguments[:3]
-        out = 1
-    elif name in ("aten.conv1d", "aten.conv2d", "aten.conv3d"):
-        window = (arguments[3] or 1, arguments[4] or 0, arguments[5] or 1)
-        units, groups = 1, arguments[6] or 1
-    elif name != "aten.linear":
+    facts = facts_of(node.target).layer
+    if facts is None or node.kwargs:
         return None
+    arguments: list[Any] = [*node.args, *([None] * 9)]
+    source, weight, bias = (arguments[place] for place in (facts.source, facts.weight, facts.bias))
+    window: tuple[Any, Any, Any] | None = None
+    if facts.window is not None:
+        stride, padding, dilation = (arguments[place] for place in facts.window)
+        window = (stride or 1, padding or 0, dilation or 1)
+    groups = 1 if facts.groups is None else arguments[facts.groups] or 1
     stored, held = stored_name(weight, traced), stored_name(bias, traced)
     if stored is None or (bias is not None and held is None) or not isinstance(source, fx.Node):
         return None
     if stored_name(source, traced) is not None or (window is not None and isinstance(window[1], str)):
         return None
-    return Layer(node.name, source.name, stored, held, out, units, window, groups, _norm(node, traced))
+    return Layer(node.name, source.name, stored, held, facts.out, facts.units, window, groups, _norm(node, traced))
 
 
 def _norm(node: fx.Node, traced: Trace) -> Norm | None:
@@ -153,17 +152,15 @@ def _norm(node: fx.Node, traced: Trace) -> Norm | None:
     if user is None or len(node.users) != 1 or user.args[0] is not node:
         return None
     arguments: list[Any] = list(user.args)
-    name = op_name(user.target)
-    live = name == "aten.batch_norm" and arguments[5]
-    if live or name not in ("aten.batch_norm", "aten._native_batch_norm_legit_no_training"):
+    facts = evaluated_norm(user.target, arguments)
+    if facts is None:
         return None
-    epsilon = arguments[7] if name == "aten.batch_norm" else arguments[6]
     weight, bias, mean, variance = (stored_name(argument, traced) for argument in arguments[1:5])
     if mean is None or variance is None:
         return None
     if any((name is None) != (given is None) for name, given in ((weight, arguments[1]), (bias, arguments[2]))):
         return None
-    return Norm(weight, bias, mean, variance, float(epsilon))
+    return Norm(weight, bias, mean, variance, float(arguments[facts.epsilon]))
 
 
 def stored_name(argument: Any, traced: Trace) -> str | None:
@@ -172,3 +169,13 @@ def stored_name(argument: Any, traced: Trace) -> str | None:
         return None
     holder = traced.placeholders[argument.name]
     return traced.tied.get(holder.target, holder.target) if holder.stored else None
+
+
+def count_readers(traced: Trace) -> dict[str, int]:
+    """Return, per stored tensor that the graph takes, by how many nodes it is read."""
+    count: dict[str, int] = {}
+    for node in traced.graph.nodes:
+        name = stored_name(node, traced)
+        if name is not None:
+            count[name] = count.get(name, 0) + len(node.users)
+    return count

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from typing import TypeVar
@@ -174,7 +174,7 @@ def slots_of(
     layouts: Layouts,
     shapes: Mapping[str, tuple[int, ...]],
     roles: Mapping[tuple[str, int], str],
-    learned: Mapping[str, bool],
+    learned: Collection[str],
     within: Mapping[str, Sequence[str]],
 ) -> dict[str, list[Slot]]:
     """Return, per group, the slots its pieces describe.
@@ -195,7 +195,7 @@ def slots_of(
                         for outer in within.get(part.group, ())
                         if outer not in here
                     }
-                    slot = Slot(name, dim, roles[name, dim], learned[name], len(shapes[name]) == 1, piece, at, across)
+                    slot = Slot(name, dim, roles[name, dim], name in learned, len(shapes[name]) == 1, piece, at, across)
                     found.setdefault(part.group, []).append(slot)
     return found
 
