@@ -12,9 +12,10 @@ from torch import nn
 
 from lmccheck.errors import SourceError, UnsupportedArchitecture
 from lmccheck.modules.stored import overlapping_names
-from lmccheck.symmetry.analysis import Analysis, leaves
+from lmccheck.symmetry.analysis import Analysis
 from lmccheck.symmetry.axes import Factor, Reason, axis_size, expand, segments
 from lmccheck.symmetry.build_structure import build_structure, find_head
+from lmccheck.symmetry.companions import Families, leaves
 from lmccheck.symmetry.rules import RULES
 from lmccheck.symmetry.sites import Layer, Site, find_sites, layers, made_sites
 from lmccheck.symmetry.slots import Frozen, Layouts, Part, Piece, Slot, UnitGroup, circles, containers_first, slots_of
@@ -22,7 +23,6 @@ from lmccheck.symmetry.spec import PermutationSpec
 from lmccheck.symmetry.structure import Structure
 from lmccheck.symmetry.trace import Trace, trace
 
-Families = dict[Factor, dict[Factor, dict[int, Factor]]]
 Strided = tuple[Factor, int]
 Strides = Mapping[tuple[str, int], Sequence[tuple[int, Sequence[Strided]]]]  # tensor, dim -> starts and products
 

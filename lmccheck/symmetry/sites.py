@@ -70,18 +70,18 @@ def find_sites(analysis: Analysis, pieces: Callable[[Axis], Sequence[Piece]]) ->
 
     def see(node: fx.Node, read: bool) -> None:
         value = analysis.values.get(node)
-        if not isinstance(value, Symbol) or value.param is not None or node.graph is not analysis.traced.graph:
+        if not isinstance(value, Symbol) or value.param is not None or node.graph is not analysis.trace.graph:
             return
         for dim, axis in enumerate(value.axes):
             for piece in pieces(axis):
                 found.setdefault((node.name, dim, piece), Site(node.name, dim, piece, read))
 
-    for node in analysis.traced.graph.nodes:
+    for node in analysis.trace.graph.nodes:
         if node in analysis.readers:
             for source in node.all_input_nodes:
                 see(source, True)
     read = {name for site in found.values() for name in site.groups}
-    for node in analysis.traced.graph.nodes:
+    for node in analysis.trace.graph.nodes:
         arguments = [analysis.values.get(source) for source in node.all_input_nodes]
         made_by_weights = any(isinstance(value, Symbol) and value.param is not None for value in arguments)
         result = analysis.values.get(node)
@@ -106,7 +106,7 @@ def made_sites(
     """
     nodes = {layer.node for layer in layers}
     found: dict[str, list[Site]] = {}
-    for node in analysis.traced.graph.nodes:
+    for node in analysis.trace.graph.nodes:
         result = analysis.values.get(node) if node.name in nodes else None
         along = {dim: pieces(axis) for dim, axis in enumerate(result.axes)} if isinstance(result, Symbol) else {}
         if sum(map(bool, along.values())) != 1:
@@ -117,17 +117,17 @@ def made_sites(
     return {name: tuple(sites) for name, sites in found.items()}
 
 
-def layers(traced: Trace) -> tuple[Layer, ...]:
+def layers(trace: Trace) -> tuple[Layer, ...]:
     """Return the linear layers and convolutions whose weights the graph takes as they are stored, in order."""
     found = []
-    for node in traced.graph.nodes:
-        layer = _layer(node, traced) if node.op == "call_function" else None
+    for node in trace.graph.nodes:
+        layer = _layer(node, trace) if node.op == "call_function" else None
         if layer is not None:
             found.append(layer)
     return tuple(found)
 
 
-def _layer(node: fx.Node, traced: Trace) -> Layer | None:
+def _layer(node: fx.Node, trace: Trace) -> Layer | None:
     facts = facts_of(node.target).layer
     if facts is None or node.kwargs:
         return None
@@ -138,15 +138,15 @@ def _layer(node: fx.Node, traced: Trace) -> Layer | None:
         stride, padding, dilation = (arguments[place] for place in facts.window)
         window = (stride or 1, padding or 0, dilation or 1)
     groups = 1 if facts.groups is None else arguments[facts.groups] or 1
-    stored, held = stored_name(weight, traced), stored_name(bias, traced)
+    stored, held = stored_name(weight, trace), stored_name(bias, trace)
     if stored is None or (bias is not None and held is None) or not isinstance(source, fx.Node):
         return None
-    if stored_name(source, traced) is not None or (window is not None and isinstance(window[1], str)):
+    if stored_name(source, trace) is not None or (window is not None and isinstance(window[1], str)):
         return None
-    return Layer(node.name, source.name, stored, held, facts.out, facts.units, window, groups, _norm(node, traced))
+    return Layer(node.name, source.name, stored, held, facts.out, facts.units, window, groups, _norm(node, trace))
 
 
-def _norm(node: fx.Node, traced: Trace) -> Norm | None:
+def _norm(node: fx.Node, trace: Trace) -> Norm | None:
     """Return the BatchNorm that alone takes what ``node`` gives."""
     user = next(iter(node.users), None)
     if user is None or len(node.users) != 1 or user.args[0] is not node:
@@ -155,7 +155,7 @@ def _norm(node: fx.Node, traced: Trace) -> Norm | None:
     facts = evaluated_norm(user.target, arguments)
     if facts is None:
         return None
-    weight, bias, mean, variance = (stored_name(argument, traced) for argument in arguments[1:5])
+    weight, bias, mean, variance = (stored_name(argument, trace) for argument in arguments[1:5])
     if mean is None or variance is None:
         return None
     if any((name is None) != (given is None) for name, given in ((weight, arguments[1]), (bias, arguments[2]))):
@@ -163,19 +163,19 @@ def _norm(node: fx.Node, traced: Trace) -> Norm | None:
     return Norm(weight, bias, mean, variance, float(arguments[facts.epsilon]))
 
 
-def stored_name(argument: Any, traced: Trace) -> str | None:
+def stored_name(argument: Any, trace: Trace) -> str | None:
     """Return the canonical name of the stored tensor that an argument is, None where it is something else."""
     if not isinstance(argument, fx.Node) or argument.op != "placeholder":
         return None
-    holder = traced.placeholders[argument.name]
-    return traced.tied.get(holder.target, holder.target) if holder.stored else None
+    holder = trace.placeholders[argument.name]
+    return trace.tied.get(holder.target, holder.target) if holder.stored else None
 
 
-def count_readers(traced: Trace) -> dict[str, int]:
+def count_readers(trace: Trace) -> dict[str, int]:
     """Return, per stored tensor that the graph takes, by how many nodes it is read."""
     count: dict[str, int] = {}
-    for node in traced.graph.nodes:
-        name = stored_name(node, traced)
+    for node in trace.graph.nodes:
+        name = stored_name(node, trace)
         if name is not None:
             count[name] = count.get(name, 0) + len(node.users)
     return count
