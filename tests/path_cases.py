@@ -13,7 +13,8 @@ import lmccheck
 from lmccheck.dropping.dropped import Dropped
 from lmccheck.dropping.edit import keep_factors, multiplied
 from lmccheck.network.pair import ModelPair
-from lmccheck.symmetry.structure import Structure, structure_of
+from lmccheck.symmetry.discover import structure_of
+from lmccheck.symmetry.structure import Structure
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,

@@ -16,7 +16,7 @@ from lmccheck.evaluate.line import Point, barrier, sample
 from lmccheck.evaluate.points import working_dtype
 from lmccheck.evaluate.repair import Segment, require_repair
 from lmccheck.network.endpoint import StateDict
-from lmccheck.symmetry.discover import Derived
+from lmccheck.symmetry.discover import Traced
 
 LOG = logging.getLogger("lmccheck")
 Matrix = list[list[float]]
@@ -107,7 +107,7 @@ def _segments(
     losses: Sequence[float],
     points: int,
     repair: str,
-    derived: Derived | None,
+    derived: Traced | None,
 ) -> Curves:
     """Return (t, loss) along the segment between every two models i < j; the ends of all segments are shared."""
     tips: dict[int, float] = {}

@@ -9,7 +9,7 @@ from typing import Any
 from lmccheck.errors import SourceError
 from lmccheck.network.pair import ModelPair
 from lmccheck.store.data import Data
-from lmccheck.symmetry.discover import Derived
+from lmccheck.symmetry.discover import Traced
 from lmccheck.symmetry.spec import Permutation, PermutationSpec
 
 
@@ -26,7 +26,7 @@ class Problem:
         return self.pair.network.spec
 
     @property
-    def derived(self) -> Derived | None:
+    def derived(self) -> Traced | None:
         """The traced network; None where the spec was handed in."""
         return self.pair.network.traced
 
@@ -39,7 +39,7 @@ class Problem:
             )
         return self.pair.calibration
 
-    def traced(self, method: str) -> Derived:
+    def traced(self, method: str) -> Traced:
         """Return the traced network; raise UnsupportedArchitecture where the spec was handed in instead."""
         return self.pair.network.trace_for(
             f"pair {self.pair.name}: align = {method!r} looks at activations in", "use align = 'weight-matching'"

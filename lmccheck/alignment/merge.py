@@ -17,7 +17,7 @@ from lmccheck.evaluate.repair import Segment, require_repair
 from lmccheck.modules.stored import tied_names
 from lmccheck.network.pair import ModelPair
 from lmccheck.store import files
-from lmccheck.symmetry.discover import Derived
+from lmccheck.symmetry.discover import Traced
 
 
 def segment(
@@ -35,7 +35,7 @@ def segment(
     return Segment(evaluator, pair.theta_a, target, repair, derived, beside)
 
 
-def traced_for_repair(pair: ModelPair) -> Derived:
+def traced_for_repair(pair: ModelPair) -> Traced:
     """Return the traced network, in which REPAIR looks at activations; raise UnsupportedArchitecture without one."""
     return pair.network.trace_for(f"pair {pair.name}: repair = 'repair' looks at activations in", "use repair = 'bn'")
 

@@ -14,9 +14,9 @@ from torch import Tensor, fx
 from lmccheck.diagnose.jacobian import Between, Snapshot, lengths
 from lmccheck.evaluate.graph import GraphRunner
 from lmccheck.evaluate.masked import across
+from lmccheck.symmetry.facts import result_of
 from lmccheck.symmetry.sites import Layer
 from lmccheck.symmetry.structure import Structure
-from lmccheck.symmetry.trace import op_name
 
 _CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
@@ -98,10 +98,9 @@ def chain_of(structure: Structure) -> tuple[Stage, ...] | str:
 
 def _normed(node: fx.Node) -> fx.Node:
     """Return the node that gives what the BatchNorm after a layer makes of it."""
-    user = next(iter(node.users))
-    if op_name(user.target) == "aten.batch_norm":
-        return user
-    return next(n for n in user.users if op_name(n.target) == "getitem" and n.args[1] == 0)
+    normed = result_of(next(iter(node.users)))
+    assert normed is not None  # the layer's output goes there alone
+    return normed
 
 
 @dataclass(frozen=True)

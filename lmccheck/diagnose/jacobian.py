@@ -11,8 +11,8 @@ from torch import Tensor, fx
 from lmccheck.errors import UnsupportedArchitecture
 from lmccheck.evaluate.graph import GraphRunner, Reading, followers, inputs_of
 from lmccheck.modules.precision import exact_float32
+from lmccheck.symmetry.facts import evaluated_norm
 from lmccheck.symmetry.sites import stored_name
-from lmccheck.symmetry.trace import op_name
 
 
 class Snapshot:
@@ -80,12 +80,11 @@ class _Affine(Reading):
     """An interpreter that writes an evaluated BatchNorm out, since torch gives no derivative by its mean."""
 
     def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        name = op_name(target)
-        if name == "aten.batch_norm" and not args[5]:
-            return _normalised(args, args[7])
-        if name == "aten._native_batch_norm_legit_no_training":
-            return _normalised(args, args[6]), None, None
-        return super().call_function(target, args, kwargs)
+        norm = evaluated_norm(target, args)
+        if norm is None:
+            return super().call_function(target, args, kwargs)
+        result = _normalised(args, args[norm.epsilon])
+        return (result, None, None) if norm.several else result
 
 
 def _normalised(args: Sequence[Any], epsilon: float) -> Tensor:

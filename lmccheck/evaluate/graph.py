@@ -16,9 +16,10 @@ from lmccheck.modules.precision import exact_float32
 from lmccheck.modules.runner import Runner
 from lmccheck.store.batches import cut
 from lmccheck.store.data import Batch, Data
+from lmccheck.symmetry.facts import facts_of
 from lmccheck.symmetry.rules import RULES
 from lmccheck.symmetry.sites import Layer
-from lmccheck.symmetry.trace import Shaped, Trace, op_name, quiet_logs, trace, value_of
+from lmccheck.symmetry.trace import Shaped, Trace, quiet_logs, trace, value_of
 
 Look = Callable[[str, Tensor], Tensor | None]
 HELD = 1 << 25  # numbers of watched values held at a time: 128 MB in float32
@@ -141,7 +142,7 @@ class Reading(fx.Interpreter):
 
     def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run an op; a view becomes a reshape, since under a transform memory may lie in another order."""
-        if op_name(target) in ("aten.view", "aten._unsafe_view"):
+        if facts_of(target).views:
             return torch.reshape(args[0], args[1])
         return super().call_function(target, args, kwargs)
 

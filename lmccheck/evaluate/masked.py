@@ -36,7 +36,7 @@ class MaskedRuns:
     not depend on a multiplier is computed once per batch; the rest under ``torch.func.vmap`` over the multipliers, or
     one by one where an op cannot be mapped: then ``vectorised`` is False.
 
-    ``layers`` are the layers of the pair's traced network (``Derived.layers``, ``Structure.layers``); ``evaluations``
+    ``layers`` are the layers of the pair's traced network (``Traced.layers``, ``Structure.layers``); ``evaluations``
     counts full passes over ``data``, one for every multiplier.
     """
 

@@ -23,9 +23,10 @@ from lmccheck.evaluate.points import interpolate, working_dtype
 from lmccheck.modules.stored import stored_tensors
 from lmccheck.network.pair import ModelPair
 from lmccheck.store.tensors import identity
-from lmccheck.symmetry.discover import Derived
-from lmccheck.symmetry.sites import Layer
-from lmccheck.symmetry.trace import Shaped, Trace, op_name, value_of
+from lmccheck.symmetry.discover import Traced
+from lmccheck.symmetry.facts import evaluated_norm, result_of
+from lmccheck.symmetry.sites import Layer, count_readers
+from lmccheck.symmetry.trace import Shaped, Trace, value_of
 
 REPAIRS = ("none", "bn", "repair")
 SOURCE = "REPAIR (Jordan et al. 2023, arXiv 2211.08403)"
@@ -53,7 +54,7 @@ class Segment:
         theta_a: Mapping[str, Tensor],
         theta_b: Mapping[str, Tensor],
         repair: str,
-        derived: Derived | None = None,
+        derived: Traced | None = None,
         beside: Segment | None = None,
     ) -> None:
         self.evaluator = evaluator
@@ -154,7 +155,7 @@ class Repair:
     def __init__(
         self,
         pair: ModelPair,
-        derived: Derived,
+        derived: Traced,
         theta_a: Mapping[str, Tensor],
         theta_b: Mapping[str, Tensor],
         beside: Repair | None = None,
@@ -294,14 +295,9 @@ def correction(moments: Moments, mean: Tensor, deviation: Tensor) -> tuple[Tenso
     return scale, mean - scale * moments.mean
 
 
-def repairable(derived: Derived) -> tuple[tuple[Layer, ...], dict[str, str]]:
+def repairable(derived: Traced) -> tuple[tuple[Layer, ...], dict[str, str]]:
     """Return the layers that REPAIR can mend, and for each of the others, by its weight, why it is left."""
-    readers: dict[str, int] = {}
-    for name, holder in derived.trace.placeholders.items():
-        if holder.stored:
-            stored = derived.trace.tied.get(holder.target, holder.target)
-            users = next((len(n.users) for n in derived.trace.graph.nodes if n.name == name), 0)
-            readers[stored] = readers.get(stored, 0) + users
+    readers = count_readers(derived.trace)
     kept, left = [], {}
     for layer in derived.layers:
         reason = _why_left(layer, derived, readers)
@@ -312,7 +308,7 @@ def repairable(derived: Derived) -> tuple[tuple[Layer, ...], dict[str, str]]:
     return tuple(kept), left
 
 
-def _why_left(layer: Layer, derived: Derived, readers: Mapping[str, int]) -> str | None:
+def _why_left(layer: Layer, derived: Traced, readers: Mapping[str, int]) -> str | None:
     if readers[layer.weight] > 1:
         return "its weight is used more than once"
     if layer.out not in derived.spec.layouts.get(layer.weight, {}):
@@ -351,16 +347,11 @@ def live_norms(traced: Trace) -> tuple[LiveNorm, ...]:
 
 
 def _live_norm(node: fx.Node) -> Iterator[LiveNorm]:
-    name = op_name(node.target)
     arguments: list[Any] = list(node.args)
-    if name == "aten.batch_norm" and not arguments[5]:
-        seen: fx.Node | None = node
-        epsilon = arguments[7]
-    elif name == "aten._native_batch_norm_legit_no_training":
-        seen = next((user for user in node.users if op_name(user.target) == "getitem" and user.args[1] == 0), None)
-        epsilon = arguments[6]
-    else:
+    facts = evaluated_norm(node.target, arguments)
+    if facts is None:
         return
+    seen = result_of(node)
     names = [argument.name if isinstance(argument, fx.Node) else None for argument in arguments[:3]]
     if seen is not None and names[0] is not None:
-        yield LiveNorm(seen.name, names[0], names[1], names[2], float(epsilon))
+        yield LiveNorm(seen.name, names[0], names[1], names[2], float(arguments[facts.epsilon]))

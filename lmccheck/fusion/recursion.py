@@ -18,7 +18,7 @@ from lmccheck.alignment.matching.similarity import WeightSimilarity
 from lmccheck.alignment.methods.transport import by_transport
 from lmccheck.errors import UnsupportedArchitecture
 from lmccheck.fusion.carrier import Carrier
-from lmccheck.symmetry.discover import Derived
+from lmccheck.symmetry.discover import Traced
 from lmccheck.symmetry.sites import Layer
 from lmccheck.symmetry.slots import Piece, Slot, UnitGroup
 from lmccheck.symmetry.spec import PermutationSpec
@@ -33,7 +33,7 @@ class Recursion:
     def __init__(
         self,
         carrier: Carrier,
-        derived: Derived,
+        derived: Traced,
         theta_a: Mapping[str, Tensor],
         theta_b: Mapping[str, Tensor],
         moments: Mapping[str, Tensor],

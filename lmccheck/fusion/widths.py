@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx
 
 from lmccheck.errors import UnsupportedArchitecture
-from lmccheck.symmetry.discover import Derived
+from lmccheck.symmetry.discover import Traced
 from lmccheck.symmetry.slots import Piece, UnitGroup
 from lmccheck.symmetry.spec import PermutationSpec
 from lmccheck.symmetry.trace import op_name
@@ -97,7 +97,7 @@ def _kinds(pieces: Sequence[Piece]) -> list[list[str | int]]:
     return [[part.group or part.size for part in piece.parts] for piece in pieces]
 
 
-def twofold_tensors(derived: Derived) -> set[str]:
+def twofold_tensors(derived: Traced) -> set[str]:
     """Return the stored tensors that the graph reads in two ways, as tied weights are: a table, and a layer."""
     traced = derived.trace
     uses: dict[str, set[tuple[str, int]]] = {}

@@ -18,7 +18,7 @@ from lmccheck.network.loss import Loss, load_loss
 from lmccheck.store import files
 from lmccheck.store.data import Data, load_data
 from lmccheck.store.model import build_module
-from lmccheck.symmetry.discover import Derived, derive
+from lmccheck.symmetry.discover import Traced, derive
 from lmccheck.symmetry.spec import PermutationSpec
 from lmccheck.symmetry.spec_file import load_spec
 from lmccheck.symmetry.user_spec import require_given
@@ -54,21 +54,21 @@ class Network:
         return tuple(_cast(value, dtype, device) for value in inputs)
 
     @cached_property
-    def _derived(self) -> Derived:
+    def _traced(self) -> Traced:
         return derive(self.module, self.example_inputs())
 
     @property
-    def traced(self) -> Derived | None:
+    def traced(self) -> Traced | None:
         """The traced network; None where its permutation spec was handed in. Raises as ``discover_symmetry`` does."""
-        return self._derived if self.given is None else None
+        return self._traced if self.given is None else None
 
-    def trace_for(self, purpose: str, mend: str) -> Derived:
+    def trace_for(self, purpose: str, mend: str) -> Traced:
         """Return the traced network; raise UnsupportedArchitecture, with ``mend``, where a spec was handed in."""
         if self.given is not None:
             raise UnsupportedArchitecture(
                 f"{purpose} the traced network, and this pair's symmetry is given, not traced; mend: {mend}"
             )
-        return self._derived
+        return self._traced
 
     @property
     def spec(self) -> PermutationSpec:
@@ -85,7 +85,7 @@ class Network:
         if self.given is not None:
             where = f"symmetry {self.origin['origin']}"
             return self.given, require_given(self.given, self.module, self.example_inputs(), where)
-        return self._derived.spec, require(self._derived.spec, self.module, self.example_inputs())
+        return self._traced.spec, require(self._traced.spec, self.module, self.example_inputs())
 
     def facts(self) -> dict[str, Any]:
         """Return what a report says of how it is run; JSON-able."""

@@ -62,7 +62,7 @@ def structure_for(pair: ModelPair, purpose: str) -> Structure:
 
 
 def _structure(pair: ModelPair, purpose: str) -> Structure:
-    from lmccheck.symmetry.structure import structure_of
+    from lmccheck.symmetry.discover import structure_of
 
     assert pair.network.spec  # verified before anyone may use it
     derived = pair.network.trace_for(

@@ -19,7 +19,7 @@ from lmccheck.alignment.methods.activation_matching import ActivationSimilarity,
 from lmccheck.alignment.methods.best import solve
 from lmccheck.modules.random_weights import randomised
 from lmccheck.modules.runner import outputs_of
-from lmccheck.symmetry.discover import Derived, derive
+from lmccheck.symmetry.discover import Traced, derive
 from lmccheck.symmetry.sites import Site
 from lmccheck.symmetry.slots import Part, Piece, UnitGroup
 
@@ -209,7 +209,7 @@ def test_a_site_with_units_inside_a_product_is_read_in_the_groups_order() -> Non
 # similarity
 
 
-def by_hand(derived: Derived, tables: dict[Site, Tensor], group: UnitGroup, child: UnitGroup | None) -> Tensor:
+def by_hand(derived: Traced, tables: dict[Site, Tensor], group: UnitGroup, child: UnitGroup | None) -> Tensor:
     """Return units or blocks by explicit loops over every unit of every group of every site, θ_B unpermuted."""
     spec = derived.spec
     inside = {

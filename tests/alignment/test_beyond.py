@@ -25,7 +25,7 @@ from lmccheck.alignment.beyond.stream import Stream, find_streams
 from lmccheck.alignment.methods.learned import train
 from lmccheck.modules.random_weights import randomised
 from lmccheck.modules.runner import outputs_of
-from lmccheck.symmetry.discover import Derived, derive
+from lmccheck.symmetry.discover import Traced, derive
 
 Weights = dict[str, Tensor]
 Case = tuple[nn.Module, tuple[Tensor, ...]]
@@ -87,7 +87,7 @@ BUILD: dict[str, Callable[[], Case]] = {
 
 
 @cache
-def found_in(name: str) -> tuple[nn.Module, Derived, tuple[Freedom, ...], tuple[Stream, ...], dict[str, str]]:
+def found_in(name: str) -> tuple[nn.Module, Traced, tuple[Freedom, ...], tuple[Stream, ...], dict[str, str]]:
     """Return a network, its trace, and every map that is found for it, each kind looked for alone."""
     torch.manual_seed(0)
     module, inputs = BUILD[name]()

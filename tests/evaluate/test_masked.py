@@ -15,7 +15,8 @@ from lmccheck.dropping.edit import lines, multiplied
 from lmccheck.errors import LmcError
 from lmccheck.evaluate.evaluator import Evaluator
 from lmccheck.evaluate.masked import MaskedRuns
-from lmccheck.symmetry.structure import Structure, structure_of
+from lmccheck.symmetry.discover import structure_of
+from lmccheck.symmetry.structure import Structure
 
 
 def viewed() -> nn.Module:

@@ -16,8 +16,8 @@ from lmccheck.paths.certify import certify
 from lmccheck.paths.path import Path, Segment, load_path, save_path
 from lmccheck.paths.ten_segment import ten_segments
 from lmccheck.paths.theorems import dropout_path_between, path_through
-from lmccheck.symmetry.discover import derive
-from lmccheck.symmetry.structure import Structure, structure_of
+from lmccheck.symmetry.discover import derive, structure_of
+from lmccheck.symmetry.structure import Structure
 
 WIDTHS = [
     [6, 8, 8, 4], [6, 9, 7, 11, 5, 4], [5, 4, 3], [5, 7, 3], [5, 3, 3, 2], [4, 5, 7, 9, 3], [4, 8, 8, 8, 8, 8, 8, 3],

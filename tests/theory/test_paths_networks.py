@@ -67,8 +67,7 @@ def network_pair(name: str) -> ModelPair:
 @pytest.mark.parametrize("name", sorted(REFUSED))
 def test_refused_with_its_reason(name: str) -> None:
     """What the theory does not cover is an UnsupportedArchitecture that names the op or tensor."""
-    from lmccheck.symmetry.discover import derive
-    from lmccheck.symmetry.structure import structure_of
+    from lmccheck.symmetry.discover import derive, structure_of
 
     module, inputs = NETWORKS[name]()
     with pytest.raises(UnsupportedArchitecture, match=REFUSED[name]):
