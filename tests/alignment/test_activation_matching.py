@@ -16,7 +16,7 @@ import lmccheck
 from lmccheck.alignment import activations
 from lmccheck.alignment.api import verified_spec
 from lmccheck.alignment.contract import Problem
-from lmccheck.alignment.methods.activation_matching import ActivationSimilarity, Moments, assign_once, matrix, observe
+from lmccheck.alignment.matching.activations import ActivationSimilarity, Moments, assign_once, matrix, observe
 from lmccheck.alignment.methods.best import solve
 from lmccheck.modules.random_weights import randomised
 from lmccheck.modules.runner import outputs_of

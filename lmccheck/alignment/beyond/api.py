@@ -14,7 +14,7 @@ from lmccheck.alignment.beyond.maps import Maps
 from lmccheck.alignment.beyond.signs import balanced, flipped
 from lmccheck.alignment.beyond.stream import SMALLEST, find_streams, smallest_gain
 from lmccheck.alignment.contract import Method, Problem
-from lmccheck.alignment.methods.activation_matching import ActivationSimilarity, observe
+from lmccheck.alignment.matching.activations import ActivationSimilarity, observe
 from lmccheck.alignment.methods.learned import train
 from lmccheck.errors import LmcError, nearest
 from lmccheck.evaluate.calibration import CalibrationBarrier
@@ -99,8 +99,8 @@ def _seen(problem: Problem, permutation: Permutation) -> tuple[Any, ActivationSi
     """Return joint moments of A's and the permuted θ_B's activations, and the cross-moments they give."""
     pair = replace(problem.pair, theta_b=problem.spec.apply(problem.pair.theta_b, permutation), cache={})
     moments = observe(replace(problem, pair=pair), "beyond permutations", SAMPLES)
-    tables = {site: found.similarity("cross-moment") for site, found in moments.items()}
-    return moments, ActivationSimilarity(problem.spec, problem.traced("beyond permutations").sites, tables)
+    sites = problem.traced("beyond permutations").sites
+    return moments, ActivationSimilarity.of(problem.spec, sites, moments, "cross-moment")
 
 
 def _wide(weights: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -11,8 +11,8 @@ from lmccheck.alignment.beyond.freedoms import Freedom
 from lmccheck.alignment.beyond.maps import Maps
 from lmccheck.alignment.beyond.mix import mix_group
 from lmccheck.alignment.beyond.stream import Stream
+from lmccheck.alignment.matching.activations import ActivationSimilarity, Moments
 from lmccheck.alignment.matching.assignment import best_assignment
-from lmccheck.alignment.methods.activation_matching import ActivationSimilarity, Moments
 from lmccheck.symmetry.sites import Site
 from lmccheck.symmetry.slots import Slot, UnitGroup
 from lmccheck.symmetry.spec import Permutation, PermutationSpec
