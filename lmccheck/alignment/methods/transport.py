@@ -60,7 +60,7 @@ def _match(problem: Problem, name: str, *, outgoing: bool) -> Found:
     objective = WeightSimilarity(spec, weighed, b, permutation).objective()
     facts = {
         "transport_cost": costs,
-        "approximate_dimension": {x.weight: _dimension(a, weighed, x) for x in norm.layers if x.weight in a},
+        "approximate_dimension": {x.weight: approximate_dimension(a, weighed, x) for x in norm.layers if x.weight in a},
         "plain_norm": norm.plain(a),
         "outgoing": outgoing,
     }
@@ -115,7 +115,7 @@ def _both_ways(
     return state.permutation
 
 
-def _dimension(a: Mapping[str, Tensor], weighed: Mapping[str, Tensor], layer: Layer) -> float:
+def approximate_dimension(a: Mapping[str, Tensor], weighed: Mapping[str, Tensor], layer: Layer) -> float:
     """Return tr(S)²/tr(S²) of S = W·Σ·Wᵀ."""
     left, right = (x[layer.weight].double().movedim(layer.out, 0).flatten(1) for x in (a, weighed))
     s = left @ right.T
