@@ -8,6 +8,7 @@ from math import lcm
 import torch
 from torch import Tensor
 
+from lmccheck.alignment.matching.reassign import nested_names
 from lmccheck.fusion.widths import require_alike, unheld
 from lmccheck.symmetry.slots import Piece, Slot
 from lmccheck.symmetry.spec import PermutationSpec
@@ -22,7 +23,7 @@ class Carrier:
 
     def __init__(self, a: PermutationSpec, b: PermutationSpec) -> None:
         self.a, self.b = a, b
-        self.nested = {name for spec in (a, b) for g in spec.groups if g.within for name in (g.name, *g.within)}
+        self.nested = nested_names(a) | nested_names(b)
         require_alike(a, b, self.nested)
         self.permutation = b.identity()  # only nested groups ever leave it
         self.masses: dict[str, Tensor] = {}  # plans times the least common multiple of both sizes: whole numbers

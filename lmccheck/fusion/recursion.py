@@ -10,8 +10,8 @@ from torch import Tensor
 
 from lmccheck.alignment.matching.activation_norm import ActivationNorm
 from lmccheck.alignment.matching.layerwise import IncomingWeights, by_transport, transport_plan
-from lmccheck.alignment.matching.norms import counted, merged_norms
-from lmccheck.alignment.matching.reassign import in_turn, nested_groups, reassign
+from lmccheck.alignment.matching.norms import counted, float64, merged_norms
+from lmccheck.alignment.matching.reassign import in_turn, nested_groups
 from lmccheck.alignment.matching.similarity import WeightSimilarity
 from lmccheck.errors import UnsupportedArchitecture
 from lmccheck.fusion.carrier import Carrier
@@ -97,9 +97,8 @@ class Recursion:
         weighed = self._weighed({name: self._a[name] for name in tensors}, {slot.tensor: slot.dim for slot in slots})
         start = {**carrier.a.identity(), **{name: carrier.permutation[name] for name in carrier.nested}}
         state = WeightSimilarity(carrier.a, weighed, tensors, start)
-        similarity, blocks = state.units(group, self._incoming), state.blocks(group, self._incoming)
-        step = reassign(carrier.a, group, state.permutation, similarity, blocks, by_transport)
-        carrier.permutation.update({name: step.permutation[name] for name in carrier.nested})
+        state.place(group, self._incoming, by_transport)
+        carrier.permutation.update({name: state.permutation[name] for name in carrier.nested})
         self.placed += [other.name for other in carrier.a.groups if other in family and other.name not in self.placed]
 
     def _cost(self, group: UnitGroup, placed: Set[str]) -> Tensor:
@@ -138,5 +137,5 @@ def _numbered(group: UnitGroup) -> Iterator[tuple[tuple[str, int, int, int], Slo
 
 def _comparable(spec: PermutationSpec, theta: Mapping[str, Tensor], layers: Sequence[Layer]) -> dict[str, Tensor]:
     """Return the tensors units are compared by, float64, every BatchNorm merged with its layer."""
-    wide = {name: tensor.detach().double() for name, tensor in theta.items() if tensor.is_floating_point()}
+    wide = float64(theta)
     return merged_norms(counted(spec, wide), wide, layers)

@@ -22,6 +22,7 @@ from lmccheck.alignment.api import verified_spec
 from lmccheck.alignment.contract import Problem
 from lmccheck.alignment.matching.activation_norm import ActivationNorm
 from lmccheck.alignment.matching.annealed import annealed_start, sinkhorn
+from lmccheck.alignment.matching.descent import descend
 from lmccheck.alignment.matching.layerwise import by_transport
 from lmccheck.alignment.matching.norms import counted
 from lmccheck.alignment.matching.reassign import affordable, reassign
@@ -30,7 +31,7 @@ from lmccheck.alignment.methods import METHODS, starts
 from lmccheck.alignment.methods.best import solve
 from lmccheck.alignment.methods.joint import SHARES
 from lmccheck.alignment.methods.transport import approximate_dimension, match_transport
-from lmccheck.alignment.methods.weight_matching import descend, match
+from lmccheck.alignment.methods.weight_matching import match
 from lmccheck.modules.random_weights import randomised
 from lmccheck.modules.runner import outputs_of
 from lmccheck.store.data import Batch, Data

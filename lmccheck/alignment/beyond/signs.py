@@ -13,7 +13,7 @@ from lmccheck.alignment.beyond.freedoms import Freedom
 from lmccheck.alignment.beyond.mix import mix_group
 from lmccheck.alignment.contract import Problem
 from lmccheck.alignment.matching.activations import ActivationSimilarity, observe
-from lmccheck.alignment.matching.norms import counted
+from lmccheck.alignment.matching.norms import counted, float64
 from lmccheck.alignment.matching.reassign import in_turn, reassign
 from lmccheck.alignment.matching.similarity import WeightSimilarity
 from lmccheck.symmetry.spec import Permutation
@@ -88,7 +88,7 @@ def balanced(problem: Problem, freedoms: list[Freedom]) -> Problem:
     pair = problem.pair
 
     def scaled(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        wide = {name: t.double() if t.is_floating_point() else t for name, t in weights.items()}
-        return {name: t.to(weights[name].dtype) for name, t in balance(problem.spec, freedoms, wide).items()}
+        wide = balance(problem.spec, freedoms, float64(weights))
+        return {name: t.to(weights[name].dtype) for name, t in wide.items()}
 
     return replace(problem, pair=replace(pair, theta_a=scaled(pair.theta_a), theta_b=scaled(pair.theta_b), cache={}))

@@ -8,14 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
-from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from lmccheck.alignment.contract import Problem
 from lmccheck.evaluate.graph import GraphRunner, even_batches
+from lmccheck.evaluate.layer_data import unrolled
 from lmccheck.evaluate.points import working_dtype
 from lmccheck.symmetry.sites import Layer
 
@@ -106,22 +105,11 @@ def _reads(layer: Layer, shapes: Mapping[str, tuple[int, ...]]) -> int:
 
 
 def windows(layer: Layer, value: Tensor, shape: Sequence[int]) -> Tensor:
-    """Return the inputs of a layer as rows (samples, d); of a convolution evenly spaced windows, at most PATCHES."""
+    """Return the inputs of a layer as rows (samples, d); of a convolution evenly spaced samples, about PATCHES rows."""
     if layer.window is None:
         return value.reshape(-1, value.shape[-1])
     kernel = shape[2:]
-    flat = value.unsqueeze(0) if value.ndim == len(kernel) + 1 else value
-    if len(kernel) == 1:
-        flat, kernel = flat.unsqueeze(-2), (1, *kernel)
-    stride, padding, dilation = (_pair(setting, len(shape) - 2, k) for k, setting in enumerate(layer.window))
-    each = max(1, PATCHES // max(1, flat.shape[-1] * flat.shape[-2] // prod(stride)))
-    flat = flat[:: max(1, len(flat) // each)]
-    return F.unfold(flat, tuple(kernel), dilation, padding, stride).transpose(1, 2).flatten(0, 1)
-
-
-def _pair(setting: Any, dims: int, which: int) -> tuple[int, int]:
-    """Return a convolution's setting for two dimensions; stride and dilation are 1, padding 0, where it has one."""
-    several = list(setting) if isinstance(setting, (list, tuple)) else [setting] * dims
-    several = several * dims if len(several) == 1 else several
-    first, *rest = several
-    return (first, rest[0]) if rest else ((0 if which == 1 else 1), first)
+    value = value.unsqueeze(0) if value.ndim == len(kernel) + 1 else value
+    views = unrolled(value, kernel, layer.window)  # (n, *places, channels, *kernel)
+    each = max(1, PATCHES // max(1, prod(views.shape[1 : 1 + len(kernel)])))
+    return views[:: max(1, len(views) // each)].reshape(-1, prod(views.shape[1 + len(kernel) :]))

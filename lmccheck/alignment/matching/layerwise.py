@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from lmccheck.alignment.matching.assignment import Assignment, assign
+from lmccheck.alignment.matching.reassign import nested_names
 from lmccheck.alignment.matching.similarity import Counts
 from lmccheck.symmetry.sites import Layer
 from lmccheck.symmetry.slots import Piece, Slot, UnitGroup
@@ -35,7 +36,7 @@ class IncomingWeights:
         twofold: Set[str] = frozenset(),
     ) -> None:
         self.spec, self.tensors, self.twofold = spec, tensors, twofold
-        self.nested = {name for group in spec.groups if group.within for name in (group.name, *group.within)}
+        self.nested = nested_names(spec)
         self._weight_of = {
             name: (layer.weight, layer.out)
             for layer in layers

@@ -46,6 +46,11 @@ def nested_groups(spec: PermutationSpec, group: UnitGroup) -> list[UnitGroup]:
     return [child for child in inside if not any(child.name in other.within for other in spec.groups)]
 
 
+def nested_names(spec: PermutationSpec) -> set[str]:
+    """Return the names of the groups that lie inside the units of another, or have groups inside their own."""
+    return {name for group in spec.groups if group.within for name in (group.name, *group.within)}
+
+
 def in_turn(
     spec: PermutationSpec, known: Callable[[UnitGroup, Set[str]], float] = lambda group, placed: 1
 ) -> Iterator[tuple[UnitGroup, Set[str]]]:

@@ -18,8 +18,7 @@ import torch
 from torch import Tensor
 
 from lmccheck.alignment.contract import Found, Problem
-from lmccheck.alignment.matching.norms import counted
-from lmccheck.alignment.matching.reassign import reassign
+from lmccheck.alignment.matching.norms import counted, float64
 from lmccheck.alignment.matching.similarity import WeightSimilarity
 from lmccheck.alignment.methods import method
 from lmccheck.alignment.methods.best import best_start
@@ -67,9 +66,7 @@ class _Segment:
         self.maps, self.gradient = maps, Gradient(pair)
         self.theta_a = self.gradient.weights(pair.theta_a)
         self._begun = self.gradient.weights(problem.spec.apply(pair.theta_b, start))
-        self._wide_a, self._wide_b = (
-            {k: v.double() if v.is_floating_point() else v for k, v in w.items()} for w in (self.theta_a, self._begun)
-        )
+        self._wide_a, self._wide_b = float64(self.theta_a), float64(self._begun)
         self._batches = endless_batches(data, BATCH, problem.seed)
         self._judges = [next(self._batches) for _ in range(max(1, min(HELD_OUT, data.samples) // BATCH))]
 
@@ -151,7 +148,6 @@ class Projection:
     """The permuted θ_B nearest to given weights, by one sweep of weight matching from where it last was."""
 
     def __init__(self, spec: PermutationSpec, b: Mapping[str, Tensor], start: Permutation, still: set[str]) -> None:
-        self.spec = spec
         self.state = WeightSimilarity(spec, b, b, start)
         self._groups = [group for group in spec.groups if group.name not in still]
 
@@ -159,8 +155,5 @@ class Projection:
         """Return the permutation after one sweep over all groups towards ``target``."""
         self.state.aim(target)
         for k in torch.randperm(len(self._groups), generator=generator).tolist():
-            group = self._groups[k]
-            step = reassign(self.spec, group, self.state.permutation, self.state.units(group), self.state.blocks(group))
-            if self.state.gain(group, step.permutation, step.gain) > 1e-6 * (1 + abs(step.gain)):
-                self.state.move(group, step.permutation, step.relative)
+            self.state.improve(self._groups[k], 1e-6, share=1e-6)
         return self.state.permutation

@@ -16,16 +16,15 @@ from torch import Tensor
 
 from lmccheck.alignment.contract import Found, Problem
 from lmccheck.alignment.matching.activation_norm import ActivationNorm, second_moments
+from lmccheck.alignment.matching.descent import descend
 from lmccheck.alignment.matching.layerwise import IncomingWeights, by_transport
 from lmccheck.alignment.matching.norms import counted, merged_norms
-from lmccheck.alignment.matching.reassign import in_turn, reassign
+from lmccheck.alignment.matching.reassign import in_turn, nested_groups
 from lmccheck.alignment.matching.similarity import Counts, WeightSimilarity
 from lmccheck.alignment.methods import method
 from lmccheck.symmetry.sites import Layer
 from lmccheck.symmetry.slots import UnitGroup
-from lmccheck.symmetry.spec import Permutation, PermutationSpec
 
-SWEEPS = 20
 NEEDS = ("calibration", "traced")
 
 
@@ -54,10 +53,12 @@ def _match(problem: Problem, name: str, *, outgoing: bool) -> Found:
     norm = ActivationNorm.of(layers, second_moments(problem, name))
     a, b = (merged_norms(counted(spec, w), w, layers) for w in (pair.theta_a, pair.theta_b))
     weighed = norm.weigh(a)
-    permutation, costs = _layer_by_layer(spec, a, b, norm)
+    state = WeightSimilarity(spec, weighed, b, spec.identity())
+    costs = _layer_by_layer(state, a, norm)
+    permutation, objective = state.permutation, state.objective()
     if outgoing:
-        permutation = _both_ways(spec, weighed, b, permutation, problem.seed)
-    objective = WeightSimilarity(spec, weighed, b, permutation).objective()
+        best = descend(spec, weighed, b, permutation, name, torch.Generator().manual_seed(problem.seed))
+        permutation, objective = best.permutation, best.objective
     facts = {
         "transport_cost": costs,
         "approximate_dimension": {x.weight: approximate_dimension(a, weighed, x) for x in norm.layers if x.weight in a},
@@ -67,23 +68,18 @@ def _match(problem: Problem, name: str, *, outgoing: bool) -> Found:
     return Found(permutation, objective, facts)
 
 
-def _layer_by_layer(
-    spec: PermutationSpec, a: Mapping[str, Tensor], b: Mapping[str, Tensor], norm: ActivationNorm
-) -> tuple[Permutation, dict[str, float]]:
-    """Place groups in the network's order by their incoming weights; return the transport cost of each, too."""
-    weighed, incoming = norm.weigh(a), IncomingWeights(spec, a)
-    state = WeightSimilarity(spec, weighed, b, spec.identity())
+def _layer_by_layer(state: WeightSimilarity, a: Mapping[str, Tensor], norm: ActivationNorm) -> dict[str, float]:
+    """Place groups in the network's order by their incoming weights; return the transport cost of each."""
+    incoming = IncomingWeights(state.spec, a)
     costs: dict[str, float] = {}
-    for group, placed in in_turn(spec):
+    for group, placed in in_turn(state.spec):
         counts = incoming.counts(group, placed)
-        blocks = state.blocks(group, counts)
-        step = reassign(spec, group, state.permutation, state.units(group, counts), blocks, by_transport)
-        state.move(group, step.permutation, step.relative)
-        if not blocks:
+        state.place(group, counts, by_transport)
+        if not nested_groups(state.spec, group):
             moved = {slot.tensor: state.current(slot.tensor) for slot in group.slots if counts(slot)}
-            rows = zip((a, moved, a), (weighed, (again := norm.weigh(moved)), again), (1, 1, -2), strict=True)
+            rows = zip((a, moved, a), (state.a, (again := norm.weigh(moved)), again), (1, 1, -2), strict=True)
             costs[group.name] = sum(factor * _product(group, counts, x, y) for x, y, factor in rows)
-    return state.permutation, costs
+    return costs
 
 
 def _product(group: UnitGroup, counts: Counts, x: Mapping[str, Tensor], y: Mapping[str, Tensor]) -> float:
@@ -94,25 +90,6 @@ def _product(group: UnitGroup, counts: Counts, x: Mapping[str, Tensor], y: Mappi
         if counts(slot) and slot.tensor in x
     )
     return total / (group.size * group.copies)
-
-
-def _both_ways(
-    spec: PermutationSpec, weighed: Mapping[str, Tensor], b: Mapping[str, Tensor], start: Permutation, seed: int
-) -> Permutation:
-    """Reassign groups in turn, outgoing weights included, until none improves or SWEEPS have passed."""
-    state = WeightSimilarity(spec, weighed, b, start)
-    generator = torch.Generator().manual_seed(seed)
-    for _ in range(SWEEPS):
-        moved = False
-        for k in torch.randperm(len(spec.groups), generator=generator).tolist():
-            group = spec.groups[k]
-            step = reassign(spec, group, state.permutation, state.units(group), state.blocks(group))
-            if state.gain(group, step.permutation, step.gain) > 1e-9 * (1 + abs(step.gain)):
-                state.move(group, step.permutation, step.relative)
-                moved = True
-        if not moved:
-            break
-    return state.permutation
 
 
 def approximate_dimension(a: Mapping[str, Tensor], weighed: Mapping[str, Tensor], layer: Layer) -> float:

@@ -24,8 +24,9 @@ from torch import Tensor
 
 from lmccheck.alignment.contract import Found, Problem
 from lmccheck.alignment.matching.annealed import annealed_start
+from lmccheck.alignment.matching.descent import Descent, descend
 from lmccheck.alignment.matching.norms import counted, rows_alone
-from lmccheck.alignment.matching.reassign import affordable, in_turn, nested_groups, reassign
+from lmccheck.alignment.matching.reassign import affordable, in_turn, nested_groups
 from lmccheck.alignment.matching.similarity import WeightSimilarity
 from lmccheck.alignment.methods import method
 from lmccheck.alignment.methods.joint import Joint
@@ -34,25 +35,8 @@ from lmccheck.symmetry.sites import Layer
 from lmccheck.symmetry.slots import Slot, UnitGroup
 from lmccheck.symmetry.spec import Permutation, PermutationSpec
 
-MOST_SWEEPS = 200
 MOST_STARTS = 8
 START_BUDGET = 400_000_000  # cubed group sizes, as an assignment's cost grows, times descents
-
-
-@dataclass(frozen=True)
-class Descent:
-    """One coordinate descent: where it began and ended, ⟨A, π·θ_B⟩ after every sweep, and whether it came to rest."""
-
-    start: str
-    permutation: Permutation
-    objectives: tuple[float, ...]
-    converged: bool
-    gap: float = 0.0  # the largest certified gap of its assignments
-
-    @property
-    def objective(self) -> float:
-        """The objective it ended with."""
-        return self.objectives[-1]
 
 
 @dataclass(frozen=True)
@@ -188,8 +172,7 @@ def anchored_start(spec: PermutationSpec, a: Mapping[str, Tensor], b: Mapping[st
         def anchored(slot: Slot, known: Set[str] = known) -> bool:
             return on_tensor[slot.tensor] <= known
 
-        step = reassign(spec, group, state.permutation, state.units(group, anchored), state.blocks(group, anchored))
-        state.move(group, step.permutation, step.relative)
+        state.place(group, anchored)
     return state.permutation
 
 
@@ -199,55 +182,4 @@ def sharing(spec: PermutationSpec) -> dict[str, set[str]]:
     for group in spec.groups:
         for slot in group.slots:
             found.setdefault(slot.tensor, set()).add(group.name)
-    return found
-
-
-def descend(
-    spec: PermutationSpec,
-    a: Mapping[str, Tensor],
-    b: Mapping[str, Tensor],
-    start: Permutation,
-    name: str,
-    generator: torch.Generator,
-) -> Descent:
-    """Return where coordinate descent on ⟨a, π·b⟩ from ``start`` ends."""
-    state = WeightSimilarity(spec, a, b, start)
-    exact = all(tensor.dtype == torch.float64 for tensor in a.values())
-    slack = (1e-13 if exact else 1e-7) * (1 + sum(_length(a[k]) * _length(b[k]) for k in a))
-    objectives = [state.objective()]
-    neighbours = _neighbours(spec, state)
-    waiting = {group.name for group in spec.groups if state.touched[group.name]}
-    gap = 0.0
-    while waiting and len(objectives) <= MOST_SWEEPS:
-        for k in torch.randperm(len(spec.groups), generator=generator).tolist():
-            group = spec.groups[k]
-            if group.name not in waiting:
-                continue
-            waiting.discard(group.name)
-            step = reassign(spec, group, state.permutation, state.units(group), state.blocks(group))
-            gap = max(gap, step.gap)
-            if state.gain(group, step.permutation, step.gain) > slack:
-                state.move(group, step.permutation, step.relative)
-                waiting |= neighbours[group.name]
-        objectives.append(state.objective())
-        if objectives[-1] < objectives[-2] - 10 * len(spec.groups) * slack:
-            raise AssertionError(f"weight matching: the objective fell from {objectives[-2]} to {objectives[-1]}")
-    return Descent(name, state.permutation, tuple(objectives), not waiting, gap)
-
-
-def _length(tensor: Tensor) -> float:
-    """Return ‖tensor‖, of half precision in float32."""
-    return float(torch.linalg.vector_norm(tensor, dtype=torch.promote_types(tensor.dtype, torch.float32)))
-
-
-def _neighbours(spec: PermutationSpec, state: WeightSimilarity) -> dict[str, set[str]]:
-    """Return, per group, those whose similarity changes when it moves; itself only where it meets itself."""
-    found = {}
-    for group in spec.groups:
-        touched = state.touched[group.name]
-        found[group.name] = {
-            other.name
-            for other in spec.groups
-            if touched & state.touched[other.name] and (other is not group or state.meets_itself(group))
-        }
     return found
