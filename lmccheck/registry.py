@@ -1,55 +1,71 @@
-"""What a room has many of, by name: each kind in a file of its own, found without being listed anywhere."""
+"""Things known by a name, each declared in a file of its own: a package's files are found when they are needed."""
 
 from __future__ import annotations
 
-import pkgutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from importlib import import_module
-from typing import TypeVar
+from pkgutil import iter_modules
+from typing import Generic, TypeVar
 
 from lmccheck.errors import LmcError, nearest
 
 T = TypeVar("T")
 
 
-class Registry(Mapping[str, T]):
-    """Items by name, in the order of their files; ``package`` is searched for them at the first look.
+class Registry(Generic[T]):
+    """Items by name. ``what`` is what one is called; ``package`` holds the files that add some when imported.
 
-    ``what`` names the kind of item in messages: ``alignment method``.
+    The package's files are imported when a name is first asked for; what other installed packages offer under an entry
+    point group of the package's name, when a name is unknown even then, or when all names are listed.
     """
 
     def __init__(self, what: str, package: str | None = None) -> None:
         self.what = what
-        self._package = package
         self._items: dict[str, T] = {}
-
-    def add(self, name: str, item: T) -> T:
-        """Register an item and return it. Raises LmcError for a name that is taken."""
-        if self._items.setdefault(name, item) is not item:
-            raise LmcError(f"{self.what} {name!r}: the name is taken; mend: choose another")
-        return item
-
-    def find(self, name: object, where: str) -> T:
-        """Return an item; raise LmcError, beginning with ``where``, for a name that there is not."""
-        items = self._found()
-        if not isinstance(name, str) or name not in items:
-            near = nearest(name, items) if isinstance(name, str) else ""
-            raise LmcError(f"{where}: unknown {self.what} {name!r}{near}; expected one of {sorted(items)}")
-        return items[name]
-
-    def __getitem__(self, name: str) -> T:
-        return self._found()[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._found())
-
-    def __len__(self) -> int:
-        return len(self._found())
-
-    def _found(self) -> dict[str, T]:
-        """Import every file of the package once, in order of their names."""
-        package, self._package = self._package, None
+        self._origins: dict[str, str] = {}
+        self._sources: list[Callable[[], None]] = []
         if package is not None:
-            for module in pkgutil.iter_modules(import_module(package).__path__):
-                import_module(f"{package}.{module.name}")
-        return self._items
+            self._sources = [lambda: _import_files(package), lambda: _import_installed(package)]
+
+    def add(self, name: str, item: T, origin: str = "") -> None:
+        """Add an item. Raises LmcError where something of another ``origin``, such as a file, has its name."""
+        if self._origins.get(name, origin) != origin:
+            raise LmcError(
+                f"{origin}: {self.what} {name!r} is already declared in {self._origins[name]}; mend: give it another "
+                "name"
+            )
+        self._items[name], self._origins[name] = item, origin
+
+    def get(self, name: str, where: str = "") -> T:
+        """Return an item. Raises LmcError, beginning with ``where``, for an unknown name."""
+        if name not in self:
+            near = nearest(name, self._items) if isinstance(name, str) else ""
+            prefix = f"{where}: " if where else ""
+            raise LmcError(f"{prefix}{self.what} {name!r}: unknown{near}; expected one of {self.names()}")
+        return self._items[name]
+
+    def names(self) -> list[str]:
+        """Return all names, sorted."""
+        while self._sources:
+            self._sources.pop(0)()
+        return sorted(self._items)
+
+    def __iter__(self) -> Iterator[T]:
+        return iter([self._items[name] for name in self.names()])
+
+    def __contains__(self, name: object) -> bool:
+        while name not in self._items and self._sources:
+            self._sources.pop(0)()
+        return name in self._items
+
+
+def _import_files(package: str) -> None:
+    for module in iter_modules(import_module(package).__path__):
+        import_module(f"{package}.{module.name}")
+
+
+def _import_installed(group: str) -> None:
+    from importlib.metadata import entry_points  # slow to import, and seldom needed
+
+    for entry in entry_points(group=group):
+        entry.load()

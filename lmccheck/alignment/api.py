@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lmccheck.alignment.beyond.api import chosen_kinds, go_beyond
 from lmccheck.alignment.contract import Found, Problem
-from lmccheck.alignment.methods.best import METHODS as METHODS
+from lmccheck.alignment.methods import METHODS as METHODS
 from lmccheck.alignment.methods.best import solve
 from lmccheck.errors import LmcError, SymmetryError, nearest
 from lmccheck.evaluate.outputs import function_deviation
@@ -100,7 +100,9 @@ def align(
     there is none, or LmcError for an unknown method or map.
     """
     if method not in METHODS:
-        raise LmcError(f"align: unknown method {method!r}{nearest(method, METHODS)}; expected one of {sorted(METHODS)}")
+        raise LmcError(
+            f"align: unknown method {method!r}{nearest(method, METHODS.names())}; expected one of {METHODS.names()}"
+        )
     kinds = chosen_kinds(beyond)
     return pair.once(_align, method, seed, kinds)
 

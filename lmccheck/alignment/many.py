@@ -187,7 +187,7 @@ def _check_options(models: Any, method: Any, align: Any, reference: Any, seed: A
         )
     if len(models) < 2:
         raise LmcError(f"align_many: got {len(models)} model(s), expected at least two; mend: give the others, too")
-    for what, given, valid in (("method", method, MANY_METHODS), ("align", align, METHODS)):
+    for what, given, valid in (("method", method, MANY_METHODS), ("align", align, METHODS.names())):
         if given not in valid:
             hint = nearest(given, valid) if isinstance(given, str) else ""
             raise LmcError(f"align_many: {what} = {given!r}{hint}; expected one of {sorted(valid)}")

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from lmccheck.alignment.contract import Problem
-from lmccheck.alignment.methods.transport import second_moments
+from lmccheck.alignment.matching.activation_norm import second_moments
 from lmccheck.errors import LmcError, SourceError, UnsupportedArchitecture, nearest
 from lmccheck.evaluate.evaluator import Evaluator
 from lmccheck.evaluate.outputs import first_outputs, relative_deviation

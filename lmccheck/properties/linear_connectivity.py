@@ -64,7 +64,7 @@ def linear_connectivity(
 
     started = time.perf_counter()
     if align != "none" and align not in METHODS:
-        valid = ["none", *sorted(METHODS)]
+        valid = ["none", *METHODS.names()]
         raise LmcError(f"linear_connectivity: align = {align!r}{nearest(align, valid)}; expected one of {valid}")
     if isinstance(points, bool) or not isinstance(points, int) or points < 3:
         raise LmcError(f"linear_connectivity: points = {points!r}; expected an integer of at least 3")

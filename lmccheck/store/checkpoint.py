@@ -62,9 +62,9 @@ def open_checkpoint(given: Any, folder: Path, side: str, pin: str | None = None)
 
     ``pin`` is the SHA-256 that a file must have. Raises CheckpointError.
     """
-    source = next((source for source in SOURCES.values() if source.accepts(given)), None)
+    source = next((source for source in SOURCES if source.accepts(given)), None)
     if source is None:
-        expected = " or ".join(source.opens for source in SOURCES.values())
+        expected = " or ".join(source.opens for source in SOURCES)
         raise CheckpointError(f"{side}: got {type(given).__name__}, expected {expected}")
     found = source.open(given, folder, side)
     if pin is not None and found.sha256 is None:

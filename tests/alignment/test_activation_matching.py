@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 import lmccheck
 from lmccheck.alignment.contract import Problem
-from lmccheck.alignment.methods import activation_matching as activations
-from lmccheck.alignment.methods.activation_matching import ActivationSimilarity, Moments, assign_once, matrix, observe
+from lmccheck.alignment.matching import activations
+from lmccheck.alignment.matching.activations import ActivationSimilarity, Moments, assign_once, matrix, observe
+from lmccheck.alignment.methods.activation_matching import match_activations
 from lmccheck.alignment.methods.best import solve
 from lmccheck.modules.random_weights import randomised
 from lmccheck.modules.runner import outputs_of
@@ -299,7 +300,7 @@ def test_a_layer_is_assigned_optimally(kind: str) -> None:
     torch.manual_seed(0)
     module = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3))
     problem = problem_of(module, (torch.randn(2, 4),))
-    found = activations.match_activations(problem, kind)
+    found = match_activations(problem, kind)
     x = problem.pair.calibration.batches[0].inputs
     best = 0.0
     for name, layer in (("0", module[1]), ("2", module[3])):

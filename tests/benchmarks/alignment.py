@@ -113,7 +113,7 @@ def main() -> None:
     """Print the table, row by row as it is measured."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("nets", nargs="*", default=list(fashion.RECIPES))
-    parser.add_argument("--methods", default=",".join([*METHODS, "best+maps"]))
+    parser.add_argument("--methods", default=",".join([*METHODS.names(), "best+maps"]))
     parser.add_argument("--points", type=int, default=11)
     options = parser.parse_args()
     rows: list[list[str]] = []

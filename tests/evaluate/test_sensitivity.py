@@ -10,7 +10,7 @@ from torch.utils import _pytree as pytree
 
 import lmccheck
 from lmccheck.alignment.contract import Problem
-from lmccheck.alignment.methods.activation_matching import ActivationSimilarity, observe_sensitivities
+from lmccheck.alignment.matching.activations import ActivationSimilarity, observe_sensitivities
 from lmccheck.alignment.methods.best import solve
 from lmccheck.alignment.methods.joint import SHARES
 from lmccheck.evaluate import sensitivity

@@ -17,9 +17,9 @@ from scipy.optimize import linprog
 from torch import Tensor, nn
 
 import lmccheck
+from lmccheck.alignment.matching.layerwise import transport_plan
 from lmccheck.evaluate.line import chord
 from lmccheck.fusion.carrier import Carrier
-from lmccheck.fusion.recursion import transport_plan
 from lmccheck.modules.random_weights import randomised
 from lmccheck.modules.runner import outputs_of
 

@@ -17,20 +17,24 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 import lmccheck
-from lmccheck.alignment.api import METHODS
 from lmccheck.alignment.contract import Problem
+from lmccheck.alignment.matching.activation_norm import ActivationNorm
 from lmccheck.alignment.matching.annealed import annealed_start, sinkhorn
+from lmccheck.alignment.matching.descent import descend
+from lmccheck.alignment.matching.layerwise import by_transport
 from lmccheck.alignment.matching.norms import counted
 from lmccheck.alignment.matching.reassign import affordable, reassign
 from lmccheck.alignment.matching.similarity import WeightSimilarity
-from lmccheck.alignment.methods import transport
-from lmccheck.alignment.methods.best import STARTS, solve
+from lmccheck.alignment.methods import METHODS, starts
+from lmccheck.alignment.methods.best import solve
 from lmccheck.alignment.methods.joint import SHARES
-from lmccheck.alignment.methods.weight_matching import descend, match
+from lmccheck.alignment.methods.transport import approximate_dimension, match_transport
+from lmccheck.alignment.methods.weight_matching import match
 from lmccheck.modules.random_weights import randomised
 from lmccheck.modules.runner import outputs_of
 from lmccheck.store.data import Batch, Data
 from lmccheck.symmetry.compose import inverse
+from lmccheck.symmetry.sites import Layer
 
 Weights = dict[str, Tensor]
 
@@ -118,7 +122,7 @@ def shared(name: str) -> tuple[lmccheck.ModelPair, Weights]:
     return planted(name)[:2]
 
 
-@pytest.mark.parametrize("method", sorted(METHODS))
+@pytest.mark.parametrize("method", METHODS.names())
 @pytest.mark.parametrize("name", sorted(BUILD))
 def test_every_method_recovers_a_planted_permutation_under_noise(name: str, method: str) -> None:
     """Weight noise of 10 % of each tensor's spread: θ_B comes back bit for bit, and computes what it computed."""
@@ -205,7 +209,7 @@ def deep(bias: bool = True) -> Callable[[], nn.Module]:
 def test_transport_is_the_layerwise_recursion(seed: int, bias: bool) -> None:
     """Π_ℓ and W₂² per unit equal a slow reference: explicit Σ with a constant 1, scipy's assignment, POT's emd2."""
     pair = independent_pair(deep(bias), seed)
-    found = transport.match_transport(problem_of(pair))
+    found = match_transport(problem_of(pair))
     value = pair.calibration.batches[0].inputs
     before = np.arange(6)
     objective = 0.0
@@ -241,7 +245,7 @@ def test_transport_is_exact_between_copies() -> None:
     pair = independent_pair(deep())
     spec = lmccheck.discover_symmetry(pair.module, (torch.zeros(2, 6),))
     twin = pair.with_weights(pair.theta_a, spec.apply(pair.theta_a, spec.moving(4)))
-    found = transport.match_transport(problem_of(twin))
+    found = match_transport(problem_of(twin))
     assert max(found.facts["transport_cost"].values()) == pytest.approx(0, abs=1e-12)
     back = inverse(spec, spec.moving(4))
     assert all(torch.equal(found.permutation[name], back[name]) for name in back)
@@ -257,11 +261,11 @@ def dimension(weight: Tensor, moment: Tensor) -> float:
     layer = next(x for x in pair_layers(pair) if x.weight == "2.weight")
     padded = torch.zeros(len(moment) + 1, len(moment) + 1, dtype=torch.float64)
     padded[:-1, :-1] = moment
-    weighed = transport._weighed({"2.weight": weight}, [layer], {layer.node: padded})
-    return transport._dimension({"2.weight": weight}, weighed, layer)
+    weighed = ActivationNorm((layer,), {layer.node: padded}).weigh({"2.weight": weight})
+    return approximate_dimension({"2.weight": weight}, weighed, layer)
 
 
-def pair_layers(pair: lmccheck.ModelPair) -> tuple[transport.Layer, ...]:
+def pair_layers(pair: lmccheck.ModelPair) -> tuple[Layer, ...]:
     return problem_of(pair).traced("test").layers
 
 
@@ -438,7 +442,7 @@ def test_best_takes_the_lowest_calibration_barrier_of_all() -> None:
     pair = rescaled_pair()
     alignment = lmccheck.align(pair, "best")
     table = {row["method"]: row for row in alignment.facts["candidates"]}
-    assert list(table) == [*STARTS, "learned"]
+    assert list(table) == [*starts(), "learned"]
     spec = alignment.spec
     for method, row in table.items():
         found = solve(problem_of(pair), method)
@@ -520,7 +524,7 @@ def test_learning_never_ends_worse_than_it_began() -> None:
         found = solve(problem_of(pair), "learned")
         losses = found.facts["losses_half_way"]
         assert -found.objective == min(losses) <= losses[0]
-        assert found.facts["start"] in STARTS
+        assert found.facts["start"] in starts()
         aligned = problem_of(pair).spec.apply(pair.theta_b, found.permutation)
         middle = {k: (pair.theta_a[k] + aligned[k]) / 2 for k in aligned}
         batch = pair.calibration.batches[0]
@@ -534,7 +538,7 @@ def test_a_transport_plan_is_the_best_permutation(size: int) -> None:
     generator = torch.Generator().manual_seed(size)
     for tables in (torch.randn(20, size, size, generator=generator), torch.randint(0, 2, (20, size, size)).double()):
         for table in tables.double():
-            found = transport.by_transport(table)
+            found = by_transport(table)
             order, value = found.permutation, found.value
             rows = torch.arange(size)
             best = max(float(table[rows, torch.tensor(p)].sum()) for p in itertools.permutations(range(size)))

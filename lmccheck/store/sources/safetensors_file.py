@@ -25,4 +25,4 @@ def _is_path(given: Any) -> bool:
     return isinstance(given, (str, os.PathLike))
 
 
-SOURCES.add("safetensors", Source("a .safetensors path", _is_path, open_file))
+SOURCES.add("safetensors", Source("a .safetensors path", _is_path, open_file), __name__)

@@ -29,4 +29,4 @@ def open_state_dict(given: Mapping[str, Any], folder: Path, side: str) -> Checkp
     return Checkpoint(f"state dict {side}", headers, lambda: dict(state))
 
 
-SOURCES.add("state dict", Source("a state dict", lambda given: isinstance(given, Mapping), open_state_dict))
+SOURCES.add("state dict", Source("a state dict", lambda given: isinstance(given, Mapping), open_state_dict), __name__)
