@@ -15,7 +15,6 @@ from lmccheck.dropping.edit import lines
 from lmccheck.errors import LmcError
 from lmccheck.evaluate.graph import GraphRunner
 from lmccheck.evaluate.points import working_dtype
-from lmccheck.store.batches import cut
 from lmccheck.store.data import Batch
 from lmccheck.symmetry.structure import Structure
 
@@ -41,8 +40,7 @@ def readers(structure: Structure) -> dict[str, dict[str, Tensor]]:
 
 def first_samples(pair: ModelPair, samples: int = SAMPLES) -> Batch:
     """Return the first evaluation samples as one batch."""
-    whole = pair.data.batches[0]
-    return Batch(cut(whole.inputs, 0, samples), whole.targets[:samples])
+    return pair.data.batches[0].take(slice(samples))
 
 
 def gaussian(pair: ModelPair, structure: Structure, size: float, seed: int) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from lmccheck.evaluate.convex import polished_head
 from lmccheck.evaluate.layer_data import Observed
 from lmccheck.evaluate.regression import Moments, chosen_ridge
 from lmccheck.evaluate.split import Split
-from lmccheck.evaluate.stepwise import Resumed
+from lmccheck.evaluate.stepwise import Stepwise
 from lmccheck.network.pair import ModelPair
 from lmccheck.symmetry.sites import Layer, stored_name
 from lmccheck.symmetry.structure import Structure, Units
@@ -66,7 +66,7 @@ class Refit:
             facts["polished"] = self._polish(run, self._head, keep, state)
         return state, facts
 
-    def _fit(self, run: Resumed, layer: Layer, keep: Units, state: dict[str, Tensor]) -> float | str:
+    def _fit(self, run: Stepwise, layer: Layer, keep: Units, state: dict[str, Tensor]) -> float | str:
         """Change one layer's weights in ``state``; return the share of λ, or why it was done otherwise."""
         weight = self.theta[layer.weight]
         reads, outs = self._reads(layer, keep), self._outs(layer, keep)
@@ -141,7 +141,7 @@ class Refit:
         fits = self.pair.loss.name == "next_token" or (self.pair.loss.name == "cross_entropy" and dims == 2)
         return layer if fits else None
 
-    def _polish(self, run: Resumed, layer: Layer, keep: Units, state: dict[str, Tensor]) -> bool:
+    def _polish(self, run: Stepwise, layer: Layer, keep: Units, state: dict[str, Tensor]) -> bool:
         reads, outs = self._reads(layer, keep), torch.arange(self.structure.shapes[layer.weight][layer.out])
         turned = state[layer.weight].movedim(layer.out, 0).index_select(1, reads)
         constant = state[layer.bias] if layer.bias is not None else torch.zeros(len(outs), dtype=torch.float64)

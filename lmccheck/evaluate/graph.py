@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
-from lmccheck.errors import LmcError, SourceError, UnsupportedArchitecture
+from lmccheck.errors import LmcError, UnsupportedArchitecture
 from lmccheck.evaluate.points import upcast
 from lmccheck.modules.precision import exact_float32
-from lmccheck.modules.runner import Runner
-from lmccheck.store.batches import cut
+from lmccheck.modules.runner import Runner, as_source_error
+from lmccheck.store.batches import in_parts
 from lmccheck.store.data import Batch, Data
+from lmccheck.store.trees import positional
 from lmccheck.symmetry.rules import RULES
 from lmccheck.symmetry.sites import Layer
 from lmccheck.symmetry.trace import Shaped, Trace, op_name, quiet_logs, trace, value_of
@@ -45,16 +46,8 @@ class GraphRunner:
         network is another one on inputs of this shape.
         """
         traced, values = self.prepared(weights, inputs, watched, where)
-        try:
-            with torch.no_grad(), exact_float32(), quiet_logs():
-                Watching(traced.module, set(watched), look).run(*values)
-        except Stop:
-            pass
-        except LmcError:
-            raise
-        except Exception as error:  # whatever the network's own ops raise
-            said = (str(error).strip() or "no message").splitlines()[0]
-            raise SourceError(f"{where}: running the traced model raised {said}; mend: check the data") from error
+        with running(where), quiet_logs(), suppress(Stop):
+            Watching(traced.module, set(watched), look).run(*values)
 
     def prepared(
         self, weights: Mapping[str, Tensor], inputs: Any, watched: Collection[str], where: str
@@ -64,11 +57,7 @@ class GraphRunner:
         ``inputs`` is a tensor or a tuple of positional arguments; the nodes of ``watched`` have to be in the graph.
         Raises as ``run`` does.
         """
-        if isinstance(inputs, dict):
-            raise SourceError(
-                f"{where}: got inputs as a dict, expected a tensor or a tuple; mend: give positional inputs"
-            )
-        given = self.runner.cast(tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,))
+        given = self.runner.cast(positional(inputs, where))
         traced = self._trace(given, where)
         names = {node.name for node in traced.graph.nodes}
         absent = next((name for name in watched if name not in names), None)
@@ -93,6 +82,14 @@ class GraphRunner:
                 self.runner(inputs, where)  # inputs that do not fit say so, and where they come from
                 raise
         return self._traces[key]
+
+
+@contextmanager
+def running(where: str) -> Iterator[None]:
+    """Run (a part of) a traced model without gradients; what its ops raise becomes a SourceError."""
+    doing = f"{where}: running the traced model"
+    with as_source_error(doing, "; mend: check the data"), torch.no_grad(), exact_float32():
+        yield
 
 
 class Stop(Exception):
@@ -186,5 +183,4 @@ def even_batches(
     limit = max(1, min(1024, (HELD if held is None else held) // max(1, each)))
     count = -(-most // limit)
     count = next((k for k in range(count, 2 * count + 1) if most % k == 0), count)
-    edges = [round(k * most / count) for k in range(count + 1)]
-    return tuple(Batch(cut(whole.inputs, start, stop), whole.targets[start:stop]) for start, stop in pairwise(edges))
+    return in_parts(whole, count, most)

@@ -9,16 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, fx
-from torch.utils import _pytree as pytree
 
-from lmccheck.errors import LmcError, SourceError
-from lmccheck.evaluate.graph import GraphRunner, Reading, followers, inputs_of
-from lmccheck.modules.precision import exact_float32
+from lmccheck.errors import LmcError
+from lmccheck.evaluate.graph import GraphRunner, Reading, followers, inputs_of, running
 from lmccheck.modules.runner import Runner
 from lmccheck.network.loss import logits_of, measured
 from lmccheck.store.batches import rebatched
 from lmccheck.store.data import Batch, Data
-from lmccheck.store.trees import tensors_in
+from lmccheck.store.trees import input_tensors, mapped, tensors_in
 from lmccheck.symmetry.sites import Layer
 from lmccheck.symmetry.trace import Shaped, value_of
 
@@ -65,13 +63,12 @@ class MaskedRuns:
         """
         if self._weights is None or not lines:
             raise LmcError("MaskedRuns: got no weights or no lines, expected load(weights) and one line per layer")
-        device, dtype = self.graph.runner.device, self.graph.runner.dtype
-        held = {name: line.to(device, dtype) for name, line in lines.items()}
+        held = self.graph.runner.cast(dict(lines))
         count = len(next(iter(held.values())))
         self.evaluations += count
         result: list[list[Tensor]] = [[] for _ in range(count)]
         for batch in self.batches:
-            targets = batch.targets.to(device, dtype) if batch.targets.is_floating_point() else batch.targets.to(device)
+            targets = self.graph.runner.cast(batch.targets)
             for start, outputs in self._outputs(batch, held, count):
                 for k, output in enumerate(outputs, start):
                     given = self._wrap(output, batch.inputs, self.data.origin)
@@ -98,19 +95,13 @@ class MaskedRuns:
         run = _Tail(traced.module, list(self.layers.values()), after, end)
         most = max((prod(v.shape) for node in after if isinstance(v := value_of(node), Shaped)), default=1)
         together = max(1, TOGETHER // max(1, most))
-        try:
-            with torch.no_grad(), exact_float32():
-                reader = Reading(traced.module, ())
-                known = reader.part(before, given, [node for node in wanted if node not in given])
-                known.update({node: given[node] for node in wanted if node in given})
-                for start in range(0, count, together):
-                    part = {name: line[start : start + together] for name, line in lines.items()}
-                    yield start, self._mapped(run, known, part)
-        except LmcError:
-            raise
-        except Exception as error:  # whatever the network's own ops raise
-            said = (str(error).strip() or "no message").splitlines()[0]
-            raise SourceError(f"{where}: running the traced model raised {said}; mend: check the data") from error
+        with running(where):
+            reader = Reading(traced.module, ())
+            known = reader.part(before, given, [node for node in wanted if node not in given])
+            known.update({node: given[node] for node in wanted if node in given})
+            for start in range(0, count, together):
+                part = {name: line[start : start + together] for name, line in lines.items()}
+                yield start, self._mapped(run, known, part)
 
     def _mapped(self, run: _Tail, known: Mapping[fx.Node, Any], lines: Mapping[str, Tensor]) -> Tensor:
         """Run the rest of the graph for some multipliers, together where every op can be."""
@@ -132,29 +123,22 @@ class Wrapping:
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
         self._known = False
-        self._holder: tuple[list[Any], Any, int] | None = None  # leaves, their container, the tensor's place
+        self._like: tuple[Any, Tensor] | None = None  # what the module returns, and the tensor in it
 
     def __call__(self, output: Tensor, inputs: Any, where: str) -> Any:
         """Return ``output`` as the module would; ``inputs`` are those of a batch, to see how that is."""
         if not self._known:
-            self._holder = self._found(self._runner(inputs, where))
+            own = self._runner(inputs, where)
+            tensors = tensors_in(own)
+            if len(tensors) == 1 and any(tensor is tensors[0] for tensor in input_tensors(own)):
+                self._like = own, tensors[0]
+            else:
+                logits_of(own)  # says what is expected where there are no logits either
             self._known = True
-        if self._holder is None:
+        if self._like is None:
             return output
-        leaves, kind, place = self._holder
-        return pytree.tree_unflatten([output if k == place else leaf for k, leaf in enumerate(leaves)], kind)
-
-    @staticmethod
-    def _found(own: Any) -> tuple[list[Any], Any, int] | None:
-        if isinstance(own, Tensor):
-            return None
-        tensors = tensors_in(own)
-        leaves, kind = pytree.tree_flatten(own)
-        places = [k for k, leaf in enumerate(leaves) if leaf is tensors[0]] if len(tensors) == 1 else []
-        if places:
-            return leaves, kind, places[0]
-        logits_of(own)  # says what is expected where there are no logits either
-        return None
+        own, place = self._like
+        return mapped(lambda tensor: output if tensor is place else tensor, own)
 
 
 class _Tail:

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from lmccheck.errors import SourceError
 from lmccheck.network.pair import ModelPair
-from lmccheck.store.batches import ELEMENTS, cut
+from lmccheck.store.batches import ELEMENTS, numbers
 from lmccheck.store.data import Batch, Data
 from lmccheck.symmetry.sites import Layer
 from lmccheck.symmetry.trace import Shaped, Trace, value_of
@@ -75,27 +74,9 @@ def split(pair: ModelPair, purpose: str, samples: int, seed: int = 0, *, most: i
 def _parts(batch: Batch, samples: int, seed: int, most: int) -> list[Batch]:
     """Cut a batch, shuffled, into batches of one size; a rest that does not fill one is left out."""
     total = min(batch.samples, samples)
-    each = max(1, sum(value[0].numel() for value in _tensors(batch.inputs) if value.ndim))
-    size = max(1, min(most, ELEMENTS // each, total // PARTS))
+    size = max(1, min(most, ELEMENTS // numbers(batch), total // PARTS))
     order = torch.randperm(batch.samples, generator=torch.Generator().manual_seed(seed))
-    return [
-        Batch(_picked(batch.inputs, order[start : start + size]), batch.targets[order[start : start + size]])
-        for start in range(0, total - size + 1, size)
-    ]
-
-
-def _tensors(inputs: Any) -> list[Tensor]:
-    several = list(inputs) if isinstance(inputs, (tuple, list)) else [inputs]
-    return [value for value in several if isinstance(value, Tensor)]
-
-
-def _picked(inputs: Any, rows: Tensor) -> Any:
-    """Return some samples of a batch's inputs."""
-    if isinstance(inputs, Tensor):
-        return inputs[rows]
-    if isinstance(inputs, (tuple, list)):
-        return type(inputs)(_picked(value, rows) for value in inputs)
-    return cut(inputs, 0, len(rows))
+    return [batch.take(order[start : start + size]) for start in range(0, total - size + 1, size)]
 
 
 def work(traced: Trace, layers: Sequence[Layer], shapes: Mapping[str, tuple[int, ...]]) -> int:

@@ -19,6 +19,7 @@ from lmccheck.network.loss import Loss, load_loss
 from lmccheck.store import checkpoint
 from lmccheck.store.data import Data, load_data
 from lmccheck.store.model import build_module
+from lmccheck.store.trees import moved
 from lmccheck.symmetry.spec import PermutationSpec
 from lmccheck.symmetry.spec_file import load_spec
 
@@ -63,13 +64,8 @@ class ModelPair:
         first = next((p for p in self.module.parameters() if p.is_floating_point()), None)
         dtype = first.dtype if first is not None else torch.float32
         device = first.device if first is not None else torch.device("cpu")
-        return tuple(_cast(value, dtype, device) for value in inputs)
-
-
-def _cast(value: Any, dtype: torch.dtype, device: torch.device) -> Any:
-    if not isinstance(value, Tensor):
-        return value
-    return value.to(device, dtype) if value.is_floating_point() else value.to(device)
+        positional: tuple[Any, ...] = moved(inputs, device, dtype)
+        return positional
 
 
 def load_pair(
