@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from lmccheck.modules.runner import Runner
+from lmccheck.modules.stored import identity, stored_tensors
 from lmccheck.store.data import Batch
 
 
@@ -29,6 +31,25 @@ def other_statistics(module: nn.Module) -> list[str]:
         for name, buffer in module.named_buffers()
         if buffer.is_floating_point() and id(buffer) not in replaced and name in stored
     ]
+
+
+def fresh_statistics(
+    runner: Runner, weights: Mapping[str, Tensor], batches: tuple[Batch, ...], origin: str
+) -> dict[str, Tensor]:
+    """Return the running means and variances, by every name they are stored under, of ``weights`` on ``batches``.
+
+    The count of batches that a BatchNorm has seen is none of them. Raises as ``reestimate`` does.
+    """
+    runner.load(weights)
+    reestimate(runner, batches, origin)
+    replaced = {
+        identity(buffer)
+        for layer in tracked(runner.module)
+        for buffer in layer.buffers(recurse=False)
+        if buffer.is_floating_point()
+    }
+    tensors = stored_tensors(runner.module)
+    return {name: tensor.detach().clone() for name, tensor in tensors.items() if identity(tensor) in replaced}
 
 
 def reestimate(runner: Runner, batches: tuple[Batch, ...], origin: str = "calibration") -> None:

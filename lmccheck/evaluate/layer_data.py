@@ -20,7 +20,7 @@ ROWS = 1 << 15  # rows per layer, of both parts together: positions of samples b
 TARGETS = 1 << 27  # numbers of targets that are kept, over all layers: 512 MB in float32
 
 
-class Observed:
+class LayerData:
     """Layers of one network on the two parts of a split; what the original gives is kept as the target of refits."""
 
     def __init__(
@@ -40,7 +40,7 @@ class Observed:
         self._targets: dict[tuple[str, int], Tensor] = {}
         self.units: dict[str, Moments] = {}
 
-    def record(self, weights: Mapping[str, Tensor], units: Mapping[str, tuple[Layer, Tensor]]) -> None:
+    def take(self, weights: Mapping[str, Tensor], units: Mapping[str, tuple[Layer, Tensor]]) -> None:
         """Keep what every layer gives with the original weights, and second moments of what is read.
 
         ``units``: per key, a layer and where (units, numbers) the units lie in what it reads; ``self.units[key].xx``

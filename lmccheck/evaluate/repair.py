@@ -1,4 +1,4 @@
-"""Mending merged networks: REPAIR gives the hidden units of θ_t the means and deviations they ought to have.
+"""REPAIR of merged networks: it gives the hidden units of θ_t the means and deviations they ought to have.
 
 Interpolation shrinks the variance of what hidden units do, layer after layer. REPAIR (Jordan et al. 2023,
 arXiv 2211.08403) rescales and shifts every layer's output so that each unit's mean and standard deviation are those of
@@ -15,94 +15,16 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from lmccheck.errors import LmcError, SourceError, nearest
-from lmccheck.evaluate import batchnorm
-from lmccheck.evaluate.evaluator import Evaluator, Measured
+from lmccheck.errors import SourceError
 from lmccheck.evaluate.graph import GraphRunner, Look, Stop, even_batches
-from lmccheck.evaluate.points import interpolate, working_dtype
-from lmccheck.modules.stored import identity, stored_tensors
+from lmccheck.evaluate.points import working_dtype
 from lmccheck.network.pair import ModelPair
 from lmccheck.symmetry.discover import Derived
 from lmccheck.symmetry.sites import Layer
 from lmccheck.symmetry.trace import Shaped, Trace, op_name, value_of
 
-REPAIRS = ("none", "bn", "repair")
 SOURCE = "REPAIR (Jordan et al. 2023, arXiv 2211.08403)"
 STILL = 1e-7  # a unit whose deviation is a smaller share of its root mean square never varies
-
-
-def require_repair(method: Any, what: str) -> None:
-    """Raise LmcError, beginning with ``what``, unless ``method`` is one of REPAIRS."""
-    if method not in REPAIRS:
-        near = nearest(method, REPAIRS) if isinstance(method, str) else ""
-        raise LmcError(f"{what}: repair = {method!r}{near}; expected one of {list(REPAIRS)}")
-
-
-class Segment:
-    """The networks between θ_A and a θ_B, mended one way: what is measured at a t is what is handed out at it.
-
-    ``repair``: ``none`` (interpolated BatchNorm statistics stay), ``bn`` (they are re-estimated at every t, both ends
-    included) or ``repair`` (REPAIR of every other layer where 0 < t < 1, then ``bn``), which needs the traced network.
-    ``beside``, a segment from the same θ_A, lends what it knows of it.
-    """
-
-    def __init__(
-        self,
-        evaluator: Evaluator,
-        theta_a: Mapping[str, Tensor],
-        theta_b: Mapping[str, Tensor],
-        repair: str,
-        derived: Derived | None = None,
-        beside: Segment | None = None,
-    ) -> None:
-        self.evaluator = evaluator
-        self.method = repair
-        self.first, self.second = evaluator.weights(theta_a), evaluator.weights(theta_b)
-        self.reestimates = repair != "none" and evaluator.batchnorms > 0
-        if self.reestimates:
-            evaluator.require_calibration()
-        self._repair: Repair | None = None
-        if repair == "repair":
-            if derived is None:
-                raise LmcError("repair = 'repair' needs the traced network")
-            shared = beside._repair if beside is not None else None
-            self._repair = Repair(evaluator.pair, derived, self.first, self.second, shared)
-
-    def weights(self, t: float) -> dict[str, Tensor]:
-        """Return θ_t on the device, in the working dtype; BatchNorm statistics are still the interpolated ones."""
-        between = interpolate(self.first, self.second, t)
-        return between if self._repair is None else self._repair(between, t)
-
-    def measure(self, t: float) -> Measured:
-        """Return the losses at t on the evaluation data."""
-        label = f"the network at t = {t:.4g}"
-        return self.evaluator.measure(self.weights(t), reestimate=self.reestimates, label=label)
-
-    def merged(self, t: float) -> dict[str, Tensor]:
-        """Return what ``measure(t)`` evaluates: θ_t with its BatchNorm statistics, in the working dtype.
-
-        The count of batches that a BatchNorm has seen is left as it was interpolated.
-        """
-        weights = self.weights(t)
-        if not self.reestimates:
-            return weights
-        runner = self.evaluator.runner
-        runner.load(weights)
-        self.evaluator.reestimate()
-        replaced = {
-            identity(buffer)
-            for layer in batchnorm.tracked(runner.module)
-            for buffer in layer.buffers(recurse=False)
-            if buffer.is_floating_point()
-        }
-        for name, tensor in stored_tensors(runner.module).items():
-            if identity(tensor) in replaced:
-                weights[name] = tensor.detach().clone()
-        return weights
-
-    def facts(self) -> dict[str, Any]:
-        """Return what a report says of the mending; JSON-able."""
-        return {"method": self.method, **(self._repair.facts() if self._repair is not None else {})}
 
 
 class Moments:

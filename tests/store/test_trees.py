@@ -104,5 +104,5 @@ def test_positional_inputs_are_asked_for_where_a_dict_came():
     """A traced network takes positional inputs; the message says whose are not."""
     assert positional(X, "data") == (X,)
     assert positional([X, Y], "data") == (X, Y)
-    with pytest.raises(SourceError, match="^data: got inputs as a dict"):
+    with pytest.raises(SourceError, match=r"^data: got inputs as a dict"):
         positional({"x": X}, "data")
