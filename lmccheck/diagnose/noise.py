@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from lmccheck.evaluate.graph import Edit, GraphRunner, Reading, inputs_of
+from lmccheck.evaluate.graph import Edit, GraphRunner, Reading, running
 from lmccheck.evaluate.masked import Wrapping
-from lmccheck.modules.precision import exact_float32
 from lmccheck.network.loss import Loss, measured
 from lmccheck.store.data import Batch
 from lmccheck.symmetry.sites import Layer
@@ -93,14 +92,12 @@ class NoiseRuns:
         return seen, output, float(losses.mean())
 
     def _outputs(self, state: Mapping[str, Tensor], edit: Edit) -> Tensor:
-        nodes = [layer.node for layer in self.layers]
-        traced, values = self.graph.prepared(state, self.batch.inputs, nodes, self.where)
-        given = inputs_of(traced.module, values)
-        rest = [node for node in traced.graph.nodes if node not in given]
-        with torch.no_grad(), exact_float32():
-            outputs = Reading(traced.module, self.layers, edit).part(rest, given, rest[-1:])[rest[-1]]
-        tensor: Tensor = outputs[0]
-        return tensor
+        layers = [layer.node for layer in self.layers]
+        traced, given = self.graph.prepared(state, self.batch.inputs, layers, self.where)
+        nodes = list(traced.graph.nodes)
+        with running(self.where):
+            output: Tensor = Reading(traced.module, self.layers, edit).part(nodes, given, nodes[-1:])[nodes[-1]][0]
+        return output
 
 
 def _noise(value: Tensor, dim: int, units: Tensor, size: float, generator: torch.Generator) -> Tensor:

@@ -41,7 +41,7 @@ class Refit:
             for name, blocks in structure.columns.items()
             for block in blocks
         }
-        self.layer_data.take(structure.stored(theta), units)
+        self.layer_data.collect(structure.stored(theta), units)
 
     def seen(self, weight: str, group: str) -> Moments:
         """Return second moments of a group's units where the layer of ``weight`` reads them."""

@@ -40,7 +40,7 @@ class LayerData:
         self._targets: dict[tuple[str, int], Tensor] = {}
         self.units: dict[str, Moments] = {}
 
-    def take(self, weights: Mapping[str, Tensor], units: Mapping[str, tuple[Layer, Tensor]]) -> None:
+    def collect(self, weights: Mapping[str, Tensor], units: Mapping[str, tuple[Layer, Tensor]]) -> None:
         """Keep what every layer gives with the original weights, and second moments of what is read.
 
         ``units``: per key, a layer and where (units, numbers) the units lie in what it reads; ``self.units[key].xx``

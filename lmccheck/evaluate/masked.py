@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from math import prod
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, fx
 
 from lmccheck.errors import LmcError
-from lmccheck.evaluate.graph import GraphRunner, Reading, followers, inputs_of, running
+from lmccheck.evaluate.graph import GraphRunner, Reading, followers, running, value_sizes
 from lmccheck.modules.runner import Runner
 from lmccheck.network.loss import logits_of, measured
 from lmccheck.store.batches import rebatched
 from lmccheck.store.data import Batch, Data
 from lmccheck.store.trees import input_tensors, mapped, tensors_in
 from lmccheck.symmetry.sites import Layer
-from lmccheck.symmetry.trace import Shaped, value_of
 
 if TYPE_CHECKING:
     from lmccheck.network.pair import ModelPair
@@ -81,24 +79,17 @@ class MaskedRuns:
         assert self._weights is not None
         where = f"{self.data.origin}, with units multiplied"
         first = {self.layers[name].node for name in lines}
-        traced, values = self.graph.prepared(self._weights, batch.inputs, first, where)
-        given = inputs_of(traced.module, values)
-        after = followers(traced.module, first)
-        later = set(after)
-        before = [
-            node for node in traced.graph.nodes if node not in later and node not in given and node.op != "output"
-        ]
-        wanted = list(dict.fromkeys(s for node in after for s in node.all_input_nodes if s not in later))
+        traced, given = self.graph.prepared(self._weights, batch.inputs, first, where)
         end = next(node for node in traced.graph.nodes if node.op == "output")
-        if end not in later:  # none of these layers reaches the output
-            after, wanted = [*after, end], list(dict.fromkeys([*wanted, *end.all_input_nodes]))
+        after = followers(traced.module, {*first, end.name})  # the end even where none of these layers reaches it
+        later = set(after)
+        before = [node for node in traced.graph.nodes if node not in later]
+        wanted = {source for node in after for source in node.all_input_nodes if source not in later}
         run = _Tail(traced.module, list(self.layers.values()), after, end)
-        most = max((prod(v.shape) for node in after if isinstance(v := value_of(node), Shaped)), default=1)
+        most = max(value_sizes(traced, {node.name for node in after}).values(), default=1)
         together = max(1, TOGETHER // max(1, most))
         with running(where):
-            reader = Reading(traced.module, ())
-            known = reader.part(before, given, [node for node in wanted if node not in given])
-            known.update({node: given[node] for node in wanted if node in given})
+            known = Reading(traced.module, ()).part(before, given, wanted)
             for start in range(0, count, together):
                 part = {name: line[start : start + together] for name, line in lines.items()}
                 yield start, self._mapped(run, known, part)

@@ -9,25 +9,24 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
 from lmccheck.errors import SourceError
-from lmccheck.evaluate.graph import GraphRunner, Look, Stop, even_batches
+from lmccheck.evaluate.graph import GraphRunner, Look, Stop, even_batches, value_sizes
 from lmccheck.evaluate.points import working_dtype
 from lmccheck.network.pair import ModelPair
 from lmccheck.symmetry.discover import Derived
 from lmccheck.symmetry.sites import Layer
-from lmccheck.symmetry.trace import Shaped, Trace, op_name, value_of
+from lmccheck.symmetry.trace import Trace, op_name
 
 SOURCE = "REPAIR (Jordan et al. 2023, arXiv 2211.08403)"
 STILL = 1e-7  # a unit whose deviation is a smaller share of its root mean square never varies
 
 
-class Moments:
+class UnitMoments:
     """Means and deviations of a layer's units over samples and positions, accumulated in float64."""
 
     def __init__(self) -> None:
@@ -35,9 +34,9 @@ class Moments:
         self._mean: Tensor | float = 0.0
         self._squares: Tensor | float = 0.0  # Σ (y − mean)²
 
-    def add(self, values: Tensor) -> Moments:
+    def add(self, values: Tensor) -> UnitMoments:
         """Take a float64 matrix (samples and positions, units) in; return the moments of these values alone."""
-        alone = Moments()
+        alone = UnitMoments()
         if len(values):
             variance, alone._mean = torch.var_mean(values, 0, correction=0)
             alone.count, alone._squares = len(values), variance * len(values)
@@ -100,8 +99,7 @@ class Repair:
     def _largest(self, traced: Trace) -> Collection[str]:
         """Return the node with the largest of the values that are looked at: no more than one is held for long."""
         names = {layer.node for layer in self.layers} | {norm.node for norm in self.norms}
-        values = {node.name: value_of(node) for node in traced.graph.nodes if node.name in names}
-        sizes = {name: prod(value.shape) for name, value in values.items() if isinstance(value, Shaped)}
+        sizes = value_sizes(traced, names)
         return {max(sizes, key=lambda name: sizes[name])} if sizes else set()
 
     def __call__(self, merged: Mapping[str, Tensor], t: float) -> dict[str, Tensor]:
@@ -116,7 +114,7 @@ class Repair:
         # what an endpoint never reaches, such as an expert that no sample goes to, has no target
         reached = [layer for layer in self.layers if self.a[layer.node].count and self.b[layer.node].count]
         targets = {layer.node: self._target(layer.node, t) for layer in reached}
-        seen = {name: Moments() for name in targets}
+        seen = {name: UnitMoments() for name in targets}
 
         def correct(name: str, value: Tensor) -> Tensor | None:
             if name not in targets:
@@ -156,9 +154,9 @@ class Repair:
         a, b = self.a[node], self.b[node]
         return torch.lerp(a.mean, b.mean, t), torch.lerp(a.deviation, b.deviation, t)
 
-    def _observed(self, theta: Mapping[str, Tensor], which: str) -> dict[str, Moments]:
+    def _observed(self, theta: Mapping[str, Tensor], which: str) -> dict[str, UnitMoments]:
         """Return what an endpoint's layers do."""
-        found = {layer.node: Moments() for layer in self.layers}
+        found = {layer.node: UnitMoments() for layer in self.layers}
         units = {layer.node: layer.units for layer in self.layers}
 
         def see(name: str, value: Tensor) -> None:
@@ -208,7 +206,7 @@ def rows_of(value: Tensor, units: int) -> Tensor:
     return value.movedim(units, -1).reshape(-1, value.shape[units]).double()
 
 
-def correction(moments: Moments, mean: Tensor, deviation: Tensor) -> tuple[Tensor, Tensor]:
+def correction(moments: UnitMoments, mean: Tensor, deviation: Tensor) -> tuple[Tensor, Tensor]:
     """Return the scale and shift, float64 (units,), that give units a mean and a deviation; no scale to still ones."""
     varies = moments.deviation > 0
     scale = torch.where(varies, deviation / torch.where(varies, moments.deviation, 1.0), 1.0)

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from lmccheck.errors import SourceError
+from lmccheck.evaluate.graph import value_sizes
 from lmccheck.network.pair import ModelPair
 from lmccheck.store.batches import ELEMENTS, numbers
 from lmccheck.store.data import Batch, Data
 from lmccheck.symmetry.sites import Layer
-from lmccheck.symmetry.trace import Shaped, Trace, value_of
+from lmccheck.symmetry.trace import Trace
 
 PARTS = 4  # every fourth batch is held out
 
@@ -81,11 +82,9 @@ def _parts(batch: Batch, samples: int, seed: int, most: int) -> list[Batch]:
 
 def work(traced: Trace, layers: Sequence[Layer], shapes: Mapping[str, tuple[int, ...]]) -> int:
     """Return how many multiplications layers need for one sample; ``traced`` is a trace on two samples."""
-    values = {node.name: value_of(node) for node in traced.graph.nodes}
+    made = value_sizes(traced, {layer.node for layer in layers})
     total = 0
     for layer in layers:
-        value = values[layer.node]
-        if isinstance(value, Shaped):
-            shape = shapes[layer.weight]
-            total += prod(shape) * prod(value.shape) // shape[layer.out] // 2
+        shape = shapes[layer.weight]
+        total += prod(shape) * made.get(layer.node, 0) // shape[layer.out] // 2
     return max(1, total)

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, fx
 
-from lmccheck.evaluate.graph import GraphRunner, Reading, inputs_of, running
+from lmccheck.evaluate.graph import GraphRunner, Reading, running
 from lmccheck.store.data import Batch
 from lmccheck.symmetry.sites import Layer
 
@@ -29,8 +29,7 @@ class Stepwise:
         """Yield (number of the batch, what the layer reads) for every batch. Raises as ``GraphRunner.run`` does."""
         given = self.graph.weights(weights)
         for number, batch in enumerate(self.batches):
-            traced, values = self.graph.prepared(given, batch.inputs, {layer.source}, self.where)
-            placeholders = inputs_of(traced.module, values)
+            traced, placeholders = self.graph.prepared(given, batch.inputs, {layer.source}, self.where)
             nodes = list(traced.module.graph.nodes)
             at = next(k for k, node in enumerate(nodes) if node.name == layer.source)
             start, known = self._held.pop(number, (0, {}))

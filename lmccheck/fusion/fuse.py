@@ -23,7 +23,7 @@ from lmccheck.alignment.contract import Problem
 from lmccheck.alignment.methods.transport import second_moments
 from lmccheck.errors import CheckpointError, LmcError, SourceError, UnsupportedArchitecture, nearest
 from lmccheck.evaluate.evaluator import Evaluator
-from lmccheck.evaluate.outputs import first_outputs, relative_deviation
+from lmccheck.evaluate.outputs import FirstOutputs, relative_deviation
 from lmccheck.fusion.carrier import Carrier
 from lmccheck.fusion.recursion import Recursion
 from lmccheck.fusion.widths import MEND, require_same_use, twofold_tensors
@@ -212,7 +212,7 @@ def _batchnorm_facts(evaluator: Evaluator, weights: Mapping[str, Tensor]) -> dic
 def _deviation(pair_a: ModelPair, pair_b: ModelPair, weights: Mapping[str, Tensor]) -> float:
     """Return max |f_A(weights) − f_B(θ_B)| / (1 + max |f_B|) on the first evaluation samples, in float64."""
     where = f"{pair_b.data.origin}, comparing b before and after fusion"
-    before, after = (first_outputs(pair, state, where) for pair, state in ((pair_b, pair_b.theta_a), (pair_a, weights)))
+    before, after = (FirstOutputs(pair, where)(state) for pair, state in ((pair_b, pair_b.theta_a), (pair_a, weights)))
     shapes = [[tuple(tensor.shape) for tensor in tensors] for tensors in (before, after)]
     if shapes[0] != shapes[1] or not any(tensor.numel() for tensor in before):
         raise UnsupportedArchitecture(
