@@ -101,7 +101,7 @@ def certified(
 ) -> tuple[Path, Certificate]:
     """Return the path through two dropped networks and what is known of it."""
     from lmccheck.paths.certify import certify
-    from lmccheck.paths.ten_segment import ten_segments
+    from lmccheck.paths.theorems import ten_segments
 
     path = ten_segments(ready.structure, ready.theta_a, ready.theta_b, a, b, FORMS[form])
     return path, certify(pair, ready.structure, path, profile=profile)
