@@ -69,7 +69,7 @@ class Refit:
     def _fit(self, run: Stepwise, layer: Layer, keep: Units, state: dict[str, Tensor]) -> float | str:
         """Change one layer's weights in ``state``; return the share of λ, or why it was done otherwise."""
         weight = self.theta[layer.weight]
-        reads, outs = self._reads(layer, keep), self._outs(layer, keep)
+        reads, outs = self._used(layer, 1 - layer.out, keep), self._used(layer, layer.out, keep)
         matrix = weight.movedim(layer.out, 0)[outs].index_select(1, reads)
         place = self._constant(layer)
         numbers = matrix[0].numel() if len(outs) else 0
@@ -93,19 +93,11 @@ class Refit:
         turned[outs] = rows.index_copy(1, reads, fitted.T.reshape(shape))
         state[layer.weight] = turned.movedim(0, layer.out).contiguous()
 
-    def _reads(self, layer: Layer, keep: Units) -> Tensor:
-        """Return the inputs of a layer that are not of dropped units."""
-        used = torch.ones(self.structure.shapes[layer.weight][1 - layer.out], dtype=torch.bool)
-        for block in self.structure.columns[layer.weight]:
-            if block.group in keep:
-                used[block.of(self.structure.others(block.group, keep[block.group]))] = False
-        return used.nonzero().flatten()
-
-    def _outs(self, layer: Layer, keep: Units) -> Tensor:
-        """Return the outputs of a layer that are not of dropped units."""
-        used = torch.ones(self.structure.shapes[layer.weight][layer.out], dtype=torch.bool)
-        for block in self.structure.rows.get(layer.weight, ()):
-            if block.group in keep:
+    def _used(self, layer: Layer, dim: int, keep: Units) -> Tensor:
+        """Return the positions along a dimension of a layer's weight that are not of dropped units."""
+        used = torch.ones(self.structure.shapes[layer.weight][dim], dtype=torch.bool)
+        for block in (*self.structure.rows.get(layer.weight, ()), *self.structure.columns[layer.weight]):
+            if block.dim == dim and block.group in keep:
                 used[block.of(self.structure.others(block.group, keep[block.group]))] = False
         return used.nonzero().flatten()
 
@@ -142,7 +134,10 @@ class Refit:
         return layer if fits else None
 
     def _polish(self, run: Stepwise, layer: Layer, keep: Units, state: dict[str, Tensor]) -> bool:
-        reads, outs = self._reads(layer, keep), torch.arange(self.structure.shapes[layer.weight][layer.out])
+        reads, outs = (
+            self._used(layer, 1 - layer.out, keep),
+            torch.arange(self.structure.shapes[layer.weight][layer.out]),
+        )
         turned = state[layer.weight].movedim(layer.out, 0).index_select(1, reads)
         constant = state[layer.bias] if layer.bias is not None else torch.zeros(len(outs), dtype=torch.float64)
         rows = list(self.layer_data.rows(run, self.structure.stored(state), layer, reads, outs))
