@@ -134,11 +134,9 @@ class Refit:
         return layer if fits else None
 
     def _polish(self, run: Stepwise, layer: Layer, keep: Units, state: dict[str, Tensor]) -> bool:
-        reads, outs = (
-            self._used(layer, 1 - layer.out, keep),
-            torch.arange(self.structure.shapes[layer.weight][layer.out]),
-        )
+        reads = self._used(layer, 1 - layer.out, keep)
         turned = state[layer.weight].movedim(layer.out, 0).index_select(1, reads)
+        outs = torch.arange(len(turned))
         constant = state[layer.bias] if layer.bias is not None else torch.zeros(len(outs), dtype=torch.float64)
         rows = list(self.layer_data.rows(run, self.structure.stored(state), layer, reads, outs))
         found = polished_head(rows, turned.T, constant, free=layer.bias is not None)

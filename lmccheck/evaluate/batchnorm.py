@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
@@ -75,13 +74,3 @@ def reestimate(runner: Runner, batches: tuple[Batch, ...], origin: str = "calibr
         for layer, momentum in zip(layers, momenta, strict=True):
             layer.momentum = momentum
             layer.eval()
-
-
-def summary(layers: int, batches: tuple[Batch, ...]) -> dict[str, Any]:
-    """Return what a report says about re-estimation."""
-    return {
-        "layers": layers,
-        "samples": sum(batch.samples for batch in batches),
-        "batches": len(batches),
-        "method": "running mean and unbiased variance of calibration data, batches averaged by sample",
-    }

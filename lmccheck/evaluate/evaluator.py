@@ -141,7 +141,14 @@ class Evaluator:
 
     def batchnorm_summary(self) -> dict[str, Any] | None:
         """Return what the report says about BatchNorm; None for networks without it."""
-        return batchnorm.summary(self.batchnorms, self.calibration) if self.batchnorms else None
+        if not self.batchnorms:
+            return None
+        return {
+            "layers": self.batchnorms,
+            "samples": sum(batch.samples for batch in self.calibration),
+            "batches": len(self.calibration),
+            "method": "running mean and unbiased variance of calibration data, batches averaged by sample",
+        }
 
 
 def _equal(first: list[Tensor], second: list[Tensor]) -> bool:

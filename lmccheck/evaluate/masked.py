@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -85,27 +86,42 @@ class MaskedRuns:
         later = set(after)
         before = [node for node in traced.graph.nodes if node not in later]
         wanted = {source for node in after for source in node.all_input_nodes if source not in later}
-        run = _Tail(traced.module, list(self.layers.values()), after, end)
         most = max(value_sizes(traced, {node.name for node in after}).values(), default=1)
         together = max(1, TOGETHER // max(1, most))
         with running(where):
             known = Reading(traced.module, ()).part(before, given, wanted)
+            run = partial(self._last_part, traced.module, after, known)
             for start in range(0, count, together):
                 part = {name: line[start : start + together] for name, line in lines.items()}
-                yield start, self._mapped(run, known, part)
+                yield start, self._mapped(run, part)
 
-    def _mapped(self, run: _Tail, known: Mapping[fx.Node, Any], lines: Mapping[str, Tensor]) -> Tensor:
+    def _last_part(
+        self,
+        module: fx.GraphModule,
+        nodes: Sequence[fx.Node],
+        known: Mapping[fx.Node, Any],
+        lines: Mapping[str, Tensor],
+    ) -> Tensor:
+        """Run the nodes that depend on the multipliers, for one multiplier per layer; return the output."""
+
+        def edit(layer: Layer, value: Tensor) -> Tensor:
+            return value * across(layer, lines[layer.weight], value.ndim) if layer.weight in lines else value
+
+        output: Tensor = Reading(module, list(self.layers.values()), edit).part(nodes, known, nodes[-1:])[nodes[-1]][0]
+        return output
+
+    def _mapped(self, run: Callable[[Mapping[str, Tensor]], Tensor], lines: Mapping[str, Tensor]) -> Tensor:
         """Run the rest of the graph for some multipliers, together where every op can be."""
         if self.vectorised:
             try:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # an op that vmap itself runs one by one is only slow
-                    mapped: Tensor = torch.func.vmap(lambda some: run(known, some))(dict(lines))
-                return mapped
+                    outputs: Tensor = torch.func.vmap(run)(dict(lines))
+                return outputs
             except (RuntimeError, NotImplementedError, ValueError, TypeError):
                 self.vectorised = False  # if it is not the mapping that fails, the run below says what does
         count = len(next(iter(lines.values())))
-        return torch.stack([run(known, {name: line[k] for name, line in lines.items()}) for k in range(count)])
+        return torch.stack([run({name: line[k] for name, line in lines.items()}) for k in range(count)])
 
 
 class Wrapping:
@@ -130,21 +146,6 @@ class Wrapping:
             return output
         own, place = self._like
         return mapped(lambda tensor: output if tensor is place else tensor, own)
-
-
-class _Tail:
-    """The nodes of a graph that depend on the multipliers, as a function of one multiplier per layer."""
-
-    def __init__(self, module: fx.GraphModule, layers: Sequence[Layer], nodes: Sequence[fx.Node], end: fx.Node) -> None:
-        self.module, self.layers, self.nodes, self.end = module, layers, nodes, end
-
-    def __call__(self, known: Mapping[fx.Node, Any], lines: Mapping[str, Tensor]) -> Tensor:
-        def edit(layer: Layer, value: Tensor) -> Tensor:
-            return value * across(layer, lines[layer.weight], value.ndim) if layer.weight in lines else value
-
-        outputs = Reading(self.module, self.layers, edit).part(self.nodes, known, [self.end])[self.end]
-        tensor: Tensor = outputs[0]
-        return tensor
 
 
 def across(layer: Layer, line: Tensor, ndim: int) -> Tensor:
