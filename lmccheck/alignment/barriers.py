@@ -14,7 +14,7 @@ from lmccheck.errors import LmcError
 from lmccheck.evaluate.evaluator import Evaluator
 from lmccheck.evaluate.line import Point, barrier, sample
 from lmccheck.evaluate.points import working_dtype
-from lmccheck.evaluate.repair import Segment, require_repair
+from lmccheck.evaluate.segment import Segment, require_repair
 from lmccheck.network.endpoint import StateDict
 from lmccheck.symmetry.discover import Traced
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from lmccheck.alignment.api import Alignment
 from lmccheck.errors import LmcError, SymmetryError
 from lmccheck.evaluate.evaluator import Evaluator
-from lmccheck.evaluate.repair import Segment, require_repair
+from lmccheck.evaluate.segment import Segment, require_repair
 from lmccheck.modules.stored import tied_names
 from lmccheck.network.pair import ModelPair
 from lmccheck.store import files

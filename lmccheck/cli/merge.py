@@ -50,7 +50,7 @@ def run(options: argparse.Namespace) -> int:
     from lmccheck.alignment.merge import facts, merged, segment, write
     from lmccheck.evaluate.evaluator import Evaluator
     from lmccheck.evaluate.line import chord
-    from lmccheck.evaluate.repair import require_repair
+    from lmccheck.evaluate.segment import require_repair
 
     require_repair(options.repair, "merge")
     pair = load(options)

@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, fx
+from torch import Tensor
 
 from lmccheck.diagnose.jacobian import Between, Snapshot, lengths
 from lmccheck.evaluate.graph import GraphRunner
 from lmccheck.evaluate.masked import across
-from lmccheck.symmetry.facts import result_of
+from lmccheck.evaluate.repair import live_norms
 from lmccheck.symmetry.sites import Layer
 from lmccheck.symmetry.structure import Structure
 
@@ -80,7 +80,7 @@ def chain_of(structure: Structure) -> tuple[Stage, ...] | str:
         return "units of one level feed one another (a residual stream): the network is no chain of layers"
     if len(structure.layers) != structure.depth:
         return f"{len(structure.layers)} layers for {len(structure.levels)} levels of units: the network is no chain"
-    nodes = {node.name: node for node in structure.trace.graph.nodes}
+    norms = {norm.source: norm.node for norm in live_norms(structure.trace)}
     stages = []
     for k, layer in enumerate(structure.layers):
         made = {block.group for block in structure.rows.get(layer.weight, ())}
@@ -91,16 +91,9 @@ def chain_of(structure: Structure) -> tuple[Stage, ...] | str:
             return f"layer {layer.weight!r} does not read all of one level and make the next: the network is no chain"
         norm = layer.norm
         shifts = (layer.bias, *((norm.bias, norm.mean) if norm is not None else ()))
-        node = nodes[layer.node] if norm is None else _normed(nodes[layer.node])
-        stages.append(Stage(layer, node.name, tuple(name for name in shifts if name is not None)))
+        node = layer.node if norm is None else norms[layer.node]
+        stages.append(Stage(layer, node, tuple(name for name in shifts if name is not None)))
     return tuple(stages)
-
-
-def _normed(node: fx.Node) -> fx.Node:
-    """Return the node that gives what the BatchNorm after a layer makes of it."""
-    normed = result_of(next(iter(node.users)))
-    assert normed is not None  # the layer's output goes there alone
-    return normed
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,6 @@ from lmccheck.dropping.edit import lines
 from lmccheck.errors import LmcError
 from lmccheck.evaluate.graph import GraphRunner
 from lmccheck.evaluate.points import working_dtype
-from lmccheck.store.batches import cut
-from lmccheck.store.data import Batch
 from lmccheck.symmetry.structure import Structure
 
 if TYPE_CHECKING:
@@ -39,16 +37,10 @@ def readers(structure: Structure) -> dict[str, dict[str, Tensor]]:
     return {group: by for group, by in found.items() if by}
 
 
-def first_samples(pair: ModelPair, samples: int = SAMPLES) -> Batch:
-    """Return the first evaluation samples as one batch."""
-    whole = pair.data.batches[0]
-    return Batch(cut(whole.inputs, 0, samples), whole.targets[:samples])
-
-
 def gaussian(pair: ModelPair, structure: Structure, size: float, seed: int) -> dict[str, Any]:
     """Return what Gaussian noise does at both endpoints, see ``NoiseRuns.profile``; JSON-able."""
     dtype = working_dtype(pair.theta_a, pair.theta_b)
-    batch = first_samples(pair)
+    batch = pair.data.batches[0].take(slice(SAMPLES))
     runs = NoiseRuns(pair, structure.layers, readers(structure), batch, dtype)
     return {
         "size": size,
@@ -69,7 +61,7 @@ def constants(
     if len(stages) > DEEPEST and not asked:
         return {"why": f"a chain of {len(stages)} layers takes long: ask for it with diagnostics = true"}
     graph = GraphRunner(pair.module, pair.torch_device, torch.float64)
-    batch = first_samples(pair)
+    batch = pair.data.batches[0].take(slice(SAMPLES))
     where = f"{pair.data.origin}, diagnostics"
     given = [
         {name: line[0] for name, line in lines(structure, {g: m[None] for g, m in mask.items()}).items()}

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx
 
 from lmccheck.errors import UnsupportedArchitecture
-from lmccheck.evaluate.graph import GraphRunner, Reading, followers, inputs_of
+from lmccheck.evaluate.graph import GraphRunner, Reading, followers, running
 from lmccheck.modules.precision import exact_float32
 from lmccheck.symmetry.facts import evaluated_norm
 from lmccheck.symmetry.sites import stored_name
@@ -30,15 +30,13 @@ class Snapshot:
         keep: Collection[str],
         shifts: Collection[str] = (),
     ) -> None:
-        self.traced, values = graph.prepared(weights, inputs, keep, where)
+        self.traced, self._given = graph.prepared(weights, inputs, keep, where)
         self.module = self.traced.module
         self._nodes = {node.name: node for node in self.module.graph.nodes}
-        self._given = inputs_of(self.module, values)
         self._shifts = [n for n in self._given if stored_name(n, self.traced) in set(shifts)]
-        rest = [n for n in self.module.graph.nodes if n not in self._given and n.op != "output"]
         kept = [self._nodes[name] for name in keep]
-        with torch.no_grad(), exact_float32():
-            found = Reading(self.module, ()).part(rest, self._given, kept)
+        with running(where):
+            found = Reading(self.module, ()).part(list(self._nodes.values()), self._given, kept)
         self.values: dict[str, Tensor] = {node.name: value for node, value in found.items()}
 
     def between(self, start: str, end: str) -> Between:
@@ -57,10 +55,9 @@ class Snapshot:
         if last not in behind or any(node in fed for node in outside):
             raise UnsupportedArchitecture(f"what {end!r} gives does not depend on what {start!r} gives alone")
         before = set().union(*(_ancestors(node) for node in outside)) if outside else set()
-        constant = [n for n in self.module.graph.nodes if n in before and n not in self._given]
-        known = {node: self._given[node] for node in before if node in self._given}
         with torch.no_grad(), exact_float32():
-            known.update(Reading(self.module, ()).part(constant, known, constant))
+            constant = [node for node in self.module.graph.nodes if node in before]
+            known = Reading(self.module, ()).part(constant, self._given, before)
         return Between(self.module, nodes, first, last, known, [node for node in self._shifts if node in known])
 
 
@@ -174,9 +171,8 @@ def spectral_norms(
         length = torch.sqrt(lengths(v) ** 2 + r**2).clamp(min=1e-300)
         v, r = v / spread(length, v), r / length
         u = jacobian.times(v)
-        if augmented:
-            u = u + spread(r, u) * jacobian.shift
-        new = torch.sqrt(lengths(u) ** 2 + (r**2 if augmented and not last else 0.0))
+        u = u + spread(r, u) * jacobian.shift  # r is zero where the form is not augmented
+        new = torch.sqrt(lengths(u) ** 2 + (0.0 if last else r**2))
         change = float(((new - found).abs() / new.clamp(min=1e-300)).max())
         found = new
         if change < tolerance:

@@ -16,7 +16,7 @@ from lmccheck.evaluate.points import upcast, working_dtype
 from lmccheck.modules.random_weights import randomised
 from lmccheck.modules.runner import Runner
 from lmccheck.network.loss import measured
-from lmccheck.store.batches import cut, rebatched
+from lmccheck.store.batches import rebatched
 from lmccheck.store.trees import tensors_in
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class Evaluator:
 
     def _probe(self) -> None:
         """Refuse a network whose output is random, or does not follow the weights it is given (a cached fusion)."""
-        inputs = cut(self.batches[0].inputs, 0, 2)
+        inputs = self.batches[0].take(slice(2)).inputs
         where = f"{self.pair.data.origin}, first samples"
 
         def outputs(weights: Mapping[str, Tensor] | None = None) -> list[Tensor]:
@@ -102,7 +102,7 @@ class Evaluator:
         losses, errors = [], []
         for batch in self.batches:
             outputs = self.runner(batch.inputs, f"{self.pair.data.origin}, {label}")
-            values, wrong = measured(self.pair.loss, outputs, _to(batch.targets, self.runner), self.pair.data.origin)
+            values, wrong = measured(self.pair.loss, outputs, self.runner.cast(batch.targets), self.pair.data.origin)
             losses.append(values.cpu())
             if wrong is not None:
                 errors.append(wrong.cpu())
@@ -141,7 +141,14 @@ class Evaluator:
 
     def batchnorm_summary(self) -> dict[str, Any] | None:
         """Return what the report says about BatchNorm; None for networks without it."""
-        return batchnorm.summary(self.batchnorms, self.calibration) if self.batchnorms else None
+        if not self.batchnorms:
+            return None
+        return {
+            "layers": self.batchnorms,
+            "samples": sum(batch.samples for batch in self.calibration),
+            "batches": len(self.calibration),
+            "method": "running mean and unbiased variance of calibration data, batches averaged by sample",
+        }
 
 
 def _equal(first: list[Tensor], second: list[Tensor]) -> bool:
@@ -151,7 +158,3 @@ def _equal(first: list[Tensor], second: list[Tensor]) -> bool:
 def _close(first: list[Tensor], second: list[Tensor]) -> bool:
     """Equal up to the rounding that a GPU's order of summation may change."""
     return all(torch.allclose(x, y, rtol=1e-4, atol=1e-5, equal_nan=True) for x, y in zip(first, second, strict=True))
-
-
-def _to(targets: Tensor, runner: Runner) -> Tensor:
-    return targets.to(runner.device, runner.dtype) if targets.is_floating_point() else targets.to(runner.device)

@@ -26,15 +26,11 @@ def function_deviation(
     Uses the first ``samples`` samples and the weights' own BatchNorm statistics.
     """
     where = f"{pair.data.origin}, comparing b before and after alignment"
-    before, after = (first_outputs(pair, weights, where, samples) for weights in (first, second))
+    outputs = FirstOutputs(pair, where, samples)
+    before, after = outputs(first), outputs(second)
     if not any(x.numel() for x in before):
         raise UnsupportedArchitecture(f"{where}: the model returns no floating tensor, so nothing can be compared")
     return relative_deviation(before, after)
-
-
-def first_outputs(pair: ModelPair, weights: Mapping[str, Tensor], where: str, samples: int = 64) -> list[Tensor]:
-    """Return what a pair's network gives with ``weights`` on the first evaluation samples, in float64."""
-    return FirstOutputs(pair, where, samples)(weights)
 
 
 class FirstOutputs:

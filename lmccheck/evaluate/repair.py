@@ -1,4 +1,4 @@
-"""Mending merged networks: REPAIR gives the hidden units of θ_t the means and deviations they ought to have.
+"""REPAIR of merged networks: it gives the hidden units of θ_t the means and deviations they ought to have.
 
 Interpolation shrinks the variance of what hidden units do, layer after layer. REPAIR (Jordan et al. 2023,
 arXiv 2211.08403) rescales and shifts every layer's output so that each unit's mean and standard deviation are those of
@@ -9,105 +9,25 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
-from lmccheck.errors import LmcError, SourceError, nearest
-from lmccheck.evaluate import batchnorm
-from lmccheck.evaluate.evaluator import Evaluator, Measured
-from lmccheck.evaluate.graph import GraphRunner, Look, Stop, even_batches
-from lmccheck.evaluate.points import interpolate, working_dtype
-from lmccheck.modules.stored import stored_tensors
+from lmccheck.errors import SourceError
+from lmccheck.evaluate.graph import GraphRunner, Look, Stop, even_batches, value_sizes
+from lmccheck.evaluate.points import working_dtype
 from lmccheck.network.pair import ModelPair
-from lmccheck.store.tensors import identity
 from lmccheck.symmetry.discover import Traced
 from lmccheck.symmetry.facts import evaluated_norm, result_of
 from lmccheck.symmetry.sites import Layer, count_readers
-from lmccheck.symmetry.trace import Shaped, Trace, value_of
+from lmccheck.symmetry.trace import Trace
 
-REPAIRS = ("none", "bn", "repair")
 SOURCE = "REPAIR (Jordan et al. 2023, arXiv 2211.08403)"
 STILL = 1e-7  # a unit whose deviation is a smaller share of its root mean square never varies
 
 
-def require_repair(method: Any, what: str) -> None:
-    """Raise LmcError, beginning with ``what``, unless ``method`` is one of REPAIRS."""
-    if method not in REPAIRS:
-        near = nearest(method, REPAIRS) if isinstance(method, str) else ""
-        raise LmcError(f"{what}: repair = {method!r}{near}; expected one of {list(REPAIRS)}")
-
-
-class Segment:
-    """The networks between θ_A and a θ_B, mended one way: what is measured at a t is what is handed out at it.
-
-    ``repair``: ``none`` (interpolated BatchNorm statistics stay), ``bn`` (they are re-estimated at every t, both ends
-    included) or ``repair`` (REPAIR of every other layer where 0 < t < 1, then ``bn``), which needs the traced network.
-    ``beside``, a segment from the same θ_A, lends what it knows of it.
-    """
-
-    def __init__(
-        self,
-        evaluator: Evaluator,
-        theta_a: Mapping[str, Tensor],
-        theta_b: Mapping[str, Tensor],
-        repair: str,
-        derived: Traced | None = None,
-        beside: Segment | None = None,
-    ) -> None:
-        self.evaluator = evaluator
-        self.method = repair
-        self.first, self.second = evaluator.weights(theta_a), evaluator.weights(theta_b)
-        self.reestimates = repair != "none" and evaluator.batchnorms > 0
-        if self.reestimates:
-            evaluator.require_calibration()
-        self._repair: Repair | None = None
-        if repair == "repair":
-            if derived is None:
-                raise LmcError("repair = 'repair' needs the traced network")
-            shared = beside._repair if beside is not None else None
-            self._repair = Repair(evaluator.pair, derived, self.first, self.second, shared)
-
-    def weights(self, t: float) -> dict[str, Tensor]:
-        """Return θ_t on the device, in the working dtype; BatchNorm statistics are still the interpolated ones."""
-        between = interpolate(self.first, self.second, t)
-        return between if self._repair is None else self._repair(between, t)
-
-    def measure(self, t: float) -> Measured:
-        """Return the losses at t on the evaluation data."""
-        label = f"the network at t = {t:.4g}"
-        return self.evaluator.measure(self.weights(t), reestimate=self.reestimates, label=label)
-
-    def merged(self, t: float) -> dict[str, Tensor]:
-        """Return what ``measure(t)`` evaluates: θ_t with its BatchNorm statistics, in the working dtype.
-
-        The count of batches that a BatchNorm has seen is left as it was interpolated.
-        """
-        weights = self.weights(t)
-        if not self.reestimates:
-            return weights
-        runner = self.evaluator.runner
-        runner.load(weights)
-        self.evaluator.reestimate()
-        replaced = {
-            identity(buffer)
-            for layer in batchnorm.tracked(runner.module)
-            for buffer in layer.buffers(recurse=False)
-            if buffer.is_floating_point()
-        }
-        for name, tensor in stored_tensors(runner.module).items():
-            if identity(tensor) in replaced:
-                weights[name] = tensor.detach().clone()
-        return weights
-
-    def facts(self) -> dict[str, Any]:
-        """Return what a report says of the mending; JSON-able."""
-        return {"method": self.method, **(self._repair.facts() if self._repair is not None else {})}
-
-
-class Moments:
+class UnitMoments:
     """Means and deviations of a layer's units over samples and positions, accumulated in float64."""
 
     def __init__(self) -> None:
@@ -115,9 +35,9 @@ class Moments:
         self._mean: Tensor | float = 0.0
         self._squares: Tensor | float = 0.0  # Σ (y − mean)²
 
-    def add(self, values: Tensor) -> Moments:
+    def add(self, values: Tensor) -> UnitMoments:
         """Take a float64 matrix (samples and positions, units) in; return the moments of these values alone."""
-        alone = Moments()
+        alone = UnitMoments()
         if len(values):
             variance, alone._mean = torch.var_mean(values, 0, correction=0)
             alone.count, alone._squares = len(values), variance * len(values)
@@ -180,8 +100,7 @@ class Repair:
     def _largest(self, traced: Trace) -> Collection[str]:
         """Return the node with the largest of the values that are looked at: no more than one is held for long."""
         names = {layer.node for layer in self.layers} | {norm.node for norm in self.norms}
-        values = {node.name: value_of(node) for node in traced.graph.nodes if node.name in names}
-        sizes = {name: prod(value.shape) for name, value in values.items() if isinstance(value, Shaped)}
+        sizes = value_sizes(traced, names)
         return {max(sizes, key=lambda name: sizes[name])} if sizes else set()
 
     def __call__(self, merged: Mapping[str, Tensor], t: float) -> dict[str, Tensor]:
@@ -196,7 +115,7 @@ class Repair:
         # what an endpoint never reaches, such as an expert that no sample goes to, has no target
         reached = [layer for layer in self.layers if self.a[layer.node].count and self.b[layer.node].count]
         targets = {layer.node: self._target(layer.node, t) for layer in reached}
-        seen = {name: Moments() for name in targets}
+        seen = {name: UnitMoments() for name in targets}
 
         def correct(name: str, value: Tensor) -> Tensor | None:
             if name not in targets:
@@ -236,9 +155,9 @@ class Repair:
         a, b = self.a[node], self.b[node]
         return torch.lerp(a.mean, b.mean, t), torch.lerp(a.deviation, b.deviation, t)
 
-    def _observed(self, theta: Mapping[str, Tensor], which: str) -> dict[str, Moments]:
+    def _observed(self, theta: Mapping[str, Tensor], which: str) -> dict[str, UnitMoments]:
         """Return what an endpoint's layers do."""
-        found = {layer.node: Moments() for layer in self.layers}
+        found = {layer.node: UnitMoments() for layer in self.layers}
         units = {layer.node: layer.units for layer in self.layers}
 
         def see(name: str, value: Tensor) -> None:
@@ -288,7 +207,7 @@ def rows_of(value: Tensor, units: int) -> Tensor:
     return value.movedim(units, -1).reshape(-1, value.shape[units]).double()
 
 
-def correction(moments: Moments, mean: Tensor, deviation: Tensor) -> tuple[Tensor, Tensor]:
+def correction(moments: UnitMoments, mean: Tensor, deviation: Tensor) -> tuple[Tensor, Tensor]:
     """Return the scale and shift, float64 (units,), that give units a mean and a deviation; no scale to still ones."""
     varies = moments.deviation > 0
     scale = torch.where(varies, deviation / torch.where(varies, moments.deviation, 1.0), 1.0)

@@ -23,7 +23,7 @@ from lmccheck.alignment.contract import Problem
 from lmccheck.alignment.matching.activation_norm import second_moments
 from lmccheck.errors import LmcError, SourceError, UnsupportedArchitecture, nearest
 from lmccheck.evaluate.evaluator import Evaluator
-from lmccheck.evaluate.outputs import first_outputs, relative_deviation
+from lmccheck.evaluate.outputs import FirstOutputs, relative_deviation
 from lmccheck.fusion.carrier import Carrier
 from lmccheck.fusion.recursion import Recursion
 from lmccheck.fusion.widths import MEND, require_same_use, twofold_tensors
@@ -201,7 +201,7 @@ def _deviation(pair: WidthPair, weights: Mapping[str, Tensor]) -> float:
     """Return max |f_A(weights) − f_B(θ_B)| / (1 + max |f_B|) on the first evaluation samples, in float64."""
     where = f"{pair.network.data.origin}, comparing b before and after fusion"
     before, after = (
-        first_outputs(_alone(end), state, where) for end, state in ((pair.b, pair.b.theta), (pair.a, weights))
+        FirstOutputs(_alone(end), where)(state) for end, state in ((pair.b, pair.b.theta), (pair.a, weights))
     )
     shapes = [[tuple(tensor.shape) for tensor in tensors] for tensors in (before, after)]
     if shapes[0] != shapes[1] or not any(tensor.numel() for tensor in before):

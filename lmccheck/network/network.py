@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lmccheck.errors import SymmetryError, UnsupportedArchitecture, shown_path
 from lmccheck.modules.stored import stored_tensors
@@ -18,6 +18,7 @@ from lmccheck.network.loss import Loss, load_loss
 from lmccheck.store import files
 from lmccheck.store.data import Data, load_data
 from lmccheck.store.model import build_module
+from lmccheck.store.trees import moved
 from lmccheck.symmetry.discover import Traced, derive
 from lmccheck.symmetry.spec import PermutationSpec
 from lmccheck.symmetry.spec_file import load_spec
@@ -51,7 +52,8 @@ class Network:
         first = next((p for p in self.module.parameters() if p.is_floating_point()), None)
         dtype = first.dtype if first is not None else torch.float32
         device = first.device if first is not None else torch.device("cpu")
-        return tuple(_cast(value, dtype, device) for value in inputs)
+        positional: tuple[Any, ...] = moved(inputs, device, dtype)
+        return positional
 
     @cached_property
     def _traced(self) -> Traced:
@@ -148,9 +150,3 @@ def _spec(given: Any, folder: Path, module: nn.Module) -> tuple[PermutationSpec 
 
 def _data_facts(data: Data | None) -> dict[str, Any] | None:
     return {"origin": data.origin, "samples": data.samples} if data is not None else None
-
-
-def _cast(value: Any, dtype: torch.dtype, device: torch.device) -> Any:
-    if not isinstance(value, Tensor):
-        return value
-    return value.to(device, dtype) if value.is_floating_point() else value.to(device)

@@ -65,13 +65,14 @@ def dropout_path(
     if through is not None:
         return _through(pair, ready, through, through_model, epsilon, keep, refit, seed, profile, started)
 
+    from lmccheck.dropping.choose_units import SearchSettings
     from lmccheck.dropping.search import find_dropped
     from lmccheck.paths.theorems import require_sequence
 
     require_sequence(ready.structure)
     levels = range(len(ready.structure.levels))
     found = {
-        side: find_dropped(pair, ready.structure, side, levels, keep=keep, refit=refit, seed=seed, profile=profile)
+        side: find_dropped(pair, ready.structure, side, levels, SearchSettings(keep, refit, seed, profile))
         for side in ("a", "b")
     }
     path, certificate = _certified(pair, ready, found["a"].best, found["b"].best, form, profile)
@@ -145,6 +146,7 @@ def _through(
     started: float,
 ) -> Result:
     """Theorem 3: by way of a narrow network of the user's."""
+    from lmccheck.dropping.choose_units import SearchSettings
     from lmccheck.dropping.costs import level_costs
     from lmccheck.dropping.search import find_dropped
     from lmccheck.evaluate.outputs import FirstOutputs, relative_deviation
@@ -163,7 +165,7 @@ def _through(
         raise type(error)(f"{NAME}: through: {error}") from None
     require_alike(ready.structure, narrow)
     found = {
-        side: find_dropped(pair, ready.structure, side, [0], keep=keep, refit=refit, seed=seed, profile=profile)
+        side: find_dropped(pair, ready.structure, side, [0], SearchSettings(keep, refit, seed, profile))
         for side in ("a", "b")
     }
     a, b = found["a"].best[0], found["b"].best[0]

@@ -64,6 +64,7 @@ def dropout_stability(
 
     import torch
 
+    from lmccheck.dropping.choose_units import SearchSettings
     from lmccheck.dropping.search import find_dropped
     from lmccheck.dropping.stability import StabilityWitness, measure_dropped
     from lmccheck.evaluate.evaluator import Evaluator
@@ -77,7 +78,7 @@ def dropout_stability(
     best: dict[str, list[Measured]] = {}
     plain: dict[str, list[Measured]] = {}
     for side in ends:
-        search = find_dropped(pair, structure, side, levels, keep=keep, refit=refit, seed=seed, profile=profile)
+        search = find_dropped(pair, structure, side, levels, SearchSettings(keep, refit, seed, profile))
         searches[side] = search
         best[side] = [measure_dropped(evaluator, structure, search.best[i], side) for i in levels]
         plain[side] = [

@@ -107,7 +107,7 @@ def _measured(
 ) -> Result:
     """Fuse, measure the segment, and compare its barrier with the limit."""
     from lmccheck.evaluate.evaluator import Evaluator
-    from lmccheck.evaluate.repair import Segment
+    from lmccheck.evaluate.segment import Segment
     from lmccheck.fusion.fuse import fuse_pair
     from lmccheck.network.pair import ModelPair
 

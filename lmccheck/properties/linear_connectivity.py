@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from lmccheck.alignment.api import Alignment
     from lmccheck.evaluate.evaluator import Evaluator
-    from lmccheck.evaluate.repair import Segment
+    from lmccheck.evaluate.segment import Segment
     from lmccheck.network.pair import ModelPair
 
 LOG = logging.getLogger("lmccheck")
@@ -60,7 +60,7 @@ def linear_connectivity(
     from lmccheck.alignment.beyond.api import chosen_kinds
     from lmccheck.alignment.merge import segment
     from lmccheck.evaluate.evaluator import Evaluator
-    from lmccheck.evaluate.repair import require_repair
+    from lmccheck.evaluate.segment import require_repair
 
     started = time.perf_counter()
     if align != "none" and align not in METHODS:

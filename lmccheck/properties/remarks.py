@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lmccheck.errors import SourceError, shown_path
 
@@ -22,8 +22,10 @@ def data_remarks(pair: ModelPair) -> list[str]:
     calibration, data = pair.calibration, pair.data
     if calibration is None or calibration.samples != data.samples or len(calibration.batches) != len(data.batches):
         return []
+    from lmccheck.store.trees import equal
+
     pairs = zip(calibration.batches, data.batches, strict=True)
-    return [FITTED] if all(_same(one.inputs, other.inputs) for one, other in pairs) else []
+    return [FITTED] if all(equal(one.inputs, other.inputs) for one, other in pairs) else []
 
 
 def measured_endpoint(evaluator: Evaluator, theta: Mapping[str, Tensor], side: str) -> Measured:
@@ -44,14 +46,3 @@ def _shown(pair: ModelPair, side: str) -> str:
     """Return what messages call an endpoint: its file, or the state dict of that side."""
     path = pair.description["files"][side]["path"]
     return shown_path(path) if path else f"state dict {side}"
-
-
-def _same(one: Any, other: Any) -> bool:
-    """Whether two batches' inputs are equal, in whatever containers."""
-    if isinstance(one, dict):
-        return isinstance(other, dict) and one.keys() == other.keys() and all(_same(one[k], other[k]) for k in one)
-    if isinstance(one, (tuple, list)):
-        return len(one) == len(other) and all(_same(x, y) for x, y in zip(one, other, strict=True))
-    if hasattr(one, "equal") and hasattr(other, "shape"):
-        return bool(one.shape == other.shape and one.dtype == other.dtype and one.equal(other))
-    return bool(one is other)

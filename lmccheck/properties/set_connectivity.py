@@ -91,7 +91,7 @@ def of_set(
 
 
 def _check_options(limit: float | str, points: int, repair: str) -> None:
-    from lmccheck.evaluate.repair import require_repair
+    from lmccheck.evaluate.segment import require_repair
 
     read_limit(limit, 1.0, "set_connectivity")
     if isinstance(points, bool) or not isinstance(points, int) or points < 3:

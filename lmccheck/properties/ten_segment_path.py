@@ -52,6 +52,7 @@ def ten_segment_path(
     Raises LmcError, SourceError, UnsupportedArchitecture (LayerNorm and the like across dropped units, tied tensors).
     Source: Kuditipudi et al. 2019, Theorem 2.
     """
+    from lmccheck.dropping.choose_units import SearchSettings
     from lmccheck.dropping.search import find_dropped
 
     started = time.perf_counter()
@@ -61,7 +62,7 @@ def ten_segment_path(
     ready = prepare(pair, NAME)
     require_calibration(pair, NAME)
     found = {
-        side: find_dropped(pair, ready.structure, side, [0], keep=keep, refit=refit, seed=seed, profile=profile)
+        side: find_dropped(pair, ready.structure, side, [0], SearchSettings(keep, refit, seed, profile))
         for side in ("a", "b")
     }
     path, certificate = certified(pair, ready, found["a"].best[0], found["b"].best[0], form, profile)
@@ -100,7 +101,7 @@ def certified(
 ) -> tuple[Path, Certificate]:
     """Return the path through two dropped networks and what is known of it."""
     from lmccheck.paths.certify import certify
-    from lmccheck.paths.ten_segment import ten_segments
+    from lmccheck.paths.theorems import ten_segments
 
     path = ten_segments(ready.structure, ready.theta_a, ready.theta_b, a, b, FORMS[form])
     return path, certify(pair, ready.structure, path, profile=profile)

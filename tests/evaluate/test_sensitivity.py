@@ -31,7 +31,7 @@ def test_sensitivities_are_finite_differences(name: str) -> None:
     graph = GraphRunner(module, torch.device("cpu"), torch.float64)
     weights = graph.weights(randomised(module, 1))
     found = sensitivities(graph, weights, inputs, watched, 5, "here")
-    traced, values = graph.prepared(weights, inputs, watched, "here")
+    traced, given = graph.prepared(weights, inputs, watched, "here")
     assert watched or not derived.made
 
     def felt(node: str, change: Tensor) -> float:
@@ -39,7 +39,7 @@ def test_sensitivities_are_finite_differences(name: str) -> None:
             return value + change
 
         with torch.no_grad():
-            outputs = pytree.tree_leaves(Watching(traced.module, {node}, look).run(*values))
+            outputs = pytree.tree_leaves(Watching(traced.module, {node}, look).run(*given.values()))
         directions = sensitivity._directions(outputs, 5)
         return sum(float((a * b).sum()) for a, b in zip(outputs, directions, strict=True))
 

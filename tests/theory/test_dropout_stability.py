@@ -15,12 +15,20 @@ from path_cases import SwiGLU, stream
 from torch import Tensor, nn
 
 import lmccheck
-from lmccheck.dropping.choose_units import counts, factors, merged_twins, random_keep, scales, spanning_keep
+from lmccheck.dropping.choose_units import (
+    SearchSettings,
+    factors,
+    merged_twins,
+    random_units,
+    scales,
+    spanning_units,
+    unit_counts,
+)
 from lmccheck.dropping.dropped import Dropped
 from lmccheck.dropping.edit import keep_factors, multiplied
 from lmccheck.dropping.refit import Refit
 from lmccheck.dropping.search import find_dropped
-from lmccheck.dropping.stability import excesses, load_dropped, save_dropped
+from lmccheck.dropping.stability import load_dropped, measure_dropped
 from lmccheck.errors import CheckpointError, LmcError, SourceError, UnsupportedArchitecture
 from lmccheck.evaluate.convex import polished_head
 from lmccheck.evaluate.evaluator import Evaluator
@@ -126,7 +134,7 @@ def test_what_is_found_is_a_dropped_network(name: str, refit: bool) -> None:
     """Exactly ⌊keep·h⌋ units per group are read, other columns are 0, rows up to the level are those of θ."""
     pair, structure = case(name)
     levels = range(len(structure.levels))
-    search = find_dropped(pair, structure, "a", levels, refit=refit, profile="dev")
+    search = find_dropped(pair, structure, "a", levels, SearchSettings(refit=refit, profile="dev"))
     theta = structure.canonical(pair.theta_a)
     for level in levels:
         for dropped in (search.best[level], search.plain[level]):
@@ -155,7 +163,7 @@ def test_dropping_equals_a_masked_forward_pass(name: str) -> None:
     """L(θ_i) of columns times m is that of hidden values times m, biases and rows as they were (T5)."""
     pair, structure = case(name)
     (batch,) = pair.data.batches
-    search = find_dropped(pair, structure, "a", range(3), refit=False, profile="dev")
+    search = find_dropped(pair, structure, "a", range(3), SearchSettings(refit=False, profile="dev"))
     for level, dropped in search.plain.items():
         scale = dropped.facts["scale"]
         multipliers = factors(structure, [(dropped.keep, scale)])
@@ -249,8 +257,8 @@ def test_twins_that_are_too_many_kinds_are_left_alone() -> None:
     """Where units are all different nothing is merged, and a share of 1 keeps everything exactly."""
     pair, structure = case("relu")
     theta = structure.canonical(pair.theta_a)
-    assert merged_twins(structure, theta, counts(structure, 0.5)) is None
-    whole = find_dropped(pair, structure, "a", [0], keep=1.0, profile="dev").best[0]
+    assert merged_twins(structure, theta, unit_counts(structure, 0.5)) is None
+    whole = find_dropped(pair, structure, "a", [0], SearchSettings(keep=1.0, profile="dev")).best[0]
     assert loss_of(pair, structure, whole.weights) == pytest.approx(loss_of(pair, structure, theta), abs=1e-13)
 
 
@@ -259,14 +267,14 @@ def test_counts_of_kept_units() -> None:
     _, structure = case("width_one")
     groups = [group for several in structure.levels for group in several]
     assert [structure.sizes[group] for group in groups] == [7, 1, 5]
-    assert [counts(structure, 0.5)[group] for group in groups] == [3, 0, 2]
-    assert [counts(structure, {groups[0]: 0.3})[group] for group in groups] == [2, 1, 5]
-    drawn = random_keep(structure, counts(structure, 0.5), torch.Generator().manual_seed(1))
+    assert [unit_counts(structure, 0.5)[group] for group in groups] == [3, 0, 2]
+    assert [unit_counts(structure, {groups[0]: 0.3})[group] for group in groups] == [2, 1, 5]
+    drawn = random_units(structure, unit_counts(structure, 0.5), torch.Generator().manual_seed(1))
     assert [len(drawn[group]) for group in groups] == [3, 0, 2]
     assert scales(structure, drawn)[groups[0]] == pytest.approx(7 / 3)
     for wrong in (1.5, -0.1, True, {"nothing": 0.5}):
         with pytest.raises(LmcError, match="keep"):
-            counts(structure, wrong)
+            unit_counts(structure, wrong)
 
 
 @pytest.mark.parametrize("constant", [True, False])
@@ -307,7 +315,7 @@ def test_a_refit_is_least_squares_layer_by_layer() -> None:
     pair, structure = case("tanh")
     theta, parts = structure.canonical(pair.theta_a), split(pair, "tests", 200)
     refit = Refit(pair, structure, theta, parts, torch.float64)
-    keep = random_keep(structure, counts(structure, 0.5), torch.Generator().manual_seed(0))
+    keep = random_units(structure, unit_counts(structure, 0.5), torch.Generator().manual_seed(0))
     state, facts = refit(0, keep, polish=False)
     fit = torch.cat([batch.inputs for batch in parts.fit])
     now, original = fit, fit
@@ -360,7 +368,7 @@ def test_a_constant_goes_into_the_norm_where_there_is_no_bias() -> None:
     pair, structure = case("cnn")
     theta = structure.canonical(pair.theta_a)
     refit = Refit(pair, structure, theta, split(pair, "tests", 200), torch.float64)
-    keep = random_keep(structure, counts(structure, 0.5), torch.Generator().manual_seed(0))
+    keep = random_units(structure, unit_counts(structure, 0.5), torch.Generator().manual_seed(0))
     state, _ = refit(0, keep, polish=False)
     changed = {name for name in theta if not torch.equal(state[name], theta[name])}
     assert changed == {
@@ -402,7 +410,7 @@ def test_units_are_chosen_for_what_they_can_stand_in_for() -> None:
     structure = structure_for(pair, "tests")
     canonical = structure.canonical(theta)
     refit = Refit(pair, structure, canonical, split(pair, "tests", 200), torch.float64)
-    keep = spanning_keep(structure, canonical, {structure.groups[0]: 4}, refit.seen)
+    keep = spanning_units(structure, canonical, {structure.groups[0]: 4}, refit.seen)
     rows = theta["0.weight"][keep[structure.groups[0]]]
     assert int(torch.linalg.matrix_rank(rows)) == 4
     state, _ = refit(0, keep, polish=False)
@@ -412,11 +420,13 @@ def test_units_are_chosen_for_what_they_can_stand_in_for() -> None:
 def test_a_search_repeats_itself() -> None:
     """The same seed finds the same weights, and a level's result does not depend on which others are asked for."""
     pair, structure = case("gelu")
-    first = find_dropped(pair, structure, "b", [0, 1, 2], profile="dev")
-    again = find_dropped(pair.measured_on(pair.data, pair.calibration), structure, "b", [1], profile="dev")
+    first = find_dropped(pair, structure, "b", [0, 1, 2], SearchSettings(profile="dev"))
+    again = find_dropped(
+        pair.measured_on(pair.data, pair.calibration), structure, "b", [1], SearchSettings(profile="dev")
+    )
     assert all(torch.equal(first.best[1].weights[n], t) for n, t in again.best[1].weights.items())
     assert first.facts["levels"][1] == again.facts["levels"][1]
-    other = find_dropped(pair, structure, "b", [1], seed=1, profile="dev")
+    other = find_dropped(pair, structure, "b", [1], SearchSettings(seed=1, profile="dev"))
     assert other.facts["levels"][1]["random_losses"] != first.facts["levels"][1]["random_losses"]
 
 
@@ -433,12 +443,13 @@ def test_fixtures_are_stable_at_half_their_width(net: str, limit: float, tmp_pat
     assert result.value < max(x for row in result.details["epsilon_plain"].values() for x in row)
     json.dumps(result.details)
     structure = structure_for(pair, "tests")
-    saved = save_dropped(result.witness, tmp_path / "witness.safetensors")
-    assert result.witness.save(tmp_path / "again.safetensors").read_bytes() == saved.read_bytes()
+    saved = result.witness.save(tmp_path / "witness.safetensors")
     fresh = pair.measured_on(pair.data, pair.calibration)
-    again = excesses(Evaluator(fresh), structure, load_dropped(saved, fresh, structure))
-    for side, levels in again.items():
-        assert [levels[i] for i in range(len(levels))] == pytest.approx(result.details["epsilon"][side], abs=1e-6)
+    evaluator = Evaluator(fresh)
+    for side, levels in load_dropped(saved, fresh, structure).found.items():
+        losses = [measure_dropped(evaluator, structure, levels[i], side).loss for i in range(len(levels))]
+        own = result.details[f"loss_{side}"]
+        assert [loss - own for loss in losses] == pytest.approx(result.details["epsilon"][side], abs=1e-6)
 
 
 def test_a_witness_of_another_pair_is_refused(tmp_path: Path) -> None:
@@ -474,12 +485,12 @@ def test_what_cannot_be_searched_is_refused() -> None:
     with pytest.raises(SourceError, match="calibration"):
         dropout_stability(pair.measured_on(pair.data, None))
     with pytest.raises(SourceError, match="calibration"):
-        find_dropped(pair.measured_on(pair.data, None), structure, "a", [0])
+        find_dropped(pair.measured_on(pair.data, None), structure, "a", [0], SearchSettings())
     for wrong in ({"epsilon": -1.0}, {"profile": "fast"}, {"seed": 0.5}, {"keep": 2.0}):
         with pytest.raises(LmcError, match=next(iter(wrong)).replace("epsilon", "limit")):
             dropout_stability(pair, **wrong)
     with pytest.raises(LmcError, match="levels 0 to 2"):
-        find_dropped(pair, structure, "a", [3])
+        find_dropped(pair, structure, "a", [3], SearchSettings())
     normed = lambda: nn.Sequential(nn.Linear(5, 6), nn.LayerNorm(6), nn.ReLU(), nn.Linear(6, 3)).double()  # noqa: E731
     with pytest.raises(UnsupportedArchitecture, match=r"layer_norm|norm"):
         dropout_stability(pair_of(normed, (5,)))

@@ -15,8 +15,7 @@ from lmccheck.errors import UnsupportedArchitecture
 from lmccheck.network.pair import ModelPair
 from lmccheck.paths.certify import certify
 from lmccheck.paths.moves import immovable
-from lmccheck.paths.ten_segment import ten_segments
-from lmccheck.paths.theorems import dropout_path_between
+from lmccheck.paths.theorems import dropout_path_between, ten_segments
 
 REFUSED = {
     "argmax_is_read": "no hidden units",
