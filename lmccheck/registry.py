@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from importlib import import_module
-from importlib.metadata import entry_points
 from pkgutil import iter_modules
 from typing import Generic, TypeVar
 
@@ -66,5 +65,7 @@ def _import_files(package: str) -> None:
 
 
 def _import_installed(group: str) -> None:
+    from importlib.metadata import entry_points  # slow to import, and seldom needed
+
     for entry in entry_points(group=group):
         entry.load()

@@ -107,8 +107,8 @@ def require_same_use(a: PermutationSpec, b: PermutationSpec, twofold: set[str]) 
         tied = next((s.tensor for s in group.slots if s.role == "consumer" and s.tensor in twofold), None)
         if tied is not None and group.size != twin.size:
             raise _refused(
-                f"group {group.name!r} has {group.size} units in a and {twin.size} in b, and tensor {tied!r} both makes "
-                "and reads them (tied weights): it cannot be averaged and summed at once",
+                f"group {group.name!r} has {group.size} units in a and {twin.size} in b, and tensor {tied!r} both "
+                "makes and reads them (tied weights): it cannot be averaged and summed at once",
                 "equal sizes",
                 "mend: untie the weights",
             )
