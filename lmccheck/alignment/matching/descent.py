@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,6 +33,11 @@ class Descent:
     def objective(self) -> float:
         """The objective it ended with."""
         return self.objectives[-1]
+
+    def summary(self) -> dict[str, Any]:
+        """Return what a report says about it; JSON-able."""
+        facts = {"start": self.start, "objective": self.objective, "sweeps": len(self.objectives) - 1}
+        return {**facts, "converged": self.converged, "gap": self.gap}
 
 
 def descend(

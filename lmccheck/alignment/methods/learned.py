@@ -66,7 +66,7 @@ class _Segment:
         self.maps, self.gradient = maps, Gradient(pair)
         self.theta_a = self.gradient.weights(pair.theta_a)
         self._begun = self.gradient.weights(problem.spec.apply(pair.theta_b, start))
-        self._wide_a, self._wide_b = float64(self.theta_a), float64(self._begun)
+        self._wide = (float64(self._begun), float64(self.theta_a)) if maps is not None else ()
         self._batches = endless_batches(data, BATCH, problem.seed)
         self._judges = [next(self._batches) for _ in range(max(1, min(HELD_OUT, data.samples) // BATCH))]
 
@@ -74,7 +74,7 @@ class _Segment:
         """Return θ_B under the start and the maps, in the working dtype."""
         if self.maps is None:
             return self._begun
-        return self.gradient.weights(self.maps.apply(self._wide_b, self._wide_a))
+        return self.gradient.weights(self.maps.apply(*self._wide))
 
     def loss(self, theta_b: Mapping[str, Tensor], t: float) -> Tensor:
         """Return the loss at ``t``, on the next batch."""

@@ -27,12 +27,12 @@ from lmccheck.alignment.matching.annealed import annealed_start
 from lmccheck.alignment.matching.descent import Descent, descend
 from lmccheck.alignment.matching.norms import counted, rows_alone
 from lmccheck.alignment.matching.reassign import affordable, in_turn, nested_groups
-from lmccheck.alignment.matching.similarity import WeightSimilarity
+from lmccheck.alignment.matching.similarity import Counts, WeightSimilarity
 from lmccheck.alignment.methods import method
 from lmccheck.alignment.methods.joint import Joint
 from lmccheck.evaluate.calibration import HalfWayLoss
 from lmccheck.symmetry.sites import Layer
-from lmccheck.symmetry.slots import Slot, UnitGroup
+from lmccheck.symmetry.slots import UnitGroup
 from lmccheck.symmetry.spec import Permutation, PermutationSpec
 
 MOST_STARTS = 8
@@ -83,20 +83,9 @@ def match_weights(problem: Problem) -> Found:
         values = [half_way(problem.spec.apply(pair.theta_b, descent.permutation)) for descent in tried]
         best = tried[values.index(min(values))]
         losses = [(descent.start, loss) for descent, loss in zip(tried, values, strict=True)]
-    descents = [_described(descent) for descent in found.descents]
+    descents = [descent.summary() for descent in found.descents]
     facts = {"objective_before": found.objective_before, "start": best.start, "descents": descents, **looked}
     return Found(best.permutation, best.objective, {**facts, "losses_half_way": losses} if losses else facts)
-
-
-def _described(descent: Descent) -> dict[str, Any]:
-    """Return a descent's row in ``facts``."""
-    return {
-        "start": descent.start,
-        "objective": descent.objective,
-        "sweeps": len(descent.objectives) - 1,
-        "converged": descent.converged,
-        "gap": descent.gap,
-    }
 
 
 def match(
@@ -155,31 +144,23 @@ def anchored_start(spec: PermutationSpec, a: Mapping[str, Tensor], b: Mapping[st
     A slot is anchored when every other group in its tensor has been placed; the next group is the one whose units are
     described by the most anchored numbers, and only those enter its assignment.
     """
-    on_tensor = sharing(spec)
-    state = WeightSimilarity(spec, a, b, spec.identity())
-
-    def family(group: UnitGroup) -> set[str]:
-        return {group.name, *group.within, *(child.name for child in nested_groups(spec, group))}
-
-    def described(group: UnitGroup, placed: Set[str]) -> float:
-        """Anchored numbers per unit, and one, so that groups inside its units always come along."""
-        slots = [s for s in group.slots if s.tensor in a and on_tensor[s.tensor] <= placed | family(group)]
-        return 1 + sum(a[s.tensor].numel() / a[s.tensor].shape[s.dim] * s.repeat * s.block for s in slots)
-
-    for group, placed in in_turn(spec, described):
-        known = placed | family(group)
-
-        def anchored(slot: Slot, known: Set[str] = known) -> bool:
-            return on_tensor[slot.tensor] <= known
-
-        state.place(group, anchored)
-    return state.permutation
-
-
-def sharing(spec: PermutationSpec) -> dict[str, set[str]]:
-    """Return, per tensor, the groups that have slots in it."""
-    found: dict[str, set[str]] = {}
+    on_tensor: dict[str, set[str]] = {}
     for group in spec.groups:
         for slot in group.slots:
-            found.setdefault(slot.tensor, set()).add(group.name)
-    return found
+            on_tensor.setdefault(slot.tensor, set()).add(group.name)
+    family = {g.name: {g.name, *g.within, *(child.name for child in nested_groups(spec, g))} for g in spec.groups}
+    state = WeightSimilarity(spec, a, b, spec.identity())
+
+    def anchored(group: UnitGroup, placed: Set[str]) -> Counts:
+        known = placed | family[group.name]
+        return lambda slot: on_tensor[slot.tensor] <= known
+
+    def anchored_numbers(group: UnitGroup, placed: Set[str]) -> float:
+        """How many describe a unit, and one, so that groups inside its units always come along."""
+        counts = anchored(group, placed)
+        slots = [slot for slot in group.slots if slot.tensor in a and counts(slot)]
+        return 1 + sum(a[s.tensor].numel() / a[s.tensor].shape[s.dim] * s.repeat * s.block for s in slots)
+
+    for group, placed in in_turn(spec, anchored_numbers):
+        state.place(group, anchored(group, placed))
+    return state.permutation
