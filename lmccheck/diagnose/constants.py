@@ -70,7 +70,7 @@ def constants(
     found: dict[str, Any] = {}
     for end, theta in (("a", pair.theta_a), ("b", pair.theta_b)):
         try:
-            chain = Chain.at(stages, graph, theta, batch.inputs, where)
+            chain = Chain(stages, graph, theta, batch.inputs, where)
             found[end] = cushions(chain, masks=given, t=T_SMOOTH, loss=pair.loss.name, seed=seed)
         except (LmcError, RuntimeError) as error:  # an op without a second derivative, a network that is no chain
             return {"why": (str(error).strip() or type(error).__name__).splitlines()[0]}

@@ -2,75 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
-from lmccheck.errors import UnsupportedArchitecture
-from lmccheck.evaluate.graph import GraphRunner, Reading, followers, running
+from lmccheck.evaluate.graph import Reading
 from lmccheck.modules.precision import exact_float32
 from lmccheck.symmetry.facts import evaluated_norm
-from lmccheck.symmetry.sites import stored_name
-
-
-class Snapshot:
-    """One batch's run of a network with given weights: values of nodes, and the maps between them.
-
-    ``shifts`` names the stored tensors that are added along the way (biases, a BatchNorm's bias and mean).
-    """
-
-    def __init__(
-        self,
-        graph: GraphRunner,
-        weights: Mapping[str, Tensor],
-        inputs: Any,
-        where: str,
-        keep: Collection[str],
-        shifts: Collection[str] = (),
-    ) -> None:
-        self.traced, self._given = graph.prepared(weights, inputs, keep, where)
-        self.module = self.traced.module
-        self._nodes = {node.name: node for node in self.module.graph.nodes}
-        self._shifts = [n for n in self._given if stored_name(n, self.traced) in set(shifts)]
-        kept = [self._nodes[name] for name in keep]
-        with running(where):
-            found = Reading(self.module, ()).part(list(self._nodes.values()), self._given, kept)
-        self.values: dict[str, Tensor] = {node.name: value for node, value in found.items()}
-
-    def between(self, start: str, end: str) -> Between:
-        """Return the map from what node ``start`` gives to what ``end`` gives, all else as it is.
-
-        Raises UnsupportedArchitecture where ``end`` depends on the network's inputs in another way, too.
-        """
-        first, last = self._nodes[start], self._nodes[end]
-        behind = set(followers(self.module, [start])) - {first}
-        needed = _ancestors(last)
-        nodes = [node for node in self.module.graph.nodes if node in behind and node in needed]
-        outside = [s for node in nodes for s in node.all_input_nodes if s not in behind and s is not first]
-        holders = self.traced.placeholders
-        data = [node.name for node in self._given if holders[node.name].kind == "input"]
-        fed = set(followers(self.module, data))
-        if last not in behind or any(node in fed for node in outside):
-            raise UnsupportedArchitecture(f"what {end!r} gives does not depend on what {start!r} gives alone")
-        before = set().union(*(_ancestors(node) for node in outside)) if outside else set()
-        with torch.no_grad(), exact_float32():
-            constant = [node for node in self.module.graph.nodes if node in before]
-            known = Reading(self.module, ()).part(constant, self._given, before)
-        return Between(self.module, nodes, first, last, known, [node for node in self._shifts if node in known])
-
-
-def _ancestors(node: fx.Node) -> set[fx.Node]:
-    """Return a node and all that it depends on."""
-    found = {node}
-    waiting = [node]
-    while waiting:
-        for source in waiting.pop().all_input_nodes:
-            if source not in found:
-                found.add(source)
-                waiting.append(source)
-    return found
 
 
 class _Affine(Reading):

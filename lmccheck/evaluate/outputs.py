@@ -48,9 +48,10 @@ class FirstOutputs:
             left -= batch.samples
 
     def __call__(self, weights: Mapping[str, Tensor]) -> list[Tensor]:
-        """Return the floating tensors of every batch's output, one after the other."""
+        """Return the floating tensors of every batch's output, one after the other, as copies: weights may change."""
         self._runner.load(weights)
-        return [tensor for batch in self._batches for tensor in tensors_in(self._runner(batch.inputs, self._where))]
+        outputs = (self._runner(batch.inputs, self._where) for batch in self._batches)
+        return [tensor.clone() for output in outputs for tensor in tensors_in(output)]
 
 
 def relative_deviation(before: Sequence[Tensor], after: Sequence[Tensor]) -> float:
