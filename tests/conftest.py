@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
+from networks.small import seeded, small_mlp
 from safetensors.torch import save_file
-from small import seeded, small_mlp
 
 import lmccheck
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from networks import NETWORKS, Attention, Residual
+from networks import NETWORKS, Attention, residual
 from torch import Tensor, nn
 
 import lmccheck
@@ -152,8 +152,8 @@ def test_channels_are_seen_at_every_position_also_behind_a_flatten() -> None:
 
 def transformer() -> tuple[nn.Module, tuple[Tensor, ...]]:
     """One pre-norm block: width 8, two heads of 4, a feed-forward layer of 10."""
-    attention = Residual(nn.Sequential(nn.LayerNorm(8), Attention(8, 2, "separate")))
-    feed_forward = Residual(nn.Sequential(nn.LayerNorm(8), nn.Linear(8, 10), nn.GELU(), nn.Linear(10, 8)))
+    attention = residual(nn.Sequential(nn.LayerNorm(8), Attention(8, 2, "separate")))
+    feed_forward = residual(nn.Sequential(nn.LayerNorm(8), nn.Linear(8, 10), nn.GELU(), nn.Linear(10, 8)))
     return nn.Sequential(nn.Linear(5, 8), attention, feed_forward, nn.Linear(8, 3)), (torch.randn(2, 6, 5),)
 
 

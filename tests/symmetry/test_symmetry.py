@@ -8,7 +8,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from networks import NETWORKS, Attention, Residual
+from networks import NETWORKS, Attention, Written, residual
+from networks.registry import found_groups
 from torch import nn
 
 import lmccheck
@@ -17,40 +18,6 @@ from lmccheck.modules.random_weights import randomised
 from lmccheck.symmetry import verify
 from lmccheck.symmetry.analysis import RULE_FAILED
 from lmccheck.symmetry.slots import Part, Piece
-
-EXPECTED = {  # group sizes; (size, copies) for a group inside another one's units
-    "mlp": [7, 6],
-    "mlp_width_one": [4],
-    "mlp_in_place": [7],
-    "mlp_weight_shared": [6],
-    "vgg": [4, 6, 9],
-    "resnet": [4, 4, 6, 6, 6],
-    "mobilenet": [4, 8, (2, 8), 5],
-    "grouped_convolution": [4, (2, 4), (3, 4), 5],
-    "group_norm": [4, (2, 4), 6],
-    "densenet": [4, 3, 5],
-    "squeeze_excite": [6, 2, 4],
-    "split_in_halves": [4, 4, 4],
-    "maxout": [6, (2, 6)],
-    "order_matters": [],
-    "encoder_separate": [8, 2, (4, 2), (4, 2), 10, 2, (4, 2), (4, 2), 10],
-    "encoder_chunk": [8, 2, (4, 2), (4, 2), 10, 2, (4, 2), (4, 2), 10],
-    "encoder_unbind": [8, 2, (4, 2), (4, 2), 10, 2, (4, 2), (4, 2), 10],
-    "encoder_per_head": [8, 2, (4, 2), (4, 2), 10, 2, (4, 2), (4, 2), 10],
-    "torch_encoder_post_norm": [8, 2, (4, 2), (4, 2), 12, 2, (4, 2), (4, 2), 12],
-    "language_model_tied": [8, 2, (4, 2), (4, 2)],
-    "vision_transformer": [8, 2, (4, 2), (4, 2)],
-    "llama": [16, 2, (2, 2), (4, 2), 20],
-    "llama_without_rotary": [16, 2, (2, 2), (4, 2), (4, 2), 20],
-    "upsampled": [6, 4],
-    "head_mixing": [2, 3, 2],
-    "softmax_over_heads": [3, (2, 3)],
-    "query_key_norm": [8, 2, 4, (4, 2), 8],
-    "weight_normalised": [8],
-    "class_token_repeated": [8],
-    "relative_position_table": [2, (4, 2), (4, 2)],
-    "argmax_is_read": [],
-}
 
 
 def build(name: str) -> tuple[nn.Module, tuple[torch.Tensor, ...], lmccheck.PermutationSpec]:
@@ -74,11 +41,11 @@ def test_no_rule_fails_on_a_known_family(name: str) -> None:
     assert not spec.unruled
 
 
-@pytest.mark.parametrize("name", EXPECTED)
+@pytest.mark.parametrize("name", [name for name in NETWORKS if NETWORKS[name].groups is not None])
 def test_the_groups_that_exist_are_found(name: str) -> None:
     """Group sizes, and which groups lie inside the units of another, are those derived by hand."""
     _, _, spec = build(name)
-    assert [(g.size, g.copies) if g.within else g.size for g in spec.groups] == EXPECTED[name]
+    assert found_groups(spec) == NETWORKS[name].groups
 
 
 @pytest.mark.parametrize(
@@ -142,15 +109,10 @@ def test_zero_initialised_heads_do_not_hide_an_error() -> None:
 def test_an_op_without_a_rule_freezes_and_is_named() -> None:
     """A matrix exponential has no rule: nothing it touches is free, and the spec names it."""
 
-    class Exponential(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.a, self.b = nn.Linear(3, 16), nn.Linear(4, 2)
+    def exponential(s: Written, x: torch.Tensor) -> torch.Tensor:
+        return s.b(torch.linalg.matrix_exp(s.a(x).view(-1, 4, 4)).mean(1))
 
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.b(torch.linalg.matrix_exp(self.a(x).view(-1, 4, 4)).mean(1))
-
-    module, inputs = Exponential(), (torch.randn(2, 3),)
+    module, inputs = Written(exponential, a=nn.Linear(3, 16), b=nn.Linear(4, 2)), (torch.randn(2, 3),)
     spec = lmccheck.discover_symmetry(module, inputs)
     assert spec.unruled == {"aten.linalg_matrix_exp": 1}
     assert any("matrix_exp" in frozen.reason for frozen in spec.frozen)
@@ -214,17 +176,9 @@ def test_roles_tell_incoming_from_outgoing_weights() -> None:
 
 def test_a_module_that_cannot_be_traced_is_refused_in_one_line() -> None:
     """Control flow that depends on values is refused by name, not half-traced."""
-
-    class Branch(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.a = nn.Linear(2, 2)
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.a(x) if float(x.sum()) > 0 else x
-
-    with pytest.raises(UnsupportedArchitecture, match="Branch") as caught:
-        lmccheck.discover_symmetry(Branch(), (torch.ones(2, 2),))
+    branch = Written(lambda x, a: a(x) if float(x.sum()) > 0 else x, nn.Linear(2, 2))
+    with pytest.raises(UnsupportedArchitecture, match="Written") as caught:
+        lmccheck.discover_symmetry(branch, (torch.ones(2, 2),))
     assert "\n" not in str(caught.value)
 
 
@@ -261,34 +215,15 @@ LAYERS = st.lists(
 )
 
 
-class Concatenated(nn.Module):
-    """A linear layer over the input beside a transform of it."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.side, self.join = nn.Linear(width, 3), nn.Linear(width + 3, width)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.join(torch.cat([self.side(x).tanh(), x], -1))
-
-
-class Gate(nn.Module):
-    """x · sigmoid(W x)."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.gate = nn.Linear(width, width)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x * self.gate(x).sigmoid()
-
-
-class Halves(nn.Module):
+def halves(x: torch.Tensor) -> torch.Tensor:
     """The first half times the second, twice over."""
+    a, b = x.chunk(2, -1)
+    return torch.cat([a * b, a], -1)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        a, b = x.chunk(2, -1)
-        return torch.cat([a * b, a], -1)
+
+def concatenated(x: torch.Tensor, side: nn.Module, join: nn.Module) -> torch.Tensor:
+    """A linear layer over the input beside a transform of it."""
+    return join(torch.cat([side(x).tanh(), x], -1))
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
@@ -300,11 +235,11 @@ def test_random_networks_keep_their_function(kinds: list[str], width: int, seed:
         "linear": lambda: nn.Linear(width, width),
         "norm": lambda: nn.LayerNorm(width),
         "relu": nn.ReLU,
-        "skip": lambda: Residual(nn.Sequential(nn.Linear(width, 5), nn.GELU(), nn.Linear(5, width))),
-        "gate": lambda: Gate(width),
+        "skip": lambda: residual(nn.Sequential(nn.Linear(width, 5), nn.GELU(), nn.Linear(5, width))),
+        "gate": lambda: Written(lambda x, gate: x * gate(x).sigmoid(), nn.Linear(width, width)),
         "attention": lambda: Attention(width, 2, ["separate", "chunk", "unbind", "per head"][seed % 4]),
-        "concat": lambda: Concatenated(width),
-        "halves": Halves,
+        "concat": lambda: Written(concatenated, nn.Linear(width, 3), nn.Linear(width + 3, width)),
+        "halves": lambda: Written(halves),
         "softmax": lambda: nn.Softmax(-1),
     }
     module = nn.Sequential(nn.Linear(3, width), *(blocks[kind]() for kind in kinds), nn.Linear(width, 2))
@@ -315,15 +250,11 @@ def test_random_networks_keep_their_function(kinds: list[str], width: int, seed:
 def test_frozen_sizes_are_positions() -> None:
     """An axis that cannot move at all is frozen in its whole length, however it is factored."""
 
-    class Shuffled(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.a, self.b = nn.Linear(2, 12), nn.Linear(12, 2)
+    def shuffled(s: Written, x: torch.Tensor) -> torch.Tensor:
+        return s.b(s.a(x).view(-1, 3, 4).cumsum(1).cumsum(2).view(-1, 12))
 
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.b(self.a(x).view(-1, 3, 4).cumsum(1).cumsum(2).view(-1, 12))
-
-    spec = lmccheck.discover_symmetry(Shuffled(), (torch.randn(2, 2),))
+    module = Written(shuffled, a=nn.Linear(2, 12), b=nn.Linear(12, 2))
+    spec = lmccheck.discover_symmetry(module, (torch.randn(2, 2),))
     assert {f.size for f in spec.frozen if (f.tensor, f.dim) == ("a.weight", 0)} == {12}
 
 
@@ -356,14 +287,9 @@ def test_verification_that_would_mean_nothing_is_refused() -> None:
 
 def test_tracing_leaves_no_log_records(caplog: pytest.LogCaptureFixture) -> None:
     """Neither a trace nor a failed trace fills the log that pytest shows with a failure."""
-
-    class Branch(nn.Module):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return x if float(x.sum()) > 0 else -x
-
     build("encoder_chunk")
     with pytest.raises(UnsupportedArchitecture):
-        lmccheck.discover_symmetry(Branch(), (torch.ones(2, 2),))
+        lmccheck.discover_symmetry(Written(lambda x: x if float(x.sum()) > 0 else -x), (torch.ones(2, 2),))
     assert not caplog.records
 
 
@@ -379,16 +305,11 @@ def test_a_tiny_network_that_is_often_dead_is_still_verified() -> None:
 def test_an_output_that_becomes_nan_is_a_deviation() -> None:
     """A wrong spec that turns a finite output into NaN is infinitely wrong, not right."""
 
-    class OnlyInOrder(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.order = nn.Parameter(torch.arange(4.0))
-            self.head = nn.Linear(4, 2)
+    def only_in_order(s: Written, x: torch.Tensor) -> torch.Tensor:
+        return s.head(x) * (1 + (s.order.diff().min() + 1e-9).log().clamp(-1, 1) * 0).sum()
 
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.head(x) * (1 + (self.order.diff().min() + 1e-9).log().clamp(-1, 1) * 0).sum()
-
-    module, inputs = OnlyInOrder(), (torch.randn(2, 4),)
+    module = Written(only_in_order, order=nn.Parameter(torch.arange(4.0)), head=nn.Linear(4, 2))
+    inputs = (torch.randn(2, 4),)
     weights = {name: tensor.double() for name, tensor in module.state_dict().items()}
     wrong = [{"name": "order", "size": 4, "slots": [{"tensor": "order"}]}]
     spec = lmccheck.spec_from_groups(module, wrong)

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from path_cases import SwiGLU, stream
+from networks import Written
+from networks.paths import stream, swiglu
 from torch import Tensor, nn
 
 import lmccheck
@@ -60,7 +61,7 @@ CASES: dict[str, tuple[Build, tuple[int, ...]]] = {
     "sigmoid": (lambda: mlp(nn.Sigmoid), (5,)),
     "width_one": (lambda: mlp(widths=[5, 7, 1, 5, 3]), (5,)),
     "cnn": (cnn, (2, 8, 8)),
-    "swiglu": (lambda: SwiGLU().double(), (5,)),
+    "swiglu": (lambda: swiglu().double(), (5,)),
     "stream": (lambda: stream().double(), (3, 6, 6)),
 }
 
@@ -503,19 +504,17 @@ def test_parts_of_the_calibration_data_share_no_sample() -> None:
 def test_every_hidden_layer_counts(between: str) -> None:
     """A hidden layer whose outputs are no units is an UnsupportedArchitecture, never left out without a word."""
 
-    class Net(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.first, self.second, self.head = nn.Linear(6, 1), nn.Linear(1, 8), nn.Linear(8, 3)
+    def run(s: Written, x: torch.Tensor) -> torch.Tensor:
+        hidden = s.first(x)
+        hidden = hidden * 1.5 if between == "scaled" else hidden.cumsum(1)
+        return s.head(torch.relu(s.second(hidden)))
 
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            hidden = self.first(x)
-            hidden = hidden * 1.5 if between == "scaled" else hidden.cumsum(1)
-            return self.head(torch.relu(self.second(hidden)))
+    def net() -> nn.Module:
+        return Written(run, first=nn.Linear(6, 1), second=nn.Linear(1, 8), head=nn.Linear(8, 3))
 
     generator = torch.Generator().manual_seed(0)
     data = torch.randn(32, 6, generator=generator), torch.arange(32) % 3
-    pair = lmccheck.load_pair(Net().state_dict(), Net().state_dict(), model=Net, data=data, calibration=data)
+    pair = lmccheck.load_pair(net().state_dict(), net().state_dict(), model=net, data=data, calibration=data)
     for measured in (lmccheck.dropout_stability, lmccheck.noise_stability):
         with pytest.raises(lmccheck.UnsupportedArchitecture, match=r"outputs of tensor 'first.weight' belong"):
             measured(pair)
@@ -525,21 +524,19 @@ def test_every_hidden_layer_counts(between: str) -> None:
 def test_no_last_layer_is_needed(ending: str) -> None:
     """Dropout and noise stability speak of units and losses: the output need not be a linear layer's."""
 
-    class Net(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.first, self.head, self.other = nn.Linear(6, 8), nn.Linear(8, 3), nn.Linear(8, 2)
+    def run(s: Written, x: torch.Tensor) -> torch.Tensor:
+        hidden = torch.relu(s.first(x))
+        if ending == "two heads":
+            return torch.cat([s.head(hidden), s.other(hidden)], 1)
+        logits = s.head(hidden)
+        return torch.log_softmax(logits, 1) if ending == "log_softmax" else torch.tanh(logits)
 
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            hidden = torch.relu(self.first(x))
-            if ending == "two heads":
-                return torch.cat([self.head(hidden), self.other(hidden)], 1)
-            logits = self.head(hidden)
-            return torch.log_softmax(logits, 1) if ending == "log_softmax" else torch.tanh(logits)
+    def net() -> nn.Module:
+        return Written(run, first=nn.Linear(6, 8), head=nn.Linear(8, 3), other=nn.Linear(8, 2))
 
     generator = torch.Generator().manual_seed(0)
     data = torch.randn(64, 6, generator=generator), torch.arange(64) % 3
-    pair = lmccheck.load_pair(Net().state_dict(), Net().state_dict(), model=Net, data=data, calibration=data)
+    pair = lmccheck.load_pair(net().state_dict(), net().state_dict(), model=net, data=data, calibration=data)
     assert lmccheck.dropout_stability(pair, epsilon=100.0).passed
     assert lmccheck.noise_stability(pair, epsilon=100.0).passed
     with pytest.raises(lmccheck.UnsupportedArchitecture, match="the network's output comes from"):

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from networks import NETWORKS, Attention, Residual
+from networks import NETWORKS, Attention, Written
+from networks import residual as plus
 from safetensors.torch import load_file, save_file
 from scipy.optimize import linprog
 from torch import Tensor, nn
@@ -51,7 +52,7 @@ def residual(scale: int = 1) -> nn.Module:
     """A stream that two blocks read, through a norm, and write."""
 
     def block() -> nn.Module:
-        return Residual(
+        return plus(
             nn.Sequential(
                 nn.LayerNorm(4 * scale), nn.Linear(4 * scale, 5 * scale), nn.GELU(), nn.Linear(5 * scale, 4 * scale)
             )
@@ -77,7 +78,7 @@ def transformer(scale: int = 1) -> nn.Module:
 
     width = 4 * scale
     return nn.Sequential(
-        nn.Linear(6, width), Residual(nn.Sequential(nn.LayerNorm(width), Heads(width))), nn.Linear(width, 3)
+        nn.Linear(6, width), plus(nn.Sequential(nn.LayerNorm(width), Heads(width))), nn.Linear(width, 3)
     )
 
 
@@ -328,23 +329,21 @@ def test_the_scale_of_rows_before_a_batchnorm_means_nothing(norm: str) -> None:
 def test_concatenated_channels_and_squeezed_gates() -> None:
     """DenseNet's concatenations and a gate's product, widths divided: the function stays."""
 
-    class Net(nn.Module):
-        def __init__(self, width: int) -> None:
-            super().__init__()
-            self.first, self.second = nn.Conv2d(3, 2 * width, 1), nn.Conv2d(2 * width, 3 * width, 3, padding=1)
-            self.norm, self.third = nn.BatchNorm2d(5 * width + 3), nn.Conv2d(5 * width + 3, 2 * width, 1)
-            self.down, self.up, self.head = nn.Linear(2 * width, width), nn.Linear(width, 2 * width), None
-            self.head = nn.Linear(72 * width, 2)
+    def run(s: Written, x: Tensor) -> Tensor:
+        y = s.first(x)
+        y = torch.cat([y, x, F.relu(s.second(y))], 1)
+        y = F.relu(s.third(F.relu(s.norm(y))))
+        y = y * torch.sigmoid(s.up(F.relu(s.down(y.mean((2, 3))))))[:, :, None, None]
+        return s.head(y.flatten(1))
 
-        def forward(self, x: Tensor) -> Tensor:
-            y = self.first(x)
-            y = torch.cat([y, x, F.relu(self.second(y))], 1)
-            y = F.relu(self.third(F.relu(self.norm(y))))
-            y = y * torch.sigmoid(self.up(F.relu(self.down(y.mean((2, 3))))))[:, :, None, None]
-            return self.head(y.flatten(1))
+    def net(w: int) -> nn.Module:
+        first = {"first": nn.Conv2d(3, 2 * w, 1), "second": nn.Conv2d(2 * w, 3 * w, 3, padding=1)}
+        then = {"norm": nn.BatchNorm2d(5 * w + 3), "third": nn.Conv2d(5 * w + 3, 2 * w, 1)}
+        gate = {"down": nn.Linear(2 * w, w), "up": nn.Linear(w, 2 * w)}
+        return Written(run, **first, **then, **gate, head=nn.Linear(72 * w, 2))
 
     torch.manual_seed(0)
-    wide, slim = Net(4), Net(2)
+    wide, slim = net(4), net(2)
     data = IMAGES[:16], torch.zeros(16, 2, dtype=torch.float64)
     given: dict[str, Any] = {"data": data, "calibration": (IMAGES, torch.zeros(64, 2)), "loss": "mse"}
     a, b = randomised(wide, 1), randomised(slim, 2)
@@ -371,13 +370,10 @@ def test_networks_of_equal_widths_stay_functions(name: str) -> None:
 # trained networks
 
 
-class Digits(nn.Module):
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.hidden1, self.hidden2, self.head = nn.Linear(64, width), nn.Linear(width, width), nn.Linear(width, 10)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(F.relu(self.hidden2(F.relu(self.hidden1(x)))))
+def perceptron(width: int) -> nn.Module:
+    """64-width-width-10 with ReLU."""
+    parts = {"hidden1": nn.Linear(64, width), "hidden2": nn.Linear(width, width), "head": nn.Linear(width, 10)}
+    return Written(lambda s, x: s.head(F.relu(s.hidden2(F.relu(s.hidden1(x))))), **parts)
 
 
 @pytest.fixture(scope="module")
@@ -390,7 +386,7 @@ def digits() -> dict[str, Any]:
     }
     for width in (64, 128):
         torch.manual_seed(width)
-        net = Digits(width)
+        net = perceptron(width)
         optimiser = torch.optim.Adam(net.parameters(), 1e-3)
         for _ in range(25):
             for chosen in torch.randperm(len(train["inputs"])).split(64):
@@ -403,14 +399,14 @@ def digits() -> dict[str, Any]:
 
 def arguments(digits: dict[str, Any], a: int, b: int) -> tuple[Weights, Weights, dict[str, Any]]:
     given = {"data": digits["data"], "calibration": digits["calibration"]}
-    models = {"model_a": lambda: Digits(a), "model_b": lambda: Digits(b)}
+    models = {"model_a": lambda: perceptron(a), "model_b": lambda: perceptron(b)}
     return digits[str(a)], digits[str(b)], {**given, **models}
 
 
 def at_random(digits: dict[str, Any], a: int, b: int, seed: int) -> Weights:
     """θ_B at A's width, its units assigned without a look at them."""
     inputs = (digits["data"][0][:2],)
-    carrier = Carrier(*(lmccheck.discover_symmetry(Digits(width), inputs) for width in (a, b)))
+    carrier = Carrier(*(lmccheck.discover_symmetry(perceptron(width), inputs) for width in (a, b)))
     generator = torch.Generator().manual_seed(seed)
     for group in carrier.a.groups:
         carrier.place(group.name, transport_plan(torch.rand(a, b, generator=generator)))
@@ -418,7 +414,7 @@ def at_random(digits: dict[str, Any], a: int, b: int, seed: int) -> Weights:
 
 
 def loss_of(digits: dict[str, Any], width: int, weights: Weights) -> float:
-    outputs = outputs_of(Digits(width), weights, (digits["data"][0],), torch.float32)[0]
+    outputs = outputs_of(perceptron(width), weights, (digits["data"][0],), torch.float32)[0]
     return float(F.cross_entropy(outputs, digits["data"][1]))
 
 
@@ -517,37 +513,20 @@ def test_settings_that_make_no_sense(options: dict[str, Any], message: str) -> N
 # refusals
 
 
-class Heads(nn.Module):
+def heads(count: int) -> nn.Module:
     """Attention of so many heads, then a linear layer."""
-
-    def __init__(self, heads: int) -> None:
-        super().__init__()
-        self.first, self.attention, self.head = nn.Linear(6, 8), Attention(8, heads, "separate"), nn.Linear(8, 2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.attention(self.first(x)))
+    parts = {"first": nn.Linear(6, 8), "attention": Attention(8, count, "separate"), "head": nn.Linear(8, 2)}
+    return Written(lambda s, x: s.head(s.attention(s.first(x))), **parts)
 
 
-class Tied(nn.Module):
+def tied(width: int) -> nn.Module:
     """An encoder whose transpose decodes."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.encoder = nn.Linear(6, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.linear(F.relu(self.encoder(x)), self.encoder.weight.t())
+    return Written(lambda s, x: F.linear(F.relu(s.encoder(x)), s.encoder.weight.t()), encoder=nn.Linear(6, width))
 
 
-class Extra(nn.Module):
+def extra(size: int) -> nn.Module:
     """A stored tensor that nothing reads."""
-
-    def __init__(self, size: int) -> None:
-        super().__init__()
-        self.net, self.unread = mlp(1), nn.Parameter(torch.zeros(size))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.net(x)
+    return Written(lambda s, x: s.net(x), net=mlp(1), unread=nn.Parameter(torch.zeros(size)))
 
 
 def layers(*widths: int) -> nn.Module:
@@ -561,9 +540,9 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], Callable[[], nn.Module], str]]
     "depth": (lambda: layers(6, 8, 4), lambda: layers(6, 8, 8, 4), "tensor '4.weight' is in b and not in a"),
     "width one": (lambda: layers(6, 8, 4), lambda: layers(6, 1, 4), r"group '0' \(8 units\) of a is none in b"),
     "outputs": (lambda: layers(6, 8, 4), lambda: layers(6, 8, 5), "dimension 0 of tensor '2.weight' has 4 .* and 5"),
-    "heads": (lambda: Heads(2), lambda: Heads(4), "group 'attention.q/0' has 1 × 2 units in a and 1 × 4 in b"),
-    "tied": (lambda: Tied(8), lambda: Tied(5), "'encoder.weight' both makes and reads them"),
-    "unread": (lambda: Extra(3), lambda: Extra(4), "dimension 0 of tensor 'unread' has 3 positions in a and 4"),
+    "heads": (lambda: heads(2), lambda: heads(4), "group 'attention.q/0' has 1 × 2 units in a and 1 × 4 in b"),
+    "tied": (lambda: tied(8), lambda: tied(5), "'encoder.weight' both makes and reads them"),
+    "unread": (lambda: extra(3), lambda: extra(4), "dimension 0 of tensor 'unread' has 3 positions in a and 4"),
     "kernel": (
         lambda: nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Conv2d(4, 2, 1)),
         lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 1)),

@@ -11,8 +11,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import NETWORKS
+from networks.small import seeded, small_batchnorm, small_mlp
 from safetensors.torch import load_file, save_file
-from small import seeded, small_batchnorm, small_mlp
 from torch import Tensor
 
 import lmccheck

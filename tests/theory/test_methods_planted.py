@@ -13,7 +13,7 @@ import ot
 import pytest
 import torch
 import torch.nn.functional as F
-from networks import NETWORKS, Attention, Residual
+from networks import NETWORKS, Attention, residual
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
@@ -58,15 +58,15 @@ def resnet() -> tuple[nn.Module, Tensor]:
 
     stem = [nn.Conv2d(3, 8, 3, 1, 1, bias=False), nn.BatchNorm2d(8), nn.ReLU()]
     skip = nn.Sequential(nn.Conv2d(8, 12, 1, 2, bias=False), nn.BatchNorm2d(12))
-    blocks = [Residual(body(8, 8, 1), None, nn.ReLU()), Residual(body(8, 12, 2), skip, nn.ReLU())]
+    blocks = [residual(body(8, 8, 1), None, nn.ReLU()), residual(body(8, 12, 2), skip, nn.ReLU())]
     tail = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(12, 3)]
     return nn.Sequential(*stem, *blocks, *tail), torch.randn(256, 3, 4, 4)
 
 
 def transformer() -> tuple[nn.Module, Tensor]:
     """A pre-norm block: stream of 16, two heads of 8, a feed-forward layer of 20."""
-    attention = Residual(nn.Sequential(nn.LayerNorm(16), Attention(16, 2, "chunk")))
-    feed_forward = Residual(nn.Sequential(nn.LayerNorm(16), nn.Linear(16, 20), nn.GELU(), nn.Linear(20, 16)))
+    attention = residual(nn.Sequential(nn.LayerNorm(16), Attention(16, 2, "chunk")))
+    feed_forward = residual(nn.Sequential(nn.LayerNorm(16), nn.Linear(16, 20), nn.GELU(), nn.Linear(20, 16)))
     return nn.Sequential(nn.Linear(12, 16), attention, feed_forward, nn.Linear(16, 3)), torch.randn(256, 5, 12)
 
 
@@ -349,7 +349,7 @@ def residual_blocks() -> tuple[nn.Module, Tensor]:
         return nn.Sequential(nn.LayerNorm(16), nn.Linear(16, 24), nn.GELU(), nn.Linear(24, 16))
 
     return nn.Sequential(
-        nn.Linear(6, 16), *(Residual(body()) for _ in range(4)), nn.LayerNorm(16), nn.Linear(16, 4)
+        nn.Linear(6, 16), *(residual(body()) for _ in range(4)), nn.LayerNorm(16), nn.Linear(16, 4)
     ), torch.randn(256, 6)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from networks import Written
 from safetensors import safe_open
 from torch import Tensor, nn
 
@@ -469,16 +470,14 @@ def test_power_iteration_finds_the_norm(monkeypatch: pytest.MonkeyPatch) -> None
 def test_no_chain_no_constants() -> None:
     """A residual network is measured all the same, and the report says why it has no cushions."""
 
-    class Stream(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.stem, self.up, self.down = nn.Linear(5, 6), nn.Linear(6, 7), nn.Linear(7, 6)
-            self.head = nn.Linear(6, 3)
+    def run(s: Written, x: Tensor) -> Tensor:
+        x = s.stem(x)
+        return s.head(x + s.down(F.relu(s.up(x))))
 
-        def forward(self, x: Tensor) -> Tensor:
-            x = self.stem(x)
-            return self.head(x + self.down(F.relu(self.up(x))))
+    def stream() -> nn.Module:
+        widths = {"stem": (5, 6), "up": (6, 7), "down": (7, 6), "head": (6, 3)}
+        return Written(run, **{name: nn.Linear(*sizes) for name, sizes in widths.items()}).double()
 
-    result = noise_stability(pair_of(lambda: Stream().double(), (5,)), masks=5)
+    result = noise_stability(pair_of(stream, (5,)), masks=5)
     assert "chain" in result.details["diagnostics"]["why"]
     assert set(result.details["gaussian"]["a"]) == {"stem", "up"}
