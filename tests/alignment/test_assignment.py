@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from lmccheck.alignment import assignment
+from lmccheck.alignment.matching import assignment
 from lmccheck.alignment.matching.assignment import Assignment, Search, assign, best_assignment
 from lmccheck.errors import LmcError
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
+import torch
 from torch import Tensor, nn
 
+import lmccheck
 from lmccheck import PermutationSpec
 
 Case = tuple[nn.Module, tuple[Tensor, ...]]  # a module and example inputs
@@ -46,6 +49,23 @@ def network(groups: Groups | None = None, kind: str = "", name: str = "") -> Cal
         return build
 
     return add
+
+
+@cache
+def _spec(name: str) -> PermutationSpec:
+    module, inputs = seeded(name)
+    return lmccheck.discover_symmetry(module.eval(), inputs)
+
+
+def seeded(name: str) -> Case:
+    """Build a network, with the weights of seed 0."""
+    torch.manual_seed(0)
+    return ALL[name]()
+
+
+def discovered(name: str) -> tuple[nn.Module, tuple[Tensor, ...], PermutationSpec]:
+    """Build a network, with the weights of seed 0 and the spec that is derived for it, once."""
+    return *seeded(name), _spec(name)
 
 
 def found_groups(spec: PermutationSpec) -> Groups:

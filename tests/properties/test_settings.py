@@ -5,7 +5,7 @@ from __future__ import annotations
 import typing
 from typing import Any
 
-from lmccheck.alignment import METHODS
+from lmccheck.alignment.api import METHODS
 from lmccheck.alignment.many import MANY_METHODS
 from lmccheck.cli.command import pair
 from lmccheck.evaluate.repair import REPAIRS
