@@ -7,7 +7,7 @@ from typing import Any
 
 from lmccheck.alignment.api import METHODS
 from lmccheck.alignment.many import MANY_METHODS
-from lmccheck.cli.command import pair
+from lmccheck.cli import endpoints as pair
 from lmccheck.evaluate.repair import REPAIRS
 from lmccheck.fusion.fuse import NORMS
 from lmccheck.properties.kinds import SET_ALIGN, FusedConnectivitySettings, SetConnectivitySettings
