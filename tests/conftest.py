@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+from networks import sets
+from networks.small import seeded, small_mlp
 from safetensors.torch import save_file
-from small import seeded, small_mlp
 
 import lmccheck
+from lmccheck.alignment.many import ManyAlignment
 
 pytest_plugins = ["pytester"]
 
@@ -46,3 +48,9 @@ def load(folder: Path) -> Callable[..., Any]:
         return lmccheck.load_pair(arguments.pop("a"), arguments.pop("b"), **arguments)
 
     return load
+
+
+@pytest.fixture(scope="session")
+def digit_set() -> ManyAlignment:
+    """Trained digit networks in one frame, aligned once."""
+    return sets.digit_set()

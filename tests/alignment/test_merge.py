@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from networks import Written
+from networks.small import seeded, small_mlp
 from safetensors.torch import load_file, save_file
-from small import seeded, small_mlp
-from torch import Tensor, nn
+from torch import nn
 
 import lmccheck
 from lmccheck.alignment.merge import merged
@@ -83,26 +84,21 @@ def test_metadata_of_a_is_kept(load: Callable[..., lmccheck.ModelPair], tmp_path
     assert (said["method"], said["seed"], said["t"]) == ("none", None, 0.5)
 
 
-class Tied(nn.Module):
+def tied() -> nn.Module:
     """A linear layer under two names."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.second, self.head = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 3)
-        self.second.weight = self.first.weight
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.second(self.first(x).relu()).relu())
+    parts = {"first": nn.Linear(4, 4), "second": nn.Linear(4, 4), "head": nn.Linear(4, 3)}
+    parts["second"].weight = parts["first"].weight
+    return Written(lambda s, x: s.head(s.second(s.first(x).relu()).relu()), **parts)
 
 
 def test_tied_names_are_one_tensor(tmp_path: Path) -> None:
     """Written under the names that A's file has, one or both."""
-    states = [seeded(Tied, k) for k in (0, 1)]
+    states = [seeded(tied, k) for k in (0, 1)]
     for k, state in enumerate(states):
         one = {name: tensor for name, tensor in state.items() if name != "second.weight"}
         save_file(one, str(tmp_path / f"{k}.safetensors"))
     data = torch.randn(20, 4), torch.zeros(20, dtype=torch.int64)
-    kwargs = {"model": Tied, "data": data, "calibration": data, "device": "cpu"}
+    kwargs = {"model": tied, "data": data, "calibration": data, "device": "cpu"}
     pair = lmccheck.load_pair(*states, **kwargs)
     weights = merged(pair, None, repair="repair")
     assert weights["first.weight"] is weights["second.weight"]

@@ -8,7 +8,8 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from small import seeded, small_batchnorm, small_mlp
+from networks import Written
+from networks.small import seeded, small_batchnorm, small_mlp
 from torch import nn
 
 import lmccheck
@@ -145,17 +146,9 @@ def test_mse_by_hand() -> None:
 
 def test_a_midpoint_that_overflows_fails_and_says_inf() -> None:
     """Networks whose midpoint is NaN are not connected; they are not an error of the endpoints."""
-
-    class Square(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.w = nn.Parameter(torch.zeros(1))
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return x * torch.sqrt(self.w.abs() - 1)
-
+    root = Written(lambda s, x: x * torch.sqrt(s.w.abs() - 1), w=nn.Parameter(torch.zeros(1)))
     ends = {"w": torch.tensor([2.0])}, {"w": torch.tensor([-2.0])}
     data = torch.ones(4, 3), torch.zeros(4, dtype=torch.int64)
-    result = lmccheck.linear_connectivity(lmccheck.load_pair(*ends, model=Square, data=data), align="none", points=5)
+    result = lmccheck.linear_connectivity(lmccheck.load_pair(*ends, model=root, data=data), align="none", points=5)
     assert result.verdict == "fail"
     assert math.isinf(result.value)

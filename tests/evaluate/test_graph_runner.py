@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from networks import NETWORKS
+from networks import NETWORKS, Written
 from torch import Tensor, nn
 
 import lmccheck
@@ -171,16 +171,13 @@ def test_inputs_that_do_not_fit_are_refused_in_one_line(wrong: object, said: str
 def test_what_only_running_shows_names_the_data() -> None:
     """An error of an op at run time is a SourceError that begins with where the data comes from."""
 
-    class Solve(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.first, self.last = nn.Linear(4, 4), nn.Linear(4, 2)
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.last(torch.linalg.cholesky(self.first(x) @ self.first(x).mT))
+    def solve(s: Written, x: Tensor) -> Tensor:
+        return s.last(torch.linalg.cholesky(s.first(x) @ s.first(x).mT))
 
     torch.manual_seed(0)
-    module = Solve()  # its own weights give no error, those it is given do
+    module = Written(
+        solve, first=nn.Linear(4, 4), last=nn.Linear(4, 2)
+    )  # its own weights give no error, those it is given do
     weights = {name: torch.zeros_like(value) for name, value in module.state_dict().items()}  # 0 is not definite
     inputs = torch.randn(2, 4, 4, generator=torch.Generator().manual_seed(0))
     runner = GraphRunner(module, CPU, torch.float64)
@@ -219,16 +216,11 @@ def test_an_index_that_is_no_token_is_refused_in_a_later_batch_too() -> None:
 def test_a_network_that_changes_with_the_batch_is_refused() -> None:
     """A node of the trace on two samples that larger batches do not have is UnsupportedArchitecture, not a KeyError."""
 
-    class Fickle(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.first, self.last = nn.Linear(3, 4), nn.Linear(4, 2)
+    def fickle(x: Tensor, first: nn.Module, last: nn.Module) -> Tensor:
+        y = first(x)
+        return last(F.relu(y) if len(x) < 3 else torch.tanh(y))
 
-        def forward(self, x: Tensor) -> Tensor:
-            y = self.first(x)
-            return self.last(F.relu(y) if len(x) < 3 else torch.tanh(y))
-
-    module = Fickle().double()
+    module = Written(fickle, nn.Linear(3, 4), nn.Linear(4, 2)).double()
     runner = GraphRunner(module, CPU, torch.float64)
     weights = dict(module.state_dict())
     assert list(looked_at(runner, weights, torch.ones(2, 3), ["relu"])) == ["relu"]

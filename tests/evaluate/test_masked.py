@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 
 import pytest
 import torch
-from networks import NETWORKS
-from path_cases import SwiGLU, stream
+from networks import NETWORKS, Written
+from networks.paths import stream, swiglu
 from torch import Tensor, nn
 
 import lmccheck
@@ -31,7 +31,7 @@ CASES: dict[str, Callable[[], tuple[nn.Module, Tensor]]] = {
     "resnet": lambda: (NETWORKS["resnet"]()[0], torch.randn(30, 3, 8, 8)),
     "stream": lambda: (stream(), torch.randn(30, 3, 6, 6)),
     "viewed": lambda: (viewed(), torch.randn(30, 3, 6, 6)),
-    "swiglu": lambda: (SwiGLU(), torch.randn(30, 5)),
+    "swiglu": lambda: (swiglu(), torch.randn(30, 5)),
 }
 
 
@@ -140,17 +140,6 @@ def test_memory_is_bounded_by_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.allclose(runs.losses(factors), together, rtol=0, atol=1e-13)
 
 
-class Wrapped(nn.Module):
-    """Returns its logits in a dictionary, beside a count."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.net = nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 3))
-
-    def forward(self, x: Tensor) -> dict[str, Tensor]:
-        return {"scores": self.net(x)}
-
-
 def test_a_loss_of_the_users_own_sees_what_the_module_returns() -> None:
     """A loss that takes the module's container, and that no transform could map, works."""
 
@@ -158,7 +147,8 @@ def test_a_loss_of_the_users_own_sees_what_the_module_returns() -> None:
         return torch.tensor([float(row.max()) for row in outputs["scores"]]).double() + targets
 
     torch.manual_seed(0)
-    module = Wrapped().eval()
+    net = nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 3))
+    module = Written(lambda x, net: {"scores": net(x)}, net).eval()
     data = torch.randn(12, 5).double(), torch.randint(0, 3, (12,))
     pair = lmccheck.load_pair(state(module, 0), state(module, 1), model=module, data=data, loss=loss)
     structure = structure_of(pair.network.traced)

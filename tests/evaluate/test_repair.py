@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from small import seeded, small_batchnorm, small_mlp
+from networks import Written
+from networks.small import seeded, small_batchnorm, small_mlp
 from torch import Tensor, nn
 
 import lmccheck
@@ -207,27 +208,23 @@ def test_a_unit_that_never_varies_is_shifted_not_scaled() -> None:
     assert all(tensor.isfinite().all() for tensor in repaired.values())
 
 
-class Left(nn.Module):
+def left() -> nn.Module:
     """One layer of each kind that is left."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.twice = nn.Linear(4, 4)
-        self.bare = nn.Linear(4, 6, bias=False)
-        self.followed, self.norm = nn.Linear(6, 5), nn.BatchNorm1d(5)
-        self.mended, self.one, self.two = nn.Linear(5, 6), nn.Linear(6, 5), nn.Linear(5, 5)
-        self.two.bias = self.one.bias
-        self.head = nn.Linear(5, 3)
+    def run(s: Written, x: Tensor) -> Tensor:
+        x = s.twice(s.twice(x).relu()).relu()
+        x = s.norm(s.followed(s.bare(x).relu())).relu()
+        return s.head(s.two(s.one(s.mended(x).relu()).relu()).relu())
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.twice(self.twice(x).relu()).relu()
-        x = self.norm(self.followed(self.bare(x).relu())).relu()
-        return self.head(self.two(self.one(self.mended(x).relu()).relu()).relu())
+    first = {"twice": nn.Linear(4, 4), "bare": nn.Linear(4, 6, bias=False), "followed": nn.Linear(6, 5)}
+    then = {"norm": nn.BatchNorm1d(5), "mended": nn.Linear(5, 6), "one": nn.Linear(6, 5), "two": nn.Linear(5, 5)}
+    then["two"].bias = then["one"].bias
+    return Written(run, **first, **then, head=nn.Linear(5, 3))
 
 
 def test_what_is_left_is_named_with_its_reason() -> None:
     """Weights used twice, no bias, shared biases, a BatchNorm behind, the output; the pair's facts are plain."""
-    facts = repair_of(pair_of(Left, (4,), samples=20)).facts()
+    facts = repair_of(pair_of(left, (4,), samples=20)).facts()
     assert facts["layers"] == ["mended.weight"]
     assert facts["left"] == {
         "twice.weight": "its weight is used more than once",

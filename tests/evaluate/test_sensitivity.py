@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from networks import NETWORKS
+from networks import NETWORKS, Written
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
@@ -93,22 +93,15 @@ def test_units_that_belong_together_are_felt_alike(name: str) -> None:
             assert float(matched.max()) >= 1 - 1e-6 or not table.any()
 
 
-class Zeta(nn.Module):
-    """6-8-5-3 with Hurwitz's zeta function behind the second layer, which torch cannot differentiate."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.second, self.head = nn.Linear(6, 8), nn.Linear(8, 5), nn.Linear(5, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        hidden = self.second(torch.relu(self.first(x)))
-        result: Tensor = self.head(torch.special.zeta(2 + hidden**2, torch.ones_like(hidden)))
-        return result
+def zeta(x: Tensor, first: nn.Module, second: nn.Module, head: nn.Module) -> Tensor:
+    """Hurwitz's zeta function behind the second layer, which torch cannot differentiate."""
+    hidden = second(torch.relu(first(x)))
+    return head(torch.special.zeta(2 + hidden**2, torch.ones_like(hidden)))
 
 
 def test_a_network_without_derivatives_is_matched_by_the_other_looks() -> None:
     """It is said, and weight matching and the joint match go on without; a planted permutation is found."""
-    module = Zeta()
+    module = Written(zeta, nn.Linear(6, 8), nn.Linear(8, 5), nn.Linear(5, 3))
     x = torch.randn(64, 6)
     theta = randomised(module, 1)
     spec = lmccheck.discover_symmetry(module, (x[:2],))

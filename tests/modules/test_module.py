@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from small import seeded, small_mlp
+from networks import Written
+from networks.small import seeded, small_mlp
 from torch import Tensor, nn
 
 import lmccheck
@@ -167,17 +168,10 @@ def test_a_buffer_that_aliases_a_weight_is_refused() -> None:
 
 def test_views_of_one_flat_buffer_are_separate_weights() -> None:
     """Parameters that lie side by side in one allocation do not overlap, and stay free."""
-
-    class Flat(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            memory = torch.randn(24 + 18)
-            self.a, self.b = nn.Parameter(memory[:24].view(6, 4)), nn.Parameter(memory[24:].view(3, 6))
-
-        def forward(self, x: Tensor) -> Tensor:
-            return torch.relu(x @ self.a.t()) @ self.b.t()
-
-    spec = lmccheck.discover_symmetry(Flat(), (DATA[0],))
+    memory = torch.randn(24 + 18)
+    a, b = nn.Parameter(memory[:24].view(6, 4)), nn.Parameter(memory[24:].view(3, 6))
+    module = Written(lambda x, a, b: torch.relu(x @ a.t()) @ b.t(), a, b)
+    spec = lmccheck.discover_symmetry(module, (DATA[0],))
     assert [group.size for group in spec.groups] == [6]
 
 

@@ -50,7 +50,7 @@ def test_headers_are_read_without_torch(tmp_path: Path) -> None:
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
 def test_aligned_weights_keep_dtype_metadata_and_every_number(tmp_path: Path, dtype: torch.dtype) -> None:
     """save_aligned writes θ_B's own numbers, dtype and metadata, and the permutation that reproduces it."""
-    from small import seeded, small_mlp
+    from networks.small import seeded, small_mlp
 
     paths = []
     for k in (0, 1):

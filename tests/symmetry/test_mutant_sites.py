@@ -21,11 +21,8 @@ from typing import Any
 
 import pytest
 import torch
-from mutant_networks import MUTANT_NETWORKS
-from networks import NETWORKS
-from rule_networks import RULE_NETWORKS
+from networks import ALL
 from torch import nn
-from uncommon import UNCOMMON
 
 import lmccheck
 from lmccheck.errors import LmcError
@@ -234,12 +231,7 @@ def networks() -> list[Known]:
     with pytest.MonkeyPatch.context() as patch:
         slow = cache(torch.export.default_decompositions)
         patch.setattr(torch.export, "default_decompositions", slow)
-        for name, build in {
-            **{f"rule.{k}": v for k, v in RULE_NETWORKS.items()},
-            **{f"mutant.{k}": v for k, v in MUTANT_NETWORKS.items()},
-            **{f"uncommon.{k}": v for k, v in UNCOMMON.items()},
-            **NETWORKS,
-        }.items():
+        for name, build in ALL.items():
             torch.manual_seed(0)
             module, inputs = build()
             traced = trace(module, inputs, RULES)
@@ -284,7 +276,7 @@ def test_a_rule_without_one_of_its_calls_is_caught(name: str) -> None:
     if name in UNREACHED:
         assert not users, f"{name} is listed as out of reach, but {users[0].name} passes it"
         return
-    assert users, f"no network passes {name}: add one to tests/mutant_networks.py"
+    assert users, f"no network passes {name}: add one to tests/networks/mutants.py"
     watch = Watch()
     with watch.watching(site.position):
         survivors = survives(users)

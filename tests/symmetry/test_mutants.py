@@ -9,11 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from mutant_networks import MUTANT_NETWORKS
-from networks import NETWORKS
-from rule_networks import RULE_NETWORKS
+from networks import ALL
 from torch import nn
-from uncommon import UNCOMMON
 
 import lmccheck
 from lmccheck.errors import LmcError
@@ -31,18 +28,6 @@ EXEMPT = {
     "elementwise.number": "a tensor of one number has no axes",
     "elementwise.random": "a network that draws numbers has no function to keep; the rule freezes what it touches",
     "linear.grouped_product": "torch traces it in bfloat16 only; the zoo's Mixtral shows it",
-}
-
-
-ALL = {
-    f"{source}.{name}": build
-    for source, table in (
-        ("rule", RULE_NETWORKS),
-        ("mutant", MUTANT_NETWORKS),
-        ("networks", NETWORKS),
-        ("uncommon", UNCOMMON),
-    )
-    for name, build in table.items()
 }
 
 
@@ -98,7 +83,7 @@ def test_a_forgotten_rule_is_caught(name: str) -> None:
     """A rule that relates its output to nothing changes the function of some network, and verification says so."""
     names = {op for op, function in RULES.items() if function is FUNCTIONS[name]}
     users = [known for known in networks() if names & known.ops]
-    assert users, f"no network uses the rule {name}: add one to tests/rule_networks.py"
+    assert users, f"no network uses the rule {name}: add one to tests/networks/rules.py"
     with pytest.MonkeyPatch.context() as patch:
         for op in names:
             patch.setitem(RULES, op, forgotten)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import blocks
 import pytest
 import torch
 from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
+from networks.random import whole
 
 import lmccheck
 from lmccheck.symmetry.analysis import RULE_FAILED
@@ -30,7 +30,7 @@ def test_a_random_network_keeps_its_function(family: str) -> None:
             return options[data.draw(st.integers(0, len(options) - 1))]
 
         torch.manual_seed(seed)
-        module, inputs = blocks.whole(pick, family)
+        module, inputs = whole(pick, family)
         note(repr(module))
         spec = lmccheck.discover_symmetry(module.eval(), inputs)
         assert not spec.unruled

@@ -4,33 +4,33 @@ from __future__ import annotations
 
 import pytest
 import torch
-from mutant_networks import MUTANT_NETWORKS
-from rule_networks import RULE_NETWORKS
-from uncommon import GROUPS, UNCOMMON
+from networks import ALL, NETWORKS
+from networks.registry import found_groups
 
 import lmccheck
 from lmccheck.symmetry.analysis import RULE_FAILED
+
+UNCOMMON = [name for name in ALL if name.startswith("uncommon ")]
 
 
 @pytest.mark.parametrize("name", UNCOMMON)
 def test_an_uncommon_network_is_sound_and_its_groups_are_found(name: str) -> None:
     """No op without a rule, no rule that fails, f(π·θ) = f(θ), and the group sizes that are there."""
     torch.manual_seed(0)
-    module, inputs = UNCOMMON[name]()
+    module, inputs = ALL[name]()
     module.eval()
     spec = lmccheck.discover_symmetry(module, inputs)
     assert not spec.unruled
     assert not [frozen for frozen in spec.frozen if RULE_FAILED in frozen.reason]
     assert spec.verify(module, inputs) <= 1e-9
-    assert [(g.size, g.copies) if g.within else g.size for g in spec.groups] == GROUPS[name]
+    assert found_groups(spec) == ALL[name].groups
 
 
-@pytest.mark.parametrize("name", [*RULE_NETWORKS, *(f"mutant_{name}" for name in MUTANT_NETWORKS)])
+@pytest.mark.parametrize("name", [name for name in ALL if name not in NETWORKS and name not in UNCOMMON])
 def test_a_network_made_for_one_rule_is_sound(name: str) -> None:
     """The networks that catch wrong rules are treated right by the right ones."""
     torch.manual_seed(0)
-    table = RULE_NETWORKS if name in RULE_NETWORKS else MUTANT_NETWORKS
-    module, inputs = table[name.removeprefix("mutant_") if table is MUTANT_NETWORKS else name]()
+    module, inputs = ALL[name]()
     spec = lmccheck.discover_symmetry(module.eval(), inputs)
     assert not spec.unruled
     assert not [frozen for frozen in spec.frozen if RULE_FAILED in frozen.reason]

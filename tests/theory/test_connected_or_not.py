@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from path_cases import mlp, random_state
+from networks.paths import mlp, random_state
 from safetensors.torch import load_file
 from torch import Tensor
 

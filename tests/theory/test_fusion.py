@@ -3,162 +3,31 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from networks import NETWORKS, Attention, Residual
-from safetensors.torch import load_file, save_file
+from networks import NETWORKS, Written
+from networks.widths import (
+    BUILD,
+    IMAGES,
+    NORMS,
+    VECTORS,
+    copied,
+    fused,
+    largest_difference,
+    mlp,
+    narrow,
+)
 from scipy.optimize import linprog
 from torch import Tensor, nn
 
 import lmccheck
-from lmccheck.alignment.matching.layerwise import transport_plan
-from lmccheck.evaluate.line import chord
-from lmccheck.fusion.carrier import Carrier
+from lmccheck.fusion.recursion import transport_plan
 from lmccheck.modules.random_weights import randomised
 from lmccheck.modules.runner import outputs_of
-
-FIXTURES = Path(__file__).parents[2] / "fixtures"
-NORMS = ("activations", "weights")
-Weights = dict[str, Tensor]
-
-
-def mlp(scale: int = 1) -> nn.Module:
-    return nn.Sequential(
-        nn.Linear(6, 5 * scale), nn.ReLU(), nn.Linear(5 * scale, 7 * scale), nn.Tanh(), nn.Linear(7 * scale, 4)
-    )
-
-
-def convolutions(scale: int = 1) -> nn.Module:
-    """Flattened channels, read by a hidden linear layer."""
-    first = [nn.Conv2d(3, 4 * scale, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
-    second = [nn.Conv2d(4 * scale, 3 * scale, 2), nn.GELU(), nn.Flatten(), nn.Linear(12 * scale, 5 * scale)]
-    return nn.Sequential(*first, *second, nn.ReLU(), nn.Linear(5 * scale, 2))
-
-
-def batchnorm(scale: int = 1) -> nn.Module:
-    first = [nn.Conv2d(3, 4 * scale, 3, bias=False), nn.BatchNorm2d(4 * scale), nn.ReLU()]
-    return nn.Sequential(*first, nn.Conv2d(4 * scale, 3 * scale, 3), nn.BatchNorm2d(3 * scale), nn.Flatten(),
-                         nn.Linear(12 * scale, 2))  # fmt: skip
-
-
-def residual(scale: int = 1) -> nn.Module:
-    """A stream that two blocks read, through a norm, and write."""
-
-    def block() -> nn.Module:
-        return Residual(
-            nn.Sequential(
-                nn.LayerNorm(4 * scale), nn.Linear(4 * scale, 5 * scale), nn.GELU(), nn.Linear(5 * scale, 4 * scale)
-            )
-        )
-
-    return nn.Sequential(nn.Linear(6, 4 * scale), block(), block(), nn.Linear(4 * scale, 3))
-
-
-def transformer(scale: int = 1) -> nn.Module:
-    """Two heads of four, whatever the width of the stream."""
-
-    class Heads(Attention):
-        def __init__(self, width: int) -> None:
-            super().__init__(8, 2, "separate")
-            self.q, self.k, self.v = nn.Linear(width, 8), nn.Linear(width, 8, bias=False), nn.Linear(width, 8)
-            self.out = nn.Linear(8, width)
-
-        def forward(self, x: Tensor) -> Tensor:
-            n, t, _ = x.shape
-            q, k, v = (part(x).view(n, t, 2, 4).transpose(1, 2) for part in (self.q, self.k, self.v))
-            y = F.scaled_dot_product_attention(q, k, v)
-            return self.out(y.transpose(1, 2).reshape(n, t, 8))
-
-    width = 4 * scale
-    return nn.Sequential(
-        nn.Linear(6, width), Residual(nn.Sequential(nn.LayerNorm(width), Heads(width))), nn.Linear(width, 3)
-    )
-
-
-IMAGES = torch.randn(64, 3, 6, 6, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
-VECTORS = torch.randn(64, 6, generator=torch.Generator().manual_seed(8), dtype=torch.float64)
-SEQUENCES = torch.randn(48, 5, 6, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
-BUILD: dict[str, tuple[Callable[[int], nn.Module], Tensor]] = {
-    "mlp": (mlp, VECTORS),
-    "convolutions": (convolutions, IMAGES),
-    "batchnorm": (batchnorm, IMAGES),
-    "residual": (residual, VECTORS),
-    "transformer": (transformer, SEQUENCES),
-}
-# which units a dimension of a tensor holds, written by hand; − where it holds their outgoing weights
-AXES: dict[str, dict[str, str]] = {
-    "mlp": {"0.weight": "0:p", "0.bias": "0:p", "2.weight": "0:q 1:-p", "2.bias": "0:q", "4.weight": "1:-q"},
-    "convolutions": {
-        "0.weight": "0:p", "0.bias": "0:p", "3.weight": "0:q 1:-p", "3.bias": "0:q",
-        "6.weight": "0:r 1:-q", "6.bias": "0:r", "8.weight": "1:-r",
-    },
-    "batchnorm": {
-        "0.weight": "0:p", **{f"1.{name}": "0:p" for name in ("weight", "bias", "running_mean", "running_var")},
-        "3.weight": "0:q 1:-p", "3.bias": "0:q",
-        **{f"4.{name}": "0:q" for name in ("weight", "bias", "running_mean", "running_var")}, "6.weight": "1:-q",
-    },
-    "residual": {
-        "0.weight": "0:s", "0.bias": "0:s", "3.weight": "1:-s",
-        **{f"{k}.body.0.{name}": "0:s" for k in (1, 2) for name in ("weight", "bias")},
-        **{f"{k}.body.1.weight": f"0:h{k} 1:-s" for k in (1, 2)}, **{f"{k}.body.1.bias": f"0:h{k}" for k in (1, 2)},
-        **{f"{k}.body.3.weight": f"0:s 1:-h{k}" for k in (1, 2)}, **{f"{k}.body.3.bias": "0:s" for k in (1, 2)},
-    },
-    "transformer": {
-        "0.weight": "0:s", "0.bias": "0:s", "2.weight": "1:-s", "1.body.0.weight": "0:s", "1.body.0.bias": "0:s",
-        **{f"1.body.1.{name}.weight": "1:-s" for name in "qkv"}, "1.body.1.out.weight": "0:s",
-        "1.body.1.out.bias": "0:s",
-    },
-}  # fmt: skip
-SIZES = {
-    "mlp": {"p": 5, "q": 7},
-    "convolutions": {"p": 4, "q": 3, "r": 5},
-    "batchnorm": {"p": 4, "q": 3},
-    "residual": {"s": 4, "h1": 5, "h2": 5},
-    "transformer": {"s": 4},
-}
-
-
-def narrow(name: str, seed: int = 1) -> Weights:
-    """Random float64 weights of the network as it is."""
-    torch.manual_seed(seed)
-    return randomised(BUILD[name][0](1), seed)
-
-
-def copied(name: str, weights: Weights, times: int, seed: int = 3) -> Weights:
-    """Return the network in which every hidden unit occurs ``times``, its outgoing weights shared, in random order."""
-    generator = torch.Generator().manual_seed(seed)
-    maps = {
-        group: (torch.randperm(times * size, generator=generator) % size) for group, size in sorted(SIZES[name].items())
-    }
-    result = dict(weights)
-    for tensor, axes in AXES[name].items():
-        for dim, group in (axis.split(":") for axis in axes.split()):
-            of = maps[group.removeprefix("-")]
-            value, dim = result[tensor], int(dim)
-            block = value.shape[dim] // SIZES[name][group.removeprefix("-")]
-            value = value.index_select(dim, (of[:, None] * block + torch.arange(block)).flatten())
-            result[tensor] = value / times if group.startswith("-") else value
-    return result
-
-
-def fused(name: str, a: Weights, b: Weights, scale_a: int, scale_b: int, **options: Any) -> lmccheck.Fusion:
-    build, x = BUILD[name]
-    y = outputs_of(build(scale_b), b, (x,), torch.float64)[0]
-    given = {"data": (x[:32], y[:32]), "calibration": (x, y), "loss": "mse", "device": "cpu", **options}
-    return lmccheck.fuse(a, b, model_a=lambda: build(scale_a), model_b=lambda: build(scale_b), **given)
-
-
-def largest_difference(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> float:
-    assert first.keys() == second.keys()
-    assert all(first[name].shape == second[name].shape for name in first)
-    return max(float((first[name].double() - second[name].double()).abs().max()) for name in first)
-
 
 # exact cases
 
@@ -212,14 +81,6 @@ def test_any_network_is_split_without_loss(name: str) -> None:
     assert found.function_preserving
     assert any(cost > 1e-3 for cost in found.costs.values())
     assert "its function was kept" in found.summary()["statement"]
-
-
-def test_float32_checkpoints_keep_their_dtype() -> None:
-    """Halves are exact in float32, too."""
-    theta = {name: value.float() for name, value in narrow("mlp").items()}
-    found = fused("mlp", copied("mlp", theta, 2), theta, 2, 1)
-    assert {value.dtype for value in found.weights.values()} == {torch.float32}
-    assert found.function_preserving
 
 
 # what is not exact
@@ -328,23 +189,21 @@ def test_the_scale_of_rows_before_a_batchnorm_means_nothing(norm: str) -> None:
 def test_concatenated_channels_and_squeezed_gates() -> None:
     """DenseNet's concatenations and a gate's product, widths divided: the function stays."""
 
-    class Net(nn.Module):
-        def __init__(self, width: int) -> None:
-            super().__init__()
-            self.first, self.second = nn.Conv2d(3, 2 * width, 1), nn.Conv2d(2 * width, 3 * width, 3, padding=1)
-            self.norm, self.third = nn.BatchNorm2d(5 * width + 3), nn.Conv2d(5 * width + 3, 2 * width, 1)
-            self.down, self.up, self.head = nn.Linear(2 * width, width), nn.Linear(width, 2 * width), None
-            self.head = nn.Linear(72 * width, 2)
+    def run(s: Written, x: Tensor) -> Tensor:
+        y = s.first(x)
+        y = torch.cat([y, x, F.relu(s.second(y))], 1)
+        y = F.relu(s.third(F.relu(s.norm(y))))
+        y = y * torch.sigmoid(s.up(F.relu(s.down(y.mean((2, 3))))))[:, :, None, None]
+        return s.head(y.flatten(1))
 
-        def forward(self, x: Tensor) -> Tensor:
-            y = self.first(x)
-            y = torch.cat([y, x, F.relu(self.second(y))], 1)
-            y = F.relu(self.third(F.relu(self.norm(y))))
-            y = y * torch.sigmoid(self.up(F.relu(self.down(y.mean((2, 3))))))[:, :, None, None]
-            return self.head(y.flatten(1))
+    def net(w: int) -> nn.Module:
+        first = {"first": nn.Conv2d(3, 2 * w, 1), "second": nn.Conv2d(2 * w, 3 * w, 3, padding=1)}
+        then = {"norm": nn.BatchNorm2d(5 * w + 3), "third": nn.Conv2d(5 * w + 3, 2 * w, 1)}
+        gate = {"down": nn.Linear(2 * w, w), "up": nn.Linear(w, 2 * w)}
+        return Written(run, **first, **then, **gate, head=nn.Linear(72 * w, 2))
 
     torch.manual_seed(0)
-    wide, slim = Net(4), Net(2)
+    wide, slim = net(4), net(2)
     data = IMAGES[:16], torch.zeros(16, 2, dtype=torch.float64)
     given: dict[str, Any] = {"data": data, "calibration": (IMAGES, torch.zeros(64, 2)), "loss": "mse"}
     a, b = randomised(wide, 1), randomised(slim, 2)
@@ -366,240 +225,3 @@ def test_networks_of_equal_widths_stay_functions(name: str) -> None:
     y = outputs_of(module, a, inputs, torch.float64)[0]
     found = lmccheck.fuse(a, b, model_a=module, model_b=module, data=(inputs[0], y), loss="mse", norm="weights")
     assert found.function_preserving
-
-
-# trained networks
-
-
-class Digits(nn.Module):
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.hidden1, self.hidden2, self.head = nn.Linear(64, width), nn.Linear(width, width), nn.Linear(width, 10)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(F.relu(self.hidden2(F.relu(self.hidden1(x)))))
-
-
-@pytest.fixture(scope="module")
-def digits() -> dict[str, Any]:
-    """MLPs of widths 64 and 128 on scikit-learn's digits, and the data."""
-    train, test = (load_file(FIXTURES / f"digits-{part}.safetensors") for part in ("train", "test"))
-    found: dict[str, Any] = {
-        "data": (test["inputs"], test["targets"]),
-        "calibration": (train["inputs"], train["targets"]),
-    }
-    for width in (64, 128):
-        torch.manual_seed(width)
-        net = Digits(width)
-        optimiser = torch.optim.Adam(net.parameters(), 1e-3)
-        for _ in range(25):
-            for chosen in torch.randperm(len(train["inputs"])).split(64):
-                optimiser.zero_grad()
-                F.cross_entropy(net(train["inputs"][chosen]), train["targets"][chosen]).backward()
-                optimiser.step()
-        found[str(width)] = {name: value.detach().clone() for name, value in net.state_dict().items()}
-    return found
-
-
-def arguments(digits: dict[str, Any], a: int, b: int) -> tuple[Weights, Weights, dict[str, Any]]:
-    given = {"data": digits["data"], "calibration": digits["calibration"]}
-    models = {"model_a": lambda: Digits(a), "model_b": lambda: Digits(b)}
-    return digits[str(a)], digits[str(b)], {**given, **models}
-
-
-def at_random(digits: dict[str, Any], a: int, b: int, seed: int) -> Weights:
-    """θ_B at A's width, its units assigned without a look at them."""
-    inputs = (digits["data"][0][:2],)
-    carrier = Carrier(*(lmccheck.discover_symmetry(Digits(width), inputs) for width in (a, b)))
-    generator = torch.Generator().manual_seed(seed)
-    for group in carrier.a.groups:
-        carrier.place(group.name, transport_plan(torch.rand(a, b, generator=generator)))
-    return carrier.carry(digits[str(b)])
-
-
-def loss_of(digits: dict[str, Any], width: int, weights: Weights) -> float:
-    outputs = outputs_of(Digits(width), weights, (digits["data"][0],), torch.float32)[0]
-    return float(F.cross_entropy(outputs, digits["data"][1]))
-
-
-@pytest.mark.parametrize("norm", NORMS)
-def test_a_wide_network_fused_into_a_narrow_one_beats_random_merging(digits: dict[str, Any], norm: str) -> None:
-    """Trained widths 128 -> 64: far better than units merged at random, still not the same function."""
-    a, b, given = arguments(digits, 64, 128)
-    found = lmccheck.fuse(a, b, norm=norm, **given)
-    random = [loss_of(digits, 64, at_random(digits, 64, 128, seed)) for seed in range(3)]
-    assert found.loss_fused == pytest.approx(loss_of(digits, 64, found.weights), rel=1e-5)
-    assert found.loss_b == pytest.approx(loss_of(digits, 128, b), rel=1e-5)
-    assert found.loss_fused < 0.6 * min(random)
-    assert not found.function_preserving
-
-
-def test_a_narrow_network_fused_into_a_wide_one_lies_nearer(digits: dict[str, Any]) -> None:
-    """Trained widths 64 -> 128: the function stays, and the midpoint is better than that of a random splitting."""
-    a, b, given = arguments(digits, 128, 64)
-    result = lmccheck.fused_connectivity(a, b, limit=10.0, points=5, **given)
-    assert result.passed
-    assert result.details["function_preserving"]
-    assert result.details["losses"][-1] == pytest.approx(result.details["loss_b"], abs=1e-5)
-    midpoint = result.details["losses"][result.details["t"].index(0.5)]
-    random = []
-    for seed in range(3):
-        split = at_random(digits, 128, 64, seed)
-        random.append(loss_of(digits, 128, {name: (a[name] + split[name]) / 2 for name in a}))
-    assert midpoint < min(random)
-
-
-# the property
-
-
-def test_damage_by_fusion_counts_against_the_chord(digits: dict[str, Any]) -> None:
-    """The chord ends at B's own loss: what fusion alone costs is the height at t = 1, and fails."""
-    a, b, given = arguments(digits, 64, 128)
-    result = lmccheck.fused_connectivity(a, b, limit=0.01, points=5, **given)
-    details = result.details
-    assert result.verdict == "fail"
-    assert result.property == "fused_connectivity"
-    assert details["loss_a"] == pytest.approx(loss_of(digits, 64, a), rel=1e-5)
-    assert details["loss_b"] == pytest.approx(loss_of(digits, 128, b), rel=1e-5)
-    assert details["t"][-1] == 1.0
-    assert details["losses"][-1] == pytest.approx(details["loss_fused"], rel=1e-6)
-    heights = [
-        loss - chord(t, details["loss_a"], details["loss_b"])
-        for t, loss in zip(details["t"], details["losses"], strict=True)
-    ]
-    assert result.value == max(heights) == details["barrier"]
-    assert result.value >= details["loss_fused"] - details["loss_b"] > 0.01
-    assert "not the same function" in details["notes"][0]
-    assert details["function_preserving"] is False
-    assert len(details["failure"]) == 5
-    assert isinstance(result.witness, lmccheck.Fusion)
-    json.dumps(details)
-    t = details["t"].index(0.5)
-    half = {name: (a[name] + result.witness.weights[name]) / 2 for name in a}
-    assert details["losses"][t] == pytest.approx(loss_of(digits, 64, half), rel=1e-4)
-
-
-def test_batchnorm_is_reestimated_on_the_segment() -> None:
-    """And without calibration data there is nothing to do it on."""
-    theta, wide = narrow("batchnorm"), copied("batchnorm", narrow("batchnorm"), 2)
-    build, x = BUILD["batchnorm"]
-    y = outputs_of(build(1), theta, (x,), torch.float64)[0]
-    given: dict[str, Any] = {"model_a": lambda: build(2), "model_b": lambda: build(1), "data": (x, y), "loss": "mse"}
-    result = lmccheck.fused_connectivity(wide, theta, calibration=(x, y), points=3, limit=100.0, **given)
-    assert result.passed
-    assert max(result.details["losses"]) == pytest.approx(min(result.details["losses"]), rel=1e-9)  # one and the same
-    assert any("re-estimated" in note for note in result.details["notes"])
-    with pytest.raises(lmccheck.SourceError, match="no calibration data is given"):
-        lmccheck.fused_connectivity(wide, theta, norm="weights", **given)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"limit": -1}, "limit = -1; expected a number"),
-        ({"limit": "five"}, "limit = 'five'; expected"),
-        ({"points": 2}, "points = 2; expected an integer of at least 3"),
-        ({"profile": "quick"}, "profile = 'quick'; expected one of"),
-        ({"norm": "weigths"}, r"norm = 'weigths' \(did you mean 'weights'\?\)"),
-        ({"seed": 0.5}, "seed = 0.5; expected an integer"),
-        ({"calibration": None}, "norm = 'activations' needs calibration data"),
-    ],
-)
-def test_settings_that_make_no_sense(options: dict[str, Any], message: str) -> None:
-    theta = narrow("mlp")
-    data = VECTORS, torch.zeros(64, 4, dtype=torch.float64)
-    given = {"data": data, "calibration": data, "loss": "mse", **options}
-    with pytest.raises(lmccheck.LmcError, match=message) as caught:
-        lmccheck.fused_connectivity(theta, theta, model_a=mlp, model_b=mlp, **given)
-    assert "\n" not in str(caught.value)
-
-
-# refusals
-
-
-class Heads(nn.Module):
-    """Attention of so many heads, then a linear layer."""
-
-    def __init__(self, heads: int) -> None:
-        super().__init__()
-        self.first, self.attention, self.head = nn.Linear(6, 8), Attention(8, heads, "separate"), nn.Linear(8, 2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.attention(self.first(x)))
-
-
-class Tied(nn.Module):
-    """An encoder whose transpose decodes."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.encoder = nn.Linear(6, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.linear(F.relu(self.encoder(x)), self.encoder.weight.t())
-
-
-class Extra(nn.Module):
-    """A stored tensor that nothing reads."""
-
-    def __init__(self, size: int) -> None:
-        super().__init__()
-        self.net, self.unread = mlp(1), nn.Parameter(torch.zeros(size))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.net(x)
-
-
-def layers(*widths: int) -> nn.Module:
-    parts: list[nn.Module] = []
-    for k in range(len(widths) - 1):
-        parts += [nn.Linear(widths[k], widths[k + 1]), nn.ReLU()]
-    return nn.Sequential(*parts[:-1])
-
-
-REFUSED: dict[str, tuple[Callable[[], nn.Module], Callable[[], nn.Module], str]] = {
-    "depth": (lambda: layers(6, 8, 4), lambda: layers(6, 8, 8, 4), "tensor '4.weight' is in b and not in a"),
-    "width one": (lambda: layers(6, 8, 4), lambda: layers(6, 1, 4), r"group '0' \(8 units\) of a is none in b"),
-    "outputs": (lambda: layers(6, 8, 4), lambda: layers(6, 8, 5), "dimension 0 of tensor '2.weight' has 4 .* and 5"),
-    "heads": (lambda: Heads(2), lambda: Heads(4), "group 'attention.q/0' has 1 × 2 units in a and 1 × 4 in b"),
-    "tied": (lambda: Tied(8), lambda: Tied(5), "'encoder.weight' both makes and reads them"),
-    "unread": (lambda: Extra(3), lambda: Extra(4), "dimension 0 of tensor 'unread' has 3 positions in a and 4"),
-    "kernel": (
-        lambda: nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Conv2d(4, 2, 1)),
-        lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 1)),
-        "dimension 2 of tensor '0.weight' has 1 positions in a and 3 in b",
-    ),
-}
-
-
-@pytest.mark.parametrize("name", sorted(REFUSED))
-def test_networks_that_differ_in_more_than_widths_are_refused(name: str) -> None:
-    """In one line that names the tensor or the group."""
-    build_a, build_b, message = REFUSED[name]
-    torch.manual_seed(0)
-    a, b = build_a(), build_b()
-    x = SEQUENCES.float() if name == "heads" else IMAGES.float() if name == "kernel" else VECTORS.float()
-    data = x, torch.zeros(len(x))
-    with pytest.raises(lmccheck.UnsupportedArchitecture, match=message) as caught:
-        lmccheck.fuse(a.state_dict(), b.state_dict(), model_a=a, model_b=b, data=data, loss="mse", norm="weights")
-    assert "\n" not in str(caught.value)
-    assert "mend" in str(caught.value)
-
-
-def test_each_endpoint_is_checked_against_its_own_network(tmp_path: Path) -> None:
-    """Paths and state dicts; the message says whose it is."""
-    torch.manual_seed(0)
-    wide, slim = mlp(2), mlp(1)
-    for name, module in (("wide", wide), ("slim", slim)):
-        save_file(module.state_dict(), tmp_path / f"{name}.safetensors", metadata={"of": name})
-    data = VECTORS.float(), torch.zeros(64, dtype=torch.int64)
-    given: dict[str, Any] = {"data": data, "calibration": data, "base": tmp_path}
-    found = lmccheck.fuse("wide.safetensors", "slim.safetensors", model_a=wide, model_b=slim, **given)
-    assert found.metadata == {"of": "slim"}
-    with pytest.raises(lmccheck.CheckpointError, match=r"slim.safetensors: tensor '0.weight' has shape \(5, 6\)"):
-        lmccheck.fuse("wide.safetensors", "slim.safetensors", model_a=wide, model_b=wide, **given)
-    with pytest.raises(lmccheck.CheckpointError, match=r"state dict b: tensor '0.weight' has shape \(5, 6\)"):
-        lmccheck.fuse("wide.safetensors", slim.state_dict(), model_a=wide, model_b=wide, **given)
-    broken = {name: torch.full_like(value, torch.nan) for name, value in slim.state_dict().items()}
-    with pytest.raises(lmccheck.CheckpointError, match=r"state dict b: tensor '0.weight': got"):
-        lmccheck.fuse("wide.safetensors", broken, model_a=wide, model_b=slim, **given)

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from path_cases import ACTIVATIONS, all_levels, masked, mlp, mlp_pair, random_state, structure_for
+from networks.paths import ACTIVATIONS, all_levels, masked, mlp, mlp_pair, random_state, structure_for
 
 import lmccheck
 from lmccheck.errors import LmcError

@@ -7,7 +7,7 @@ import warnings
 import pytest
 import torch
 from networks import NETWORKS
-from path_cases import all_levels, masked, random_pair, random_state, structure_for
+from networks.paths import all_levels, masked, random_pair, random_state, structure_for
 from torch import Tensor, nn
 
 import lmccheck

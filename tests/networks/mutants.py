@@ -2,7 +2,6 @@
 
 Most are a linear layer whose units are seen as a tensor of some shape, one function of it, and a linear layer that
 reads every number that comes out: whatever the rule of that function forgets then moves units that must not move.
-A builder returns (module, example inputs), as in ``networks.py``.
 """
 
 from __future__ import annotations
@@ -13,53 +12,33 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from networks import Case
 from torch import Tensor, nn
 
-MUTANT_NETWORKS: dict[str, Callable[[], Case]] = {}
+from networks.registry import network
+from networks.written import Written, param
 
 
-class Seen(nn.Module):
+def built(function: Callable[..., Tensor], shapes: tuple[tuple[int, ...], ...], parts: list[Any]) -> nn.Module:
     """read(flatten(function(view(lift(x)), *parts))): ``shapes`` are those the lifted units are seen as."""
+    lifts = [nn.Linear(5, prod(shape)) for shape in shapes]
 
-    def __init__(self, function: Callable[..., Tensor], shapes: list[tuple[int, ...]], parts: list[Any]) -> None:
-        super().__init__()
-        self.function, self.shapes, self.parts = function, shapes, nn.ModuleList()
-        self.lifts = nn.ModuleList(nn.Linear(5, prod(shape)) for shape in shapes)
-        self.kinds: list[str] = []
-        for number, part in enumerate(parts):
-            if isinstance(part, nn.Module):
-                self.parts.append(part)
-            elif isinstance(part, nn.Parameter):
-                self.register_parameter(f"part{number}", part)
-            else:
-                self.register_buffer(f"part{number}", part, persistent=False)
-            self.kinds.append("module" if isinstance(part, nn.Module) else f"part{number}")
-        self.read: nn.Module = nn.Identity()
-        with torch.no_grad():
-            size = self(torch.randn(4, 5)).shape[-1]
-        self.read = nn.Linear(size, 2)
+    def flat(x: Tensor, *lifts_and_parts: Any) -> Tensor:
+        views = [lift(x).view(len(x), *shape) for lift, shape in zip(lifts_and_parts, shapes, strict=False)]
+        return function(*views, *lifts_and_parts[len(shapes) :]).to(x.dtype).flatten(1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        modules = iter(self.parts)
-        parts = [next(modules) if kind == "module" else getattr(self, kind) for kind in self.kinds]
-        seen = [lift(x).view(len(x), *shape) for lift, shape in zip(self.lifts, self.shapes, strict=True)]
-        return self.read(self.function(*seen, *parts).to(x.dtype).flatten(1))
+    with torch.no_grad():
+        size = Written(flat, *lifts, *parts)(torch.randn(4, 5)).shape[-1]
+    return Written(lambda x, read, *others: read(flat(x, *others)), nn.Linear(size, 2), *lifts, *parts)
 
 
 def seen(name: str, *shapes: tuple[int, ...], parts: Callable[[], list[Any]] = list) -> Callable[..., Any]:
     """Register the network of a function of units seen as the given shapes."""
 
     def register(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        assert name not in MUTANT_NETWORKS
-        MUTANT_NETWORKS[name] = lambda: (Seen(function, list(shapes), parts()).eval(), (torch.randn(4, 5),))
+        network(kind="mutant", name=name)(lambda: (built(function, shapes, parts()).eval(), (torch.randn(4, 5),)))
         return function
 
     return register
-
-
-def param(*shape: int) -> nn.Parameter:
-    return nn.Parameter(torch.randn(shape))
 
 
 def norm(width: int) -> Callable[[], list[Any]]:

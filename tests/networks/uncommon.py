@@ -1,19 +1,16 @@
-"""Networks that use what few networks use: each one the smallest that needs a certain rule.
-
-A builder returns (module, example inputs); ``GROUPS`` holds the group sizes derived by hand.
-"""
+"""Networks that use what few networks use: each one the smallest that needs a certain rule."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from functools import partial
 
 import torch
 import torch.nn.functional as F
-from networks import Case
-from torch import Tensor, nn
+from torch import nn
 
-UNCOMMON: dict[str, Callable[[], Case]] = {}
+from networks.registry import Case, network
+from networks.written import Written, param
+
 ROWS, TOKENS, IMAGES = (
     torch.linspace(-2, 2, 10).view(2, 5),
     torch.sin(torch.arange(70.0)).view(2, 7, 5),
@@ -21,39 +18,15 @@ ROWS, TOKENS, IMAGES = (
 )
 
 
-def uncommon(build: Callable[[], Case]) -> Callable[[], Case]:
-    """Register a builder under its own name."""
-    UNCOMMON[build.__name__] = build
-    return build
+uncommon = partial(network, kind="uncommon")
 
 
-class Written(nn.Module):
-    """A forward pass written as a function of the module and its inputs, over the given parts."""
-
-    def __init__(self, function: Callable[..., Any], **parts: Any) -> None:
-        super().__init__()
-        self.function = function
-        for name, part in parts.items():
-            if isinstance(part, Tensor) and not isinstance(part, nn.Parameter):
-                self.register_buffer(name, part, persistent=False)
-            else:
-                setattr(self, name, part)
-
-    def forward(self, *inputs: Tensor) -> Any:
-        return self.function(self, *inputs)
-
-
-def param(*shape: int) -> nn.Parameter:
-    """Return a random parameter."""
-    return nn.Parameter(torch.randn(*shape))
-
-
-@uncommon
+@uncommon([6])
 def lstm() -> Case:
     return Written(lambda s, x: s.o(s.r(x)[0][:, -1]), r=nn.LSTM(5, 6, batch_first=True), o=nn.Linear(6, 2)), (TOKENS,)
 
 
-@uncommon
+@uncommon([6, 6, 6, 6])
 def lstm_two_directions() -> Case:
     return Written(
         lambda s, x: s.o(s.r(x)[0][:, -1]),
@@ -62,17 +35,17 @@ def lstm_two_directions() -> Case:
     ), (TOKENS,)
 
 
-@uncommon
+@uncommon([6])
 def gru() -> Case:
     return Written(lambda s, x: s.o(s.r(x)[0][:, -1]), r=nn.GRU(5, 6, batch_first=True), o=nn.Linear(6, 2)), (TOKENS,)
 
 
-@uncommon
+@uncommon([6])
 def elman() -> Case:
     return Written(lambda s, x: s.o(s.r(x)[0].mean(1)), r=nn.RNN(5, 6, batch_first=True), o=nn.Linear(6, 2)), (TOKENS,)
 
 
-@uncommon
+@uncommon([6])
 def lstm_cell() -> Case:
     def f(s, x):
         h = x.new_zeros(2, 6)
@@ -84,7 +57,7 @@ def lstm_cell() -> Case:
     return Written(f, r=nn.LSTMCell(5, 6), o=nn.Linear(6, 2)), (TOKENS,)
 
 
-@uncommon
+@uncommon([6])
 def without_gradients() -> Case:
     def f(s, x):
         h = s.a(x).relu()
@@ -95,7 +68,7 @@ def without_gradients() -> Case:
     return Written(f, a=nn.Linear(5, 6), b=nn.Linear(6, 6), o=nn.Linear(6, 2)), (ROWS,)
 
 
-@uncommon
+@uncommon([6])
 def without_autocast() -> Case:
     def f(s, x):
         h = s.a(x).relu()
@@ -106,7 +79,7 @@ def without_autocast() -> Case:
     return Written(f, a=nn.Linear(5, 6), b=nn.Linear(6, 6), o=nn.Linear(6, 2)), (ROWS,)
 
 
-@uncommon
+@uncommon([6, 4, 7])
 def bilinear_layer() -> Case:
     return Written(
         lambda s, x: s.o(s.b(s.a(x).relu(), s.c(x).tanh())),
@@ -117,7 +90,7 @@ def bilinear_layer() -> Case:
     ), (ROWS,)
 
 
-@uncommon
+@uncommon([6])
 def weight_standardised_by_batch_norm() -> Case:
     def f(s, x):
         w = s.c.weight
@@ -127,7 +100,7 @@ def weight_standardised_by_batch_norm() -> Case:
     return Written(f, c=nn.Conv2d(3, 6, 3), o=nn.Linear(6, 2)), (IMAGES,)
 
 
-@uncommon
+@uncommon([7, 6])
 def weight_standardised() -> Case:
     def f(s, x):
         w = s.d.weight
@@ -138,7 +111,7 @@ def weight_standardised() -> Case:
     return Written(f, c=nn.Conv2d(3, 6, 3), d=nn.Conv2d(6, 7, 3), o=nn.Linear(7, 2)), (IMAGES,)
 
 
-@uncommon
+@uncommon([4, 2, 3])
 def zero_padded_channels() -> Case:
     def f(s, x):
         h = s.a(x).relu()
@@ -148,26 +121,26 @@ def zero_padded_channels() -> Case:
     return Written(f, a=nn.Conv2d(3, 4, 1), b=nn.Conv2d(4, 9, 1), o=nn.Linear(9, 2)), (IMAGES,)
 
 
-@uncommon
+@uncommon([6])
 def every_other_unit() -> Case:
     return Written(lambda s, x: s.o(s.a(x).relu()[:, ::2] * s.a(x)[:, 1::2]), a=nn.Linear(5, 12), o=nn.Linear(6, 2)), (
         ROWS,
     )
 
 
-@uncommon
+@uncommon([6])
 def embedding_bag() -> Case:
     return Written(lambda s, x: s.o(s.e(x)), e=nn.EmbeddingBag(9, 6), o=nn.Linear(6, 2)), (torch.randint(0, 9, (2, 4)),)
 
 
-@uncommon
+@uncommon([6])
 def spectrum() -> Case:
     return Written(
         lambda s, x: s.o(torch.fft.rfft2(s.a(x)).abs().mean((2, 3))), a=nn.Conv2d(3, 6, 1), o=nn.Linear(6, 2)
     ), (IMAGES,)
 
 
-@uncommon
+@uncommon([6])
 def global_filter() -> Case:
     def f(s, x):
         h = torch.fft.rfft2(s.a(x), norm="ortho")
@@ -177,7 +150,7 @@ def global_filter() -> Case:
     return Written(f, a=nn.Conv2d(3, 6, 1), w=param(6, 8, 5, 2), o=nn.Linear(6, 2)), (IMAGES,)
 
 
-@uncommon
+@uncommon([6])
 def gathered_tokens() -> Case:
     return Written(
         lambda s, x: s.o(torch.gather(s.a(x), 1, s.i.expand(2, 3, 6)).mean(1)),
@@ -187,14 +160,14 @@ def gathered_tokens() -> Case:
     ), (TOKENS,)
 
 
-@uncommon
+@uncommon([6])
 def top_values() -> Case:
     return Written(lambda s, x: s.o(s.a(x).topk(3, dim=1).values.mean(1)), a=nn.Linear(5, 6), o=nn.Linear(6, 2)), (
         TOKENS,
     )
 
 
-@uncommon
+@uncommon([6, 4, 6, 6])
 def routed_experts() -> Case:
     def f(s, x):
         g = s.g(x).softmax(-1)
@@ -211,7 +184,7 @@ def routed_experts() -> Case:
     ), (ROWS,)
 
 
-@uncommon
+@uncommon([3, (8, 3), 6])
 def soft_experts() -> Case:
     def f(s, x):
         g = s.g(x).softmax(-1)
@@ -222,40 +195,40 @@ def soft_experts() -> Case:
     return Written(f, g=nn.Linear(5, 3), w1=param(3, 5, 8), w2=param(3, 8, 6), o=nn.Linear(6, 2)), (ROWS,)
 
 
-@uncommon
+@uncommon([6, (2, 6)])
 def maxout_by_maximum() -> Case:
     return Written(lambda s, x: s.o(s.a(x).view(2, 6, 2).amax(-1)), a=nn.Linear(5, 12), o=nn.Linear(6, 2)), (ROWS,)
 
 
-@uncommon
+@uncommon([4])
 def pixel_shuffled() -> Case:
     return Written(lambda s, x: s.o(F.pixel_shuffle(s.a(x), 2).relu()), a=nn.Conv2d(3, 16, 3), o=nn.Conv2d(4, 2, 1)), (
         IMAGES,
     )
 
 
-@uncommon
+@uncommon([6])
 def pixel_unshuffled() -> Case:
     return Written(
         lambda s, x: s.o(F.pixel_unshuffle(s.a(x).relu(), 2)), a=nn.Conv2d(3, 6, 3, padding=1), o=nn.Conv2d(24, 2, 1)
     ), (IMAGES,)
 
 
-@uncommon
+@uncommon([3, (4, 3)])
 def channel_shuffled() -> Case:
     return Written(
         lambda s, x: s.o(F.channel_shuffle(s.a(x).relu(), 3)), a=nn.Conv2d(3, 12, 1), o=nn.Conv2d(12, 2, 1)
     ), (IMAGES,)
 
 
-@uncommon
+@uncommon([6])
 def patches_by_unfold() -> Case:
     return Written(
         lambda s, x: s.o(F.unfold(s.a(x).relu(), 2, stride=2).transpose(1, 2)), a=nn.Conv2d(3, 6, 1), o=nn.Linear(24, 2)
     ), (IMAGES,)
 
 
-@uncommon
+@uncommon([6])
 def involution() -> Case:
     def f(s, x):
         h = s.a(x)
@@ -266,7 +239,7 @@ def involution() -> Case:
     return Written(f, a=nn.Conv2d(3, 6, 1), k=nn.Conv2d(3, 9, 1), o=nn.Conv2d(6, 2, 1)), (IMAGES,)
 
 
-@uncommon
+@uncommon([6])
 def folded_patches() -> Case:
     def f(s, x):
         h = F.unfold(s.a(x), 2, stride=2)
@@ -276,14 +249,14 @@ def folded_patches() -> Case:
     return Written(f, a=nn.Conv2d(3, 6, 1), o=nn.Conv2d(6, 2, 1)), (IMAGES,)
 
 
-@uncommon
+@uncommon([6])
 def windows_by_unfold() -> Case:
     return Written(lambda s, x: s.o(s.a(x).unfold(1, 3, 2).mean(-1).mean(1)), a=nn.Linear(5, 6), o=nn.Linear(6, 2)), (
         TOKENS,
     )
 
 
-@uncommon
+@uncommon([3, 5, 3])
 def slice_assigned() -> Case:
     def f(s, x):
         h = s.a(x)
@@ -294,7 +267,7 @@ def slice_assigned() -> Case:
     return Written(f, a=nn.Linear(5, 8), b=nn.Linear(5, 3), o=nn.Linear(8, 2)), (ROWS,)
 
 
-@uncommon
+@uncommon([8])
 def tokens_assigned() -> Case:
     def f(s, x):
         h = s.a(x).clone()
@@ -305,7 +278,7 @@ def tokens_assigned() -> Case:
     return Written(f, a=nn.Linear(5, 8), t=param(8), o=nn.Linear(8, 2)), (TOKENS,)
 
 
-@uncommon
+@uncommon([4, (3, 4), (2, 4)])
 def grouped_transposed_convolution() -> Case:
     return Written(
         lambda s, x: s.o(s.b(s.a(x).relu()).relu()),
@@ -315,7 +288,7 @@ def grouped_transposed_convolution() -> Case:
     ), (IMAGES,)
 
 
-@uncommon
+@uncommon([6, 8])
 def pointwise_convolutions() -> Case:
     return Written(
         lambda s, x: s.o(s.b(s.a(x).relu()).relu().mean(-1)),
@@ -325,7 +298,7 @@ def pointwise_convolutions() -> Case:
     ), (TOKENS,)
 
 
-@uncommon
+@uncommon([9, 6, 7])
 def tokens_mixed_by_convolution() -> Case:
     def f(s, x):
         h = s.e(x)
@@ -334,7 +307,7 @@ def tokens_mixed_by_convolution() -> Case:
     return Written(f, e=nn.Linear(5, 9), a=nn.Conv1d(7, 6, 1), b=nn.Conv1d(6, 7, 1), o=nn.Linear(9, 2)), (TOKENS,)
 
 
-@uncommon
+@uncommon([6])
 def shared_layer_three_times() -> Case:
     def f(s, x):
         h = s.a(x)
@@ -345,21 +318,21 @@ def shared_layer_three_times() -> Case:
     return Written(f, a=nn.Linear(5, 6), b=nn.Linear(6, 6), o=nn.Linear(6, 2)), (ROWS,)
 
 
-@uncommon
+@uncommon([6])
 def cosine_of_two() -> Case:
     return Written(
         lambda s, x: F.cosine_similarity(s.a(x).relu(), s.b(x).relu(), dim=-1), a=nn.Linear(5, 6), b=nn.Linear(5, 6)
     ), (ROWS,)
 
 
-@uncommon
+@uncommon([6, 4])
 def radial_basis() -> Case:
     return Written(
         lambda s, x: s.o((-torch.cdist(s.a(x).relu(), s.p)).exp()), a=nn.Linear(5, 6), p=param(4, 6), o=nn.Linear(4, 2)
     ), (ROWS,)
 
 
-@uncommon
+@uncommon([6, 7])
 def spline_basis() -> Case:
     def f(s, x):
         g = torch.linspace(-1, 1, 5)
@@ -369,7 +342,7 @@ def spline_basis() -> Case:
     return Written(f, a=nn.Linear(5, 6), w=param(30, 7), o=nn.Linear(7, 2)), (ROWS,)
 
 
-@uncommon
+@uncommon([6, 7])
 def spectral_norm() -> Case:
     return nn.Sequential(
         nn.utils.parametrizations.spectral_norm(nn.Linear(5, 6)),
@@ -380,7 +353,7 @@ def spectral_norm() -> Case:
     ), (ROWS,)
 
 
-@uncommon
+@uncommon([6, 7])
 def weight_norm() -> Case:
     return nn.Sequential(
         nn.utils.parametrizations.weight_norm(nn.Linear(5, 6)),
@@ -391,7 +364,7 @@ def weight_norm() -> Case:
     ), (ROWS,)
 
 
-@uncommon
+@uncommon([8, 2, (4, 2), (4, 2), 12, 2, (4, 2), (4, 2), 2, (4, 2), (4, 2), 12])
 def torch_transformer() -> Case:
     m = nn.Transformer(8, 2, 1, 1, 12, batch_first=True)
     return Written(lambda s, x, y: s.o(s.m(s.e(x), s.e(y))), m=m, e=nn.Linear(5, 8), o=nn.Linear(8, 2)), (
@@ -400,7 +373,7 @@ def torch_transformer() -> Case:
     )
 
 
-@uncommon
+@uncommon([8, 2, (4, 2), (4, 2), 2, (4, 2), (4, 2), 12, 2, (4, 2), (4, 2), 2, (4, 2), (4, 2), 12])
 def torch_decoder() -> Case:
     return Written(
         lambda s, x: s.o(s.m(s.e(x), s.e(x))),
@@ -410,7 +383,7 @@ def torch_decoder() -> Case:
     ), (TOKENS,)
 
 
-@uncommon
+@uncommon([8, 2, (4, 2), (4, 2), 8])
 def torch_attention() -> Case:
     return Written(
         lambda s, x: s.o(s.m(s.e(x), s.e(x), s.e(x))[0]),
@@ -420,7 +393,7 @@ def torch_attention() -> Case:
     ), (TOKENS,)
 
 
-@uncommon
+@uncommon([8, 2, (4, 2), (4, 2)])
 def torch_attention_weights() -> Case:
     return Written(
         lambda s, x: s.m(s.e(x), s.e(x), s.e(x), need_weights=True),
@@ -429,14 +402,14 @@ def torch_attention_weights() -> Case:
     ), (TOKENS,)
 
 
-@uncommon
+@uncommon([])
 def local_response_norm() -> Case:
     return Written(lambda s, x: s.o(F.local_response_norm(s.a(x), 3)), a=nn.Conv2d(3, 6, 1), o=nn.Conv2d(6, 2, 1)), (
         IMAGES,
     )
 
 
-@uncommon
+@uncommon([6, 4])
 def hypernetwork() -> Case:
     def f(s, x):
         w = s.h(x.mean(0)).view(4, 5)
@@ -445,7 +418,7 @@ def hypernetwork() -> Case:
     return Written(f, h=nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 20)), o=nn.Linear(4, 2)), (ROWS,)
 
 
-@uncommon
+@uncommon([4, 8, 6])
 def dynamic_convolution() -> Case:
     def f(s, x):
         w = (s.w * s.g(x.mean((2, 3))).softmax(-1).mean(0).view(4, 1, 1, 1, 1)).sum(0)
@@ -454,7 +427,7 @@ def dynamic_convolution() -> Case:
     return Written(f, a=nn.Conv2d(3, 6, 1), g=nn.Linear(3, 4), w=param(4, 8, 6, 1, 1), o=nn.Conv2d(8, 2, 1)), (IMAGES,)
 
 
-@uncommon
+@uncommon([6])
 def vector_quantised() -> Case:
     def f(s, x):
         h = s.a(x).relu()
@@ -464,17 +437,17 @@ def vector_quantised() -> Case:
     return Written(f, a=nn.Linear(5, 6), c=param(4, 6), o=nn.Linear(6, 2)), (ROWS,)
 
 
-@uncommon
+@uncommon([6])
 def gated_linear_unit() -> Case:
     return nn.Sequential(nn.Linear(5, 12), nn.GLU(), nn.Linear(6, 2)), (ROWS,)
 
 
-@uncommon
+@uncommon([3, 8])
 def low_rank_product() -> Case:
     return Written(lambda s, x: s.o((x @ (s.u @ s.v)).relu()), u=param(5, 3), v=param(3, 8), o=nn.Linear(8, 2)), (ROWS,)
 
 
-@uncommon
+@uncommon([8, 3])
 def low_rank_update() -> Case:
     return Written(
         lambda s, x: s.o((s.a(x) + s.q(s.p(x)) * 2).relu()),
@@ -485,7 +458,7 @@ def low_rank_update() -> Case:
     ), (ROWS,)
 
 
-@uncommon
+@uncommon([6])
 def factorisation_machine() -> Case:
     def f(s, x):
         e = x.unsqueeze(-1) * s.v
@@ -494,7 +467,7 @@ def factorisation_machine() -> Case:
     return Written(f, v=param(5, 6), w=nn.Linear(5, 1)), (ROWS,)
 
 
-@uncommon
+@uncommon([6])
 def feature_interactions() -> Case:
     def f(s, x):
         z = torch.stack([s.a(x).relu(), s.b(x).relu(), s.c(x)], 1)
@@ -505,7 +478,7 @@ def feature_interactions() -> Case:
     return Written(f, a=nn.Linear(5, 6), b=nn.Linear(5, 6), c=nn.Linear(5, 6), o=nn.Linear(9, 2)), (ROWS,)
 
 
-@uncommon
+@uncommon([2, (4, 2), (4, 2)])
 def linear_attention() -> Case:
     def f(s, x):
         q, k, v = s.qkv(x).view(2, 7, 3, 2, 4).permute(2, 0, 3, 1, 4).unbind(0)
@@ -518,7 +491,7 @@ def linear_attention() -> Case:
     return Written(f, qkv=nn.Linear(5, 24), o=nn.Linear(8, 2)), (TOKENS,)
 
 
-@uncommon
+@uncommon([6, 4])
 def state_space() -> Case:
     def f(s, x):
         u = s.a(x)
@@ -535,7 +508,7 @@ def state_space() -> Case:
     )
 
 
-@uncommon
+@uncommon([6])
 def graph_network() -> Case:
     def f(s, x, i):
         h = s.a(x).relu()
@@ -548,7 +521,7 @@ def graph_network() -> Case:
     )
 
 
-@uncommon
+@uncommon([4, (3, 4)])
 def repeated_units() -> Case:
     return Written(
         lambda s, x: s.o(s.a(x).repeat_interleave(3, -1) * s.b(x)),
@@ -558,7 +531,7 @@ def repeated_units() -> Case:
     ), (ROWS,)
 
 
-@uncommon
+@uncommon([6])
 def several_outputs() -> Case:
     return Written(
         lambda s, x: {"a": s.o(s.a(x).relu()), "b": (s.p(s.a(x).relu()),)},
@@ -568,12 +541,12 @@ def several_outputs() -> Case:
     ), (ROWS,)
 
 
-@uncommon
+@uncommon([6])
 def sorted_units() -> Case:
     return Written(lambda s, x: s.o(s.a(x).sort(-1).values), a=nn.Linear(5, 6), o=nn.Linear(6, 2)), (ROWS,)
 
 
-@uncommon
+@uncommon([6])
 def antialiased_resize() -> Case:
     return Written(
         lambda s, x: s.o(F.interpolate(s.a(x).relu(), size=(5, 5), mode="bilinear", antialias=True)),
@@ -582,7 +555,7 @@ def antialiased_resize() -> Case:
     ), (IMAGES,)
 
 
-@uncommon
+@uncommon([6])
 def spatial_transformer() -> Case:
     def f(s, x):
         g = F.affine_grid(s.t(x.mean((2, 3))).view(2, 2, 3), [2, 6, 8, 8], align_corners=False)
@@ -591,7 +564,7 @@ def spatial_transformer() -> Case:
     return Written(f, a=nn.Conv2d(3, 6, 1), t=nn.Linear(3, 6), o=nn.Conv2d(6, 2, 1)), (IMAGES,)
 
 
-@uncommon
+@uncommon([4, 6])
 def mixed_along_an_axis() -> Case:
     def f(s, x):
         h = s.a(x).view(2, 7, 4, 6)  # (B,L,f,p)
@@ -602,7 +575,7 @@ def mixed_along_an_axis() -> Case:
     return Written(f, a=nn.Linear(5, 24), m=nn.Linear(6, 6), w=param(4, 6), o=nn.Linear(24, 2)), (TOKENS,)
 
 
-@uncommon
+@uncommon([4, 6])
 def mixed_by_a_product() -> Case:
     def f(s, x):
         h = s.a(x).view(2, 7, 4, 6)
@@ -612,7 +585,7 @@ def mixed_by_a_product() -> Case:
     return Written(f, a=nn.Linear(5, 24), m=param(6, 6), o=nn.Linear(24, 2)), (TOKENS,)
 
 
-@uncommon
+@uncommon([4, 6])
 def mixed_by_a_convolution() -> Case:
     def f(s, x):
         h = s.a(x.mean(1)).view(2, 4, 6)
@@ -622,7 +595,7 @@ def mixed_by_a_convolution() -> Case:
     return Written(f, a=nn.Linear(5, 24), c=nn.Conv1d(4, 4, 1), o=nn.Linear(24, 2)), (TOKENS,)
 
 
-@uncommon
+@uncommon([4])
 def rolled_with_a_skip() -> Case:
     def f(s, x):
         h = s.a(x.mean(1)).view(2, 4, 6)
@@ -632,7 +605,7 @@ def rolled_with_a_skip() -> Case:
     return Written(f, a=nn.Linear(5, 24), o=nn.Linear(24, 2)), (TOKENS,)
 
 
-@uncommon
+@uncommon([6])
 def rows_found_by_a_condition() -> Case:
     def f(s, x):
         h = s.a(x).relu()
@@ -642,7 +615,7 @@ def rows_found_by_a_condition() -> Case:
     return Written(f, a=nn.Linear(5, 6), b=nn.Linear(6, 6), o=nn.Linear(6, 2)), (ROWS,)
 
 
-@uncommon
+@uncommon([6])
 def rows_chosen_by_a_mask() -> Case:
     def f(s, x):
         h = s.a(x).relu()
@@ -654,7 +627,7 @@ def rows_chosen_by_a_mask() -> Case:
     return Written(f, a=nn.Linear(5, 6), b=nn.Linear(6, 6), o=nn.Linear(6, 2)), (ROWS,)
 
 
-@uncommon
+@uncommon([4, 6, 4, 4])
 def experts_in_a_loop() -> Case:
     def f(s, x):
         value, chosen = s.g(x).softmax(-1).topk(1, -1)
@@ -668,19 +641,19 @@ def experts_in_a_loop() -> Case:
     return Written(f, g=nn.Linear(5, 3), e=experts, o=nn.Linear(6, 2)), (ROWS,)
 
 
-@uncommon
+@uncommon([6])
 def scaled_by_a_number() -> Case:
     return Written(
         lambda s, x: s.o(s.a(x).relu()) * x.sum().item() + s.o(s.a(x)), a=nn.Linear(5, 6), o=nn.Linear(6, 2)
     ), (ROWS,)
 
 
-@uncommon
+@uncommon([4])
 def image_without_a_batch() -> Case:
     return nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Flatten(0), nn.Linear(256, 2)), (IMAGES[0],)
 
 
-@uncommon
+@uncommon([6])
 def quantised_per_unit() -> Case:
     return Written(
         lambda s, x: s.o((s.a(x) / s.q.abs()).round().clamp(-8, 7) * s.q.abs()),
@@ -690,7 +663,7 @@ def quantised_per_unit() -> Case:
     ), (ROWS,)
 
 
-@uncommon
+@uncommon([4])
 def complex_parameter() -> Case:
     """A complex tensor is not permuted, so what it multiplies stays too."""
     return Written(
@@ -703,7 +676,7 @@ def complex_parameter() -> Case:
     ), (ROWS,)
 
 
-@uncommon
+@uncommon([6])
 def weighted_bags() -> Case:
     """Weights made of units, one for each looked-up row: their order matters."""
     return Written(
@@ -714,7 +687,7 @@ def weighted_bags() -> Case:
     ), (ROWS, torch.tensor([[0, 1, 2, 3], [4, 5, 6, 0]]))
 
 
-@uncommon
+@uncommon([])
 def weighted_counts() -> Case:
     """Units added up by class: each goes with the class at its place."""
     return Written(
@@ -722,79 +695,3 @@ def weighted_counts() -> Case:
         a=nn.Linear(5, 4),
         o=nn.Linear(6, 2),
     ), (ROWS[0], torch.tensor([0, 1, 5, 3]))
-
-
-GROUPS: dict[str, list[int | tuple[int, int]]] = {
-    "lstm": [6],
-    "lstm_two_directions": [6, 6, 6, 6],
-    "gru": [6],
-    "elman": [6],
-    "lstm_cell": [6],
-    "without_gradients": [6],
-    "without_autocast": [6],
-    "bilinear_layer": [6, 4, 7],
-    "weight_standardised_by_batch_norm": [6],
-    "weight_standardised": [7, 6],
-    "zero_padded_channels": [4, 2, 3],
-    "every_other_unit": [6],
-    "embedding_bag": [6],
-    "spectrum": [6],
-    "global_filter": [6],
-    "gathered_tokens": [6],
-    "top_values": [6],
-    "routed_experts": [6, 4, 6, 6],
-    "soft_experts": [3, (8, 3), 6],
-    "maxout_by_maximum": [6, (2, 6)],
-    "pixel_shuffled": [4],
-    "pixel_unshuffled": [6],
-    "channel_shuffled": [3, (4, 3)],
-    "patches_by_unfold": [6],
-    "involution": [6],
-    "folded_patches": [6],
-    "windows_by_unfold": [6],
-    "slice_assigned": [3, 5, 3],
-    "tokens_assigned": [8],
-    "grouped_transposed_convolution": [4, (3, 4), (2, 4)],
-    "pointwise_convolutions": [6, 8],
-    "tokens_mixed_by_convolution": [9, 6, 7],
-    "shared_layer_three_times": [6],
-    "cosine_of_two": [6],
-    "radial_basis": [6, 4],
-    "spline_basis": [6, 7],
-    "spectral_norm": [6, 7],
-    "weight_norm": [6, 7],
-    "torch_transformer": [8, 2, (4, 2), (4, 2), 12, 2, (4, 2), (4, 2), 2, (4, 2), (4, 2), 12],
-    "torch_decoder": [8, 2, (4, 2), (4, 2), 2, (4, 2), (4, 2), 12, 2, (4, 2), (4, 2), 2, (4, 2), (4, 2), 12],
-    "torch_attention": [8, 2, (4, 2), (4, 2), 8],
-    "torch_attention_weights": [8, 2, (4, 2), (4, 2)],
-    "local_response_norm": [],
-    "hypernetwork": [6, 4],
-    "dynamic_convolution": [4, 8, 6],
-    "vector_quantised": [6],
-    "gated_linear_unit": [6],
-    "low_rank_product": [3, 8],
-    "low_rank_update": [8, 3],
-    "factorisation_machine": [6],
-    "feature_interactions": [6],
-    "linear_attention": [2, (4, 2), (4, 2)],
-    "state_space": [6, 4],
-    "graph_network": [6],
-    "repeated_units": [4, (3, 4)],
-    "several_outputs": [6],
-    "sorted_units": [6],
-    "antialiased_resize": [6],
-    "spatial_transformer": [6],
-    "mixed_along_an_axis": [4, 6],
-    "mixed_by_a_product": [4, 6],
-    "mixed_by_a_convolution": [4, 6],
-    "rolled_with_a_skip": [4],
-    "rows_found_by_a_condition": [6],
-    "rows_chosen_by_a_mask": [6],
-    "experts_in_a_loop": [4, 6, 4, 4],
-    "scaled_by_a_number": [6],
-    "image_without_a_batch": [4],
-    "quantised_per_unit": [6],
-    "complex_parameter": [4],
-    "weighted_bags": [6],
-    "weighted_counts": [],
-}

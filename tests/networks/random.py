@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from networks.written import Written, param, said
+
 Pick = Callable[[Sequence[Any]], Any]
 Shape = tuple[int, ...]
 Builder = Callable[[Pick, Shape, int], nn.Module]  # the int says how deep networks inside the block may be nested
@@ -23,25 +25,13 @@ CHANGING: dict[int, list[Builder]] = {2: [], 3: [], 4: []}  # rank -> blocks tha
 NESTING: dict[int, list[Builder]] = {2: [], 3: [], 4: []}  # rank -> blocks made of networks
 
 
-def said(module: nn.Module) -> str:
-    """Return a short name: ``Linear(3, 6)`` for a linear layer, the usual form for what is short already."""
-    if isinstance(module, nn.Linear):
-        return f"Linear({module.in_features}, {module.out_features}{'' if module.bias is not None else ', no bias'})"
-    return repr(module).split(", eps=")[0]
+def do(says: str, function: Callable[..., Tensor], *parts: Any) -> nn.Module:
+    """A function of one tensor and of some parts, that prints as ``says(parts)``."""
+    return Written(function, *parts, says=says)
 
 
-class Do(nn.Module):
-    """A function of one tensor and of some parts, as a module that prints as ``says(parts)``."""
-
-    def __init__(self, says: str, function: Callable[..., Tensor], *parts: nn.Module) -> None:
-        super().__init__()
-        self.says, self.function, self.parts = says, function, nn.ModuleList(parts)
-
-    def __repr__(self) -> str:
-        return f"{self.says}({', '.join(map(said, self.parts))})" if len(self.parts) else self.says
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function(x, *self.parts)
+def weight(*shape: int) -> nn.Parameter:
+    return param(*shape, scale=0.5)
 
 
 class Chain(nn.Sequential):
@@ -49,20 +39,6 @@ class Chain(nn.Sequential):
 
     def __repr__(self) -> str:
         return "[" + " > ".join(map(said, self)) + "]"
-
-
-class Weight(nn.Module):
-    """One parameter of a given shape."""
-
-    def __init__(self, *shape: int) -> None:
-        super().__init__()
-        self.value = nn.Parameter(torch.randn(shape) * 0.5)
-
-    def __repr__(self) -> str:
-        return f"Weight{tuple(self.value.shape)}"
-
-    def forward(self, *_: Tensor) -> Tensor:
-        return self.value
 
 
 def keeping(*ranks: int) -> Callable[[Builder], Builder]:
@@ -149,16 +125,16 @@ def activation(pick: Pick, shape: Shape, depth: int) -> nn.Module:
 @keeping(2, 3)
 def norm(pick: Pick, shape: Shape, depth: int) -> nn.Module:
     w = shape[-1]
-    plain = [nn.LayerNorm(w), nn.RMSNorm(w), Do("rms", _rms, Weight(w)), Do("unit", lambda x: F.normalize(x, dim=-1))]
+    plain = [nn.LayerNorm(w), nn.RMSNorm(w), do("rms", _rms, weight(w)), do("unit", lambda x: F.normalize(x, dim=-1))]
     if len(shape) == 2:
         per_group = nn.GroupNorm(pick(divisors(w)), w)
         return pick([*plain, nn.BatchNorm1d(w), per_group, nn.BatchNorm1d(w, affine=False), nn.PReLU(w)])
     over_tokens = nn.BatchNorm1d(shape[1]), nn.LayerNorm(shape[1:]), nn.InstanceNorm1d(shape[1], affine=True)
-    return pick([*plain, *over_tokens[: 3 if w > 1 else 2], Do("by unit", _transposed, nn.BatchNorm1d(w))])
+    return pick([*plain, *over_tokens[: 3 if w > 1 else 2], do("by unit", _transposed, nn.BatchNorm1d(w))])
 
 
-def _rms(x: Tensor, weight: nn.Module) -> Tensor:
-    return weight(x) * (x.float() * torch.rsqrt(x.float().pow(2).mean(-1, keepdim=True) + 1e-6)).to(x.dtype)
+def _rms(x: Tensor, weight: Tensor) -> Tensor:
+    return weight * (x.float() * torch.rsqrt(x.float().pow(2).mean(-1, keepdim=True) + 1e-6)).to(x.dtype)
 
 
 def _transposed(x: Tensor, inner: nn.Module) -> Tensor:
@@ -168,7 +144,7 @@ def _transposed(x: Tensor, inner: nn.Module) -> Tensor:
 @keeping(4)
 def image_norm(pick: Pick, shape: Shape, depth: int) -> nn.Module:
     w = shape[1]
-    last = Do("channels last", lambda x, inner: inner(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2), nn.LayerNorm(w))
+    last = do("channels last", lambda x, inner: inner(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2), nn.LayerNorm(w))
     moving = nn.BatchNorm2d(w, track_running_stats=False)
     members = nn.GroupNorm(pick(divisors(w)), w)
     return pick([nn.BatchNorm2d(w), members, members, nn.InstanceNorm2d(w, affine=True), moving, last, nn.PReLU(w)])
@@ -201,7 +177,7 @@ def strided(pick: Pick, shape: Shape, depth: int) -> nn.Module:
 def resized(pick: Pick, shape: Shape, depth: int) -> nn.Module:
     w, small = shape[1], shape[2] < 5 and shape[3] < 5
     options: list[nn.Module] = [nn.AdaptiveAvgPool2d(2), nn.AdaptiveMaxPool2d((1, 2)), nn.MaxPool2d(2, ceil_mode=True)]
-    options += [nn.AvgPool2d(3, 1, 1), Do("pad", lambda x: F.pad(x, (1, 0, 0, 1)))]
+    options += [nn.AvgPool2d(3, 1, 1), do("pad", lambda x: F.pad(x, (1, 0, 0, 1)))]
     options += [nn.Upsample(scale_factor=2), nn.Upsample(scale_factor=2, mode="bilinear")] if small else []
     options += [nn.PixelShuffle(2)] if small and w % 4 == 0 else []
     options += [nn.PixelUnshuffle(2)] if not shape[2] % 2 and not shape[3] % 2 else []
@@ -216,10 +192,10 @@ def gated_image(pick: Pick, shape: Shape, depth: int) -> nn.Module:
         return x * up(down(x.mean((2, 3))).relu()).sigmoid()[:, :, None, None]
 
     return pick([
-        Do("squeeze-excite", excite, nn.Linear(w, middle), nn.Linear(middle, w)),
-        Do("minus the mean", lambda x: x - x.mean((2, 3), keepdim=True)),
-        Do("softmax over channels", lambda x: x.softmax(1)),
-        Do("softmax over space", lambda x: x.flatten(2).softmax(-1).view_as(x)),
+        do("squeeze-excite", excite, nn.Linear(w, middle), nn.Linear(middle, w)),
+        do("minus the mean", lambda x: x - x.mean((2, 3), keepdim=True)),
+        do("softmax over channels", lambda x: x.softmax(1)),
+        do("softmax over space", lambda x: x.flatten(2).softmax(-1).view_as(x)),
     ])  # fmt: skip
 
 
@@ -231,15 +207,15 @@ def halves(pick: Pick, shape: Shape, depth: int) -> nn.Module:
     d = unit_dim(shape)
     even: list[nn.Module] = [
         nn.GLU(d),
-        Do("chunk swap", lambda x: torch.cat(x.chunk(2, d)[::-1], d)),
-        Do(
+        do("chunk swap", lambda x: torch.cat(x.chunk(2, d)[::-1], d)),
+        do(
             "chunk a·tanh(b), a", lambda x: torch.cat([x.chunk(2, d)[0] * x.chunk(2, d)[1].tanh(), x.chunk(2, d)[0]], d)
         ),
-        Do("chunk a + b", lambda x: torch.add(*x.chunk(2, d))),
+        do("chunk a + b", lambda x: torch.add(*x.chunk(2, d))),
     ]
     if width(shape) % 2 == 0:
         return pick(even)
-    return Do("first one, rest", lambda x: torch.cat([x.narrow(d, 1, width(shape) - 1) * x.narrow(d, 0, 1), x], d))
+    return do("first one, rest", lambda x: torch.cat([x.narrow(d, 1, width(shape) - 1) * x.narrow(d, 0, 1), x], d))
 
 
 @keeping(2, 3, 4)
@@ -247,7 +223,7 @@ def swiglu(pick: Pick, shape: Shape, depth: int) -> nn.Module:
     middle = pick(WIDTHS)
     inner = (shape[0], middle, *shape[2:]) if len(shape) == 4 else (*shape[:-1], middle)
     parts = project(shape, middle), project(shape, middle), project(inner, pick(WIDTHS))
-    return Do("swiglu", lambda x, gate, up, down: down(F.silu(gate(x)) * up(x)), *parts)
+    return do("swiglu", lambda x, gate, up, down: down(F.silu(gate(x)) * up(x)), *parts)
 
 
 @keeping(2, 3, 4)
@@ -256,27 +232,27 @@ def cut(pick: Pick, shape: Shape, depth: int) -> nn.Module:
     a = pick(range(1, w)) if w > 1 else 1
     b = pick(range(a, w + 1))
     options: list[nn.Module] = [
-        Do(f"[:{a}]", lambda x: x.narrow(d, 0, a)),
-        Do(f"[{b - a}:{b}] beside all", lambda x: torch.cat([x, x.narrow(d, b - a, a).sigmoid()], d)),
-        Do(f"scale [:{a}]", lambda x: torch.cat([x.narrow(d, 0, a) * 2, x.narrow(d, a, w - a).tanh()], d)),
-        Do("every other", lambda x: x.movedim(d, -1)[..., ::2].movedim(-1, d)),
-        Do("x + roll(x)", lambda x: x + x.roll(1, d)),
-        Do("x · flip(x)", lambda x: x * x.flip(d)),
-        Do("cumsum", lambda x: x.cumsum(d)),
-        Do("differences", lambda x: x.narrow(d, 1, w - 1) * x.narrow(d, 0, w - 1).tanh() if w > 1 else x),
-        Do("sort", lambda x: x.sort(d)[0]),
-        Do("by index", lambda x: x.index_select(d, torch.arange(w - 1, -1, -1))),
-        Do("beside itself", lambda x: torch.cat([x, -x], d)),
+        do(f"[:{a}]", lambda x: x.narrow(d, 0, a)),
+        do(f"[{b - a}:{b}] beside all", lambda x: torch.cat([x, x.narrow(d, b - a, a).sigmoid()], d)),
+        do(f"scale [:{a}]", lambda x: torch.cat([x.narrow(d, 0, a) * 2, x.narrow(d, a, w - a).tanh()], d)),
+        do("every other", lambda x: x.movedim(d, -1)[..., ::2].movedim(-1, d)),
+        do("x + roll(x)", lambda x: x + x.roll(1, d)),
+        do("x · flip(x)", lambda x: x * x.flip(d)),
+        do("cumsum", lambda x: x.cumsum(d)),
+        do("differences", lambda x: x.narrow(d, 1, w - 1) * x.narrow(d, 0, w - 1).tanh() if w > 1 else x),
+        do("sort", lambda x: x.sort(d)[0]),
+        do("by index", lambda x: x.index_select(d, torch.arange(w - 1, -1, -1))),
+        do("beside itself", lambda x: torch.cat([x, -x], d)),
     ]
     return pick(options)
 
 
-Rows = tuple[str, Callable[..., Tensor], list[nn.Module]]  # what it does to (…, a, b), and its parts
+Rows = tuple[str, Callable[..., Tensor], list[Any]]  # what it does to (…, a, b), and its parts
 
 
 def _rows(a: int, b: int, c: int) -> list[Rows]:
     """What may be done to a rows of b units; c is a width to go to."""
-    both_by_one = lambda y, p: torch.einsum("...ab,bc,ad->...dc", y, p(), p().mT @ p())  # noqa: E731 # fits the table
+    both_by_one = lambda y, p: torch.einsum("...ab,bc,ad->...dc", y, p, p.mT @ p)  # noqa: E731 # fits the table
     return [
         ("shuffle", lambda y: y.transpose(-1, -2), []),
         ("max within", lambda y: y.amax(-1, keepdim=True), []),
@@ -289,11 +265,11 @@ def _rows(a: int, b: int, c: int) -> list[Rows]:
         ("layer norm within", lambda y, inner: inner(y), [nn.LayerNorm(b)]),
         ("linear within", lambda y, inner: inner(y), [nn.Linear(b, c)]),
         ("linear over rows", lambda y, inner: inner(y.mT).mT, [nn.Linear(a, c)]),
-        ("linear by row", lambda y, p: torch.einsum("...ab,abc->...ac", y, p()), [Weight(a, b, c)]),
-        ("both by one", both_by_one, [Weight(b, a)]),
-        ("scaled by row", lambda y, p: y * p(), [Weight(a, 1)]),
-        ("scaled and shifted", lambda y, p: y * p() + p().amax(0), [Weight(a, b)]),
-        ("matmul", lambda y, p: (y @ p()).tanh(), [Weight(b, c)]),
+        ("linear by row", lambda y, p: torch.einsum("...ab,abc->...ac", y, p), [weight(a, b, c)]),
+        ("both by one", both_by_one, [weight(b, a)]),
+        ("scaled by row", lambda y, p: y * p, [weight(a, 1)]),
+        ("scaled and shifted", lambda y, p: y * p + p.amax(0), [weight(a, b)]),
+        ("matmul", lambda y, p: (y @ p).tanh(), [weight(b, c)]),
         ("first and last row", lambda y: torch.stack([y[..., 0, :], y[..., -1, :]], -2), []),
         ("tanh of the first row", lambda y: torch.cat([y[..., :1, :].tanh(), y[..., 1:, :]], -2), []),
         ("rows scaled", lambda y: torch.cat([r.unsqueeze(-2) * k for k, r in enumerate(y.unbind(-2), 1)], -2), []),
@@ -302,7 +278,7 @@ def _rows(a: int, b: int, c: int) -> list[Rows]:
         ("product of rows", lambda y: (y[..., 0, :] * y[..., -1, :].tanh()).unsqueeze(-2), []),
         ("units by unit", lambda y: torch.stack([u * k for k, u in enumerate(y.unbind(-1), 1)], -1), []),
         ("unbind", lambda y: torch.cat([y.unbind(-2)[0], *(r.tanh() for r in y.unbind(-2)[1:])], -1).unsqueeze(-2), []),
-        ("picks", lambda y, p: y[..., 0, :].unsqueeze(-2) @ p() + y[..., -1, :1].unsqueeze(-2), [Weight(b, c)]),
+        ("picks", lambda y, p: y[..., 0, :].unsqueeze(-2) @ p + y[..., -1, :1].unsqueeze(-2), [weight(b, c)]),
         ("rows rolled", lambda y: y.tanh() * y.roll(1, -2), []),
         ("rows flipped", lambda y: y + y.flip(-2).tanh(), []),
         ("flipped within", lambda y: y + y.flip(-1), []),
@@ -325,7 +301,7 @@ def _steps(pick: Pick, shape: Shape) -> list[nn.Module]:
     steps: list[nn.Module] = []
     for _ in range(pick([1, 1, 2, 3])):
         says, function, parts = pick(_rows(*shape[-2:], pick(WIDTHS[:4])))
-        steps.append(Do(says, function, *parts))
+        steps.append(do(says, function, *parts))
         shape = shape_after(steps[-1], shape)
         if shape[-1] * shape[-2] > 36:
             break
@@ -344,7 +320,7 @@ def regrouped(pick: Pick, shape: Shape, depth: int) -> nn.Module:
             y = step(y)
         return y.flatten(-2).movedim(-1, d)
 
-    return Do(f"as {a}·{w // a}", run, *_steps(pick, (*shape[:1], a, w // a)))
+    return do(f"as {a}·{w // a}", run, *_steps(pick, (*shape[:1], a, w // a)))
 
 
 @keeping(2, 3)
@@ -356,12 +332,12 @@ def readers(pick: Pick, shape: Shape, depth: int) -> nn.Module:
     lead = len(shape) - 1
     for _ in range(pick([1, 2, 3])):
         order = pick(orders)
-        turned = Do(f"turned {order}", lambda y, o=order: y.permute(*range(lead), *(lead + k for k in o)))
+        turned = do(f"turned {order}", lambda y, o=order: y.permute(*range(lead), *(lead + k for k in o)))
         k = pick([None, *range(sizes[order[0]])])
-        chosen = [] if k is None else [Do(f"[{k}]", lambda y, k=k: y[(slice(None),) * lead + (k,)])]
+        chosen = [] if k is None else [do(f"[{k}]", lambda y, k=k: y[(slice(None),) * lead + (k,)])]
         steps = [turned, *chosen]
         steps += _steps(pick, shape_after(Chain(*steps), (*shape[:-1], *sizes)))
-        last = Do("flatten", lambda y: y.flatten(lead))
+        last = do("flatten", lambda y: y.flatten(lead))
         size = shape_after(Chain(*steps, last), (*shape[:-1], *sizes))[-1]
         if size <= 60:
             parts.append(Chain(*steps, last, nn.Linear(size, out)))
@@ -370,28 +346,28 @@ def readers(pick: Pick, shape: Shape, depth: int) -> nn.Module:
         y = lift(x)
         return sum(way(y.unflatten(-1, sizes)) for way in ways) if ways else y
 
-    return Do(f"read {a}·{b}·{c}", run, *parts)
+    return do(f"read {a}·{b}·{c}", run, *parts)
 
 
 @keeping(2, 3)
 def with_parameters(pick: Pick, shape: Shape, depth: int) -> nn.Module:
     w, c = shape[-1], pick(WIDTHS)
     k = pick([2, 3, w])
-    positions = Weight(shape[1], w) if len(shape) == 3 else Weight(w)
-    rank_one = Do("low rank", lambda x, u, v: x @ (u() @ v()), Weight(w, k), Weight(k, c))
+    positions = weight(shape[1], w) if len(shape) == 3 else weight(w)
+    rank_one = do("low rank", lambda x, u, v: x @ (u @ v), weight(w, k), weight(k, c))
     return pick([
-        Do("scaled", lambda x, p: x * p(), Weight(w)),
-        Do("plus positions", lambda x, p: x + p(), positions),
-        Do("plus row 1", lambda x, p: x * p()[0] + p()[-1], Weight(k, w)),
-        Do("plus looked-up rows", lambda x, p: x + p()[torch.tensor([k - 1, 0])].sum(0), Weight(k, w)),
-        Do("plus column 0", lambda x, p: x + p()[:, 0], Weight(w, k)),
-        Do("tied", lambda x, inner: F.linear(inner(x).relu(), inner.weight.t()), nn.Linear(w, k)),
-        Do("twice", lambda x, p: (x @ p()).tanh() @ p(), Weight(w, w)),
-        Do("einsum", lambda x, p: torch.einsum("...i,io->...o", x, p()), Weight(w, c)),
-        Do("bilinear", lambda x, p: torch.einsum("...i,...j,ijo->...o", x.tanh(), x, p()), Weight(w, w, c)),
-        Do("hyper", lambda x, p: torch.einsum("...i,...io->...o", x, p(x).unflatten(-1, (w, 2))), nn.Linear(w, 2 * w)),
-        Do("arange", lambda x: x * torch.arange(1.0, w + 1)),
-        Do("gates of memory", lambda x, p: (x @ p().t()).softmax(-1) @ p(), Weight(k, w)),
+        do("scaled", lambda x, p: x * p, weight(w)),
+        do("plus positions", lambda x, p: x + p, positions),
+        do("plus row 1", lambda x, p: x * p[0] + p[-1], weight(k, w)),
+        do("plus looked-up rows", lambda x, p: x + p[torch.tensor([k - 1, 0])].sum(0), weight(k, w)),
+        do("plus column 0", lambda x, p: x + p[:, 0], weight(w, k)),
+        do("tied", lambda x, inner: F.linear(inner(x).relu(), inner.weight.t()), nn.Linear(w, k)),
+        do("twice", lambda x, p: (x @ p).tanh() @ p, weight(w, w)),
+        do("einsum", lambda x, p: torch.einsum("...i,io->...o", x, p), weight(w, c)),
+        do("bilinear", lambda x, p: torch.einsum("...i,...j,ijo->...o", x.tanh(), x, p), weight(w, w, c)),
+        do("hyper", lambda x, p: torch.einsum("...i,...io->...o", x, p(x).unflatten(-1, (w, 2))), nn.Linear(w, 2 * w)),
+        do("arange", lambda x: x * torch.arange(1.0, w + 1)),
+        do("gates of memory", lambda x, p: (x @ p.t()).softmax(-1) @ p, weight(k, w)),
         rank_one,
     ])  # fmt: skip
 
@@ -417,7 +393,7 @@ def attention(pick: Pick, shape: Shape, depth: int) -> nn.Module:
         half = torch.cat([-x[..., size // 2 :], x[..., : size // 2]], -1)
         return x * angle.cos() + half * angle.sin()
 
-    def attend(x: Tensor, lift: nn.Module, last: nn.Module, norm: nn.Module, bias: nn.Module) -> Tensor:
+    def attend(x: Tensor, lift: nn.Module, last: nn.Module, norm: nn.Module, bias: Tensor) -> Tensor:
         y = lift(x)
         if style == "separate" or style == "chunk":
             q, k, v = (_heads(part, heads) for part in y.chunk(3, -1))
@@ -436,7 +412,7 @@ def attention(pick: Pick, shape: Shape, depth: int) -> nn.Module:
         if mix in ("sdpa", "causal"):
             z = F.scaled_dot_product_attention(q, k, v, is_causal=mix == "causal")
         elif mix == "learned bias":
-            z = F.scaled_dot_product_attention(q, k, v, attn_mask=bias())
+            z = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
         else:
             scores = q @ k.mT
             if mix == "masked":
@@ -447,10 +423,10 @@ def attention(pick: Pick, shape: Shape, depth: int) -> nn.Module:
     lift: nn.Module = nn.Linear(w, 3 * inner)
     if style == "separate":
         three = [nn.Linear(w, inner, bias=pick([True, False])) for _ in range(3)]
-        lift = Do("three", lambda x, q, k, v: torch.cat([q(x), k(x), v(x)], -1), *three)
-    bias = Weight(*pick([(t, t), (heads, t, t), (heads, 1, 1), (1, t)]))
+        lift = do("three", lambda x, q, k, v: torch.cat([q(x), k(x), v(x)], -1), *three)
+    bias = weight(*pick([(t, t), (heads, t, t), (heads, 1, 1), (1, t)]))
     says = f"attention {style}, {heads} heads of {size}, {qk_norm}, {mix}"
-    return Do(says, attend, lift, nn.Linear(inner, out), nn.LayerNorm(size), bias)
+    return do(says, attend, lift, nn.Linear(inner, out), nn.LayerNorm(size), bias)
 
 
 @keeping(3)
@@ -470,7 +446,7 @@ def grouped_query_attention(pick: Pick, shape: Shape, depth: int) -> nn.Module:
         return last(z.transpose(1, 2).flatten(2))
 
     lifts = [nn.Linear(w, h * size) for h in (kv * ratio, kv, kv)]
-    return Do(f"{style}: {kv}×{ratio} heads of {size}", attend, *lifts, nn.Linear(kv * ratio * size, pick(WIDTHS)))
+    return do(f"{style}: {kv}×{ratio} heads of {size}", attend, *lifts, nn.Linear(kv * ratio * size, pick(WIDTHS)))
 
 
 @keeping(3)
@@ -481,16 +457,16 @@ def cross_attention(pick: Pick, shape: Shape, depth: int) -> nn.Module:
         keys, values = kv(x[:, :2]).chunk(2, -1)
         return (q(x) @ keys.mT).softmax(-1) @ values
 
-    def latent(x: Tensor, q: nn.Module, kv: nn.Module, read: nn.Module) -> Tensor:
+    def latent(x: Tensor, q: Tensor, kv: nn.Module, read: nn.Module) -> Tensor:
         keys, values = kv(x).chunk(2, -1)
-        short = (q() @ keys.mT).softmax(-1) @ values  # (n, 3, inner)
+        short = (q @ keys.mT).softmax(-1) @ values  # (n, 3, inner)
         return (read(x) @ short.mT).softmax(-1) @ short
 
     mha = nn.MultiheadAttention(w, pick(divisors(w)), batch_first=True)
     return pick([
-        Do("cross-attention", attend, nn.Linear(w, inner), nn.Linear(w, 2 * inner)),
-        Do("latents", latent, Weight(3, inner), nn.Linear(w, 2 * inner), nn.Linear(w, inner)),
-        Do("torch attention", lambda x, inner: inner(x, x[:, :2], x[:, :2], need_weights=False)[0], mha),
+        do("cross-attention", attend, nn.Linear(w, inner), nn.Linear(w, 2 * inner)),
+        do("latents", latent, weight(3, inner), nn.Linear(w, 2 * inner), nn.Linear(w, inner)),
+        do("torch attention", lambda x, inner: inner(x, x[:, :2], x[:, :2], need_weights=False)[0], mha),
     ])  # fmt: skip
 
 
@@ -500,58 +476,58 @@ def over_tokens(pick: Pick, shape: Shape, depth: int) -> nn.Module:
     k = pick(WIDTHS)
     mix = Chain(nn.Linear(t, k), nn.GELU(), nn.Linear(k, t))
     return pick([
-        Do("mix tokens", _transposed, mix),
-        Do("convolve tokens", _transposed, nn.Conv1d(w, k, 3, padding=1)),
-        Do("depthwise over tokens", _transposed, nn.Conv1d(w, w, 3, padding=1, groups=w)),
-        Do("minus the maximum token", lambda x: x - x.max(1, keepdim=True)[0]),
-        Do("plus the first token", lambda x: x + x[:, :1]),
-        Do("shifted tokens", lambda x: F.pad(x, (0, 0, 1, 0))[:, :-1] * x.sigmoid()),
-        Do("rolled tokens", lambda x: x.roll(1, 1) + x),
-        Do("softmax over tokens", lambda x: x.softmax(1) * x),
-        Do("gate by the mean token", lambda x, lift: x * lift(x.mean(1, keepdim=True)).sigmoid(), nn.Linear(w, w)),
-        Do("first token to the end", lambda x: torch.cat([x[:, 1:], x[:, :1].tanh()], 1)),
+        do("mix tokens", _transposed, mix),
+        do("convolve tokens", _transposed, nn.Conv1d(w, k, 3, padding=1)),
+        do("depthwise over tokens", _transposed, nn.Conv1d(w, w, 3, padding=1, groups=w)),
+        do("minus the maximum token", lambda x: x - x.max(1, keepdim=True)[0]),
+        do("plus the first token", lambda x: x + x[:, :1]),
+        do("shifted tokens", lambda x: F.pad(x, (0, 0, 1, 0))[:, :-1] * x.sigmoid()),
+        do("rolled tokens", lambda x: x.roll(1, 1) + x),
+        do("softmax over tokens", lambda x: x.softmax(1) * x),
+        do("gate by the mean token", lambda x, lift: x * lift(x.mean(1, keepdim=True)).sigmoid(), nn.Linear(w, w)),
+        do("first token to the end", lambda x: torch.cat([x[:, 1:], x[:, :1].tanh()], 1)),
     ])  # fmt: skip
 
 
 @changing(3)
 def shorter(pick: Pick, shape: Shape, depth: int) -> nn.Module:
     _, t, w = shape
-    token = Do("class token", lambda x, p: torch.cat([p().expand(len(x), -1, -1), x], 1), Weight(1, 1, w))
-    repeated = Do("class tokens", lambda x, p: torch.cat([x, p().repeat(len(x), 2, 1)], 1), Weight(1, 1, w))
-    pooled = Do("pool tokens", _transposed, nn.AdaptiveMaxPool1d(2))
-    return pick([token, repeated, pooled, nn.Flatten(), Do("merge tokens", lambda x: x.reshape(len(x), 1, t * w))])
+    token = do("class token", lambda x, p: torch.cat([p.expand(len(x), -1, -1), x], 1), weight(1, 1, w))
+    repeated = do("class tokens", lambda x, p: torch.cat([x, p.repeat(len(x), 2, 1)], 1), weight(1, 1, w))
+    pooled = do("pool tokens", _transposed, nn.AdaptiveMaxPool1d(2))
+    return pick([token, repeated, pooled, nn.Flatten(), do("merge tokens", lambda x: x.reshape(len(x), 1, t * w))])
 
 
 @changing(3, 4)
 def pooled(pick: Pick, shape: Shape, depth: int) -> nn.Module:
     """To vectors."""
     if len(shape) == 4:
-        mean = Do("mean over space", lambda x: x.mean((2, 3)))
-        most = Do("max over space", lambda x: x.flatten(2).max(-1)[0])
-        return pick([mean, most, nn.Flatten(), Do("first place", lambda x: x[:, :, 0, 0])])
+        mean = do("mean over space", lambda x: x.mean((2, 3)))
+        most = do("max over space", lambda x: x.flatten(2).max(-1)[0])
+        return pick([mean, most, nn.Flatten(), do("first place", lambda x: x[:, :, 0, 0])])
     return pick([
-        Do("mean token", lambda x: x.mean(1)),
-        Do("max token", lambda x: x.amax(1)),
-        Do("first token", lambda x: x[:, 0]),
-        Do("two tokens", lambda x: x[:, 0] * x[:, -1].tanh()),
-        Do("attention pool", lambda x, q: (x * q(x).softmax(1)).sum(1), nn.Linear(shape[-1], 1)),
-        Do("gram", lambda x: (x.mT @ x).flatten(1)),
-        Do("sorted places", lambda x: x.flatten(1).sort(-1)[0]),
+        do("mean token", lambda x: x.mean(1)),
+        do("max token", lambda x: x.amax(1)),
+        do("first token", lambda x: x[:, 0]),
+        do("two tokens", lambda x: x[:, 0] * x[:, -1].tanh()),
+        do("attention pool", lambda x, q: (x * q(x).softmax(1)).sum(1), nn.Linear(shape[-1], 1)),
+        do("gram", lambda x: (x.mT @ x).flatten(1)),
+        do("sorted places", lambda x: x.flatten(1).sort(-1)[0]),
     ])  # fmt: skip
 
 
 @changing(4)
 def to_tokens(pick: Pick, shape: Shape, depth: int) -> nn.Module:
-    rows = Do("rows as tokens", lambda x: x.permute(0, 2, 1, 3).flatten(2))
-    units = Do("units as tokens", lambda x: x.flatten(2))
-    return pick([Do("tokens", lambda x: x.flatten(2).transpose(1, 2)), rows, units])
+    rows = do("rows as tokens", lambda x: x.permute(0, 2, 1, 3).flatten(2))
+    units = do("units as tokens", lambda x: x.flatten(2))
+    return pick([do("tokens", lambda x: x.flatten(2).transpose(1, 2)), rows, units])
 
 
 @changing(2)
 def vector_to_tokens(pick: Pick, shape: Shape, depth: int) -> nn.Module:
     a = pick(divisors(shape[-1]))
-    outer = Do("outer product", lambda x: x[:, :, None] * x.tanh()[:, None, :])
-    return pick([Do(f"{a} tokens", lambda x: x.view(len(x), a, -1)), outer, Do("one unit", lambda x: x.unsqueeze(-1))])
+    outer = do("outer product", lambda x: x[:, :, None] * x.tanh()[:, None, :])
+    return pick([do(f"{a} tokens", lambda x: x.view(len(x), a, -1)), outer, do("one unit", lambda x: x.unsqueeze(-1))])
 
 
 # -- networks inside networks --------------------------------------------------------------------------------------
@@ -564,14 +540,14 @@ def _inside(pick: Pick, shape: Shape, depth: int, out: int | None = None) -> nn.
 @nesting(2, 3, 4)
 def residual(pick: Pick, shape: Shape, depth: int) -> nn.Module:
     body = _inside(pick, shape, depth, width(shape))
-    return Do("residual", lambda x, body: x + body(x), body)
+    return do("residual", lambda x, body: x + body(x), body)
 
 
 @nesting(2, 3, 4)
 def projected_residual(pick: Pick, shape: Shape, depth: int) -> nn.Module:
     body = _inside(pick, shape, depth)
     skip = project(shape, width(shape_after(body, shape)), bias=False)
-    return Do("residual", lambda x, body, skip: F.relu(skip(x) + body(x)), body, skip)
+    return do("residual", lambda x, body, skip: F.relu(skip(x) + body(x)), body, skip)
 
 
 @nesting(2, 3, 4)
@@ -581,16 +557,16 @@ def parallel(pick: Pick, shape: Shape, depth: int) -> nn.Module:
     out = pick([w, *WIDTHS])
     a, b = _inside(pick, shape, depth, out), _inside(pick, shape, depth, out)
     options = [
-        Do("sum", lambda x, a, b: a(x) + b(x), a, b),
-        Do("product", lambda x, a, b: a(x).tanh() * b(x), a, b),
-        Do("maximum", lambda x, a, b: torch.maximum(a(x), b(x)), a, b),
-        Do("stack mean", lambda x, a, b: torch.stack([a(x), b(x)]).mean(0), a, b),
-        Do("where", lambda x, a, b: torch.where(a(x) > 0, b(x), a(x)), a, b),
-        Do("one after the other", lambda x, a, b: b(x) if out != w else b(a(x)), a, b),
-        Do("concatenated", lambda x, a, b: torch.cat([a(x), b(x)], d), a, b),
+        do("sum", lambda x, a, b: a(x) + b(x), a, b),
+        do("product", lambda x, a, b: a(x).tanh() * b(x), a, b),
+        do("maximum", lambda x, a, b: torch.maximum(a(x), b(x)), a, b),
+        do("stack mean", lambda x, a, b: torch.stack([a(x), b(x)]).mean(0), a, b),
+        do("where", lambda x, a, b: torch.where(a(x) > 0, b(x), a(x)), a, b),
+        do("one after the other", lambda x, a, b: b(x) if out != w else b(a(x)), a, b),
+        do("concatenated", lambda x, a, b: torch.cat([a(x), b(x)], d), a, b),
     ]
     if out == w:
-        options.append(Do("both added", lambda x, a, b: x + a(x) + b(x), a, b))
+        options.append(do("both added", lambda x, a, b: x + a(x) + b(x), a, b))
     return pick(options)
 
 
@@ -599,7 +575,7 @@ def dense(pick: Pick, shape: Shape, depth: int) -> nn.Module:
     """The stream beside what branches make of it."""
     d = unit_dim(shape)
     bodies = [_inside(pick, shape, depth) for _ in range(pick([1, 2]))]
-    return Do("dense", lambda x, *bodies: torch.cat([x, *(body(x) for body in bodies)], d), *bodies)
+    return do("dense", lambda x, *bodies: torch.cat([x, *(body(x) for body in bodies)], d), *bodies)
 
 
 @nesting(2, 3, 4)
@@ -607,10 +583,10 @@ def shared(pick: Pick, shape: Shape, depth: int) -> nn.Module:
     """One network used twice."""
     body = _inside(pick, shape, depth, width(shape))
     return pick([
-        Do("twice", lambda x, body: body(body(x).tanh()), body),
-        Do("of both signs", lambda x, body: body(x) - body(-x), body),
-        Do("siamese", lambda x, body: body(x) * body(x.flip(0)), body),
-        Do("both ways", lambda x, body: body(x) + body(x.flip(-1)), body),
+        do("twice", lambda x, body: body(body(x).tanh()), body),
+        do("of both signs", lambda x, body: body(x) - body(-x), body),
+        do("siamese", lambda x, body: body(x) * body(x.flip(0)), body),
+        do("both ways", lambda x, body: body(x) + body(x.flip(-1)), body),
     ])  # fmt: skip
 
 
@@ -628,26 +604,11 @@ def each_part(pick: Pick, shape: Shape, depth: int) -> nn.Module:
         left, right = x.split([at, w - at], d)
         return torch.cat([a(left), b(right)], d)
 
-    kept = Do(f"first {at} kept", lambda x, b: torch.cat([x.narrow(d, 0, at), b(x.narrow(d, at, w - at))], d), b)
-    return pick([Do(f"split at {at}", run, a, b), kept])
+    kept = do(f"first {at} kept", lambda x, b: torch.cat([x.narrow(d, 0, at), b(x.narrow(d, at, w - at))], d), b)
+    return pick([do(f"split at {at}", run, a, b), kept])
 
 
 # -- whole networks ------------------------------------------------------------------------------------------------
-
-
-class Whole(nn.Module):
-    """Input layer, random blocks, head; ``tail`` is a plain hidden layer before the outputs."""
-
-    def __init__(self, stem: nn.Module, body: nn.Module, tail: nn.Module, tied: bool = False) -> None:
-        super().__init__()
-        self.stem, self.body, self.tail, self.tied = stem, body, tail, tied
-
-    def __repr__(self) -> str:
-        return f"{said(self.stem)} > {self.body!r} > {self.tail!r}{' > tied head' if self.tied else ''}"
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.tail(self.body(self.stem(x)))
-        return F.linear(y, self.stem.weight) if self.tied else y
 
 
 def whole(pick: Pick, family: str) -> tuple[nn.Module, tuple[Tensor, ...]]:
@@ -667,9 +628,14 @@ def whole(pick: Pick, family: str) -> tuple[nn.Module, tuple[Tensor, ...]]:
     tied = family == "words" and pick([True, False])
     body = network(pick, shape, 2, most=4, free=not tied, out=w if tied else None)
     shape = shape_after(body, shape)
-    hidden_layer = Chain(
-        project(shape, 7),
-        nn.ReLU(),
-        project((*shape[:1], 7, *shape[2:]) if len(shape) == 4 else (7,), w if tied else 2),
-    )
-    return Whole(stem, body, hidden_layer, tied), (inputs,)
+    inner = (*shape[:1], 7, *shape[2:]) if len(shape) == 4 else (7,)
+    tail = Chain(
+        project(shape, 7), nn.ReLU(), project(inner, w if tied else 2)
+    )  # a plain hidden layer before the outputs
+
+    def run(s: Written, x: Tensor) -> Tensor:
+        y = s.tail(s.body(s.stem(x)))
+        return F.linear(y, s.stem.weight) if tied else y
+
+    says = f"{said(stem)} > {body!r} > {tail!r}{' > tied head' if tied else ''}"
+    return Written(run, says=says, stem=stem, body=body, tail=tail), (inputs,)

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
-from networks import Residual
 from torch import Tensor, nn
 
 import lmccheck
@@ -15,6 +14,7 @@ from lmccheck.dropping.edit import keep_factors, multiplied
 from lmccheck.network.pair import ModelPair
 from lmccheck.symmetry.discover import structure_of
 from lmccheck.symmetry.structure import Structure
+from networks.written import Written, residual
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
@@ -35,17 +35,15 @@ def mlp(widths: Sequence[int], activation: str = "relu", bias: bool = True) -> n
     return nn.Sequential(*parts)
 
 
-class SwiGLU(nn.Module):
+def swiglu() -> nn.Module:
     """silu(gate) * up, then down, then a GELU layer: a unit is a row of both gate and up."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.gate, self.up, self.down = nn.Linear(5, 8), nn.Linear(5, 8, bias=False), nn.Linear(8, 6)
-        self.middle, self.head = nn.Linear(6, 7), nn.Linear(7, 3)
+    def run(s: Written, x: Tensor) -> Tensor:
+        x = s.down(F.silu(s.gate(x)) * s.up(x))
+        return s.head(F.gelu(s.middle(F.relu(x))))
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.down(F.silu(self.gate(x)) * self.up(x))
-        return self.head(F.gelu(self.middle(F.relu(x))))
+    parts = {"gate": nn.Linear(5, 8), "up": nn.Linear(5, 8, bias=False), "down": nn.Linear(8, 6)}
+    return Written(run, **parts, middle=nn.Linear(6, 7), head=nn.Linear(7, 3))
 
 
 def stream() -> nn.Module:
@@ -55,7 +53,7 @@ def stream() -> nn.Module:
         return nn.Sequential(nn.Conv2d(4, 5, 3, 1, 1), nn.BatchNorm2d(5), nn.ReLU(), nn.Conv2d(5, 4, 3, 1, 1))
 
     tail = [nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(16, 3)]
-    return nn.Sequential(nn.Conv2d(3, 4, 1), Residual(body(), None, nn.ReLU()), Residual(body()), *tail)
+    return nn.Sequential(nn.Conv2d(3, 4, 1), residual(body(), None, nn.ReLU()), residual(body()), *tail)
 
 
 def random_state(module: nn.Module, seed: int, scale: float = 1.0) -> dict[str, Tensor]:

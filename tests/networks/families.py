@@ -2,62 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-Case = tuple[nn.Module, tuple[Tensor, ...]]
-NETWORKS: dict[str, Callable[[], Case]] = {}
+from networks.registry import Case, network
+from networks.written import Written, param, residual
 
 
-def network(build: Callable[[], Case]) -> Callable[[], Case]:
-    """Register a builder under its own name."""
-    NETWORKS[build.__name__] = build
-    return build
-
-
-class Residual(nn.Module):
-    """x + body(x), optionally with a projection on the skip and an activation after the sum."""
-
-    def __init__(self, body: nn.Module, skip: nn.Module | None = None, after: nn.Module | None = None) -> None:
-        super().__init__()
-        self.body, self.skip, self.after = body, skip or nn.Identity(), after or nn.Identity()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.after(self.skip(x) + self.body(x))
-
-
-class Apply(nn.Module):
-    """A function of one tensor, or of a tensor and a module's parameters, as a module."""
-
-    def __init__(self, function: Callable[..., Tensor], *parts: nn.Module) -> None:
-        super().__init__()
-        self.parts, self.function = nn.ModuleList(parts), function
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function(x, *self.parts)
-
-
-@network
+@network([7, 6])
 def mlp() -> Case:
     return nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 6), nn.GELU(), nn.Linear(6, 3)), (torch.randn(4, 5),)
 
 
-@network
+@network([4])
 def mlp_width_one() -> Case:
     return nn.Sequential(nn.Linear(5, 1), nn.ReLU(), nn.Linear(1, 4), nn.ReLU(), nn.Linear(4, 3)), (torch.randn(4, 5),)
 
 
-@network
+@network([7])
 def mlp_in_place() -> Case:
     return nn.Sequential(nn.Linear(5, 7), nn.ReLU(inplace=True), nn.BatchNorm1d(7), nn.Linear(7, 3)), (
         torch.randn(4, 5),
     )
 
 
-@network
+@network([6])
 def mlp_weight_shared() -> Case:
     middle = nn.Linear(6, 6)
     return nn.Sequential(nn.Linear(5, 6), nn.ReLU(), middle, nn.ReLU(), middle, nn.ReLU(), nn.Linear(6, 2)), (
@@ -65,15 +35,15 @@ def mlp_weight_shared() -> Case:
     )
 
 
-@network
+@network()
 def autoencoder_tied() -> Case:
     def tied(x: Tensor, encoder: nn.Module) -> Tensor:
         return F.linear(F.relu(encoder(x)), encoder.weight.t())
 
-    return Apply(tied, nn.Linear(5, 8)), (torch.randn(4, 5),)
+    return Written(tied, nn.Linear(5, 8)), (torch.randn(4, 5),)
 
 
-@network
+@network([4, 6, 9])
 def vgg() -> Case:
     layers = [
         nn.Conv2d(3, 4, 3, padding=1),
@@ -87,7 +57,7 @@ def vgg() -> Case:
     return nn.Sequential(*layers, *head), (torch.randn(2, 3, 8, 8),)
 
 
-@network
+@network([4, 4, 6, 6, 6])
 def resnet() -> Case:
     def block(width: int, out: int, stride: int) -> nn.Module:
         body = nn.Sequential(
@@ -95,30 +65,30 @@ def resnet() -> Case:
             nn.Conv2d(out, out, 3, 1, 1, bias=False), nn.BatchNorm2d(out),
         )  # fmt: skip
         skip = nn.Sequential(nn.Conv2d(width, out, 1, stride, bias=False), nn.BatchNorm2d(out)) if stride > 1 else None
-        return Residual(body, skip, nn.ReLU(inplace=True))
+        return residual(body, skip, nn.ReLU(inplace=True))
 
     stem = [nn.Conv2d(3, 4, 3, 1, 1, bias=False), nn.BatchNorm2d(4), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, 1)]
     tail = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 3)]
     return nn.Sequential(*stem, block(4, 4, 1), block(4, 6, 2), block(6, 6, 1), *tail), (torch.randn(2, 3, 8, 8),)
 
 
-@network
+@network([4, 8, (2, 8), 5])
 def mobilenet() -> Case:
     layers = [
         nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ReLU6(), nn.Conv2d(4, 4, 3, padding=1, groups=4),
         nn.BatchNorm2d(4), nn.Hardswish(),
         nn.Conv2d(4, 8, 1), nn.Conv2d(8, 16, 3, groups=8), nn.SiLU(), nn.Conv2d(16, 5, 1),
     ]  # fmt: skip
-    return nn.Sequential(*layers, Apply(lambda x: x.mean((2, 3))), nn.Linear(5, 2)), (torch.randn(2, 3, 6, 6),)
+    return nn.Sequential(*layers, Written(lambda x: x.mean((2, 3))), nn.Linear(5, 2)), (torch.randn(2, 3, 6, 6),)
 
 
-@network
+@network([4, (2, 4), (3, 4), 5])
 def grouped_convolution() -> Case:
     layers = [nn.Conv2d(3, 8, 1), nn.ReLU(), nn.Conv2d(8, 12, 3, padding=1, groups=4), nn.ReLU(), nn.Conv2d(12, 5, 1)]
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(5, 2)), (torch.randn(2, 3, 6, 6),)
 
 
-@network
+@network([4, (2, 4), 6])
 def group_norm() -> Case:
     layers = [
         nn.Conv2d(3, 8, 3),
@@ -132,7 +102,7 @@ def group_norm() -> Case:
     return nn.Sequential(*layers, nn.Linear(24, 2)), (torch.randn(2, 3, 6, 6),)
 
 
-@network
+@network()
 def instance_norm() -> Case:
     layers = [
         nn.Conv2d(3, 8, 3),
@@ -145,7 +115,7 @@ def instance_norm() -> Case:
     return nn.Sequential(*layers, nn.Linear(16, 2)), (torch.randn(2, 3, 6, 6),)
 
 
-@network
+@network([4, 3, 5])
 def densenet() -> Case:
     def dense(x: Tensor, first: nn.Module, second: nn.Module, norm: nn.Module, third: nn.Module) -> Tensor:
         x = first(x)
@@ -154,21 +124,21 @@ def densenet() -> Case:
         return F.avg_pool2d(z, 2)
 
     parts = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 3, 3, padding=1), nn.BatchNorm2d(7), nn.Conv2d(7, 5, 1)
-    return nn.Sequential(Apply(dense, *parts), nn.Flatten(), nn.Linear(48, 2)), (torch.randn(2, 3, 4, 4),)
+    return nn.Sequential(Written(dense, *parts), nn.Flatten(), nn.Linear(48, 2)), (torch.randn(2, 3, 4, 4),)
 
 
-@network
+@network([6, 2, 4])
 def squeeze_excite() -> Case:
     def gate(x: Tensor, down: nn.Module, up: nn.Module) -> Tensor:
         return x * torch.sigmoid(up(F.relu(down(x.mean((2, 3)))))).unsqueeze(-1).unsqueeze(-1)
 
-    body = Apply(gate, nn.Linear(6, 2), nn.Linear(2, 6))
+    body = Written(gate, nn.Linear(6, 2), nn.Linear(2, 6))
     return nn.Sequential(nn.Conv2d(3, 6, 3), body, nn.Conv2d(6, 4, 1), nn.Flatten(), nn.Linear(64, 2)), (
         torch.randn(2, 3, 6, 6),
     )
 
 
-@network
+@network()
 def channel_shuffle() -> Case:
     def shuffle(x: Tensor) -> Tensor:
         n, c, h, w = x.shape
@@ -177,7 +147,7 @@ def channel_shuffle() -> Case:
     layers = [
         nn.Conv2d(3, 8, 1),
         nn.ReLU(),
-        Apply(shuffle),
+        Written(shuffle),
         nn.Conv2d(8, 8, 3, groups=2),
         nn.ReLU(),
         nn.Conv2d(8, 4, 1),
@@ -186,26 +156,26 @@ def channel_shuffle() -> Case:
     return nn.Sequential(*layers, nn.Linear(16, 2)), (torch.randn(2, 3, 4, 4),)
 
 
-@network
+@network([4, 4, 4])
 def split_in_halves() -> Case:
     def halves(x: Tensor, left: nn.Module, right: nn.Module) -> Tensor:
         a, b = x.chunk(2, 1)
         return torch.cat([F.relu(left(a)), b * right(b).sigmoid()], 1)
 
     return nn.Sequential(
-        nn.Linear(5, 8), nn.ReLU(), Apply(halves, nn.Linear(4, 4), nn.Linear(4, 4)), nn.Linear(8, 2)
+        nn.Linear(5, 8), nn.ReLU(), Written(halves, nn.Linear(4, 4), nn.Linear(4, 4)), nn.Linear(8, 2)
     ), (torch.randn(4, 5),)
 
 
-@network
+@network()
 def uneven_slices() -> Case:
     def slices(x: Tensor) -> Tensor:
         return torch.cat([x[:, :3] * 2, x[:, 3:8].tanh(), x[:, 1:2]], 1)
 
-    return nn.Sequential(nn.Linear(5, 8), Apply(slices), nn.Linear(9, 2)), (torch.randn(4, 5),)
+    return nn.Sequential(nn.Linear(5, 8), Written(slices), nn.Linear(9, 2)), (torch.randn(4, 5),)
 
 
-@network
+@network()
 def transposed_convolution() -> Case:
     layers = [
         nn.Conv2d(3, 6, 3, stride=2),
@@ -217,7 +187,7 @@ def transposed_convolution() -> Case:
     return nn.Sequential(*layers), (torch.randn(2, 3, 7, 7),)
 
 
-@network
+@network()
 def convolution_1d() -> Case:
     layers = [
         nn.Conv1d(3, 6, 3),
@@ -231,43 +201,43 @@ def convolution_1d() -> Case:
     return nn.Sequential(*layers), (torch.randn(2, 3, 8),)
 
 
-@network
+@network()
 def glu() -> Case:
     return nn.Sequential(nn.Linear(5, 12), nn.GLU(), nn.Linear(6, 2)), (torch.randn(4, 5),)
 
 
-@network
+@network([6, (2, 6)])
 def maxout() -> Case:
-    return nn.Sequential(nn.Linear(5, 12), Apply(lambda x: x.view(-1, 6, 2).amax(-1)), nn.Linear(6, 2)), (
+    return nn.Sequential(nn.Linear(5, 12), Written(lambda x: x.view(-1, 6, 2).amax(-1)), nn.Linear(6, 2)), (
         torch.randn(4, 5),
     )
 
 
-@network
+@network()
 def softmax_gating() -> Case:
     return nn.Sequential(nn.Linear(5, 6), nn.Softmax(-1), nn.LayerNorm(6), nn.Linear(6, 4), nn.LogSoftmax(-1)), (
         torch.randn(4, 5),
     )
 
 
-@network
+@network([])
 def order_matters() -> Case:
     return nn.Sequential(
         nn.Linear(5, 6),
-        Apply(lambda x: x.cumsum(-1)),
+        Written(lambda x: x.cumsum(-1)),
         nn.Linear(6, 4),
-        Apply(lambda x: x.flip(-1) + x),
+        Written(lambda x: x.flip(-1) + x),
         nn.Linear(4, 2),
     ), (torch.randn(4, 5),)
 
 
-@network
+@network()
 def constant_pattern() -> Case:
     return nn.Sequential(
         nn.Linear(5, 6),
-        Apply(lambda x: x * torch.arange(6.0)),
+        Written(lambda x: x * torch.arange(6.0)),
         nn.Linear(6, 4),
-        Apply(lambda x: x + 1.5),
+        Written(lambda x: x + 1.5),
         nn.Linear(4, 2),
     ), (torch.randn(4, 5),)
 
@@ -310,52 +280,54 @@ class Attention(nn.Module):
 
 def _encoder(style: str, causal: bool = False) -> Case:
     def layer() -> nn.Module:
-        attention = Residual(nn.Sequential(nn.LayerNorm(8), Attention(8, 2, style, causal)))
-        feed_forward = Residual(nn.Sequential(nn.LayerNorm(8), nn.Linear(8, 10), nn.GELU(), nn.Linear(10, 8)))
+        attention = residual(nn.Sequential(nn.LayerNorm(8), Attention(8, 2, style, causal)))
+        feed_forward = residual(nn.Sequential(nn.LayerNorm(8), nn.Linear(8, 10), nn.GELU(), nn.Linear(10, 8)))
         return nn.Sequential(attention, feed_forward)
 
-    return nn.Sequential(nn.Linear(5, 8), layer(), layer(), Apply(lambda x: x.mean(1)), nn.Linear(8, 3)), (
+    return nn.Sequential(nn.Linear(5, 8), layer(), layer(), Written(lambda x: x.mean(1)), nn.Linear(8, 3)), (
         torch.randn(2, 6, 5),
     )
 
 
-@network
+@network([8, 2, (4, 2), (4, 2), 10, 2, (4, 2), (4, 2), 10])
 def encoder_separate() -> Case:
     return _encoder("separate")
 
 
-@network
+@network([8, 2, (4, 2), (4, 2), 10, 2, (4, 2), (4, 2), 10])
 def encoder_chunk() -> Case:
     return _encoder("chunk")
 
 
-@network
+@network([8, 2, (4, 2), (4, 2), 10, 2, (4, 2), (4, 2), 10])
 def encoder_unbind() -> Case:
     return _encoder("unbind")
 
 
-@network
+@network([8, 2, (4, 2), (4, 2), 10, 2, (4, 2), (4, 2), 10])
 def encoder_per_head() -> Case:
     return _encoder("per head")
 
 
-@network
+@network()
 def decoder_causal() -> Case:
     return _encoder("chunk", causal=True)
 
 
-@network
+@network([8, 2, (4, 2), (4, 2), 12, 2, (4, 2), (4, 2), 12])
 def torch_encoder_post_norm() -> Case:
     layer = nn.TransformerEncoderLayer(8, 2, 12, batch_first=True)
     encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
-    return nn.Sequential(nn.Linear(5, 8), encoder, Apply(lambda x: x[:, 0]), nn.Linear(8, 3)), (torch.randn(2, 6, 5),)
+    return nn.Sequential(nn.Linear(5, 8), encoder, Written(lambda x: x[:, 0]), nn.Linear(8, 3)), (torch.randn(2, 6, 5),)
 
 
-@network
+@network()
 def torch_encoder_pre_norm() -> Case:
     layer = nn.TransformerEncoderLayer(8, 2, 12, activation="gelu", norm_first=True)
     encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
-    return nn.Sequential(nn.Linear(5, 8), encoder, Apply(lambda x: x.mean(0)), nn.Linear(8, 3)), (torch.randn(6, 2, 5),)
+    return nn.Sequential(nn.Linear(5, 8), encoder, Written(lambda x: x.mean(0)), nn.Linear(8, 3)), (
+        torch.randn(6, 2, 5),
+    )
 
 
 class LanguageModel(nn.Module):
@@ -364,7 +336,7 @@ class LanguageModel(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.tokens, self.positions = nn.Embedding(11, 8), nn.Embedding(6, 8)
-        self.block = Residual(nn.Sequential(nn.LayerNorm(8), Attention(8, 2, "unbind", causal=True)))
+        self.block = residual(nn.Sequential(nn.LayerNorm(8), Attention(8, 2, "unbind", causal=True)))
         self.norm, self.head = nn.LayerNorm(8), nn.Linear(8, 11, bias=False)
         self.head.weight = self.tokens.weight
 
@@ -373,7 +345,7 @@ class LanguageModel(nn.Module):
         return self.head(self.norm(self.block(x)))
 
 
-@network
+@network([8, 2, (4, 2), (4, 2)])
 def language_model_tied() -> Case:
     return LanguageModel(), (torch.randint(0, 11, (2, 6)),)
 
@@ -397,7 +369,7 @@ class VisionTransformer(nn.Module):
         return self.head(x[:, 0])
 
 
-@network
+@network([8, 2, (4, 2), (4, 2)])
 def vision_transformer() -> Case:
     return VisionTransformer(), (torch.randn(2, 3, 6, 6),)
 
@@ -446,83 +418,70 @@ class Llama(nn.Module):
         return self.head(x + self.down(F.silu(self.gate(y)) * self.up(y)))
 
 
-@network
+@network([16, 2, (2, 2), (4, 2), 20])
 def llama() -> Case:
     return Llama(), (torch.randint(0, 11, (2, 5)),)
 
 
-@network
+@network([16, 2, (2, 2), (4, 2), (4, 2), 20])
 def llama_without_rotary() -> Case:
     return Llama(rotary=False), (torch.randint(0, 11, (2, 5)),)
 
 
-@network
+@network()
 def cross_attention() -> Case:
-    class Cross(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.a, self.b, self.attention, self.head = (
-                nn.Linear(5, 8),
-                nn.Linear(3, 8),
-                nn.MultiheadAttention(8, 2, batch_first=True),
-                nn.Linear(8, 2),
-            )
+    def cross(s: Written, x: Tensor, y: Tensor) -> Tensor:
+        x, y = s.a(x), s.b(y)
+        return s.head(x + s.attention(x, y, y)[0])
 
-        def forward(self, x: Tensor, y: Tensor) -> Tensor:
-            x, y = self.a(x), self.b(y)
-            return self.head(x + self.attention(x, y, y)[0])
-
-    return Cross(), (torch.randn(2, 4, 5), torch.randn(2, 6, 3))
+    attention = nn.MultiheadAttention(8, 2, batch_first=True)
+    module = Written(cross, a=nn.Linear(5, 8), b=nn.Linear(3, 8), attention=attention, head=nn.Linear(8, 2))
+    return module, (torch.randn(2, 4, 5), torch.randn(2, 6, 3))
 
 
-@network
+@network()
 def einsum_bilinear() -> Case:
-    class Bilinear(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.a, self.core, self.head = nn.Linear(5, 6), nn.Parameter(torch.randn(6, 6, 4)), nn.Linear(4, 2)
+    def bilinear(x: Tensor, a: nn.Module, core: Tensor, head: nn.Module) -> Tensor:
+        x = a(x)
+        return head(torch.einsum("bi,bj,ijk->bk", x, x, core))
 
-        def forward(self, x: Tensor) -> Tensor:
-            x = self.a(x)
-            return self.head(torch.einsum("bi,bj,ijk->bk", x, x, self.core))
-
-    return Bilinear(), (torch.randn(3, 5),)
+    return Written(bilinear, nn.Linear(5, 6), param(6, 6, 4), nn.Linear(4, 2)), (torch.randn(3, 5),)
 
 
-@network
+@network()
 def gram_matrix() -> Case:
     def gram(x: Tensor) -> Tensor:
         return (x.transpose(1, 2) @ x).flatten(1)
 
-    return nn.Sequential(nn.Linear(5, 4), Apply(gram), nn.Linear(16, 2)), (torch.randn(3, 6, 5),)
+    return nn.Sequential(nn.Linear(5, 4), Written(gram), nn.Linear(16, 2)), (torch.randn(3, 6, 5),)
 
 
-@network
+@network()
 def mlp_mixer() -> Case:
     def across(x: Tensor, first: nn.Module, second: nn.Module) -> Tensor:
         return x + second(F.gelu(first(x.transpose(1, 2)))).transpose(1, 2)
 
-    tokens = Apply(across, nn.Linear(4, 6), nn.Linear(6, 4))
-    return nn.Sequential(nn.Linear(5, 8), nn.LayerNorm(8), tokens, Apply(lambda x: x.mean(1)), nn.Linear(8, 2)), (
+    tokens = Written(across, nn.Linear(4, 6), nn.Linear(6, 4))
+    return nn.Sequential(nn.Linear(5, 8), nn.LayerNorm(8), tokens, Written(lambda x: x.mean(1)), nn.Linear(8, 2)), (
         torch.randn(3, 4, 5),
     )
 
 
-@network
+@network()
 def pixel_shuffle() -> Case:
     return nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.PixelShuffle(2), nn.Conv2d(2, 2, 3)), (
         torch.randn(2, 3, 4, 4),
     )
 
 
-@network
+@network([6, 4])
 def upsampled() -> Case:
     return nn.Sequential(
         nn.Conv2d(3, 6, 3), nn.Upsample(scale_factor=2), nn.Conv2d(6, 4, 3), nn.Flatten(), nn.Linear(144, 2)
     ), (torch.randn(2, 3, 6, 6),)
 
 
-@network
+@network([2, 3, 2])
 def head_mixing() -> Case:
     """Talking heads: a linear map over the head axis, so head dimensions must move alike in every head."""
 
@@ -530,18 +489,18 @@ def head_mixing() -> Case:
         y = lift(x).view(-1, 2, 3)
         return drop(mix(y.transpose(1, 2)).transpose(1, 2).reshape(-1, 6))
 
-    return Apply(talk, nn.Linear(5, 6), nn.Linear(2, 2), nn.Linear(6, 2)), (torch.randn(4, 5),)
+    return Written(talk, nn.Linear(5, 6), nn.Linear(2, 2), nn.Linear(6, 2)), (torch.randn(4, 5),)
 
 
-@network
+@network([3, (2, 3)])
 def softmax_over_heads() -> Case:
     def over(x: Tensor, lift: nn.Module, drop: nn.Module) -> Tensor:
         return drop(lift(x).view(-1, 2, 3).softmax(1).reshape(-1, 6))
 
-    return Apply(over, nn.Linear(5, 6), nn.Linear(6, 2)), (torch.randn(4, 5),)
+    return Written(over, nn.Linear(5, 6), nn.Linear(6, 2)), (torch.randn(4, 5),)
 
 
-@network
+@network([8, 2, 4, (4, 2), 8])
 def query_key_norm() -> Case:
     def attend(x: Tensor, qkv: nn.Module, norm: nn.Module, out: nn.Module) -> Tensor:
         n, t, _ = x.shape
@@ -549,17 +508,17 @@ def query_key_norm() -> Case:
         return out(F.scaled_dot_product_attention(norm(q), norm(k), v).transpose(1, 2).reshape(n, t, 8))
 
     parts = nn.Linear(8, 24), nn.LayerNorm(4), nn.Linear(8, 8)
-    return nn.Sequential(nn.Linear(5, 8), Apply(attend, *parts), nn.Linear(8, 2)), (torch.randn(2, 6, 5),)
+    return nn.Sequential(nn.Linear(5, 8), Written(attend, *parts), nn.Linear(8, 2)), (torch.randn(2, 6, 5),)
 
 
-@network
+@network()
 def lstm() -> Case:
-    return nn.Sequential(nn.LSTM(5, 6, batch_first=True), Apply(lambda x: x[0][:, -1]), nn.Linear(6, 2)), (
+    return nn.Sequential(nn.LSTM(5, 6, batch_first=True), Written(lambda x: x[0][:, -1]), nn.Linear(6, 2)), (
         torch.randn(2, 4, 5),
     )
 
 
-@network
+@network()
 def attention_grouped_queries_with_batched_heads() -> Case:
     """enable_gqa with units on a leading batch dimension too."""
 
@@ -573,48 +532,40 @@ def attention_grouped_queries_with_batched_heads() -> Case:
         return out(y.permute(2, 0, 1, 3).reshape(len(x), -1))
 
     parts = nn.Linear(5, 7), nn.Linear(7, 24), nn.Linear(7, 12), nn.Linear(7, 12), nn.Linear(24, 3)
-    return Apply(attend, *parts), (torch.randn(6, 5),)
+    return Written(attend, *parts), (torch.randn(6, 5),)
 
 
-@network
+@network([8])
 def weight_normalised() -> Case:
     first = nn.utils.parametrizations.weight_norm(nn.Linear(5, 8))
     return nn.Sequential(first, nn.ReLU(), nn.utils.parametrizations.weight_norm(nn.Linear(8, 3))), (torch.randn(4, 5),)
 
 
-@network
+@network([8])
 def class_token_repeated() -> Case:
-    class Token(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.lift, self.token, self.head = nn.Linear(5, 8), nn.Parameter(torch.randn(1, 1, 8)), nn.Linear(8, 2)
+    def run(x: Tensor, lift: nn.Module, token: Tensor, head: nn.Module) -> Tensor:
+        x = torch.cat([token.repeat(len(x), 1, 1), lift(x)], 1)
+        return head(x.max(1)[0].relu())
 
-        def forward(self, x: Tensor) -> Tensor:
-            x = torch.cat([self.token.repeat(len(x), 1, 1), self.lift(x)], 1)
-            return self.head(x.max(1)[0].relu())
-
-    return Token(), (torch.randn(3, 4, 5),)
+    return Written(run, nn.Linear(5, 8), param(1, 1, 8), nn.Linear(8, 2)), (torch.randn(3, 4, 5),)
 
 
-@network
+@network([2, (4, 2), (4, 2)])
 def relative_position_table() -> Case:
-    class Table(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.qkv, self.out, self.table = nn.Linear(5, 24), nn.Linear(8, 2), nn.Parameter(torch.randn(7, 2))
-            self.register_buffer("places", torch.arange(4)[:, None] - torch.arange(4)[None] + 3)
+    def attend(x: Tensor, qkv: nn.Module, out: nn.Module, table: Tensor, places: Tensor) -> Tensor:
+        n, t, _ = x.shape
+        q, k, v = qkv(x).view(n, t, 3, 2, 4).permute(2, 0, 3, 1, 4)
+        bias = table[places.view(-1)].view(t, t, 2).permute(2, 0, 1)
+        scores = (q @ k.transpose(-2, -1) + bias).softmax(-1)
+        return out((scores @ v).transpose(1, 2).reshape(n, t, 8))
 
-        def forward(self, x: Tensor) -> Tensor:
-            n, t, _ = x.shape
-            q, k, v = self.qkv(x).view(n, t, 3, 2, 4).permute(2, 0, 3, 1, 4)
-            bias = self.table[self.places.view(-1)].view(t, t, 2).permute(2, 0, 1)
-            scores = (q @ k.transpose(-2, -1) + bias).softmax(-1)
-            return self.out((scores @ v).transpose(1, 2).reshape(n, t, 8))
-
-    return Table(), (torch.randn(2, 4, 5),)
+    module = Written(attend, nn.Linear(5, 24), nn.Linear(8, 2), param(7, 2))
+    module.register_buffer("part3", torch.arange(4)[:, None] - torch.arange(4)[None] + 3)  # saved, as libraries do
+    module.unnamed.append("part3")
+    return module, (torch.randn(2, 4, 5),)
 
 
-@network
+@network([])
 def argmax_is_read() -> Case:
     """The place of a maximum over hidden units is used, so they cannot move."""
 
@@ -622,4 +573,4 @@ def argmax_is_read() -> Case:
         value, place = lift(x).max(-1)
         return drop(torch.stack([value, place.to(value.dtype)], -1))
 
-    return Apply(winner, nn.Linear(5, 6), nn.Linear(2, 2)), (torch.randn(4, 5),)
+    return Written(winner, nn.Linear(5, 6), nn.Linear(2, 2)), (torch.randn(4, 5),)

@@ -1,7 +1,4 @@
-"""One network for each rule that no other small network uses in a way that shows when the rule is wrong.
-
-In the style of ``networks.py``: a builder returns (module, example inputs).
-"""
+"""One network for each rule that no other small network uses in a way that shows when the rule is wrong."""
 
 from __future__ import annotations
 
@@ -10,9 +7,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from networks import Case
 from torch import Tensor, nn
-from uncommon import IMAGES, ROWS, TOKENS, Written, param
+
+from networks.registry import Case, network
+from networks.uncommon import IMAGES, ROWS, TOKENS
+from networks.written import Written, param
 
 Run = Callable[..., Tensor]
 
@@ -51,7 +50,7 @@ def _unpooled(s: Any, h: Tensor) -> Tensor:
 ORDER = torch.tensor([2, 0, 1, 5, 3, 4])
 aten = torch.ops.aten
 
-RULE_NETWORKS: dict[str, Callable[[], Case]] = {
+for name, build in {
     "addmm": rows(lambda s, h: torch.addmm(s.c, h, s.w), c=lambda: param(6), w=lambda: param(6, 6)),
     "argmax": rows(lambda s, h: s.e(h.argmax(-1)), e=lambda: nn.Embedding(6, 6)),
     "argsort": rows(lambda s, h: h.argsort(-1).to(h.dtype)),
@@ -90,4 +89,5 @@ RULE_NETWORKS: dict[str, Callable[[], Case]] = {
     "unpool": images(_unpooled),
     "view_as_real": rows(lambda s, h: torch.view_as_real(torch.fft.fft(h, dim=0)).sum(-1)),
     "where": rows(lambda s, h: torch.where(h > 0, s.b(h), h), b=lambda: nn.Linear(6, 6)),
-}
+}.items():
+    network(kind="rule", name=name)(build)

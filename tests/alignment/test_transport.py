@@ -1,0 +1,132 @@
+"""Transport is the recursion of Ferbach et al. 2024; its plan is the best permutation, its dimension the definition."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import ot
+import pytest
+import torch
+import torch.nn.functional as F
+from networks.planted import deep, independent_pair, problem_of
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+import lmccheck
+from lmccheck.alignment.methods import transport
+from lmccheck.alignment.methods.best import solve
+from lmccheck.symmetry.compose import inverse
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("seed", range(4))
+def test_transport_is_the_layerwise_recursion(seed: int, bias: bool) -> None:
+    """Π_ℓ and W₂² per unit equal a slow reference: explicit Σ with a constant 1, scipy's assignment, POT's emd2."""
+    pair = independent_pair(deep(bias), seed)
+    found = transport.match_transport(problem_of(pair))
+    value = pair.calibration.batches[0].inputs
+    before = np.arange(6)
+    objective = 0.0
+    for layer, act in (("0", torch.relu), ("2", torch.tanh), ("4", torch.relu), ("6", None)):
+        rows = np.concatenate([value.numpy(), np.ones((len(value), 1))], 1)
+        sigma = sum(np.outer(row, row) for row in rows) / len(rows)
+        (wa, ba), (wb, bb) = (
+            (w[f"{layer}.weight"].numpy(), w[f"{layer}.bias"].numpy() if bias else np.zeros(len(w[f"{layer}.weight"])))
+            for w in (pair.theta_a, pair.theta_b)
+        )
+        if act is None:  # no unit has the biases of the last layer: they are not counted
+            ba, bb = 0 * ba, 0 * bb
+        left, right = np.column_stack([wa, ba]), np.column_stack([wb[:, before], bb])
+        n = len(left)
+        cost = np.array([[(u - v) @ sigma @ (u - v) for v in right] for u in left])
+        if act is None:
+            objective += sum(left[u] @ sigma @ right[u] for u in range(n))
+            break
+        _, order = linear_sum_assignment(cost)
+        assert found.permutation[layer].tolist() == order.tolist()
+        squared = ot.emd2(np.full(n, 1 / n), np.full(n, 1 / n), cost)
+        assert found.facts["transport_cost"][layer] == pytest.approx(squared, rel=1e-9)
+        assert found.facts["transport_cost"][layer] == pytest.approx(cost[np.arange(n), order].mean(), rel=1e-9)
+        objective += sum(left[u] @ sigma @ right[order[u]] for u in range(n))
+        before = order
+        value = act(F.linear(value, torch.from_numpy(wa), torch.from_numpy(ba)))
+    assert found.facts["plain_norm"] == []
+    assert found.objective == pytest.approx(objective, rel=1e-9)
+
+
+def test_transport_is_exact_between_copies() -> None:
+    """Between a network and a permuted copy every layer's transport cost is 0."""
+    pair = independent_pair(deep())
+    spec = lmccheck.discover_symmetry(pair.module, (torch.zeros(2, 6),))
+    twin = pair.with_weights(pair.theta_a, spec.apply(pair.theta_a, spec.moving(4)))
+    found = transport.match_transport(problem_of(twin))
+    assert max(found.facts["transport_cost"].values()) == pytest.approx(0, abs=1e-12)
+    back = inverse(spec, spec.moving(4))
+    assert all(torch.equal(found.permutation[name], back[name]) for name in back)
+
+
+def random_rotation(n: int, seed: int) -> np.ndarray:
+    return np.linalg.qr(np.random.default_rng(seed).normal(size=(n, n)))[0]
+
+
+def dimension(weight: Tensor, moment: Tensor) -> float:
+    """Return what the package says for one layer of ``weight`` without bias, inputs of second moment ``moment``."""
+    pair = independent_pair(deep(False))
+    layer = next(x for x in pair_layers(pair) if x.weight == "2.weight")
+    padded = torch.zeros(len(moment) + 1, len(moment) + 1, dtype=torch.float64)
+    padded[:-1, :-1] = moment
+    weighed = transport._weighed({"2.weight": weight}, [layer], {layer.node: padded})
+    return transport._dimension({"2.weight": weight}, weighed, layer)
+
+
+def pair_layers(pair: lmccheck.ModelPair) -> tuple[transport.Layer, ...]:
+    return problem_of(pair).traced("test").layers
+
+
+def test_the_approximate_dimension_of_a_round_cloud_is_its_dimension() -> None:
+    """tr(S)²/tr(S²) with W = Σ = 1 is n; of k equal eigenvalues k; between 1 and the rank; the same at any scale."""
+    n = 8
+    eye = torch.eye(n, dtype=torch.float64)
+    assert dimension(eye, eye) == pytest.approx(n, rel=1e-12)
+    rng = np.random.default_rng(0)
+    for rank in range(1, n + 1):
+        q = torch.from_numpy(random_rotation(n, rank))
+        flat = q[:, :rank] @ q[:, :rank].T
+        assert dimension(eye, flat) == pytest.approx(rank, rel=1e-9)
+        assert dimension(q, flat) == pytest.approx(rank, rel=1e-9)
+        spread = torch.from_numpy(rng.uniform(0.1, 5, rank))
+        moment = q[:, :rank] @ torch.diag(spread) @ q[:, :rank].T
+        found = dimension(eye, moment)
+        assert found == pytest.approx(float(spread.sum() ** 2 / (spread**2).sum()), rel=1e-9)
+        assert 1 - 1e-9 <= found <= rank + 1e-9
+        assert dimension(3 * eye, 0.01 * moment) == pytest.approx(found, rel=1e-9)
+
+
+def test_the_reported_dimension_is_that_of_the_definition() -> None:
+    """tr(S)²/tr(S²) of S = W·E[φφᵀ]·Wᵀ with E over the calibration data, layer by layer, by explicit sums."""
+    pair = independent_pair(deep(False))
+    facts = solve(problem_of(pair), "transport").facts
+    value = pair.calibration.batches[0].inputs
+    for layer, act in (("0", torch.relu), ("2", torch.tanh), ("4", torch.relu), ("6", torch.relu)):
+        weight = pair.theta_a[f"{layer}.weight"]
+        outputs = value @ weight.T
+        s = sum(torch.outer(row, row) for row in outputs) / len(outputs)
+        expected = float(s.trace() ** 2 / (s @ s).trace())
+        assert facts["approximate_dimension"][f"{layer}.weight"] == pytest.approx(expected, rel=1e-9)
+        value = act(outputs)
+
+
+@pytest.mark.parametrize("size", [2, 3, 5])
+def test_a_transport_plan_is_the_best_permutation(size: int) -> None:
+    """by_transport against all permutations, ties included."""
+    generator = torch.Generator().manual_seed(size)
+    for tables in (torch.randn(20, size, size, generator=generator), torch.randint(0, 2, (20, size, size)).double()):
+        for table in tables.double():
+            found = transport.by_transport(table)
+            order, value = found.permutation, found.value
+            rows = torch.arange(size)
+            best = max(float(table[rows, torch.tensor(p)].sum()) for p in itertools.permutations(range(size)))
+            assert sorted(order.tolist()) == list(range(size))
+            assert value == pytest.approx(best, abs=1e-12)
+            assert value == pytest.approx(float(table[rows, order].sum()), abs=1e-12)

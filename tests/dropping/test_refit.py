@@ -1,0 +1,65 @@
+"""A refit is least squares layer by layer, and changes nothing where nothing is lost."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from networks.dropping import case, loss_of
+
+from lmccheck.dropping.choose_units import counts, random_keep
+from lmccheck.dropping.refit import Refit
+from lmccheck.evaluate.regression import Moments, ridge
+from lmccheck.evaluate.split import split
+
+
+def test_a_refit_is_least_squares_layer_by_layer() -> None:
+    """Each layer is fitted to what it gave in θ, on what it reads in the network that is already refitted."""
+    pair, structure = case("tanh")
+    theta, parts = structure.canonical(pair.theta_a), split(pair, "tests", 200)
+    refit = Refit(pair, structure, theta, parts, torch.float64)
+    keep = random_keep(structure, counts(structure, 0.5), torch.Generator().manual_seed(0))
+    state, facts = refit(0, keep, polish=False)
+    fit = torch.cat([batch.inputs for batch in parts.fit])
+    now, original = fit, fit
+    for k, group in enumerate([*structure.groups, None]):
+        name = f"{2 * k}"
+        given = original @ theta[f"{name}.weight"].T + theta[f"{name}.bias"]
+        if k:
+            before = keep[structure.groups[k - 1]]
+            outs = keep[group] if group is not None else torch.arange(3)
+            x, start = now[:, before], theta[f"{name}.weight"][outs][:, before].T
+            moments = Moments()
+            moments.add(x, given[:, outs])
+            weight, bias = ridge(moments, start, facts["layers"][f"{name}.weight"])
+            assert torch.allclose(state[f"{name}.weight"][outs][:, before].T, weight, atol=1e-9)
+            assert torch.allclose(state[f"{name}.bias"][outs], bias, atol=1e-9)
+        now = (now @ state[f"{name}.weight"].T + state[f"{name}.bias"]).tanh()
+        original = given.tanh()
+
+
+@pytest.mark.parametrize("name", ["cnn", "swiglu", "stream", "relu"])
+def test_a_refit_of_units_that_span_the_others_changes_nothing(name: str) -> None:
+    """With all units kept a refit finds θ's function again: convolutions, norms, gates and streams are read rightly."""
+    pair, structure = case(name)
+    theta = structure.canonical(pair.theta_a)
+    refit = Refit(pair, structure, theta, split(pair, "tests", 200), torch.float64)
+    away = {n: t + (0.5 if n in structure.columns else 0.0) for n, t in theta.items() if t.is_floating_point()}
+    refit.theta = {**theta, **away}  # where the fit starts, and what it writes into, are wrong
+    state, facts = refit(0, structure.keep_all(), polish=False)
+    assert set(facts["layers"]) == set(structure.columns)
+    assert loss_of(pair, structure, state) == pytest.approx(loss_of(pair, structure, theta), abs=2e-3)
+
+
+def test_a_constant_goes_into_the_norm_where_there_is_no_bias() -> None:
+    """A convolution without bias before a BatchNorm: only the running mean takes it, and only of later levels."""
+    pair, structure = case("cnn")
+    theta = structure.canonical(pair.theta_a)
+    refit = Refit(pair, structure, theta, split(pair, "tests", 200), torch.float64)
+    keep = random_keep(structure, counts(structure, 0.5), torch.Generator().manual_seed(0))
+    state, _ = refit(0, keep, polish=False)
+    changed = {name for name in theta if not torch.equal(state[name], theta[name])}
+    assert changed == {
+        "4.weight", "5.running_mean", "7.weight", "7.bias", "10.weight", "10.bias", "12.weight", "12.bias"
+    }  # fmt: skip
+    dead = structure.others(structure.levels[1][0], keep[structure.levels[1][0]])
+    assert torch.equal(state["5.running_mean"][dead], theta["5.running_mean"][dead])
