@@ -116,7 +116,7 @@ def _align(pair: ModelPair, method: str, seed: int, kinds: tuple[str, ...]) -> A
     else:
         found = solve(problem, method)
         aligned = spec.apply(pair.theta_b, found.permutation)
-    deviation = function_deviation(pair, pair.theta_b, aligned)
+    deviation = function_deviation(pair.network, pair.theta_b, aligned)
     if not deviation <= TOLERANCE:
         whose = "this is a defect of lmccheck; mend: report the model, and use align = 'none' meanwhile"
         if pair.symmetry is not None:

@@ -6,14 +6,11 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
-
 from lmccheck.alignment.many import ManyAlignment, mean_of
 from lmccheck.alignment.merge import traced_for_repair
 from lmccheck.errors import LmcError
 from lmccheck.evaluate.evaluator import Evaluator
 from lmccheck.evaluate.line import Point, barrier, sample
-from lmccheck.evaluate.points import working_dtype
 from lmccheck.evaluate.segment import Segment, require_repair
 from lmccheck.network.endpoint import StateDict
 from lmccheck.symmetry.discover import Traced
@@ -65,10 +62,7 @@ def measure_barriers(many: ManyAlignment, *, points: int = 5, repair: str = "bn"
     if isinstance(points, bool) or not isinstance(points, int) or points < 3:
         raise LmcError(f"barrier_matrix: points = {points!r}; expected an integer of at least 3")
     require_repair(repair, "barrier_matrix")
-    widest = max(many.originals, key=lambda weights: working_dtype(weights) == torch.float64)
-    evaluator = Evaluator(
-        many.pair.with_weights(many.originals[0], widest)
-    )  # which takes its precision from the pair's two
+    evaluator = Evaluator(many.pair.network, *many.originals)
     reestimates = evaluator.batchnorms > 0 and repair != "none"
     if reestimates:
         evaluator.require_calibration()

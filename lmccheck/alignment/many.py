@@ -199,7 +199,7 @@ def _check_options(models: Any, method: Any, align: Any, reference: Any, seed: A
 
 def _verified(pair: ModelPair, name: str, original: StateDict, aligned: StateDict) -> float:
     """Return how far alignment changes a model's function. Raises SymmetryError when that is more than rounding."""
-    deviation = function_deviation(pair, original, aligned)
+    deviation = function_deviation(pair.network, original, aligned)
     if not deviation <= TOLERANCE:
         origin = pair.network.origin["origin"]
         raise SymmetryError(

@@ -21,14 +21,17 @@ from lmccheck.symmetry.discover import Traced
 
 
 def segment(
-    evaluator: Evaluator, alignment: Alignment | None, repair: str = "bn", beside: Segment | None = None
+    pair: ModelPair,
+    evaluator: Evaluator,
+    alignment: Alignment | None,
+    repair: str = "bn",
+    beside: Segment | None = None,
 ) -> Segment:
-    """Return the segment of an evaluator's pair from θ_A to θ_B, aligned (None: as it is), mended as ``repair`` says.
+    """Return the segment of a pair from θ_A to θ_B, aligned (None: as it is), mended as ``repair`` says.
 
     ``beside``, a segment from the same θ_A, saves observing it again. Raises UnsupportedArchitecture where
     ``repair`` is ``repair`` and the network was not traced because its symmetry was handed in.
     """
-    pair = evaluator.pair
     require_repair(repair, f"pair {pair.name}")
     derived = traced_for_repair(pair) if repair == "repair" else None
     target = pair.theta_b if alignment is None else alignment.weights
@@ -57,7 +60,7 @@ def merged(pair: ModelPair, alignment: Alignment | None, t: float = 0.5, repair:
             f"pair {pair.name}: the alignment is of another network, expected one of this pair; mend: align it"
         )
     require_repair(repair, f"pair {pair.name}")
-    found = segment(Evaluator(pair), alignment, repair).merged(float(t))
+    found = segment(pair, Evaluator(pair.network, pair.theta_a, pair.theta_b), alignment, repair).merged(float(t))
     tied = tied_names(pair.module)
     stored = {name: found[name].to("cpu", pair.theta_a[name].dtype) for name in set(tied.values())}
     return {name: stored[tied[name]] for name in pair.theta_a}

@@ -41,7 +41,7 @@ def gaussian(pair: ModelPair, structure: Structure, size: float, seed: int) -> d
     """Return what Gaussian noise does at both endpoints, see ``NoiseRuns.profile``; JSON-able."""
     dtype = working_dtype(pair.theta_a, pair.theta_b)
     batch = pair.data.batches[0].take(slice(SAMPLES))
-    runs = NoiseRuns(pair, structure.layers, readers(structure), batch, dtype)
+    runs = NoiseRuns(pair.network, structure.layers, readers(structure), batch, dtype)
     return {
         "size": size,
         "samples": batch.samples,

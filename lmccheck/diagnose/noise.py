@@ -15,7 +15,7 @@ from lmccheck.store.data import Batch
 from lmccheck.symmetry.sites import Layer
 
 if TYPE_CHECKING:
-    from lmccheck.network.pair import ModelPair
+    from lmccheck.network.network import Network
 
 Readers = Mapping[str, Mapping[str, Tensor]]  # per unit group: by weight, the positions of its units in what is read
 
@@ -28,14 +28,14 @@ class NoiseRuns:
     """
 
     def __init__(
-        self, pair: ModelPair, layers: Sequence[Layer], readers: Readers, batch: Batch, dtype: torch.dtype
+        self, network: Network, layers: Sequence[Layer], readers: Readers, batch: Batch, dtype: torch.dtype
     ) -> None:
         self.layers = tuple(layers)
         self.readers = readers
         self.batch = batch
-        self.loss: Loss = pair.loss
-        self.graph = GraphRunner(pair.module, pair.torch_device, dtype)
-        self.where = f"{pair.data.origin}, with noise in the activations"
+        self.loss: Loss = network.loss
+        self.graph = GraphRunner(network.module, network.torch_device, dtype)
+        self.where = f"{network.data.origin}, with noise in the activations"
         self._wrap = Wrapping(self.graph.runner)
 
     def profile(self, weights: Mapping[str, Tensor], size: float, seed: int) -> dict[str, dict[str, Any]]:

@@ -59,10 +59,12 @@ class Candidates:
         each = work(structure.trace, structure.layers, structure.shapes)
         fitted = max(1024, min(FITTED, int(SEARCHED / each)))
         samples = max(LEAST, min(SAMPLES, int(SEARCHED / each / (settings.subsets + 10))))
-        self.parts = split(pair, "which units to keep", 4 * fitted // 3, settings.seed, most=min(512, samples // 2))
+        self.parts = split(
+            pair.network, "which units to keep", 4 * fitted // 3, settings.seed, most=min(512, samples // 2)
+        )
         data, self.held = self.parts.first(samples)
         dtype = working_dtype(pair.theta_a, pair.theta_b)
-        self.runs = MaskedRuns(pair, structure.layers, data, dtype)
+        self.runs = MaskedRuns(pair.network, structure.layers, data, dtype)
         self.refits = Refit(pair, structure, self.theta, self.parts, dtype)
         self.statistics = len(tracked(self.runs.graph.runner.module)) > 0
         everything = {group: torch.ones(1, structure.sizes[group]) for group in structure.groups}

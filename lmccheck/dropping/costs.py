@@ -23,7 +23,7 @@ def level_costs(pair: ModelPair, structure: Structure, side: str, dropped: Dropp
     """
     if pair.calibration is None:
         return {}
-    runs = MaskedRuns(pair, structure.layers, first_samples(pair.calibration, SAMPLES))
+    runs = MaskedRuns(pair.network, structure.layers, first_samples(pair.calibration, SAMPLES))
     runs.load(pair.theta_a if side == "a" else pair.theta_b)
     levels = structure.levels[dropped.level :]
     everything = {group: torch.arange(structure.sizes[group]) for group in dropped.keep}

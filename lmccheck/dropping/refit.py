@@ -34,7 +34,7 @@ class Refit:
     ) -> None:
         self.pair, self.structure, self.theta = pair, structure, theta
         self.layers = [layer for layer in structure.layers if layer.weight in structure.columns]
-        self.layer_data = LayerData(pair, self.layers, structure.shapes, parts, dtype)
+        self.layer_data = LayerData(pair.network, self.layers, structure.shapes, parts, dtype)
         by_weight = {layer.weight: layer for layer in self.layers}
         units = {
             f"{name}:{block.group}": (by_weight[name], block.positions)

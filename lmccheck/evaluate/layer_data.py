@@ -13,7 +13,7 @@ from lmccheck.evaluate.graph import GraphRunner
 from lmccheck.evaluate.regression import Moments
 from lmccheck.evaluate.split import Split
 from lmccheck.evaluate.stepwise import Stepwise
-from lmccheck.network.pair import ModelPair
+from lmccheck.network.network import Network
 from lmccheck.symmetry.sites import Layer
 
 ROWS = 1 << 15  # rows per layer, of both parts together: positions of samples beyond it are left out
@@ -25,13 +25,13 @@ class LayerData:
 
     def __init__(
         self,
-        pair: ModelPair,
+        network: Network,
         layers: Sequence[Layer],
         shapes: Mapping[str, Sequence[int]],
         parts: Split,
         dtype: torch.dtype,
     ) -> None:
-        self.graph = GraphRunner(pair.module, pair.torch_device, dtype)
+        self.graph = GraphRunner(network.module, network.torch_device, dtype)
         self.layers = {layer.node: (k, layer) for k, layer in enumerate(layers)}
         self.parts, self.shapes = parts, shapes
         self.batches = [(batch, True) for batch in parts.fit] + [(batch, False) for batch in parts.held]

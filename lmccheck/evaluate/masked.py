@@ -20,7 +20,7 @@ from lmccheck.store.trees import input_tensors, mapped, tensors_in
 from lmccheck.symmetry.sites import Layer
 
 if TYPE_CHECKING:
-    from lmccheck.network.pair import ModelPair
+    from lmccheck.network.network import Network
 
 TOGETHER = 1 << 19  # numbers of the largest value of the graph, over all multipliers that are run together
 
@@ -38,12 +38,12 @@ class MaskedRuns:
     """
 
     def __init__(
-        self, pair: ModelPair, layers: Sequence[Layer], data: Data | None = None, dtype: torch.dtype = torch.float32
+        self, network: Network, layers: Sequence[Layer], data: Data | None = None, dtype: torch.dtype = torch.float32
     ) -> None:
-        self.pair = pair
+        self.network = network
         self.layers = {layer.weight: layer for layer in layers}
-        self.data = data if data is not None else pair.data
-        self.graph = GraphRunner(pair.module, pair.torch_device, dtype)
+        self.data = data if data is not None else network.data
+        self.graph = GraphRunner(network.module, network.torch_device, dtype)
         self.batches = rebatched(self.data)
         self.evaluations = 0
         self.vectorised = True
@@ -71,7 +71,7 @@ class MaskedRuns:
             for start, outputs in self._outputs(batch, held, count):
                 for k, output in enumerate(outputs, start):
                     given = self._wrap(output, batch.inputs, self.data.origin)
-                    values, _ = measured(self.pair.loss, given, targets, self.data.origin)
+                    values, _ = measured(self.network.loss, given, targets, self.data.origin)
                     result[k].append(values.cpu())
         return torch.stack([torch.cat(parts) for parts in result])
 

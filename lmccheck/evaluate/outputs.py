@@ -15,18 +15,18 @@ from lmccheck.store.data import Batch
 from lmccheck.store.trees import tensors_in
 
 if TYPE_CHECKING:
-    from lmccheck.network.pair import ModelPair
+    from lmccheck.network.network import Network
 
 
 def function_deviation(
-    pair: ModelPair, first: Mapping[str, Tensor], second: Mapping[str, Tensor], *, samples: int = 64
+    network: Network, first: Mapping[str, Tensor], second: Mapping[str, Tensor], *, samples: int = 64
 ) -> float:
     """Return max |f(second) − f(first)| / (1 + max |f(first)|) on evaluation data, in float64.
 
     Uses the first ``samples`` samples and the weights' own BatchNorm statistics.
     """
-    where = f"{pair.data.origin}, comparing b before and after alignment"
-    outputs = FirstOutputs(pair, where, samples)
+    where = f"{network.data.origin}, comparing b before and after alignment"
+    outputs = FirstOutputs(network, where, samples)
     before, after = outputs(first), outputs(second)
     if not any(x.numel() for x in before):
         raise UnsupportedArchitecture(f"{where}: the model returns no floating tensor, so nothing can be compared")
@@ -36,12 +36,12 @@ def function_deviation(
 class FirstOutputs:
     """What a pair's network gives with any weights on the first evaluation samples, in float64."""
 
-    def __init__(self, pair: ModelPair, where: str, samples: int = 64) -> None:
-        self._runner = Runner(pair.module, pair.torch_device, torch.float64)
+    def __init__(self, network: Network, where: str, samples: int = 64) -> None:
+        self._runner = Runner(network.module, network.torch_device, torch.float64)
         self._where = where
         self._batches: list[Batch] = []
         left = samples
-        for batch in rebatched(pair.data, samples):
+        for batch in rebatched(network.data, samples):
             if left <= 0:
                 break
             self._batches.append(batch)

@@ -17,7 +17,7 @@ from torch import Tensor, fx
 from lmccheck.errors import SourceError
 from lmccheck.evaluate.graph import GraphRunner, Look, Stop, even_batches, value_sizes
 from lmccheck.evaluate.points import working_dtype
-from lmccheck.network.pair import ModelPair
+from lmccheck.network.network import Network
 from lmccheck.symmetry.discover import Traced
 from lmccheck.symmetry.facts import evaluated_norm, result_of
 from lmccheck.symmetry.sites import Layer, count_readers
@@ -74,23 +74,23 @@ class Repair:
 
     def __init__(
         self,
-        pair: ModelPair,
+        network: Network,
         derived: Traced,
         theta_a: Mapping[str, Tensor],
         theta_b: Mapping[str, Tensor],
         beside: Repair | None = None,
     ) -> None:
-        if pair.calibration is None:
+        if network.calibration is None:
             raise SourceError(
-                f"pair {pair.name}: repair = 'repair' needs calibration data and none is given; mend: give "
+                f"pair {network.name}: repair = 'repair' needs calibration data and none is given; mend: give "
                 "`calibration`, for example the training data, or use repair = 'bn'"
             )
-        self.data = pair.calibration
+        self.data = network.calibration
         self.tied = derived.trace.tied
         self.layers, self.left = repairable(derived)
         self.norms = live_norms(derived.trace)
         if beside is None:
-            self.graph = GraphRunner(pair.module, pair.torch_device, working_dtype(pair.theta_a, pair.theta_b))
+            self.graph = GraphRunner(network.module, network.torch_device, working_dtype(theta_a, theta_b))
             self.batches = even_batches(self.data, derived.trace, self._largest(derived.trace))
             self.a = self._observed(theta_a, "a")
         else:

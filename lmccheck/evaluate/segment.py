@@ -52,7 +52,7 @@ class Segment:
             if derived is None:
                 raise LmcError("repair = 'repair' needs the traced network")
             shared = beside._repair if beside is not None else None
-            self._repair = Repair(evaluator.pair, derived, self.first, self.second, shared)
+            self._repair = Repair(evaluator.network, derived, self.first, self.second, shared)
 
     def weights(self, t: float) -> dict[str, Tensor]:
         """Return θ_t on the device, in the working dtype; BatchNorm statistics are still the interpolated ones."""
@@ -70,7 +70,7 @@ class Segment:
         The count of batches that a BatchNorm has seen is left as it was interpolated.
         """
         weights = self.weights(t)
-        data = self.evaluator.pair.calibration
+        data = self.evaluator.network.calibration
         if self.reestimates and data is not None:
             weights.update(fresh_statistics(self.evaluator.runner, weights, self.evaluator.calibration, data.origin))
         return weights

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lmccheck.errors import SourceError
 from lmccheck.evaluate.graph import value_sizes
-from lmccheck.network.pair import ModelPair
+from lmccheck.network.network import Network
 from lmccheck.store.batches import ELEMENTS, numbers
 from lmccheck.store.data import Batch, Data
 from lmccheck.symmetry.sites import Layer
@@ -41,16 +41,16 @@ def _some(batches: tuple[Batch, ...], share: float) -> tuple[Batch, ...]:
     return batches[: max(1, min(len(batches), round(share * len(batches))))]
 
 
-def split(pair: ModelPair, purpose: str, samples: int, seed: int = 0, *, most: int = 512) -> Split:
+def split(network: Network, purpose: str, samples: int, seed: int = 0, *, most: int = 512) -> Split:
     """Return at most ``samples`` samples of a pair's calibration data, drawn at random, a quarter of them held out.
 
     Batches have at most ``most`` samples; a user's own are taken as they come. Raises SourceError where there is no
     calibration data, or a single sample.
     """
-    data = pair.calibration
+    data = network.calibration
     if data is None:
         raise SourceError(
-            f"pair {pair.name}: {purpose} is searched for on calibration data and none is given; mend: give "
+            f"pair {network.name}: {purpose} is searched for on calibration data and none is given; mend: give "
             "`calibration`, for example the training data"
         )
     if data.rebatch or len(data.batches) < PARTS:

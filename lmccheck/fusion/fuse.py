@@ -19,7 +19,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lmccheck.alignment.contract import Problem
 from lmccheck.alignment.matching.activation_norm import second_moments
 from lmccheck.errors import LmcError, SourceError, UnsupportedArchitecture, nearest
 from lmccheck.evaluate.evaluator import Evaluator
@@ -27,8 +26,7 @@ from lmccheck.evaluate.outputs import FirstOutputs, relative_deviation
 from lmccheck.fusion.carrier import Carrier
 from lmccheck.fusion.recursion import Recursion
 from lmccheck.fusion.widths import MEND, require_same_use, twofold_tensors
-from lmccheck.network.endpoint import Endpoint
-from lmccheck.network.pair import Given, ModelPair, WidthPair, load_widths
+from lmccheck.network.pair import Given, WidthPair, load_widths
 from lmccheck.store import files
 from lmccheck.symmetry.spec import Permutation
 from lmccheck.symmetry.verify import TOLERANCE
@@ -132,7 +130,8 @@ def fuse_pair(pair: WidthPair, *, norm: str = "activations", seed: int = 0) -> F
         raise LmcError(f"fuse: norm = {norm!r}{near}; expected one of {list(NORMS)}")
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise LmcError(f"fuse: seed = {seed!r}; expected an integer")
-    if norm == "activations" and pair.network.calibration is None:
+    calibration = pair.network.calibration
+    if norm == "activations" and calibration is None:
         raise SourceError(
             "fuse: norm = 'activations' needs calibration data and none is given; mend: give `calibration`, for "
             "example the training data, or use norm = 'weights'"
@@ -141,13 +140,15 @@ def fuse_pair(pair: WidthPair, *, norm: str = "activations", seed: int = 0) -> F
     carrier = Carrier(pair.a.network.spec, pair.b.network.spec)
     twofold = twofold_tensors(derived_b)
     require_same_use(carrier.a, carrier.b, twofold)
-    moments = second_moments(Problem(_alone(pair.a), seed), "fuse") if norm == "activations" else {}
+    moments = (
+        second_moments(pair.a, derived_a, calibration) if norm == "activations" and calibration is not None else {}
+    )
     recursion = Recursion(carrier, derived_a, pair.a.theta, pair.b.theta, moments, twofold)
     recursion.run()
     weights = carrier.carry(pair.b.theta)
     deviation = _deviation(pair, weights)
-    evaluator = Evaluator(_alone(pair.a).with_weights(pair.a.theta, weights))
-    own = Evaluator(_alone(pair.b))
+    evaluator = Evaluator(pair.a.network, pair.a.theta, weights)
+    own = Evaluator(pair.b.network, pair.b.theta)
     of_b = own.endpoint(pair.b.theta, "b", "fuse: b")
     of_fused = evaluator.endpoint(weights, "b at a's widths", "fuse: b at a's widths")
     facts: dict[str, Any] = {
@@ -181,11 +182,6 @@ def fuse_pair(pair: WidthPair, *, norm: str = "activations", seed: int = 0) -> F
     )
 
 
-def _alone(end: Endpoint) -> ModelPair:
-    """Return an endpoint as both ends of a pair of its own network."""
-    return ModelPair(end.network.name, end, end)
-
-
 def _batchnorm_facts(evaluator: Evaluator, weights: Mapping[str, Tensor]) -> dict[str, Any]:
     """Return what a report says of the fused network's BatchNorm; JSON-able."""
     known = bool(evaluator.calibration)
@@ -201,7 +197,7 @@ def _deviation(pair: WidthPair, weights: Mapping[str, Tensor]) -> float:
     """Return max |f_A(weights) − f_B(θ_B)| / (1 + max |f_B|) on the first evaluation samples, in float64."""
     where = f"{pair.network.data.origin}, comparing b before and after fusion"
     before, after = (
-        FirstOutputs(_alone(end), where)(state) for end, state in ((pair.b, pair.b.theta), (pair.a, weights))
+        FirstOutputs(end.network, where)(state) for end, state in ((pair.b, pair.b.theta), (pair.a, weights))
     )
     shapes = [[tuple(tensor.shape) for tensor in tensors] for tensors in (before, after)]
     if shapes[0] != shapes[1] or not any(tensor.numel() for tensor in before):

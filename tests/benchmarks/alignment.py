@@ -54,7 +54,7 @@ class Measure:
     """Barriers of aligned weights of one pair; endpoints are measured once."""
 
     def __init__(self, pair: lmccheck.ModelPair, points: int) -> None:
-        self.evaluator = Evaluator(pair)
+        self.evaluator = Evaluator(pair.network, pair.theta_a, pair.theta_b)
         self.pair, self.ts = pair, [k / (points - 1) for k in range(points)]
         self.a = self.evaluator.weights(pair.theta_a)
         self.ends = [self._at(self.a, False), self._at(self.evaluator.weights(pair.theta_b), False)]
@@ -140,7 +140,7 @@ def main() -> None:
                 rows.append([net, peer, f"failed: {facts['error']}"[:60], "", "", "", "", ""])
                 continue
             weights = files.load(path)
-            change = function_deviation(pair, pair.theta_b, weights)
+            change = function_deviation(pair.network, pair.theta_b, weights)
             row(net, peer, measure(weights), facts["cpu_seconds"], facts["peak_rss_mb"], change)
         for method in options.methods.split(","):
             row(net, method, *_measured(measure, ours(net, method)))

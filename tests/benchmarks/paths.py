@@ -73,7 +73,7 @@ def _number(value: float | None) -> str:
 
 def forward_seconds(pair: lmccheck.ModelPair) -> float:
     """Return how long one pass of one network over the evaluation data takes."""
-    evaluator = Evaluator(pair)
+    evaluator = Evaluator(pair.network, pair.theta_a, pair.theta_b)
     weights = evaluator.weights(pair.theta_a)
     times = []
     for _ in range(3):
@@ -87,7 +87,7 @@ def above_certified(pair: lmccheck.ModelPair, path: lmccheck.Path, points: int) 
     """Return how far the largest of many samples lies above the certified maximum: on a, b, c segments, and on d."""
     few = pair.measured_on(first_samples(pair.data, 1000), pair.calibration)
     found = certify(few, structure_for(few, "benchmark"), path)
-    evaluator = Evaluator(few, torch.float64)
+    evaluator = Evaluator(few.network, few.theta_a, dtype=torch.float64)
     worst = {True: -1.0, False: -1.0}
     for segment in found.segments:
         for k in range(points + 1):

@@ -54,7 +54,7 @@ def test_what_cannot_be_searched_is_refused() -> None:
 def test_parts_of_the_calibration_data_share_no_sample() -> None:
     """A quarter is held out, all batches are of one size; a user's own batches are taken as they are."""
     pair, _ = case("relu")
-    parts = split(pair, "tests", 200, seed=3)
+    parts = split(pair.network, "tests", 200, seed=3)
     sizes = {batch.samples for batch in (*parts.fit, *parts.held)}
     assert len(sizes) == 1
     fit, held = (torch.cat([batch.inputs for batch in part]) for part in (parts.fit, parts.held))

@@ -65,7 +65,7 @@ def pair_of(
 
 def repair_of(pair: lmccheck.ModelPair, theta_b: State | None = None) -> Repair:
     """Return the repair of a pair."""
-    return Repair(pair, pair.network.traced, pair.theta_a, pair.theta_b if theta_b is None else theta_b)
+    return Repair(pair.network, pair.network.traced, pair.theta_a, pair.theta_b if theta_b is None else theta_b)
 
 
 def moments(value: Tensor, linear: bool) -> tuple[Tensor, Tensor]:

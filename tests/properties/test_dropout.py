@@ -38,7 +38,9 @@ def test_fixtures_are_stable_at_half_their_width(net: str, limit: float, tmp_pat
     saved = save_dropped(result.witness, tmp_path / "witness.safetensors")
     assert result.witness.save(tmp_path / "again.safetensors").read_bytes() == saved.read_bytes()
     fresh = pair.measured_on(pair.data, pair.calibration)
-    again = excesses(Evaluator(fresh), structure, load_dropped(saved, fresh, structure))
+    again = excesses(
+        Evaluator(fresh.network, fresh.theta_a, fresh.theta_b), structure, load_dropped(saved, fresh, structure)
+    )
     for side, levels in again.items():
         assert [levels[i] for i in range(len(levels))] == pytest.approx(result.details["epsilon"][side], abs=1e-6)
 

@@ -12,10 +12,12 @@ from math import prod
 import torch
 from torch import Tensor
 
-from lmccheck.alignment.contract import Problem
 from lmccheck.evaluate.graph import GraphRunner, even_batches
 from lmccheck.evaluate.layer_data import unrolled
 from lmccheck.evaluate.points import working_dtype
+from lmccheck.network.endpoint import Endpoint
+from lmccheck.store.data import Data
+from lmccheck.symmetry.discover import Traced
 from lmccheck.symmetry.sites import Layer
 
 WIDEST = 4608  # inputs of a layer whose second moment is taken; wider ones are matched by their weights
@@ -69,19 +71,17 @@ def _shift(layer: Layer, tensors: Mapping[str, Tensor]) -> str | None:
     return name if name in tensors else None
 
 
-def second_moments(problem: Problem, method: str) -> dict[str, Tensor]:
-    """Return, per layer of A, E[xxᵀ] of what it reads with a constant 1 appended: (d + 1, d + 1) float64."""
-    pair, derived = problem.pair, problem.traced(method)
-    data = problem.calibration(method)
+def second_moments(end: Endpoint, derived: Traced, data: Data) -> dict[str, Tensor]:
+    """Return, per layer of an endpoint, E[xxᵀ] of what it reads with a constant 1 appended: (d + 1, d + 1) float64."""
+    shapes = derived.spec.shapes
     uses = [layer.weight for layer in derived.layers]
     wanted = [
         layer
         for layer in derived.layers
-        if uses.count(layer.weight) == 1 and layer.groups == 1 and _reads(layer, problem.spec.shapes) <= WIDEST
+        if uses.count(layer.weight) == 1 and layer.groups == 1 and _reads(layer, shapes) <= WIDEST
     ]
     totals: dict[str, Tensor] = {}
     counts: dict[str, int] = {}
-    shapes = problem.spec.shapes
 
     def look(name: str, value: Tensor) -> None:
         for layer in wanted:
@@ -92,10 +92,10 @@ def second_moments(problem: Problem, method: str) -> dict[str, Tensor]:
                 counts[layer.node] = counts.get(layer.node, 0) + len(rows)
 
     watched = {layer.source for layer in wanted}
-    graph = GraphRunner(pair.module, pair.torch_device, working_dtype(pair.theta_a, pair.theta_b))
-    theta_a = graph.weights(pair.theta_a)
+    graph = GraphRunner(end.network.module, end.network.torch_device, working_dtype(end.theta))
+    theta = graph.weights(end.theta)
     for batch in even_batches(data, derived.trace, watched, SAMPLES):
-        graph.run(theta_a, batch.inputs, watched, look, f"{data.origin}, inputs of layers of a")
+        graph.run(theta, batch.inputs, watched, look, f"{data.origin}, inputs of layers of a")
     return {node: total / counts[node] for node, total in totals.items()}
 
 

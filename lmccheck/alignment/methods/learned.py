@@ -63,7 +63,7 @@ class _Segment:
 
     def __init__(self, problem: Problem, start: Permutation, maps: Maps | None) -> None:
         pair, data = problem.pair, problem.calibration("learned")
-        self.maps, self.gradient = maps, Gradient(pair)
+        self.maps, self.gradient = maps, Gradient(pair.network, pair.theta_a, pair.theta_b)
         self.theta_a = self.gradient.weights(pair.theta_a)
         self._begun = self.gradient.weights(problem.spec.apply(pair.theta_b, start))
         self._wide = (float64(self._begun), float64(self.theta_a)) if maps is not None else ()

@@ -49,8 +49,9 @@ def match_transport_both(problem: Problem) -> Found:
 
 def _match(problem: Problem, name: str, *, outgoing: bool) -> Found:
     pair, spec = problem.pair, problem.spec
-    layers = problem.traced(name).layers
-    norm = ActivationNorm.of(layers, second_moments(problem, name))
+    traced = problem.traced(name)
+    layers = traced.layers
+    norm = ActivationNorm.of(layers, second_moments(pair.a, traced, problem.calibration(name)))
     a, b = (merged_norms(counted(spec, w), w, layers) for w in (pair.theta_a, pair.theta_b))
     weighed = norm.weigh(a)
     state = WeightSimilarity(spec, weighed, b, spec.identity())
