@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from lmccheck.errors import ManifestError
+from lmccheck.finding import LIMIT
 from lmccheck.manifest.plan import CheckPlan
 from lmccheck.manifest.read import load_manifest
-from lmccheck.finding import LIMIT
 from lmccheck.properties.registry import properties_of
 
 SOUND = """\

@@ -5,12 +5,13 @@ from __future__ import annotations
 import typing
 from typing import Any
 
+from lmccheck.properties.kinds import SET_ALIGN, FusedConnectivitySettings, SetConnectivitySettings
+
 from lmccheck.alignment import METHODS
 from lmccheck.alignment.many import MANY_METHODS
 from lmccheck.cli.command import pair
 from lmccheck.evaluate.repair import REPAIRS
 from lmccheck.fusion.fuse import NORMS
-from lmccheck.properties.kinds import SET_ALIGN, FusedConnectivitySettings, SetConnectivitySettings
 from lmccheck.properties.settings import ALIGN, LinearConnectivitySettings
 
 
