@@ -15,12 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from lmccheck.gate.options import Options
-from lmccheck.report.markdown import markdown
-from lmccheck.report.matrix import matrices
-from lmccheck.report.notes import notes, unreported
+from lmccheck.report.formats import FORMATS, Run
 from lmccheck.report.record import CheckRecord
-from lmccheck.report.table import table
-from lmccheck.report.write import write_text
+from lmccheck.report.write import write_reports
 
 
 @dataclass
@@ -38,58 +35,30 @@ class Summary:
             self.records[record.id] = record
         self.lines += payload.get("lines", ())
 
-    @property
-    def rows(self) -> list[CheckRecord]:
-        """The records a reader wants to see: every check, and a manifest's own item only when it found a problem."""
-        return [record for record in self.records.values() if record.pair or record.verdict != "pass"]
-
     def write(self, options: Options, exit_status: int, arguments: list[str]) -> bool:
         """Write every report that was asked for; return False if one could not be written."""
-        outcomes = []
-        summary = os.environ.get("GITHUB_STEP_SUMMARY") if self.rows else None
-        if options.report_md or summary:
-            text = markdown(self.rows, [error["message"] for error in self.errors], report_only=options.report_only)
-            if options.report_md:
-                outcomes.append(write_text("Markdown report", options.report_md, text))
-            if summary:
-                outcomes.append(write_text("Markdown summary", Path(summary), text + "\n", append=True))
-        if options.report_json:
-            status = exit_status if all(written for _, written in outcomes) else exit_status or 1
-            outcomes.append(self._json(options, status, arguments))
-        self.lines += [line for line, _ in outcomes]
-        return all(written for _, written in outcomes)
-
-    def _json(self, options: Options, exit_status: int, arguments: list[str]) -> tuple[str, bool]:
         import lmccheck
-        from lmccheck.report.json import json
 
-        assert options.report_json is not None
-        text = json(
-            list(self.records.values()),
-            self.errors,
+        records = list(self.records.values())
+        run = Run(
+            errors=self.errors,
+            report_only=options.report_only,
             version=lmccheck.__version__,
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             environment=run_environment(options, arguments),
             exit_status=exit_status,
         )
-        return write_text("JSON report", options.report_json, text)
+        asked = {"json": options.report_json, "md": options.report_md}
+        paths = {name: path for name, path in asked.items() if path}
+        summary = os.environ.get("GITHUB_STEP_SUMMARY")
+        outcomes = write_reports(paths, records, run, summary=Path(summary) if summary else None)
+        self.lines += [line for line, _ in outcomes]
+        return all(written for _, written in outcomes)
 
     def section(self, options: Options, width: int) -> Iterator[str]:
         """Yield the terminal section: the table, what it means, and where the files are."""
-        if options.report_only and self.rows:
-            yield "REPORT ONLY: nothing here fails the run"
-            yield ""
-        if self.rows:
-            yield table(self.rows, options.table, width)
-            yield ""
-            for title, matrix in matrices(self.rows, options.table, width):
-                yield title
-                yield matrix
-                yield ""
-            yield from notes(self.rows)
-            for text in unreported(self.rows) if options.report_only else ():
-                yield ""
-                yield text
+        run = Run(report_only=options.report_only, table=options.table, width=width)
+        yield from FORMATS.get("terminal").render(list(self.records.values()), run).splitlines()
         if self.lines:
             yield ""
             yield from self.lines

@@ -19,9 +19,10 @@ from lmccheck.store import files
 from lmccheck.store.data import Data, load_data
 from lmccheck.store.model import build_module
 from lmccheck.store.trees import moved
-from lmccheck.symmetry.discover import Traced, derive
+from lmccheck.symmetry.discover import Traced, derive, structure_of
 from lmccheck.symmetry.spec import PermutationSpec
 from lmccheck.symmetry.spec_file import load_spec
+from lmccheck.symmetry.structure import Structure
 from lmccheck.symmetry.user_spec import require_given
 from lmccheck.symmetry.verify import require
 
@@ -88,6 +89,15 @@ class Network:
             where = f"symmetry {self.origin['origin']}"
             return self.given, require_given(self.given, self.module, self.example_inputs(), where)
         return self._traced.spec, require(self._traced.spec, self.module, self.example_inputs())
+
+    def structure(self, purpose: str) -> Structure:
+        """Return the network in units, as paths and dropping see it; its permutation spec is verified first.
+
+        Raises UnsupportedArchitecture, beginning with ``purpose``, where there is no such structure.
+        """
+        assert self.spec is not None  # verified before anyone may use it
+        needs = f"{purpose}: a permutation spec that is handed in says too little: this needs"
+        return structure_of(self.trace_for(needs, "leave out `symmetry`"), purpose, head=False)
 
     def facts(self) -> dict[str, Any]:
         """Return what a report says of how it is run; JSON-able."""

@@ -181,6 +181,14 @@ def load_pair(
     return ModelPair(network.name, *(endpoint(network, checkpoint, checkpoint.read()) for checkpoint in opened))
 
 
+def load_endpoint(
+    given: Given, name: str, *, base: str | os.PathLike[str] | None = None, sha256: str | None = None, **sources: Any
+) -> Endpoint:
+    """Load and check one checkpoint of a network, called ``name`` in messages; all else as in ``load_pair``."""
+    checkpoint = open_checkpoint(given, Path(base) if base is not None else Path.cwd(), name, sha256)
+    return endpoint(load_network(name=name, base=base, **sources), checkpoint, checkpoint.read())
+
+
 def load_widths(
     a: Given,
     b: Given,

@@ -23,7 +23,6 @@ from tabulate import tabulate
 import lmccheck
 from lmccheck.evaluate.evaluator import Evaluator
 from lmccheck.paths.certify import certify
-from lmccheck.properties.low_loss_path import structure_for
 from lmccheck.store.batches import first_samples
 
 NETS = ("mlp", "mlpnb", "cnn", "cnnbn", "resnet")
@@ -86,7 +85,7 @@ def forward_seconds(pair: lmccheck.ModelPair) -> float:
 def above_certified(pair: lmccheck.ModelPair, path: lmccheck.Path, points: int) -> tuple[float, float]:
     """Return how far the largest of many samples lies above the certified maximum: on a, b, c segments, and on d."""
     few = pair.measured_on(first_samples(pair.data, 1000), pair.calibration)
-    found = certify(few, structure_for(few, "benchmark"), path)
+    found = certify(few, few.network.structure("benchmark"), path)
     evaluator = Evaluator(few.network, few.theta_a, dtype=torch.float64)
     worst = {True: -1.0, False: -1.0}
     for segment in found.segments:

@@ -11,7 +11,6 @@ from lmccheck.dropping.choose_units import counts, random_keep, scales, spanning
 from lmccheck.dropping.refit import Refit
 from lmccheck.errors import LmcError
 from lmccheck.evaluate.split import split
-from lmccheck.properties.low_loss_path import structure_for
 
 
 def test_counts_of_kept_units() -> None:
@@ -37,7 +36,7 @@ def test_units_are_chosen_for_what_they_can_stand_in_for() -> None:
     theta["0.weight"][4:] = torch.randn(4, 4).double() @ theta["0.weight"][:4]
     theta["0.weight"][[1, 6]] = theta["0.weight"][[6, 1]]
     pair = pair_of(build, (6,), theta)
-    structure = structure_for(pair, "tests")
+    structure = pair.network.structure("tests")
     canonical = structure.canonical(theta)
     refit = Refit(pair, structure, canonical, split(pair.network, "tests", 200), torch.float64)
     keep = spanning_keep(structure, canonical, {structure.groups[0]: 4}, refit.seen)

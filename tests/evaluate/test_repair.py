@@ -304,7 +304,7 @@ def test_mistakes(load: Callable[..., lmccheck.ModelPair], folder: Path) -> None
     pair = load()
     with pytest.raises(LmcError, match=r"linear_connectivity: repair = 'repiar' \(did you mean 'repair'\?\); expected"):
         lmccheck.linear_connectivity(pair, repair="repiar")
-    with pytest.raises(LmcError, match="repair = None; expected one of"):
+    with pytest.raises(LmcError, match=r'repair = None; expected "none", "bn" or "repair"'):
         lmccheck.linear_connectivity(pair, repair=None)  # type: ignore[arg-type]
     with pytest.raises(SourceError, match="repair = 'repair' needs calibration data and none is given; mend: give"):
         lmccheck.linear_connectivity(pair, repair="repair")

@@ -17,7 +17,6 @@ from lmccheck.dropping.stability import excesses, load_dropped, save_dropped
 from lmccheck.errors import CheckpointError
 from lmccheck.evaluate.evaluator import Evaluator
 from lmccheck.properties.dropout_stability import dropout_stability
-from lmccheck.properties.low_loss_path import structure_for
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 
@@ -34,7 +33,7 @@ def test_fixtures_are_stable_at_half_their_width(net: str, limit: float, tmp_pat
     assert result.value == max(x for row in result.details["epsilon"].values() for x in row)
     assert result.value < max(x for row in result.details["epsilon_plain"].values() for x in row)
     json.dumps(result.details)
-    structure = structure_for(pair, "tests")
+    structure = pair.network.structure("tests")
     saved = save_dropped(result.witness, tmp_path / "witness.safetensors")
     assert result.witness.save(tmp_path / "again.safetensors").read_bytes() == saved.read_bytes()
     fresh = pair.measured_on(pair.data, pair.calibration)

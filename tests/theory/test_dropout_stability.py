@@ -16,7 +16,6 @@ from lmccheck.dropping.dropped import Dropped
 from lmccheck.dropping.edit import keep_factors, multiplied
 from lmccheck.dropping.search import find_dropped
 from lmccheck.properties.dropout_stability import dropout_stability
-from lmccheck.properties.low_loss_path import structure_for
 from lmccheck.symmetry.structure import Structure
 
 
@@ -92,7 +91,7 @@ def test_other_ways_to_drop_units(activation: type[nn.Module], zero: bool, homog
     biases, which are two bugs of published code (T18)."""
     net = mlp(activation)
     pair = pair_of(lambda: mlp(activation), (5,))
-    structure, theta = structure_for(pair, "tests"), pair.theta_a
+    structure, theta = pair.network.structure("tests"), pair.theta_a
     keep = {group: torch.arange(structure.sizes[group] // 2) for group in structure.groups}
     x = torch.randn(50, 5, dtype=torch.float64)
 
