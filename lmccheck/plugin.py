@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from lmccheck.gate.options import MANIFESTS, options_of
+from lmccheck.report.formats import formats
 
 if TYPE_CHECKING:
     from lmccheck.gate.summary import Summary
@@ -24,8 +25,6 @@ INI_KEYS = {
     "lmc_seed": "default of --lmc-seed",
     "lmc_profile": "default of --lmc-profile",
     "lmc_table": "default of --lmc-table",
-    "lmc_report_json": "default of --lmc-report-json, relative to this file",
-    "lmc_report_md": "default of --lmc-report-md, relative to this file",
     "lmc_aligned_dir": "default of --lmc-aligned-dir, relative to this file",
     "lmc_witness_dir": "default of --lmc-witness-dir, relative to this file",
 }
@@ -42,8 +41,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add("--lmc-seed", metavar="INT", help="root seed, from which each check derives its own (default: 0)")
     add("--lmc-profile", metavar="dev|ci|thorough", help="budget of every search (default: ci)")
     add("--lmc-table", metavar="FMT", help="any tabulate format for the terminal table (default: simple)")
-    add("--lmc-report-json", metavar="PATH", help="write every measurement as JSON")
-    add("--lmc-report-md", metavar="PATH", help="write the report as Markdown ($GITHUB_STEP_SUMMARY gets it as well)")
+    for each in formats():
+        add(f"--lmc-report-{each.name}", metavar="PATH", help=each.help)
+        parser.addini(
+            f"lmc_report_{each.name}", f"default of --lmc-report-{each.name}, relative to this file", default=""
+        )
     add(
         "--lmc-aligned-dir",
         metavar="DIR",

@@ -48,10 +48,8 @@ class Summary:
             environment=run_environment(options, arguments),
             exit_status=exit_status,
         )
-        asked = {"json": options.report_json, "md": options.report_md}
-        paths = {name: path for name, path in asked.items() if path}
         summary = os.environ.get("GITHUB_STEP_SUMMARY")
-        outcomes = write_reports(paths, records, run, summary=Path(summary) if summary else None)
+        outcomes = write_reports(options.reports, records, run, summary=Path(summary) if summary else None)
         self.lines += [line for line, _ in outcomes]
         return all(written for _, written in outcomes)
 

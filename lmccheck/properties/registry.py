@@ -189,7 +189,7 @@ class Property:
         return own.replace(parameters=[*loader.parameters.values(), *settings], return_annotation="Result")
 
 
-PROPERTIES: Registry[Property] = Registry("property", "lmccheck.properties")
+PROPERTIES: Registry[Property] = Registry("property", "lmccheck.properties", "lmccheck.properties")
 
 
 @overload
