@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from importlib import import_module
-from pkgutil import iter_modules
 from typing import Generic, TypeVar
 
 from lmccheck.errors import LmcError, nearest
@@ -62,6 +61,8 @@ class Registry(Generic[T]):
 
 
 def _import_files(package: str) -> None:
+    from pkgutil import iter_modules  # like what follows, needed by few runs
+
     for module in iter_modules(import_module(package).__path__):
         import_module(f"{package}.{module.name}")
 

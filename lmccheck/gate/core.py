@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from lmccheck.errors import SourceError
-from lmccheck.manifest.plan import PairPlan, SetPlan
 
 if TYPE_CHECKING:
+    from lmccheck.manifest.plan import PairPlan, SetPlan
     from lmccheck.network.pair import ModelPair
     from lmccheck.result import Result
 
@@ -45,6 +45,8 @@ class Core:
 
     def load(self, folder: Path, plan: PairPlan | SetPlan, sources: Sources) -> Any:
         """Return the pair, the pair of two widths or the set that a plan names; raise the ``LmcError`` it gives."""
+        from lmccheck.manifest.plan import SetPlan
+
         for key, fixture in (("model", "lmc_model_factory"), ("data", "lmc_data")):
             if getattr(sources, key) is None:
                 raise SourceError(
