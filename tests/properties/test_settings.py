@@ -8,7 +8,7 @@ from typing import Any
 from lmccheck.alignment.api import METHODS
 from lmccheck.alignment.many import MANY_METHODS
 from lmccheck.cli import endpoints as pair
-from lmccheck.evaluate.repair import REPAIRS
+from lmccheck.evaluate.segment import REPAIRS
 from lmccheck.fusion.fuse import NORMS
 from lmccheck.properties.kinds import SET_ALIGN, FusedConnectivitySettings, SetConnectivitySettings
 from lmccheck.properties.settings import ALIGN, LinearConnectivitySettings
