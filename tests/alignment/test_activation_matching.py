@@ -14,7 +14,8 @@ from networks.observed import captured, problem_of
 from torch import Tensor, nn
 
 import lmccheck
-from lmccheck.alignment.methods.activation_matching import ActivationSimilarity, Moments, assign_once, observe
+from lmccheck.alignment.matching.activations import ActivationSimilarity, Moments, assign_once, observe
+from lmccheck.alignment.methods.activation_matching import match_activations
 from lmccheck.alignment.methods.best import solve
 from lmccheck.symmetry.discover import Traced, derive
 from lmccheck.symmetry.sites import Site

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from lmccheck.alignment.matching.assignment import Assignment, Search, assign
+from lmccheck.alignment.matching import auction
+from lmccheck.alignment.matching.assignment import Assignment, assign
+from lmccheck.alignment.matching.auction import Search
 from lmccheck.errors import LmcError
 
 SMALL = st.integers(1, 6).flatmap(

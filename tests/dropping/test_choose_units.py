@@ -7,7 +7,7 @@ import torch
 from networks.dropping import case, loss_of, mlp, pair_of
 from torch import nn
 
-from lmccheck.dropping.choose_units import counts, random_keep, scales, spanning_keep
+from lmccheck.dropping.choose_units import random_units, scales, spanning_units, unit_counts
 from lmccheck.dropping.refit import Refit
 from lmccheck.errors import LmcError
 from lmccheck.evaluate.split import split
@@ -18,14 +18,14 @@ def test_counts_of_kept_units() -> None:
     _, structure = case("width_one")
     groups = [group for several in structure.levels for group in several]
     assert [structure.sizes[group] for group in groups] == [7, 1, 5]
-    assert [counts(structure, 0.5)[group] for group in groups] == [3, 0, 2]
-    assert [counts(structure, {groups[0]: 0.3})[group] for group in groups] == [2, 1, 5]
-    drawn = random_keep(structure, counts(structure, 0.5), torch.Generator().manual_seed(1))
+    assert [unit_counts(structure, 0.5)[group] for group in groups] == [3, 0, 2]
+    assert [unit_counts(structure, {groups[0]: 0.3})[group] for group in groups] == [2, 1, 5]
+    drawn = random_units(structure, unit_counts(structure, 0.5), torch.Generator().manual_seed(1))
     assert [len(drawn[group]) for group in groups] == [3, 0, 2]
     assert scales(structure, drawn)[groups[0]] == pytest.approx(7 / 3)
     for wrong in (1.5, -0.1, True, {"nothing": 0.5}):
         with pytest.raises(LmcError, match="keep"):
-            counts(structure, wrong)
+            unit_counts(structure, wrong)
 
 
 def test_units_are_chosen_for_what_they_can_stand_in_for() -> None:
@@ -39,7 +39,7 @@ def test_units_are_chosen_for_what_they_can_stand_in_for() -> None:
     structure = pair.network.structure("tests")
     canonical = structure.canonical(theta)
     refit = Refit(pair, structure, canonical, split(pair.network, "tests", 200), torch.float64)
-    keep = spanning_keep(structure, canonical, {structure.groups[0]: 4}, refit.seen)
+    keep = spanning_units(structure, canonical, {structure.groups[0]: 4}, refit.seen)
     rows = theta["0.weight"][keep[structure.groups[0]]]
     assert int(torch.linalg.matrix_rank(rows)) == 4
     state, _ = refit(0, keep, polish=False)

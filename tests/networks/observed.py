@@ -26,7 +26,6 @@ def problem_of(module: nn.Module, inputs: tuple[Tensor, ...], count: int = 48, s
     x = samples_for(inputs, count)
     y = outputs_of(module, a, (x,), torch.float64)[0]
     pair = lmccheck.load_pair(a, b, model=module, data=(x[:4], y[:4]), calibration=(x, y), loss="mse", device="cpu")
-    spec = pair.network.spec
     return Problem(pair)
 
 

@@ -115,7 +115,6 @@ def independent_pair(build: Callable[[], nn.Module], seed: int = 0, samples: int
 
 
 def problem_of(pair: lmccheck.ModelPair) -> Problem:
-    spec = pair.network.spec
     return Problem(pair)
 
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from networks.dropping import CASES, case, loss_of, mlp, pair_of
 from torch import Tensor, nn
 
-from lmccheck.dropping.choose_units import factors
+from lmccheck.dropping.choose_units import SearchSettings, factors
 from lmccheck.dropping.dropped import Dropped
 from lmccheck.dropping.edit import keep_factors, multiplied
 from lmccheck.dropping.search import find_dropped
