@@ -89,7 +89,7 @@ FACTS: dict[str, Facts] = {
         "sin cos tan asin acos atan sinh cosh asinh acosh atanh sinc deg2rad rad2deg floor ceil round trunc frac "
         "erf erfc erfinv lgamma digamma i0 special_expit special_erf special_log_ndtr "
         "logical_not bitwise_not isnan isinf isfinite isposinf isneginf "
-        "type_as float double half lift_fresh lift_fresh_copy alpha_dropout feature_dropout feature_alpha_dropout",
+        "type_as lift_fresh lift_fresh_copy alpha_dropout feature_dropout feature_alpha_dropout",
         Facts(elementwise=True, unitwise=True),
     ),
     "aten.dropout": Facts(elementwise=True, unitwise=True, linear=True),
