@@ -62,17 +62,12 @@ def dropout_stability(
 
     require_calibration(pair, NAME)
     structure = covered_structure(pair, NAME)
-    settings = {"keep": keep, "refit": refit, "seed": seed, "profile": profile}
+    shares = dict(keep) if isinstance(keep, Mapping) else keep
+    settings = {"keep": shares, "refit": refit, "seed": seed, "profile": profile}
     evaluator = Evaluator(pair, torch.float64)
     ends = measured_endpoints(evaluator)
     searches = search_both(pair, structure, range(len(structure.levels)), **settings)
-    facts: dict[str, Any] = {
-        "definition": DEFINITION,
-        **settings,
-        "levels": [list(level) for level in structure.levels],
-    }
-    facts |= {"random_subsets": searches["a"].facts["random_subsets"], "precision": precision_of(evaluator)}
-    facts |= {"samples": pair.data.samples, **_facts(evaluator, structure, ends, searches)}
+    facts = {**settings, **_facts(evaluator, structure, ends, searches)}
     value, side, level = worst_of(facts["epsilon"])
     facts["worst"] = {"side": side, "level": level, "groups": facts["levels"][level], "epsilon": value}
     states = {"a": structure.canonical(pair.theta_a), "b": structure.canonical(pair.theta_b)}
@@ -112,7 +107,14 @@ def _facts(
     """Measure every θ_i, of the whole search and of what refits nothing, and return what a report says; JSON-able."""
     from lmccheck.dropping.stability import measure_dropped
 
-    facts: dict[str, Any] = {key: {} for key in ("epsilon", "epsilon_plain", "losses", "errors", "found")}
+    facts: dict[str, Any] = {
+        "definition": DEFINITION,
+        "levels": [list(level) for level in structure.levels],
+        "random_subsets": searches["a"].facts["random_subsets"],
+        "samples": evaluator.pair.data.samples,
+        "precision": precision_of(evaluator),
+        **{key: {} for key in ("epsilon", "epsilon_plain", "losses", "errors", "found")},
+    }
     for end in ends:
         side, search = end.name, searches[end.name]
         best = [measure_dropped(evaluator, structure, dropped, side) for dropped in search.best.values()]
