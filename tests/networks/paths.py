@@ -13,6 +13,7 @@ from lmccheck.alignment.api import verified_spec
 from lmccheck.dropping.dropped import Dropped
 from lmccheck.dropping.edit import keep_factors, multiplied
 from lmccheck.network.pair import ModelPair
+from lmccheck.symmetry.discover import derive
 from lmccheck.symmetry.structure import Structure, structure_of
 from networks.written import Written, residual
 
@@ -91,6 +92,11 @@ def structure_for(pair: ModelPair) -> Structure:
     """Return the structure of a pair's traced network."""
     verified_spec(pair)
     return structure_of(pair.cache["derived"])
+
+
+def bare_structure(module: nn.Module, *shape: int) -> Structure:
+    """Return the structure of a float64 module on inputs of a shape, without a pair around it."""
+    return structure_of(derive(module.double().eval(), (torch.zeros(2, *shape, dtype=torch.float64),)))
 
 
 def masked(
