@@ -20,6 +20,8 @@ from lmccheck.fusion.carrier import Carrier
 from lmccheck.fusion.recursion import transport_plan
 from lmccheck.modules.runner import outputs_of
 
+pytestmark = pytest.mark.xdist_group("trained widths")  # two networks are trained once
+
 # trained networks
 
 

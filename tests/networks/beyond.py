@@ -14,7 +14,7 @@ from lmccheck.alignment.beyond.freedoms import KINDS, Freedom, Trial, find_freed
 from lmccheck.alignment.beyond.stream import Stream, find_streams
 from lmccheck.modules.runner import outputs_of
 from lmccheck.symmetry.discover import Derived, derive
-from networks import NETWORKS, Attention, Written, residual
+from networks import NETWORKS, Attention, Written, registry, residual
 
 Weights = dict[str, Tensor]
 
@@ -80,7 +80,8 @@ def found_in(name: str) -> tuple[nn.Module, Derived, tuple[Freedom, ...], tuple[
     """Return a network, its trace, and every map that is found for it, each kind looked for alone."""
     torch.manual_seed(0)
     module, inputs = BUILD[name]()
-    derived, trial = derive(module, inputs), Trial(module, inputs)
+    derived = registry.derived(name) if name in NETWORKS else derive(module, inputs)
+    trial = Trial(module, inputs)
     freedoms = [f for kind in KINDS[:3] for f in find_freedoms(derived, trial, (kind,))]
     streams, refused = find_streams(derived, trial)
     return module, derived, tuple(freedoms), tuple(streams), refused

@@ -10,18 +10,13 @@ from typing import Any
 import pytest
 import torch
 from networks import NETWORKS, LanguageModel
+from networks.registry import discovered
 from torch import nn
 
 import lmccheck
 from lmccheck import LmcError, SourceError, SymmetryError
 from lmccheck.modules.random_weights import randomised
 from lmccheck.symmetry.spec_reader import MOST_PROBLEMS, UNSAID
-
-
-def discovered(name: str) -> tuple[nn.Module, tuple[torch.Tensor, ...], lmccheck.PermutationSpec]:
-    torch.manual_seed(0)
-    module, inputs = NETWORKS[name]()
-    return module, inputs, lmccheck.discover_symmetry(module, inputs)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
