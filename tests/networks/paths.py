@@ -15,6 +15,7 @@ from lmccheck.dropping.edit import keep_factors, multiplied
 from lmccheck.network.pair import ModelPair
 from lmccheck.symmetry.discover import derive
 from lmccheck.symmetry.structure import Structure, structure_of
+from networks.small import perceptron
 from networks.written import Written, residual
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
@@ -28,12 +29,7 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 
 def mlp(widths: Sequence[int], activation: str = "relu", bias: bool = True) -> nn.Sequential:
     """Return a multilayer perceptron; ``widths`` from the inputs to the outputs."""
-    parts: list[nn.Module] = []
-    for k in range(len(widths) - 1):
-        parts.append(nn.Linear(widths[k], widths[k + 1], bias=bias))
-        if k < len(widths) - 2:
-            parts.append(ACTIVATIONS[activation]())
-    return nn.Sequential(*parts)
+    return perceptron(*widths, activation=ACTIVATIONS[activation], bias=bias)
 
 
 def swiglu() -> nn.Module:
