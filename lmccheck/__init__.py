@@ -28,8 +28,12 @@ if TYPE_CHECKING:
     from lmccheck.errors import VerdictError as VerdictError
     from lmccheck.fusion.fuse import Fusion as Fusion
     from lmccheck.fusion.fuse import fuse as fuse
+    from lmccheck.network.model_set import ModelSet as ModelSet
+    from lmccheck.network.model_set import load_set as load_set
     from lmccheck.network.pair import ModelPair as ModelPair
+    from lmccheck.network.pair import WidthPair as WidthPair
     from lmccheck.network.pair import load_pair as load_pair
+    from lmccheck.network.pair import load_widths as load_widths
     from lmccheck.paths.path import Path as Path
     from lmccheck.paths.path import load_path as load_path
     from lmccheck.paths.path import save_path as save_path
@@ -59,7 +63,8 @@ _PUBLIC = {
     "errors": "CheckpointError DeviceError LmcError LmcWarning ManifestError SourceError SymmetryError "
     "UnsupportedArchitecture VerdictError",
     "fusion.fuse": "Fusion fuse",
-    "network.pair": "ModelPair load_pair",
+    "network.model_set": "ModelSet load_set",
+    "network.pair": "ModelPair WidthPair load_pair load_widths",
     "paths.path": "Path load_path save_path",
     "properties.dropout_path": "dropout_path",
     "properties.dropout_stability": "dropout_stability",

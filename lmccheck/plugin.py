@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from lmccheck.gate.options import MANIFESTS, options_of
+from lmccheck.report.formats import formats
 
 if TYPE_CHECKING:
-    from lmccheck.gate.summary import Books
+    from lmccheck.gate.summary import Summary
 
 GROUP = "lmccheck: property tests for trained models"
 INI_KEYS = {
@@ -24,8 +25,6 @@ INI_KEYS = {
     "lmc_seed": "default of --lmc-seed",
     "lmc_profile": "default of --lmc-profile",
     "lmc_table": "default of --lmc-table",
-    "lmc_report_json": "default of --lmc-report-json, relative to this file",
-    "lmc_report_md": "default of --lmc-report-md, relative to this file",
     "lmc_aligned_dir": "default of --lmc-aligned-dir, relative to this file",
     "lmc_witness_dir": "default of --lmc-witness-dir, relative to this file",
 }
@@ -42,8 +41,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add("--lmc-seed", metavar="INT", help="root seed, from which each check derives its own (default: 0)")
     add("--lmc-profile", metavar="dev|ci|thorough", help="budget of every search (default: ci)")
     add("--lmc-table", metavar="FMT", help="any tabulate format for the terminal table (default: simple)")
-    add("--lmc-report-json", metavar="PATH", help="write every measurement as JSON")
-    add("--lmc-report-md", metavar="PATH", help="write the report as Markdown ($GITHUB_STEP_SUMMARY gets it as well)")
+    for each in formats():
+        add(f"--lmc-report-{each.name}", metavar="PATH", help=each.help)
+        parser.addini(
+            f"lmc_report_{each.name}", f"default of --lmc-report-{each.name}, relative to this file", default=""
+        )
     add(
         "--lmc-aligned-dir",
         metavar="DIR",
@@ -74,7 +76,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(fixtures, "lmccheck-fixtures")
     options = options_of(config)
     if not _is_worker(config):
-        config.pluginmanager.register(Keeper(config), "lmccheck-keeper")
+        config.pluginmanager.register(Reporter(config), "lmccheck-reporter")
     elif options.models:  # before torch is imported: workers share the cores instead of each taking all
         workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
@@ -143,52 +145,52 @@ def pytest_runtest_makereport(
     item.conclude(call)
     report = yield
     item.retell(report, call)
-    report.lmc = item.luggage(report)  # type: ignore[attr-defined]  # extra attributes travel with a report
+    report.lmc = item.payload(report)  # type: ignore[attr-defined]  # extra attributes travel with a report
     return report
 
 
-class Keeper:
-    """Keeps the books where reports arrive: in the only process, or in xdist's controller."""
+class Reporter:
+    """Gathers records where reports arrive: in the only process, or in xdist's controller."""
 
     def __init__(self, config: pytest.Config) -> None:
         self.config = config
 
     @cached_property
-    def books(self) -> Books:
-        from lmccheck.gate.summary import Books
+    def summary(self) -> Summary:
+        from lmccheck.gate.summary import Summary
 
-        return Books()
+        return Summary()
 
     @property
     def used(self) -> bool:
         """Whether this run has anything to do with manifests; a run without any stays untouched."""
-        return options_of(self.config).models or "books" in self.__dict__
+        return options_of(self.config).models or "summary" in self.__dict__
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        if luggage := getattr(report, "lmc", None):
-            self.books.receive(luggage)
+        if payload := getattr(report, "lmc", None):
+            self.summary.receive(payload)
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         if report.failed and report.nodeid.endswith("lmc.toml"):
-            self.books.errors.append({"id": report.nodeid, "message": report.longreprtext})
+            self.summary.errors.append({"id": report.nodeid, "message": report.longreprtext})
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         """Write the reports; one that cannot be written turns a green run red, since somebody waits for it."""
         if self.used and not self.config.getoption("collectonly"):
             arguments = [str(argument) for argument in self.config.invocation_params.args]
             status = int(session.exitstatus)
-            if not self.books.write(options_of(self.config), status, arguments) and status == pytest.ExitCode.OK:
+            if not self.summary.write(options_of(self.config), status, arguments) and status == pytest.ExitCode.OK:
                 session.exitstatus = pytest.ExitCode.TESTS_FAILED
         if problem := self.config.stash.get(USAGE_ERROR, None):
             session.exitstatus = pytest.ExitCode.USAGE_ERROR
-            self.books.lines.append(f"ERROR: {problem}")
+            self.summary.lines.append(f"ERROR: {problem}")
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         if not self.used:
             return
         width = self.config.get_terminal_writer().fullwidth
-        lines = list(self.books.section(options_of(self.config), width))
+        lines = list(self.summary.section(options_of(self.config), width))
         if lines:
             terminalreporter.write_sep("=", "lmccheck")
             for line in lines:

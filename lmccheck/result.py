@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import builtins
 from dataclasses import dataclass, field
-from typing import Any, Literal, NoReturn
+from typing import Any, NoReturn
 
 from lmccheck.errors import VerdictError
-
-Verdict = Literal["pass", "fail", "inconclusive", "error"]
+from lmccheck.finding import Finding
+from lmccheck.finding import Verdict as Verdict
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Result:
     ``value`` and ``limit`` are in ``unit`` (for example nats). ``interval`` is a confidence interval for
     ``value`` or None when the verdict is about the given data and therefore exact. ``witness`` is what proves
     the verdict (a permutation, the worst t); ``details`` is JSON-able. ``evaluations`` counts full passes over the
-    evaluation data.
+    evaluation data. ``finding``: the same as typed data, None in a Result made by hand.
     """
 
     property: str
@@ -31,6 +31,7 @@ class Result:
     evaluations: int = 0
     seconds: float = 0.0
     details: dict[str, Any] = field(default_factory=dict, repr=False)
+    finding: Finding | None = field(default=None, repr=False, compare=False)
 
     @builtins.property  # the field `property` hides the name inside this class
     def passed(self) -> bool:

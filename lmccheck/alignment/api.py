@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -15,16 +15,14 @@ from torch import Tensor
 
 from lmccheck.alignment.beyond.api import chosen_kinds, go_beyond
 from lmccheck.alignment.contract import Found, Problem
-from lmccheck.alignment.methods.best import METHODS as METHODS
+from lmccheck.alignment.methods import METHODS as METHODS
 from lmccheck.alignment.methods.best import solve
 from lmccheck.errors import LmcError, SymmetryError, nearest
 from lmccheck.evaluate.outputs import function_deviation
 from lmccheck.network.pair import ModelPair
-from lmccheck.store import checkpoint
-from lmccheck.symmetry.discover import derive
+from lmccheck.store import files
 from lmccheck.symmetry.spec import Permutation, PermutationSpec
-from lmccheck.symmetry.user_spec import require_given
-from lmccheck.symmetry.verify import TOLERANCE, require
+from lmccheck.symmetry.verify import TOLERANCE
 
 
 @dataclass(frozen=True)
@@ -60,6 +58,10 @@ class Alignment:
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write θ_B aligned, and the permutation beside it: see ``save_aligned``."""
         return save_aligned(self, path)
+
+    def ship(self, target: Path, files: Sequence[str]) -> None:
+        """Write θ_B aligned to ``target``, for the merge that uses what was tested."""
+        save_aligned(self, target)
 
     def summary(self) -> dict[str, Any]:
         """Return what a report says about this alignment; JSON-able."""
@@ -98,49 +100,27 @@ def align(
     there is none, or LmcError for an unknown method or map.
     """
     if method not in METHODS:
-        raise LmcError(f"align: unknown method {method!r}{nearest(method, METHODS)}; expected one of {sorted(METHODS)}")
+        raise LmcError(
+            f"align: unknown method {method!r}{nearest(method, METHODS.names())}; expected one of {METHODS.names()}"
+        )
     kinds = chosen_kinds(beyond)
-    key = ("alignment", method, seed, kinds)
-    if key not in pair.cache:
-        pair.cache[key] = _align(pair, method, seed, kinds)
-    found: Alignment = pair.cache[key]
-    return found
-
-
-def verified_spec(pair: ModelPair) -> tuple[PermutationSpec, float]:
-    """Return the pair's permutation spec, handed in or derived, and its verified deviation; made once per pair."""
-    if "spec" not in pair.cache:
-        inputs = pair.example_inputs()
-        if pair.symmetry is not None:
-            deviation = require_given(pair.symmetry, pair.module, inputs, f"symmetry {_spec_origin(pair)}")
-            pair.cache["spec"] = pair.symmetry, deviation
-        else:
-            derived = derive(pair.module, inputs)
-            pair.cache["spec"] = derived.spec, require(derived.spec, pair.module, inputs)
-            pair.cache["derived"] = derived
-    found: tuple[PermutationSpec, float] = pair.cache["spec"]
-    return found
-
-
-def _spec_origin(pair: ModelPair) -> str:
-    """Return where the pair's spec comes from: ``traced``, ``given``, or the file it was read from."""
-    return str(pair.description["symmetry"]["origin"])
+    return pair.once(_align, method, seed, kinds)
 
 
 def _align(pair: ModelPair, method: str, seed: int, kinds: tuple[str, ...]) -> Alignment:
-    spec, spec_deviation = verified_spec(pair)
-    problem = Problem(pair, spec, seed, pair.cache.get("derived"))
+    problem = Problem(pair, seed)
+    spec, origin = problem.spec, pair.network.origin["origin"]
     if kinds:
         mapped = go_beyond(problem, kinds, partial(solve, method=method))
         found, aligned = Found(mapped.permutation, mapped.objective, {"maps": mapped.facts}), mapped.weights
     else:
         found = solve(problem, method)
         aligned = spec.apply(pair.theta_b, found.permutation)
-    deviation = function_deviation(pair, pair.theta_b, aligned)
+    deviation = function_deviation(pair.network, pair.theta_b, aligned)
     if not deviation <= TOLERANCE:
         whose = "this is a defect of lmccheck; mend: report the model, and use align = 'none' meanwhile"
         if pair.symmetry is not None:
-            whose = f"mend: correct symmetry {_spec_origin(pair)}, which two samples did not show to be wrong"
+            whose = f"mend: correct symmetry {origin}, which two samples did not show to be wrong"
         raise SymmetryError(
             f"pair {pair.name}: the aligned weights change b's output by {deviation:.2e} (relative, float64) on the "
             f"data, expected at most {TOLERANCE:.0e}; {whose}"
@@ -153,8 +133,8 @@ def _align(pair: ModelPair, method: str, seed: int, kinds: tuple[str, ...]) -> A
         spec,
         seed,
         deviation,
-        spec_deviation,
-        {"symmetry": _spec_origin(pair), **found.facts},
+        pair.network.spec_deviation,
+        {"symmetry": origin, **found.facts},
         dict(pair.origins[1].metadata),
         kinds,
         {name: tensor.dtype for name, tensor in pair.theta_b.items()},
@@ -172,7 +152,7 @@ def save_aligned(alignment: Alignment, path: str | os.PathLike[str]) -> Path:
         raise LmcError(f"save_aligned: got {type(alignment).__name__}, expected an Alignment; mend: set align")
     target = Path(path)
     rounded = {name: tensor.to(alignment.stored.get(name, tensor.dtype)) for name, tensor in alignment.weights.items()}
-    written = checkpoint.save(rounded, target, alignment.metadata)
+    written = files.save(rounded, target, alignment.metadata)
     facts: Mapping[str, Any] = {
         "method": alignment.method,
         "seed": alignment.seed,
@@ -182,5 +162,5 @@ def save_aligned(alignment: Alignment, path: str | os.PathLike[str]) -> Path:
         "within": {g.name: list(g.within) for g in alignment.spec.groups if g.within},
     }
     beside = target.with_name(target.name.removesuffix(".safetensors") + ".permutation.safetensors")
-    checkpoint.save(alignment.permutation, beside, {"lmccheck": json.dumps(facts)})
+    files.save(alignment.permutation, beside, {"lmccheck": json.dumps(facts)})
     return written

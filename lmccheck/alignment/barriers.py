@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-
-import torch
+from dataclasses import dataclass
 
 from lmccheck.alignment.many import ManyAlignment, mean_of
-from lmccheck.errors import LmcError, UnsupportedArchitecture
+from lmccheck.alignment.merge import traced_for_repair
+from lmccheck.errors import LmcError
 from lmccheck.evaluate.evaluator import Evaluator
 from lmccheck.evaluate.line import Point, barrier, sample
-from lmccheck.evaluate.points import working_dtype
-from lmccheck.evaluate.repair import Segment, require_repair
-from lmccheck.network.pair import StateDict
-from lmccheck.symmetry.discover import Derived
+from lmccheck.evaluate.segment import Segment, require_repair
+from lmccheck.network.endpoint import StateDict
+from lmccheck.symmetry.discover import Traced
 
 LOG = logging.getLogger("lmccheck")
 Matrix = list[list[float]]
@@ -64,12 +62,11 @@ def measure_barriers(many: ManyAlignment, *, points: int = 5, repair: str = "bn"
     if isinstance(points, bool) or not isinstance(points, int) or points < 3:
         raise LmcError(f"barrier_matrix: points = {points!r}; expected an integer of at least 3")
     require_repair(repair, "barrier_matrix")
-    widest = max(many.originals, key=lambda weights: working_dtype(weights) == torch.float64)
-    evaluator = Evaluator(replace(many.pair, theta_b=widest))  # which takes its precision from the pair's two
+    evaluator = Evaluator(many.pair.network, *many.originals)
     reestimates = evaluator.batchnorms > 0 and repair != "none"
     if reestimates:
         evaluator.require_calibration()
-    derived = _traced(many) if repair == "repair" else None
+    derived = traced_for_repair(many.pair) if repair == "repair" else None
     ends = [evaluator.endpoint(weights, name, name) for weights, name in zip(many.originals, many.names, strict=True)]
     losses = [end.loss for end in ends]
     aligned = _segments(evaluator, many.weights, losses, points, repair, derived)
@@ -98,24 +95,13 @@ def measure_barriers(many: ManyAlignment, *, points: int = 5, repair: str = "bn"
     )
 
 
-def _traced(many: ManyAlignment) -> Derived:
-    """Return the traced network, in which REPAIR looks at activations."""
-    derived: Derived | None = many.pair.cache.get("derived")
-    if derived is None:
-        raise UnsupportedArchitecture(
-            f"pair {many.pair.name}: repair = 'repair' looks at activations in the traced network, and the symmetry "
-            "is given, not traced; mend: use repair = 'bn'"
-        )
-    return derived
-
-
 def _segments(
     evaluator: Evaluator,
     states: Sequence[StateDict],
     losses: Sequence[float],
     points: int,
     repair: str,
-    derived: Derived | None,
+    derived: Traced | None,
 ) -> Curves:
     """Return (t, loss) along the segment between every two models i < j; the ends of all segments are shared."""
     tips: dict[int, float] = {}

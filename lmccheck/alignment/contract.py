@@ -6,21 +6,29 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from lmccheck.errors import SourceError, UnsupportedArchitecture
+from lmccheck.errors import SourceError
 from lmccheck.network.pair import ModelPair
 from lmccheck.store.data import Data
-from lmccheck.symmetry.discover import Derived
+from lmccheck.symmetry.discover import Traced
 from lmccheck.symmetry.spec import Permutation, PermutationSpec
 
 
 @dataclass(frozen=True)
 class Problem:
-    """A pair to align: its verified permutation spec, a seed, and the traced network, if it was traced."""
+    """A pair to align, with its network's verified permutation spec, and a seed."""
 
     pair: ModelPair = field(repr=False)
-    spec: PermutationSpec = field(repr=False)
-    seed: int
-    derived: Derived | None = field(repr=False)
+    seed: int = 0
+
+    @property
+    def spec(self) -> PermutationSpec:
+        """The permutation spec, verified before use."""
+        return self.pair.network.spec
+
+    @property
+    def derived(self) -> Traced | None:
+        """The traced network; None where the spec was handed in."""
+        return self.pair.network.traced
 
     def calibration(self, method: str) -> Data:
         """Return the calibration data; raise SourceError where there is none."""
@@ -31,14 +39,11 @@ class Problem:
             )
         return self.pair.calibration
 
-    def traced(self, method: str) -> Derived:
+    def traced(self, method: str) -> Traced:
         """Return the traced network; raise UnsupportedArchitecture where the spec was handed in instead."""
-        if self.derived is None:
-            raise UnsupportedArchitecture(
-                f"pair {self.pair.name}: align = {method!r} looks at activations in the traced network, and this "
-                "pair's symmetry is given, not traced; mend: use align = 'weight-matching'"
-            )
-        return self.derived
+        return self.pair.network.trace_for(
+            f"pair {self.pair.name}: align = {method!r} looks at activations in", "use align = 'weight-matching'"
+        )
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,13 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations, permutations
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lmccheck.alignment.api import METHODS, Alignment, verified_spec
+from lmccheck.alignment.api import METHODS, Alignment, save_aligned
 from lmccheck.alignment.api import align as align_pair
 from lmccheck.alignment.matching.norms import counted, rows_alone
 from lmccheck.alignment.matching.similarity import inner
@@ -19,8 +20,9 @@ from lmccheck.alignment.methods.weight_matching import match
 from lmccheck.errors import LmcError, SymmetryError, nearest
 from lmccheck.evaluate.outputs import function_deviation
 from lmccheck.evaluate.points import working_dtype
-from lmccheck.network.pair import ModelPair, StateDict
-from lmccheck.network.set import Given, ModelSet, load_set
+from lmccheck.network.endpoint import StateDict
+from lmccheck.network.model_set import ModelSet, load_set
+from lmccheck.network.pair import Given, ModelPair
 from lmccheck.symmetry.compose import compose, inverse
 from lmccheck.symmetry.spec import Permutation, PermutationSpec
 from lmccheck.symmetry.verify import TOLERANCE
@@ -78,6 +80,12 @@ class ManyAlignment:
             {name: tensor.dtype for name, tensor in self.originals[k].items()},
         )
 
+    def ship(self, target: Path, files: Sequence[str]) -> None:
+        """Write each model to the folder ``target``, under the names ``files``."""
+        target.mkdir(exist_ok=True)
+        for k, name in enumerate(files):
+            save_aligned(self.member(k), target / name)
+
     def cycle_error(self) -> float:
         """Return the largest share of one group's units that two ways from a model to another place differently.
 
@@ -129,17 +137,16 @@ def align_set(
     """Return ``align_many`` of models that are loaded."""
     _check_options(models.names, method, align, reference, seed)
     names, originals = models.names, models.thetas
-    spec, spec_deviation = verified_spec(models.pair)
-    pairs = models.towards(reference)
-    first = next(iter(pairs.values()))
-    derived = first.cache.get("derived")
-    layers = derived.layers if derived is not None else ()
+    network, spec = models.network, models.network.spec
+    layers = network.traced.layers if network.traced is not None else ()
     dtype = working_dtype(*originals)  # of one kind, so that means can be taken
     tensors = [
         {name: tensor.to(dtype) for name, tensor in rows_alone(counted(spec, theta), layers).items()}
         for theta in originals
     ]
 
+    pairs = {k: models.pair(reference, k) for k in range(len(names)) if k != reference}
+    pair = pairs[1 if reference == 0 else 0]
     alignments = {k: align_pair(pair, align, seed=seed) for k, pair in pairs.items()}
     start = [spec.identity() if k == reference else alignments[k].permutation for k in range(len(names))]
     facts: dict[str, Any] = {
@@ -148,8 +155,8 @@ def align_set(
         "seed": seed,
         "names": list(names),
         "reference": names[reference],
-        "symmetry": first.description["symmetry"]["origin"],
-        "spec_deviation": spec_deviation,
+        "symmetry": network.origin["origin"],
+        "spec_deviation": network.spec_deviation,
         "objective_before": _Grams(spec, tensors, [spec.identity()] * len(names)).objective(),
         "alignments": {names[k]: {"objective": found.objective, **found.facts} for k, found in alignments.items()},
     }
@@ -162,14 +169,14 @@ def align_set(
     found = tuple(compose(spec, permutation, home) for permutation in merged.permutations)
     weights = tuple(spec.apply(theta, p) for theta, p in zip(originals, found, strict=True))
     deviations = tuple(
-        _verified(first, name, theta, aligned) for name, theta, aligned in zip(names, originals, weights, strict=True)
+        _verified(pair, name, theta, aligned) for name, theta, aligned in zip(names, originals, weights, strict=True)
     )
     facts |= {"objective": merged.objectives[-1], "cycle_error": _cycle_error(spec, found)}
     if facts["cycle_error"]:
         raise AssertionError(f"align_many: maps between models differ by the way taken, {facts['cycle_error']:.3g}")
     metadata = tuple(dict(origin.metadata) for origin in models.origins)
     return ManyAlignment(
-        weights, found, spec, method, merged.objectives[-1], facts, deviations, names, originals, first, metadata
+        weights, found, spec, method, merged.objectives[-1], facts, deviations, names, originals, pair, metadata
     )
 
 
@@ -180,7 +187,7 @@ def _check_options(models: Any, method: Any, align: Any, reference: Any, seed: A
         )
     if len(models) < 2:
         raise LmcError(f"align_many: got {len(models)} model(s), expected at least two; mend: give the others, too")
-    for what, given, valid in (("method", method, MANY_METHODS), ("align", align, METHODS)):
+    for what, given, valid in (("method", method, MANY_METHODS), ("align", align, METHODS.names())):
         if given not in valid:
             hint = nearest(given, valid) if isinstance(given, str) else ""
             raise LmcError(f"align_many: {what} = {given!r}{hint}; expected one of {sorted(valid)}")
@@ -192,9 +199,9 @@ def _check_options(models: Any, method: Any, align: Any, reference: Any, seed: A
 
 def _verified(pair: ModelPair, name: str, original: StateDict, aligned: StateDict) -> float:
     """Return how far alignment changes a model's function. Raises SymmetryError when that is more than rounding."""
-    deviation = function_deviation(pair, original, aligned)
+    deviation = function_deviation(pair.network, original, aligned)
     if not deviation <= TOLERANCE:
-        origin = pair.description["symmetry"]["origin"]
+        origin = pair.network.origin["origin"]
         raise SymmetryError(
             f"align_many: the aligned weights change the output of {name} by {deviation:.2e} (relative, float64) on "
             f"the data, expected at most {TOLERANCE:.0e}; mend: "

@@ -10,37 +10,37 @@ from typing import Any
 
 from torch import Tensor
 
-from lmccheck.alignment.api import Alignment, verified_spec
-from lmccheck.errors import LmcError, SymmetryError, UnsupportedArchitecture
+from lmccheck.alignment.api import Alignment
+from lmccheck.errors import LmcError, SymmetryError
 from lmccheck.evaluate.evaluator import Evaluator
-from lmccheck.evaluate.repair import Segment, require_repair
+from lmccheck.evaluate.segment import Segment, require_repair
 from lmccheck.modules.stored import tied_names
 from lmccheck.network.pair import ModelPair
-from lmccheck.store import checkpoint
+from lmccheck.store import files
+from lmccheck.symmetry.discover import Traced
 
 
 def segment(
-    evaluator: Evaluator, alignment: Alignment | None, repair: str = "bn", beside: Segment | None = None
+    pair: ModelPair,
+    evaluator: Evaluator,
+    alignment: Alignment | None,
+    repair: str = "bn",
+    beside: Segment | None = None,
 ) -> Segment:
-    """Return the segment of an evaluator's pair from θ_A to θ_B, aligned (None: as it is), mended as ``repair`` says.
+    """Return the segment of a pair from θ_A to θ_B, aligned (None: as it is), mended as ``repair`` says.
 
     ``beside``, a segment from the same θ_A, saves observing it again. Raises UnsupportedArchitecture where
     ``repair`` is ``repair`` and the network was not traced because its symmetry was handed in.
     """
-    pair = evaluator.pair
     require_repair(repair, f"pair {pair.name}")
-    derived = None
-    if repair == "repair":
-        if pair.symmetry is None:
-            verified_spec(pair)
-        derived = pair.cache.get("derived")
-        if derived is None:
-            raise UnsupportedArchitecture(
-                f"pair {pair.name}: repair = 'repair' looks at activations in the traced network, and this pair's "
-                "symmetry is given, not traced; mend: use repair = 'bn'"
-            )
+    derived = traced_for_repair(pair) if repair == "repair" else None
     target = pair.theta_b if alignment is None else alignment.weights
     return Segment(evaluator, pair.theta_a, target, repair, derived, beside)
+
+
+def traced_for_repair(pair: ModelPair) -> Traced:
+    """Return the traced network, in which REPAIR looks at activations; raise UnsupportedArchitecture without one."""
+    return pair.network.trace_for(f"pair {pair.name}: repair = 'repair' looks at activations in", "use repair = 'bn'")
 
 
 def merged(pair: ModelPair, alignment: Alignment | None, t: float = 0.5, repair: str = "bn") -> dict[str, Tensor]:
@@ -60,7 +60,7 @@ def merged(pair: ModelPair, alignment: Alignment | None, t: float = 0.5, repair:
             f"pair {pair.name}: the alignment is of another network, expected one of this pair; mend: align it"
         )
     require_repair(repair, f"pair {pair.name}")
-    found = segment(Evaluator(pair), alignment, repair).merged(float(t))
+    found = segment(pair, Evaluator(pair.network, pair.theta_a, pair.theta_b), alignment, repair).merged(float(t))
     tied = tied_names(pair.module)
     stored = {name: found[name].to("cpu", pair.theta_a[name].dtype) for name in set(tied.values())}
     return {name: stored[tied[name]] for name in pair.theta_a}
@@ -87,9 +87,9 @@ def write(weights: dict[str, Tensor], path: str | os.PathLike[str], pair: ModelP
     """Write merged weights as θ_A's file names them, with its metadata and what is to be said of them."""
     origin = pair.origins[0]
     # a file may hold a tied tensor under one of its names only, and what loads it expects no other
-    names = checkpoint.read_header(origin.path).tensors if origin.path else weights
+    names = files.read_header(origin.path).tensors if origin.path else weights
     metadata = {**origin.metadata, "lmccheck": json.dumps(said)}
-    return checkpoint.save({name: weights[name] for name in names}, path, metadata)
+    return files.save({name: weights[name] for name in names}, path, metadata)
 
 
 def facts(pair: ModelPair, alignment: Alignment | None, t: float, repair: str) -> dict[str, Any]:

@@ -41,14 +41,15 @@ def run(options: argparse.Namespace) -> int:
 
     pair = load(options)
     alignment = align(pair, options.method, seed=options.seed, beyond=maps(options))
-    evaluator = Evaluator(pair)
+    evaluator = Evaluator(pair.network, pair.theta_a, pair.theta_b)
     repair = "none" if evaluator.batchnorms and pair.calibration is None else "bn"
     ends = [
         evaluator.measure(evaluator.weights(weights), reestimate=False, label=f"endpoint {name}").loss
         for name, weights in (("a", pair.theta_a), ("b", pair.theta_b))
     ]
     heights = [
-        segment(evaluator, found, repair).measure(MIDDLE).loss - chord(MIDDLE, *ends) for found in (None, alignment)
+        segment(pair, evaluator, found, repair).measure(MIDDLE).loss - chord(MIDDLE, *ends)
+        for found in (None, alignment)
     ]
     statistics = ", BatchNorm statistics interpolated" if repair == "none" else ""
     unit = f" ({pair.loss.unit})" if pair.loss.unit else ""

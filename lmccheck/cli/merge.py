@@ -50,7 +50,7 @@ def run(options: argparse.Namespace) -> int:
     from lmccheck.alignment.merge import facts, merged, segment, write
     from lmccheck.evaluate.evaluator import Evaluator
     from lmccheck.evaluate.line import chord
-    from lmccheck.evaluate.repair import require_repair
+    from lmccheck.evaluate.segment import require_repair
 
     require_repair(options.repair, "merge")
     pair = load(options)
@@ -59,14 +59,14 @@ def run(options: argparse.Namespace) -> int:
         None if options.method == "none" else align(pair, options.method, seed=options.seed, beyond=maps(options))
     )
     weights = merged(pair, alignment, t, repair)
-    evaluator = Evaluator(pair)
+    evaluator = Evaluator(pair.network, pair.theta_a, pair.theta_b)
     a, b, found = (
         evaluator.measure(evaluator.weights(state), reestimate=False, label=label)
         for label, state in (("endpoint a", pair.theta_a), ("endpoint b", pair.theta_b), ("merged", weights))
     )
     measured = [("A", a), ("B", b), (f"merged, t = {t:.4g}", found)]
     if alignment is not None:
-        measured.append(("merged unaligned", segment(evaluator, None, repair).measure(t)))
+        measured.append(("merged unaligned", segment(pair, evaluator, None, repair).measure(t)))
     level = chord(t, a.loss, b.loss)
     rows = [
         row(name, each.loss, each.loss - level if name not in "AB" else None, each.error) for name, each in measured

@@ -58,7 +58,7 @@ def add_to(commands: Commands) -> None:
     )
     given.add_argument("--inputs", metavar="FILE", help="a .safetensors file whose tensor `inputs` gives the examples")
     add("--spec", metavar="FILE", help="verify this spec file (.toml, .json) in place of a derived one")
-    add("--output", metavar="FILE", help="write the spec to a .toml or .json file, unless verification fails")
+    add("--output", metavar="FILE", help="write the spec to a .toml file, unless verification fails")
     add("--all", action="store_true", help="list every tensor, and every frozen dimension")
     add("--table", metavar="FMT", default="simple", help="any tabulate format (default: simple)")
     add("--no-verify", action="store_true", help="do not measure whether the spec keeps the function")
@@ -111,12 +111,12 @@ def symmetry(options: argparse.Namespace) -> int:
     from lmccheck.report.symmetry import describe
     from lmccheck.store.model import build_module
     from lmccheck.symmetry.discover import discover_symmetry
-    from lmccheck.symmetry.spec_file import check_suffix, load_spec, save_spec
+    from lmccheck.symmetry.spec_file import load_spec, require_toml, save_spec
     from lmccheck.symmetry.user_spec import enough_trials
     from lmccheck.symmetry.verify import TOLERANCE
 
     if options.output:
-        check_suffix(Path(options.output))
+        require_toml(Path(options.output))
     torch.manual_seed(options.seed)
     module = build_module(options.model, Path.cwd())
     inputs = example_inputs(options, module)
@@ -157,11 +157,11 @@ def example_inputs(options: argparse.Namespace, module: nn.Module) -> tuple[Tens
     """Return the inputs that were described, or those in a file, floats in the module's own dtype."""
     import torch
 
-    from lmccheck.store import checkpoint
+    from lmccheck.store import files
 
     own = next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
     if options.inputs:
-        tensors = checkpoint.load(options.inputs)
+        tensors = files.load(options.inputs)
         if "inputs" not in tensors:
             raise SourceError(
                 f"{options.inputs}: has no tensor 'inputs', got {sorted(tensors)}; mend: store the samples as 'inputs'"

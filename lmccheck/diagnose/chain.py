@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx
 
-from lmccheck.diagnose.jacobian import Between, Snapshot, lengths
-from lmccheck.evaluate.graph import GraphRunner
+from lmccheck.diagnose.jacobian import Between, lengths
+from lmccheck.errors import UnsupportedArchitecture
+from lmccheck.evaluate.graph import GraphRunner, Reading, followers, running
 from lmccheck.evaluate.masked import across
-from lmccheck.symmetry.sites import Layer
+from lmccheck.evaluate.repair import live_norms
+from lmccheck.modules.precision import exact_float32
+from lmccheck.symmetry.sites import Layer, stored_name
 from lmccheck.symmetry.structure import Structure
-from lmccheck.symmetry.trace import op_name
 
 _CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
@@ -80,7 +82,7 @@ def chain_of(structure: Structure) -> tuple[Stage, ...] | str:
         return "units of one level feed one another (a residual stream): the network is no chain of layers"
     if len(structure.layers) != structure.depth:
         return f"{len(structure.layers)} layers for {len(structure.levels)} levels of units: the network is no chain"
-    nodes = {node.name: node for node in structure.trace.graph.nodes}
+    norms = {norm.source: norm.node for norm in live_norms(structure.trace)}
     stages = []
     for k, layer in enumerate(structure.layers):
         made = {block.group for block in structure.rows.get(layer.weight, ())}
@@ -91,38 +93,30 @@ def chain_of(structure: Structure) -> tuple[Stage, ...] | str:
             return f"layer {layer.weight!r} does not read all of one level and make the next: the network is no chain"
         norm = layer.norm
         shifts = (layer.bias, *((norm.bias, norm.mean) if norm is not None else ()))
-        node = nodes[layer.node] if norm is None else _normed(nodes[layer.node])
-        stages.append(Stage(layer, node.name, tuple(name for name in shifts if name is not None)))
+        node = layer.node if norm is None else norms[layer.node]
+        stages.append(Stage(layer, node, tuple(name for name in shifts if name is not None)))
     return tuple(stages)
 
 
-def _normed(node: fx.Node) -> fx.Node:
-    """Return the node that gives what the BatchNorm after a layer makes of it."""
-    user = next(iter(node.users))
-    if op_name(user.target) == "aten.batch_norm":
-        return user
-    return next(n for n in user.users if op_name(n.target) == "getitem" and n.args[1] == 0)
-
-
-@dataclass(frozen=True)
 class Chain:
     """A chain network at some weights on some samples: what its layers read and make, and the maps between them."""
 
-    stages: tuple[Stage, ...]
-    snapshot: Snapshot
-    weights: Mapping[str, Tensor] = field(repr=False)
-    augmented: bool
-
-    @classmethod
-    def at(
-        cls, stages: Sequence[Stage], graph: GraphRunner, weights: Mapping[str, Tensor], inputs: Any, where: str
-    ) -> Chain:
-        """Run the network on ``inputs`` (a tensor or a tuple) and return its chain; ``graph`` runs in float64."""
-        state = graph.weights(weights)
-        keep = list(dict.fromkeys([s.node for s in stages] + [s.layer.source for s in stages]))
-        shifts = [name for stage in stages for name in stage.shifts]
-        snapshot = Snapshot(graph, state, inputs, where, keep, shifts)
-        return cls(tuple(stages), snapshot, state, bool(shifts))
+    def __init__(
+        self, stages: Sequence[Stage], graph: GraphRunner, weights: Mapping[str, Tensor], inputs: Any, where: str
+    ) -> None:
+        """Run the network on ``inputs`` (a tensor or a tuple); ``graph`` runs in float64."""
+        self.stages = tuple(stages)
+        self.weights = graph.weights(weights)
+        shifts = {name for stage in stages for name in stage.shifts}
+        self.augmented = bool(shifts)
+        keep = {name for stage in stages for name in (stage.node, stage.layer.source)}
+        self._trace, self._given = graph.prepared(self.weights, inputs, keep, where)
+        self._shifts = [node for node in self._given if stored_name(node, self._trace) in shifts]
+        self._nodes = {node.name: node for node in self._trace.graph.nodes}
+        with running(where):
+            reader = Reading(self._trace.module, ())
+            found = reader.part(list(self._nodes.values()), self._given, [self._nodes[name] for name in keep])
+        self._values: dict[str, Tensor] = {node.name: value for node, value in found.items()}
 
     @property
     def depth(self) -> int:
@@ -131,11 +125,11 @@ class Chain:
 
     def made(self, i: int) -> Tensor:
         """xⁱ, 1 ≤ i ≤ d: the pre-activations of layer i, (n, …)."""
-        return self.snapshot.values[self.stages[i - 1].node]
+        return self._values[self.stages[i - 1].node]
 
     def read(self, i: int) -> Tensor:
         """φ(xⁱ⁻¹), 1 ≤ i ≤ d: what layer i reads, (n, …)."""
-        return self.snapshot.values[self.stages[i - 1].layer.source]
+        return self._values[self.stages[i - 1].layer.source]
 
     def length(self, value: Tensor, i: int) -> Tensor:
         """‖value‖ per sample, of layer i (d: the output); in the augmented form of (value; 1) for hidden layers."""
@@ -144,12 +138,43 @@ class Chain:
 
     def between(self, i: int, j: int) -> Between:
         """M^{i,j}, i < j: xⁱ -> xʲ."""
-        return self.snapshot.between(self.stages[i - 1].node, self.stages[j - 1].node)
+        return self._map(self.stages[i - 1].node, self.stages[j - 1].node)
 
     def step(self, i: int, made: Tensor, line: Tensor | None = None) -> Tensor:
         """Return xⁱ from xⁱ⁻¹ (i ≥ 2), with what layer i reads times ``line``, (inputs,), if one is given."""
         before, stage = self.stages[i - 2], self.stages[i - 1]
-        read = self.snapshot.between(before.node, stage.layer.source)(made)
+        read = self._map(before.node, stage.layer.source)(made)
         if line is not None:
             read = read * across(stage.layer, line.to(read), read.ndim)
-        return self.snapshot.between(stage.layer.source, stage.node)(read)
+        return self._map(stage.layer.source, stage.node)(read)
+
+    def _map(self, start: str, end: str) -> Between:
+        """Return the map from what node ``start`` gives to what ``end`` gives, all else as it is.
+
+        Raises UnsupportedArchitecture where ``end`` depends on the network's inputs in another way, too.
+        """
+        module, first, last = self._trace.module, self._nodes[start], self._nodes[end]
+        behind = set(followers(module, [start])) - {first}
+        needed = _ancestors(last)
+        nodes = [node for node in module.graph.nodes if node in behind and node in needed]
+        outside = [s for node in nodes for s in node.all_input_nodes if s not in behind and s is not first]
+        fed = set(followers(module, [n.name for n in self._given if self._trace.placeholders[n.name].kind == "input"]))
+        if last not in behind or any(node in fed for node in outside):
+            raise UnsupportedArchitecture(f"what {end!r} gives does not depend on what {start!r} gives alone")
+        before = set().union(*(_ancestors(node) for node in outside))
+        with torch.no_grad(), exact_float32():
+            constant = [node for node in module.graph.nodes if node in before]
+            known = Reading(module, ()).part(constant, self._given, before)
+        return Between(module, nodes, first, last, known, [node for node in self._shifts if node in known])
+
+
+def _ancestors(node: fx.Node) -> set[fx.Node]:
+    """Return a node and all that it depends on."""
+    found = {node}
+    waiting = [node]
+    while waiting:
+        for source in waiting.pop().all_input_nodes:
+            if source not in found:
+                found.add(source)
+                waiting.append(source)
+    return found

@@ -15,8 +15,6 @@ from lmccheck.dropping.edit import lines
 from lmccheck.errors import LmcError
 from lmccheck.evaluate.graph import GraphRunner
 from lmccheck.evaluate.points import working_dtype
-from lmccheck.store.batches import cut
-from lmccheck.store.data import Batch
 from lmccheck.symmetry.structure import Structure
 
 if TYPE_CHECKING:
@@ -39,17 +37,11 @@ def readers(structure: Structure) -> dict[str, dict[str, Tensor]]:
     return {group: by for group, by in found.items() if by}
 
 
-def first_samples(pair: ModelPair, samples: int = SAMPLES) -> Batch:
-    """Return the first evaluation samples as one batch."""
-    whole = pair.data.batches[0]
-    return Batch(cut(whole.inputs, 0, samples), whole.targets[:samples])
-
-
 def gaussian(pair: ModelPair, structure: Structure, size: float, seed: int) -> dict[str, Any]:
     """Return what Gaussian noise does at both endpoints, see ``NoiseRuns.profile``; JSON-able."""
     dtype = working_dtype(pair.theta_a, pair.theta_b)
-    batch = first_samples(pair)
-    runs = NoiseRuns(pair, structure.layers, readers(structure), batch, dtype)
+    batch = pair.data.batches[0].take(slice(SAMPLES))
+    runs = NoiseRuns(pair.network, structure.layers, readers(structure), batch, dtype)
     return {
         "size": size,
         "samples": batch.samples,
@@ -69,7 +61,7 @@ def constants(
     if len(stages) > DEEPEST and not asked:
         return {"why": f"a chain of {len(stages)} layers takes long: ask for it with diagnostics = true"}
     graph = GraphRunner(pair.module, pair.torch_device, torch.float64)
-    batch = first_samples(pair)
+    batch = pair.data.batches[0].take(slice(SAMPLES))
     where = f"{pair.data.origin}, diagnostics"
     given = [
         {name: line[0] for name, line in lines(structure, {g: m[None] for g, m in mask.items()}).items()}
@@ -78,7 +70,7 @@ def constants(
     found: dict[str, Any] = {}
     for end, theta in (("a", pair.theta_a), ("b", pair.theta_b)):
         try:
-            chain = Chain.at(stages, graph, theta, batch.inputs, where)
+            chain = Chain(stages, graph, theta, batch.inputs, where)
             found[end] = cushions(chain, masks=given, t=T_SMOOTH, loss=pair.loss.name, seed=seed)
         except (LmcError, RuntimeError) as error:  # an op without a second derivative, a network that is no chain
             return {"why": (str(error).strip() or type(error).__name__).splitlines()[0]}

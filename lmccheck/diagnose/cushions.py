@@ -40,7 +40,7 @@ def cushions(
     for (i, j), jacobian in jacobians.items():
         norms, moved = spectral_norms(jacobian, chain.augmented, j == depth, steps, seed)
         change = max(change, moved)
-        straight = jacobian.times(chain.made(i)) + (jacobian.shift if chain.augmented else 0.0)
+        straight = _straight(chain, jacobian, i)
         inter[i, j] = _least(chain.length(straight, j), norms * chain.length(chain.made(i), i))
         error = max(error, _most(lengths(jacobian.y - straight), lengths(jacobian.y)))
     minimal = [min(inter[i, j] for j in range(i, depth + 1)) for i in range(1, depth + 1)]
@@ -107,28 +107,28 @@ def _smoothness(
                     continue
                 for j in range(i + 1, chain.depth + 1):
                     jacobian = jacobians[i, j]
-                    linear = jacobian.y + _defect(chain, jacobian, i) + jacobian.times(step)  # J̄z̄
+                    linear = _straight(chain, jacobian, i) + jacobian.times(step)  # J̄z̄
                     rest = lengths(chain.between(i, j)(z) - linear)
                     top = lengths(step) * chain.length(chain.made(j), j)
                     least = min(least, _least(top, chain.length(chain.made(i), i) * rest))
     return least
 
 
-def _defect(chain: Chain, jacobian: Jacobian, i: int) -> Tensor:
-    """Return J̄x̄ − M(x): zero where activations are positively homogeneous."""
-    return jacobian.times(chain.made(i)) + (jacobian.shift if chain.augmented else 0.0) - jacobian.y
+def _straight(chain: Chain, jacobian: Jacobian, i: int) -> Tensor:
+    """Return J̄x̄ at xⁱ: M(xⁱ) where activations are positively homogeneous."""
+    return jacobian.times(chain.made(i)) + jacobian.shift
 
 
 def _least(top: Tensor, bottom: Tensor) -> float:
     """Return the smallest ratio over samples, those with nothing below left out."""
-    alive = bottom > 0
-    return float((top[alive] / bottom[alive]).min()) if bool(alive.any()) else math.inf
+    ratios = (top / bottom)[bottom > 0]
+    return float(ratios.min()) if len(ratios) else math.inf
 
 
 def _most(top: Tensor, bottom: Tensor) -> float:
     """Return the largest ratio over samples, those with nothing below left out."""
-    alive = bottom > 0
-    return float((top[alive] / bottom[alive]).max()) if bool(alive.any()) else 0.0
+    ratios = (top / bottom)[bottom > 0]
+    return float(ratios.max()) if len(ratios) else 0.0
 
 
 def _flatness(value: Tensor) -> float:

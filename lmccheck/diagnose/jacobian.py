@@ -2,90 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
-from lmccheck.errors import UnsupportedArchitecture
-from lmccheck.evaluate.graph import GraphRunner, Reading, followers, inputs_of
+from lmccheck.evaluate.graph import Reading
 from lmccheck.modules.precision import exact_float32
-from lmccheck.symmetry.sites import stored_name
-from lmccheck.symmetry.trace import op_name
-
-
-class Snapshot:
-    """One batch's run of a network with given weights: values of nodes, and the maps between them.
-
-    ``shifts`` names the stored tensors that are added along the way (biases, a BatchNorm's bias and mean).
-    """
-
-    def __init__(
-        self,
-        graph: GraphRunner,
-        weights: Mapping[str, Tensor],
-        inputs: Any,
-        where: str,
-        keep: Collection[str],
-        shifts: Collection[str] = (),
-    ) -> None:
-        self.traced, values = graph.prepared(weights, inputs, keep, where)
-        self.module = self.traced.module
-        self._nodes = {node.name: node for node in self.module.graph.nodes}
-        self._given = inputs_of(self.module, values)
-        self._shifts = [n for n in self._given if stored_name(n, self.traced) in set(shifts)]
-        rest = [n for n in self.module.graph.nodes if n not in self._given and n.op != "output"]
-        kept = [self._nodes[name] for name in keep]
-        with torch.no_grad(), exact_float32():
-            found = Reading(self.module, ()).part(rest, self._given, kept)
-        self.values: dict[str, Tensor] = {node.name: value for node, value in found.items()}
-
-    def between(self, start: str, end: str) -> Between:
-        """Return the map from what node ``start`` gives to what ``end`` gives, all else as it is.
-
-        Raises UnsupportedArchitecture where ``end`` depends on the network's inputs in another way, too.
-        """
-        first, last = self._nodes[start], self._nodes[end]
-        behind = set(followers(self.module, [start])) - {first}
-        needed = _ancestors(last)
-        nodes = [node for node in self.module.graph.nodes if node in behind and node in needed]
-        outside = [s for node in nodes for s in node.all_input_nodes if s not in behind and s is not first]
-        holders = self.traced.placeholders
-        data = [node.name for node in self._given if holders[node.name].kind == "input"]
-        fed = set(followers(self.module, data))
-        if last not in behind or any(node in fed for node in outside):
-            raise UnsupportedArchitecture(f"what {end!r} gives does not depend on what {start!r} gives alone")
-        before = set().union(*(_ancestors(node) for node in outside)) if outside else set()
-        constant = [n for n in self.module.graph.nodes if n in before and n not in self._given]
-        known = {node: self._given[node] for node in before if node in self._given}
-        with torch.no_grad(), exact_float32():
-            known.update(Reading(self.module, ()).part(constant, known, constant))
-        return Between(self.module, nodes, first, last, known, [node for node in self._shifts if node in known])
-
-
-def _ancestors(node: fx.Node) -> set[fx.Node]:
-    """Return a node and all that it depends on."""
-    found = {node}
-    waiting = [node]
-    while waiting:
-        for source in waiting.pop().all_input_nodes:
-            if source not in found:
-                found.add(source)
-                waiting.append(source)
-    return found
+from lmccheck.symmetry.facts import evaluated_norm
 
 
 class _Affine(Reading):
     """An interpreter that writes an evaluated BatchNorm out, since torch gives no derivative by its mean."""
 
     def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        name = op_name(target)
-        if name == "aten.batch_norm" and not args[5]:
-            return _normalised(args, args[7])
-        if name == "aten._native_batch_norm_legit_no_training":
-            return _normalised(args, args[6]), None, None
-        return super().call_function(target, args, kwargs)
+        norm = evaluated_norm(target, args)
+        if norm is None:
+            return super().call_function(target, args, kwargs)
+        result = _normalised(args, args[norm.epsilon])
+        return (result, None, None) if norm.several else result
 
 
 def _normalised(args: Sequence[Any], epsilon: float) -> Tensor:
@@ -175,9 +111,8 @@ def spectral_norms(
         length = torch.sqrt(lengths(v) ** 2 + r**2).clamp(min=1e-300)
         v, r = v / spread(length, v), r / length
         u = jacobian.times(v)
-        if augmented:
-            u = u + spread(r, u) * jacobian.shift
-        new = torch.sqrt(lengths(u) ** 2 + (r**2 if augmented and not last else 0.0))
+        u = u + spread(r, u) * jacobian.shift  # r is zero where the form is not augmented
+        new = torch.sqrt(lengths(u) ** 2 + (0.0 if last else r**2))
         change = float(((new - found).abs() / new.clamp(min=1e-300)).max())
         found = new
         if change < tolerance:

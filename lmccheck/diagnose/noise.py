@@ -8,15 +8,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from lmccheck.evaluate.graph import Edit, GraphRunner, Reading, inputs_of
+from lmccheck.evaluate.graph import GraphRunner, Reading, running
 from lmccheck.evaluate.masked import Wrapping
-from lmccheck.modules.precision import exact_float32
 from lmccheck.network.loss import Loss, measured
 from lmccheck.store.data import Batch
 from lmccheck.symmetry.sites import Layer
 
 if TYPE_CHECKING:
-    from lmccheck.network.pair import ModelPair
+    from lmccheck.network.network import Network
 
 Readers = Mapping[str, Mapping[str, Tensor]]  # per unit group: by weight, the positions of its units in what is read
 
@@ -29,14 +28,14 @@ class NoiseRuns:
     """
 
     def __init__(
-        self, pair: ModelPair, layers: Sequence[Layer], readers: Readers, batch: Batch, dtype: torch.dtype
+        self, network: Network, layers: Sequence[Layer], readers: Readers, batch: Batch, dtype: torch.dtype
     ) -> None:
         self.layers = tuple(layers)
         self.readers = readers
         self.batch = batch
-        self.loss: Loss = pair.loss
-        self.graph = GraphRunner(pair.module, pair.torch_device, dtype)
-        self.where = f"{pair.data.origin}, with noise in the activations"
+        self.loss: Loss = network.loss
+        self.graph = GraphRunner(network.module, network.torch_device, dtype)
+        self.where = f"{network.data.origin}, with noise in the activations"
         self._wrap = Wrapping(self.graph.runner)
 
     def profile(self, weights: Mapping[str, Tensor], size: float, seed: int) -> dict[str, dict[str, Any]]:
@@ -85,22 +84,13 @@ class NoiseRuns:
                 seen.setdefault(group, value.index_select(dim, where.to(value.device)))
             return value
 
-        output = self._outputs(state, edit)
-        runner = self.graph.runner
-        targets = runner.cast(self.batch.targets)
-        given = self._wrap(output, self.batch.inputs, self.where)
-        losses, _ = measured(self.loss, given, targets, self.where)
+        traced, given = self.graph.prepared(state, self.batch.inputs, [layer.node for layer in self.layers], self.where)
+        nodes = list(traced.graph.nodes)
+        with running(self.where):
+            output: Tensor = Reading(traced.module, self.layers, edit).part(nodes, given, nodes[-1:])[nodes[-1]][0]
+        returned = self._wrap(output, self.batch.inputs, self.where)
+        losses, _ = measured(self.loss, returned, self.graph.runner.cast(self.batch.targets), self.where)
         return seen, output, float(losses.mean())
-
-    def _outputs(self, state: Mapping[str, Tensor], edit: Edit) -> Tensor:
-        nodes = [layer.node for layer in self.layers]
-        traced, values = self.graph.prepared(state, self.batch.inputs, nodes, self.where)
-        given = inputs_of(traced.module, values)
-        rest = [node for node in traced.graph.nodes if node not in given]
-        with torch.no_grad(), exact_float32():
-            outputs = Reading(traced.module, self.layers, edit).part(rest, given, rest[-1:])[rest[-1]]
-        tensor: Tensor = outputs[0]
-        return tensor
 
 
 def _noise(value: Tensor, dim: int, units: Tensor, size: float, generator: torch.Generator) -> Tensor:

@@ -1,21 +1,30 @@
-"""The menu of tries at θ_i for one endpoint: subsets, scales, refits, and which of them is nearest to θ."""
+"""Candidates for θ_i of one endpoint: subsets, scales, refits, and which of them is nearest to θ."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from scipy.optimize import minimize_scalar
 from torch import Tensor
 
-from lmccheck.dropping.choose_units import factors, important_keep, merged_twins, random_keep, scales, spanning_keep
+from lmccheck.dropping.choose_units import (
+    SearchSettings,
+    factors,
+    important_units,
+    merged_twins,
+    random_units,
+    scales,
+    spanning_units,
+    unit_counts,
+)
 from lmccheck.dropping.dropped import Dropped
-from lmccheck.dropping.edit import changed, lines, multiplied
+from lmccheck.dropping.edit import changed, keep_factors, lines, multiplied
 from lmccheck.dropping.refit import Refit
-from lmccheck.evaluate import batchnorm
-from lmccheck.evaluate.fresh_statistics import restated
+from lmccheck.evaluate.batchnorm import fresh_statistics, tracked
 from lmccheck.evaluate.masked import MaskedRuns
 from lmccheck.evaluate.points import working_dtype
 from lmccheck.evaluate.split import split, work
@@ -31,7 +40,7 @@ FINALISTS = 2  # plain candidates whose scale is searched for
 
 
 @dataclass(frozen=True)
-class _Plain:
+class _Choice:
     """A choice of units with a factor for their outgoing weights, one per group or one for all."""
 
     name: str
@@ -40,31 +49,24 @@ class _Plain:
     losses: Tensor
 
 
-class Menu:
-    """The menu for one endpoint: data, runs and refits that all levels share."""
+class Candidates:
+    """The candidates for one endpoint: data, runs and refits that all levels share."""
 
-    def __init__(
-        self,
-        pair: ModelPair,
-        structure: Structure,
-        side: str,
-        kept: Mapping[str, int],
-        refit: bool,
-        seed: int,
-        subsets: int,
-    ) -> None:
-        self.pair, self.structure, self.kept = pair, structure, kept
+    def __init__(self, pair: ModelPair, structure: Structure, side: str, settings: SearchSettings) -> None:
+        self.pair, self.structure, self.settings = pair, structure, settings
+        self.kept = unit_counts(structure, settings.keep)
         self.theta = structure.canonical(pair.theta_a if side == "a" else pair.theta_b)
-        self.seed, self.subsets, self.refit = seed, subsets, refit
         each = work(structure.trace, structure.layers, structure.shapes)
         fitted = max(1024, min(FITTED, int(SEARCHED / each)))
-        samples = max(LEAST, min(SAMPLES, int(SEARCHED / each / (subsets + 10))))
-        self.parts = split(pair, "which units to keep", 4 * fitted // 3, seed, most=min(512, samples // 2))
+        samples = max(LEAST, min(SAMPLES, int(SEARCHED / each / (settings.subsets + 10))))
+        self.parts = split(
+            pair.network, "which units to keep", 4 * fitted // 3, settings.seed, most=min(512, samples // 2)
+        )
         data, self.held = self.parts.first(samples)
         dtype = working_dtype(pair.theta_a, pair.theta_b)
-        self.runs = MaskedRuns(pair, structure.layers, data, dtype)
+        self.runs = MaskedRuns(pair.network, structure.layers, data, dtype)
         self.refits = Refit(pair, structure, self.theta, self.parts, dtype)
-        self.statistics = len(batchnorm.tracked(self.runs.graph.runner.module)) > 0
+        self.statistics = len(tracked(self.runs.graph.runner.module)) > 0
         everything = {group: torch.ones(1, structure.sizes[group]) for group in structure.groups}
         self.ones = lines(structure, everything)
         self.own = self._of(self.theta)
@@ -80,10 +82,10 @@ class Menu:
         if found:
             best = plain = found[0]
         else:
-            several = self._plain(level, kept)
+            several = self._choices(level, kept)
             finished = self._finished(level, several)
             plain = min(finished, key=_score)
-            refits = self._refits(level, several) if self.refit else []
+            refits = self._refits(level, several) if self.settings.refit else []
             best = min([*refits, plain], key=_score)
             found = [*finished, *refits]
         facts = {
@@ -110,24 +112,23 @@ class Menu:
         if not float((losses - self.own).abs().max()) <= 1e-3 * (1 + float(self.own.abs().max())):
             return []
         nothing = all(count == self.structure.sizes[group] for group, count in kept.items())
-        return [self._dropped(level, *merged, losses, "all kept" if nothing else "twins merged", {})]
+        how = "all kept" if nothing else "twins merged"
+        return [self._scored(Dropped(level, *merged, math.nan, how, False), losses)]
 
-    def _plain(self, level: int, kept: Mapping[str, int]) -> list[_Plain]:
+    def _choices(self, level: int, kept: Mapping[str, int]) -> list[_Choice]:
         """Return every choice of units with scale 1/(kept share), and the best ones with one scale by Brent."""
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + level)
-        named = [(f"random {k}", random_keep(self.structure, kept, generator)) for k in range(self.subsets)]
-        named.append(("important", important_keep(self.structure, self.theta, kept, self.refits.seen)))
-        named.append(("spanning", spanning_keep(self.structure, self.theta, kept, self.refits.seen)))
+        generator = torch.Generator().manual_seed(self.settings.seed * 1_000_003 + level)
+        named = [(f"random {k}", random_units(self.structure, kept, generator)) for k in range(self.settings.subsets)]
+        named.append(("important", important_units(self.structure, self.theta, kept, self.refits.seen)))
+        named.append(("spanning", spanning_units(self.structure, self.theta, kept, self.refits.seen)))
         losses = self._scaled([(keep, scales(self.structure, keep)) for _, keep in named])
-        found = [_Plain(n, k, scales(self.structure, k), x) for (n, k), x in zip(named, losses, strict=True)]
-        self._random_losses = [float(item.losses.mean()) for item in found if item.name.startswith("random")]
-        chosen = sorted((item for item in found if item.name.startswith("random")), key=self._near)[:1]
-        chosen += [item for item in found if not item.name.startswith("random")]
-        for item in sorted(chosen, key=self._near)[:FINALISTS]:
-            chosen.append(self._brent(item))
-        return chosen
+        found = [_Choice(n, k, scales(self.structure, k), x) for (n, k), x in zip(named, losses, strict=True)]
+        drawn, chosen = found[:-2], found[-2:]
+        self._random_losses = [float(item.losses.mean()) for item in drawn]
+        chosen = [min(drawn, key=self._near), *chosen]
+        return [*chosen, *(self._brent(item) for item in sorted(chosen, key=self._near)[:FINALISTS])]
 
-    def _brent(self, item: _Plain) -> _Plain:
+    def _brent(self, item: _Choice) -> _Choice:
         """Return a choice of units with the common scale that gives the smallest loss."""
         known: dict[float, Tensor] = {}
 
@@ -137,7 +138,7 @@ class Menu:
 
         minimize_scalar(loss, bounds=SCALES, method="bounded", options={"xatol": 0.1, "maxiter": 8})
         best = min(known, key=lambda r: _distance(known[r], self.own))
-        return _Plain(f"{item.name}, one scale", item.keep, best, known[best])
+        return _Choice(f"{item.name}, one scale", item.keep, best, known[best])
 
     def _scaled(self, several: Sequence[tuple[Units, Any]]) -> Tensor:
         """Return per-sample losses, (k, n), of choices of units with their factors; nothing is refitted."""
@@ -149,25 +150,24 @@ class Menu:
         self.runs.load(self.structure.stored(state))
         return self.runs.losses(self.ones)[0]
 
-    def _finished(self, level: int, several: Sequence[_Plain]) -> list[Dropped]:
+    def _finished(self, level: int, several: Sequence[_Choice]) -> list[Dropped]:
         """Return plain candidates as networks; where BatchNorms follow, with statistics of their own as well."""
         found = []
         for item in several:
-            multipliers = factors(self.structure, [(item.keep, item.scale)])
-            state = multiplied(self.structure, self.theta, {group: line[0] for group, line in multipliers.items()})
-            found.append(self._dropped(level, item.keep, state, item.losses, item.name, {"scale": item.scale}))
-        return [*found, *self._restated(found)]
+            state = multiplied(self.structure, self.theta, keep_factors(self.structure, item.keep, item.scale))
+            dropped = Dropped(level, item.keep, state, math.nan, item.name, False, {"scale": item.scale})
+            found.append(self._scored(dropped, item.losses))
+        return [*found, *self._with_fresh_statistics(found)]
 
-    def _restated(self, several: Sequence[Dropped]) -> list[Dropped]:
+    def _with_fresh_statistics(self, several: Sequence[Dropped]) -> list[Dropped]:
         """Return networks with the BatchNorm statistics of later levels taken on the data refits are fitted to."""
         return [fresh for dropped in several if (fresh := self._fresh(dropped)) is not None]
 
     def _fresh(self, dropped: Dropped) -> Dropped | None:
         if not self.statistics:
             return None
-        runner = self.runs.graph.runner
         stored = self.structure.stored(dropped.weights)
-        fresh = restated(runner, stored, self.parts.fit, self.parts.origin)
+        fresh = fresh_statistics(self.runs.graph.runner, stored, self.parts.fit, self.parts.origin)
         last = dropped.level + 1 if self.structure.sequential else dropped.level
         kept = {group for groups in self.structure.levels[:last] for group in groups}
         state = dict(dropped.weights)
@@ -178,37 +178,29 @@ class Menu:
                 state[own] = tensor.to("cpu", torch.float64)
         if not changed(self.structure.rows, state, dropped.weights):
             return None
-        name = f"{dropped.how}, statistics re-estimated"
+        how = f"{dropped.how}, statistics re-estimated"
         facts = {**dropped.facts, "statistics": "re-estimated"}
-        return self._dropped(dropped.level, dropped.keep, state, self._of(state), name, facts, dropped.refitted)
+        return self._scored(replace(dropped, weights=state, how=how, facts=facts), self._of(state))
 
-    def _refits(self, level: int, several: Sequence[_Plain]) -> list[Dropped]:
+    def _refits(self, level: int, several: Sequence[_Choice]) -> list[Dropped]:
         """Return refits of the best random subset and of those that were chosen for a reason."""
         found = []
         for item in several:
             if item.name.endswith("one scale"):
                 continue  # the same units as another entry
             state, facts = self.refits(level, item.keep)
-            found.append(self._dropped(level, item.keep, state, self._of(state), f"{item.name}, refitted", facts, True))
-        return [*found, *self._restated([min(found, key=_score)])]
+            dropped = Dropped(level, item.keep, state, math.nan, f"{item.name}, refitted", True, facts)
+            found.append(self._scored(dropped, self._of(state)))
+        return [*found, *self._with_fresh_statistics([min(found, key=_score)])]
 
-    def _near(self, item: _Plain) -> float:
+    def _near(self, item: _Choice) -> float:
         return _distance(item.losses, self.own)
 
-    def _dropped(
-        self,
-        level: int,
-        keep: Units,
-        state: dict[str, Tensor],
-        losses: Tensor,
-        how: str,
-        facts: Mapping[str, Any],
-        refitted: bool = False,
-    ) -> Dropped:
+    def _scored(self, dropped: Dropped, losses: Tensor) -> Dropped:
         """Return a candidate with its loss and its score, both on held out samples."""
         distance = _distance(losses[self.held], self.own[self.held])
-        told = {**facts, "distance": distance, "loss_all": float(losses.mean())}
-        return Dropped(level, keep, state, float(losses[self.held].mean()), how, refitted, told)
+        facts = {**dropped.facts, "distance": distance, "loss_all": float(losses.mean())}
+        return replace(dropped, loss=float(losses[self.held].mean()), facts=facts)
 
 
 def _score(dropped: Dropped) -> float:

@@ -4,20 +4,51 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from lmccheck.dropping.edit import Scale, keep_factors
 from lmccheck.errors import LmcError
 from lmccheck.evaluate.regression import Moments
 from lmccheck.symmetry.structure import Structure, Units
 
-Keep = float | Mapping[str, float]
+Keep = float | Mapping[str, float]  # the share of units that stays: of every group, or of each that is named
+RANDOM = {"dev": 10, "ci": 20, "thorough": 200}  # random subsets per level
 Seen = Callable[[str, str], Moments]  # second moments of a group's units where a weight's layer reads them
 
 
-def counts(structure: Structure, keep: Keep) -> dict[str, int]:
+@dataclass(frozen=True)
+class SearchSettings:
+    """How units are chosen that stay: the share ``keep`` of them, a share per group, or all of groups not named.
+
+    Without ``refit`` only subsets and scales are searched. ``profile``: ``dev``, ``ci`` or ``thorough``: 10, 20 or 200
+    random subsets a level, drawn by ``seed``. Raises LmcError for another profile.
+    """
+
+    keep: Keep = 0.5
+    refit: bool = True
+    seed: int = 0
+    profile: str = "ci"
+
+    def __post_init__(self) -> None:
+        if self.profile not in RANDOM:
+            raise LmcError(f"find_dropped: profile = {self.profile!r}; expected one of {sorted(RANDOM)}")
+
+    @property
+    def subsets(self) -> int:
+        """How many random subsets are tried at each level."""
+        return RANDOM[self.profile]
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """What settings that search alike have in common, to remember results by."""
+        shares = tuple(sorted(self.keep.items())) if isinstance(self.keep, Mapping) else self.keep
+        return shares, self.refit, self.seed, self.profile
+
+
+def unit_counts(structure: Structure, keep: Keep) -> dict[str, int]:
     """Return ⌊keep·h⌋ per group. Raises LmcError unless every share is a number from 0 to 1.
 
     A share a rounding error below a whole number of units is that number.
@@ -33,7 +64,7 @@ def counts(structure: Structure, keep: Keep) -> dict[str, int]:
     return {group: math.floor(shares.get(group, 1.0) * sizes[group] + 1e-9) for group in structure.groups}
 
 
-def random_keep(structure: Structure, kept: Mapping[str, int], generator: torch.Generator) -> dict[str, Tensor]:
+def random_units(structure: Structure, kept: Mapping[str, int], generator: torch.Generator) -> dict[str, Tensor]:
     """Return exactly ``kept`` units of every group of it, each subset as likely as any other; sorted."""
     found = {}
     for group, count in kept.items():
@@ -41,7 +72,7 @@ def random_keep(structure: Structure, kept: Mapping[str, int], generator: torch.
     return found
 
 
-def important_keep(
+def important_units(
     structure: Structure, state: Mapping[str, Tensor], kept: Mapping[str, int], seen: Seen
 ) -> dict[str, Tensor]:
     """Return the units with the largest E[φ_u²]·‖out(u)‖², summed over the layers that read them; sorted."""
@@ -56,7 +87,7 @@ def important_keep(
     return found
 
 
-def spanning_keep(
+def spanning_units(
     structure: Structure, state: Mapping[str, Tensor], kept: Mapping[str, int], seen: Seen
 ) -> dict[str, Tensor]:
     """Return units whose linear combinations come close to what the layers that read a group get of it; sorted.
@@ -165,12 +196,7 @@ def scales(structure: Structure, keep: Units) -> dict[str, float]:
     return {group: structure.sizes[group] / max(1, len(units)) if len(units) else 1.0 for group, units in keep.items()}
 
 
-def factors(structure: Structure, several: Sequence[tuple[Units, Any]]) -> dict[str, Tensor]:
+def factors(structure: Structure, several: Sequence[tuple[Units, Scale]]) -> dict[str, Tensor]:
     """Return multipliers, (k, units) per group, of k choices: kept units and their factor (per group, or one)."""
-    result: dict[str, list[Tensor]] = {}
-    for keep, scale in several:
-        for group, units in keep.items():
-            line = torch.zeros(structure.sizes[group], dtype=torch.float64)
-            line[units] = scale[group] if isinstance(scale, Mapping) else float(scale)
-            result.setdefault(group, []).append(line)
-    return {group: torch.stack(lines) for group, lines in result.items()}
+    each = [keep_factors(structure, keep, scale) for keep, scale in several]
+    return {group: torch.stack([lines[group] for lines in each]) for group in each[0]}

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 
+from lmccheck.dropping.choose_units import factors, scales
 from lmccheck.dropping.dropped import Dropped
-from lmccheck.dropping.edit import keep_factors, lines
+from lmccheck.dropping.edit import lines
 from lmccheck.evaluate.masked import MaskedRuns
 from lmccheck.network.pair import ModelPair
 from lmccheck.store.batches import first_samples
@@ -22,15 +23,11 @@ def level_costs(pair: ModelPair, structure: Structure, side: str, dropped: Dropp
     """
     if pair.calibration is None:
         return {}
-    runs = MaskedRuns(pair, structure.layers, first_samples(pair.calibration, SAMPLES))
+    runs = MaskedRuns(pair.network, structure.layers, first_samples(pair.calibration, SAMPLES))
     runs.load(pair.theta_a if side == "a" else pair.theta_b)
     levels = structure.levels[dropped.level :]
-    factors = {}
-    for number, level in enumerate(levels):
-        for group in level:
-            units = dropped.keep[group]
-            scale = structure.sizes[group] / max(1, len(units))
-            factors[group] = torch.ones(len(levels) + 1, structure.sizes[group], dtype=torch.float64)
-            factors[group][number] = keep_factors(structure, {group: units}, scale)[group]
-    found = runs.losses(lines(structure, factors)).mean(1).tolist()
+    everything = {group: torch.arange(structure.sizes[group]) for group in dropped.keep}
+    choices = [{**everything, **{group: dropped.keep[group] for group in level}} for level in levels]
+    multipliers = factors(structure, [(keep, scales(structure, keep)) for keep in [*choices, everything]])
+    found = runs.losses(lines(structure, multipliers)).mean(1).tolist()
     return {level[0]: loss - found[-1] for level, loss in zip(levels, found, strict=False)}

@@ -16,7 +16,7 @@ class Dropped:
     ``keep``: per group of these levels the kept units, sorted int64. ``weights``: a canonical float64 state in which
     the outgoing weights of all other units of these levels are zero; rows of the levels up to and including ``level``
     are those of θ where levels are single groups; all else, the head included, may have been refitted. ``loss``: on
-    calibration data. ``how``: the entry of the search menu it came from.
+    calibration data. ``how``: the candidate of the search that it is.
     """
 
     level: int

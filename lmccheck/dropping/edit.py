@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lmccheck.symmetry.structure import Block, State, Structure, Units
 
+Scale = float | Mapping[str, float]  # what outgoing weights are multiplied by: all of them, or each group's
 Places = Mapping[str, tuple[Tensor, Tensor]]  # per group: units in the source, and the units they become
 
 
@@ -39,12 +40,12 @@ def lines(structure: Structure, factors: Mapping[str, Tensor]) -> dict[str, Tens
     return result
 
 
-def keep_factors(structure: Structure, keep: Units, factor: float = 1.0) -> dict[str, Tensor]:
-    """Return ``factor`` for kept units and 0 for the others, per group of ``keep``."""
+def keep_factors(structure: Structure, keep: Units, factor: Scale = 1.0) -> dict[str, Tensor]:
+    """Return ``factor`` (of each group, or one) for kept units and 0 for the others, per group of ``keep``."""
     result = {}
     for group, units in keep.items():
         result[group] = torch.zeros(structure.sizes[group], dtype=torch.float64)
-        result[group][units] = factor
+        result[group][units] = factor[group] if isinstance(factor, Mapping) else factor
     return result
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lmccheck.errors import LmcError
-from lmccheck.store import checkpoint
+from lmccheck.store import files
 
 T_GRID = (0.25, 0.5, 0.75, 1.0)
 _STRIDE = 1_000_003
@@ -96,7 +96,7 @@ class NoiseWitness:
             "worst": dict(self.worst),
             "best": dict(self.best),
         }
-        return checkpoint.save(tensors, Path(path), {"lmccheck": json.dumps(facts)})
+        return files.save(tensors, Path(path), {"lmccheck": json.dumps(facts)})
 
 
 def stacked(masks: Sequence[Mapping[str, Tensor]], t: Sequence[float]) -> dict[str, Tensor]:

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from lmccheck.dropping.edit import keep_factors, multiplied
 from lmccheck.evaluate.convex import polished_head
-from lmccheck.evaluate.layer_data import Observed
+from lmccheck.evaluate.layer_data import LayerData
 from lmccheck.evaluate.regression import Moments, chosen_ridge
 from lmccheck.evaluate.split import Split
-from lmccheck.evaluate.stepwise import Resumed
+from lmccheck.evaluate.stepwise import Stepwise
 from lmccheck.network.pair import ModelPair
 from lmccheck.symmetry.sites import Layer, stored_name
 from lmccheck.symmetry.structure import Structure, Units
@@ -34,18 +34,18 @@ class Refit:
     ) -> None:
         self.pair, self.structure, self.theta = pair, structure, theta
         self.layers = [layer for layer in structure.layers if layer.weight in structure.columns]
-        self.observed = Observed(pair, self.layers, structure.shapes, parts, dtype)
+        self.layer_data = LayerData(pair.network, self.layers, structure.shapes, parts, dtype)
         by_weight = {layer.weight: layer for layer in self.layers}
         units = {
             f"{name}:{block.group}": (by_weight[name], block.positions)
             for name, blocks in structure.columns.items()
             for block in blocks
         }
-        self.observed.record(structure.stored(theta), units)
+        self.layer_data.collect(structure.stored(theta), units)
 
     def seen(self, weight: str, group: str) -> Moments:
         """Return second moments of a group's units where the layer of ``weight`` reads them."""
-        return self.observed.units[f"{weight}:{group}"]
+        return self.layer_data.units[f"{weight}:{group}"]
 
     def __call__(self, level: int, keep: Units, *, polish: bool = True) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return θ_i, canonical float64, that reads the units of ``keep`` (groups of ``level`` and later) alone.
@@ -57,7 +57,7 @@ class Refit:
         """
         state = multiplied(self.structure, self.theta, keep_factors(self.structure, keep))
         facts: dict[str, Any] = {"layers": {}, "polished": False}
-        run = self.observed.run()
+        run = self.layer_data.run()
         for layer in self.layers:
             dropped = [block for block in self.structure.columns[layer.weight] if block.group in keep]
             if dropped:
@@ -66,10 +66,10 @@ class Refit:
             facts["polished"] = self._polish(run, self._head, keep, state)
         return state, facts
 
-    def _fit(self, run: Resumed, layer: Layer, keep: Units, state: dict[str, Tensor]) -> float | str:
+    def _fit(self, run: Stepwise, layer: Layer, keep: Units, state: dict[str, Tensor]) -> float | str:
         """Change one layer's weights in ``state``; return the share of λ, or why it was done otherwise."""
         weight = self.theta[layer.weight]
-        reads, outs = self._reads(layer, keep), self._outs(layer, keep)
+        reads, outs = self._used(layer, 1 - layer.out, keep), self._used(layer, layer.out, keep)
         matrix = weight.movedim(layer.out, 0)[outs].index_select(1, reads)
         place = self._constant(layer)
         numbers = matrix[0].numel() if len(outs) else 0
@@ -77,7 +77,7 @@ class Refit:
             factor = weight.shape[1 - layer.out] / max(1, len(reads))
             state[layer.weight] = state[layer.weight] * factor
             return f"scaled by {factor:.3g} only: it reads {numbers} numbers, or its bias is used twice"
-        fit, held = self.observed.moments(run, self.structure.stored(state), layer, reads, outs)
+        fit, held = self.layer_data.moments(run, self.structure.stored(state), layer, reads, outs)
         fitted, constant, share = chosen_ridge(fit, held, matrix.flatten(1).T, constant=place is not None)
         self._write(layer, reads, outs, fitted.cpu(), state)
         if place is not None:
@@ -93,19 +93,11 @@ class Refit:
         turned[outs] = rows.index_copy(1, reads, fitted.T.reshape(shape))
         state[layer.weight] = turned.movedim(0, layer.out).contiguous()
 
-    def _reads(self, layer: Layer, keep: Units) -> Tensor:
-        """Return the inputs of a layer that are not of dropped units."""
-        used = torch.ones(self.structure.shapes[layer.weight][1 - layer.out], dtype=torch.bool)
-        for block in self.structure.columns[layer.weight]:
-            if block.group in keep:
-                used[block.of(self.structure.others(block.group, keep[block.group]))] = False
-        return used.nonzero().flatten()
-
-    def _outs(self, layer: Layer, keep: Units) -> Tensor:
-        """Return the outputs of a layer that are not of dropped units."""
-        used = torch.ones(self.structure.shapes[layer.weight][layer.out], dtype=torch.bool)
-        for block in self.structure.rows.get(layer.weight, ()):
-            if block.group in keep:
+    def _used(self, layer: Layer, dim: int, keep: Units) -> Tensor:
+        """Return the positions along a dimension of a layer's weight that are not of dropped units."""
+        used = torch.ones(self.structure.shapes[layer.weight][dim], dtype=torch.bool)
+        for block in (*self.structure.rows.get(layer.weight, ()), *self.structure.columns[layer.weight]):
+            if block.dim == dim and block.group in keep:
                 used[block.of(self.structure.others(block.group, keep[block.group]))] = False
         return used.nonzero().flatten()
 
@@ -141,11 +133,12 @@ class Refit:
         fits = self.pair.loss.name == "next_token" or (self.pair.loss.name == "cross_entropy" and dims == 2)
         return layer if fits else None
 
-    def _polish(self, run: Resumed, layer: Layer, keep: Units, state: dict[str, Tensor]) -> bool:
-        reads, outs = self._reads(layer, keep), torch.arange(self.structure.shapes[layer.weight][layer.out])
+    def _polish(self, run: Stepwise, layer: Layer, keep: Units, state: dict[str, Tensor]) -> bool:
+        reads = self._used(layer, 1 - layer.out, keep)
         turned = state[layer.weight].movedim(layer.out, 0).index_select(1, reads)
+        outs = torch.arange(len(turned))
         constant = state[layer.bias] if layer.bias is not None else torch.zeros(len(outs), dtype=torch.float64)
-        rows = list(self.observed.rows(run, self.structure.stored(state), layer, reads, outs))
+        rows = list(self.layer_data.rows(run, self.structure.stored(state), layer, reads, outs))
         found = polished_head(rows, turned.T, constant, free=layer.bias is not None)
         if found is None:
             return False

@@ -1,28 +1,26 @@
 """Finding θ_i: which units to keep, with which weights, so that the losses stay those of θ.
 
-Definition 1 of Kuditipudi et al. (2019) asks only that some subset exists; every entry of this menu is one more try.
+Definition 1 of Kuditipudi et al. (2019) asks only that some subset exists; every candidate is one more try.
 All of it looks at calibration data alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from lmccheck.dropping.candidates import Menu
-from lmccheck.dropping.choose_units import Keep, counts
+from lmccheck.dropping.candidates import Candidates
+from lmccheck.dropping.choose_units import SearchSettings
 from lmccheck.dropping.dropped import Dropped
 from lmccheck.errors import LmcError
 from lmccheck.network.pair import ModelPair
 from lmccheck.symmetry.structure import Structure
 
-RANDOM = {"dev": 10, "ci": 20, "thorough": 200}  # random subsets per level
-
 
 @dataclass(frozen=True)
 class Search:
-    """What was found for every level: the ``best`` of the whole menu and of the entries without refit, ``plain``."""
+    """What was found for every level: the ``best`` of all candidates and of those without refit, ``plain``."""
 
     best: dict[int, Dropped]
     plain: dict[int, Dropped]
@@ -30,15 +28,7 @@ class Search:
 
 
 def find_dropped(
-    pair: ModelPair,
-    structure: Structure,
-    side: str,
-    levels: Sequence[int],
-    *,
-    keep: Keep = 0.5,
-    refit: bool = True,
-    seed: int = 0,
-    profile: str = "ci",
+    pair: ModelPair, structure: Structure, side: str, levels: Sequence[int], settings: SearchSettings
 ) -> Search:
     """Return, per level, the network nearest to θ in its losses that reads ⌊keep·h⌋ units of each group.
 
@@ -46,8 +36,6 @@ def find_dropped(
     |L(θ_i) − L(θ)| that a network does not lower by being more certain on data θ was trained on.
 
     ``side``: ``"a"`` or ``"b"``. ``levels``: from which hidden level on units are dropped; 0 is θ_1 of the paper.
-    ``keep``: a share of units, or one per group (all units of groups that are not named). Without ``refit`` only
-    subsets and scales are searched. ``profile``: ``dev``, ``ci`` or ``thorough``: 10, 20 or 200 random subsets a level.
 
     The result does not depend on which levels are asked for together. ``Dropped.loss`` is the mean on held out
     calibration data. Raises SourceError without calibration data, LmcError for options that make no sense.
@@ -55,25 +43,24 @@ def find_dropped(
     """
     if side not in ("a", "b"):
         raise LmcError(f"find_dropped: side = {side!r}; expected 'a' or 'b'")
-    if profile not in RANDOM:
-        raise LmcError(f"find_dropped: profile = {profile!r}; expected one of {sorted(RANDOM)}")
     wrong = [level for level in levels if level not in range(len(structure.levels))]
     if wrong:
         raise LmcError(f"find_dropped: level {wrong[0]}; the network has levels 0 to {len(structure.levels) - 1}")
-    shares = tuple(sorted(keep.items())) if isinstance(keep, Mapping) else keep
-    key = ("dropped", side, shares, refit, seed, profile)
-    known: dict[int, tuple[Dropped, Dropped, dict[str, Any]]] = pair.cache.setdefault(key, {})
-    missing = [level for level in levels if level not in known]
+    known = pair.once(_nothing_yet, side, *settings.key)
+    missing = dict.fromkeys(level for level in levels if level not in known)
     if missing:
-        menu = Menu(pair, structure, side, counts(structure, keep), refit, seed, RANDOM[profile])
-        for level in missing:
-            if level not in known:
-                known[level] = menu.search(level)
+        candidates = Candidates(pair, structure, side, settings)
+        known.update({level: candidates.search(level) for level in missing})
     facts = {
         "side": side,
-        "seed": seed,
-        "profile": profile,
-        "random_subsets": RANDOM[profile],
+        "seed": settings.seed,
+        "profile": settings.profile,
+        "random_subsets": settings.subsets,
         "levels": {level: known[level][2] for level in levels},
     }
     return Search({k: known[k][0] for k in levels}, {k: known[k][1] for k in levels}, facts)
+
+
+def _nothing_yet(pair: ModelPair, *search: object) -> dict[int, tuple[Dropped, Dropped, dict[str, Any]]]:
+    """Return what is known, per level, at the beginning of a search with these settings."""
+    return {}

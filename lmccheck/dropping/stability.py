@@ -16,7 +16,7 @@ from lmccheck.dropping.dropped import Dropped
 from lmccheck.errors import CheckpointError, shown_path
 from lmccheck.evaluate.evaluator import Evaluator, Measured
 from lmccheck.network.pair import ModelPair
-from lmccheck.store import checkpoint
+from lmccheck.store import files
 from lmccheck.symmetry.structure import State, Structure
 
 FORMAT = "dropout_stability 1"
@@ -30,8 +30,30 @@ class StabilityWitness:
     theta: Mapping[str, State] = field(repr=False)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the witness; see ``save_dropped``."""
-        return save_dropped(self, path)
+        """Write a witness as one safetensors file: kept units, and the tensors in which θ_i differs from θ, in float64.
+
+        Names are ``SIDE.LEVEL.keep.GROUP`` and ``SIDE.LEVEL.weights.TENSOR``; JSON under ``lmccheck`` in the metadata
+        says how each was found, its calibration loss, and which θ it belongs to. Raises CheckpointError when it cannot
+        be written.
+        """
+        tensors: dict[str, Tensor] = {}
+        entries: list[dict[str, Any]] = []
+        for side, levels in self.found.items():
+            theta = self.theta[side]
+            for level, dropped in levels.items():
+                for group, units in dropped.keep.items():
+                    tensors[f"{side}.{level}.keep.{group}"] = units
+                for name, tensor in dropped.weights.items():
+                    if tensor is not theta[name] and not tensor.equal(theta[name]):
+                        tensors[f"{side}.{level}.weights.{name}"] = tensor
+                told = {"loss": dropped.loss, "how": dropped.how, "refitted": dropped.refitted}
+                entries.append({"side": side, "level": level, **told})
+        facts = {
+            "format": FORMAT,
+            "dropped": entries,
+            "theta": {side: fingerprint(state) for side, state in self.theta.items()},
+        }
+        return files.save(tensors, path, {"lmccheck": json.dumps(facts)})
 
 
 def measure_dropped(evaluator: Evaluator, structure: Structure, dropped: Dropped, side: str) -> Measured:
@@ -40,61 +62,22 @@ def measure_dropped(evaluator: Evaluator, structure: Structure, dropped: Dropped
     return evaluator.measure(weights, reestimate=False, label=f"{side} with units dropped from level {dropped.level}")
 
 
-def excesses(evaluator: Evaluator, structure: Structure, witness: StabilityWitness) -> dict[str, dict[int, float]]:
-    """Return ε_i = L(θ_i) − L(θ) on the evaluation data, per endpoint and level, from a witness alone."""
-    pair = evaluator.pair
-    result = {}
-    for side, theta in (("a", pair.theta_a), ("b", pair.theta_b)):
-        own = evaluator.measure(evaluator.weights(theta), reestimate=False, label=f"endpoint {side}").loss
-        result[side] = {
-            level: measure_dropped(evaluator, structure, dropped, side).loss - own
-            for level, dropped in witness.found[side].items()
-        }
-    return result
-
-
-def save_dropped(witness: StabilityWitness, path: str | os.PathLike[str]) -> Path:
-    """Write a witness as one safetensors file: kept units, and the tensors in which θ_i differs from θ, in float64.
-
-    Names are ``SIDE.LEVEL.keep.GROUP`` and ``SIDE.LEVEL.weights.TENSOR``; JSON under ``lmccheck`` in the metadata says
-    how each was found, its calibration loss, and which θ it belongs to. Raises CheckpointError when it cannot be
-    written.
-    """
-    tensors: dict[str, Tensor] = {}
-    entries: list[dict[str, Any]] = []
-    for side, levels in witness.found.items():
-        theta = witness.theta[side]
-        for level, dropped in levels.items():
-            for group, units in dropped.keep.items():
-                tensors[f"{side}.{level}.keep.{group}"] = units
-            for name, tensor in dropped.weights.items():
-                if tensor is not theta[name] and not tensor.equal(theta[name]):
-                    tensors[f"{side}.{level}.weights.{name}"] = tensor
-            entries.append(
-                {"side": side, "level": level, "loss": dropped.loss, "how": dropped.how, "refitted": dropped.refitted}
-            )
-    facts = {
-        "format": FORMAT,
-        "dropped": entries,
-        "theta": {side: fingerprint(state) for side, state in witness.theta.items()},
-    }
-    return checkpoint.save(tensors, path, {"lmccheck": json.dumps(facts)})
-
-
 def load_dropped(path: str | os.PathLike[str], pair: ModelPair, structure: Structure) -> StabilityWitness:
-    """Read a witness written by ``save_dropped`` for this very pair.
+    """Read a witness written by ``StabilityWitness.save`` for this very pair.
 
     Raises CheckpointError for other files, and where the endpoints are not those the witness was made from.
     """
-    held = checkpoint.load(path)
+    held = files.load(path)
     shown = shown_path(os.fspath(path))
     try:
-        facts = json.loads(checkpoint.read_header(path).metadata["lmccheck"])
+        facts = json.loads(files.read_header(path).metadata["lmccheck"])
         known = facts["format"] == FORMAT
     except (KeyError, TypeError, ValueError):
         known = False
     if not known:
-        raise CheckpointError(f"{shown}: holds no witness of dropout stability; mend: name a file of save_dropped")
+        raise CheckpointError(
+            f"{shown}: holds no witness of dropout stability; mend: name a file of StabilityWitness.save"
+        )
     theta = {"a": structure.canonical(pair.theta_a), "b": structure.canonical(pair.theta_b)}
     for side, state in theta.items():
         if fingerprint(state) != facts["theta"][side]:

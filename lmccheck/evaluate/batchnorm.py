@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from lmccheck.modules.runner import Runner
+from lmccheck.modules.stored import stored_tensors
 from lmccheck.store.data import Batch
+from lmccheck.store.tensors import identity
 
 
 def tracked(module: nn.Module) -> list[_NormBase]:
@@ -29,6 +31,25 @@ def other_statistics(module: nn.Module) -> list[str]:
         for name, buffer in module.named_buffers()
         if buffer.is_floating_point() and id(buffer) not in replaced and name in stored
     ]
+
+
+def fresh_statistics(
+    runner: Runner, weights: Mapping[str, Tensor], batches: tuple[Batch, ...], origin: str
+) -> dict[str, Tensor]:
+    """Return the running means and variances, by every name they are stored under, of ``weights`` on ``batches``.
+
+    The count of batches that a BatchNorm has seen is none of them. Raises as ``reestimate`` does.
+    """
+    runner.load(weights)
+    reestimate(runner, batches, origin)
+    replaced = {
+        identity(buffer)
+        for layer in tracked(runner.module)
+        for buffer in layer.buffers(recurse=False)
+        if buffer.is_floating_point()
+    }
+    tensors = stored_tensors(runner.module)
+    return {name: tensor.detach().clone() for name, tensor in tensors.items() if identity(tensor) in replaced}
 
 
 def reestimate(runner: Runner, batches: tuple[Batch, ...], origin: str = "calibration") -> None:
@@ -54,13 +75,3 @@ def reestimate(runner: Runner, batches: tuple[Batch, ...], origin: str = "calibr
         for layer, momentum in zip(layers, momenta, strict=True):
             layer.momentum = momentum
             layer.eval()
-
-
-def summary(layers: int, batches: tuple[Batch, ...]) -> dict[str, Any]:
-    """Return what a report says about re-estimation."""
-    return {
-        "layers": layers,
-        "samples": sum(batch.samples for batch in batches),
-        "batches": len(batches),
-        "method": "running mean and unbiased variance of calibration data, batches averaged by sample",
-    }

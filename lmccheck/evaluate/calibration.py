@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -29,7 +28,7 @@ class CalibrationBarrier:
         first = first_samples(
             pair.calibration, SAMPLES
         )  # BatchNorm's statistics too: those of the samples the loss is taken on
-        self._evaluator = Evaluator(replace(pair, data=first, calibration=first, cache={}))
+        self._evaluator = Evaluator(pair.measured_on(first, first).network, pair.theta_a, pair.theta_b)
         self._a = self._evaluator.weights(pair.theta_a)
         ends = (self._a, self._evaluator.weights(pair.theta_b))
         self._ends = [self._evaluator.measure(end, reestimate=False, label="an endpoint").loss for end in ends]
@@ -52,7 +51,7 @@ class HalfWayLoss:
     def __init__(self, pair: ModelPair, samples: int) -> None:
         if pair.calibration is None:
             raise SourceError(f"pair {pair.name}: no calibration data; mend: give `calibration`")
-        self._gradient = Gradient(pair)
+        self._gradient = Gradient(pair.network, pair.theta_a, pair.theta_b)
         self._a = self._gradient.weights(pair.theta_a)
         self._batches = rebatched(first_samples(pair.calibration, samples), BATCH)
 

@@ -16,11 +16,11 @@ from lmccheck.evaluate.points import upcast, working_dtype
 from lmccheck.modules.random_weights import randomised
 from lmccheck.modules.runner import Runner
 from lmccheck.network.loss import measured
-from lmccheck.store.batches import cut, rebatched
+from lmccheck.store.batches import rebatched
 from lmccheck.store.trees import tensors_in
 
 if TYPE_CHECKING:
-    from lmccheck.network.pair import ModelPair
+    from lmccheck.network.network import Network
 
 FAR = 8.0, 64.0  # strengths of draws ever farther from a model's own weights
 
@@ -44,23 +44,26 @@ class Measured:
 
 
 class Evaluator:
-    """Evaluates weight points of one pair's network on its data; counts full passes over the evaluation data."""
+    """Evaluates weight points of a network on its data; counts full passes over the evaluation data.
 
-    def __init__(self, pair: ModelPair, dtype: torch.dtype | None = None) -> None:
-        self.pair = pair
-        self.dtype = dtype or working_dtype(pair.theta_a, pair.theta_b)
-        self.runner = Runner(pair.module, pair.torch_device, self.dtype)
-        self.batches = rebatched(pair.data)
-        self.calibration = rebatched(pair.calibration) if pair.calibration is not None else ()
+    ``thetas`` are the weights it is about: they decide the dtype it works in, and the first is what it is tried on.
+    """
+
+    def __init__(self, network: Network, *thetas: Mapping[str, Tensor], dtype: torch.dtype | None = None) -> None:
+        self.network = network
+        self.dtype = dtype or working_dtype(*thetas)
+        self.runner = Runner(network.module, network.torch_device, self.dtype)
+        self.batches = rebatched(network.data)
+        self.calibration = rebatched(network.calibration) if network.calibration is not None else ()
         self.batchnorms = len(batchnorm.tracked(self.runner.module))
         self.buffers = batchnorm.other_statistics(self.runner.module)
         self.evaluations = 0
-        self._probe()
+        self._probe(thetas[0])
 
-    def _probe(self) -> None:
+    def _probe(self, theta: Mapping[str, Tensor]) -> None:
         """Refuse a network whose output is random, or does not follow the weights it is given (a cached fusion)."""
-        inputs = cut(self.batches[0].inputs, 0, 2)
-        where = f"{self.pair.data.origin}, first samples"
+        inputs = self.batches[0].take(slice(2)).inputs
+        where = f"{self.network.data.origin}, first samples"
 
         def outputs(weights: Mapping[str, Tensor] | None = None) -> list[Tensor]:
             if weights is not None:
@@ -69,15 +72,15 @@ class Evaluator:
 
         def far(seed: int) -> list[Tensor]:
             """Signs of weights may change, without which all units of a tiny network may be dead on two samples."""
-            self.runner.draw(self.pair.module, seed, FAR[seed % len(FAR)])
+            self.runner.draw(self.network.module, seed, FAR[seed % len(FAR)])
             return outputs()
 
-        first = outputs(self.pair.theta_a)
-        shaken = (outputs(randomised(self.runner.module, seed, self.pair.theta_a)) for seed in range(64))
+        first = outputs(theta)
+        shaken = (outputs(randomised(self.runner.module, seed, theta)) for seed in range(64))
         drawn = chain(shaken, map(far, range(64)))
         responds = not first or any(not _equal(first, other) for other in drawn)
-        again = outputs(self.pair.theta_a)
-        what = f"model {type(self.pair.module).__name__}"
+        again = outputs(theta)
+        what = f"model {type(self.network.module).__name__}"
         if not _close(first, again):
             raise UnsupportedArchitecture(
                 f"{what}: gives two outputs for the same weights and inputs; mend: make forward deterministic in "
@@ -91,7 +94,7 @@ class Evaluator:
 
     def weights(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return ``state`` ready for interpolation: on the device, in the working dtype."""
-        return upcast(state, self.dtype, self.pair.torch_device)
+        return upcast(state, self.dtype, self.network.torch_device)
 
     def measure(self, weights: Mapping[str, Tensor], *, reestimate: bool, label: str) -> Measured:
         """Return per-sample losses at ``weights``; with ``reestimate`` BatchNorm statistics are taken afresh."""
@@ -101,8 +104,10 @@ class Evaluator:
         self.evaluations += 1
         losses, errors = [], []
         for batch in self.batches:
-            outputs = self.runner(batch.inputs, f"{self.pair.data.origin}, {label}")
-            values, wrong = measured(self.pair.loss, outputs, _to(batch.targets, self.runner), self.pair.data.origin)
+            outputs = self.runner(batch.inputs, f"{self.network.data.origin}, {label}")
+            values, wrong = measured(
+                self.network.loss, outputs, self.runner.cast(batch.targets), self.network.data.origin
+            )
             losses.append(values.cpu())
             if wrong is not None:
                 errors.append(wrong.cpu())
@@ -118,30 +123,37 @@ class Evaluator:
         if len(bad):
             k = int(bad[0])
             raise SourceError(
-                f"{shown}: its {self.pair.loss.name} on {self.pair.data.origin} is {float(found.losses[k])} at sample "
-                f"{k} ({len(bad)} of {len(found.losses)} samples), expected finite losses; mend: check the checkpoint "
-                "and the loss"
+                f"{shown}: its {self.network.loss.name} on {self.network.data.origin} is {float(found.losses[k])} at "
+                f"sample {k} ({len(bad)} of {len(found.losses)} samples), expected finite losses; mend: check the "
+                "checkpoint and the loss"
             )
         return found
 
     def reestimate(self) -> None:
         """Take BatchNorm statistics of the loaded weights from the calibration data."""
         self.require_calibration()
-        origin = self.pair.calibration.origin if self.pair.calibration else ""
+        origin = self.network.calibration.origin if self.network.calibration else ""
         batchnorm.reestimate(self.runner, self.calibration, origin)
 
     def require_calibration(self) -> None:
         """Raise SourceError when BatchNorm statistics have to be re-estimated and there is nothing to do it on."""
         if self.batchnorms and not self.calibration:
             raise SourceError(
-                f"pair {self.pair.name}: the model has {self.batchnorms} BatchNorm layer(s) and no calibration data is "
-                "given; interpolated statistics are wrong and must be re-estimated; mend: give `calibration`, for "
+                f"pair {self.network.name}: the model has {self.batchnorms} BatchNorm layer(s) and no calibration data "
+                "is given; interpolated statistics are wrong and must be re-estimated; mend: give `calibration`, for "
                 "example the training data"
             )
 
     def batchnorm_summary(self) -> dict[str, Any] | None:
         """Return what the report says about BatchNorm; None for networks without it."""
-        return batchnorm.summary(self.batchnorms, self.calibration) if self.batchnorms else None
+        if not self.batchnorms:
+            return None
+        return {
+            "layers": self.batchnorms,
+            "samples": sum(batch.samples for batch in self.calibration),
+            "batches": len(self.calibration),
+            "method": "running mean and unbiased variance of calibration data, batches averaged by sample",
+        }
 
 
 def _equal(first: list[Tensor], second: list[Tensor]) -> bool:
@@ -151,7 +163,3 @@ def _equal(first: list[Tensor], second: list[Tensor]) -> bool:
 def _close(first: list[Tensor], second: list[Tensor]) -> bool:
     """Equal up to the rounding that a GPU's order of summation may change."""
     return all(torch.allclose(x, y, rtol=1e-4, atol=1e-5, equal_nan=True) for x, y in zip(first, second, strict=True))
-
-
-def _to(targets: Tensor, runner: Runner) -> Tensor:
-    return targets.to(runner.device, runner.dtype) if targets.is_floating_point() else targets.to(runner.device)

@@ -9,31 +9,31 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from lmccheck.errors import LmcError, SourceError
 from lmccheck.evaluate.batchnorm import tracked
 from lmccheck.evaluate.points import upcast, working_dtype
 from lmccheck.modules.precision import exact_float32
-from lmccheck.modules.runner import Runner
+from lmccheck.modules.runner import Runner, as_source_error
 from lmccheck.modules.stored import tied_names
 from lmccheck.store.data import Batch, Data
+from lmccheck.store.trees import positional
 
 if TYPE_CHECKING:
-    from lmccheck.network.pair import ModelPair
+    from lmccheck.network.network import Network
 
 
 class Gradient:
     """The mean loss of a pair's network at given weights on a batch, as a function that autograd can follow."""
 
-    def __init__(self, pair: ModelPair) -> None:
-        self.pair = pair
-        self.dtype = working_dtype(pair.theta_a, pair.theta_b)
-        self.runner = Runner(pair.module, pair.torch_device, self.dtype)
+    def __init__(self, network: Network, *thetas: Mapping[str, Tensor]) -> None:
+        self.network = network
+        self.dtype = working_dtype(*thetas)
+        self.runner = Runner(network.module, network.torch_device, self.dtype)
         for layer in tracked(self.runner.module):
             layer.train()
 
     def weights(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return weights on the device, in the working dtype."""
-        return upcast(state, self.dtype, self.pair.torch_device)
+        return upcast(state, self.dtype, self.network.torch_device)
 
     def loss(self, weights: Mapping[str, Tensor], batch: Batch) -> Tensor:
         """Return the mean loss at ``weights``, a scalar; buffers are taken as copies, since BatchNorm writes to them.
@@ -44,21 +44,12 @@ class Gradient:
         learned = {name for name, _ in module.named_parameters(remove_duplicate=False)}
         stored = dict.fromkeys(tied_names(module).values())  # a tied tensor is given once
         given = {k: weights[k] if k in learned else weights[k].detach().clone() for k in stored}
-        inputs = self.runner.cast(batch.inputs)
-        arguments = tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)
-        device = self.runner.device
-        targets = (
-            batch.targets.to(device, self.dtype) if batch.targets.is_floating_point() else batch.targets.to(device)
-        )
-        try:
-            with torch.enable_grad(), exact_float32():
-                outputs = functional_call(module, given, arguments)
-                return self.pair.loss.function(outputs, targets).mean()
-        except LmcError:
-            raise
-        except Exception as error:  # whatever a network or loss of the user's raises
-            said = (str(error).strip() or "no message").splitlines()[0]
-            raise SourceError(f"pair {self.pair.name}: differentiating its loss raised {said}") from error
+        where = f"pair {self.network.name}"
+        arguments = self.runner.cast(positional(batch.inputs, where))
+        targets = self.runner.cast(batch.targets)
+        with as_source_error(f"{where}: differentiating its loss"), torch.enable_grad(), exact_float32():
+            outputs = functional_call(module, given, arguments)
+            return self.network.loss.function(outputs, targets).mean()
 
 
 def endless_batches(data: Data, size: int, seed: int) -> Iterator[Batch]:
@@ -72,13 +63,4 @@ def endless_batches(data: Data, size: int, seed: int) -> Iterator[Batch]:
             continue
         order = torch.randperm(whole.samples, generator=generator)
         for start in range(0, max(1, whole.samples - size + 1), size):
-            index = order[start : start + size]
-            yield Batch(_picked(whole.inputs, index), whole.targets[index])
-
-
-def _picked(inputs: object, index: Tensor) -> object:
-    if isinstance(inputs, Tensor):
-        return inputs[index] if inputs.ndim else inputs
-    if isinstance(inputs, (tuple, list)):
-        return type(inputs)(_picked(value, index) for value in inputs)
-    return inputs
+            yield whole.take(order[start : start + size])

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
-from lmccheck.errors import LmcError, SourceError, UnsupportedArchitecture
+from lmccheck.errors import LmcError, UnsupportedArchitecture
 from lmccheck.evaluate.points import upcast
 from lmccheck.modules.precision import exact_float32
-from lmccheck.modules.runner import Runner
-from lmccheck.store.batches import cut
+from lmccheck.modules.runner import Runner, as_source_error
+from lmccheck.store.batches import in_parts
 from lmccheck.store.data import Batch, Data
+from lmccheck.store.trees import positional
+from lmccheck.symmetry.facts import facts_of
 from lmccheck.symmetry.rules import RULES
 from lmccheck.symmetry.sites import Layer
-from lmccheck.symmetry.trace import Shaped, Trace, op_name, quiet_logs, trace, value_of
+from lmccheck.symmetry.trace import Shaped, Trace, quiet_logs, trace, value_of
 
 Look = Callable[[str, Tensor], Tensor | None]
 HELD = 1 << 25  # numbers of watched values held at a time: 128 MB in float32
@@ -44,32 +47,20 @@ class GraphRunner:
         Raises SourceError, beginning with ``where``, when the graph cannot run, UnsupportedArchitecture when the
         network is another one on inputs of this shape.
         """
-        traced, values = self.prepared(weights, inputs, watched, where)
-        try:
-            with torch.no_grad(), exact_float32(), quiet_logs():
-                Watching(traced.module, set(watched), look).run(*values)
-        except Stop:
-            pass
-        except LmcError:
-            raise
-        except Exception as error:  # whatever the network's own ops raise
-            said = (str(error).strip() or "no message").splitlines()[0]
-            raise SourceError(f"{where}: running the traced model raised {said}; mend: check the data") from error
+        traced, given = self.prepared(weights, inputs, watched, where)
+        with running(where), quiet_logs(), suppress(Stop):
+            Watching(traced.module, set(watched), look).run(*given.values())
 
     def prepared(
         self, weights: Mapping[str, Tensor], inputs: Any, watched: Collection[str], where: str
-    ) -> tuple[Trace, list[Any]]:
-        """Return the trace for inputs of this shape, and what its placeholders stand for, in order.
+    ) -> tuple[Trace, dict[fx.Node, Any]]:
+        """Return the trace for inputs of this shape, and what its placeholders stand for, by their nodes in order.
 
         ``inputs`` is a tensor or a tuple of positional arguments; the nodes of ``watched`` have to be in the graph.
         Raises as ``run`` does.
         """
-        if isinstance(inputs, dict):
-            raise SourceError(
-                f"{where}: got inputs as a dict, expected a tensor or a tuple; mend: give positional inputs"
-            )
-        given = self.runner.cast(tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,))
-        traced = self._trace(given, where)
+        arguments = self.runner.cast(positional(inputs, where))
+        traced = self._trace(arguments, where)
         names = {node.name for node in traced.graph.nodes}
         absent = next((name for name in watched if name not in names), None)
         if absent is not None:
@@ -77,12 +68,13 @@ class GraphRunner:
                 f"{where}: the network computes something else on inputs of this shape than on the first two samples "
                 f"(no {absent!r}); mend: give batches of one shape"
             )
-        leaves = iter(pytree.tree_leaves(given))
-        values = [
-            weights[holder.target] if holder.stored else next(leaves) if holder.kind == "input" else holder.value
-            for holder in traced.placeholders.values()
-        ]
-        return traced, values
+        leaves = iter(pytree.tree_leaves(arguments))
+        nodes = [node for node in traced.graph.nodes if node.op == "placeholder"]
+        given = {
+            node: weights[holder.target] if holder.stored else next(leaves) if holder.kind == "input" else holder.value
+            for node, holder in zip(nodes, traced.placeholders.values(), strict=True)
+        }
+        return traced, given
 
     def _trace(self, inputs: tuple[Any, ...], where: str) -> Trace:
         key = tuple((tuple(v.shape), v.dtype) if isinstance(v, Tensor) else v for v in pytree.tree_leaves(inputs))
@@ -93,6 +85,14 @@ class GraphRunner:
                 self.runner(inputs, where)  # inputs that do not fit say so, and where they come from
                 raise
         return self._traces[key]
+
+
+@contextmanager
+def running(where: str) -> Iterator[None]:
+    """Run (a part of) a traced model without gradients; what its ops raise becomes a SourceError."""
+    doing = f"{where}: running the traced model"
+    with as_source_error(doing, "; mend: check the data"), torch.no_grad(), exact_float32():
+        yield
 
 
 class Stop(Exception):
@@ -129,10 +129,10 @@ class Reading(fx.Interpreter):
         self._edit = edit
 
     def part(self, nodes: Sequence[fx.Node], known: Mapping[fx.Node, Any], keep: Collection[fx.Node]) -> dict[Any, Any]:
-        """Run ``nodes`` in order on the ``known`` values; return the values of ``keep``, all others are let go."""
+        """Run those of ``nodes`` that are not ``known``, in order; return the values of ``keep``, others are let go."""
         self.env: dict[fx.Node, Any] = dict(known)
-        ours, held = set(nodes), set(keep)
-        for node in nodes:
+        ours, held = dict.fromkeys(node for node in nodes if node not in known), set(keep)
+        for node in ours:
             self.env[node] = self.run_node(node)
             for dead in self.user_to_last_uses.get(node, ()):
                 if dead in ours and dead not in held:
@@ -141,7 +141,7 @@ class Reading(fx.Interpreter):
 
     def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run an op; a view becomes a reshape, since under a transform memory may lie in another order."""
-        if op_name(target) in ("aten.view", "aten._unsafe_view"):
+        if facts_of(target).views:
             return torch.reshape(args[0], args[1])
         return super().call_function(target, args, kwargs)
 
@@ -155,12 +155,6 @@ class Reading(fx.Interpreter):
         return self.call_function(n.target, (*args[:place], changed, *args[place + 1 :]), kwargs)
 
 
-def inputs_of(module: fx.GraphModule, values: Sequence[Any]) -> dict[fx.Node, Any]:
-    """Return the values of a graph's placeholders by their nodes."""
-    holders = [node for node in module.graph.nodes if node.op == "placeholder"]
-    return dict(zip(holders, values, strict=True))
-
-
 def followers(module: fx.GraphModule, first: Collection[str]) -> list[fx.Node]:
     """Return the nodes of these names and all that depend on them, in order."""
     found: dict[fx.Node, None] = {}
@@ -168,6 +162,12 @@ def followers(module: fx.GraphModule, first: Collection[str]) -> list[fx.Node]:
         if node.name in first or any(source in found for source in node.all_input_nodes):
             found[node] = None
     return list(found)
+
+
+def value_sizes(traced: Trace, names: Collection[str]) -> dict[str, int]:
+    """Return how many numbers nodes gave when the network was traced, without those that give no single tensor."""
+    values = {node.name: value_of(node) for node in traced.graph.nodes if node.name in names}
+    return {name: prod(value.shape) for name, value in values.items() if isinstance(value, Shaped)}
 
 
 def even_batches(
@@ -181,10 +181,8 @@ def even_batches(
         return data.batches
     whole = data.batches[0]
     most = whole.samples if samples is None else min(samples, whole.samples)
-    sizes = [value_of(node) for node in traced.graph.nodes if node.name in watched]
-    each = sum(torch.Size(size.shape).numel() for size in sizes if isinstance(size, Shaped)) // min(2, whole.samples)
+    each = sum(value_sizes(traced, watched).values()) // min(2, whole.samples)
     limit = max(1, min(1024, (HELD if held is None else held) // max(1, each)))
     count = -(-most // limit)
     count = next((k for k in range(count, 2 * count + 1) if most % k == 0), count)
-    edges = [round(k * most / count) for k in range(count + 1)]
-    return tuple(Batch(cut(whole.inputs, start, stop), whole.targets[start:stop]) for start, stop in pairwise(edges))
+    return in_parts(whole, count, most)

@@ -12,26 +12,26 @@ from torch import Tensor
 from lmccheck.evaluate.graph import GraphRunner
 from lmccheck.evaluate.regression import Moments
 from lmccheck.evaluate.split import Split
-from lmccheck.evaluate.stepwise import Resumed
-from lmccheck.network.pair import ModelPair
+from lmccheck.evaluate.stepwise import Stepwise
+from lmccheck.network.network import Network
 from lmccheck.symmetry.sites import Layer
 
 ROWS = 1 << 15  # rows per layer, of both parts together: positions of samples beyond it are left out
 TARGETS = 1 << 27  # numbers of targets that are kept, over all layers: 512 MB in float32
 
 
-class Observed:
+class LayerData:
     """Layers of one network on the two parts of a split; what the original gives is kept as the target of refits."""
 
     def __init__(
         self,
-        pair: ModelPair,
+        network: Network,
         layers: Sequence[Layer],
         shapes: Mapping[str, Sequence[int]],
         parts: Split,
         dtype: torch.dtype,
     ) -> None:
-        self.graph = GraphRunner(pair.module, pair.torch_device, dtype)
+        self.graph = GraphRunner(network.module, network.torch_device, dtype)
         self.layers = {layer.node: (k, layer) for k, layer in enumerate(layers)}
         self.parts, self.shapes = parts, shapes
         self.batches = [(batch, True) for batch in parts.fit] + [(batch, False) for batch in parts.held]
@@ -40,7 +40,7 @@ class Observed:
         self._targets: dict[tuple[str, int], Tensor] = {}
         self.units: dict[str, Moments] = {}
 
-    def record(self, weights: Mapping[str, Tensor], units: Mapping[str, tuple[Layer, Tensor]]) -> None:
+    def collect(self, weights: Mapping[str, Tensor], units: Mapping[str, tuple[Layer, Tensor]]) -> None:
         """Keep what every layer gives with the original weights, and second moments of what is read.
 
         ``units``: per key, a layer and where (units, numbers) the units lie in what it reads; ``self.units[key].xx``
@@ -69,12 +69,12 @@ class Observed:
 
             self.graph.run(held, batch.inputs, watched, look, f"{self.parts.origin}, what the layers give")
 
-    def run(self) -> Resumed:
+    def run(self) -> Stepwise:
         """Return a run of all batches from the start, for one network that is refitted layer by layer."""
-        return Resumed(self.graph, [batch for batch, _ in self.batches], f"{self.parts.origin}, what a layer reads")
+        return Stepwise(self.graph, [batch for batch, _ in self.batches], f"{self.parts.origin}, what a layer reads")
 
     def moments(
-        self, run: Resumed, weights: Mapping[str, Tensor], layer: Layer, reads: Tensor, outs: Tensor
+        self, run: Stepwise, weights: Mapping[str, Tensor], layer: Layer, reads: Tensor, outs: Tensor
     ) -> tuple[Moments, Moments]:
         """Return moments, of both parts, of a layer's inputs ``reads`` under ``weights`` with its original outputs.
 
@@ -87,7 +87,7 @@ class Observed:
         return found
 
     def rows(
-        self, run: Resumed, weights: Mapping[str, Tensor], layer: Layer, reads: Tensor, outs: Tensor
+        self, run: Stepwise, weights: Mapping[str, Tensor], layer: Layer, reads: Tensor, outs: Tensor
     ) -> Iterator[tuple[Tensor, Tensor, bool]]:
         """Yield, per batch, the rows ``moments`` sums over, (rows, k) and (rows, o), and whether they are fitted to."""
         for number, value in run.inputs(weights, layer):

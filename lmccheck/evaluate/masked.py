@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from math import prod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, fx
-from torch.utils import _pytree as pytree
 
-from lmccheck.errors import LmcError, SourceError
-from lmccheck.evaluate.graph import GraphRunner, Reading, followers, inputs_of
-from lmccheck.modules.precision import exact_float32
+from lmccheck.errors import LmcError
+from lmccheck.evaluate.graph import GraphRunner, Reading, followers, running, value_sizes
 from lmccheck.modules.runner import Runner
 from lmccheck.network.loss import logits_of, measured
 from lmccheck.store.batches import rebatched
 from lmccheck.store.data import Batch, Data
-from lmccheck.store.trees import tensors_in
+from lmccheck.store.trees import input_tensors, mapped, tensors_in
 from lmccheck.symmetry.sites import Layer
-from lmccheck.symmetry.trace import Shaped, value_of
 
 if TYPE_CHECKING:
-    from lmccheck.network.pair import ModelPair
+    from lmccheck.network.network import Network
 
 TOGETHER = 1 << 19  # numbers of the largest value of the graph, over all multipliers that are run together
 
@@ -36,17 +33,17 @@ class MaskedRuns:
     not depend on a multiplier is computed once per batch; the rest under ``torch.func.vmap`` over the multipliers, or
     one by one where an op cannot be mapped: then ``vectorised`` is False.
 
-    ``layers`` are the layers of the pair's traced network (``Derived.layers``, ``Structure.layers``); ``evaluations``
+    ``layers`` are the layers of the pair's traced network (``Traced.layers``, ``Structure.layers``); ``evaluations``
     counts full passes over ``data``, one for every multiplier.
     """
 
     def __init__(
-        self, pair: ModelPair, layers: Sequence[Layer], data: Data | None = None, dtype: torch.dtype = torch.float32
+        self, network: Network, layers: Sequence[Layer], data: Data | None = None, dtype: torch.dtype = torch.float32
     ) -> None:
-        self.pair = pair
+        self.network = network
         self.layers = {layer.weight: layer for layer in layers}
-        self.data = data if data is not None else pair.data
-        self.graph = GraphRunner(pair.module, pair.torch_device, dtype)
+        self.data = data if data is not None else network.data
+        self.graph = GraphRunner(network.module, network.torch_device, dtype)
         self.batches = rebatched(self.data)
         self.evaluations = 0
         self.vectorised = True
@@ -65,17 +62,16 @@ class MaskedRuns:
         """
         if self._weights is None or not lines:
             raise LmcError("MaskedRuns: got no weights or no lines, expected load(weights) and one line per layer")
-        device, dtype = self.graph.runner.device, self.graph.runner.dtype
-        held = {name: line.to(device, dtype) for name, line in lines.items()}
+        held = self.graph.runner.cast(dict(lines))
         count = len(next(iter(held.values())))
         self.evaluations += count
         result: list[list[Tensor]] = [[] for _ in range(count)]
         for batch in self.batches:
-            targets = batch.targets.to(device, dtype) if batch.targets.is_floating_point() else batch.targets.to(device)
+            targets = self.graph.runner.cast(batch.targets)
             for start, outputs in self._outputs(batch, held, count):
                 for k, output in enumerate(outputs, start):
                     given = self._wrap(output, batch.inputs, self.data.origin)
-                    values, _ = measured(self.pair.loss, given, targets, self.data.origin)
+                    values, _ = measured(self.network.loss, given, targets, self.data.origin)
                     result[k].append(values.cpu())
         return torch.stack([torch.cat(parts) for parts in result])
 
@@ -84,46 +80,48 @@ class MaskedRuns:
         assert self._weights is not None
         where = f"{self.data.origin}, with units multiplied"
         first = {self.layers[name].node for name in lines}
-        traced, values = self.graph.prepared(self._weights, batch.inputs, first, where)
-        given = inputs_of(traced.module, values)
-        after = followers(traced.module, first)
-        later = set(after)
-        before = [
-            node for node in traced.graph.nodes if node not in later and node not in given and node.op != "output"
-        ]
-        wanted = list(dict.fromkeys(s for node in after for s in node.all_input_nodes if s not in later))
+        traced, given = self.graph.prepared(self._weights, batch.inputs, first, where)
         end = next(node for node in traced.graph.nodes if node.op == "output")
-        if end not in later:  # none of these layers reaches the output
-            after, wanted = [*after, end], list(dict.fromkeys([*wanted, *end.all_input_nodes]))
-        run = _Tail(traced.module, list(self.layers.values()), after, end)
-        most = max((prod(v.shape) for node in after if isinstance(v := value_of(node), Shaped)), default=1)
+        after = followers(traced.module, {*first, end.name})  # the end even where none of these layers reaches it
+        later = set(after)
+        before = [node for node in traced.graph.nodes if node not in later]
+        wanted = {source for node in after for source in node.all_input_nodes if source not in later}
+        most = max(value_sizes(traced, {node.name for node in after}).values(), default=1)
         together = max(1, TOGETHER // max(1, most))
-        try:
-            with torch.no_grad(), exact_float32():
-                reader = Reading(traced.module, ())
-                known = reader.part(before, given, [node for node in wanted if node not in given])
-                known.update({node: given[node] for node in wanted if node in given})
-                for start in range(0, count, together):
-                    part = {name: line[start : start + together] for name, line in lines.items()}
-                    yield start, self._mapped(run, known, part)
-        except LmcError:
-            raise
-        except Exception as error:  # whatever the network's own ops raise
-            said = (str(error).strip() or "no message").splitlines()[0]
-            raise SourceError(f"{where}: running the traced model raised {said}; mend: check the data") from error
+        with running(where):
+            known = Reading(traced.module, ()).part(before, given, wanted)
+            run = partial(self._last_part, traced.module, after, known)
+            for start in range(0, count, together):
+                part = {name: line[start : start + together] for name, line in lines.items()}
+                yield start, self._mapped(run, part)
 
-    def _mapped(self, run: _Tail, known: Mapping[fx.Node, Any], lines: Mapping[str, Tensor]) -> Tensor:
+    def _last_part(
+        self,
+        module: fx.GraphModule,
+        nodes: Sequence[fx.Node],
+        known: Mapping[fx.Node, Any],
+        lines: Mapping[str, Tensor],
+    ) -> Tensor:
+        """Run the nodes that depend on the multipliers, for one multiplier per layer; return the output."""
+
+        def edit(layer: Layer, value: Tensor) -> Tensor:
+            return value * across(layer, lines[layer.weight], value.ndim) if layer.weight in lines else value
+
+        output: Tensor = Reading(module, list(self.layers.values()), edit).part(nodes, known, nodes[-1:])[nodes[-1]][0]
+        return output
+
+    def _mapped(self, run: Callable[[Mapping[str, Tensor]], Tensor], lines: Mapping[str, Tensor]) -> Tensor:
         """Run the rest of the graph for some multipliers, together where every op can be."""
         if self.vectorised:
             try:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # an op that vmap itself runs one by one is only slow
-                    mapped: Tensor = torch.func.vmap(lambda some: run(known, some))(dict(lines))
-                return mapped
+                    outputs: Tensor = torch.func.vmap(run)(dict(lines))
+                return outputs
             except (RuntimeError, NotImplementedError, ValueError, TypeError):
                 self.vectorised = False  # if it is not the mapping that fails, the run below says what does
         count = len(next(iter(lines.values())))
-        return torch.stack([run(known, {name: line[k] for name, line in lines.items()}) for k in range(count)])
+        return torch.stack([run({name: line[k] for name, line in lines.items()}) for k in range(count)])
 
 
 class Wrapping:
@@ -132,44 +130,22 @@ class Wrapping:
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
         self._known = False
-        self._holder: tuple[list[Any], Any, int] | None = None  # leaves, their container, the tensor's place
+        self._like: tuple[Any, Tensor] | None = None  # what the module returns, and the tensor in it
 
     def __call__(self, output: Tensor, inputs: Any, where: str) -> Any:
         """Return ``output`` as the module would; ``inputs`` are those of a batch, to see how that is."""
         if not self._known:
-            self._holder = self._found(self._runner(inputs, where))
+            own = self._runner(inputs, where)
+            tensors = tensors_in(own)
+            if len(tensors) == 1 and any(tensor is tensors[0] for tensor in input_tensors(own)):
+                self._like = own, tensors[0]
+            else:
+                logits_of(own)  # says what is expected where there are no logits either
             self._known = True
-        if self._holder is None:
+        if self._like is None:
             return output
-        leaves, kind, place = self._holder
-        return pytree.tree_unflatten([output if k == place else leaf for k, leaf in enumerate(leaves)], kind)
-
-    @staticmethod
-    def _found(own: Any) -> tuple[list[Any], Any, int] | None:
-        if isinstance(own, Tensor):
-            return None
-        tensors = tensors_in(own)
-        leaves, kind = pytree.tree_flatten(own)
-        places = [k for k, leaf in enumerate(leaves) if leaf is tensors[0]] if len(tensors) == 1 else []
-        if places:
-            return leaves, kind, places[0]
-        logits_of(own)  # says what is expected where there are no logits either
-        return None
-
-
-class _Tail:
-    """The nodes of a graph that depend on the multipliers, as a function of one multiplier per layer."""
-
-    def __init__(self, module: fx.GraphModule, layers: Sequence[Layer], nodes: Sequence[fx.Node], end: fx.Node) -> None:
-        self.module, self.layers, self.nodes, self.end = module, layers, nodes, end
-
-    def __call__(self, known: Mapping[fx.Node, Any], lines: Mapping[str, Tensor]) -> Tensor:
-        def edit(layer: Layer, value: Tensor) -> Tensor:
-            return value * across(layer, lines[layer.weight], value.ndim) if layer.weight in lines else value
-
-        outputs = Reading(self.module, self.layers, edit).part(self.nodes, known, [self.end])[self.end]
-        tensor: Tensor = outputs[0]
-        return tensor
+        own, place = self._like
+        return mapped(lambda tensor: output if tensor is place else tensor, own)
 
 
 def across(layer: Layer, line: Tensor, ndim: int) -> Tensor:

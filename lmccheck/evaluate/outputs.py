@@ -15,46 +15,43 @@ from lmccheck.store.data import Batch
 from lmccheck.store.trees import tensors_in
 
 if TYPE_CHECKING:
-    from lmccheck.network.pair import ModelPair
+    from lmccheck.network.network import Network
 
 
 def function_deviation(
-    pair: ModelPair, first: Mapping[str, Tensor], second: Mapping[str, Tensor], *, samples: int = 64
+    network: Network, first: Mapping[str, Tensor], second: Mapping[str, Tensor], *, samples: int = 64
 ) -> float:
     """Return max |f(second) − f(first)| / (1 + max |f(first)|) on evaluation data, in float64.
 
     Uses the first ``samples`` samples and the weights' own BatchNorm statistics.
     """
-    where = f"{pair.data.origin}, comparing b before and after alignment"
-    before, after = (first_outputs(pair, weights, where, samples) for weights in (first, second))
+    where = f"{network.data.origin}, comparing b before and after alignment"
+    outputs = FirstOutputs(network, where, samples)
+    before, after = outputs(first), outputs(second)
     if not any(x.numel() for x in before):
         raise UnsupportedArchitecture(f"{where}: the model returns no floating tensor, so nothing can be compared")
     return relative_deviation(before, after)
 
 
-def first_outputs(pair: ModelPair, weights: Mapping[str, Tensor], where: str, samples: int = 64) -> list[Tensor]:
-    """Return what a pair's network gives with ``weights`` on the first evaluation samples, in float64."""
-    return FirstOutputs(pair, where, samples)(weights)
-
-
 class FirstOutputs:
     """What a pair's network gives with any weights on the first evaluation samples, in float64."""
 
-    def __init__(self, pair: ModelPair, where: str, samples: int = 64) -> None:
-        self._runner = Runner(pair.module, pair.torch_device, torch.float64)
+    def __init__(self, network: Network, where: str, samples: int = 64) -> None:
+        self._runner = Runner(network.module, network.torch_device, torch.float64)
         self._where = where
         self._batches: list[Batch] = []
         left = samples
-        for batch in rebatched(pair.data, samples):
+        for batch in rebatched(network.data, samples):
             if left <= 0:
                 break
             self._batches.append(batch)
             left -= batch.samples
 
     def __call__(self, weights: Mapping[str, Tensor]) -> list[Tensor]:
-        """Return the floating tensors of every batch's output, one after the other."""
+        """Return the floating tensors of every batch's output, one after the other, as copies: weights may change."""
         self._runner.load(weights)
-        return [tensor for batch in self._batches for tensor in tensors_in(self._runner(batch.inputs, self._where))]
+        outputs = (self._runner(batch.inputs, self._where) for batch in self._batches)
+        return [tensor.clone() for output in outputs for tensor in tensors_in(output)]
 
 
 def relative_deviation(before: Sequence[Tensor], after: Sequence[Tensor]) -> float:

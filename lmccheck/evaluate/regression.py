@@ -54,12 +54,11 @@ def ridge(moments: Moments, start: Tensor, share: float, *, constant: bool = Tru
     if len(start) and bool(xx.isfinite().all()):
         scale = float(xx.diagonal().mean())
         level = share * scale if scale > 0 else 1.0
-        system = xx + level * torch.eye(len(xx), dtype=xx.dtype, device=xx.device)
-        factor, failed = torch.linalg.cholesky_ex(system)
+        unit = torch.eye(len(xx), dtype=xx.dtype, device=xx.device)
+        factor, failed = torch.linalg.cholesky_ex(xx + level * unit)
         while int(failed):  # rounding took a pivot below zero
             level = max(10 * level, 1e-12 * scale)
-            system = xx + level * torch.eye(len(xx), dtype=xx.dtype, device=xx.device)
-            factor, failed = torch.linalg.cholesky_ex(system)
+            factor, failed = torch.linalg.cholesky_ex(xx + level * unit)
         weight = start + torch.cholesky_solve(xz - xx @ start, factor)
     return weight, target - mean @ weight if constant else torch.zeros_like(target)
 

@@ -1,4 +1,4 @@
-"""Mending merged networks: REPAIR gives the hidden units of θ_t the means and deviations they ought to have.
+"""REPAIR of merged networks: it gives the hidden units of θ_t the means and deviations they ought to have.
 
 Interpolation shrinks the variance of what hidden units do, layer after layer. REPAIR (Jordan et al. 2023,
 arXiv 2211.08403) rescales and shifts every layer's output so that each unit's mean and standard deviation are those of
@@ -9,103 +9,25 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
-from lmccheck.errors import LmcError, SourceError, nearest
-from lmccheck.evaluate import batchnorm
-from lmccheck.evaluate.evaluator import Evaluator, Measured
-from lmccheck.evaluate.graph import GraphRunner, Look, Stop, even_batches
-from lmccheck.evaluate.points import interpolate, working_dtype
-from lmccheck.modules.stored import identity, stored_tensors
-from lmccheck.network.pair import ModelPair
-from lmccheck.symmetry.discover import Derived
-from lmccheck.symmetry.sites import Layer
-from lmccheck.symmetry.trace import Shaped, Trace, op_name, value_of
+from lmccheck.errors import SourceError
+from lmccheck.evaluate.graph import GraphRunner, Look, Stop, even_batches, value_sizes
+from lmccheck.evaluate.points import working_dtype
+from lmccheck.network.network import Network
+from lmccheck.symmetry.discover import Traced
+from lmccheck.symmetry.facts import evaluated_norm, result_of
+from lmccheck.symmetry.sites import Layer, count_readers
+from lmccheck.symmetry.trace import Trace
 
-REPAIRS = ("none", "bn", "repair")
 SOURCE = "REPAIR (Jordan et al. 2023, arXiv 2211.08403)"
 STILL = 1e-7  # a unit whose deviation is a smaller share of its root mean square never varies
 
 
-def require_repair(method: Any, what: str) -> None:
-    """Raise LmcError, beginning with ``what``, unless ``method`` is one of REPAIRS."""
-    if method not in REPAIRS:
-        near = nearest(method, REPAIRS) if isinstance(method, str) else ""
-        raise LmcError(f"{what}: repair = {method!r}{near}; expected one of {list(REPAIRS)}")
-
-
-class Segment:
-    """The networks between θ_A and a θ_B, mended one way: what is measured at a t is what is handed out at it.
-
-    ``repair``: ``none`` (interpolated BatchNorm statistics stay), ``bn`` (they are re-estimated at every t, both ends
-    included) or ``repair`` (REPAIR of every other layer where 0 < t < 1, then ``bn``), which needs the traced network.
-    ``beside``, a segment from the same θ_A, lends what it knows of it.
-    """
-
-    def __init__(
-        self,
-        evaluator: Evaluator,
-        theta_a: Mapping[str, Tensor],
-        theta_b: Mapping[str, Tensor],
-        repair: str,
-        derived: Derived | None = None,
-        beside: Segment | None = None,
-    ) -> None:
-        self.evaluator = evaluator
-        self.method = repair
-        self.first, self.second = evaluator.weights(theta_a), evaluator.weights(theta_b)
-        self.reestimates = repair != "none" and evaluator.batchnorms > 0
-        if self.reestimates:
-            evaluator.require_calibration()
-        self._repair: Repair | None = None
-        if repair == "repair":
-            if derived is None:
-                raise LmcError("repair = 'repair' needs the traced network")
-            shared = beside._repair if beside is not None else None
-            self._repair = Repair(evaluator.pair, derived, self.first, self.second, shared)
-
-    def weights(self, t: float) -> dict[str, Tensor]:
-        """Return θ_t on the device, in the working dtype; BatchNorm statistics are still the interpolated ones."""
-        between = interpolate(self.first, self.second, t)
-        return between if self._repair is None else self._repair(between, t)
-
-    def measure(self, t: float) -> Measured:
-        """Return the losses at t on the evaluation data."""
-        label = f"the network at t = {t:.4g}"
-        return self.evaluator.measure(self.weights(t), reestimate=self.reestimates, label=label)
-
-    def merged(self, t: float) -> dict[str, Tensor]:
-        """Return what ``measure(t)`` evaluates: θ_t with its BatchNorm statistics, in the working dtype.
-
-        The count of batches that a BatchNorm has seen is left as it was interpolated.
-        """
-        weights = self.weights(t)
-        if not self.reestimates:
-            return weights
-        runner = self.evaluator.runner
-        runner.load(weights)
-        self.evaluator.reestimate()
-        replaced = {
-            identity(buffer)
-            for layer in batchnorm.tracked(runner.module)
-            for buffer in layer.buffers(recurse=False)
-            if buffer.is_floating_point()
-        }
-        for name, tensor in stored_tensors(runner.module).items():
-            if identity(tensor) in replaced:
-                weights[name] = tensor.detach().clone()
-        return weights
-
-    def facts(self) -> dict[str, Any]:
-        """Return what a report says of the mending; JSON-able."""
-        return {"method": self.method, **(self._repair.facts() if self._repair is not None else {})}
-
-
-class Moments:
+class UnitMoments:
     """Means and deviations of a layer's units over samples and positions, accumulated in float64."""
 
     def __init__(self) -> None:
@@ -113,9 +35,9 @@ class Moments:
         self._mean: Tensor | float = 0.0
         self._squares: Tensor | float = 0.0  # Σ (y − mean)²
 
-    def add(self, values: Tensor) -> Moments:
+    def add(self, values: Tensor) -> UnitMoments:
         """Take a float64 matrix (samples and positions, units) in; return the moments of these values alone."""
-        alone = Moments()
+        alone = UnitMoments()
         if len(values):
             variance, alone._mean = torch.var_mean(values, 0, correction=0)
             alone.count, alone._squares = len(values), variance * len(values)
@@ -152,23 +74,23 @@ class Repair:
 
     def __init__(
         self,
-        pair: ModelPair,
-        derived: Derived,
+        network: Network,
+        derived: Traced,
         theta_a: Mapping[str, Tensor],
         theta_b: Mapping[str, Tensor],
         beside: Repair | None = None,
     ) -> None:
-        if pair.calibration is None:
+        if network.calibration is None:
             raise SourceError(
-                f"pair {pair.name}: repair = 'repair' needs calibration data and none is given; mend: give "
+                f"pair {network.name}: repair = 'repair' needs calibration data and none is given; mend: give "
                 "`calibration`, for example the training data, or use repair = 'bn'"
             )
-        self.data = pair.calibration
+        self.data = network.calibration
         self.tied = derived.trace.tied
         self.layers, self.left = repairable(derived)
         self.norms = live_norms(derived.trace)
         if beside is None:
-            self.graph = GraphRunner(pair.module, pair.torch_device, working_dtype(pair.theta_a, pair.theta_b))
+            self.graph = GraphRunner(network.module, network.torch_device, working_dtype(theta_a, theta_b))
             self.batches = even_batches(self.data, derived.trace, self._largest(derived.trace))
             self.a = self._observed(theta_a, "a")
         else:
@@ -178,8 +100,7 @@ class Repair:
     def _largest(self, traced: Trace) -> Collection[str]:
         """Return the node with the largest of the values that are looked at: no more than one is held for long."""
         names = {layer.node for layer in self.layers} | {norm.node for norm in self.norms}
-        values = {node.name: value_of(node) for node in traced.graph.nodes if node.name in names}
-        sizes = {name: prod(value.shape) for name, value in values.items() if isinstance(value, Shaped)}
+        sizes = value_sizes(traced, names)
         return {max(sizes, key=lambda name: sizes[name])} if sizes else set()
 
     def __call__(self, merged: Mapping[str, Tensor], t: float) -> dict[str, Tensor]:
@@ -194,7 +115,7 @@ class Repair:
         # what an endpoint never reaches, such as an expert that no sample goes to, has no target
         reached = [layer for layer in self.layers if self.a[layer.node].count and self.b[layer.node].count]
         targets = {layer.node: self._target(layer.node, t) for layer in reached}
-        seen = {name: Moments() for name in targets}
+        seen = {name: UnitMoments() for name in targets}
 
         def correct(name: str, value: Tensor) -> Tensor | None:
             if name not in targets:
@@ -234,9 +155,9 @@ class Repair:
         a, b = self.a[node], self.b[node]
         return torch.lerp(a.mean, b.mean, t), torch.lerp(a.deviation, b.deviation, t)
 
-    def _observed(self, theta: Mapping[str, Tensor], which: str) -> dict[str, Moments]:
+    def _observed(self, theta: Mapping[str, Tensor], which: str) -> dict[str, UnitMoments]:
         """Return what an endpoint's layers do."""
-        found = {layer.node: Moments() for layer in self.layers}
+        found = {layer.node: UnitMoments() for layer in self.layers}
         units = {layer.node: layer.units for layer in self.layers}
 
         def see(name: str, value: Tensor) -> None:
@@ -286,21 +207,16 @@ def rows_of(value: Tensor, units: int) -> Tensor:
     return value.movedim(units, -1).reshape(-1, value.shape[units]).double()
 
 
-def correction(moments: Moments, mean: Tensor, deviation: Tensor) -> tuple[Tensor, Tensor]:
+def correction(moments: UnitMoments, mean: Tensor, deviation: Tensor) -> tuple[Tensor, Tensor]:
     """Return the scale and shift, float64 (units,), that give units a mean and a deviation; no scale to still ones."""
     varies = moments.deviation > 0
     scale = torch.where(varies, deviation / torch.where(varies, moments.deviation, 1.0), 1.0)
     return scale, mean - scale * moments.mean
 
 
-def repairable(derived: Derived) -> tuple[tuple[Layer, ...], dict[str, str]]:
+def repairable(derived: Traced) -> tuple[tuple[Layer, ...], dict[str, str]]:
     """Return the layers that REPAIR can mend, and for each of the others, by its weight, why it is left."""
-    readers: dict[str, int] = {}
-    for name, holder in derived.trace.placeholders.items():
-        if holder.stored:
-            stored = derived.trace.tied.get(holder.target, holder.target)
-            users = next((len(n.users) for n in derived.trace.graph.nodes if n.name == name), 0)
-            readers[stored] = readers.get(stored, 0) + users
+    readers = count_readers(derived.trace)
     kept, left = [], {}
     for layer in derived.layers:
         reason = _why_left(layer, derived, readers)
@@ -311,7 +227,7 @@ def repairable(derived: Derived) -> tuple[tuple[Layer, ...], dict[str, str]]:
     return tuple(kept), left
 
 
-def _why_left(layer: Layer, derived: Derived, readers: Mapping[str, int]) -> str | None:
+def _why_left(layer: Layer, derived: Traced, readers: Mapping[str, int]) -> str | None:
     if readers[layer.weight] > 1:
         return "its weight is used more than once"
     if layer.out not in derived.spec.layouts.get(layer.weight, {}):
@@ -350,16 +266,11 @@ def live_norms(traced: Trace) -> tuple[LiveNorm, ...]:
 
 
 def _live_norm(node: fx.Node) -> Iterator[LiveNorm]:
-    name = op_name(node.target)
     arguments: list[Any] = list(node.args)
-    if name == "aten.batch_norm" and not arguments[5]:
-        seen: fx.Node | None = node
-        epsilon = arguments[7]
-    elif name == "aten._native_batch_norm_legit_no_training":
-        seen = next((user for user in node.users if op_name(user.target) == "getitem" and user.args[1] == 0), None)
-        epsilon = arguments[6]
-    else:
+    facts = evaluated_norm(node.target, arguments)
+    if facts is None:
         return
+    seen = result_of(node)
     names = [argument.name if isinstance(argument, fx.Node) else None for argument in arguments[:3]]
     if seen is not None and names[0] is not None:
-        yield LiveNorm(seen.name, names[0], names[1], names[2], float(epsilon))
+        yield LiveNorm(seen.name, names[0], names[1], names[2], float(arguments[facts.epsilon]))

@@ -7,11 +7,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
-from lmccheck.errors import LmcError, SourceError
+from lmccheck.errors import SourceError
 from lmccheck.evaluate.graph import GraphRunner, Watching
 from lmccheck.modules.precision import exact_float32
+from lmccheck.modules.runner import as_source_error
+from lmccheck.store.trees import input_tensors
 from lmccheck.symmetry.trace import quiet_logs
 
 
@@ -27,7 +28,7 @@ def sensitivities(
     Every sample has a direction v of its own, the same for all weights of a network. Nodes the outputs do not depend on
     are left out. Raises as ``GraphRunner.run`` does, NotDifferentiable where an op of the network has no derivative.
     """
-    traced, values = graph.prepared(weights, inputs, watched, where)
+    traced, given = graph.prepared(weights, inputs, watched, where)
     held: dict[str, Tensor] = {}
 
     def follow(name: str, value: Tensor) -> Tensor:
@@ -35,18 +36,13 @@ def sensitivities(
         held[name] = value if value.requires_grad else value.detach().requires_grad_()
         return held[name]
 
-    try:
-        with torch.enable_grad(), exact_float32(), quiet_logs():
-            outputs = Watching(traced.module, set(watched), follow).run(*values)
-            followed = [v for v in pytree.tree_leaves(outputs) if isinstance(v, Tensor) and v.requires_grad]
-            if not followed:
-                return {}
-            found = torch.autograd.grad(followed, list(held.values()), _directions(followed, seed), allow_unused=True)
-    except LmcError:
-        raise
-    except Exception as error:  # whatever the network's own ops raise
-        said = (str(error).strip() or "no message").splitlines()[0]
-        raise NotDifferentiable(f"{where}: differentiating the traced model raised {said}") from error
+    doing = as_source_error(f"{where}: differentiating the traced model", kind=NotDifferentiable)
+    with doing, torch.enable_grad(), exact_float32(), quiet_logs():
+        outputs = Watching(traced.module, set(watched), follow).run(*given.values())
+        followed = [tensor for tensor in input_tensors(outputs) if tensor.requires_grad]
+        if not followed:
+            return {}
+        found = torch.autograd.grad(followed, list(held.values()), _directions(followed, seed), allow_unused=True)
     return {name: value for name, value in zip(held, found, strict=True) if value is not None}
 
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from lmccheck.errors import SourceError
-from lmccheck.network.pair import ModelPair
-from lmccheck.store.batches import ELEMENTS, cut
+from lmccheck.evaluate.graph import value_sizes
+from lmccheck.network.network import Network
+from lmccheck.store.batches import ELEMENTS, numbers
 from lmccheck.store.data import Batch, Data
 from lmccheck.symmetry.sites import Layer
-from lmccheck.symmetry.trace import Shaped, Trace, value_of
+from lmccheck.symmetry.trace import Trace
 
 PARTS = 4  # every fourth batch is held out
 
@@ -41,16 +41,16 @@ def _some(batches: tuple[Batch, ...], share: float) -> tuple[Batch, ...]:
     return batches[: max(1, min(len(batches), round(share * len(batches))))]
 
 
-def split(pair: ModelPair, purpose: str, samples: int, seed: int = 0, *, most: int = 512) -> Split:
+def split(network: Network, purpose: str, samples: int, seed: int = 0, *, most: int = 512) -> Split:
     """Return at most ``samples`` samples of a pair's calibration data, drawn at random, a quarter of them held out.
 
     Batches have at most ``most`` samples; a user's own are taken as they come. Raises SourceError where there is no
     calibration data, or a single sample.
     """
-    data = pair.calibration
+    data = network.calibration
     if data is None:
         raise SourceError(
-            f"pair {pair.name}: {purpose} is searched for on calibration data and none is given; mend: give "
+            f"pair {network.name}: {purpose} is searched for on calibration data and none is given; mend: give "
             "`calibration`, for example the training data"
         )
     if data.rebatch or len(data.batches) < PARTS:
@@ -75,36 +75,16 @@ def split(pair: ModelPair, purpose: str, samples: int, seed: int = 0, *, most: i
 def _parts(batch: Batch, samples: int, seed: int, most: int) -> list[Batch]:
     """Cut a batch, shuffled, into batches of one size; a rest that does not fill one is left out."""
     total = min(batch.samples, samples)
-    each = max(1, sum(value[0].numel() for value in _tensors(batch.inputs) if value.ndim))
-    size = max(1, min(most, ELEMENTS // each, total // PARTS))
+    size = max(1, min(most, ELEMENTS // numbers(batch), total // PARTS))
     order = torch.randperm(batch.samples, generator=torch.Generator().manual_seed(seed))
-    return [
-        Batch(_picked(batch.inputs, order[start : start + size]), batch.targets[order[start : start + size]])
-        for start in range(0, total - size + 1, size)
-    ]
-
-
-def _tensors(inputs: Any) -> list[Tensor]:
-    several = list(inputs) if isinstance(inputs, (tuple, list)) else [inputs]
-    return [value for value in several if isinstance(value, Tensor)]
-
-
-def _picked(inputs: Any, rows: Tensor) -> Any:
-    """Return some samples of a batch's inputs."""
-    if isinstance(inputs, Tensor):
-        return inputs[rows]
-    if isinstance(inputs, (tuple, list)):
-        return type(inputs)(_picked(value, rows) for value in inputs)
-    return cut(inputs, 0, len(rows))
+    return [batch.take(order[start : start + size]) for start in range(0, total - size + 1, size)]
 
 
 def work(traced: Trace, layers: Sequence[Layer], shapes: Mapping[str, tuple[int, ...]]) -> int:
     """Return how many multiplications layers need for one sample; ``traced`` is a trace on two samples."""
-    values = {node.name: value_of(node) for node in traced.graph.nodes}
+    made = value_sizes(traced, {layer.node for layer in layers})
     total = 0
     for layer in layers:
-        value = values[layer.node]
-        if isinstance(value, Shaped):
-            shape = shapes[layer.weight]
-            total += prod(shape) * prod(value.shape) // shape[layer.out] // 2
+        shape = shapes[layer.weight]
+        total += prod(shape) * made.get(layer.node, 0) // shape[layer.out] // 2
     return max(1, total)

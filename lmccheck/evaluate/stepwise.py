@@ -5,19 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, fx
 
-from lmccheck.errors import LmcError, SourceError
-from lmccheck.evaluate.graph import GraphRunner, Reading, inputs_of
-from lmccheck.modules.precision import exact_float32
+from lmccheck.evaluate.graph import GraphRunner, Reading, running
 from lmccheck.store.data import Batch
 from lmccheck.symmetry.sites import Layer
 
 LIVE = 1 << 28  # numbers that are held between layers, over all batches: 1 GB in float32
 
 
-class Resumed:
+class Stepwise:
     """Runs batches up to what a layer reads, and from there to what the next one reads.
 
     Layers are asked for in the order of the graph. Weights of a layer may change until a later one is asked for; what
@@ -32,8 +29,7 @@ class Resumed:
         """Yield (number of the batch, what the layer reads) for every batch. Raises as ``GraphRunner.run`` does."""
         given = self.graph.weights(weights)
         for number, batch in enumerate(self.batches):
-            traced, values = self.graph.prepared(given, batch.inputs, {layer.source}, self.where)
-            placeholders = inputs_of(traced.module, values)
+            traced, placeholders = self.graph.prepared(given, batch.inputs, {layer.source}, self.where)
             nodes = list(traced.module.graph.nodes)
             at = next(k for k, node in enumerate(nodes) if node.name == layer.source)
             start, known = self._held.pop(number, (0, {}))
@@ -41,16 +37,8 @@ class Resumed:
             later = set(nodes[stop:])
             run = [node for node in nodes[start:stop] if node.op != "placeholder"]
             live = [n for n in (*known, *run) if n is nodes[at] or any(user in later for user in n.users)]
-            try:
-                with torch.no_grad(), exact_float32():
-                    kept = Reading(traced.module, ()).part(run, {**placeholders, **known}, live)
-            except LmcError:
-                raise
-            except Exception as error:  # whatever the network's own ops raise
-                said = (str(error).strip() or "no message").splitlines()[0]
-                raise SourceError(
-                    f"{self.where}: running the traced model raised {said}; mend: check the data"
-                ) from error
+            with running(self.where):
+                kept = Reading(traced.module, ()).part(run, {**placeholders, **known}, live)
             if self._size() + _numbers(kept) <= LIVE:
                 self._held[number] = stop, kept
             value: Tensor = kept[nodes[at]] if nodes[at] in kept else placeholders[nodes[at]]

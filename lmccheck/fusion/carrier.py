@@ -8,6 +8,7 @@ from math import lcm
 import torch
 from torch import Tensor
 
+from lmccheck.alignment.matching.reassign import nested_names
 from lmccheck.fusion.widths import require_alike, unheld
 from lmccheck.symmetry.slots import Piece, Slot
 from lmccheck.symmetry.spec import PermutationSpec
@@ -22,7 +23,7 @@ class Carrier:
 
     def __init__(self, a: PermutationSpec, b: PermutationSpec) -> None:
         self.a, self.b = a, b
-        self.nested = {name for spec in (a, b) for g in spec.groups if g.within for name in (g.name, *g.within)}
+        self.nested = nested_names(a) | nested_names(b)
         require_alike(a, b, self.nested)
         self.permutation = b.identity()  # only nested groups ever leave it
         self.masses: dict[str, Tensor] = {}  # plans times the least common multiple of both sizes: whole numbers
@@ -64,6 +65,12 @@ class Carrier:
             result.index_copy_(dim, to.positions().reshape(-1), block.flatten(dim, dim + len(to.parts) - 1))
         return result
 
+    def carried(self, name: str, value: Tensor, but: int | None = None) -> Tensor:
+        """Return a float64 tensor of θ_B with all its dimensions, save one, brought to A's coordinates."""
+        for dim in range(value.ndim):
+            value = value if dim == but else self.along(name, value, dim)
+        return value
+
     def moved(self, block: Tensor, dim: int, piece: Piece, role: str) -> Tensor:
         """Return a piece, one axis per part from ``dim`` on, with the groups that are placed in A's coordinates."""
         for axis, part in enumerate(piece.parts, start=dim):
@@ -90,10 +97,7 @@ class Carrier:
                 continue
             done[canonical] = value
             if self.b.layouts.get(canonical):
-                moved = self.permuted(name, value).double()
-                for dim in range(moved.ndim):
-                    moved = self.along(canonical, moved, dim)
-                done[canonical] = moved.to(value.dtype)
+                done[canonical] = self.carried(canonical, self.permuted(name, value).double()).to(value.dtype)
         return {name: done[self.b.tied.get(name, name)] for name in weights}
 
 

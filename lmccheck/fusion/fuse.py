@@ -11,28 +11,26 @@ and outgoing weights are summed instead of averaged.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lmccheck.alignment.contract import Problem
-from lmccheck.alignment.methods.transport import second_moments
-from lmccheck.errors import CheckpointError, LmcError, SourceError, UnsupportedArchitecture, nearest
+from lmccheck.alignment.matching.activation_norm import second_moments
+from lmccheck.errors import LmcError, SourceError, UnsupportedArchitecture, nearest
 from lmccheck.evaluate.evaluator import Evaluator
-from lmccheck.evaluate.outputs import first_outputs, relative_deviation
+from lmccheck.evaluate.outputs import FirstOutputs, relative_deviation
 from lmccheck.fusion.carrier import Carrier
 from lmccheck.fusion.recursion import Recursion
 from lmccheck.fusion.widths import MEND, require_same_use, twofold_tensors
-from lmccheck.network.pair import ModelPair, StateDict, load_pair
-from lmccheck.symmetry.discover import Derived, derive
+from lmccheck.network.pair import Given, WidthPair, load_widths
+from lmccheck.store import files
 from lmccheck.symmetry.spec import Permutation
-from lmccheck.symmetry.verify import TOLERANCE, require
+from lmccheck.symmetry.verify import TOLERANCE
 
-Given = str | os.PathLike[str] | StateDict
 NORMS = ("activations", "weights")
 
 
@@ -71,6 +69,10 @@ class Fusion:
             f"θ_B was transported softly to θ_A's widths and is not the same function any more (the map is not "
             f"function-preserving): {measured}; loss {self.loss_b:.4g} before, {self.loss_fused:.4g} after"
         )
+
+    def ship(self, target: Path, names: Sequence[str]) -> None:
+        """Write θ_B at θ_A's widths to ``target``."""
+        files.save(self.weights, target, self.metadata)
 
     def summary(self) -> dict[str, Any]:
         """Return what a report says about this fusion; JSON-able."""
@@ -115,50 +117,39 @@ def fuse(
     UnsupportedArchitecture where the networks differ in more than widths, SymmetryError where a spec is wrong.
     Source: Singh & Jaggi 2020, Ferbach et al. 2024.
     """
-    pair_a, pair_b = load_both(
+    pair = load_widths(
         a, b, model_a=model_a, model_b=model_b, data=data, calibration=calibration, loss=loss, device=device, base=base
     )
-    return fuse_pairs(pair_a, pair_b, norm=norm, seed=seed)
+    return fuse_pair(pair, norm=norm, seed=seed)
 
 
-def load_both(a: Given, b: Given, *, model_a: Any, model_b: Any, data: Any, **options: Any) -> tuple[ModelPair, ...]:
-    """Load and check each endpoint with its own network, on the same data; raises as ``load_pair`` does."""
-    options["name"] = "-".join(
-        Path(given).stem if isinstance(given, (str, os.PathLike)) else f"state dict {key}"
-        for key, given in (("a", a), ("b", b))
-    )
-    pair_a = load_pair(a, a, model=model_a, data=data, **options)
-    held = {**options, "calibration": pair_a.calibration, "loss": pair_a.loss}  # batches may come only once
-    try:
-        return pair_a, load_pair(b, b, model=model_b, data=pair_a.data, **held)
-    except CheckpointError as error:  # which calls the first of its two state dicts a
-        raise CheckpointError(str(error).replace("state dict a", "state dict b")) from None
-
-
-def fuse_pairs(pair_a: ModelPair, pair_b: ModelPair, *, norm: str = "activations", seed: int = 0) -> Fusion:
-    """Return ``fuse`` of two loaded endpoints: ``theta_a`` of each pair."""
+def fuse_pair(pair: WidthPair, *, norm: str = "activations", seed: int = 0) -> Fusion:
+    """Return ``fuse`` of two loaded endpoints."""
     if norm not in NORMS:
         near = nearest(norm, NORMS) if isinstance(norm, str) else ""
         raise LmcError(f"fuse: norm = {norm!r}{near}; expected one of {list(NORMS)}")
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise LmcError(f"fuse: seed = {seed!r}; expected an integer")
-    if norm == "activations" and pair_a.calibration is None:
+    calibration = pair.network.calibration
+    if norm == "activations" and calibration is None:
         raise SourceError(
             "fuse: norm = 'activations' needs calibration data and none is given; mend: give `calibration`, for "
             "example the training data, or use norm = 'weights'"
         )
-    (derived_a, deviation_a), (derived_b, deviation_b) = (_derived(pair, seed) for pair in (pair_a, pair_b))
-    carrier = Carrier(derived_a.spec, derived_b.spec)
+    derived_a, derived_b = (end.network.trace_for("fuse: needs", "leave out `symmetry`") for end in (pair.a, pair.b))
+    carrier = Carrier(pair.a.network.spec, pair.b.network.spec)
     twofold = twofold_tensors(derived_b)
     require_same_use(carrier.a, carrier.b, twofold)
-    moments = second_moments(Problem(pair_a, derived_a.spec, seed, derived_a), "fuse") if norm == "activations" else {}
-    recursion = Recursion(carrier, derived_a, pair_a.theta_a, pair_b.theta_a, moments, twofold)
+    moments = (
+        second_moments(pair.a, derived_a, calibration) if norm == "activations" and calibration is not None else {}
+    )
+    recursion = Recursion(carrier, derived_a, pair.a.theta, pair.b.theta, moments, twofold)
     recursion.run()
-    weights = carrier.carry(pair_b.theta_a)
-    deviation = _deviation(pair_a, pair_b, weights)
-    evaluator = Evaluator(replace(pair_a, theta_b=weights, cache={}))
-    own = Evaluator(pair_b)
-    of_b = own.endpoint(pair_b.theta_a, "b", "fuse: b")
+    weights = carrier.carry(pair.b.theta)
+    deviation = _deviation(pair, weights)
+    evaluator = Evaluator(pair.a.network, pair.a.theta, weights)
+    own = Evaluator(pair.b.network, pair.b.theta)
+    of_b = own.endpoint(pair.b.theta, "b", "fuse: b")
     of_fused = evaluator.endpoint(weights, "b at a's widths", "fuse: b at a's widths")
     facts: dict[str, Any] = {
         "groups": {
@@ -169,7 +160,7 @@ def fuse_pairs(pair_a: ModelPair, pair_b: ModelPair, *, norm: str = "activations
         "left_in_order": recursion.left,
         "plain_norm": recursion.plain(),
         "errors": {"b": of_b.error, "fused": of_fused.error},
-        "spec_deviation": {"a": deviation_a, "b": deviation_b},
+        "spec_deviation": {"a": pair.a.network.spec_deviation, "b": pair.b.network.spec_deviation},
         "batchnorm": None,
     }
     if evaluator.batchnorms:
@@ -187,15 +178,8 @@ def fuse_pairs(pair_a: ModelPair, pair_b: ModelPair, *, norm: str = "activations
         norm,
         seed,
         facts,
-        dict(pair_b.origins[0].metadata),
+        dict(pair.b.checkpoint.metadata),
     )
-
-
-def _derived(pair: ModelPair, seed: int) -> tuple[Derived, float]:
-    """Trace a pair's network; return it, and by how much its permutation spec was seen to deviate."""
-    inputs = pair.example_inputs()
-    derived = derive(pair.module, inputs)
-    return derived, require(derived.spec, pair.module, inputs, seed=seed)
 
 
 def _batchnorm_facts(evaluator: Evaluator, weights: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -209,10 +193,12 @@ def _batchnorm_facts(evaluator: Evaluator, weights: Mapping[str, Tensor]) -> dic
     }
 
 
-def _deviation(pair_a: ModelPair, pair_b: ModelPair, weights: Mapping[str, Tensor]) -> float:
+def _deviation(pair: WidthPair, weights: Mapping[str, Tensor]) -> float:
     """Return max |f_A(weights) − f_B(θ_B)| / (1 + max |f_B|) on the first evaluation samples, in float64."""
-    where = f"{pair_b.data.origin}, comparing b before and after fusion"
-    before, after = (first_outputs(pair, state, where) for pair, state in ((pair_b, pair_b.theta_a), (pair_a, weights)))
+    where = f"{pair.network.data.origin}, comparing b before and after fusion"
+    before, after = (
+        FirstOutputs(end.network, where)(state) for end, state in ((pair.b, pair.b.theta), (pair.a, weights))
+    )
     shapes = [[tuple(tensor.shape) for tensor in tensors] for tensors in (before, after)]
     if shapes[0] != shapes[1] or not any(tensor.numel() for tensor in before):
         raise UnsupportedArchitecture(

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from lmccheck.errors import DeviceError, LmcError, LmcWarning, ManifestError, VerdictError
+from lmccheck.gate.core import Sources, core_of
 from lmccheck.gate.items import ManifestItem, Recorded
-from lmccheck.gate.loading import Loaded, Sources
+from lmccheck.gate.loading import Loaded
 from lmccheck.gate.options import MANIFESTS, Options, options_of
-from lmccheck.gate.pairing import loaded
 from lmccheck.gate.witnesses import witness_lines
 from lmccheck.manifest.plan import CheckPlan, PairPlan, Plan, SetPlan
 from lmccheck.manifest.read import load_manifest
@@ -62,7 +62,8 @@ class PairCollector(pytest.Collector):
 
     def adopt(self, manifest: Plan, plan: PairPlan | SetPlan) -> None:
         """Take the part of the plan that this node stands for."""
-        self.manifest, self.plan, self.loaded = manifest, plan, loaded(manifest.folder, plan)
+        self.manifest, self.plan = manifest, plan
+        self.loaded = Loaded(manifest.folder, plan, core_of(self.config))
 
     def collect(self) -> Iterator[pytest.Item]:
         """Yield its checks."""
@@ -81,9 +82,7 @@ class PairCollector(pytest.Collector):
         if folder is None:
             return
         if failed := sorted(selected - self.loaded.passed):
-            self.loaded.lines.append(
-                f"{self.loaded.what} not written for {self.name}: {', '.join(failed)} did not pass"
-            )
+            self.loaded.lines.append(f"{self.plan.ships} not written for {self.name}: {', '.join(failed)} did not pass")
         else:
             self.loaded.write_aligned(folder)
 
@@ -121,10 +120,10 @@ class CheckItem(Recorded, pytest.Function):
             environment=pair.loaded.environment,
         )
 
-    def luggage(self, report: pytest.TestReport) -> dict[str, Any] | None:
+    def payload(self, report: pytest.TestReport) -> dict[str, Any] | None:
         """Return the record, and after the last teardown what became of the aligned files."""
         if report.when != "teardown":
-            return super().luggage(report)
+            return super().payload(report)
         lines, self.pair.loaded.lines = self.pair.loaded.lines, []
         return {"lines": lines} if lines else None
 
@@ -140,15 +139,15 @@ class CheckItem(Recorded, pytest.Function):
 
     def problem(self, sources: Sources) -> LmcError | None:
         """Measure the property and keep the record; return what the item has to fail with."""
-        from lmccheck.properties import run
-
         options = options_of(self.config)
         try:
             networks = self.pair.loaded.load(sources)
             seed = item_seed(options.seed, self.check.name, self.pair.loaded.description)
-            result = run(self.check.property, networks, seed=seed, profile=options.profile, **self.check.settings)
+            result = core_of(self.config).run(
+                self.check.property, networks, seed=seed, profile=options.profile, **self.check.settings
+            )
         except LmcError as error:
-            self.keep(dataclasses.replace(self.blank(), verdict="error", text=str(error)))
+            self.remember(dataclasses.replace(self.blank(), verdict="error", text=str(error)))
             error.__cause__ = error.__context__ = None  # their frames hold the networks, and only the text is shown
             return error.with_traceback(None)
         return self.judged(result, seed)
@@ -161,14 +160,14 @@ class CheckItem(Recorded, pytest.Function):
             try:
                 self.pair.loaded.lines += witness_lines(result.witness, options.witness_dir, self.pair.name, self.name)
             except LmcError as error:
-                self.keep(dataclasses.replace(record, verdict="error", text=str(error)))
+                self.remember(dataclasses.replace(record, verdict="error", text=str(error)))
                 return error.with_traceback(None)
         if result.passed:
-            self.keep(record)
+            self.remember(record)
             self.pair.loaded.note_pass(self.check.name, result.witness if options.aligned_dir else None)
             return None
         text = failure_text(record, self.reproduce())
-        self.keep(dataclasses.replace(record, text=text))
+        self.remember(dataclasses.replace(record, text=text))
         if self.check.severity == "fail" or options.report_only:
             return VerdictError(text)
         self.warn(LmcWarning(f"{self.nodeid}\n{text}"))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from lmccheck.errors import SourceError
+from lmccheck.errors import SourceError, nearest
+from lmccheck.gate.core import core_of
 from lmccheck.gate.options import options_of
 
 if TYPE_CHECKING:
@@ -47,7 +49,7 @@ def lmc_loss(request: pytest.FixtureRequest) -> Any:
 
 
 class Facade:
-    """The public functions with the run's device, and paths relative to the test's own folder."""
+    """``load_pair`` and every property, with the run's device, and paths relative to the test's own folder."""
 
     def __init__(self, request: pytest.FixtureRequest, device: str) -> None:
         self._request = request
@@ -55,69 +57,28 @@ class Facade:
 
     def load_pair(self, a: Any, b: Any, **options: Any) -> ModelPair:
         """Load a pair as ``lmccheck.load_pair`` does; model, data and loss default to the fixtures of that name."""
-        from lmccheck.network.pair import load_pair
-
         for key, fixture in (("model", "lmc_model_factory"), ("data", "lmc_data"), ("loss", "lmc_loss")):
             if options.get(key) is None:
                 options[key] = self._request.getfixturevalue(fixture)
             if options[key] is None:
                 raise SourceError(f"lmc.load_pair: no {key}; say {key}=… or override the fixture {fixture}")
         folder: Path = self._request.path.parent
-        return load_pair(a, b, **{"device": self._device, "base": folder, **options})
+        return core_of(self._request.config).load_pair(a, b, **{"device": self._device, "base": folder, **options})
 
-    def linear_connectivity(self, pair: ModelPair, **settings: Any) -> Result:
-        """Measure the loss barrier between the two checkpoints: see ``lmccheck.linear_connectivity``."""
-        from lmccheck import linear_connectivity
+    def __getattr__(self, name: str) -> Callable[..., Result]:
+        """Return a property as a method; what it loads itself has the run's device and the test's folder, too."""
+        from lmccheck.properties.registry import PROPERTIES
 
-        return linear_connectivity(pair, **settings)
+        if name.startswith("_") or name not in PROPERTIES:
+            raise AttributeError(f"lmc has no {name!r}{nearest(name, dir(self))}")
+        declared = PROPERTIES.get(name)
+        given = {"device": self._device, "base": self._request.path.parent} if declared.of != "pair" else {}
+        return partial(core_of(self._request.config).call, name, **given)
 
-    def dropout_stability(self, pair: ModelPair, **settings: Any) -> Result:
-        """Measure what dropping units costs: see ``lmccheck.dropout_stability``."""
-        from lmccheck import dropout_stability
+    def __dir__(self) -> list[str]:
+        from lmccheck.properties.registry import PROPERTIES
 
-        return dropout_stability(pair, **settings)
-
-    def noise_stability(self, pair: ModelPair, **settings: Any) -> Result:
-        """Measure what random dropout masks cost on the way: see ``lmccheck.noise_stability``."""
-        from lmccheck import noise_stability
-
-        return noise_stability(pair, **settings)
-
-    def ten_segment_path(self, pair: ModelPair, **settings: Any) -> Result:
-        """Measure the largest loss on the ten-segment path: see ``lmccheck.ten_segment_path``."""
-        from lmccheck import ten_segment_path
-
-        return ten_segment_path(pair, **settings)
-
-    def dropout_path(self, pair: ModelPair, **settings: Any) -> Result:
-        """Measure the largest loss on the path of Theorem 1: see ``lmccheck.dropout_path``."""
-        from lmccheck import dropout_path
-
-        return dropout_path(pair, **settings)
-
-    def verify_dropout(self, pair: ModelPair, witness: Any, **settings: Any) -> Result:
-        """Measure saved dropped networks anew: see ``lmccheck.verify_dropout``."""
-        from lmccheck import verify_dropout
-
-        return verify_dropout(pair, witness, **settings)
-
-    def verify_path(self, pair: ModelPair, path: Any, **settings: Any) -> Result:
-        """Certify a saved path anew: see ``lmccheck.verify_path``."""
-        from lmccheck import verify_path
-
-        return verify_path(pair, path, **settings)
-
-    def set_connectivity(self, models: Sequence[Any], **settings: Any) -> Result:
-        """Measure all barriers among several checkpoints: see ``lmccheck.set_connectivity``."""
-        from lmccheck import set_connectivity
-
-        return set_connectivity(models, **{"device": self._device, "base": self._request.path.parent, **settings})
-
-    def fused_connectivity(self, a: Any, b: Any, **settings: Any) -> Result:
-        """Measure the barrier between checkpoints of two widths: see ``lmccheck.fused_connectivity``."""
-        from lmccheck import fused_connectivity
-
-        return fused_connectivity(a, b, **{"device": self._device, "base": self._request.path.parent, **settings})
+        return ["load_pair", *PROPERTIES.names()]
 
 
 @pytest.fixture

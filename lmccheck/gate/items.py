@@ -23,7 +23,7 @@ class Recorded(pytest.Item):
         """Return the record as it stands before anything is measured."""
         raise NotImplementedError
 
-    def keep(self, record: CheckRecord) -> None:
+    def remember(self, record: CheckRecord) -> None:
         """Keep a record, and its flat facts where JUnit and other plugins find them (once, also after a rerun)."""
         self.record = record
         self.user_properties[:] = [fact for fact in self.user_properties if not fact[0].startswith("lmc.")]
@@ -36,10 +36,10 @@ class Recorded(pytest.Item):
         if self.record is None or self.record.verdict == "pass":
             error = call.excinfo.value
             text = str(error) if isinstance(error, LmcError) else f"{type(error).__name__}: {error}"
-            self.keep(dataclasses.replace(self.blank(), verdict="error", text=text))
+            self.remember(dataclasses.replace(self.blank(), verdict="error", text=text))
 
-    def luggage(self, report: pytest.TestReport) -> dict[str, Any] | None:
-        """Return what the item's report carries to the process that keeps the books: plain data."""
+    def payload(self, report: pytest.TestReport) -> dict[str, Any] | None:
+        """Return what the item's report carries to the process that writes reports: plain data."""
         if self.record is not None and (report.when == "call" or (report.when == "setup" and not report.passed)):
             return {"record": dataclasses.replace(self.record, blocking=report.failed).to_dict()}
         return None
@@ -78,10 +78,10 @@ class ManifestItem(Recorded):
         """Raise ``ManifestError`` with one line per problem."""
         from lmccheck.manifest.preflight import problems
 
-        self.keep(self.blank())
+        self.remember(self.blank())
         if found := problems(self.plan):
             text = "\n".join(found)
-            self.keep(dataclasses.replace(self.blank(), verdict="error", text=text))
+            self.remember(dataclasses.replace(self.blank(), verdict="error", text=text))
             if not options_of(self.config).report_only:
                 raise ManifestError(text)
 

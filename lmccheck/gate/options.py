@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from lmccheck.errors import nearest
+from lmccheck.report.formats import formats
 
 PROFILES = ("dev", "ci", "thorough")
 DEFAULT_PROFILE = "ci"
@@ -25,8 +27,7 @@ class Options:
     profile: str
     report_only: bool
     table: str
-    report_json: Path | None
-    report_md: Path | None
+    reports: Mapping[str, Path]  # by the name of the format
     aligned_dir: Path | None
     witness_dir: Path | None
 
@@ -60,8 +61,7 @@ def options_of(config: pytest.Config) -> Options:
             profile=_one_of("--lmc-profile", _value(config, "lmc_profile") or DEFAULT_PROFILE, PROFILES),
             report_only=bool(config.getoption("lmc_report_only")),
             table=_table_format(_value(config, "lmc_table") or "simple"),
-            report_json=_path(config, "lmc_report_json"),
-            report_md=_path(config, "lmc_report_md"),
+            reports={each.name: path for each in formats() if (path := _path(config, f"lmc_report_{each.name}"))},
             aligned_dir=_path(config, "lmc_aligned_dir"),
             witness_dir=_path(config, "lmc_witness_dir"),
         )

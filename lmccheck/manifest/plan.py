@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from lmccheck.errors import CheckpointError
+
 
 @dataclass(frozen=True)
 class CheckPlan:
@@ -46,6 +48,21 @@ class PairPlan(Comparison):
     kind = "pair"
 
     @property
+    def ships(self) -> str:
+        """What --lmc-aligned-dir writes of it, for the terminal."""
+        return "aligned b" if self.model_b is None else "fused b"
+
+    @property
+    def shipped_files(self) -> tuple[str, ...]:
+        """The names of files in it, where it is a folder."""
+        return ()
+
+    @property
+    def shipped_name(self) -> str:
+        """The name of the file written."""
+        return f"{self.name}-b-{'aligned' if self.model_b is None else 'fused'}.safetensors"
+
+    @property
     def files(self) -> dict[str, str]:
         """Checkpoints by the key that names them below the pair's table."""
         return {"a": self.a, "b": self.b}
@@ -63,6 +80,20 @@ class SetPlan(Comparison):
     models: tuple[str, ...]
     sha256: tuple[str, ...] = ()
     kind = "set"
+    ships = "aligned models"
+
+    @property
+    def shipped_name(self) -> str:
+        """The name of the folder written."""
+        return self.name
+
+    @property
+    def shipped_files(self) -> tuple[str, ...]:
+        """The names of the files in it; raises CheckpointError for two files of one stem."""
+        names = [f"{Path(model).stem}-aligned.safetensors" for model in self.models]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise CheckpointError(f"two models would be {twice}; mend: give their files different names")
+        return tuple(names)
 
     @property
     def files(self) -> dict[str, str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from lmccheck.errors import CheckpointError, nearest
 from lmccheck.manifest.plan import PairPlan, Plan, SetPlan
-from lmccheck.store.checkpoint import Header, read_header, sha256_of
+from lmccheck.store.files import Header, read_header, sha256_of
 
 SHOWN_TENSORS = 3
 

@@ -16,7 +16,7 @@ from pydantic import Field
 
 from lmccheck.errors import ManifestError, nearest, shown_path
 from lmccheck.manifest.plan import CheckPlan, PairPlan, Plan, SetPlan
-from lmccheck.properties.kinds import KINDS, OF_PAIRS, OF_SETS, OF_WIDTHS, belongs_to
+from lmccheck.properties.registry import OF, PROPERTIES, Kind, properties_of
 from lmccheck.store.documents import Strict, Table, key_text, near, read_document, read_table, shown
 
 NAME = re.compile(r"[A-Za-z0-9._-]+")
@@ -130,7 +130,7 @@ class _Reader:
             b=table.b,
             model_b=table.model_b,
             sha256={key: value.lower() for key, value in pins if value},
-            checks=self.checks(table.check, where, OF_PAIRS if table.model_b is None else OF_WIDTHS),
+            checks=self.checks(table.check, where, "pair" if table.model_b is None else "widths"),
             line=self.line_of("pair", name),
             **_inherited(table, defaults) | ({} if table.model_b is None else {"symmetry": None}),
         )
@@ -151,7 +151,7 @@ class _Reader:
         if table.sha256 and len(table.sha256) != count:
             pins = f"{len(table.sha256)} hash{'' if len(table.sha256) == 1 else 'es'}"
             self.problems.append(f"{where}.sha256: got {pins}, expected one for each of the {count} models, in order")
-        checks = self.checks(table.check, where, OF_SETS)
+        checks = self.checks(table.check, where, "set")
         for check in checks:
             if check.settings.get("reference", 0) >= count:
                 got = check.settings["reference"]
@@ -168,25 +168,25 @@ class _Reader:
             **_inherited(table, defaults),
         )
 
-    def checks(self, tables: dict[str, Any], where: str, kind: str) -> tuple[CheckPlan, ...]:
+    def checks(self, tables: dict[str, Any], where: str, kind: Kind) -> tuple[CheckPlan, ...]:
         if not tables:
             self.problems.append(f"{where}: no checks, expected at least one [{where}.check.PROPERTY]")
         found = [self.check(name, values, f"{where}.check.{key_text(name)}", kind) for name, values in tables.items()]
         return tuple(check for check in found if check is not None)
 
-    def check(self, name: str, values: Any, where: str, kind: str) -> CheckPlan | None:
+    def check(self, name: str, values: Any, where: str, kind: Kind) -> CheckPlan | None:
         self.name(name, where)
         if not isinstance(values, dict):
             self.problems.append(f"{where}: got {shown(values)}, expected a table of settings")
             return None
-        known = KINDS[kind]
         named = values.get("property", name)
-        if not isinstance(named, str) or named not in known:
+        if not isinstance(named, str) or named not in PROPERTIES or PROPERTIES.get(named).of != kind:
             key = f"{where}.property" if "property" in values else where
             self.problems.append(f"{key}: got {shown(named)}, {_expected_property(named, kind, 'property' in values)}")
             return None
-        settings = self.table(known[named], values, where)
-        return CheckPlan(name, named, settings.severity, settings.given()) if settings else None
+        declared = PROPERTIES.get(named)
+        settings = self.table(declared.table, values, where)
+        return CheckPlan(name, named, settings.severity, declared.stated(settings)) if settings else None
 
     def name(self, name: str, where: str, reserved: Iterable[str] = ()) -> None:
         if not NAME.fullmatch(name):
@@ -217,13 +217,14 @@ def _inherited(table: Sources, defaults: Sources) -> dict[str, Any]:
     return {key: getattr(table, key) or getattr(defaults, key) for key in Sources.model_fields}
 
 
-def _expected_property(named: object, kind: str, stated: bool) -> str:
+def _expected_property(named: object, kind: Kind, stated: bool) -> str:
     """Say which properties there are, the nearest one, and of what the named one is a property."""
-    known = ", ".join(KINDS[kind])
-    if owner := belongs_to(named):
-        return f"which is a property of {owner}, expected one of {kind} ({known})"
+    known = properties_of(kind)
+    if isinstance(named, str) and named in PROPERTIES:
+        owner = OF[PROPERTIES.get(named).of]
+        return f"which is a property of {owner}, expected one of {OF[kind]} ({', '.join(known)})"
     mend = "" if stated else '; a check of another name says which with property = "…"'
-    return f"expected a property ({known}){near(named, KINDS[kind])}{mend}"
+    return f"expected a property ({', '.join(known)}){near(named, known)}{mend}"
 
 
 def _source_problems(table: Sources) -> Iterable[tuple[str, str]]:

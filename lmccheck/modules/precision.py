@@ -11,12 +11,6 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-
-def dtype_name(tensor: Tensor) -> str:
-    """Return ``float32`` for torch.float32."""
-    return str(tensor.dtype).removeprefix("torch.")
-
-
 _WIDE = {
     **dict.fromkeys((torch.float16, torch.bfloat16, torch.float32), torch.float64),
     **dict.fromkeys((torch.complex32, torch.complex64), torch.complex128),

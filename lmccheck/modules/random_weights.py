@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
-from lmccheck.modules.stored import identity, stored_tensors
+from lmccheck.modules.stored import stored_tensors
+from lmccheck.store.tensors import identity
 
 
 def randomised(module: nn.Module, seed: int = 0, reference: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:

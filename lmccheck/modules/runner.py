@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lmccheck.errors import SourceError
-from lmccheck.modules.precision import StayDouble, dtype_name, exact_float32
+from lmccheck.errors import LmcError, SourceError
+from lmccheck.modules.precision import StayDouble, exact_float32
 from lmccheck.modules.random_weights import draws, shake
-from lmccheck.modules.stored import identity, private_copy, stored_tensors
-from lmccheck.store.trees import tensors_in
+from lmccheck.modules.stored import private_copy, stored_tensors
+from lmccheck.store.imports import say
+from lmccheck.store.tensors import dtype_name, identity
+from lmccheck.store.trees import input_tensors, moved, tensors_in
+
+
+@contextmanager
+def as_source_error(doing: str, after: str = "", kind: type[SourceError] = SourceError) -> Iterator[None]:
+    """Turn whatever a network's own code raises into a SourceError: what was done, what was raised, what comes after.
+
+    Errors that lmccheck raises on purpose pass as they are.
+    """
+    try:
+        yield
+    except LmcError:
+        raise
+    except Exception as error:
+        raise kind(f"{doing} raised {say(error)}{after}") from error
 
 
 class Runner:
@@ -63,14 +79,8 @@ class Runner:
                 move(name, tensor)
 
     def cast(self, value: Any) -> Any:
-        """Return inputs on the device, floating tensors in the runner's dtype; other objects as they are."""
-        if isinstance(value, Tensor):
-            return value.to(self.device, self.dtype) if value.dtype.is_floating_point else value.to(self.device)
-        if isinstance(value, (tuple, list)):
-            return type(value)(self.cast(item) for item in value)
-        if isinstance(value, dict):
-            return {key: self.cast(item) for key, item in value.items()}
-        return value
+        """Return inputs or targets on the device, floating tensors in the runner's dtype; other objects as they are."""
+        return moved(value, self.device, self.dtype)
 
     def __call__(self, inputs: Any, where: str) -> Any:
         """Run the network on one batch: a tensor, a tuple of positional arguments or a dict of keyword arguments.
@@ -78,18 +88,14 @@ class Runner:
         Raises SourceError, beginning with ``where``, when the network itself raises.
         """
         double = self.dtype == torch.float64
-        try:
-            with torch.no_grad(), exact_float32(), StayDouble() if double else nullcontext():
-                inputs = self.cast(inputs)
-                if isinstance(inputs, dict):
-                    return self.module(**inputs)
-                return self.module(*inputs) if isinstance(inputs, (tuple, list)) else self.module(inputs)
-        except Exception as error:
-            said = (str(error).strip() or "no message").splitlines()[0]
-            raise SourceError(
-                f"{where}: running the model{' in float64' if double else ''} raised {type(error).__name__}: {said}; "
-                f"inputs {_shapes(inputs)}; mend: check the model, and that the data fits it"
-            ) from error
+        doing = f"{where}: running the model{' in float64' if double else ''}"
+        after = f"; inputs {_shapes(inputs)}; mend: check the model, and that the data fits it"
+        precision = StayDouble() if double else nullcontext()
+        with as_source_error(doing, after), torch.no_grad(), exact_float32(), precision:
+            inputs = self.cast(inputs)
+            if isinstance(inputs, dict):
+                return self.module(**inputs)
+            return self.module(*inputs) if isinstance(inputs, (tuple, list)) else self.module(inputs)
 
 
 def _in_dtype(module: nn.Module, dtype: torch.dtype) -> nn.Module:
@@ -149,8 +155,7 @@ def _contents(value: Any) -> Any:
 
 
 def _shapes(inputs: Any) -> str:
-    values = inputs.values() if isinstance(inputs, dict) else inputs if isinstance(inputs, (tuple, list)) else [inputs]
-    return ", ".join(f"{tuple(v.shape)} {dtype_name(v)}" for v in values if isinstance(v, Tensor)) or "without tensors"
+    return ", ".join(f"{tuple(t.shape)} {dtype_name(t)}" for t in input_tensors(inputs)) or "without tensors"
 
 
 def outputs_of(

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from lmccheck.errors import SourceError, UnsupportedArchitecture
+from lmccheck.store.tensors import equal, identity, overlap
 
 
 def stored_tensors(module: nn.Module) -> dict[str, Tensor]:
@@ -49,30 +50,6 @@ def stored_tensors(module: nn.Module) -> dict[str, Tensor]:
     return stored
 
 
-def identity(tensor: Tensor) -> object:
-    """Return what makes two names one tensor: the same elements of the same memory, read in the same order."""
-    if tensor.numel() == 0 or tensor.device.type == "meta" or tensor.layout != torch.strided:
-        return id(tensor)
-    place = tensor.untyped_storage().data_ptr(), tensor.storage_offset()
-    return (*place, tuple(tensor.shape), tensor.stride(), tensor.dtype)
-
-
-def overlap(first: Tensor, second: Tensor) -> bool:
-    """Return whether two tensors may share memory (their byte ranges meet)."""
-    if first is second or not first.numel() or not second.numel():
-        return first is second
-    if first.untyped_storage().data_ptr() != second.untyped_storage().data_ptr():
-        return False
-    (a, b), (c, d) = _span(first), _span(second)
-    return a < d and c < b
-
-
-def _span(tensor: Tensor) -> tuple[int, int]:
-    reach = sum((int(size) - 1) * int(stride) for size, stride in zip(tensor.shape, tensor.stride(), strict=True)) + 1
-    begin = int(tensor.storage_offset()) * tensor.element_size()
-    return begin, begin + reach * tensor.element_size()
-
-
 def tied_names(module: nn.Module) -> dict[str, str]:
     """Map every name of the state dict to the first name that holds the same tensor (itself when untied)."""
     first: dict[object, str] = {}
@@ -91,11 +68,6 @@ def overlapping_names(module: nn.Module) -> set[str]:
         for _, other in tensors
         if identity(tensor) != identity(other) and overlap(tensor, other)
     }
-
-
-def _equal(first: Tensor, second: Tensor) -> bool:
-    """Whether two tensors hold the same numbers, NaN equal to NaN."""
-    return torch.equal(first, second) or torch.equal(first.nan_to_num(), second.nan_to_num())
 
 
 def private_copy(module: nn.Module) -> nn.Module:
@@ -120,7 +92,7 @@ def private_copy(module: nn.Module) -> nn.Module:
         ) from error
     before = stored_tensors(module)
     for name, tensor in stored_tensors(twin.eval()).items():
-        if name not in before or not _equal(tensor, before[name]):
+        if name not in before or not equal(tensor, before[name]):
             raise UnsupportedArchitecture(
                 f"{what}: switching it to evaluation mode changes its tensor {name!r}; mend: merge or remove adapters "
                 "before saving, and return a model whose eval() leaves weights alone"

@@ -92,8 +92,12 @@ def certify(pair: ModelPair, structure: Structure, path: Path, *, profile: str =
         if wrong is not None:
             raise SymmetryError(f"path: segment {number + 1} is not of kind {segment.kind}: {wrong}")
     deviation = _numerically(pair, structure, path)
-    exact = Evaluator(pair, torch.float64)
-    working = exact if exact.dtype == working_dtype(pair.theta_a, pair.theta_b) else Evaluator(pair)
+    exact = Evaluator(pair.network, pair.theta_a, dtype=torch.float64)
+    working = (
+        exact
+        if exact.dtype == working_dtype(pair.theta_a, pair.theta_b)
+        else Evaluator(pair.network, pair.theta_a, pair.theta_b)
+    )
     losses, errors = _breakpoints(exact, structure, path)
     segments = []
     for number, segment in enumerate(path.segments):
@@ -190,7 +194,7 @@ def _sampled(
 
 def _numerically(pair: ModelPair, structure: Structure, path: Path) -> float:
     """Return how far constant and affine segments are from being so, in float64 on the first samples."""
-    outputs = FirstOutputs(pair, f"{pair.data.origin}, checking a path's segments")
+    outputs = FirstOutputs(pair.network, f"{pair.data.origin}, checking a path's segments")
     worst = 0.0
     before = outputs(path.between(0, 0.0))
     for number, segment in enumerate(path.segments):

@@ -38,6 +38,28 @@ class Walk:
         self.points.append(dict(state))
         self.segments.append(Segment(kind, does, dict(twins or {})))
 
+    def write(self, does: str, source: State, rows: Places, columns: Places) -> None:
+        """Add a segment that writes rows of ``source`` into units that nothing reads; see ``edit.written``."""
+        self.go("b", does, written(self.structure, self.here, source, rows, columns))
+
+    def head(self, does: str, source: State, columns: Places, twins: Mapping[str, Tensor] | None = None) -> None:
+        """Add a segment that moves the head to that of ``source``; constant where it goes from ``twins`` to twins."""
+        state = written(self.structure, self.here, source, {}, columns, head=True)
+        self.go("a" if twins is None else "c", does, state, twins)
+
+    def cleared(self, alive: Slots) -> dict[str, Tensor]:
+        """Return the last breakpoint with the rows of all units but those in ``alive`` set to zero, in their groups."""
+        dead = {group: self.structure.others(group, units) for group, units in alive.items()}
+        return cleared(self.structure, self.here, dead)
+
+    def move(self, does: str, state: State, here: Slots, there: Slots) -> None:
+        """Add two segments: units are copied to other places in ``state``, then the copies are read in their stead."""
+        moved = {group: here[group] != there[group] for group in here}
+        places = {group: (here[group][which], there[group][which]) for group, which in moved.items()}
+        self.go("b", does, copied(self.structure, state, places))
+        twins = {group: torch.stack(pair, 1) for group, pair in places.items() if len(pair[0])}
+        self.go("c", "read the copies", switched(self.structure, self.here, places), twins)
+
     def path(self) -> Path:
         """Return what was walked."""
         return Path(tuple(self.points), tuple(self.segments), self.structure.trace.tied)
@@ -50,49 +72,42 @@ def fall(structure: Structure, theta: State, dropped: Mapping[int, Dropped], for
     move the network computes θ_{d−m}; every other segment is constant.
     """
     walk = Walk(structure, [dict(theta)])
-    last = len(structure.levels) - 1
     names = [level[0] for level in structure.levels]
-    slots = {names[last]: dropped[last].keep[names[last]]}
-    walk.go("a", f"drop units of {names[last]}", _head_of(structure, walk.here, dropped[last].weights, {}))
-    for level in range(last - 1, -1, -1):
-        (_fall_short if form == "short" else _fall_paper)(walk, names, level, dropped[level], slots)
-        slots[names[level]] = dropped[level].keep[names[level]]
+    slots = {names[-1]: dropped[len(names) - 1].keep[names[-1]]}
+    walk.head(f"drop units of {names[-1]}", dropped[len(names) - 1].weights, {})
+    for level in range(len(names) - 2, -1, -1):
+        _fall_once(walk, names[level], dropped[level], slots, form)
     if form != "short":
-        walk.go("b", "clear dropped units", cleared(structure, walk.here, _dead(structure, slots)))
+        walk.go("b", "clear dropped units", walk.cleared(slots))
     return walk.path(), slots
 
 
-def _fall_short(walk: Walk, names: list[str], level: int, goal: Dropped, slots: Slots) -> None:
-    """Drop one more level by writing its network into free slots and moving the head there (math: 2d − 3)."""
-    structure, above = walk.structure, names[level + 1 :]
-    places = {g: (goal.keep[g], _free(structure, g, slots[g], len(goal.keep[g]))) for g in above}
-    columns = {**places, names[level]: (goal.keep[names[level]], goal.keep[names[level]])}
-    free = f"write the network without half of {names[level]} into free units"
-    walk.go("b", free, written(structure, walk.here, goal.weights, places, columns))
-    walk.go("a", f"drop units of {names[level]}", _head_of(structure, walk.here, goal.weights, columns))
-    slots.update({g: places[g][1] for g in above})
+def _fall_once(walk: Walk, name: str, goal: Dropped, slots: Slots, form: str) -> None:
+    """Drop one more level, ``name``, by writing its network into free units and moving the head there.
 
-
-def _fall_paper(walk: Walk, names: list[str], level: int, goal: Dropped, slots: Slots) -> None:
-    """Drop one more level as in Figure 1: a copy below, the head to it, a copy above, the head back."""
-    structure, above = walk.structure, names[level + 1 :]
-    for g in above:
+    In the paper's form (Figure 1) that network is then written into the kept units too, and the head moved back.
+    """
+    structure, above = walk.structure, list(slots)
+    for g in above if form != "short" else ():
         if len(goal.keep[g]) != len(slots[g]):
             raise LmcError(
                 f"dropout_path: {len(goal.keep[g])} units of {g} are kept at one level and {len(slots[g])} at another; "
                 "the paper's form needs as many at each; mend: form = 'short'"
             )
-    same = {names[level]: (goal.keep[names[level]], goal.keep[names[level]])}
-    below = {g: (goal.keep[g], _free(structure, g, slots[g], len(slots[g]))) for g in above}
-    top = {g: (goal.keep[g], slots[g]) for g in above}
-    empty = cleared(structure, walk.here, {g: structure.others(g, slots[g]) for g in above})
-    copy = written(structure, empty, goal.weights, below, {**below, **same})
-    walk.go("b", f"write the network without half of {names[level]} into free units", copy)
-    head = _head_of(structure, walk.here, goal.weights, {**below, **same})
-    walk.go("a", f"drop units of {names[level]}", head)
-    walk.go("b", "write it into the kept units too", written(structure, walk.here, goal.weights, top, {**top, **same}))
-    twins = {g: torch.stack([top[g][1], below[g][1]], 1) for g in above}
-    walk.go("c", "read the kept units again", _head_of(structure, walk.here, goal.weights, {**top, **same}), twins)
+    same = {name: (goal.keep[name], goal.keep[name])}
+    below = {g: (goal.keep[g], _free(structure, g, slots[g], len(goal.keep[g]))) for g in above}
+    start = walk.here if form == "short" else walk.cleared(slots)
+    copy = written(structure, start, goal.weights, below, {**below, **same})
+    walk.go("b", f"write the network without half of {name} into free units", copy)
+    walk.head(f"drop units of {name}", goal.weights, {**below, **same})
+    if form == "short":
+        slots.update({g: units for g, (_, units) in below.items()})
+    else:
+        top = {g: (goal.keep[g], slots[g]) for g in above}
+        walk.write("write it into the kept units too", goal.weights, top, {**top, **same})
+        twins = {g: torch.stack([top[g][1], below[g][1]], 1) for g in above}
+        walk.head("read the kept units again", goal.weights, {**top, **same}, twins)
+    slots[name] = goal.keep[name]
 
 
 def cross(walk: Walk, alive: Slots, end: State, target: Slots, form: str, whose: str = "b") -> None:
@@ -109,39 +124,20 @@ def cross(walk: Walk, alive: Slots, end: State, target: Slots, form: str, whose:
                 f"path: {len(alive[group])} and {len(target[group])} units of {group} are kept, together more than its "
                 f"{structure.sizes[group]}; mend: keep at most half"
             )
-    pick = _near if form == "short" else _lowest
-    first = {g: (target[g], pick(structure, g, alive[g], target[g])) for g in structure.groups}
-    walk.go("b", f"write {whose}'s kept units into free ones", written(structure, walk.here, end, first, first))
-    walk.go("a", f"go over to {over}", _head_of(structure, walk.here, end, first))
-    held = {g: units for g, (_, units) in first.items()}
-    goals = {g: units for g, (units, _) in first.items()}
+    held = {g: _first_places(structure, g, alive[g], target[g], form) for g in structure.groups}
+    first = {g: (target[g], held[g]) for g in structure.groups}
+    walk.write(f"write {whose}'s kept units into free ones", end, first, first)
+    walk.head(f"go over to {over}", end, first)
+    empty = walk.cleared(held)
     if form == "short":
-        moves = {g: _differing(held[g], goals[g]) for g in structure.groups}
-        if any(len(here) for here, _ in moves.values()):
-            empty = cleared(structure, walk.here, _dead(structure, held))
-            walk.go("b", "copy units to where they belong", copied(structure, empty, moves))
-            _switch(walk, moves)
+        if any(not held[g].equal(target[g]) for g in structure.groups):
+            walk.move("copy units to where they belong", empty, held, target)
     else:
-        walk.go("b", "clear the old units", cleared(structure, walk.here, _dead(structure, held)))
-        between = {g: _stopover(structure, g, held[g], goals[g]) for g in structure.groups}
-        for here, there in ((held, between), (between, goals)):
-            moves = {g: _differing(here[g], there[g]) for g in structure.groups}
-            walk.go("b", "copy units towards where they belong", copied(structure, walk.here, moves))
-            _switch(walk, moves)
+        walk.go("b", "clear the old units", empty)
+        between = {g: _stopover(structure, g, held[g], target[g]) for g in structure.groups}
+        walk.move("copy units towards where they belong", walk.here, held, between)
+        walk.move("copy units towards where they belong", walk.here, between, target)
     walk.go("b", f"give the other units {whose}'s incoming weights", end)
-
-
-def _switch(walk: Walk, moves: Places) -> None:
-    twins = {g: torch.stack([here, there], 1) for g, (here, there) in moves.items() if len(here)}
-    walk.go("c", "read the copies", switched(walk.structure, walk.here, moves), twins)
-
-
-def _head_of(structure: Structure, state: State, source: State, columns: Places) -> dict[str, Tensor]:
-    return written(structure, state, source, {}, columns, head=True)
-
-
-def _dead(structure: Structure, alive: Slots) -> Slots:
-    return {group: structure.others(group, units) for group, units in alive.items()}
 
 
 def _free(structure: Structure, group: str, taken: Tensor, count: int) -> Tensor:
@@ -155,13 +151,9 @@ def _free(structure: Structure, group: str, taken: Tensor, count: int) -> Tensor
     return free[:count]
 
 
-def _lowest(structure: Structure, group: str, taken: Tensor, target: Tensor) -> Tensor:
-    return _free(structure, group, taken, len(target))
-
-
-def _near(structure: Structure, group: str, taken: Tensor, target: Tensor) -> Tensor:
-    """Return free units for ``target``, each in its own place where that is free."""
-    at_home = ~torch.isin(target, taken)
+def _first_places(structure: Structure, group: str, taken: Tensor, target: Tensor, form: str) -> Tensor:
+    """Return free units for ``target``, the first ones; in the short form each in its own place where that is free."""
+    at_home = ~torch.isin(target, taken) if form == "short" else torch.zeros(len(target), dtype=torch.bool)
     units = target.clone()
     units[~at_home] = _free(structure, group, torch.cat([taken, target[at_home]]), int((~at_home).sum()))
     return units
@@ -173,8 +165,3 @@ def _stopover(structure: Structure, group: str, held: Tensor, goal: Tensor) -> T
     units = goal.clone()
     units[waits] = _free(structure, group, torch.unique(torch.cat([held, goal])), int(waits.sum()))
     return units
-
-
-def _differing(here: Tensor, there: Tensor) -> tuple[Tensor, Tensor]:
-    moved = here != there
-    return here[moved], there[moved]

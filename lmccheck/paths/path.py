@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lmccheck.errors import CheckpointError, LmcError
 from lmccheck.evaluate.points import interpolate
-from lmccheck.store import checkpoint
+from lmccheck.store import files
 
 KINDS = {
     "a": "only the head changes: logits are affine in t, a convex loss lies under its chord",
@@ -119,18 +119,18 @@ def save_path(path: Path, file: str | os.PathLike[str]) -> FilePath:
         for s in path.segments
     ]
     facts = {"points": points, "segments": segments, "tied": dict(path.tied), "facts": dict(path.facts)}
-    return checkpoint.save(held, FilePath(file), {"lmccheck.path": json.dumps(facts)})
+    return files.save(held, FilePath(file), {"lmccheck.path": json.dumps(facts)})
 
 
 def load_path(file: str | os.PathLike[str]) -> Path:
     """Read a path that ``save_path`` wrote. Raises CheckpointError when the file holds none."""
-    header = checkpoint.read_header(file)
+    header = files.read_header(file)
     text = header.metadata.get("lmccheck.path")
     if text is None:
         raise CheckpointError(f"{file}: no path is stored in it; expected a file written by save_path")
     try:
         facts = json.loads(text)
-        held = checkpoint.load(FilePath(file))
+        held = files.load(FilePath(file))
         points = tuple({name: held[key] for name, key in point.items()} for point in facts["points"])
         segments = tuple(_segment(item) for item in facts["segments"])
         return Path(points, segments, facts["tied"], facts["facts"])

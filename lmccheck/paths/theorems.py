@@ -1,4 +1,4 @@
-"""Theorems 1 and 3: paths whose maximum is known exactly, and one through a narrow network of the user's."""
+"""Theorems 1 to 3: paths through dropped versions of two networks, one through a narrow network of the user's."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from lmccheck.paths.lemmas import Slots, Walk, cross, fall
 from lmccheck.paths.path import Path
 from lmccheck.symmetry.structure import State, Structure
 
+Falls = Mapping[int, Dropped]  # θ_i of one endpoint, for every level
+
 
 def require_sequence(structure: Structure) -> None:
     """Raise UnsupportedArchitecture unless the levels can be dropped one after the other."""
@@ -26,12 +28,7 @@ def require_sequence(structure: Structure) -> None:
 
 
 def dropout_path_between(
-    structure: Structure,
-    theta_a: State,
-    theta_b: State,
-    a: Mapping[int, Dropped],
-    b: Mapping[int, Dropped],
-    form: str = "paper",
+    structure: Structure, theta_a: State, theta_b: State, a: Falls, b: Falls, form: str = "paper"
 ) -> Path:
     """Return the path of Theorem 1: a fall to A_1, a crossing to B_1, a rise to θ_B.
 
@@ -46,14 +43,23 @@ def dropout_path_between(
     return walk.path().then(up.reversed())
 
 
+def ten_segments(
+    structure: Structure, theta_a: State, theta_b: State, a: Dropped, b: Dropped, form: str = "paper"
+) -> Path:
+    """Return the path θ_A → A_1 → B_1 → θ_B: kinds d babbcbcb d, or dbabcbd (dbabd) with ``form = "short"``.
+
+    ``a`` and ``b`` are the networks with units dropped from the first level on. Only the two d segments, between each
+    network and its dropped version, are not known in advance. Source: Kuditipudi et al. 2019, Theorem 2.
+    """
+    walk = Walk(structure, [dict(theta_a)])
+    walk.go("d", "drop units of a", a.weights)
+    cross(walk, dict(a.keep), b.weights, dict(b.keep), form)
+    walk.go("d", "take up b's dropped units again", theta_b)
+    return walk.path()
+
+
 def path_through(
-    structure: Structure,
-    theta_a: State,
-    theta_b: State,
-    a: Dropped,
-    b: Dropped,
-    star: State,
-    narrow: Structure,
+    structure: Structure, theta_a: State, theta_b: State, a: Dropped, b: Dropped, star: State, narrow: Structure
 ) -> Path:
     """Return the path of Theorem 3 through a narrow network θ*: 13 segments, kinds d babbcbcb bab d.
 
@@ -65,8 +71,8 @@ def path_through(
     embedded = _embedded(structure, b.weights, star, narrow, slots)
     cross(walk, dict(a.keep), embedded, slots, "paper", whose="θ*")
     kept = {g: (units, units) for g, units in b.keep.items()}
-    walk.go("b", "write b's kept units beside θ*", written(structure, walk.here, b.weights, kept, kept))
-    walk.go("a", "go over to b's dropped network", written(structure, walk.here, b.weights, {}, kept, head=True))
+    walk.write("write b's kept units beside θ*", b.weights, kept, kept)
+    walk.head("go over to b's dropped network", b.weights, kept)
     walk.go("b", "give the other units b's incoming weights", b.weights)
     walk.go("d", "take up b's dropped units again", theta_b)
     return walk.path()

@@ -2,46 +2,52 @@
 
 from __future__ import annotations
 
-import os
-import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from lmccheck.errors import LmcError
+from lmccheck.finding import Finding
 from lmccheck.properties.low_loss_path import (
+    Certified,
     Prepared,
-    concluded,
+    budget,
+    not_found,
     prepare,
     require_calibration,
-    require_choice,
-    require_common,
-    require_number,
+    search_both,
 )
-from lmccheck.result import Result
+from lmccheck.properties.registry import check
+from lmccheck.properties.settings import Limit, Model, Profile, Seed, Share, Weights
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
+    from lmccheck.dropping.dropped import Dropped
+    from lmccheck.network.endpoint import Endpoint
     from lmccheck.network.pair import ModelPair
     from lmccheck.paths.certify import Certificate
     from lmccheck.paths.path import Path
+    from lmccheck.symmetry.structure import Structure
 
 NAME = "dropout_path"
-FORMS = ("paper", "short")
 
 
+@check(
+    of="pair",
+    claim="the same, by 8d − 4 segments or fewer (Theorems 1, 3)",
+    quantifier="there is a path",
+    certifies="the exact maximum over the path: nothing is sampled",
+)
 def dropout_path(
     pair: ModelPair,
     *,
-    epsilon: float | str = 0.05,
-    keep: float = 0.5,
+    epsilon: Limit = 0.05,
+    keep: Share = 0.5,
     refit: bool = True,
-    form: str = "paper",
-    through: str | os.PathLike[str] | Mapping[str, Tensor] | None = None,
-    through_model: Any = None,
-    seed: int = 0,
-    profile: str = "ci",
-) -> Result:
+    form: Literal["paper", "short"] = "paper",
+    through: Weights = None,
+    through_model: Model = None,
+    seed: Seed = 0,
+    profile: Profile = "ci",
+) -> Finding:
     """Assert that θ_A and θ_B are joined by a path with max L ≤ max(L(θ_A), L(θ_B)) + ε, nothing on it sampled.
 
     Layer after layer, from the last hidden one, all but a share ``keep`` (at most ½) of the units are dropped, by moves
@@ -54,61 +60,54 @@ def dropout_path(
     Raises LmcError, SourceError, UnsupportedArchitecture: also for residual networks, whose stream cannot be dropped
     layer by layer. Source: Kuditipudi et al. 2019, Theorems 1 and 3.
     """
-    started = time.perf_counter()
-    require_common(epsilon, seed, profile, NAME, refit)
-    require_choice(form, "form", FORMS, NAME)
-    require_number(keep, "keep", 0.0, 0.5 if through is None else 1.0, NAME)
+    from lmccheck.paths.theorems import require_sequence
+
+    if through is None and keep > 0.5:
+        raise LmcError(f"{NAME}: keep = {keep!r}; expected a number above 0 and at most 0.5")
     if (through is None) != (through_model is None):
         raise LmcError(f"{NAME}: through and through_model go together; mend: give both or neither")
+    settings = {"keep": keep, "refit": refit, "seed": seed, "profile": profile}
     ready = prepare(pair, NAME)
     require_calibration(pair, NAME)
     if through is not None:
-        return _through(pair, ready, through, through_model, epsilon, keep, refit, seed, profile, started)
-
-    from lmccheck.dropping.search import find_dropped
-    from lmccheck.paths.theorems import require_sequence
-
+        return _through(pair, ready, through, through_model, epsilon, settings)
     require_sequence(ready.structure)
-    levels = range(len(ready.structure.levels))
-    found = {
-        side: find_dropped(pair, ready.structure, side, levels, keep=keep, refit=refit, seed=seed, profile=profile)
-        for side in ("a", "b")
-    }
-    path, certificate = _certified(pair, ready, found["a"].best, found["b"].best, form, profile)
-    losses = _losses(ready, certificate)
-    details: dict[str, Any] = {
+    searches = search_both(pair, ready.structure, range(len(ready.structure.levels)), **settings)
+    best, plain = ({s: getattr(x, kind) for s, x in searches.items()} for kind in ("best", "plain"))
+    found = _certified(pair, ready, best, form, profile)
+    losses = _losses(ready, found.certificate)
+    facts: dict[str, Any] = {
         "theorem": "Kuditipudi et al. 2019, Theorem 1",
         "form": form,
         "keep": keep,
         "refit": refit,
         "losses": losses,
-        "dropped": {side: {str(k): d.how for k, d in search.best.items()} for side, search in found.items()},
-        "search": {side: search.facts for side, search in found.items()},
+        "dropped": {side: {str(k): d.how for k, d in levels.items()} for side, levels in best.items()},
+        "search": {side: search.facts for side, search in searches.items()},
         "without_refit": None,
     }
+    notes = []
     if refit:
-        _, plain = _certified(pair, ready, found["a"].plain, found["b"].plain, form, profile)
-        details["without_refit"] = {
-            "excess": plain.excess,
-            "certified_max": plain.largest,
-            "losses": _losses(ready, plain),
-            "evaluations": plain.evaluations,
+        without = _certified(pair, ready, plain, form, profile).certificate
+        facts["without_refit"] = {
+            "excess": without.excess,
+            "certified_max": without.largest,
+            "losses": _losses(ready, without),
+            "evaluations": without.evaluations,
         }
-        details["notes"] = [f"without refitting the dropped networks the excess is {plain.excess:.4g}"]
-    return concluded(
-        pair, NAME, path, certificate, epsilon, started, details,
-        remark=f"no better dropped networks were found within this budget ({profile}, seed {seed}), which does not "
-        "prove that there are none",
-        costs=lambda: _jumps(losses, certificate),
-    )  # fmt: skip
+        notes = [f"without refitting the dropped networks the excess is {without.excess:.4g}"]
+    what = f"no path of low loss found: {not_found(settings)}"
+    return found.explained(found.finding(epsilon, facts, notes), what, lambda: _jumps(losses, found.certificate))
 
 
-def _certified(pair: ModelPair, ready: Prepared, a: Any, b: Any, form: str, profile: str) -> tuple[Path, Certificate]:
+def _certified(
+    pair: ModelPair, ready: Prepared, dropped: Mapping[str, Mapping[int, Dropped]], form: str, profile: str
+) -> Certified:
     from lmccheck.paths.certify import certify
     from lmccheck.paths.theorems import dropout_path_between
 
-    path = dropout_path_between(ready.structure, ready.theta_a, ready.theta_b, a, b, form)
-    return path, certify(pair, ready.structure, path, profile=profile)
+    path = dropout_path_between(ready.structure, ready.theta_a, ready.theta_b, dropped["a"], dropped["b"], form)
+    return Certified(pair, path, certify(pair, ready.structure, path, profile=profile))
 
 
 def _losses(ready: Prepared, certificate: Certificate) -> dict[str, dict[str, float]]:
@@ -133,60 +132,59 @@ def _jumps(losses: Mapping[str, Mapping[str, float]], certificate: Certificate) 
 
 
 def _through(
-    pair: ModelPair,
-    ready: Prepared,
-    through: Any,
-    through_model: Any,
-    epsilon: float | str,
-    keep: float,
-    refit: bool,
-    seed: int,
-    profile: str,
-    started: float,
-) -> Result:
+    pair: ModelPair, ready: Prepared, through: Any, model: Any, epsilon: float | str, settings: Mapping[str, Any]
+) -> Finding:
     """Theorem 3: by way of a narrow network of the user's."""
     from lmccheck.dropping.costs import level_costs
-    from lmccheck.dropping.search import find_dropped
-    from lmccheck.evaluate.outputs import FirstOutputs, relative_deviation
-    from lmccheck.network.pair import load_pair
-    from lmccheck.paths.certify import EXACT, certify
+    from lmccheck.paths.certify import certify
     from lmccheck.paths.theorems import path_through, require_alike
-    from lmccheck.properties.low_loss_path import structure_for
+
+    star, narrow = _narrow(pair, through, model)
+    require_alike(ready.structure, narrow)
+    searches = search_both(pair, ready.structure, [0], **settings)
+    a, b = searches["a"].best[0], searches["b"].best[0]
+    path = path_through(ready.structure, ready.theta_a, ready.theta_b, a, b, narrow.canonical(star.theta), narrow)
+    _require_embedded(pair, ready, path, star)
+    found = Certified(pair, path, certify(pair, ready.structure, path, profile=settings["profile"]))
+    facts = {
+        "theorem": "Kuditipudi et al. 2019, Theorem 3",
+        "form": "through",
+        "keep": settings["keep"],
+        "refit": settings["refit"],
+        "loss_through": found.certificate.segments[2].end,
+        "widths_through": dict(narrow.sizes),
+        "search": {side: search.facts for side, search in searches.items()},
+    }
+    return found.explained(
+        found.finding(epsilon, facts),
+        "no path of low loss found: neither a better way through this θ* nor better dropped networks were found "
+        f"({budget(settings)})",
+        lambda: level_costs(pair, ready.structure, "a", a),
+    )
+
+
+def _narrow(pair: ModelPair, through: Any, model: Any) -> tuple[Endpoint, Structure]:
+    """Return θ* and its structure. Raises as loading does, saying that it is θ*."""
+    from lmccheck.network.pair import load_endpoint
 
     try:
-        star = load_pair(
-            through, through, model=through_model, data=pair.data, loss=pair.loss, device=pair.device, base=pair.base,
-            name=f"{pair.name}, through",
-        )  # fmt: skip
-        narrow = structure_for(star, "θ*")
+        star = load_endpoint(
+            through, "through", model=model, data=pair.data, loss=pair.loss, device=pair.device, base=pair.base
+        )
+        return star, star.network.structure("θ*")
     except LmcError as error:
         raise type(error)(f"{NAME}: through: {error}") from None
-    require_alike(ready.structure, narrow)
-    found = {
-        side: find_dropped(pair, ready.structure, side, [0], keep=keep, refit=refit, seed=seed, profile=profile)
-        for side in ("a", "b")
-    }
-    a, b = found["a"].best[0], found["b"].best[0]
-    path = path_through(ready.structure, ready.theta_a, ready.theta_b, a, b, narrow.canonical(star.theta_a), narrow)
-    embedded = FirstOutputs(pair, f"{NAME}, through")(ready.structure.stored(path.points[3]))
-    apart = relative_deviation(FirstOutputs(star, f"{NAME}, through")(star.theta_a), embedded)
+
+
+def _require_embedded(pair: ModelPair, ready: Prepared, path: Path, star: Endpoint) -> None:
+    """Raise LmcError unless θ* computes in the pair's network what it computes in its own."""
+    from lmccheck.evaluate.outputs import FirstOutputs, relative_deviation
+    from lmccheck.paths.certify import EXACT
+
+    embedded = FirstOutputs(pair.network, f"{NAME}, through")(ready.structure.stored(path.points[3]))
+    apart = relative_deviation(FirstOutputs(star.network, f"{NAME}, through")(star.theta), embedded)
     if not apart <= EXACT:
         raise LmcError(
             f"{NAME}: through: θ* inside the pair's network gives other outputs than in its own, by {apart:.2e} "
             "(relative, float64); mend: give a narrower network of the same layers and activations"
         )
-    certificate = certify(pair, ready.structure, path, profile=profile)
-    details: dict[str, Any] = {
-        "theorem": "Kuditipudi et al. 2019, Theorem 3",
-        "form": "through",
-        "keep": keep,
-        "refit": refit,
-        "loss_through": certificate.segments[2].end,
-        "widths_through": dict(narrow.sizes),
-        "search": {side: search.facts for side, search in found.items()},
-    }
-    return concluded(
-        pair, NAME, path, certificate, epsilon, started, details,
-        remark=f"neither a better way through this θ* nor better dropped networks were found ({profile}, seed {seed})",
-        costs=lambda: level_costs(pair, ready.structure, "a", a),
-    )  # fmt: skip

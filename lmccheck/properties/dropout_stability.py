@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
-import time
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from lmccheck.errors import LmcError
-from lmccheck.properties.limits import read_limit
-from lmccheck.properties.low_loss_path import require_calibration, require_choice, require_covered, structure_for
-from lmccheck.properties.remarks import data_remarks, measured_endpoint
-from lmccheck.result import Result
+from lmccheck.finding import Endpoint, Failure, Finding, Seen, Where
+from lmccheck.properties.low_loss_path import covered_structure, require_calibration, search_both
+from lmccheck.properties.registry import check
+from lmccheck.properties.remarks import data_remarks, measured_endpoints, measured_on, precision_of
+from lmccheck.properties.settings import Limit, Profile, Seed, Shares
 
 if TYPE_CHECKING:
     from lmccheck.dropping.search import Search
@@ -23,15 +22,21 @@ NAME = "dropout_stability"
 DEFINITION = "ε = max over i of L(θ_i) − L(θ), θ_i reads a share `keep` of the units of the levels from i on"
 
 
+@check(
+    of="pair",
+    claim="L(θ_i) − L(θ) ≤ ε, θ_i with half of the units from layer i on (Kuditipudi et al. 2019, Def. 1)",
+    quantifier="for all i there are units",
+    certifies="exactly this, for the units and refits in the witness",
+)
 def dropout_stability(
     pair: ModelPair,
     *,
-    epsilon: float | str = 0.05,
-    keep: float | Mapping[str, float] = 0.5,
+    epsilon: Limit = 0.05,
+    keep: Shares = 0.5,
     refit: bool = True,
-    seed: int = 0,
-    profile: str = "ci",
-) -> Result:
+    seed: Seed = 0,
+    profile: Profile = "ci",
+) -> Finding:
     """Assert that both endpoints lose at most ``epsilon`` when only a share of their units is read.
 
     ε_i = L(θ_i) − L(θ) with L the mean loss on the evaluation data; θ_i is θ with exactly ⌊keep·h⌋ units left in every
@@ -49,96 +54,107 @@ def dropout_stability(
     nothing sound can be said.
     Source: Definition 1 of Kuditipudi et al. 2019; refits: the condition of Nguyen et al. 2021.
     """
-    started = time.perf_counter()
-    read_limit(epsilon, 1.0, NAME)
-    require_choice(profile, "profile", ("dev", "ci", "thorough"), NAME)
-    if isinstance(seed, bool) or not isinstance(seed, int):
-        raise LmcError(f"{NAME}: seed = {seed!r}; expected an integer")
-    require_calibration(pair, NAME)
-    structure = structure_for(pair, NAME)
-    require_covered(structure, NAME)
-    if isinstance(keep, Mapping) and not keep:
-        raise LmcError(f"{NAME}: keep = {{}}; expected a share, or one for each of some unit groups")
-    if not isinstance(refit, bool):
-        raise LmcError(f"{NAME}: refit = {refit!r}; expected True or False")
-
     import torch
 
-    from lmccheck.dropping.search import find_dropped
-    from lmccheck.dropping.stability import StabilityWitness, measure_dropped
+    from lmccheck.dropping.stability import StabilityWitness
     from lmccheck.evaluate.evaluator import Evaluator
 
-    evaluator = Evaluator(pair, torch.float64)
-    ends = {
-        side: measured_endpoint(evaluator, theta, side) for side, theta in (("a", pair.theta_a), ("b", pair.theta_b))
-    }
-    levels = range(len(structure.levels))
-    searches: dict[str, Search] = {}
-    best: dict[str, list[Measured]] = {}
-    plain: dict[str, list[Measured]] = {}
-    for side in ends:
-        search = find_dropped(pair, structure, side, levels, keep=keep, refit=refit, seed=seed, profile=profile)
-        searches[side] = search
-        best[side] = [measure_dropped(evaluator, structure, search.best[i], side) for i in levels]
-        plain[side] = [
-            best[side][i]
-            if search.plain[i] is search.best[i]
-            else measure_dropped(evaluator, structure, search.plain[i], side)
-            for i in levels
-        ]
-    bound = read_limit(epsilon, max(end.loss for end in ends.values()), NAME)
-    costs = {side: [_excess(x.loss, ends[side].loss) for x in best[side]] for side in ends}
-    plain_costs = {side: [_excess(x.loss, ends[side].loss) for x in plain[side]] for side in ends}
-    side, level = max(((s, i) for s in ends for i in levels), key=lambda item: costs[item[0]][item[1]])
-    value = costs[side][level]
-    details: dict[str, Any] = {
-        "definition": DEFINITION,
-        "keep": dict(keep) if isinstance(keep, Mapping) else keep,
-        "refit": refit,
-        "levels": [list(groups) for groups in structure.levels],
-        "epsilon": costs,
-        "epsilon_plain": plain_costs,
-        "losses": {s: [x.loss for x in best[s]] for s in ends},
-        "errors": {s: [x.error for x in best[s]] for s in ends},
-        "found": {s: [_found(searches[s], i) for i in levels] for s in ends},
-        "worst_side": side,
-        "worst_layer": structure.levels[level][0],
-        "worst": {"side": side, "level": level, "groups": list(structure.levels[level]), "epsilon": value},
-        "seed": seed,
-        "profile": profile,
-        "random_subsets": searches["a"].facts["random_subsets"],
-        "loss_a": ends["a"].loss,
-        "loss_b": ends["b"].loss,
-        "error_a": ends["a"].error,
-        "error_b": ends["b"].error,
-        "limit_given": epsilon,
-        "samples": pair.data.samples,
-        "precision": str(evaluator.dtype).removeprefix("torch."),
-        "notes": _notes(
-            pair, evaluator, structure, searches, max(x for s in ends for x in plain_costs[s]), refit, keep
-        ),
-    }
-    if not value <= bound:
-        details["failure"] = _failure(pair, details, bound)
-    return Result(
-        property=NAME,
-        verdict="pass" if value <= bound else "fail",
-        value=value,
-        limit=bound,
-        unit=pair.loss.unit,
+    require_calibration(pair, NAME)
+    structure = covered_structure(pair, NAME)
+    settings = {"keep": keep, "refit": refit, "seed": seed, "profile": profile}
+    evaluator = Evaluator(pair.network, pair.theta_a, dtype=torch.float64)
+    ends = measured_endpoints(pair, evaluator)
+    searches = search_both(pair, structure, range(len(structure.levels)), **settings)
+    sides = [_measured(evaluator, structure, end, searches[end.name]) for end in ends]
+    worst = max((cost for side in sides for cost in side.costs), key=lambda cost: cost.height)
+    value, side, level = worst.height, worst.side, worst.level
+    groups = structure.levels[level]
+    found = Finding(
+        value,
+        epsilon,
+        pair.loss.unit,
+        endpoints=ends,
+        where=Where(side=side, layer=groups[0]),
+        notes=[*_notes(pair, evaluator, sides, refit), *_unit_notes(structure, sides, keep)],
         witness=StabilityWitness(
-            {s: searches[s].best for s in ends},
+            {s: search.best for s, search in searches.items()},
             {"a": structure.canonical(pair.theta_a), "b": structure.canonical(pair.theta_b)},
         ),
         evaluations=evaluator.evaluations,
-        seconds=time.perf_counter() - started,
-        details=details,
+        facts={
+            "definition": DEFINITION,
+            **settings,
+            "keep": dict(keep) if isinstance(keep, Mapping) else keep,
+            "levels": [list(level) for level in structure.levels],
+            "worst": {"side": side, "level": level, "groups": list(groups), "epsilon": value},
+            "random_subsets": searches["a"].facts["random_subsets"],
+            "samples": pair.data.samples,
+            "precision": precision_of(evaluator),
+            **_facts(sides),
+        },
     )
+    return found if found.judged == "pass" else replace(found, failure=_failure(pair, found, sides))
 
 
-def _excess(loss: float, own: float) -> float:
-    """Return ε_i, infinite where the loss is no number."""
-    return loss - own if loss == loss else math.inf
+@dataclass(frozen=True)
+class Cost:
+    """What dropping units of one endpoint from a level on costs."""
+
+    height: float
+    side: str
+    level: int
+
+    @property
+    def seen(self) -> Seen:
+        return Seen(self.height, f"at level {self.level} of {self.side}")
+
+
+def costs_of(end: Endpoint, measured: list[Measured]) -> list[Cost]:
+    """Return ε_i per level, infinite where the loss is no number."""
+    return [
+        Cost(found.loss - end.loss if found.loss == found.loss else float("inf"), end.name, level)
+        for level, found in enumerate(measured)
+    ]
+
+
+@dataclass(frozen=True)
+class _Side:
+    """One endpoint, what was found for it, and θ_i measured: of the whole search, and of what refits nothing."""
+
+    end: Endpoint
+    search: Search
+    best: list[Measured]
+    plain: list[Measured]
+
+    @property
+    def costs(self) -> list[Cost]:
+        return costs_of(self.end, self.best)
+
+    @property
+    def plain_costs(self) -> list[float]:
+        return [cost.height for cost in costs_of(self.end, self.plain)]
+
+
+def _measured(evaluator: Evaluator, structure: Structure, end: Endpoint, search: Search) -> _Side:
+    from lmccheck.dropping.stability import measure_dropped
+
+    best = {i: measure_dropped(evaluator, structure, dropped, end.name) for i, dropped in search.best.items()}
+    plain = {
+        i: best[i] if dropped is search.best[i] else measure_dropped(evaluator, structure, dropped, end.name)
+        for i, dropped in search.plain.items()
+    }
+    return _Side(end, search, list(best.values()), list(plain.values()))
+
+
+def _facts(sides: list[_Side]) -> dict[str, Any]:
+    """Return what a report says of every θ_i; JSON-able."""
+    return {
+        "epsilon": {side.end.name: [cost.height for cost in side.costs] for side in sides},
+        "epsilon_plain": {side.end.name: side.plain_costs for side in sides},
+        "losses": {side.end.name: [found.loss for found in side.best] for side in sides},
+        "errors": {side.end.name: [found.error for found in side.best] for side in sides},
+        "found": {side.end.name: [_found(side.search, i) for i in range(len(side.best))] for side in sides},
+    }
 
 
 def _found(search: Search, level: int) -> dict[str, Any]:
@@ -161,24 +177,23 @@ def _found(search: Search, level: int) -> dict[str, Any]:
     }
 
 
-def _notes(
-    pair: ModelPair,
-    evaluator: Evaluator,
-    structure: Structure,
-    searches: Mapping[str, Search],
-    without: float,
-    refit: bool,
-    keep: float | Mapping[str, float],
-) -> list[str]:
+def _notes(pair: ModelPair, evaluator: Evaluator, sides: list[_Side], refit: bool) -> list[str]:
+    without = max(cost for side in sides for cost in side.plain_costs)
     notes = [f"without refit ε is {without:.4g}"] if refit else ["units are dropped and scaled, nothing is refitted"]
-    notes += data_remarks(pair)
-    chosen = [dropped for search in searches.values() for dropped in search.best.values()]
+    notes += data_remarks(pair.network)
     if evaluator.batchnorms:
+        chosen = [dropped for side in sides for dropped in side.search.best.values()]
         again = sum(dropped.facts.get("statistics") == "re-estimated" for dropped in chosen)
         notes.append(
             f"BatchNorm statistics of later levels re-estimated on calibration data in {again} of {len(chosen)} "
             "dropped networks"
         )
+    return notes
+
+
+def _unit_notes(structure: Structure, sides: list[_Side], keep: float | Mapping[str, float]) -> list[str]:
+    """Say which units could be dropped together only, or at no cost, and where more of them stay than needed."""
+    notes = []
     shares = keep if isinstance(keep, Mapping) else dict.fromkeys(structure.groups, keep)
     if above := [group for group in structure.groups if shares.get(group, 1.0) > 0.5]:
         notes.append(
@@ -189,35 +204,25 @@ def _notes(
             notes.append(
                 f"groups {', '.join(level)} feed one another (as in a residual stream or a gate): they drop together"
             )
-    if all(dropped.how == "twins merged" for dropped in chosen):
+    if all(dropped.how == "twins merged" for side in sides for dropped in side.search.best.values()):
         notes.append("units have twins with the same incoming weights: half of them can be left out exactly")
     return notes
 
 
-def _failure(pair: ModelPair, details: Mapping[str, Any], bound: float) -> list[str]:
-    """Return the first five lines of a failure: what, measured, where, worst and smallest, endpoints."""
-    unit, worst = pair.loss.unit, details["worst"]
-    side, level = worst["side"], worst["level"]
-    every = [(x, s, i) for s, row in details["epsilon"].items() for i, x in enumerate(row)]
-    over = [item for item in every if not item[0] <= bound]
-    smallest = min(over)
-    plain = details["epsilon_plain"][side][level]
-    found = details["found"][side][level]
-    kept = ", ".join(f"{count} of {found['units'][group]} in {group}" for group, count in found["kept"].items())
-    error = details["errors"][side][level]
+def _failure(pair: ModelPair, found: Finding, sides: list[_Side]) -> Failure:
+    facts, side, level = found.facts, found.facts["worst"]["side"], found.facts["worst"]["level"]
+    entry, error = facts["found"][side][level], facts["errors"][side][level]
+    kept = ", ".join(f"{count} of {entry['units'][group]} in {group}" for group, count in entry["kept"].items())
     wrong = f", 0-1 error {error:.4g}" if error is not None else ""
-    ends = f"a {details['loss_a']:.4g}, b {details['loss_b']:.4g} {unit}"
-    if details["error_a"] is not None:
-        ends += f" (0-1 error a {details['error_a']:.4g}, b {details['error_b']:.4g})"
-    without = f"; without refit it is {plain:.4g}" if details["refit"] else ""
-    return [
-        f"{pair.name}: {side} is not dropout stable: units to keep were not found within this budget "
-        f"({details['random_subsets']} subsets, seed {details['seed']}), which does not prove that there are none",
-        f"ε {worst['epsilon']:.4g} {unit}, limit {bound:.4g} {unit}{without}",
-        f"where: endpoint {side}, level {level} ({', '.join(worst['groups'])}) and later, {kept}, found by "
-        f"'{found['how']}', loss {details['losses'][side][level]:.4g}{wrong}, on {pair.data.origin} "
-        f"({pair.data.samples} samples)",
-        f"worst {worst['epsilon']:.4g} at level {level} of {side}; smallest counterexample {smallest[0]:.4g} at level "
-        f"{smallest[2]} of {smallest[1]}; {len(over)} of {len(every)} dropped networks above the limit",
-        f"endpoint losses: {ends}",
-    ]
+    return Failure(
+        pair.name,
+        f"{side} is not dropout stable: units to keep were not found within this budget ({facts['random_subsets']} "
+        f"subsets, seed {facts['seed']}), which does not prove that there are none",
+        "ε",
+        f"endpoint {side}, level {level} ({', '.join(facts['worst']['groups'])}) and later, {kept}, found by "
+        f"'{entry['how']}', loss {facts['losses'][side][level]:.4g}{wrong}",
+        measured_on(pair.data),
+        [cost.seen for each in sides for cost in each.costs],
+        "dropped networks",
+        [f"without refit it is {facts['epsilon_plain'][side][level]:.4g}"] if facts["refit"] else [],
+    )

@@ -2,52 +2,42 @@
 
 from __future__ import annotations
 
-import logging
-import math
-import os
-import time
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from lmccheck.errors import LmcError, SourceError
-from lmccheck.evaluate.line import Point, barrier, chord, sample
-from lmccheck.properties.limits import read_limit
-from lmccheck.properties.linear_connectivity import REFINEMENTS
-from lmccheck.properties.remarks import data_remarks
-from lmccheck.result import Result
+from lmccheck.finding import Endpoint, Failure, Finding, Where
+from lmccheck.properties.measured_line import Line, measure_line
+from lmccheck.properties.registry import check
+from lmccheck.properties.remarks import batchnorm_remark, data_remarks, precision_of
+from lmccheck.properties.settings import Limit, Norm, Points, Profile, Seed
 
 if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-
+    from lmccheck.evaluate.evaluator import Evaluator
     from lmccheck.fusion.fuse import Fusion
-    from lmccheck.network.pair import ModelPair
+    from lmccheck.network.network import Network
+    from lmccheck.network.pair import WidthPair
 
-LOG = logging.getLogger("lmccheck")
 BARRIER = (
     "max over t of L((1-t)·θ_A + t·fused(θ_B)) − [(1-t)·L(θ_A) + t·L(θ_B)], L of the original endpoints, "
     "L(θ_B) by B's own network"
 )
 
 
+@check(
+    of="widths",
+    claim="L((1−t)θ_A + t·fused(θ_B)) − [(1−t)L(θ_A) + tL(θ_B)] ≤ limit (Singh & Jaggi 2020, Entezari et al. 2022)",
+    quantifier="there is a transport of θ_B to θ_A's widths, for all t of a refined grid",
+    certifies="the barrier at the measured points, for the fusion that was found",
+)
 def fused_connectivity(
-    a: str | os.PathLike[str] | Mapping[str, Tensor],
-    b: str | os.PathLike[str] | Mapping[str, Tensor],
+    pair: WidthPair,
     *,
-    model_a: Any,
-    model_b: Any,
-    data: Any,
-    calibration: Any = None,
-    loss: Any = "cross_entropy",
-    device: str | torch.device = "auto",
-    base: str | os.PathLike[str] | None = None,
-    norm: str = "activations",
-    limit: float | str = 0.05,
-    points: int = 25,
-    seed: int = 0,
-    profile: str = "ci",
-) -> Result:
+    norm: Norm = "activations",
+    limit: Limit = 0.05,
+    points: Points = 25,
+    seed: Seed = 0,
+    profile: Profile = "ci",
+) -> Finding:
     """Assert that the loss on the segment from θ_A to θ_B, fused to θ_A's widths, stays within ``limit`` of the chord.
 
     barrier = max_t L((1−t)·θ_A + t·fused(θ_B)) − [(1−t)·L(θ_A) + t·L(θ_B)], with L the mean loss on evaluation data
@@ -64,145 +54,67 @@ def fused_connectivity(
     SymmetryError, UnsupportedArchitecture) when nothing sound can be said.
     Source: Singh & Jaggi 2020 (fusion), Ferbach et al. 2024 (norm), Entezari et al. 2022 (barrier).
     """
-    from lmccheck.fusion.fuse import load_both
-
-    started = time.perf_counter()
-    _check_options(limit, points, profile)
-    pair_a, pair_b = load_both(
-        a, b, model_a=model_a, model_b=model_b, data=data, calibration=calibration, loss=loss, device=device, base=base
-    )
-    return _measured(pair_a, pair_b, norm, limit, points, seed, profile, started)
-
-
-def of_widths(
-    pairs: tuple[ModelPair, ModelPair],
-    *,
-    norm: str = "activations",
-    limit: float | str = 0.05,
-    points: int = 25,
-    seed: int = 0,
-    profile: str = "ci",
-) -> Result:
-    """Return ``fused_connectivity`` of endpoints that are loaded: ``theta_a`` of each pair, with its own network."""
-    started = time.perf_counter()
-    _check_options(limit, points, profile)
-    return _measured(*pairs, norm, limit, points, seed, profile, started)
-
-
-def _check_options(limit: float | str, points: int, profile: str) -> None:
-    read_limit(limit, 1.0, "fused_connectivity")
-    if isinstance(points, bool) or not isinstance(points, int) or points < 3:
-        raise LmcError(f"fused_connectivity: points = {points!r}; expected an integer of at least 3")
-    if profile not in REFINEMENTS:
-        raise LmcError(f"fused_connectivity: profile = {profile!r}; expected one of {sorted(REFINEMENTS)}")
-
-
-def _measured(
-    pair_a: ModelPair,
-    pair_b: ModelPair,
-    norm: str,
-    limit: float | str,
-    points: int,
-    seed: int,
-    profile: str,
-    started: float,
-) -> Result:
-    """Fuse, measure the segment, and compare its barrier with the limit."""
     from lmccheck.evaluate.evaluator import Evaluator
-    from lmccheck.evaluate.repair import Segment
-    from lmccheck.fusion.fuse import fuse_pairs
+    from lmccheck.evaluate.segment import Segment
+    from lmccheck.fusion.fuse import fuse_pair
 
-    Evaluator(pair_a).require_calibration()  # says what is missing before anything takes long
-    fusion = fuse_pairs(pair_a, pair_b, norm=norm, seed=seed)
-    evaluator = Evaluator(replace(pair_a, theta_b=fusion.weights, cache={}))
-    end = evaluator.measure(evaluator.weights(pair_a.theta_a), reestimate=False, label="endpoint a")
-    if not math.isfinite(end.loss):
-        raise SourceError(
-            f"fused_connectivity: a: its {pair_a.loss.name} on {pair_a.data.origin} is {end.loss}, expected a finite "
-            "loss; mend: check the checkpoint and the loss"
-        )
-    between = Segment(evaluator, pair_a.theta_a, fusion.weights, "bn")
+    network = pair.network
+    Evaluator(network, pair.a.theta).require_calibration()  # says what is missing before anything takes long
+    fusion = fuse_pair(pair, norm=norm, seed=seed)
+    evaluator = Evaluator(network, pair.a.theta, fusion.weights)
+    own = evaluator.endpoint(pair.a.theta, "endpoint a", "fused_connectivity: a")
+    ends = Endpoint("a", own.loss, own.error), Endpoint("b", fusion.loss_b, fusion.facts["errors"]["b"])
+    between = Segment(evaluator, pair.a.theta, fusion.weights, "bn")
+    line = measure_line(between, points, profile, *ends)
+    value, worst_t = line.highest
+    found = Finding(
+        value,
+        limit,
+        network.loss.unit,
+        endpoints=ends,
+        where=Where(t=worst_t),
+        curve=line.curve(),
+        error_barrier=line.error_barrier,
+        barrier_definition=BARRIER,
+        notes=_notes(network, fusion),
+        witness=fusion,
+        evaluations=evaluator.evaluations + fusion.facts["evaluations"],
+        facts=_facts(line, fusion, evaluator),
+    )
+    return found if found.judged == "pass" else replace(found, failure=_failure(pair, line, fusion))
 
-    def measure(t: float) -> Point:
-        found = between.measure(t)
-        LOG.info("%s: t = %.4g, loss %.4g", pair_a.name, t, found.loss)
-        return Point(t, found.loss, found.error)
 
-    loss_a, loss_b = end.loss, fusion.loss_b
-    found = sample(measure, points, REFINEMENTS[profile], loss_a, loss_b)
-    curve = [(point.t, point.loss) for point in found]
-    value, worst_t = barrier(curve, loss_a, loss_b)
-    bound = read_limit(limit, max(loss_a, loss_b), "fused_connectivity")
-    errors = [point.error for point in found if point.error is not None]
-    error_a, error_b = end.error, fusion.facts["errors"]["b"]
-    details: dict[str, Any] = {
-        "barrier_definition": BARRIER,
-        "t": [point.t for point in found],
-        "losses": [point.loss for point in found],
-        "errors": errors if len(errors) == len(found) else None,
-        "barrier": value,
-        "worst_t": worst_t,
-        "barrier_over_ends": barrier(curve, curve[0][1], curve[-1][1])[0],
-        "error_barrier": None,
-        "loss_a": loss_a,
-        "loss_b": loss_b,
+def _facts(line: Line, fusion: Fusion, evaluator: Evaluator) -> dict[str, Any]:
+    return {
+        "barrier_over_ends": line.over_ends,
         "loss_fused": fusion.loss_fused,
-        "error_a": error_a,
-        "error_b": error_b,
         "function_deviation": fusion.function_deviation,
         "function_preserving": fusion.function_preserving,
         "costs": dict(fusion.costs),
-        "limit_given": limit,
-        "samples": pair_a.data.samples,
+        "samples": evaluator.network.data.samples,
         "fusion": fusion.summary(),
         "batchnorm": evaluator.batchnorm_summary(),
-        "precision": str(evaluator.dtype).removeprefix("torch."),
-        "notes": _notes(pair_a, fusion),
+        "precision": precision_of(evaluator),
     }
-    if details["errors"] is not None and error_a is not None and error_b is not None:
-        details["error_barrier"] = barrier(list(zip(details["t"], errors, strict=True)), error_a, error_b)[0]
-    if not value <= bound:
-        details["failure"] = _failure(pair_a, details, bound)
-    return Result(
-        property="fused_connectivity",
-        verdict="pass" if value <= bound else "fail",
-        value=value,
-        limit=bound,
-        unit=pair_a.loss.unit,
-        witness=fusion,
-        evaluations=evaluator.evaluations + fusion.facts["evaluations"],
-        seconds=time.perf_counter() - started,
-        details=details,
-    )
 
 
-def _notes(pair: ModelPair, fusion: Fusion) -> list[str]:
+def _notes(network: Network, fusion: Fusion) -> list[str]:
     """Say what was done to θ_B, and to the networks on the segment."""
-    notes = [fusion.statement]
-    if fusion.facts["batchnorm"] is not None:
-        samples = pair.calibration.samples if pair.calibration else 0
-        notes.append(
-            f"BatchNorm re-estimated at every point on {samples} calibration samples (do so in the merged model)"
-        )
-    notes += data_remarks(pair)
-    return notes
+    restored = [batchnorm_remark(network)] if fusion.facts["batchnorm"] is not None else []
+    return [fusion.statement, *restored, *data_remarks(network)]
 
 
-def _failure(pair: ModelPair, details: Mapping[str, Any], bound: float) -> list[str]:
-    """Return the first lines of a failure: what, measured, where, what fusion alone cost, endpoints."""
-    unit, t, losses, worst = pair.loss.unit, details["t"], details["losses"], details["worst_t"]
-    over = sum(
-        not loss - chord(x, details["loss_a"], details["loss_b"]) <= bound for x, loss in zip(t, losses, strict=True)
+def _failure(pair: WidthPair, line: Line, fusion: Fusion) -> Failure:
+    return line.failure(
+        pair.name,
+        "not linearly connected after soft transport of b to a's widths (no better one was found, which does not prove "
+        "that there is none)",
+        "(1-t)·a + t·fused(b)",
+        pair.network.data,
+        [
+            f"over the chord between the measured ends it is {line.over_ends:.4g}",
+            f"fusion alone takes b from {line.b.loss:.4g} to {line.points[-1].loss:.4g}, function deviation "
+            f"{fusion.function_deviation:.2e}",
+        ],
+        beside=f"; fused {fusion.loss_fused:.4g}",
     )
-    return [
-        f"{pair.name}: not linearly connected after soft transport of b to a's widths (no better one was found, which "
-        "does not prove that there is none)",
-        f"barrier {details['barrier']:.4g} {unit}, limit {bound:.4g} {unit}; over the chord between the measured ends "
-        f"it is {details['barrier_over_ends']:.4g}",
-        f"where: t = {worst:.4g} of θ_t = (1-t)·a + t·fused(b), loss {losses[t.index(worst)]:.4g}, on "
-        f"{pair.data.origin} ({pair.data.samples} samples); {over} of {len(t)} points above the limit",
-        f"fusion alone takes b from {details['loss_b']:.4g} to {losses[-1]:.4g} {unit}; function deviation "
-        f"{details['function_deviation']:.2e}",
-        f"endpoint losses: a {details['loss_a']:.4g}, b {details['loss_b']:.4g} {unit}, fused "
-        f"{details['loss_fused']:.4g}",
-    ]

@@ -1,141 +1,136 @@
-"""The settings a manifest may give to each property: one model per property, in a registry; no torch here.
+"""The types of settings: what may be said, in a manifest and in Python alike, and what a mistake is told to expect.
 
-A setting left out of the manifest stays None and is not passed on, so that defaults live in one place, the property
-itself, where they may depend on the profile.
+A property's signature is made of these (or of plain types); a type's text stands here once, not in any property.
 """
 
 from __future__ import annotations
 
-import math
+import os
 import re
-from typing import Annotated, Any, Literal
+import types
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field, PlainValidator
+from pydantic.fields import FieldInfo
 
+from lmccheck.finding import LIMIT, read_limit
 from lmccheck.store.documents import Strict
 
-LIMIT = 'a number ≥ 0 in nats, or a percentage of the worse endpoint\'s loss such as "5%"'
-
-ALIGN = '"none", "weight-matching", "activation-matching", "transport", "transport-both", "learned" or "best"'
+NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
 
 
-def _limit(value: Any) -> float | str:
-    if isinstance(value, str) and re.fullmatch(r"\d+(\.\d+)?%", value):
-        return value
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value >= 0:
-        return float(value)
-    raise ValueError(LIMIT)
-
-
-Limit = Annotated[float | str, BeforeValidator(_limit)]
-MAPS = ("rescaling", "sign-flips", "head-maps", "stream-rotation")
-BEYOND = f'"all" or a list of some of {", ".join(MAPS)}'
-
-
-def _beyond(value: Any) -> Any:
-    if value == "all" or (isinstance(value, list) and value and all(name in MAPS for name in value)):
-        return value
-    raise ValueError(BEYOND)
-
-
-Beyond = Annotated[str | list[str], BeforeValidator(_beyond)]
-
-
-class CheckSettings(Strict):
-    """What every check may say."""
+class CheckTable(Strict):
+    """What a manifest's table of settings may say of every property."""
 
     property: str | None = Field(default=None, description="the name of a property")
     severity: Literal["fail", "warn"] = Field(default="fail", description='"fail" or "warn"')
 
-    def given(self) -> dict[str, Any]:
-        """The property's own settings that the manifest states."""
-        return {key: getattr(self, key) for key in sorted(self.model_fields_set - {"property", "severity"})}
+
+def choices(annotation: Any) -> tuple[str, ...]:
+    """Return the texts of every Literal inside a type.
+
+    >>> choices(Literal["none", "bn"] | None)
+    ('none', 'bn')
+    """
+    if get_origin(annotation) is Literal:
+        return tuple(text for text in get_args(annotation) if isinstance(text, str))
+    return tuple(text for part in get_args(annotation) for text in choices(part))
 
 
-class LinearConnectivitySettings(CheckSettings):
-    """The loss barrier on the segment between θ_A and the aligned θ_B."""
+def expected(annotation: Any) -> str:
+    """Return what a type expects, in words.
 
-    align: (
-        Literal["none", "weight-matching", "activation-matching", "transport", "transport-both", "learned", "best"]
-        | None
-    ) = Field(default=None, description=ALIGN)
-    limit: Limit | None = Field(default=None, description=LIMIT)
-    points: int | None = Field(default=None, ge=3, le=10_001, description="a whole number from 3 to 10001")
-    beyond: Beyond | None = Field(default=None, description=BEYOND)
-    repair: Literal["none", "bn", "repair"] | None = Field(default=None, description='"none", "bn" or "repair"')
-
-
-HALF = "a number above 0 and at most 0.5"
-SHARE = "a number above 0 and at most 1"
-SHARES = f"{SHARE}, or a table of them by unit group"
-
-
-def _shares(value: Any) -> Any:
-    several = list(value.values()) if isinstance(value, dict) and value else [value]
-    if all(isinstance(share, (int, float)) and not isinstance(share, bool) and 0 < share <= 1 for share in several):
-        return value if isinstance(value, dict) else float(value)
-    raise ValueError(SHARES)
+    >>> expected(Points | None), expected(Literal["a", "b", "c"]), expected(bool)
+    ('a whole number from 3 to 10001', '"a", "b" or "c"', 'true or false')
+    """
+    said = [part.description for part in get_args(annotation) if isinstance(part, FieldInfo) and part.description]
+    if said:
+        return said[0]
+    if texts := choices(annotation):
+        quoted = [f'"{text}"' for text in texts]
+        return " or ".join([", ".join(quoted[:-1]), quoted[-1]] if len(quoted) > 1 else quoted)
+    if get_origin(annotation) in (Union, types.UnionType):
+        return " or ".join(expected(part) for part in get_args(annotation) if part is not type(None))
+    return NAMES.get(annotation, "another value")
 
 
-class DropoutStabilitySettings(CheckSettings):
-    """What dropping units costs, from each layer on (Definition 1)."""
+def _reader(text: str, accepts: Callable[[Any], bool]) -> tuple[PlainValidator, Any]:
+    """Return what makes a type of any values that ``accepts`` is true of."""
 
-    epsilon: Limit | None = Field(default=None, description=LIMIT)
-    keep: Annotated[float | dict[str, float] | None, BeforeValidator(_shares)] = Field(default=None, description=SHARES)
-    refit: bool | None = Field(default=None, description="true or false")
+    def read(value: Any) -> Any:
+        if not accepts(value):
+            raise ValueError(text)
+        return value
 
-
-class NoiseStabilitySettings(CheckSettings):
-    """What random dropout masks cost on the way to them (Lemma 3)."""
-
-    epsilon: Limit | None = Field(default=None, description=LIMIT)
-    p: float | None = Field(default=None, ge=0, lt=1, description="a number from 0 to below 1")
-    masks: int | None = Field(default=None, ge=1, le=100_000, description="a whole number from 1 to 100000")
+    return PlainValidator(read), Field(description=text)
 
 
-class TenSegmentPathSettings(CheckSettings):
-    """The largest loss on the ten-segment path of Theorem 2."""
+Limit = Annotated[float | str, PlainValidator(read_limit), Field(description=LIMIT)]
+Points = Annotated[int, Field(ge=3, le=10_001, description="a whole number from 3 to 10001")]
+Seed = Annotated[int, Field(description="an integer")]
+Profile = Literal["dev", "ci", "thorough"]
 
-    epsilon: Limit | None = Field(default=None, description=LIMIT)
-    keep: float | None = Field(default=None, gt=0, le=0.5, description=HALF)
-    refit: bool | None = Field(default=None, description="true or false")
-    form: Literal["ten", "short"] | None = Field(default=None, description='"ten" or "short"')
+Method = Literal["weight-matching", "activation-matching", "transport", "transport-both", "learned", "best"]
+Align = Literal["none", "weight-matching", "activation-matching", "transport", "transport-both", "learned", "best"]
+Repair = Literal["none", "bn", "repair"]
+Frame = Literal["merge-many", "reference"]
+Norm = Literal["activations", "weights"]
+Place = Annotated[int, Field(ge=0, description="the place of one of the models, counted from 0")]
+
+MAPS = ("rescaling", "sign-flips", "head-maps", "stream-rotation")
 
 
-class DropoutPathSettings(CheckSettings):
-    """The largest loss on the path of Theorem 1, or of Theorem 3 through a narrow network."""
-
-    epsilon: Limit | None = Field(default=None, description=LIMIT)
-    keep: float | None = Field(default=None, gt=0, le=1, description=SHARE)
-    refit: bool | None = Field(default=None, description="true or false")
-    form: Literal["paper", "short"] | None = Field(default=None, description='"paper" or "short"')
-    through: str | None = Field(default=None, min_length=1, description="the path of a .safetensors file")
-    through_model: str | None = Field(
-        default=None, pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$", description='"module:callable"'
+def _maps(value: Any) -> bool:
+    several = [value] if isinstance(value, str) and value != "all" else value
+    return value in ("all", ()) or (
+        isinstance(several, (list, tuple, set, frozenset)) and bool(several) and all(name in MAPS for name in several)
     )
 
 
-class VerifyPathSettings(CheckSettings):
-    """A saved path, certified anew."""
+Beyond = Annotated[str | tuple[str, ...], *_reader(f'"all" or a list of some of {", ".join(MAPS)}', _maps)]
 
-    path: str = Field(min_length=1, description="the path of a file that save_path wrote")
-    epsilon: Limit | None = Field(default=None, description=LIMIT)
-
-
-class VerifyDropoutSettings(CheckSettings):
-    """Saved dropped networks, measured anew."""
-
-    witness: str = Field(min_length=1, description="the path of a file that dropout_stability's witness was saved to")
-    epsilon: Limit | None = Field(default=None, description=LIMIT)
-    keep: float | None = Field(default=None, gt=0, le=1, description=SHARE)
+SHARE = "a number above 0 and at most 1"
+Share = Annotated[float, Field(gt=0, le=1, description=SHARE)]
+Half = Annotated[float, Field(gt=0, le=0.5, description="a number above 0 and at most 0.5")]
+Probability = Annotated[float, Field(ge=0, lt=1, description="a number from 0 to below 1")]
+Quantile = Annotated[float, Field(ge=0.01, le=0.99, description="a number from 0.01 to 0.99")]
+Noise = Annotated[float, Field(ge=0, le=10, description="a number from 0 to 10")]
+Masks = Annotated[int, Field(ge=1, le=100_000, description="a whole number from 1 to 100000")]
 
 
-SETTINGS: dict[str, type[CheckSettings]] = {
-    "linear_connectivity": LinearConnectivitySettings,
-    "dropout_stability": DropoutStabilitySettings,
-    "noise_stability": NoiseStabilitySettings,
-    "ten_segment_path": TenSegmentPathSettings,
-    "dropout_path": DropoutPathSettings,
-    "verify_path": VerifyPathSettings,
-    "verify_dropout": VerifyDropoutSettings,
-}
+def _shares(value: Any) -> bool:
+    several = list(value.values()) if isinstance(value, Mapping) else [value]
+    numbers = (share for share in several if isinstance(share, (int, float)) and not isinstance(share, bool))
+    return bool(several) and sum(0 < share <= 1 for share in numbers) == len(several)
+
+
+Shares = Annotated[float | Mapping[str, float], *_reader(f"{SHARE}, or a table of them by unit group", _shares)]
+
+
+def _file(value: Any) -> bool:
+    return isinstance(value, (str, os.PathLike)) and bool(os.fspath(value))
+
+
+def _weights(value: Any) -> bool:
+    tensors = isinstance(value, Mapping) and all(hasattr(part, "shape") for part in value.values())
+    return value is None or _file(value) or (tensors and bool(value))
+
+
+def _model(value: Any) -> bool:
+    named = isinstance(value, str) and re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*", value) is not None
+    return value is None or named or callable(value)
+
+
+def _path(value: Any) -> bool:
+    return _file(value) or (hasattr(value, "points") and hasattr(value, "segments"))
+
+
+def _witness(value: Any) -> bool:
+    return _file(value) or (hasattr(value, "found") and hasattr(value, "theta"))
+
+
+Weights = Annotated[Any, *_reader("the path of a .safetensors file", _weights)]
+Model = Annotated[Any, *_reader('"module:callable"', _model)]
+SavedPath = Annotated[Any, *_reader("a Path, or a file that save_path wrote", _path)]
+SavedDropout = Annotated[Any, *_reader("a witness of dropout_stability, or the file it was saved to", _witness)]

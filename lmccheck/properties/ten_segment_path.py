@@ -2,40 +2,43 @@
 
 from __future__ import annotations
 
-import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+from lmccheck.finding import Finding
 from lmccheck.properties.low_loss_path import (
+    Certified,
     Prepared,
-    concluded,
+    not_found,
     prepare,
     require_calibration,
-    require_choice,
-    require_common,
-    require_number,
+    search_both,
 )
-from lmccheck.result import Result
+from lmccheck.properties.registry import check
+from lmccheck.properties.settings import Half, Limit, Profile, Seed
 
 if TYPE_CHECKING:
     from lmccheck.dropping.dropped import Dropped
     from lmccheck.network.pair import ModelPair
-    from lmccheck.paths.certify import Certificate
-    from lmccheck.paths.path import Path
 
-NAME = "ten_segment_path"
 FORMS = {"ten": "paper", "short": "short"}
 
 
+@check(
+    of="pair",
+    claim="max L ≤ max(L(θ_A), L(θ_B)) + ε (Theorem 2)",
+    quantifier="there is a path",
+    certifies="eight of ten segments exactly, two by samples",
+)
 def ten_segment_path(
     pair: ModelPair,
     *,
-    epsilon: float | str = 0.05,
-    keep: float = 0.5,
+    epsilon: Limit = 0.05,
+    keep: Half = 0.5,
     refit: bool = True,
-    form: str = "ten",
-    seed: int = 0,
-    profile: str = "ci",
-) -> Result:
+    form: Literal["ten", "short"] = "ten",
+    seed: Seed = 0,
+    profile: Profile = "ci",
+) -> Finding:
     """Assert that θ_A and θ_B are joined by ten segments with max L ≤ max(L(θ_A), L(θ_B)) + ε.
 
     The path drops all but a share ``keep`` (at most ½) of every layer's units of each network, and crosses between the
@@ -52,62 +55,48 @@ def ten_segment_path(
     Raises LmcError, SourceError, UnsupportedArchitecture (LayerNorm and the like across dropped units, tied tensors).
     Source: Kuditipudi et al. 2019, Theorem 2.
     """
-    from lmccheck.dropping.search import find_dropped
+    from lmccheck.dropping.costs import level_costs
 
-    started = time.perf_counter()
-    require_common(epsilon, seed, profile, NAME, refit)
-    require_choice(form, "form", tuple(FORMS), NAME)
-    require_number(keep, "keep", 0.0, 0.5, NAME)
-    ready = prepare(pair, NAME)
-    require_calibration(pair, NAME)
-    found = {
-        side: find_dropped(pair, ready.structure, side, [0], keep=keep, refit=refit, seed=seed, profile=profile)
-        for side in ("a", "b")
-    }
-    path, certificate = certified(pair, ready, found["a"].best[0], found["b"].best[0], form, profile)
-    details: dict[str, Any] = {
+    settings = {"keep": keep, "refit": refit, "seed": seed, "profile": profile}
+    ready = prepare(pair, "ten_segment_path")
+    require_calibration(pair, "ten_segment_path")
+    searches = search_both(pair, ready.structure, [0], **settings)
+    best, plain = ({s: getattr(x, kind)[0] for s, x in searches.items()} for kind in ("best", "plain"))
+    found = _certified(pair, ready, best, form, profile)
+    facts: dict[str, Any] = {
         "theorem": "Kuditipudi et al. 2019, Theorem 2",
         "form": form,
         "keep": keep,
         "refit": refit,
-        "kept": {side: {g: len(u) for g, u in search.best[0].keep.items()} for side, search in found.items()},
-        "dropped": {side: search.best[0].how for side, search in found.items()},
-        "search": {side: search.facts for side, search in found.items()},
+        "kept": {side: {g: len(u) for g, u in dropped.keep.items()} for side, dropped in best.items()},
+        "dropped": {side: dropped.how for side, dropped in best.items()},
+        "search": {side: search.facts for side, search in searches.items()},
         "without_refit": None,
     }
+    notes = []
     if refit:
-        _, plain = certified(pair, ready, found["a"].plain[0], found["b"].plain[0], form, "glance")
-        details["without_refit"] = {
-            "excess": plain.excess,
-            "certified_max": plain.largest,
-            "dropped": {side: search.plain[0].how for side, search in found.items()},
-            "evaluations": plain.evaluations,
+        without = _certified(pair, ready, plain, form, "glance").certificate
+        facts["without_refit"] = {
+            "excess": without.excess,
+            "certified_max": without.largest,
+            "dropped": {side: dropped.how for side, dropped in plain.items()},
+            "evaluations": without.evaluations,
         }
-        details["notes"] = [f"without refitting the dropped networks the excess is {plain.excess:.4g}"]
-    side = "a" if certificate.segments[0].largest - certificate.loss_a > (
-        certificate.segments[-1].largest - certificate.loss_b
-    ) else "b"  # fmt: skip
-    return concluded(
-        pair, NAME, path, certificate, epsilon, started, details,
-        remark=f"no better dropped networks were found within this budget ({profile}, seed {seed}), which does not "
-        "prove that there are none",
-        costs=lambda: _costs(pair, ready, side, found[side].best[0]),
-    )  # fmt: skip
+        notes = [f"without refitting the dropped networks the excess is {without.excess:.4g}"]
+    known = found.certificate
+    rises = {"a": known.segments[0].largest - known.loss_a, "b": known.segments[-1].largest - known.loss_b}
+    side = "a" if rises["a"] > rises["b"] else "b"
+    return found.explained(
+        found.finding(epsilon, facts, notes),
+        f"no path of low loss found: {not_found(settings)}",
+        lambda: level_costs(pair, ready.structure, side, best[side]),
+    )
 
 
-def certified(
-    pair: ModelPair, ready: Prepared, a: Dropped, b: Dropped, form: str, profile: str
-) -> tuple[Path, Certificate]:
+def _certified(pair: ModelPair, ready: Prepared, dropped: dict[str, Dropped], form: str, profile: str) -> Certified:
     """Return the path through two dropped networks and what is known of it."""
     from lmccheck.paths.certify import certify
-    from lmccheck.paths.ten_segment import ten_segments
+    from lmccheck.paths.theorems import ten_segments
 
-    path = ten_segments(ready.structure, ready.theta_a, ready.theta_b, a, b, FORMS[form])
-    return path, certify(pair, ready.structure, path, profile=profile)
-
-
-def _costs(pair: ModelPair, ready: Prepared, side: str, dropped: Dropped) -> dict[str, float]:
-    """Return, per level, what dropping its units alone costs on calibration data (scaled, nothing refitted)."""
-    from lmccheck.dropping.costs import level_costs
-
-    return level_costs(pair, ready.structure, side, dropped)
+    path = ten_segments(ready.structure, ready.theta_a, ready.theta_b, dropped["a"], dropped["b"], FORMS[form])
+    return Certified(pair, path, certify(pair, ready.structure, path, profile=profile))

@@ -2,33 +2,40 @@
 
 from __future__ import annotations
 
-import math
-import os
-import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from lmccheck.errors import LmcError, SymmetryError
-from lmccheck.properties.limits import read_limit
-from lmccheck.properties.low_loss_path import require_common, require_covered, require_number, structure_for
-from lmccheck.properties.remarks import measured_endpoint
-from lmccheck.result import Result
+from lmccheck.errors import SymmetryError
+from lmccheck.finding import Failure, Finding, Where
+from lmccheck.properties.dropout_stability import costs_of
+from lmccheck.properties.low_loss_path import covered_structure
+from lmccheck.properties.registry import check
+from lmccheck.properties.remarks import measured_endpoints, measured_on
+from lmccheck.properties.settings import Limit, Profile, SavedDropout, Seed, Share
 
 if TYPE_CHECKING:
     from lmccheck.dropping.stability import StabilityWitness
     from lmccheck.network.pair import ModelPair
+    from lmccheck.symmetry.structure import Structure
 
 NAME = "verify_dropout"
 
 
+@check(
+    of="pair",
+    claim="L(θ_i) − L(θ) ≤ ε for saved networks θ_i",
+    quantifier="for all i, these units",
+    certifies="exactly this, and that every θ_i is a dropped version of θ",
+)
 def verify_dropout(
     pair: ModelPair,
-    witness: StabilityWitness | str | os.PathLike[str],
+    witness: SavedDropout,
     *,
-    epsilon: float | str = 0.05,
-    keep: float = 0.5,
-    seed: int = 0,
-    profile: str = "ci",
-) -> Result:
+    epsilon: Limit = 0.05,
+    keep: Share = 0.5,
+    seed: Seed = 0,
+    profile: Profile = "ci",
+) -> Finding:
     """Assert that saved networks θ_i are dropped versions of θ_A and θ_B with L(θ_i) ≤ L(θ) + ε, for every level i.
 
     ``witness``: of ``dropout_stability``, or the file it was saved to. Checked are that all levels of both endpoints
@@ -36,23 +43,54 @@ def verify_dropout(
     own; losses are measured in float64, nothing is taken from the file but weights. ``details`` hold ``epsilon`` per
     endpoint and level. Raises CheckpointError, SymmetryError where a network is not what it says.
     """
-    from lmccheck.dropping.stability import StabilityWitness, dropped_violation, load_dropped, measure_dropped
+    import torch
 
-    started = time.perf_counter()
-    require_common(epsilon, seed, profile, NAME)
-    require_number(keep, "keep", 0.0, 1.0, NAME)
-    structure = structure_for(pair, NAME)
-    require_covered(structure, NAME)
-    if not isinstance(witness, (StabilityWitness, str, os.PathLike)):
-        raise LmcError(f"{NAME}: witness = {witness!r}; expected a witness of dropout_stability, or its file")
+    from lmccheck.dropping.stability import measure_dropped
+    from lmccheck.evaluate.evaluator import Evaluator
+
+    structure = covered_structure(pair, NAME)
+    given = _honest(pair, structure, witness, keep)
+    evaluator = Evaluator(pair.network, pair.theta_a, dtype=torch.float64)
+    ends = measured_endpoints(pair, evaluator)
+    levels = range(len(structure.levels))
+    costs = {
+        end.name: costs_of(
+            end, [measure_dropped(evaluator, structure, given.found[end.name][i], end.name) for i in levels]
+        )
+        for end in ends
+    }
+    every = [cost for row in costs.values() for cost in row]
+    worst = max(every, key=lambda cost: (cost.height, cost.side, cost.level))
+    groups = structure.levels[worst.level]
+    found = Finding(
+        worst.height,
+        epsilon,
+        pair.loss.unit,
+        endpoints=ends,
+        where=Where(side=worst.side, layer=groups[0]),
+        witness=given,
+        evaluations=evaluator.evaluations,
+        facts={
+            "epsilon": {side: [cost.height for cost in row] for side, row in costs.items()},
+            "levels": [list(level) for level in structure.levels],
+            "kept": {side: {g: len(u) for g, u in given.found[side][0].keep.items()} for side in costs},
+            "samples": pair.data.samples,
+            "precision": "float64",
+        },
+    )
+    where = f"endpoint {worst.side}, level {worst.level} ({', '.join(groups)}) and later"
+    what, seen = f"{worst.side} is not dropout stable by these networks", [cost.seen for cost in every]
+    failure = Failure(pair.name, what, "ε", where, measured_on(pair.data), seen, "dropped networks")
+    return found if found.judged == "pass" else replace(found, failure=failure)
+
+
+def _honest(pair: ModelPair, structure: Structure, witness: Any, keep: float) -> StabilityWitness:
+    """Return a witness, or what its file holds. Raises SymmetryError where a network in it is not what it says."""
+    from lmccheck.dropping.stability import StabilityWitness, dropped_violation, load_dropped
+
     given = witness
     if not isinstance(given, StabilityWitness):
         given = load_dropped(pair.base / given if pair.base else given, pair, structure)
-
-    import torch
-
-    from lmccheck.evaluate.evaluator import Evaluator
-
     for side, theta in (("a", pair.theta_a), ("b", pair.theta_b)):
         missing = sorted(set(range(len(structure.levels))) - set(given.found.get(side, {})))
         if missing:
@@ -61,35 +99,4 @@ def verify_dropout(
             wrong = dropped_violation(structure, structure.canonical(theta), dropped, keep)
             if wrong is not None or level != dropped.level:
                 raise SymmetryError(f"{NAME}: level {level} of {side} is no dropped version of it: {wrong}")
-    evaluator = Evaluator(pair, torch.float64)
-    own, costs = {}, {}
-    for side, theta in (("a", pair.theta_a), ("b", pair.theta_b)):
-        own[side] = measured_endpoint(evaluator, theta, side).loss
-        levels = [given.found[side][level] for level in range(len(structure.levels))]
-        costs[side] = [measure_dropped(evaluator, structure, dropped, side).loss - own[side] for dropped in levels]
-    flat = [(x if x == x else math.inf, side, level) for side, row in costs.items() for level, x in enumerate(row)]
-    value, side, level = max(flat)
-    bound = read_limit(epsilon, max(own.values()), NAME)
-    details: dict[str, Any] = {
-        "epsilon": costs,
-        "loss_a": own["a"],
-        "loss_b": own["b"],
-        "levels": [list(groups) for groups in structure.levels],
-        "worst_side": side,
-        "worst_layer": structure.levels[level][0],
-        "kept": {s: {g: len(u) for g, u in given.found[s][0].keep.items()} for s in costs},
-        "limit_given": epsilon,
-        "samples": pair.data.samples,
-        "precision": "float64",
-    }
-    return Result(
-        property=NAME,
-        verdict="pass" if value <= bound else "fail",
-        value=value,
-        limit=bound,
-        unit=pair.loss.unit,
-        witness=given,
-        evaluations=evaluator.evaluations,
-        seconds=time.perf_counter() - started,
-        details=details,
-    )
+    return given

@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 import os
-import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from lmccheck.errors import LmcError
-from lmccheck.properties.low_loss_path import concluded, require_common, structure_for
-from lmccheck.result import Result
+from lmccheck.finding import Finding
+from lmccheck.properties.low_loss_path import Certified
+from lmccheck.properties.registry import check
+from lmccheck.properties.settings import Limit, Profile, SavedPath, Seed
 
 if TYPE_CHECKING:
     from lmccheck.network.pair import ModelPair
-    from lmccheck.paths.path import Path
-
-NAME = "verify_path"
 
 
+@check(
+    of="pair",
+    claim="max L ≤ max(L(θ_A), L(θ_B)) + ε along a saved path",
+    quantifier="this path",
+    certifies="that every segment is of the kind it says, and its largest loss as the path's own property does",
+)
 def verify_path(
-    pair: ModelPair,
-    path: Path | str | os.PathLike[str],
-    *,
-    epsilon: float | str = 0.05,
-    seed: int = 0,
-    profile: str = "ci",
-) -> Result:
+    pair: ModelPair, path: SavedPath, *, epsilon: Limit = 0.05, seed: Seed = 0, profile: Profile = "ci"
+) -> Finding:
     """Assert that a path joins θ_A and θ_B with max L ≤ max(L(θ_A), L(θ_B)) + ε, checking every claim it makes.
 
     ``path``: a Path, or a file that ``lmccheck.save_path`` wrote. Its ends must be the pair's checkpoints to the last
@@ -35,12 +33,8 @@ def verify_path(
     from lmccheck.paths.certify import certify
     from lmccheck.paths.path import Path, load_path
 
-    started = time.perf_counter()
-    require_common(epsilon, seed, profile, NAME)
-    structure = structure_for(pair, NAME)
-    if not isinstance(path, (Path, str, os.PathLike)):
-        raise LmcError(f"{NAME}: path = {path!r}; expected a Path, or a file that save_path wrote")
+    structure = pair.network.structure("verify_path")
     given = path if isinstance(path, Path) else load_path(pair.base / path if pair.base else path)
-    certificate = certify(pair, structure, given, profile=profile)
-    details: dict[str, Any] = {"origin": "Path" if isinstance(path, Path) else os.fspath(path)}
-    return concluded(pair, NAME, given, certificate, epsilon, started, details, remark="", costs=dict)
+    found = Certified(pair, given, certify(pair, structure, given, profile=profile))
+    origin = "Path" if isinstance(path, Path) else os.fspath(path)
+    return found.explained(found.finding(epsilon, {"origin": origin}), "this path is too high")

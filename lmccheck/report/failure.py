@@ -5,34 +5,12 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 
-from lmccheck.report.record import CheckRecord, number
+from lmccheck.report.record import CheckRecord
 
 
 def failure_text(record: CheckRecord, command: str) -> str:
-    """Return what failed; measured against limit; where; worst and smallest; endpoint losses; how to reproduce.
-
-    The property words the first five (``details["failure"]``), because only it knows what was searched; a property
-    that does not is described by its numbers.
-    """
-    lines = [str(line) for line in record.details.get("failure", ())] or plain_lines(record)
-    return "\n".join([*lines, f"reproduce: {command}"])
-
-
-def plain_lines(record: CheckRecord) -> list[str]:
-    """Return the facts of a record whose property words nothing itself."""
-    unit = f" {record.unit}" if record.unit else ""
-    lines = [
-        f"{record.property}: {record.verdict} for {record.pair}",
-        f"measured {number(record.value)}{unit}, limit {number(record.limit)}{unit}",
-    ]
-    if record.where:
-        lines.append(f"worst at {record.where}")
-    if record.naive is not None:
-        lines.append(f"without alignment: {number(record.naive)}{unit}")
-    losses = [record.details.get("loss_a"), record.details.get("loss_b")]
-    if None not in losses:
-        lines.append(f"endpoint losses: a {number(losses[0])}, b {number(losses[1])}")
-    return lines
+    """Return what failed, as the record says it (a line each), and how to reproduce it."""
+    return "\n".join([*record.failure, f"reproduce: {command}"])
 
 
 def reproduce_command(node: str, flags: Sequence[str]) -> str:

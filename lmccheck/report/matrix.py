@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 from tabulate import tabulate
 
+from lmccheck.finding import Matrix
 from lmccheck.report.record import CheckRecord, number, ordered
 from lmccheck.report.table import ESCAPED
 
@@ -19,23 +19,18 @@ def matrices(records: list[CheckRecord], fmt: str = "simple", width: int | None 
 
 
 def _matrices(record: CheckRecord, fmt: str, width: int | None) -> Iterator[tuple[str, str]]:
-    details = record.details
-    names, aligned, naive = (details.get(key) for key in ("names", "matrix", "matrix_naive"))
-    if not names or not aligned or not naive:
+    if not record.matrix:
         return
-    above = {frozenset(pair) for pair in details.get("above_limit", ())}
+    found = Matrix(**record.matrix)
+    above = {frozenset(pair) for pair in found.above}
     mark = f"; {ABOVE} above the limit" if above else ""
     title = f"{record.pair}::{record.check}, barriers in {record.unit}"
-    same = aligned == naive
+    how = f"aligned ({found.method})" if found.method else "aligned"
+    same = found.aligned == found.naive
     still = ", which moved nothing" if same else ""
-    yield f"{title}, {_how(details)}{still}{mark}", draw(names, aligned, fmt, width, above)
+    yield f"{title}, {how}{still}{mark}", draw(found.names, found.aligned, fmt, width, above)
     if not same:
-        yield f"{title}, unaligned", draw(names, naive, fmt, width)
-
-
-def _how(details: Mapping[str, Any]) -> str:
-    method = details.get("alignment", {}).get("method")
-    return f"aligned ({method})" if method else "aligned"
+        yield f"{title}, unaligned", draw(found.names, found.naive, fmt, width)
 
 
 def draw(

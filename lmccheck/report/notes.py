@@ -16,7 +16,7 @@ def notes(records: list[CheckRecord]) -> list[str]:
     """Return what each verdict that occurs means, the barrier's definition, and each remark with its checks."""
     verdicts = {record.verdict for record in records}
     lines = [meaning for verdict, meaning in MEANING.items() if verdict in verdicts]
-    definitions = dict.fromkeys(record.details.get("barrier_definition") for record in records)
+    definitions = dict.fromkeys(record.barrier_definition for record in records)
     lines += [f"barrier: {definition}" for definition in definitions if definition]
     remarks: dict[str, list[str]] = {}
     for record in ordered(records):

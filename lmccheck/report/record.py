@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from lmccheck.finding import Finding
+from lmccheck.properties.judge import failure_lines, finding_of
 from lmccheck.result import Result
 
 
@@ -15,7 +17,8 @@ from lmccheck.result import Result
 class CheckRecord:
     """What one item measured; ``text`` is the failure or error text, ``blocking`` whether it fails the run.
 
-    ``pair`` is the name of what was measured, ``kind`` whether that is a pair or a set.
+    ``pair`` is the name of what was measured, ``kind`` whether that is a pair or a set. ``failure`` is what failed, a
+    line each; ``place`` the parts of ``where`` by name, ``matrix`` those of a set's Matrix.
     """
 
     id: str
@@ -33,7 +36,12 @@ class CheckRecord:
     unit: str = ""
     interval: list[float] | None = None
     naive: float | None = None
+    error_barrier: float | None = None
+    barrier_definition: str = ""
     where: str = ""
+    place: dict[str, Any] = field(default_factory=dict)
+    matrix: dict[str, Any] = field(default_factory=dict)
+    failure: list[str] = field(default_factory=list)
     seed: int | None = None
     profile: str = ""
     evaluations: int = 0
@@ -57,22 +65,42 @@ class CheckRecord:
 
     def measured(self, result: Result) -> CheckRecord:
         """Return this record with everything that a result says."""
-        details = result.details
-        return dataclasses.replace(
+        finding = finding_of(result)
+        where = finding.where
+        record = dataclasses.replace(
             self,
             verdict=result.verdict,
             value=result.value,
             limit=result.limit,
             unit=result.unit,
             interval=None if result.interval is None else list(result.interval),
-            naive=details.get("barrier_naive"),
-            where=where(details),
+            naive=finding.naive,
+            error_barrier=finding.error_barrier,
+            barrier_definition=finding.barrier_definition,
+            where=str(where),
+            place={name: part for name, part in vars(where).items() if part is not None},
+            matrix={} if finding.matrix is None else vars(finding.matrix),
             evaluations=result.evaluations,
             seconds=result.seconds,
-            notes=[str(note) for note in details.get("notes", ())],
-            witness=witness(details),
-            details=plain(details),
+            notes=[str(note) for note in finding.notes],
+            witness=witness(finding),
+            details=plain(result.details),
         )
+        return dataclasses.replace(record, failure=failure_lines(finding) or record.plain_lines(finding))
+
+    def plain_lines(self, finding: Finding) -> list[str]:
+        """Return the facts of a finding that words no failure itself."""
+        unit = f" {self.unit}" if self.unit else ""
+        lines = [
+            f"{self.property}: {self.verdict} for {self.pair}",
+            f"measured {number(self.value)}{unit}, limit {number(self.limit)}{unit}",
+        ]
+        if self.where:
+            lines.append(f"worst at {self.where}")
+        if self.naive is not None:
+            lines.append(f"without alignment: {number(self.naive)}{unit}")
+        losses = ", ".join(f"{end.name} {number(end.loss)}" for end in finding.endpoints)
+        return [*lines, f"endpoint losses: {losses}"] if losses else lines
 
     def properties(self) -> list[tuple[str, str | int | float]]:
         """Return the flat facts for ``item.user_properties``, which JUnit files and other plugins read."""
@@ -87,31 +115,19 @@ class CheckRecord:
             "ci_low": low,
             "ci_high": high,
             "naive": self.naive,
-            "error_barrier": self.details.get("error_barrier"),
-            "worst_t": self.details.get("worst_t"),
-            "worst_pair": ", ".join(self.details.get("worst_pair", ())) or None,
+            "error_barrier": self.error_barrier,
+            "worst_t": self.place.get("t"),
+            "worst_pair": ", ".join(self.place.get("pair", ())) or None,
             "seed": self.seed,
             "seconds": self.seconds,
         }
         return [(f"lmc.{name}", plain(fact)) for name, fact in facts.items() if fact is not None]
 
 
-def where(details: Mapping[str, Any]) -> str:
-    """Return where the worst was seen, short enough for a column: two models, an endpoint and its layer, or a point on
-    the straight line, the segment of a path and its kind, the layer, the seed.
-    """
-    if pair := details.get("worst_pair"):
-        return ", ".join(pair)
-    if side := details.get("worst_side"):
-        return ":".join(part for part in (side, details.get("worst_layer")) if part)
-    parts = {"t": details.get("worst_t"), "seg": details.get("worst_segment")}
-    parts |= {"layer": details.get("worst_layer"), "seed": details.get("worst_seed")}
-    return " ".join(f"{name}={number(part)}" for name, part in parts.items() if part is not None)
-
-
-def witness(details: Mapping[str, Any]) -> dict[str, Any]:
+def witness(finding: Finding) -> dict[str, Any]:
     """Return the summary of what proves the verdict: small enough to read, enough to look again at the right place."""
-    return {key: plain(details[key]) for key in ("worst_pair", "worst_t", "alignment") if details.get(key) is not None}
+    parts = {"worst_pair": finding.where.pair, "worst_t": finding.where.t, "alignment": finding.alignment}
+    return {key: plain(part) for key, part in parts.items() if part is not None}
 
 
 def number(value: Any) -> str:

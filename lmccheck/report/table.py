@@ -37,7 +37,7 @@ def cells(record: CheckRecord) -> dict[str, str]:
 
 def error_barrier(record: CheckRecord) -> str:
     """Return the barrier in 0-1 error, in percentage points: it need not agree with the loss barrier."""
-    value = record.details.get("error_barrier")
+    value = record.error_barrier
     return "" if value is None else f"{100 * value:+.2g} pp"
 
 

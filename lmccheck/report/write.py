@@ -2,7 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+
+from lmccheck.report.formats import FORMATS, Run, formats, shown
+from lmccheck.report.record import CheckRecord
+
+
+def write_reports(
+    paths: Mapping[str, Path], records: list[CheckRecord], run: Run, *, summary: Path | None = None
+) -> list[tuple[str, bool]]:
+    """Write a report to each path, by the name of its format; return for each what ``write_text`` says.
+
+    To ``summary``, the page of a CI job, Markdown is appended, where there is anything to show.
+    """
+    outcomes: list[tuple[str, bool]] = []
+    if summary is not None and shown(records):
+        text = FORMATS.get("md").render(records, run) + "\n"
+        outcomes.append(write_text("Markdown summary", summary, text, append=True))
+    for each in formats():
+        if each.name in paths:
+            status = run.exit_status or int(not all(written for _, written in outcomes))
+            text = each.render(records, replace(run, exit_status=status))
+            outcomes.append(write_text(each.title, paths[each.name], text))
+    return outcomes
 
 
 def write_text(kind: str, path: Path, text: str, *, append: bool = False) -> tuple[str, bool]:

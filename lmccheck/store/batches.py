@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any
-
-from torch import Tensor
 
 from lmccheck.store.data import Batch, Data
+from lmccheck.store.trees import input_tensors
 
 ELEMENTS = 2**21  # numbers of input per batch that lmccheck chooses itself: 8 MB in float32
 MOST_SAMPLES = 4096
@@ -21,36 +19,24 @@ def rebatched(data: Data, most: int | None = None) -> tuple[Batch, ...]:
     if not data.rebatch:
         return data.batches
     whole = data.batches[0]
-    tensors = [v for v in _flat(whole.inputs) if isinstance(v, Tensor)]
-    per_sample = max(1, sum(t[0].numel() for t in tensors))
-    limit = min(MOST_SAMPLES, max(1, ELEMENTS // per_sample), most or MOST_SAMPLES)
+    limit = min(MOST_SAMPLES, max(1, ELEMENTS // numbers(whole)), most or MOST_SAMPLES)
     count = -(-whole.samples // limit)
-    if count == 1:
-        return data.batches
-    edges = [round(k * whole.samples / count) for k in range(count + 1)]
-    return tuple(Batch(cut(whole.inputs, start, stop), whole.targets[start:stop]) for start, stop in pairwise(edges))
+    return data.batches if count == 1 else in_parts(whole, count, whole.samples)
 
 
-def _flat(inputs: Any) -> list[Any]:
-    if isinstance(inputs, dict):
-        return list(inputs.values())
-    return list(inputs) if isinstance(inputs, (tuple, list)) else [inputs]
+def numbers(batch: Batch) -> int:
+    """Return how many numbers the inputs of one sample hold, at least 1."""
+    return max(1, sum(tensor[0].numel() for tensor in input_tensors(batch.inputs) if tensor.ndim))
 
 
-def cut(inputs: Any, start: int, stop: int) -> Any:
-    """Return samples ``start`` to ``stop`` of a batch's inputs."""
-    if isinstance(inputs, Tensor):
-        return inputs[start:stop]
-    if isinstance(inputs, dict):
-        return {key: cut(value, start, stop) for key, value in inputs.items()}
-    if isinstance(inputs, (tuple, list)):
-        return type(inputs)(cut(value, start, stop) for value in inputs)
-    return inputs
+def in_parts(whole: Batch, count: int, samples: int) -> tuple[Batch, ...]:
+    """Return the first ``samples`` samples of a batch as ``count`` batches of near-equal size."""
+    edges = [round(k * samples / count) for k in range(count + 1)]
+    return tuple(whole.take(slice(start, stop)) for start, stop in pairwise(edges))
 
 
 def first_samples(data: Data, samples: int) -> Data:
     """Return at most ``samples`` samples; batches of a user's own as they came."""
     if not data.rebatch or data.samples <= samples:
         return data
-    whole = data.batches[0]
-    return Data((Batch(cut(whole.inputs, 0, samples), whole.targets[:samples]),), data.origin, True)
+    return Data((data.batches[0].take(slice(samples)),), data.origin, True)

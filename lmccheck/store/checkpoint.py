@@ -1,184 +1,77 @@
-"""Safetensors in and out. Headers are read without torch, so that mistakes show before anything heavy is loaded."""
+"""Where weights lie: a file, or whatever else a source knows how to open."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-import struct
-from collections.abc import Mapping
-from dataclasses import dataclass
-from math import prod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from lmccheck.errors import CheckpointError, shown_path
+from lmccheck.errors import CheckpointError
+from lmccheck.registry import Registry
+from lmccheck.store.files import TensorHeader
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-_PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"}
-_BYTES = {
-    "F64": 8, "I64": 8, "U64": 8, "C64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2,
-    "I8": 1, "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1, "F8_E4M3FNUZ": 1, "F8_E5M2FNUZ": 1,
-}  # fmt: skip
-_HEADER_LIMIT = 100_000_000  # bytes; the format's own limit
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Named tensors that lie somewhere, described without reading them.
+
+    ``label`` is what messages call it; ``path`` and ``sha256`` are None for weights that are in no file. ``read``
+    returns all tensors, on the CPU, in their stored dtypes; names that share a tensor go on sharing it.
+    """
+
+    label: str
+    tensors: Mapping[str, TensorHeader] = field(repr=False)
+    read: Callable[[], dict[str, Tensor]] = field(repr=False)
+    path: str | None = None
+    sha256: str | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    def facts(self) -> dict[str, Any]:
+        """Return what a report says of it; JSON-able. ``parameters`` counts floating numbers."""
+        floats = [header for header in self.tensors.values() if header.is_floating_point]
+        return {
+            "path": self.path,
+            "sha256": self.sha256,
+            "parameters": sum(header.numbers for header in floats),
+            "dtype": "+".join(sorted({header.torch_dtype for header in floats})),
+        }
 
 
 @dataclass(frozen=True)
-class TensorHeader:
-    """Dtype (as safetensors spells it: F32, BF16, I64 …) and shape of one stored tensor."""
+class Source:
+    """A kind of checkpoint: what it opens, in words, whether it can open a thing, and how.
 
-    dtype: str
-    shape: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Header:
-    """What a safetensors file says about itself: its tensors by name, and its metadata."""
-
-    tensors: dict[str, TensorHeader]
-    metadata: dict[str, str]
-
-
-def read_header(path: str | os.PathLike[str]) -> Header:
-    """Return the header of a safetensors file, checked against the file's length; no tensor is read.
-
-    Raises CheckpointError for a missing file, a pickle, and a truncated or corrupt file.
+    ``open(given, folder, side)`` returns the Checkpoint, paths being relative to ``folder``; ``side`` (``a``, ``b``,
+    ``model 2``) names it where it has no name of its own. Raises CheckpointError.
     """
-    path = Path(path)
-    _refuse_what_is_no_safetensors(path)
-    size = path.stat().st_size
-    try:
-        with path.open("rb") as file:
-            head = file.read(8)
-            if head == b"version ":  # as Git LFS pointers begin
-                raise CheckpointError(
-                    f"{shown_path(path)}: got a Git LFS pointer, expected the file it stands for; mend: git lfs pull"
-                )
-            length = struct.unpack("<Q", head)[0] if len(head) == 8 else -1
-            if length < 2 or length > _HEADER_LIMIT or 8 + length > size:
-                raise CheckpointError(_corrupt(path, f"{size} bytes with a header that claims {max(length, 0)}"))
-            raw = json.loads(file.read(length))
-            metadata = raw.pop("__metadata__", {})
-            tensors: dict[str, TensorHeader] = {}
-            end = 0
-            for name, entry in raw.items():
-                begin, stop = entry["data_offsets"]
-                shape = tuple(int(n) for n in entry["shape"])
-                tensors[name] = TensorHeader(str(entry["dtype"]), shape)
-                width = _BYTES.get(tensors[name].dtype)
-                if width is not None and stop - begin != prod(shape) * width:
-                    raise CheckpointError(
-                        _corrupt(
-                            path, f"tensor {name!r} of {stop - begin} bytes for shape {list(shape)} {entry['dtype']}"
-                        )
-                    )
-                end = max(end, int(stop))
-    except OSError as error:
-        raise CheckpointError(
-            f"{shown_path(path)}: cannot be read: {error.strerror}; mend: check its permissions"
-        ) from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(_corrupt(path, f"an unreadable header ({type(error).__name__})")) from None
-    if 8 + length + end != size:
-        raise CheckpointError(_corrupt(path, f"{size} bytes where the header describes {8 + length + end}"))
-    return Header(tensors, metadata)
+
+    opens: str
+    accepts: Callable[[Any], bool]
+    open: Callable[[Any, Path, str], Checkpoint]
 
 
-def _corrupt(path: Path, got: str) -> str:
-    where = shown_path(path)
-    return (
-        f"{where}: truncated or corrupt: got {got}, expected a whole safetensors file; mend: save or download it again"
-    )
+SOURCES: Registry[Source] = Registry("checkpoint source", "lmccheck.store.sources")
 
 
-def _refuse_what_is_no_safetensors(path: Path) -> None:
-    if path.is_dir():
-        raise CheckpointError(
-            f"{shown_path(path)}: got a folder, expected a .safetensors file; mend: name the file inside it"
-        )
-    if not path.exists():
-        raise CheckpointError(
-            f"{shown_path(path)}: no such file, expected a .safetensors checkpoint; mend: correct the path"
-        )
-    if path.suffix.lower() in _PICKLES or _looks_pickled(path):
-        raise CheckpointError(
-            f"{shown_path(path)}: got a pickle, which can run code when it is loaded, expected safetensors; mend: "
-            "convert it once "
-            "where you "
-            "trust it: safetensors.torch.save_file(torch.load(path, weights_only=True), 'model.safetensors')"
-        )
+def open_checkpoint(given: Any, folder: Path, side: str, pin: str | None = None) -> Checkpoint:
+    """Return what ``given`` stands for, opened by the first source that accepts it.
 
-
-def _looks_pickled(path: Path) -> bool:
-    try:
-        with path.open("rb") as file:
-            head = file.read(9)
-    except OSError:
-        return False
-    return head[:4] == b"PK\x03\x04" or (
-        head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05") and head[8:9] != b"{"
-    )
-
-
-def sha256_of(path: str | os.PathLike[str]) -> str:
-    """Return the hex SHA-256 of a file."""
-    try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise CheckpointError(
-            f"{shown_path(path)}: cannot be read: {error.strerror}; mend: check the path and its permissions"
-        ) from None
-
-
-def load(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """Return every tensor of a safetensors file on the CPU, in its stored dtype. Raises CheckpointError."""
-    read_header(path)
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(str(path), device="cpu")
-    except Exception as error:
-        raise CheckpointError(_corrupt(Path(path), f"{type(error).__name__}: {error}")) from None
-
-
-def save(
-    tensors: Mapping[str, Tensor], path: str | os.PathLike[str], metadata: Mapping[str, str] | None = None
-) -> Path:
-    """Write tensors to a safetensors file, whole or not at all; names that share one tensor are each written in full.
-
-    Raises CheckpointError when the file cannot be written.
+    ``pin`` is the SHA-256 that a file must have. Raises CheckpointError.
     """
-    from safetensors.torch import save_file
-
-    path = Path(path)
-    seen: set[int] = set()
-    plain = {}
-    for name, tensor in tensors.items():
-        value = tensor.detach().to("cpu").contiguous()
-        plain[name] = value.clone() if value.data_ptr() in seen else value
-        seen.add(value.data_ptr())
-    partial = path.with_name(path.name + ".partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(plain, str(partial), metadata=dict(metadata or {}))
-        os.replace(partial, path)
-    except Exception as error:
-        partial.unlink(missing_ok=True) if path.parent.is_dir() else None
+    source = next((source for source in SOURCES if source.accepts(given)), None)
+    if source is None:
+        expected = " or ".join(source.opens for source in SOURCES)
+        raise CheckpointError(f"{side}: got {type(given).__name__}, expected {expected}")
+    found = source.open(given, folder, side)
+    if pin is not None and found.sha256 is None:
+        raise CheckpointError(f"{found.label}: got a pin, expected one for files only; mend: leave its sha256 out")
+    if pin is not None and pin.lower() != found.sha256:
         raise CheckpointError(
-            f"{shown_path(path)}: cannot be written: {error}; mend: choose a folder that can be written to"
-        ) from None
-    return path
-
-
-def not_finite(tensors: Mapping[str, Tensor]) -> tuple[str, str] | None:
-    """Return (name, description) of the first tensor that holds NaN or Inf, or None."""
-    import torch
-
-    for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            nan, inf = int(tensor.isnan().sum()), int(tensor.isinf().sum())
-            return name, f"{nan} NaN and {inf} Inf among {tensor.numel()} values"
-    return None
+            f"{found.label}: sha256 is {found.sha256}, the pin says {pin}; mend: restore the file or review and update "
+            "the pin"
+        )
+    return found

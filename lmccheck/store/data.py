@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from lmccheck.errors import CheckpointError, SourceError, shown_path
-from lmccheck.store import checkpoint
+from lmccheck.store import files
 from lmccheck.store.imports import importable, label, load_object, say
+from lmccheck.store.trees import input_tensors, positional, take_samples
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,10 @@ class Batch:
     def samples(self) -> int:
         """Number of samples."""
         return len(self.targets)
+
+    def take(self, which: slice | Tensor) -> Batch:
+        """Return some of the samples; see ``trees.take_samples``."""
+        return Batch(take_samples(self.inputs, which), self.targets[which])
 
 
 @dataclass(frozen=True)
@@ -47,16 +52,7 @@ class Data:
 
     def example(self, samples: int = 2) -> tuple[Any, ...]:
         """Return the first samples as positional example inputs for tracing."""
-        inputs = self.batches[0].inputs
-        if isinstance(inputs, dict):
-            raise SourceError(
-                f"{self.origin}: got inputs as a dict, expected a tensor or a tuple; mend: give positional inputs"
-            )
-        return tuple(_head(item, samples) for item in (inputs if isinstance(inputs, (tuple, list)) else (inputs,)))
-
-
-def _head(value: Any, samples: int) -> Any:
-    return value[:samples] if isinstance(value, Tensor) and value.ndim else value
+        return positional(take_samples(self.batches[0].inputs, slice(samples)), self.origin)
 
 
 def load_data(source: Any, folder: Path | None = None, what: str = "data") -> Data:
@@ -89,7 +85,7 @@ def _from_file(path: Path, what: str) -> Data:
             "correct it"
         )
     try:
-        tensors = checkpoint.load(path)
+        tensors = files.load(path)
     except CheckpointError as error:
         raise SourceError(f"{what} {error}") from None
     for name in ("inputs", "targets"):
@@ -135,7 +131,7 @@ def _checked(batches: list[Batch], origin: str, rebatch: bool) -> Data:
         where = origin if len(batches) == 1 else f"{origin}, batch {k}"
         if batch.targets.ndim == 0:
             raise SourceError(f"{where}: tensor 'targets' is a scalar, expected one target a sample; mend: shape (n,)")
-        for tensor in _tensors(batch.inputs):
+        for tensor in input_tensors(batch.inputs):
             if tensor.layout != torch.strided:
                 raise SourceError(f"{where}: inputs are {tensor.layout}, expected dense; mend: inputs.to_dense()")
             if tensor.ndim == 0 or len(tensor) != batch.samples:
@@ -155,10 +151,3 @@ def _checked(batches: list[Batch], origin: str, rebatch: bool) -> Data:
     if not sum(batch.samples for batch in batches):
         raise SourceError(f"{origin}: got 0 samples, expected at least one; mend: give data to measure on")
     return Data(tuple(batch for batch in batches if batch.samples), origin, rebatch)
-
-
-def _tensors(inputs: Any) -> list[Tensor]:
-    if isinstance(inputs, Tensor):
-        return [inputs]
-    values = inputs.values() if isinstance(inputs, dict) else inputs if isinstance(inputs, (tuple, list)) else ()
-    return [value for value in values if isinstance(value, Tensor)]

@@ -6,9 +6,10 @@ Every mistake becomes one line: where, the key, what was found and what is expec
 from __future__ import annotations
 
 import json
+import os
 import re
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -56,6 +57,45 @@ def read_document(path: Path) -> tuple[bytes, str, dict[str, Any]]:
     if not isinstance(found, dict):
         raise ValueError(f"{shown_name}: got {shown(found)}, expected a table")
     return raw, text, found
+
+
+def write_document(path: Path, lines: Iterable[str]) -> None:
+    """Write lines to a file as UTF-8, whole or not at all. Raises ValueError with one line."""
+    partial = path.with_name(path.name + ".partial")
+    try:
+        content = "".join(f"{line}\n" for line in lines).encode()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(content)
+        os.replace(partial, path)
+    except (OSError, UnicodeEncodeError) as error:
+        partial.unlink(missing_ok=True) if path.parent.is_dir() else None
+        reason = getattr(error, "strerror", None) or error
+        raise ValueError(
+            f"{shown_path(path)}: cannot be written: {reason}; mend: choose a folder that can be written to"
+        ) from None
+
+
+def toml_lines(table: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the keys of a table as lines of a TOML file, tables in it inline."""
+    yield from (f"{key} = {toml_value(value)}" for key, value in table.items())
+
+
+def toml_value(value: Any) -> str:
+    """Return a value as TOML has it; its strings are JSON's, but for one character, which it wants escaped.
+
+    >>> toml_value({"view": [2, 3], "a.b": True})
+    '{ view = [2, 3], "a.b" = true }'
+    """
+    if isinstance(value, dict):
+        keys = (key if key.isascii() and key.isidentifier() else toml_value(key) for key in value)
+        return (
+            "{ "
+            + ", ".join(f"{key} = {toml_value(item)}" for key, item in zip(keys, value.values(), strict=True))
+            + " }"
+        )
+    if isinstance(value, list):
+        return "[" + ", ".join(map(toml_value, value)) + "]"
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -21,13 +21,12 @@ from lmccheck.symmetry.axes import (
     Reason,
     as_factor,
     concatenate,
-    expand,
     freeze,
     fresh,
-    segments,
     unify,
 )
 from lmccheck.symmetry.calls import bound_arguments, is_bookkeeping, mapped, refuse_ignored, region_of, symbols_in
+from lmccheck.symmetry.companions import Families, companions, leaves
 from lmccheck.symmetry.op import Instance, Op, Symbol, Uncovered, source_of
 from lmccheck.symmetry.trace import Placeholder, Shaped, Trace, op_name, value_of
 
@@ -37,8 +36,8 @@ RULE_FAILED = "its rule failed"
 class Analysis:
     """Axes of every value of a graph, and everything known about how factors occur together."""
 
-    def __init__(self, traced: Trace, rules: dict[str, Callable[..., Any]], clashing: set[str]) -> None:
-        self.traced = traced
+    def __init__(self, trace: Trace, rules: dict[str, Callable[..., Any]], clashing: set[str]) -> None:
+        self.trace = trace
         self.rules = rules
         self.values: dict[fx.Node, Any] = {}
         self.params: dict[str, Symbol] = {}  # canonical name -> axes
@@ -59,7 +58,7 @@ class Analysis:
     def run(self) -> None:
         """Visit every node of the graph once, in order."""
         self._freeze_value(
-            self._walk(self.traced.graph, None), Reason("output", "positions of the network's output are told apart")
+            self._walk(self.trace.graph, None), Reason("output", "positions of the network's output are told apart")
         )
         used = set(self.order)
         for name, symbol in self.params.items():
@@ -83,7 +82,7 @@ class Analysis:
         return None
 
     def _placeholder(self, node: fx.Node) -> Any:
-        holder = self.traced.placeholders[node.name]
+        holder = self.trace.placeholders[node.name]
         value = value_of(node)
         if not isinstance(value, Shaped):
             return value
@@ -99,7 +98,7 @@ class Analysis:
                     fresh(n, None if alike else why) for n, alike in zip(shape, _alike(holder, len(shape)), strict=True)
                 )
             )
-        name = self.traced.tied.get(holder.target, holder.target)
+        name = self.trace.tied.get(holder.target, holder.target)
         if name not in self.params:
             why_not = None
             if not value.dtype.is_floating_point:
@@ -267,9 +266,9 @@ class Analysis:
             if not changed:
                 return contexts
 
-    def families(self) -> dict[Factor, dict[Factor, dict[int, Factor]]]:
-        """Return factor -> picked axis -> index -> instance, for the instances that stand on their own."""
-        table: dict[Factor, dict[Factor, dict[int, Factor]]] = {}
+    def families(self) -> Families:
+        """Return the instances that stand on their own."""
+        table: Families = {}
         for item in self.instances:
             table.setdefault(item.factor.find(), {}).setdefault(item.picked.find(), {})[item.index] = item.node.find()
         return table
@@ -279,58 +278,10 @@ class Analysis:
 
         The dimensions of a parameter are records of their own unless ``across`` is set.
         """
-        families = self.families()
-        together: dict[Factor, set[Factor]] = {}
-
-        def meet(leaf: Factor, companions: set[Factor]) -> None:
-            together[leaf] = together[leaf] & companions if leaf in together else set(companions)
-            for picked, by_index in families.get(leaf, {}).items():
-                if picked in companions:
-                    for index, node in by_index.items():
-                        inside = {families.get(c, {}).get(picked, {}).get(index, c).find() for c in companions} - {
-                            picked
-                        }
-                        for inner in expand([node]):
-                            meet(inner, inside | set(expand([node])) - {inner})
-
-        def visit(axis: Sequence[Factor], around: dict[Factor, int]) -> None:
-            flat = expand(axis)
-            here = [factor for factor in flat if factor.kind == "leaf"]
-            seen = dict(around)
-            for leaf in here:
-                seen[leaf] = seen.get(leaf, 0) + 1
-            once = {leaf for leaf, times in seen.items() if times == 1}
-            for leaf in here:
-                meet(leaf, once - {leaf})
-            for factor in flat:
-                if factor.kind == "sum":
-                    for segment in segments(factor):
-                        visit([segment], seen)
-
         stored = [symbol.axes for symbol in self.params.values()]
         if not across:
             stored = [(axis,) for axes in stored for axis in axes]
-        for record in (*stored, *self.records):
-            tops = [[factor for factor in expand(axis) if factor.kind == "leaf"] for axis in record]
-            for k, axis in enumerate(record):
-                around: dict[Factor, int] = {}
-                for j, outside in enumerate(tops):
-                    if j != k:
-                        for leaf in outside:
-                            around[leaf] = around.get(leaf, 0) + 1
-                visit(axis, around)
-        return together
-
-
-def leaves(axis: Sequence[Factor]) -> list[Factor]:
-    """Return the leaves an axis is made of, those in the segments of sums included."""
-    found: list[Factor] = []
-    for part in expand(axis):
-        if part.kind == "sum":
-            found.extend(leaf for segment in segments(part) for leaf in leaves([segment]))
-        else:
-            found.append(part)
-    return found
+        return companions([*stored, *self.records], self.families())
 
 
 def _alike(holder: Placeholder, ndim: int) -> list[bool]:

@@ -2,31 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from math import prod
 from typing import Any
 
 from torch import nn
 
-from lmccheck.errors import SourceError
+from lmccheck.errors import SourceError, UnsupportedArchitecture
 from lmccheck.modules.stored import overlapping_names
-from lmccheck.symmetry.analysis import Analysis, leaves
+from lmccheck.symmetry.analysis import Analysis
 from lmccheck.symmetry.axes import Factor, Reason, axis_size, expand, segments
+from lmccheck.symmetry.build_structure import build_structure, find_head
+from lmccheck.symmetry.companions import Families, leaves
 from lmccheck.symmetry.rules import RULES
 from lmccheck.symmetry.sites import Layer, Site, find_sites, layers, made_sites
-from lmccheck.symmetry.slots import Frozen, Part, Piece, Slot, UnitGroup, slots_of
+from lmccheck.symmetry.slots import Frozen, Layouts, Part, Piece, Slot, UnitGroup, circles, containers_first, slots_of
 from lmccheck.symmetry.spec import PermutationSpec
+from lmccheck.symmetry.structure import Structure
 from lmccheck.symmetry.trace import Trace, trace
 
-Families = dict[Factor, dict[Factor, dict[int, Factor]]]
 Strided = tuple[Factor, int]
+Strides = Mapping[tuple[str, int], Sequence[tuple[int, Sequence[Strided]]]]  # tensor, dim -> starts and products
 
 
 @dataclass(frozen=True)
-class Derived:
-    """A traced network: its permutation spec, where a run shows each group's units, and its layers.
+class Traced:
+    """A traced network: its permutation spec, where a run shows each group's units, its layers, its structure.
 
     ``sites`` are where units are read (where nothing reads them, made), ``made`` where layers give them.
     """
@@ -36,6 +39,25 @@ class Derived:
     sites: Mapping[str, tuple[Site, ...]] = field(repr=False)
     made: Mapping[str, tuple[Site, ...]] = field(repr=False)
     layers: tuple[Layer, ...] = field(repr=False)
+
+    @cached_property
+    def structure(self) -> Structure:
+        """Which numbers belong to which unit; raises UnsupportedArchitecture as ``build_structure`` does."""
+        return build_structure(self.spec, self.trace, self.layers)
+
+
+def structure_of(traced: Traced, purpose: str = "a path", *, head: bool = True) -> Structure:
+    """Return the structure of a traced network; without ``head`` also where its output comes from no last layer.
+
+    Raises UnsupportedArchitecture, beginning with the purpose, where there is none, as ``build_structure`` says.
+    """
+    _, headless = find_head(traced.trace, traced.layers)
+    if head and headless:
+        raise UnsupportedArchitecture(f"{purpose}: {headless}")
+    try:
+        return traced.structure
+    except UnsupportedArchitecture as error:
+        raise UnsupportedArchitecture(f"{purpose}: {error}") from None
 
 
 def discover_symmetry(module: nn.Module, example_inputs: tuple[Any, ...]) -> PermutationSpec:
@@ -54,55 +76,69 @@ def discover_symmetry(module: nn.Module, example_inputs: tuple[Any, ...]) -> Per
     return derive(module, example_inputs).spec
 
 
-def derive(module: nn.Module, example_inputs: tuple[Any, ...]) -> Derived:
+def derive(module: nn.Module, example_inputs: tuple[Any, ...]) -> Traced:
     """Trace a network and return its permutation spec with what else the trace says; raises as discover_symmetry."""
     if not isinstance(module, nn.Module):
         raise SourceError(f"discover_symmetry: got {type(module).__name__}, expected a torch.nn.Module")
     if not isinstance(example_inputs, tuple):
         raise SourceError(f"discover_symmetry: got example inputs as {type(example_inputs).__name__}, expected a tuple")
-    traced = trace(module, example_inputs, RULES)
-    analysis = Analysis(traced, RULES, overlapping_names(module))
+    graph = trace(module, example_inputs, RULES)
+    analysis = Analysis(graph, RULES, overlapping_names(module))
     analysis.run()
     analysis.settle()
     families = _complete(analysis)
-    together = analysis.contexts(across=True)
-    bound = analysis.bound()
-    learned = dict.fromkeys(analysis.params, False)
-    learned.update({traced.tied.get(n, n): True for n, _ in module.named_parameters(remove_duplicate=False)})
-
-    order = [*analysis.order, *(name for name in analysis.params if name not in analysis.order)]
-    strided: dict[tuple[str, int], list[list[Any]]] = {}
-    for name in order:
-        for dim, axis in enumerate(analysis.params[name].axes):
-            strided[name, dim] = [list(item) for item in _pieces(axis, families)]
-    names, within = _name_groups(strided, together)
+    order = dict.fromkeys([*analysis.order, *analysis.params])
+    strided = {
+        (name, dim): _pieces(axis, families) for name in order for dim, axis in enumerate(analysis.params[name].axes)
+    }
+    names, within = _name_groups(strided, analysis.contexts(across=True))
+    pieces_of = partial(_grouped, families=families, names=names)
     layouts: dict[str, dict[int, tuple[Piece, ...]]] = {}
-    frozen: list[Frozen] = []
-    for (name, dim), pieces in strided.items():
-        for _, factors in pieces:
-            frozen += _frozen(name, dim, [factor for factor, _ in factors if factor.size > 1], names)
-        if built := _grouped(analysis.params[name].axes[dim], families=families, names=names):
-            layouts.setdefault(name, {})[dim] = tuple(built)
+    for name, dim in strided:
+        if pieces := pieces_of(analysis.params[name].axes[dim]):
+            layouts.setdefault(name, {})[dim] = tuple(pieces)
+    learned = {graph.tied.get(n, n) for n, _ in module.named_parameters(remove_duplicate=False)}
+    groups = _unit_groups(analysis, layouts, _roles(analysis, strided), learned, names, within)
+    shapes = {name: symbol.shape for name, symbol in analysis.params.items()}
+    spec = PermutationSpec(groups, _frozen(strided, names), layouts, shapes, graph.tied, analysis.unruled)
+    found = layers(graph)
+    return Traced(spec, graph, find_sites(analysis, pieces_of), made_sites(analysis, pieces_of, found), found)
+
+
+def _roles(analysis: Analysis, strided: Strides) -> dict[tuple[str, int], str]:
+    """Return whether each dimension of each parameter makes units or reads them."""
     consumed = {
         name: analysis.inside(leaf for axis in axes for leaf in leaves(axis))
         for name, axes in analysis.consumed.items()
     }
-    roles = {
+    return {
         (name, dim): "consumer" if any(f in consumed.get(name, ()) for _, fs in pieces for f, _ in fs) else "producer"
         for (name, dim), pieces in strided.items()
     }
+
+
+def _unit_groups(
+    analysis: Analysis,
+    layouts: Layouts,
+    roles: Mapping[tuple[str, int], str],
+    learned: Collection[str],
+    names: Mapping[Factor, str],
+    within: Mapping[Factor, Sequence[Factor]],
+) -> tuple[UnitGroup, ...]:
+    """Return the groups with their slots; one whose container a tensor does not show has one order for all units."""
     shapes = {name: symbol.shape for name, symbol in analysis.params.items()}
+    bound = analysis.bound()
     inside = {names[factor]: tuple(names[outer] for outer in outers) for factor, outers in within.items()}
     while True:
         try:
             slots = slots_of(layouts, shapes, roles, learned, inside)
             _no_circle(slots)
             break
-        except LookupError as missing:  # a container that a tensor does not show: then one order for all its units
+        except LookupError as missing:
             group, container = missing.args
             inside[group] = tuple(n for n in inside[group] if n != container and container not in inside[n])
-    sizes = {names[f]: f.size for f in names}
-    groups = [
+    sizes = {group: factor.size for factor, group in names.items()}
+    return tuple(
         UnitGroup(
             group,
             factor.size,
@@ -112,10 +148,7 @@ def derive(module: nn.Module, example_inputs: tuple[Any, ...]) -> Derived:
             _why_bound(slots[group], bound.get(factor)),
         )
         for factor, group in names.items()
-    ]
-    spec = PermutationSpec(tuple(groups), _merge(frozen), layouts, shapes, traced.tied, analysis.unruled)
-    grouped, found = partial(_grouped, families=families, names=names), layers(traced)
-    return Derived(spec, traced, find_sites(analysis, grouped), made_sites(analysis, grouped, found), found)
+    )
 
 
 def _grouped(axis: Sequence[Factor], *, families: Families, names: Mapping[Factor, str]) -> list[Piece]:
@@ -139,14 +172,11 @@ def _complete(analysis: Analysis) -> Families:
 
 def _no_circle(slots: Mapping[str, Sequence[Slot]]) -> None:
     """Raise LookupError for a tensor whose dimensions each hold a group within one of the other."""
-    leans: dict[str, dict[int, set[int]]] = {}
-    for several in slots.values():
-        for slot in several:
-            leans.setdefault(slot.tensor, {}).setdefault(slot.dim, set()).update(p.dim for p in slot.across.values())
+    circle = circles(slot for several in slots.values() for slot in several)
     for group, several in slots.items():
         for slot in several:
             for container, place in slot.across.items():
-                if slot.dim in leans[slot.tensor].get(place.dim, ()):
+                if {slot.dim, place.dim} <= set(circle.get(slot.tensor, ())):
                     raise LookupError(group, container)
 
 
@@ -197,7 +227,7 @@ def _unfold(start: int, factors: list[Strided], families: Families) -> list[tupl
 
 
 def _name_groups(
-    strided: Mapping[tuple[str, int], Sequence[Any]], together: Mapping[Factor, set[Factor]]
+    strided: Strides, together: Mapping[Factor, set[Factor]]
 ) -> tuple[dict[Factor, str], dict[Factor, tuple[Factor, ...]]]:
     """Name every free factor after the module that produces it first; say which factors each one lies within."""
     names: dict[Factor, str] = {}
@@ -224,31 +254,23 @@ def _name_groups(
     within = {
         factor: tuple(outer for outer in names if outer is not factor and contains(outer, factor)) for factor in names
     }
-    ordered = sorted(
-        names,
-        key=lambda factor: (
-            max((rank[f] for f in (factor, *within[factor])), default=0),
-            len(within[factor]),
-            rank[factor],
-        ),
-    )
-    names = {factor: names[factor] for factor in ordered}
-    return names, within
+    return {factor: names[factor] for factor in containers_first(within)}, within
 
 
-def _frozen(tensor: str, dim: int, factors: Sequence[Factor], names: Mapping[Factor, str]) -> list[Frozen]:
-    """Return what of one product cannot move: its whole length when nothing can, else its frozen factors."""
+def _frozen(strided: Strides, names: Mapping[Factor, str]) -> tuple[Frozen, ...]:
+    """Return what cannot move, the segments of a dimension that stay for the same reason together."""
+    found: dict[tuple[str, int, str], int] = {}
+    for (tensor, dim), pieces in strided.items():
+        for _, product in pieces:
+            factors = [factor for factor, _ in product if factor.size > 1]
+            for size, reason in _still(factors, names):
+                found[tensor, dim, reason] = found.get((tensor, dim, reason), 0) + size
+    return tuple(Frozen(tensor, dim, size, reason) for (tensor, dim, reason), size in found.items())
+
+
+def _still(factors: Sequence[Factor], names: Mapping[Factor, str]) -> list[tuple[int, str]]:
+    """Return what of one product cannot move, and why: its whole length when nothing can, else its frozen factors."""
     still = [factor for factor in factors if factor not in names]
     if still and len(still) == len(factors):
-        reasons = dict.fromkeys(str(factor.frozen) for factor in still)
-        return [Frozen(tensor, dim, axis_size(factors), "; ".join(reasons))]
-    return [Frozen(tensor, dim, factor.size, str(factor.frozen)) for factor in still]
-
-
-def _merge(frozen: Sequence[Frozen]) -> tuple[Frozen, ...]:
-    """Join segments of one dimension that are frozen for the same reason."""
-    merged: dict[tuple[str, int, str], int] = {}
-    for item in frozen:
-        key = (item.tensor, item.dim, item.reason)
-        merged[key] = merged.get(key, 0) + item.size
-    return tuple(Frozen(tensor, dim, size, reason) for (tensor, dim, reason), size in merged.items())
+        return [(axis_size(factors), "; ".join(dict.fromkeys(str(factor.frozen) for factor in still)))]
+    return [(factor.size, str(factor.frozen)) for factor in still]

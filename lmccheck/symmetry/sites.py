@@ -10,9 +10,10 @@ from torch import fx
 
 from lmccheck.symmetry.analysis import Analysis
 from lmccheck.symmetry.axes import Axis
+from lmccheck.symmetry.facts import evaluated_norm, facts_of
 from lmccheck.symmetry.op import Symbol
 from lmccheck.symmetry.slots import Piece
-from lmccheck.symmetry.trace import Trace, op_name
+from lmccheck.symmetry.trace import Trace
 
 
 @dataclass(frozen=True)
@@ -69,18 +70,18 @@ def find_sites(analysis: Analysis, pieces: Callable[[Axis], Sequence[Piece]]) ->
 
     def see(node: fx.Node, read: bool) -> None:
         value = analysis.values.get(node)
-        if not isinstance(value, Symbol) or value.param is not None or node.graph is not analysis.traced.graph:
+        if not isinstance(value, Symbol) or value.param is not None or node.graph is not analysis.trace.graph:
             return
         for dim, axis in enumerate(value.axes):
             for piece in pieces(axis):
                 found.setdefault((node.name, dim, piece), Site(node.name, dim, piece, read))
 
-    for node in analysis.traced.graph.nodes:
+    for node in analysis.trace.graph.nodes:
         if node in analysis.readers:
             for source in node.all_input_nodes:
                 see(source, True)
     read = {name for site in found.values() for name in site.groups}
-    for node in analysis.traced.graph.nodes:
+    for node in analysis.trace.graph.nodes:
         arguments = [analysis.values.get(source) for source in node.all_input_nodes]
         made_by_weights = any(isinstance(value, Symbol) and value.param is not None for value in arguments)
         result = analysis.values.get(node)
@@ -105,7 +106,7 @@ def made_sites(
     """
     nodes = {layer.node for layer in layers}
     found: dict[str, list[Site]] = {}
-    for node in analysis.traced.graph.nodes:
+    for node in analysis.trace.graph.nodes:
         result = analysis.values.get(node) if node.name in nodes else None
         along = {dim: pieces(axis) for dim, axis in enumerate(result.axes)} if isinstance(result, Symbol) else {}
         if sum(map(bool, along.values())) != 1:
@@ -116,59 +117,65 @@ def made_sites(
     return {name: tuple(sites) for name, sites in found.items()}
 
 
-def layers(traced: Trace) -> tuple[Layer, ...]:
+def layers(trace: Trace) -> tuple[Layer, ...]:
     """Return the linear layers and convolutions whose weights the graph takes as they are stored, in order."""
     found = []
-    for node in traced.graph.nodes:
-        layer = _layer(node, traced) if node.op == "call_function" else None
+    for node in trace.graph.nodes:
+        layer = _layer(node, trace) if node.op == "call_function" else None
         if layer is not None:
             found.append(layer)
     return tuple(found)
 
 
-def _layer(node: fx.Node, traced: Trace) -> Layer | None:
-    name = op_name(node.target)
-    arguments: list[Any] = [*node.args, *([None] * 9)]
-    source, weight, bias = arguments[:3]
-    out, units, window, groups = 0, -1, None, 1
-    if name == "aten.addmm" and not node.kwargs:
-        bias, source, weight = arguments[:3]
-        out = 1
-    elif name in ("aten.conv1d", "aten.conv2d", "aten.conv3d"):
-        window = (arguments[3] or 1, arguments[4] or 0, arguments[5] or 1)
-        units, groups = 1, arguments[6] or 1
-    elif name != "aten.linear":
+def _layer(node: fx.Node, trace: Trace) -> Layer | None:
+    facts = facts_of(node.target).layer
+    if facts is None or node.kwargs:
         return None
-    stored, held = stored_name(weight, traced), stored_name(bias, traced)
+    arguments: list[Any] = [*node.args, *([None] * 9)]
+    source, weight, bias = (arguments[place] for place in (facts.source, facts.weight, facts.bias))
+    window: tuple[Any, Any, Any] | None = None
+    if facts.window is not None:
+        stride, padding, dilation = (arguments[place] for place in facts.window)
+        window = (stride or 1, padding or 0, dilation or 1)
+    groups = 1 if facts.groups is None else arguments[facts.groups] or 1
+    stored, held = stored_name(weight, trace), stored_name(bias, trace)
     if stored is None or (bias is not None and held is None) or not isinstance(source, fx.Node):
         return None
-    if stored_name(source, traced) is not None or (window is not None and isinstance(window[1], str)):
+    if stored_name(source, trace) is not None or (window is not None and isinstance(window[1], str)):
         return None
-    return Layer(node.name, source.name, stored, held, out, units, window, groups, _norm(node, traced))
+    return Layer(node.name, source.name, stored, held, facts.out, facts.units, window, groups, _norm(node, trace))
 
 
-def _norm(node: fx.Node, traced: Trace) -> Norm | None:
+def _norm(node: fx.Node, trace: Trace) -> Norm | None:
     """Return the BatchNorm that alone takes what ``node`` gives."""
     user = next(iter(node.users), None)
     if user is None or len(node.users) != 1 or user.args[0] is not node:
         return None
     arguments: list[Any] = list(user.args)
-    name = op_name(user.target)
-    live = name == "aten.batch_norm" and arguments[5]
-    if live or name not in ("aten.batch_norm", "aten._native_batch_norm_legit_no_training"):
+    facts = evaluated_norm(user.target, arguments)
+    if facts is None:
         return None
-    epsilon = arguments[7] if name == "aten.batch_norm" else arguments[6]
-    weight, bias, mean, variance = (stored_name(argument, traced) for argument in arguments[1:5])
+    weight, bias, mean, variance = (stored_name(argument, trace) for argument in arguments[1:5])
     if mean is None or variance is None:
         return None
     if any((name is None) != (given is None) for name, given in ((weight, arguments[1]), (bias, arguments[2]))):
         return None
-    return Norm(weight, bias, mean, variance, float(epsilon))
+    return Norm(weight, bias, mean, variance, float(arguments[facts.epsilon]))
 
 
-def stored_name(argument: Any, traced: Trace) -> str | None:
+def stored_name(argument: Any, trace: Trace) -> str | None:
     """Return the canonical name of the stored tensor that an argument is, None where it is something else."""
     if not isinstance(argument, fx.Node) or argument.op != "placeholder":
         return None
-    holder = traced.placeholders[argument.name]
-    return traced.tied.get(holder.target, holder.target) if holder.stored else None
+    holder = trace.placeholders[argument.name]
+    return trace.tied.get(holder.target, holder.target) if holder.stored else None
+
+
+def count_readers(trace: Trace) -> dict[str, int]:
+    """Return, per stored tensor that the graph takes, by how many nodes it is read."""
+    count: dict[str, int] = {}
+    for node in trace.graph.nodes:
+        name = stored_name(node, trace)
+        if name is not None:
+            count[name] = count.get(name, 0) + len(node.users)
+    return count

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
+from typing import TypeVar
 
 import torch
 from torch import Tensor
+
+Named = TypeVar("Named")
 
 
 @dataclass(frozen=True)
@@ -164,11 +167,14 @@ class UnitGroup:
         return not self.bound
 
 
+Layouts = Mapping[str, Mapping[int, tuple[Piece, ...]]]  # tensor -> dim -> the pieces in which groups have units
+
+
 def slots_of(
-    layouts: Mapping[str, Mapping[int, tuple[Piece, ...]]],
+    layouts: Layouts,
     shapes: Mapping[str, tuple[int, ...]],
     roles: Mapping[tuple[str, int], str],
-    learned: Mapping[str, bool],
+    learned: Collection[str],
     within: Mapping[str, Sequence[str]],
 ) -> dict[str, list[Slot]]:
     """Return, per group, the slots its pieces describe.
@@ -189,21 +195,54 @@ def slots_of(
                         for outer in within.get(part.group, ())
                         if outer not in here
                     }
-                    slot = Slot(name, dim, roles[name, dim], learned[name], len(shapes[name]) == 1, piece, at, across)
+                    slot = Slot(name, dim, roles[name, dim], name in learned, len(shapes[name]) == 1, piece, at, across)
                     found.setdefault(part.group, []).append(slot)
     return found
 
 
-def _elsewhere(dims: Mapping[int, tuple[Piece, ...]], dim: int, inner: str, outer: str) -> Place:
-    """Find a containing group in another dimension; it must be there once."""
-    places = [
-        Place(other, piece, at)
-        for other, pieces in dims.items()
-        if other != dim
+def places_of(dims: Mapping[int, tuple[Piece, ...]], group: str) -> list[Place]:
+    """Return where a group is found in the dimensions of a tensor."""
+    return [
+        Place(dim, piece, at)
+        for dim, pieces in dims.items()
         for piece in pieces
         for at, part in enumerate(piece.parts)
-        if part.group == outer
+        if part.group == group
     ]
+
+
+def _elsewhere(dims: Mapping[int, tuple[Piece, ...]], dim: int, inner: str, outer: str) -> Place:
+    """Find a containing group in another dimension; it must be there once."""
+    places = [place for place in places_of(dims, outer) if place.dim != dim]
     if len(places) != 1:
         raise LookupError(inner, outer)
     return places[0]
+
+
+def circles(slots: Iterable[Slot]) -> dict[str, list[int]]:
+    """Return, per tensor, the dimensions that hold groups within one another's: these have no order to be permuted in.
+
+    Dimensions that depend on such ones are among them.
+    """
+    leans: dict[str, dict[int, set[int]]] = {}
+    for slot in slots:
+        on = leans.setdefault(slot.tensor, {}).setdefault(slot.dim, set())
+        on.update(place.dim for place in slot.across.values())
+    for dims in leans.values():
+        while free := [dim for dim in dims if not dims[dim] & dims.keys()]:
+            for dim in free:
+                del dims[dim]
+    return {name: sorted(dims) for name, dims in leans.items() if dims}
+
+
+def containers_first(within: Mapping[Named, Sequence[Named]]) -> list[Named]:
+    """Return the groups in their order, but each after those it lies in; ``within`` names all of these for each.
+
+    >>> containers_first({"inner": ["outer"], "other": [], "outer": []})
+    ['other', 'outer', 'inner']
+    """
+    rank = {group: k for k, group in enumerate(within)}
+    return sorted(
+        within,
+        key=lambda group: (max(rank[one] for one in (group, *within[group])), len(within[group]), rank[group]),
+    )

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lmccheck.errors import SymmetryError
-from lmccheck.modules.stored import identity
+from lmccheck.store.tensors import identity
 from lmccheck.symmetry.slots import Frozen, Piece, Place, Slot, UnitGroup
 
 Permutation = dict[str, Tensor]

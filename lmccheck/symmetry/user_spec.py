@@ -9,7 +9,7 @@ from torch import nn
 
 from lmccheck.errors import SymmetryError
 from lmccheck.symmetry.spec import PermutationSpec
-from lmccheck.symmetry.verify import TOLERANCE, deviation
+from lmccheck.symmetry.verify import TOLERANCE, Verification, deviation, too_much
 
 MOST_GROUPS = 50  # looked at one by one to find the wrong one
 ALIKE = 1e-3  # probability with which two groups of a user's spec may move alike in all of verification
@@ -45,14 +45,11 @@ def refusal(
     spec: PermutationSpec, module: nn.Module, example_inputs: tuple[Any, ...], worst: float, *, seed: int = 0
 ) -> str:
     """Say that a spec changes the function, and by which groups: each is tried with all others left in place."""
-    changes = (
-        f"this permutation spec changes the output of model {type(module).__name__} by {worst:.2e} (relative, "
-        f"float64), expected at most {TOLERANCE:.0e}"
-    )
+    changes = f"this permutation spec changes the output of model {type(module).__name__} {too_much(worst)}"
     tried = spec.groups[:MOST_GROUPS]
-    alone = {
-        group.name: deviation(spec, module, example_inputs, trials=1, seed=seed, only=group.name) for group in tried
-    }
+    measured = Verification(spec, module, example_inputs)
+    still, moving = spec.identity(), spec.moving(seed)
+    alone = {g.name: measured.change({**still, g.name: moving[g.name]}, seed) for g in tried}
     wrong = sorted((name for name in alone if not alone[name] <= TOLERANCE), key=lambda name: -alone[name])
     if not wrong:
         tally = f"{len(tried)} groups tried alone, of {len(spec.groups)}"

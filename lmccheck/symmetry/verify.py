@@ -30,72 +30,85 @@ def deviation(
     weights: Mapping[str, Tensor] | None = None,
     trials: int = 3,
     seed: int = 0,
-    only: str | None = None,
 ) -> float:
     """Return max |f(π·θ) − f(θ)| / (1 + max |f(θ)|) over ``trials`` random group elements, in float64.
 
-    In the first trial every group moves; with ``only`` no group but that one ever does. With ``weights`` given these
-    are used as they are (upcast); otherwise every trial draws its own, anew where a draw makes the network so unstable
-    that mere rounding moves its output as much. Needs one float64 copy of the network.
+    In the first trial every group moves. With ``weights`` given these are used as they are (upcast); otherwise every
+    trial draws its own. Needs one float64 copy of the network.
     Raises SymmetryError when the spec is another module's, or when the network's output holds no number, is not
     finite, or is the same for all weights, since the measurement would then mean nothing.
     """
     if trials < 1:
         raise SymmetryError(f"verification: trials = {trials}, expected at least 1")
-    stored = stored_tensors(module)
-    for source, what in ((stored, "the module"), (weights if weights is not None else stored, "the weights")):
-        absent = next((name for name in (*spec.shapes, *stored) if name not in source), None)
-        if absent is not None:
-            raise SymmetryError(f"verification: tensor {absent!r} is not in {what}; the spec is another network's")
-    runner = Runner(module, dtype=torch.float64)
-    where = f"model {type(module).__name__}, example inputs"
+    measured = Verification(spec, module, example_inputs, weights)
+    elements = [spec.moving(seed), *(spec.random(seed + k) for k in range(1, trials))]
+    worst = max(measured.change(element, seed + k) for k, element in enumerate(elements))
+    measured.require_response(seed + trials)
+    return worst
 
-    def outputs() -> list[Tensor]:
-        return tensors_in(runner(tuple(example_inputs), where))
 
-    def trial(number: int) -> float:
-        """One group element, on up to three draws of weights."""
-        permutation = spec.moving(number) if number == seed else spec.random(number)
-        if only is not None:
-            permutation = {**spec.identity(), only: permutation[only]}
+class Verification:
+    """One float64 copy of a network: what elements of the group, acting on its weights, change in its outputs."""
+
+    def __init__(
+        self,
+        spec: PermutationSpec,
+        module: nn.Module,
+        example_inputs: tuple[Any, ...],
+        weights: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        stored = stored_tensors(module)
+        for source, what in ((stored, "the module"), (stored if weights is None else weights, "the weights")):
+            absent = next((name for name in (*spec.shapes, *stored) if name not in source), None)
+            if absent is not None:
+                raise SymmetryError(f"verification: tensor {absent!r} is not in {what}; the spec is another network's")
+        self.spec, self.module, self.weights, self.inputs = spec, module, weights, tuple(example_inputs)
+        self._runner = Runner(module, dtype=torch.float64)
+        self._drawn: list[list[Tensor]] = []  # the outputs with every draw of weights
+
+    def change(self, permutation: Mapping[str, Tensor], seed: int) -> float:
+        """Return the relative change under one element of the group, the largest of up to three draws of weights.
+
+        Weights are drawn anew where they make the network so unstable that mere rounding moves its output as much.
+        """
         worst = 0.0
-        for strength in (1.0, 0.1, 0.01) if weights is None else (1.0,):  # ever nearer to the module's own weights
-            fill(number, strength)
-            before = outputs()
+        for strength in (1.0, 0.1, 0.01) if self.weights is None else (1.0,):  # ever nearer to the module's own weights
+            self._fill(seed, strength)
+            before = self._outputs()
             _must_mean_something(before)
-            if weights is None:
-                seen.append(before)
-            runner.change(lambda name, tensor: spec.move_(name, tensor, permutation))
+            self._drawn.append(before)
             least = 1.0 if strength == 1.0 else 1e-30  # near its own weights a network's output may be tiny
-            found = _relative(before, outputs(), least)
+            self._runner.change(lambda name, tensor: self.spec.move_(name, tensor, permutation))
+            found = _relative(before, self._outputs(), least)
             if found <= TOLERANCE:
                 return found
             worst = max(worst, found)
-            fill(number, strength)
-            runner.change(_round)
-            if found > _AMPLIFIED * _relative(before, outputs(), least):
+            self._fill(seed, strength)
+            self._runner.change(_round)
+            if found > _AMPLIFIED * _relative(before, self._outputs(), least):
                 break
         return worst
 
-    def fill(number: int, strength: float) -> None:
-        if weights is None:
-            runner.draw(module, number, strength)
-        else:
-            runner.load(weights)
+    def require_response(self, seed: int) -> None:
+        """Raise SymmetryError where weights are drawn and none that are make a difference to the outputs."""
+        if self.weights is not None or _respond(self._drawn):
+            return
+        for k in range(64):  # a tiny network may be dead in several draws, and in all that are like its own weights
+            self._fill(seed + k, (1.0, 8.0, 64.0)[k % 3])
+            if _respond([self._drawn[0], self._outputs()]):
+                return
+        raise SymmetryError("verification: the network's output does not depend on its weights")
 
-    seen: list[list[Tensor]] = []
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what the user's forward warns of was said when it was first run
-        worst = max(trial(seed + k) for k in range(trials))
-        if weights is None and not _respond(seen):
-            for k in range(64):  # a tiny network may be dead in several draws, and in all that are like its own weights
-                runner.draw(module, seed + trials + k, (1.0, 8.0, 64.0)[k % 3])
-                seen.append(outputs())
-                if _respond([seen[0], seen[-1]]):
-                    break
-            else:
-                raise SymmetryError("verification: the network's output does not depend on its weights")
-    return worst
+    def _fill(self, seed: int, strength: float) -> None:
+        if self.weights is None:
+            self._runner.draw(self.module, seed, strength)
+        else:
+            self._runner.load(self.weights)
+
+    def _outputs(self) -> list[Tensor]:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what the user's forward warns of was said when it was first run
+            return tensors_in(self._runner(self.inputs, f"model {type(self.module).__name__}, example inputs"))
 
 
 def _must_mean_something(outputs: list[Tensor]) -> None:
@@ -133,10 +146,13 @@ def require(spec: PermutationSpec, module: nn.Module, example_inputs: tuple[Any,
     worst = deviation(spec, module, example_inputs, seed=seed)
     if not worst <= TOLERANCE:
         raise SymmetryError(
-            f"model {type(module).__name__}: the derived permutation spec changes the output by {worst:.2e} "
-            "(relative, float64), "
-            f"expected at most {TOLERANCE:.0e}; this is a defect of lmccheck (ops without a rule: "
-            f"{dict(spec.unruled) or 'none'}); "
-            "mend: report the model, and use align = 'none' meanwhile"
+            f"model {type(module).__name__}: the derived permutation spec changes the output {too_much(worst)}; this "
+            f"is a defect of lmccheck (ops without a rule: {dict(spec.unruled) or 'none'}); mend: report the model, "
+            "and use align = 'none' meanwhile"
         )
     return worst
+
+
+def too_much(worst: float) -> str:
+    """Say by how much outputs change, and how much they may."""
+    return f"by {worst:.2e} (relative, float64), expected at most {TOLERANCE:.0e}"

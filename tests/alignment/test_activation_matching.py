@@ -14,17 +14,17 @@ from networks.observed import captured, problem_of
 from torch import Tensor, nn
 
 import lmccheck
-from lmccheck.alignment.methods import activation_matching as activations
-from lmccheck.alignment.methods.activation_matching import ActivationSimilarity, Moments, assign_once, observe
+from lmccheck.alignment.matching.activations import ActivationSimilarity, Moments, assign_once, observe
+from lmccheck.alignment.methods.activation_matching import match_activations
 from lmccheck.alignment.methods.best import solve
-from lmccheck.symmetry.discover import Derived
+from lmccheck.symmetry.discover import Traced
 from lmccheck.symmetry.sites import Site
 from lmccheck.symmetry.slots import UnitGroup
 
 # similarity
 
 
-def by_hand(derived: Derived, tables: dict[Site, Tensor], group: UnitGroup, child: UnitGroup | None) -> Tensor:
+def by_hand(derived: Traced, tables: dict[Site, Tensor], group: UnitGroup, child: UnitGroup | None) -> Tensor:
     """Return units or blocks by explicit loops over every unit of every group of every site, θ_B unpermuted."""
     spec = derived.spec
     inside = {
@@ -87,7 +87,7 @@ def test_similarity_under_a_permutation_is_that_of_permuted_weights(name: str) -
     problem = problem_of(module, inputs, 12)
     spec, derived = problem.spec, problem.traced("test")
     permutation = spec.random(5)
-    moved = replace(problem.pair, theta_b=spec.apply(problem.pair.theta_b, permutation), cache={})
+    moved = problem.pair.with_weights(problem.pair.theta_a, spec.apply(problem.pair.theta_b, permutation))
     tables = [
         {site: moments.similarity("cross-moment") for site, moments in observe(p, "test").items()}
         for p in (problem, replace(problem, pair=moved))
@@ -113,7 +113,7 @@ def test_a_layer_is_assigned_optimally(kind: str) -> None:
     torch.manual_seed(0)
     module = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3))
     problem = problem_of(module, (torch.randn(2, 4),))
-    found = activations.match_activations(problem, kind)
+    found = match_activations(problem, kind)
     x = problem.pair.calibration.batches[0].inputs
     best = 0.0
     for name, layer in (("0", module[1]), ("2", module[3])):
@@ -176,7 +176,7 @@ def test_without_calibration_data_it_says_so() -> None:
     torch.manual_seed(0)
     module, inputs = NETWORKS["mlp"]()
     problem = problem_of(module, inputs)
-    bare = replace(problem.pair, calibration=None, cache={})
+    bare = problem.pair.measured_on(problem.pair.data, None)
     with pytest.raises(lmccheck.SourceError, match=r"align = 'activation-matching' needs calibration data") as raised:
         lmccheck.align(bare, "activation-matching")
     assert "\n" not in str(raised.value)

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from lmccheck.alignment.matching import assignment
-from lmccheck.alignment.matching.assignment import Assignment, Search, assign, best_assignment
+from lmccheck.alignment.matching import auction
+from lmccheck.alignment.matching.assignment import Assignment, assign
+from lmccheck.alignment.matching.auction import Search
 from lmccheck.errors import LmcError
 
 SMALL = st.integers(1, 6).flatmap(
@@ -106,9 +107,6 @@ def test_small_matrices_have_their_best_permutation(similarity: Tensor) -> None:
     found = assign(similarity)
     assert (found.solver, found.gap) == ("scipy", 0.0)
     assert_certified(found, similarity, by_brute_force(similarity))
-    permutation, value = best_assignment(similarity)
-    assert permutation.equal(found.permutation)
-    assert value == found.value
 
 
 @given(SMALL)
@@ -146,8 +144,8 @@ def test_the_auction_is_reproducible(name: str) -> None:
 
 def test_lists_too_short_are_renewed_and_widened(monkeypatch: pytest.MonkeyPatch) -> None:
     """Four columns in a list do not change what is found, only how many passes it takes."""
-    monkeypatch.setattr(assignment, "LIST", 4)
-    monkeypatch.setattr(assignment, "PASSES", 100)
+    monkeypatch.setattr(auction, "LIST", 4)
+    monkeypatch.setattr(auction, "PASSES", 100)
     for name in ("uniform", "correlations", "dead units", "low rank", "copies of units"):
         found = assign(LARGE[name], exact_to=0, tolerance=0.0)
         assert found.solver == "auction"
@@ -164,7 +162,7 @@ def test_what_takes_too_long_is_left_to_scipy(similarity: Tensor) -> None:
 
 def test_giving_up_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     """A search out of passes returns nothing, and the assignment then found is scipy's, exact."""
-    monkeypatch.setattr(assignment, "PASSES", 0)
+    monkeypatch.setattr(auction, "PASSES", 0)
     similarity = LARGE["correlations"]
     assert Search(similarity, float(similarity.min()), float(similarity.max())).run(1e-6) is None
     found = assign(similarity, exact_to=0)
@@ -201,4 +199,4 @@ def test_numbers_that_are_not_finite_are_refused(bad: float, exact_to: int) -> N
 def test_matrices_that_are_not_square_are_refused(shape: tuple[int, ...]) -> None:
     """One line names the shape."""
     with pytest.raises(LmcError, match=r"^similarity must be a square matrix .*not \(.*\)$"):
-        best_assignment(torch.zeros(shape))
+        assign(torch.zeros(shape))

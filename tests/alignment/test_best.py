@@ -103,10 +103,10 @@ def test_the_choice_never_sees_evaluation_data(method: str) -> None:
     pair = rescaled_pair()
     first = lmccheck.align(pair, method)
     garbage = Data((Batch(1e3 * torch.randn(11, 6), -1e6 * torch.rand(11, 3)),), "garbage", True)
-    second = lmccheck.align(replace(pair, data=garbage, cache={}), method)
+    second = lmccheck.align(pair.measured_on(garbage, pair.calibration), method)
     assert all(torch.equal(first.permutation[name], second.permutation[name]) for name in first.permutation)
     assert first.facts == second.facts
-    third = lmccheck.align(replace(pair, calibration=replaced(pair.calibration), cache={}), method)
+    third = lmccheck.align(pair.measured_on(pair.data, replaced(pair.calibration)), method)
     assert first.facts != third.facts  # calibration data is what counts
 
 

@@ -16,7 +16,7 @@ from torch import nn
 import lmccheck
 from lmccheck.alignment.merge import merged
 from lmccheck.errors import CheckpointError, LmcError, SourceError, SymmetryError
-from lmccheck.store.checkpoint import read_header, sha256_of
+from lmccheck.store.files import read_header, sha256_of
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 

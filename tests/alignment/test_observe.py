@@ -12,8 +12,8 @@ from networks.observed import captured, problem_of, transformer
 from torch import Tensor, nn
 
 from lmccheck.alignment.contract import Problem
-from lmccheck.alignment.methods import activation_matching as activations
-from lmccheck.alignment.methods.activation_matching import Moments, matrix, observe
+from lmccheck.alignment.matching import activations
+from lmccheck.alignment.matching.activations import Moments, matrix, observe
 from lmccheck.symmetry.sites import Site
 from lmccheck.symmetry.slots import Part, Piece
 

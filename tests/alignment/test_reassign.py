@@ -9,7 +9,6 @@ from networks.planted import BUILD, Weights, deep, independent_pair, planted, pr
 from torch import Tensor, nn
 
 import lmccheck
-from lmccheck.alignment.api import verified_spec
 from lmccheck.alignment.matching.annealed import annealed_start, sinkhorn
 from lmccheck.alignment.matching.norms import counted
 from lmccheck.alignment.matching.reassign import reassign
@@ -37,7 +36,7 @@ def test_an_annealed_start_is_a_place_of_rest() -> None:
     """No group of a chain of layers can be reassigned alone for more: a descent from there ends where it begins."""
     for seed in range(4):
         pair = independent_pair(deep(), seed)
-        spec, _ = verified_spec(pair)
+        spec = pair.network.spec
         a, b = counted(spec, pair.theta_a), counted(spec, pair.theta_b)
         start = annealed_start(spec, a, b, spec.random(seed))
         found = descend(spec, a, b, start, "annealed", torch.Generator().manual_seed(0))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import replace
 
 import numpy as np
 import ot
@@ -60,7 +59,7 @@ def test_transport_is_exact_between_copies() -> None:
     """Between a network and a permuted copy every layer's transport cost is 0."""
     pair = independent_pair(deep())
     spec = lmccheck.discover_symmetry(pair.module, (torch.zeros(2, 6),))
-    twin = replace(pair, theta_b=spec.apply(pair.theta_a, spec.moving(4)), cache={})
+    twin = pair.with_weights(pair.theta_a, spec.apply(pair.theta_a, spec.moving(4)))
     found = transport.match_transport(problem_of(twin))
     assert max(found.facts["transport_cost"].values()) == pytest.approx(0, abs=1e-12)
     back = inverse(spec, spec.moving(4))

@@ -30,7 +30,7 @@ from lmccheck.alignment.api import METHODS
 from lmccheck.evaluate.evaluator import Evaluator
 from lmccheck.evaluate.outputs import function_deviation
 from lmccheck.evaluate.points import interpolate
-from lmccheck.store import checkpoint
+from lmccheck.store import files
 
 HERE = Path(__file__).parent
 HEADERS = ["net", "method", "barrier", "error barrier", "at", "cpu s", "peak MB", "function"]
@@ -54,7 +54,7 @@ class Measure:
     """Barriers of aligned weights of one pair; endpoints are measured once."""
 
     def __init__(self, pair: lmccheck.ModelPair, points: int) -> None:
-        self.evaluator = Evaluator(pair)
+        self.evaluator = Evaluator(pair.network, pair.theta_a, pair.theta_b)
         self.pair, self.ts = pair, [k / (points - 1) for k in range(points)]
         self.a = self.evaluator.weights(pair.theta_a)
         self.ends = [self._at(self.a, False), self._at(self.evaluator.weights(pair.theta_b), False)]
@@ -113,7 +113,7 @@ def main() -> None:
     """Print the table, row by row as it is measured."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("nets", nargs="*", default=list(fashion.RECIPES))
-    parser.add_argument("--methods", default=",".join([*METHODS, "best+maps"]))
+    parser.add_argument("--methods", default=",".join([*METHODS.names(), "best+maps"]))
     parser.add_argument("--points", type=int, default=11)
     options = parser.parse_args()
     rows: list[list[str]] = []
@@ -139,8 +139,8 @@ def main() -> None:
             if path is None:
                 rows.append([net, peer, f"failed: {facts['error']}"[:60], "", "", "", "", ""])
                 continue
-            weights = checkpoint.load(path)
-            change = function_deviation(pair, pair.theta_b, weights)
+            weights = files.load(path)
+            change = function_deviation(pair.network, pair.theta_b, weights)
             row(net, peer, measure(weights), facts["cpu_seconds"], facts["peak_rss_mb"], change)
         for method in options.methods.split(","):
             row(net, method, *_measured(measure, ours(net, method)))

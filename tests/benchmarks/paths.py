@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -24,7 +23,6 @@ from tabulate import tabulate
 import lmccheck
 from lmccheck.evaluate.evaluator import Evaluator
 from lmccheck.paths.certify import certify
-from lmccheck.properties.low_loss_path import structure_for
 from lmccheck.store.batches import first_samples
 
 NETS = ("mlp", "mlpnb", "cnn", "cnnbn", "resnet")
@@ -74,7 +72,7 @@ def _number(value: float | None) -> str:
 
 def forward_seconds(pair: lmccheck.ModelPair) -> float:
     """Return how long one pass of one network over the evaluation data takes."""
-    evaluator = Evaluator(pair)
+    evaluator = Evaluator(pair.network, pair.theta_a, pair.theta_b)
     weights = evaluator.weights(pair.theta_a)
     times = []
     for _ in range(3):
@@ -86,9 +84,9 @@ def forward_seconds(pair: lmccheck.ModelPair) -> float:
 
 def above_certified(pair: lmccheck.ModelPair, path: lmccheck.Path, points: int) -> tuple[float, float]:
     """Return how far the largest of many samples lies above the certified maximum: on a, b, c segments, and on d."""
-    few = replace(pair, data=first_samples(pair.data, 1000), cache={})
-    found = certify(few, structure_for(few, "benchmark"), path)
-    evaluator = Evaluator(few, torch.float64)
+    few = pair.measured_on(first_samples(pair.data, 1000), pair.calibration)
+    found = certify(few, few.network.structure("benchmark"), path)
+    evaluator = Evaluator(few.network, few.theta_a, dtype=torch.float64)
     worst = {True: -1.0, False: -1.0}
     for segment in found.segments:
         for k in range(points + 1):

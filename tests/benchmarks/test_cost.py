@@ -76,7 +76,7 @@ def test_one_point_of_a_curve(build: Callable[[], nn.Module], shape: tuple[int, 
     a, b = states(build)
     inputs, targets = torch.randn(shape), torch.randint(0, 10, shape[:1])
     pair = lmccheck.load_pair(a, b, model=build, data=(inputs, targets), calibration=(inputs, targets), device="cpu")
-    evaluator = Evaluator(pair)
+    evaluator = Evaluator(pair.network, pair.theta_a, pair.theta_b)
     first, second = evaluator.weights(a), evaluator.weights(b)
     module = build().eval()
 

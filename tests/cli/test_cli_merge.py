@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 import lmccheck
 from lmccheck.cli import main as cli
-from lmccheck.store.checkpoint import read_header
+from lmccheck.store.files import read_header
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 Run = Callable[..., tuple[int, str, str]]

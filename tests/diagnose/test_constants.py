@@ -18,7 +18,6 @@ from lmccheck.diagnose.constants import T_SMOOTH
 from lmccheck.diagnose.cushions import cushions
 from lmccheck.diagnose.jacobian import Jacobian, dense, spectral_norms
 from lmccheck.evaluate.graph import GraphRunner
-from lmccheck.properties.low_loss_path import structure_for
 from lmccheck.properties.noise_stability import noise_stability
 
 # Constants of section 4
@@ -29,7 +28,7 @@ def chain_at(
 ) -> tuple[lmccheck.ModelPair, Chain]:
     """Return a network's chain at its first endpoint, on its data."""
     pair = pair_of(build, shape, 12, scale)
-    structure = structure_for(pair, "a test")
+    structure = pair.network.structure("a test")
     stages = chain_of(structure)
     assert not isinstance(stages, str)
     graph = GraphRunner(pair.module, pair.torch_device, torch.float64)

@@ -9,7 +9,6 @@ from torch import nn
 
 import lmccheck
 from lmccheck.diagnose.constants import readers
-from lmccheck.properties.low_loss_path import structure_for
 from lmccheck.properties.noise_stability import noise_stability
 
 # Gaussian noise
@@ -39,7 +38,7 @@ def test_noise_reaches_later_groups_only() -> None:
 
 def test_readers_are_where_units_are_read() -> None:
     """A flattened channel is read at all its places by the linear layer, at one by the convolution."""
-    structure = structure_for(pair_of(cnn, (2, 8, 8)), "a test")
+    structure = pair_of(cnn, (2, 8, 8)).network.structure("a test")
     found = readers(structure)
     assert found["4"]["7.weight"].tolist() == list(range(20))
     assert found["0"]["4.weight"].tolist() == list(range(4))

@@ -9,19 +9,18 @@ from networks.paths import bare_structure, random_state
 from torch import nn
 
 from lmccheck.dropping.choose_units import (
-    counts,
     factors,
-    important_keep,
+    important_units,
     merged_twins,
-    random_keep,
+    random_units,
     scales,
-    spanning_keep,
+    spanning_units,
+    unit_counts,
 )
 from lmccheck.dropping.refit import Refit
 from lmccheck.errors import LmcError
 from lmccheck.evaluate.regression import Moments
 from lmccheck.evaluate.split import split
-from lmccheck.properties.low_loss_path import structure_for
 
 
 def test_counts_of_kept_units() -> None:
@@ -29,14 +28,14 @@ def test_counts_of_kept_units() -> None:
     _, structure = case("width_one")
     groups = [group for several in structure.levels for group in several]
     assert [structure.sizes[group] for group in groups] == [7, 1, 5]
-    assert [counts(structure, 0.5)[group] for group in groups] == [3, 0, 2]
-    assert [counts(structure, {groups[0]: 0.3})[group] for group in groups] == [2, 1, 5]
-    drawn = random_keep(structure, counts(structure, 0.5), torch.Generator().manual_seed(1))
+    assert [unit_counts(structure, 0.5)[group] for group in groups] == [3, 0, 2]
+    assert [unit_counts(structure, {groups[0]: 0.3})[group] for group in groups] == [2, 1, 5]
+    drawn = random_units(structure, unit_counts(structure, 0.5), torch.Generator().manual_seed(1))
     assert [len(drawn[group]) for group in groups] == [3, 0, 2]
     assert scales(structure, drawn)[groups[0]] == pytest.approx(7 / 3)
     for wrong in (1.5, -0.1, True, {"nothing": 0.5}):
         with pytest.raises(LmcError, match="keep"):
-            counts(structure, wrong)
+            unit_counts(structure, wrong)
 
 
 def test_units_are_chosen_for_what_they_can_stand_in_for() -> None:
@@ -47,10 +46,10 @@ def test_units_are_chosen_for_what_they_can_stand_in_for() -> None:
     theta["0.weight"][4:] = torch.randn(4, 4).double() @ theta["0.weight"][:4]
     theta["0.weight"][[1, 6]] = theta["0.weight"][[6, 1]]
     pair = pair_of(build, (6,), theta)
-    structure = structure_for(pair, "tests")
+    structure = pair.network.structure("tests")
     canonical = structure.canonical(theta)
-    refit = Refit(pair, structure, canonical, split(pair, "tests", 200), torch.float64)
-    keep = spanning_keep(structure, canonical, {structure.groups[0]: 4}, refit.seen)
+    refit = Refit(pair, structure, canonical, split(pair.network, "tests", 200), torch.float64)
+    keep = spanning_units(structure, canonical, {structure.groups[0]: 4}, refit.seen)
     rows = theta["0.weight"][keep[structure.groups[0]]]
     assert int(torch.linalg.matrix_rank(rows)) == 4
     state, _ = refit(0, keep, polish=False)
@@ -65,7 +64,7 @@ def test_a_share_a_rounding_error_below_a_whole_number_is_that_number(size: int,
     """⌊keep·h⌋ of the number that was meant: 0.29 · 100 is 28.999… in floats, and 29 units."""
     structure = bare_structure(mlp(nn.ReLU, [2, size, 2]), 2)
     (group,) = structure.groups
-    assert counts(structure, share) == {group: kept}
+    assert unit_counts(structure, share) == {group: kept}
 
 
 def test_random_units_are_distinct_sorted_and_any() -> None:
@@ -73,7 +72,7 @@ def test_random_units_are_distinct_sorted_and_any() -> None:
     structure = bare_structure(mlp(nn.ReLU, [2, 4, 2]), 2)
     (group,) = structure.groups
     generator = torch.Generator().manual_seed(0)
-    drawn = [tuple(random_keep(structure, {group: 2}, generator)[group].tolist()) for _ in range(600)]
+    drawn = [tuple(random_units(structure, {group: 2}, generator)[group].tolist()) for _ in range(600)]
     assert {*drawn} == {(i, j) for i in range(4) for j in range(i + 1, 4)}
     assert all(abs(drawn.count(pair) - 100) < 50 for pair in {*drawn})
 
@@ -94,7 +93,7 @@ def test_important_units_are_those_whose_part_of_what_is_read_is_large() -> None
         moments.add(hidden, hidden)
         return moments
 
-    assert important_keep(structure, theta, {group: 3}, seen)[group].tolist() == expected
+    assert important_units(structure, theta, {group: 3}, seen)[group].tolist() == expected
 
 
 def test_twins_hand_their_outgoing_weights_to_one_that_stays() -> None:

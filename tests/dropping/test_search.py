@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 from networks.dropping import case, loss_of, pair_of
@@ -29,7 +27,7 @@ def test_a_search_repeats_itself() -> None:
     """The same seed finds the same weights, and a level's result does not depend on which others are asked for."""
     pair, structure = case("gelu")
     first = find_dropped(pair, structure, "b", [0, 1, 2], profile="dev")
-    again = find_dropped(replace(pair, cache={}), structure, "b", [1], profile="dev")
+    again = find_dropped(pair.measured_on(pair.data, pair.calibration), structure, "b", [1], profile="dev")
     assert all(torch.equal(first.best[1].weights[n], t) for n, t in again.best[1].weights.items())
     assert first.facts["levels"][1] == again.facts["levels"][1]
     other = find_dropped(pair, structure, "b", [1], seed=1, profile="dev")
@@ -40,9 +38,9 @@ def test_what_cannot_be_searched_is_refused() -> None:
     """No calibration data, norms across units, and options that make no sense are errors, never a verdict."""
     pair, structure = case("relu")
     with pytest.raises(SourceError, match="calibration"):
-        dropout_stability(replace(pair, calibration=None, cache={}))
+        dropout_stability(pair.measured_on(pair.data, None))
     with pytest.raises(SourceError, match="calibration"):
-        find_dropped(replace(pair, calibration=None, cache={}), structure, "a", [0])
+        find_dropped(pair.measured_on(pair.data, None), structure, "a", [0])
     for wrong in ({"epsilon": -1.0}, {"profile": "fast"}, {"seed": 0.5}, {"keep": 2.0}):
         with pytest.raises(LmcError, match=next(iter(wrong)).replace("epsilon", "limit")):
             dropout_stability(pair, **wrong)
@@ -56,7 +54,7 @@ def test_what_cannot_be_searched_is_refused() -> None:
 def test_parts_of_the_calibration_data_share_no_sample() -> None:
     """A quarter is held out, all batches are of one size; a user's own batches are taken as they are."""
     pair, _ = case("relu")
-    parts = split(pair, "tests", 200, seed=3)
+    parts = split(pair.network, "tests", 200, seed=3)
     sizes = {batch.samples for batch in (*parts.fit, *parts.held)}
     assert len(sizes) == 1
     fit, held = (torch.cat([batch.inputs for batch in part]) for part in (parts.fit, parts.held))

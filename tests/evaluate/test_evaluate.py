@@ -27,7 +27,7 @@ def test_losses_and_errors_equal_a_plain_loop() -> None:
     states = [seeded(small_mlp, k) for k in (0, 1)]
     inputs, targets = torch.randn(50, 4), torch.randint(0, 3, (50,))
     pair = lmccheck.load_pair(*states, model=small_mlp, data=(inputs, targets))
-    evaluator = Evaluator(pair)
+    evaluator = Evaluator(pair.network, pair.theta_a, pair.theta_b)
     found = evaluator.measure(evaluator.weights(interpolate(*states, 0.3)), reestimate=True, label="")
     plain = small_mlp()
     plain.load_state_dict({k: 0.7 * states[0][k] + 0.3 * states[1][k] for k in states[0]})

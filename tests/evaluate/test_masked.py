@@ -11,12 +11,12 @@ from networks.paths import stream, swiglu
 from torch import Tensor, nn
 
 import lmccheck
-from lmccheck.alignment.api import verified_spec
 from lmccheck.dropping.edit import lines, multiplied
 from lmccheck.errors import LmcError
 from lmccheck.evaluate.evaluator import Evaluator
 from lmccheck.evaluate.masked import MaskedRuns
-from lmccheck.symmetry.structure import Structure, structure_of
+from lmccheck.symmetry.discover import structure_of
+from lmccheck.symmetry.structure import Structure
 
 
 def viewed() -> nn.Module:
@@ -53,8 +53,7 @@ def prepared(name: str) -> tuple[lmccheck.ModelPair, Structure]:
     module.eval()
     targets = torch.randint(0, 3, (len(inputs),))
     pair = lmccheck.load_pair(state(module, 0), state(module, 1), model=module, data=(inputs.double(), targets))
-    verified_spec(pair)
-    return pair, structure_of(pair.cache["derived"])
+    return pair, structure_of(pair.network.traced)
 
 
 def masks(structure: Structure, count: int) -> dict[str, Tensor]:
@@ -67,7 +66,7 @@ def masks(structure: Structure, count: int) -> dict[str, Tensor]:
 def one_by_one(pair: lmccheck.ModelPair, structure: Structure, factors: Mapping[str, Tensor]) -> Tensor:
     """Return the same losses from state dicts whose columns are multiplied, with the module itself."""
     own = structure.canonical(pair.theta_a)
-    evaluator = Evaluator(pair)
+    evaluator = Evaluator(pair.network, pair.theta_a, pair.theta_b)
     found = []
     for k in range(len(next(iter(factors.values())))):
         weights = multiplied(structure, own, {g: f[k] for g, f in factors.items()})
@@ -80,7 +79,7 @@ def test_equals_state_dicts_with_multiplied_columns(name: str) -> None:
     """Per-sample losses equal those of the module with its columns multiplied, to 1e-10 in float64."""
     pair, structure = prepared(name)
     factors = masks(structure, 7)
-    runs = MaskedRuns(pair, structure.layers, pair.data, torch.float64)
+    runs = MaskedRuns(pair.network, structure.layers, pair.data, torch.float64)
     runs.load(pair.theta_a)
     found = runs.losses(lines(structure, factors))
     assert runs.vectorised
@@ -95,7 +94,7 @@ def test_one_by_one_is_the_same(name: str) -> None:
     """Where ops cannot be mapped they are run in a loop, with the same result."""
     pair, structure = prepared(name)
     factors = lines(structure, masks(structure, 5))
-    runs = MaskedRuns(pair, structure.layers, pair.data, torch.float64)
+    runs = MaskedRuns(pair.network, structure.layers, pair.data, torch.float64)
     runs.load(pair.theta_a)
     mapped = runs.losses(factors)
     runs.vectorised = False
@@ -111,7 +110,7 @@ def test_an_op_that_cannot_be_mapped_is_run_one_by_one(monkeypatch: pytest.Monke
         raise RuntimeError("Batching rule not implemented for aten::silu")
 
     monkeypatch.setattr(torch.func, "vmap", unmapped)
-    runs = MaskedRuns(pair, structure.layers, pair.data, torch.float64)
+    runs = MaskedRuns(pair.network, structure.layers, pair.data, torch.float64)
     runs.load(pair.theta_a)
     found = runs.losses(lines(structure, factors))
     assert not runs.vectorised
@@ -123,7 +122,7 @@ def test_some_groups_alone() -> None:
     pair, structure = prepared("swiglu")
     factors = masks(structure, 4)
     last = structure.levels[-1][0]
-    runs = MaskedRuns(pair, structure.layers, pair.data, torch.float64)
+    runs = MaskedRuns(pair.network, structure.layers, pair.data, torch.float64)
     runs.load(pair.theta_a)
     found = runs.losses(lines(structure, {last: factors[last]}))
     kept = {g: factors[g] if g == last else torch.ones_like(factors[g]) for g in structure.groups}
@@ -134,7 +133,7 @@ def test_memory_is_bounded_by_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """The number of multipliers run together does not change what comes out."""
     pair, structure = prepared("mlp")
     factors = lines(structure, masks(structure, 7))
-    runs = MaskedRuns(pair, structure.layers, pair.data, torch.float64)
+    runs = MaskedRuns(pair.network, structure.layers, pair.data, torch.float64)
     runs.load(pair.theta_b)
     together = runs.losses(factors)
     monkeypatch.setattr("lmccheck.evaluate.masked.TOGETHER", 3 * 30 * 7)
@@ -152,10 +151,9 @@ def test_a_loss_of_the_users_own_sees_what_the_module_returns() -> None:
     module = Written(lambda x, net: {"scores": net(x)}, net).eval()
     data = torch.randn(12, 5).double(), torch.randint(0, 3, (12,))
     pair = lmccheck.load_pair(state(module, 0), state(module, 1), model=module, data=data, loss=loss)
-    verified_spec(pair)
-    structure = structure_of(pair.cache["derived"])
+    structure = structure_of(pair.network.traced)
     factors = masks(structure, 3)
-    runs = MaskedRuns(pair, structure.layers, pair.data, torch.float64)
+    runs = MaskedRuns(pair.network, structure.layers, pair.data, torch.float64)
     runs.load(pair.theta_a)
     assert torch.allclose(runs.losses(lines(structure, factors)), one_by_one(pair, structure, factors), atol=1e-6)
 
@@ -164,4 +162,4 @@ def test_nothing_loaded_is_said() -> None:
     """Losses before load is one clear line."""
     pair, structure = prepared("mlp")
     with pytest.raises(LmcError, match="load"):
-        MaskedRuns(pair, structure.layers).losses(lines(structure, masks(structure, 1)))
+        MaskedRuns(pair.network, structure.layers).losses(lines(structure, masks(structure, 1)))

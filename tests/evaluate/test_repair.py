@@ -13,7 +13,6 @@ from networks.small import seeded, small_batchnorm, small_mlp
 from torch import Tensor, nn
 
 import lmccheck
-from lmccheck.alignment.api import verified_spec
 from lmccheck.errors import LmcError, SourceError, UnsupportedArchitecture
 from lmccheck.evaluate.points import interpolate
 from lmccheck.evaluate.repair import Repair, live_norms
@@ -66,8 +65,7 @@ def pair_of(
 
 def repair_of(pair: lmccheck.ModelPair, theta_b: State | None = None) -> Repair:
     """Return the repair of a pair."""
-    verified_spec(pair)
-    return Repair(pair, pair.cache["derived"], pair.theta_a, pair.theta_b if theta_b is None else theta_b)
+    return Repair(pair.network, pair.network.traced, pair.theta_a, pair.theta_b if theta_b is None else theta_b)
 
 
 def moments(value: Tensor, linear: bool) -> tuple[Tensor, Tensor]:
@@ -150,8 +148,7 @@ def test_both_batchnorm_ops_are_run_live() -> None:
     ops = {}
     for build in (mixed, mixed_in_place):
         pair = pair_of(build, (1, 6, 6))
-        verified_spec(pair)
-        traced = pair.cache["derived"].trace
+        traced = pair.network.traced.trace
         assert len(live_norms(traced)) == 2
         ops[build] = {str(node.target) for node in traced.graph.nodes if "batch_norm" in str(node.target)}
     assert ops[mixed] != ops[mixed_in_place]
@@ -307,11 +304,11 @@ def test_mistakes(load: Callable[..., lmccheck.ModelPair], folder: Path) -> None
     pair = load()
     with pytest.raises(LmcError, match=r"linear_connectivity: repair = 'repiar' \(did you mean 'repair'\?\); expected"):
         lmccheck.linear_connectivity(pair, repair="repiar")
-    with pytest.raises(LmcError, match="repair = None; expected one of"):
+    with pytest.raises(LmcError, match=r'repair = None; expected "none", "bn" or "repair"'):
         lmccheck.linear_connectivity(pair, repair=None)  # type: ignore[arg-type]
     with pytest.raises(SourceError, match="repair = 'repair' needs calibration data and none is given; mend: give"):
         lmccheck.linear_connectivity(pair, repair="repair")
-    spec = verified_spec(pair)[0]
+    spec = pair.network.spec
     with pytest.raises(UnsupportedArchitecture, match="symmetry is given, not traced; mend: use repair = 'bn'"):
         lmccheck.linear_connectivity(load(symmetry=spec, calibration="data.safetensors"), repair="repair")
     alone = torch.randn(1, 4), torch.zeros(1, dtype=torch.int64)

@@ -10,9 +10,8 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 import lmccheck
-from lmccheck.alignment.api import verified_spec
 from lmccheck.alignment.contract import Problem
-from lmccheck.alignment.methods.activation_matching import ActivationSimilarity, observe_sensitivities
+from lmccheck.alignment.matching.activations import ActivationSimilarity, observe_sensitivities
 from lmccheck.alignment.methods.best import solve
 from lmccheck.alignment.methods.joint import SHARES
 from lmccheck.evaluate import sensitivity
@@ -31,7 +30,7 @@ def test_sensitivities_are_finite_differences(name: str) -> None:
     graph = GraphRunner(module, torch.device("cpu"), torch.float64)
     weights = graph.weights(randomised(module, 1))
     found = sensitivities(graph, weights, inputs, watched, 5, "here")
-    traced, values = graph.prepared(weights, inputs, watched, "here")
+    traced, given = graph.prepared(weights, inputs, watched, "here")
     assert watched or not made
 
     def felt(node: str, change: Tensor) -> float:
@@ -39,7 +38,7 @@ def test_sensitivities_are_finite_differences(name: str) -> None:
             return value + change
 
         with torch.no_grad():
-            outputs = pytree.tree_leaves(Watching(traced.module, {node}, look).run(*values))
+            outputs = pytree.tree_leaves(Watching(traced.module, {node}, look).run(*given.values()))
         directions = sensitivity._directions(outputs, 5)
         return sum(float((a * b).sum()) for a, b in zip(outputs, directions, strict=True))
 
@@ -107,7 +106,7 @@ def test_a_network_without_derivatives_is_matched_by_the_other_looks() -> None:
     y = outputs_of(module, theta, (x,), torch.float64)[0]
     hidden = spec.apply(theta, spec.moving(2))
     pair = lmccheck.load_pair(theta, hidden, model=module, data=(x, y), calibration=(x, y), loss="mse", device="cpu")
-    problem = Problem(pair, verified_spec(pair)[0], 0, pair.cache["derived"])
+    problem = Problem(pair)
     with pytest.raises(NotDifferentiable, match=r"sensitivities of a: differentiating the traced model raised .*zeta"):
         observe_sensitivities(problem, "here")
     found = solve(problem, "together")

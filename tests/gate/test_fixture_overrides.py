@@ -78,8 +78,9 @@ def test_the_weights_are_freed_after_the_pairs_last_check(project):
     project.gate(one="2", two="0.01", three="0.01")
     project.pytester.makeconftest(
         """
-import gc, sys, weakref
-core = sys.modules["lmccheck.network.pair"]
+import gc, weakref
+import fakecore
+core = fakecore.FakeCore
 held = []
 original = core.load_pair
 def load_pair(*args, **options):
@@ -92,7 +93,7 @@ def load_pair(*args, **options):
     kept.__dict__.update(pair.__dict__)
     held.append(weakref.ref(kept))
     return kept
-core.load_pair = load_pair
+core.load_pair = staticmethod(load_pair)
 """
     )
     project.run("--lmc-models").assert_outcomes(passed=3, failed=1)

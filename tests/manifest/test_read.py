@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from lmccheck.errors import ManifestError
+from lmccheck.finding import LIMIT
 from lmccheck.manifest.plan import CheckPlan
 from lmccheck.manifest.read import load_manifest
-from lmccheck.properties import settings
+from lmccheck.properties.registry import properties_of
 
 SOUND = """\
 schema = 1
@@ -115,11 +116,10 @@ def test_what_editors_do_to_files_is_harmless(load, prefix, newline):
 
 
 NONE = '"none", '
-PROPERTIES = ", ".join(settings.SETTINGS)
+PROPERTIES = ", ".join(properties_of("pair"))
 CHECK = "pair.one.check.linear_connectivity"
-LIMIT = 'a number ≥ 0 in nats, or a percentage of the worse endpoint\'s loss such as "5%"'
 ALIGN = '"none", "weight-matching", "activation-matching", "transport", "transport-both", "learned" or "best"'
-SETTINGS = "property, severity, align, limit, points, beyond, repair"
+SETTINGS = "property, severity, align, limit, points, repair, beyond"
 
 
 @pytest.mark.parametrize(

@@ -138,7 +138,7 @@ def test_a_tiny_network_that_is_dead_on_its_first_samples_is_measured() -> None:
     module.load_state_dict(state)
     data = torch.tensor([[0.5], [0.9]]).double(), torch.tensor([0, 1])
     pair = lmccheck.load_pair(state, state, model=module, data=data, device="cpu")
-    evaluator = Evaluator(pair)
+    evaluator = Evaluator(pair.network, pair.theta_a, pair.theta_b)
     found = evaluator.measure(evaluator.weights(state), reestimate=False, label="here")
     assert found.loss == pytest.approx(math.log(2))
 
@@ -192,6 +192,6 @@ def test_an_output_object_with_logits_is_compared_by_them() -> None:
 
     pair = load(Objects)
     swapped = {**pair.theta_b, "inner.0.weight": pair.theta_b["inner.0.weight"].flip(0)}
-    assert function_deviation(pair, pair.theta_b, swapped) > 1e-3
+    assert function_deviation(pair.network, pair.theta_b, swapped) > 1e-3
     with pytest.raises(UnsupportedArchitecture, match="no floating tensor"):
-        function_deviation(load(Opaque), pair.theta_b, swapped)
+        function_deviation(load(Opaque).network, pair.theta_b, swapped)

@@ -13,7 +13,7 @@ import lmccheck
 from lmccheck.alignment.beyond.freedoms import KINDS, Freedom, Trial, find_freedoms
 from lmccheck.alignment.beyond.stream import Stream, find_streams
 from lmccheck.modules.runner import outputs_of
-from lmccheck.symmetry.discover import Derived, derive
+from lmccheck.symmetry.discover import Traced, derive
 from networks import NETWORKS, Attention, Written, registry, residual, small
 
 Weights = dict[str, Tensor]
@@ -73,7 +73,7 @@ BUILD: dict[str, Callable[[], Case]] = {
 
 
 @cache
-def found_in(name: str) -> tuple[nn.Module, Derived, tuple[Freedom, ...], tuple[Stream, ...], dict[str, str]]:
+def found_in(name: str) -> tuple[nn.Module, Traced, tuple[Freedom, ...], tuple[Stream, ...], dict[str, str]]:
     """Return a network, its trace, and every map that is found for it, each kind looked for alone."""
     torch.manual_seed(0)
     module, inputs = BUILD[name]()

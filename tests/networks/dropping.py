@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import lmccheck
-from lmccheck.properties.low_loss_path import structure_for
 from lmccheck.symmetry.structure import Structure
 from networks.paths import stream, swiglu
 from networks.small import perceptron
@@ -77,7 +76,7 @@ def case(name: str) -> tuple[lmccheck.ModelPair, Structure]:
     """Return a pair of CASES, made once, and its structure."""
     if name not in _PAIRS:
         _PAIRS[name] = pair_of(*CASES[name])
-    return _PAIRS[name], structure_for(_PAIRS[name], "tests")
+    return _PAIRS[name], _PAIRS[name].network.structure("tests")
 
 
 def loss_of(pair: lmccheck.ModelPair, structure: Structure, weights: Mapping[str, Tensor]) -> float:

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 
 import lmccheck
-from lmccheck.alignment.api import verified_spec
 from lmccheck.alignment.contract import Problem
 from lmccheck.modules.random_weights import randomised
 from lmccheck.modules.runner import outputs_of
@@ -27,8 +26,7 @@ def problem_of(module: nn.Module, inputs: tuple[Tensor, ...], count: int = 48, s
     x = samples_for(inputs, count)
     y = outputs_of(module, a, (x,), torch.float64)[0]
     pair = lmccheck.load_pair(a, b, model=module, data=(x[:4], y[:4]), calibration=(x, y), loss="mse", device="cpu")
-    spec, _ = verified_spec(pair)
-    return Problem(pair, spec, 0, pair.cache["derived"])
+    return Problem(pair)
 
 
 def transformer() -> tuple[nn.Module, tuple[Tensor, ...]]:

@@ -9,12 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import lmccheck
-from lmccheck.alignment.api import verified_spec
 from lmccheck.dropping.dropped import Dropped
 from lmccheck.dropping.edit import keep_factors, multiplied
 from lmccheck.network.pair import ModelPair
-from lmccheck.symmetry.discover import derive
-from lmccheck.symmetry.structure import Structure, structure_of
+from lmccheck.symmetry.discover import derive, structure_of
+from lmccheck.symmetry.structure import Structure
 from networks.small import perceptron
 from networks.written import Written, residual
 
@@ -86,8 +85,7 @@ def mlp_pair(widths: Sequence[int], activation: str = "relu", bias: bool = True,
 
 def structure_for(pair: ModelPair) -> Structure:
     """Return the structure of a pair's traced network."""
-    verified_spec(pair)
-    return structure_of(pair.cache["derived"])
+    return structure_of(pair.network.traced)
 
 
 def bare_structure(module: nn.Module, *shape: int) -> Structure:

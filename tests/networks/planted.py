@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 import lmccheck
-from lmccheck.alignment.api import verified_spec
 from lmccheck.alignment.contract import Problem
 from lmccheck.modules.random_weights import randomised
 from lmccheck.modules.runner import outputs_of
@@ -116,8 +115,7 @@ def independent_pair(build: Callable[[], nn.Module], seed: int = 0, samples: int
 
 
 def problem_of(pair: lmccheck.ModelPair) -> Problem:
-    spec, _ = verified_spec(pair)
-    return Problem(pair, spec, 0, pair.cache["derived"])
+    return Problem(pair)
 
 
 def deep(bias: bool = True) -> Callable[[], nn.Module]:

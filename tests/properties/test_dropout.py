@@ -17,7 +17,6 @@ from lmccheck.dropping.stability import excesses, load_dropped, save_dropped
 from lmccheck.errors import CheckpointError
 from lmccheck.evaluate.evaluator import Evaluator
 from lmccheck.properties.dropout_stability import dropout_stability
-from lmccheck.properties.low_loss_path import structure_for
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 
@@ -34,11 +33,13 @@ def test_fixtures_are_stable_at_half_their_width(net: str, limit: float, tmp_pat
     assert result.value == max(x for row in result.details["epsilon"].values() for x in row)
     assert result.value < max(x for row in result.details["epsilon_plain"].values() for x in row)
     json.dumps(result.details)
-    structure = structure_for(pair, "tests")
+    structure = pair.network.structure("tests")
     saved = save_dropped(result.witness, tmp_path / "witness.safetensors")
     assert result.witness.save(tmp_path / "again.safetensors").read_bytes() == saved.read_bytes()
-    fresh = replace(pair, cache={})
-    again = excesses(Evaluator(fresh), structure, load_dropped(saved, fresh, structure))
+    fresh = pair.measured_on(pair.data, pair.calibration)
+    again = excesses(
+        Evaluator(fresh.network, fresh.theta_a, fresh.theta_b), structure, load_dropped(saved, fresh, structure)
+    )
     for side, levels in again.items():
         assert [levels[i] for i in range(len(levels))] == pytest.approx(result.details["epsilon"][side], abs=1e-6)
 
@@ -47,7 +48,7 @@ def test_a_witness_of_another_pair_is_refused(tmp_path: Path) -> None:
     """A witness belongs to the numbers it was made from; other files are no witness."""
     pair, structure = case("relu")
     path = dropout_stability(pair, profile="dev").witness.save(tmp_path / "w.safetensors")
-    other = replace(pair, theta_b=pair.theta_a, cache={})
+    other = pair.with_weights(pair.theta_a, pair.theta_a)
     with pytest.raises(CheckpointError, match="another b"):
         load_dropped(path, other, structure)
     with pytest.raises(CheckpointError, match="no witness"):

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
 from tabulate import tabulate_formats
 
+from lmccheck.errors import LmcError
+from lmccheck.finding import Endpoint, Failure, Finding, Seen, Where
+from lmccheck.properties.judge import judge
 from lmccheck.report.failure import failure_text, reproduce_command
-from lmccheck.report.json import json as to_json
-from lmccheck.report.markdown import fenced, markdown
+from lmccheck.report.formats import FORMATS, Run, formats
+from lmccheck.report.formats.json import json as to_json
+from lmccheck.report.formats.markdown import fenced, markdown
 from lmccheck.report.matrix import draw, matrices
 from lmccheck.report.notes import notes
 from lmccheck.report.record import CheckRecord, finite, ordered, plain
 from lmccheck.report.table import fold, table
+from lmccheck.report.write import write_reports
 from lmccheck.result import Result
 
 
@@ -37,7 +43,7 @@ def record(name="one", verdict="pass", **facts):
 
 
 def document(*records, errors=()):
-    text = to_json(list(records), errors, version="0", created="now", environment={"device": "auto"}, exit_status=0)
+    text = to_json(list(records), Run(errors, version="0", created="now", environment={"device": "auto"}))
 
     def refuse(constant):
         raise AssertionError(f"{constant} is not JSON")
@@ -118,7 +124,7 @@ def test_fold_breaks_after_separators_and_only_then_within_words():
 
 def test_a_bar_in_a_cell_opens_no_column():
     """Pipe tables escape it."""
-    text = markdown([record(unit="a|b")])
+    text = markdown([record(unit="a|b")], Run())
     assert "a\\|b" in text
     rows = [line.replace("\\|", "") for line in text.splitlines() if line.startswith("|")]
     assert len({row.count("|") for row in rows}) == 1
@@ -126,7 +132,7 @@ def test_a_bar_in_a_cell_opens_no_column():
 
 def test_markdown_shows_what_did_not_pass_in_full():
     """A text that holds a fence is fenced with a longer one."""
-    text = markdown([record("bad", "fail", text="line 1\n```\nline 3")], report_only=True)
+    text = markdown([record("bad", "fail", text="line 1\n```\nline 3")], Run(report_only=True))
     assert "REPORT ONLY" in text
     assert "````\nline 1\n```\nline 3\n````" in text
     assert fenced("plain") == "```\nplain\n```"
@@ -164,16 +170,18 @@ def test_json_states_the_device_that_was_used():
 def test_the_property_words_its_failure():
     """Its five lines as they are, then the command."""
     five = ["what", "measured", "where", "worst", "endpoints"]
-    row = record(verdict="fail", details={"failure": five})
+    row = record().measured(Result("p", "fail", 0.1, 0.05, "nats", details={"failure": five}))
     assert failure_text(row, "pytest x").splitlines() == [*five, "reproduce: pytest x"]
 
 
 def test_a_property_that_words_nothing_is_described_by_its_numbers():
     """So that a new property has a failure text from its first day."""
-    row = record(verdict="fail", naive=0.9, where="t=0.5", details={"loss_a": 0.1, "loss_b": 0.2})
+    ends = Endpoint("a", 0.1), Endpoint("b", 0.2)
+    found = Finding(0.0123456, 0.01, "nats", endpoints=ends, naive=0.9, where=Where(t=0.5))
+    row = record().measured(judge("linear_connectivity", found, 0.0))
     assert failure_text(row, "pytest x").splitlines() == [
         "linear_connectivity: fail for one",
-        "measured 0.01235 nats, limit 0.05 nats",
+        "measured 0.01235 nats, limit 0.01 nats",
         "worst at t=0.5",
         "without alignment: 0.9 nats",
         "endpoint losses: a 0.1, b 0.2",
@@ -233,8 +241,8 @@ def test_a_matrix_too_wide_has_numbered_columns():
 def test_a_set_that_was_not_moved_is_drawn_once():
     """Aligned and unaligned are the same matrix; a check that measured none has none."""
     matrix = [[0.0, 0.1], [0.1, 0.0]]
-    details = {"names": ["a|x", "b"], "matrix": matrix, "matrix_naive": matrix}
-    ((title, text),) = matrices([record(), record("set", details=details)], "github")
+    found = {"names": ["a|x", "b"], "aligned": matrix, "naive": matrix}
+    ((title, text),) = matrices([record(), record("set", matrix=found)], "github")
     assert title == "set::linear_connectivity, barriers in nats, aligned, which moved nothing"
     assert "a\\|x" in text
 
@@ -245,3 +253,59 @@ def test_where_a_set_is_worst_stands_on_lines_of_its_own():
     lines = table([row], width=78).splitlines()
     assert max(map(len, lines)) <= 78
     assert "".join(line.split("  ")[-1].strip() for line in lines[2:]) == "transformer-seed0,transformer-half1"
+
+
+def test_a_new_format_is_declared_and_becomes_an_option():
+    """Files come in the order in which they are written: the one that states the exit status last."""
+    assert [each.name for each in formats()] == ["md", "json"]
+    assert FORMATS.get("terminal").render([record()], Run()).startswith("pair ")
+    assert FORMATS.get("terminal").render([], Run()) == ""
+    with pytest.raises(LmcError, match=r"report format 'jsn': unknown \(did you mean 'json'\?\); expected one of"):
+        FORMATS.get("jsn")
+
+
+def test_reports_that_cannot_be_written_turn_the_status_of_those_that_can(tmp_path):
+    """Markdown goes first; JSON says 1 where it could not be written, and the page of a CI job gets its own copy."""
+    (tmp_path / "file").write_text("")
+    paths = {"json": tmp_path / "a/r.json", "md": tmp_path / "file/r.md"}
+    outcomes = write_reports(paths, [record()], Run(), summary=tmp_path / "page")
+    assert [written for _, written in outcomes] == [True, False, True]
+    assert json.loads(paths["json"].read_text())["exit_status"] == 1
+    assert (tmp_path / "page").read_text() == markdown([record()], Run()) + "\n"
+
+
+def test_a_failure_is_rendered_from_its_parts():
+    """Worst and smallest are found among all that was seen, each against its own bound; no number is above all."""
+    seen = [Seen(0.2, "here"), Seen(float("nan"), "there"), Seen(0.3, "beyond", bound=0.4), Seen(0.05, "below")]
+    failure = Failure("p", "too high", "height", "there", "data x (3 samples)", seen, "places", ["and so on"], "; c 3")
+    ends = Endpoint("a", 1.0, 0.25), Endpoint("b", 2.0, 0.5)
+    found = Finding(float("nan"), "5%", "nats", endpoints=ends, failure=failure)
+    result = judge("p", found, 1.0)
+    assert (result.verdict, result.limit) == ("fail", 0.1)
+    assert result.details["failure"] == [
+        "p: too high",
+        "height nan nats, limit 0.1 nats; and so on",
+        "where: there, on data x (3 samples)",
+        "worst nan there; smallest counterexample 0.2 here; 2 of 4 places above the limit",
+        "endpoint losses: a 1, b 2 nats (0-1 error a 0.25, b 0.5); c 3",
+    ]
+
+
+@pytest.mark.parametrize(("limit", "verdict"), [(0.1, "pass"), ("10%", "pass"), (0.0999, "fail"), ("9.9%", "fail")])
+def test_a_value_that_equals_its_limit_passes(limit, verdict):
+    """A percentage is one of the worse endpoint's loss; a finding may name another reference, or its own verdict."""
+    ends = Endpoint("a", 0.5), Endpoint("b", 1.0)
+    assert Finding(0.1, limit, endpoints=ends).judged == verdict
+    assert Finding(0.1, limit, endpoints=ends, verdict="inconclusive").judged == "inconclusive"
+    assert Finding(0.1, "10%", endpoints=ends, reference=0.5).judged == "fail"
+
+
+def test_a_result_made_by_hand_says_in_its_details_what_a_finding_does():
+    """The same row either way."""
+    ends = Endpoint("a", 0.1, 0.0), Endpoint("b", 0.2, 0.0)
+    where = Where(side="b", layer="fc")
+    found = Finding(0.3, 0.2, "nats", endpoints=ends, where=where, naive=0.4, notes=["n"], failure=["what", "where"])
+    result = judge("linear_connectivity", found, 0.5)
+    by_hand = dataclasses.replace(result, finding=None)
+    assert record().measured(result) == record().measured(by_hand)
+    assert record().measured(result).where == "b:fc"

@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import lmccheck
-from lmccheck.store import checkpoint
+from lmccheck.store import files
 
 
 def test_header_agrees_with_the_library(tmp_path: Path) -> None:
@@ -24,7 +24,7 @@ def test_header_agrees_with_the_library(tmp_path: Path) -> None:
         "d": torch.zeros(0, 2),
     }
     save_file(tensors, str(tmp_path / "x.safetensors"), metadata={"k": "v"})
-    header = checkpoint.read_header(tmp_path / "x.safetensors")
+    header = files.read_header(tmp_path / "x.safetensors")
     with safe_open(str(tmp_path / "x.safetensors"), "pt") as file:
         assert set(file.keys()) == set(header.tensors)
         assert {k: tuple(file.get_slice(k).get_shape()) for k in tensors} == {
@@ -38,7 +38,7 @@ def test_headers_are_read_without_torch(tmp_path: Path) -> None:
     """The manifest item must not pay for a deep-learning library."""
     save_file({"a": torch.zeros(1)}, str(tmp_path / "x.safetensors"))
     code = (
-        "import sys; from lmccheck.store.checkpoint import read_header; "
+        "import sys; from lmccheck.store.files import read_header; "
         f"read_header({str(tmp_path / 'x.safetensors')!r}); print('torch' in sys.modules)"
     )
     assert (
@@ -61,7 +61,7 @@ def test_aligned_weights_keep_dtype_metadata_and_every_number(tmp_path: Path, dt
     pair = lmccheck.load_pair(paths[0], paths[1], model=small_mlp, data=data)
     alignment = lmccheck.align(pair)
     out = lmccheck.save_aligned(alignment, tmp_path / "deep" / "b-aligned.safetensors")
-    header = checkpoint.read_header(out)
+    header = files.read_header(out)
     assert header.metadata == {"format": "pt", "step": "1"}
     original, written = load_file(str(paths[1])), load_file(str(out))
     assert {k: v.dtype for k, v in original.items()} == {k: v.dtype for k, v in written.items()}

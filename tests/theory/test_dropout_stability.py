@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
 
 import pytest
 import torch
@@ -12,12 +11,11 @@ import torch.nn.functional as F
 from networks.dropping import CASES, case, loss_of, mlp, pair_of
 from torch import Tensor, nn
 
-from lmccheck.dropping.choose_units import factors
+from lmccheck.dropping.choose_units import SearchSettings, factors
 from lmccheck.dropping.dropped import Dropped
 from lmccheck.dropping.edit import keep_factors, multiplied
 from lmccheck.dropping.search import find_dropped
 from lmccheck.properties.dropout_stability import dropout_stability
-from lmccheck.properties.low_loss_path import structure_for
 from lmccheck.symmetry.structure import Structure
 
 
@@ -39,7 +37,7 @@ def test_what_is_found_is_a_dropped_network(name: str, refit: bool) -> None:
     """Exactly ⌊keep·h⌋ units per group are read, other columns are 0, rows up to the level are those of θ."""
     pair, structure = case(name)
     levels = range(len(structure.levels))
-    search = find_dropped(pair, structure, "a", levels, refit=refit, profile="dev")
+    search = find_dropped(pair, structure, "a", levels, SearchSettings(refit=refit, profile="dev"))
     theta = structure.canonical(pair.theta_a)
     for level in levels:
         for dropped in (search.best[level], search.plain[level]):
@@ -68,7 +66,7 @@ def test_dropping_equals_a_masked_forward_pass(name: str) -> None:
     """L(θ_i) of columns times m is that of hidden values times m, biases and rows as they were (T5)."""
     pair, structure = case(name)
     (batch,) = pair.data.batches
-    search = find_dropped(pair, structure, "a", range(3), refit=False, profile="dev")
+    search = find_dropped(pair, structure, "a", range(3), SearchSettings(refit=False, profile="dev"))
     for level, dropped in search.plain.items():
         scale = dropped.facts["scale"]
         multipliers = factors(structure, [(dropped.keep, scale)])
@@ -93,7 +91,7 @@ def test_other_ways_to_drop_units(activation: type[nn.Module], zero: bool, homog
     biases, which are two bugs of published code (T18)."""
     net = mlp(activation)
     pair = pair_of(lambda: mlp(activation), (5,))
-    structure, theta = structure_for(pair, "tests"), pair.theta_a
+    structure, theta = pair.network.structure("tests"), pair.theta_a
     keep = {group: torch.arange(structure.sizes[group] // 2) for group in structure.groups}
     x = torch.randn(50, 5, dtype=torch.float64)
 
@@ -144,7 +142,8 @@ def test_a_network_of_twins_is_exactly_stable(activation: type[nn.Module]) -> No
     torch.manual_seed(0)
     twins = doubled({name: tensor * 1.7 for name, tensor in small.state_dict().items()}, 4)
     others = doubled({name: tensor * 1.3 for name, tensor in mlp(activation).state_dict().items()}, 5)
-    pair = replace(pair_of(lambda: mlp(activation, large), (5,), twins), theta_b=others)
+    pair = pair_of(lambda: mlp(activation, large), (5,), twins)
+    pair = pair.with_weights(pair.theta_a, others)
     result = dropout_stability(pair, epsilon=1e-12, profile="dev")
     assert result.passed
     assert max(abs(x) for row in result.details["epsilon"].values() for x in row) <= 1e-12

@@ -7,14 +7,14 @@ import torch
 from networks.planted import BUILD, planted, problem_of, shared
 
 import lmccheck
-from lmccheck.alignment.api import METHODS, verified_spec
+from lmccheck.alignment.api import METHODS
 from lmccheck.alignment.methods.best import solve
 from lmccheck.modules.runner import outputs_of
 
 pytestmark = pytest.mark.xdist_group("planted pairs")  # each pair is traced once for all methods
 
 
-@pytest.mark.parametrize("method", sorted(METHODS))
+@pytest.mark.parametrize("method", METHODS.names())
 @pytest.mark.parametrize("name", sorted(BUILD))
 def test_every_method_recovers_a_planted_permutation_under_noise(name: str, method: str) -> None:
     """Weight noise of 10 % of each tensor's spread: θ_B comes back bit for bit, and computes what it computed."""
@@ -34,7 +34,7 @@ def test_weights_and_activations_together_recover_it_too(name: str) -> None:
     """The candidate of ``best`` and start of ``learned`` that no name chooses."""
     pair, noisy = shared(name)
     found = solve(problem_of(pair), "together")
-    moved = verified_spec(pair)[0].apply(pair.theta_b, found.permutation)
+    moved = pair.network.spec.apply(pair.theta_b, found.permutation)
     assert all(torch.equal(moved[key], noisy[key]) for key in noisy)
 
 

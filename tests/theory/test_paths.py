@@ -14,8 +14,7 @@ from lmccheck.errors import LmcError
 from lmccheck.network.pair import ModelPair
 from lmccheck.paths.certify import certify
 from lmccheck.paths.path import Path, Segment, load_path, save_path
-from lmccheck.paths.ten_segment import ten_segments
-from lmccheck.paths.theorems import dropout_path_between, path_through
+from lmccheck.paths.theorems import dropout_path_between, path_through, ten_segments
 from lmccheck.symmetry.structure import Structure
 
 WIDTHS = [

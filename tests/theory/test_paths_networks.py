@@ -15,8 +15,7 @@ from lmccheck.errors import UnsupportedArchitecture
 from lmccheck.network.pair import ModelPair
 from lmccheck.paths.certify import certify
 from lmccheck.paths.moves import immovable
-from lmccheck.paths.ten_segment import ten_segments
-from lmccheck.paths.theorems import dropout_path_between
+from lmccheck.paths.theorems import dropout_path_between, ten_segments
 
 REFUSED = {
     "argmax_is_read": "no hidden units",
@@ -67,8 +66,7 @@ def network_pair(name: str) -> ModelPair:
 @pytest.mark.parametrize("name", sorted(REFUSED))
 def test_refused_with_its_reason(name: str) -> None:
     """What the theory does not cover is an UnsupportedArchitecture that names the op or tensor."""
-    from lmccheck.symmetry.discover import derive
-    from lmccheck.symmetry.structure import structure_of
+    from lmccheck.symmetry.discover import derive, structure_of
 
     module, inputs = NETWORKS[name]()
     with pytest.raises(UnsupportedArchitecture, match=REFUSED[name]):

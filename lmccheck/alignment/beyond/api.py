@@ -14,7 +14,8 @@ from lmccheck.alignment.beyond.maps import Maps
 from lmccheck.alignment.beyond.signs import balanced, flipped
 from lmccheck.alignment.beyond.stream import SMALLEST, find_streams, smallest_gain
 from lmccheck.alignment.contract import Method, Problem
-from lmccheck.alignment.methods.activation_matching import ActivationSimilarity, observe
+from lmccheck.alignment.matching.activations import ActivationSimilarity, observe
+from lmccheck.alignment.matching.norms import float64
 from lmccheck.alignment.methods.learned import train
 from lmccheck.errors import LmcError, nearest
 from lmccheck.evaluate.calibration import CalibrationBarrier
@@ -55,7 +56,7 @@ def go_beyond(problem: Problem, kinds: tuple[str, ...], solve: Method) -> Beyond
     """
     spec = problem.spec
     derived = problem.traced("beyond permutations")
-    trial = Trial(problem.pair.module, problem.pair.example_inputs())
+    trial = Trial(problem.pair.module, problem.pair.network.example_inputs())
     freedoms = find_freedoms(derived, trial, kinds)
     streams, refused = find_streams(derived, trial) if "stream-rotation" in kinds else ([], {})
     for stream in list(streams):
@@ -64,25 +65,27 @@ def go_beyond(problem: Problem, kinds: tuple[str, ...], solve: Method) -> Beyond
             refused[stream.group.name] = "a gain of its norms is almost zero, and is divided by"
     named = {**describe(freedoms), "stream-rotation": [stream.group.name for stream in streams]}
     facts: dict[str, Any] = {"kinds": list(kinds), "groups": named, "not_rotated": refused}
-    problem = replace(problem, pair=replace(problem.pair, theta_b=flipped(problem, freedoms), cache={}))
+    problem = replace(problem, pair=problem.pair.with_weights(problem.pair.theta_a, flipped(problem, freedoms)))
     found = solve(balanced(problem, freedoms))
     facts["permutation"] = found.facts
     start, pair = found.permutation, problem.pair
     if not freedoms and not streams:
-        return Beyond(_wide(spec.apply(pair.theta_b, start)), start, found.objective, {**facts, "kept": "permutation"})
-    a = _wide(pair.theta_a)
+        return Beyond(
+            float64(spec.apply(pair.theta_b, start)), start, found.objective, {**facts, "kept": "permutation"}
+        )
+    a = float64(pair.theta_a)
     maps = Maps(spec, freedoms, streams)
     if pair.calibration is None:
-        b = _wide(spec.apply(pair.theta_b, start))
+        b = float64(spec.apply(pair.theta_b, start))
         fit(maps, a, b, None, None)
         return Beyond(_detached(maps.apply(b, a)), start, found.objective, {**facts, "kept": "fitted to weights"})
 
     judge = CalibrationBarrier(pair)
-    tried = [("permutation", _wide(spec.apply(pair.theta_b, start)), start)]
+    tried = [("permutation", float64(spec.apply(pair.theta_b, start)), start)]
     alike = _seen(problem, start)[1]
     begun = compose(spec, start, order_heads(spec, freedoms, alike, spec.identity()))
     moments, alike = _seen(problem, begun)
-    b = _wide(spec.apply(pair.theta_b, begun))
+    b = float64(spec.apply(pair.theta_b, begun))
     fit(maps, a, b, moments, alike)
     tried.append(("fitted", _detached(maps.apply(b, a)), begun))
     trained = train(problem, begun, maps)
@@ -97,14 +100,10 @@ def go_beyond(problem: Problem, kinds: tuple[str, ...], solve: Method) -> Beyond
 
 def _seen(problem: Problem, permutation: Permutation) -> tuple[Any, ActivationSimilarity]:
     """Return joint moments of A's and the permuted θ_B's activations, and the cross-moments they give."""
-    pair = replace(problem.pair, theta_b=problem.spec.apply(problem.pair.theta_b, permutation), cache={})
+    pair = problem.pair.with_weights(problem.pair.theta_a, problem.spec.apply(problem.pair.theta_b, permutation))
     moments = observe(replace(problem, pair=pair), "beyond permutations", SAMPLES)
-    tables = {site: found.similarity("cross-moment") for site, found in moments.items()}
-    return moments, ActivationSimilarity(problem.spec, problem.traced("beyond permutations").sites, tables)
-
-
-def _wide(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: t.double() if t.is_floating_point() else t for name, t in weights.items()}
+    sites = problem.traced("beyond permutations").sites
+    return moments, ActivationSimilarity.of(problem.spec, sites, moments, "cross-moment")
 
 
 def _detached(weights: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -11,8 +11,8 @@ from lmccheck.alignment.beyond.freedoms import Freedom
 from lmccheck.alignment.beyond.maps import Maps
 from lmccheck.alignment.beyond.mix import mix_group
 from lmccheck.alignment.beyond.stream import Stream
-from lmccheck.alignment.matching.assignment import best_assignment
-from lmccheck.alignment.methods.activation_matching import ActivationSimilarity, Moments
+from lmccheck.alignment.matching.activations import ActivationSimilarity, Moments
+from lmccheck.alignment.matching.assignment import assign
 from lmccheck.symmetry.sites import Site
 from lmccheck.symmetry.slots import Slot, UnitGroup
 from lmccheck.symmetry.spec import Permutation, PermutationSpec
@@ -47,7 +47,7 @@ def order_heads(
         for blocks in alike.blocks(group, spec.identity()).values():
             norms = torch.linalg.svdvals(blocks).sum(-1)
             gains += norms / norms.max().clamp(min=1e-30)
-        order, _ = best_assignment(gains)
+        order = assign(gains).permutation
         result[group.name] = order
         for other in spec.groups:
             if other.within == (group.name,):

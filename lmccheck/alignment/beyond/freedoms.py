@@ -18,7 +18,7 @@ from lmccheck.evaluate.outputs import relative_deviation
 from lmccheck.modules.random_weights import randomised
 from lmccheck.modules.runner import Runner
 from lmccheck.store.trees import tensors_in
-from lmccheck.symmetry.discover import Derived
+from lmccheck.symmetry.discover import Traced
 from lmccheck.symmetry.slots import Slot, UnitGroup
 from lmccheck.symmetry.verify import TOLERANCE
 
@@ -57,7 +57,7 @@ class Trial:
         return max(relative_deviation(before, self._outputs(weights)) for before, weights in pairs)
 
 
-def find_freedoms(derived: Derived, trial: Trial, kinds: tuple[str, ...]) -> list[Freedom]:
+def find_freedoms(derived: Traced, trial: Trial, kinds: tuple[str, ...]) -> list[Freedom]:
     """Return the verified freedoms of the given kinds, at most one of each kind per group.
 
     A group with head maps is not rescaled or flipped as well, nor are the heads it lies in: its maps include both.
@@ -78,7 +78,7 @@ def find_freedoms(derived: Derived, trial: Trial, kinds: tuple[str, ...]) -> lis
     return found
 
 
-def _first_that_holds(derived: Derived, group: UnitGroup, kind: str, trial: Trial) -> Freedom | None:
+def _first_that_holds(derived: Traced, group: UnitGroup, kind: str, trial: Trial) -> Freedom | None:
     for forward, backward in _proposals(derived, group):
         matrix = random_matrix(group, kind)
         changed = [mix_group(derived.spec, group, w, forward, backward, matrix) for w in trial.draws]
@@ -102,7 +102,7 @@ def random_matrix(group: UnitGroup, kind: str) -> Tensor:
     return eye + 0.3 * torch.randn(*shape, group.size, generator=generator, dtype=torch.float64)
 
 
-def _proposals(derived: Derived, group: UnitGroup) -> Iterator[tuple[tuple[Slot, ...], tuple[Slot, ...]]]:
+def _proposals(derived: Traced, group: UnitGroup) -> Iterator[tuple[tuple[Slot, ...], tuple[Slot, ...]]]:
     """Yield which slots to multiply by M and which by M⁻ᵀ, the likeliest first."""
     producers = [slot for slot in group.slots if slot.role == "producer" and slot.learned]
     consumers = tuple(slot for slot in group.slots if slot.role == "consumer")

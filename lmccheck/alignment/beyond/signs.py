@@ -12,10 +12,10 @@ from lmccheck.alignment.beyond.fit import balance
 from lmccheck.alignment.beyond.freedoms import Freedom
 from lmccheck.alignment.beyond.mix import mix_group
 from lmccheck.alignment.contract import Problem
-from lmccheck.alignment.matching.norms import counted
-from lmccheck.alignment.matching.reassign import nested_groups, reassign
+from lmccheck.alignment.matching.activations import ActivationSimilarity, observe
+from lmccheck.alignment.matching.norms import counted, float64
+from lmccheck.alignment.matching.reassign import in_turn, reassign
 from lmccheck.alignment.matching.similarity import WeightSimilarity
-from lmccheck.alignment.methods.activation_matching import ActivationSimilarity, observe
 from lmccheck.symmetry.spec import Permutation
 
 SAMPLES = 1024
@@ -46,8 +46,7 @@ def _signs(similarity: Tensor, order: Tensor) -> Tensor:
 
 def _by_activations(problem: Problem, odd: Mapping[str, Freedom]) -> dict[str, Tensor]:
     moments = observe(problem, "sign-flips", SAMPLES)
-    tables = {site: found.similarity("correlation") for site, found in moments.items()}
-    alike = ActivationSimilarity(problem.spec, problem.traced("sign-flips").sites, tables)
+    alike = ActivationSimilarity.of(problem.spec, problem.traced("sign-flips").sites, moments, "correlation")
     result = dict(problem.pair.theta_b)
     identity = problem.spec.identity()
     for name, freedom in odd.items():
@@ -65,10 +64,7 @@ def _by_weights(problem: Problem, odd: Mapping[str, Freedom]) -> dict[str, Tenso
     spec = problem.spec
     result = dict(problem.pair.theta_b)
     a, permutation = counted(spec, problem.pair.theta_a), spec.identity()
-    done: set[str] = set()
-    for group in spec.groups:
-        if group.name in done:
-            continue
+    for group, _ in in_turn(spec):
         state = WeightSimilarity(spec, a, counted(spec, result), permutation)
         similarity = state.units(group, lambda slot: slot.role == "producer")
         blocks = state.blocks(group, lambda slot: slot.role == "producer")
@@ -82,7 +78,6 @@ def _by_weights(problem: Problem, odd: Mapping[str, Freedom]) -> dict[str, Tenso
             back: Permutation = {**spec.identity(), group.name: torch.argsort(permutation[group.name])}
             result = _flip(problem, odd[group.name], result, signs[back[group.name]])
         permutation = step.permutation
-        done |= {group.name, *(child.name for child in nested_groups(spec, group))}
     return result
 
 
@@ -93,7 +88,7 @@ def balanced(problem: Problem, freedoms: list[Freedom]) -> Problem:
     pair = problem.pair
 
     def scaled(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        wide = {name: t.double() if t.is_floating_point() else t for name, t in weights.items()}
-        return {name: t.to(weights[name].dtype) for name, t in balance(problem.spec, freedoms, wide).items()}
+        wide = balance(problem.spec, freedoms, float64(weights))
+        return {name: t.to(weights[name].dtype) for name, t in wide.items()}
 
-    return replace(problem, pair=replace(pair, theta_a=scaled(pair.theta_a), theta_b=scaled(pair.theta_b), cache={}))
+    return replace(problem, pair=pair.with_weights(scaled(pair.theta_a), scaled(pair.theta_b)))

@@ -16,14 +16,14 @@ from torch import Tensor, fx
 
 from lmccheck.alignment.beyond.freedoms import Trial
 from lmccheck.alignment.beyond.mix import mixed
-from lmccheck.symmetry.discover import Derived
+from lmccheck.symmetry.discover import Traced
+from lmccheck.symmetry.facts import facts_of
 from lmccheck.symmetry.sites import stored_name
 from lmccheck.symmetry.slots import Slot, UnitGroup
 from lmccheck.symmetry.spec import PermutationSpec
-from lmccheck.symmetry.trace import Trace, op_name
+from lmccheck.symmetry.trace import Trace
 from lmccheck.symmetry.verify import TOLERANCE
 
-_THROUGH = ("dropout", "to", "_to_copy", "clone", "contiguous", "view", "reshape", "mean", "select", "slice", "alias")
 SMALLEST = 1e-4  # a gain below this share of the largest cannot be divided by
 
 
@@ -97,7 +97,7 @@ class Stream:
         return result
 
 
-def find_streams(derived: Derived, trial: Trial) -> tuple[list[Stream], dict[str, str]]:
+def find_streams(derived: Traced, trial: Trial) -> tuple[list[Stream], dict[str, str]]:
     """Return the streams whose rotation is verified, and for other groups behind a norm why theirs is not."""
     found, refused = [], {}
     for group in derived.spec.groups:
@@ -125,7 +125,7 @@ def find_streams(derived: Derived, trial: Trial) -> tuple[list[Stream], dict[str
     return found, refused
 
 
-def _stream(derived: Derived, group: UnitGroup) -> tuple[tuple[Slot, ...], tuple[Reader, ...]] | str:
+def _stream(derived: Traced, group: UnitGroup) -> tuple[tuple[Slot, ...], tuple[Reader, ...]] | str:
     """Return the producers and readers of a group, or why it is no stream that can be rotated."""
     trace = derived.trace
     nodes = {node.name: node for node in trace.graph.nodes}
@@ -159,15 +159,15 @@ def _stream(derived: Derived, group: UnitGroup) -> tuple[tuple[Slot, ...], tuple
 def _affine(node: fx.Node, trace: Trace) -> tuple[str | None, str | None]:
     """Return the gain and shift of the norm that a value comes from, past ops that treat all units alike."""
     while True:
-        name = op_name(node.target).removeprefix("aten.")
-        if name in ("layer_norm", "rms_norm"):
-            gain = stored_name(node.args[2], trace) if len(node.args) > 2 else None
-            shift = stored_name(node.args[3], trace) if name == "layer_norm" and len(node.args) > 3 else None
+        facts = facts_of(node.target)
+        if facts.affine:
+            names = [stored_name(a, trace) for place, a in enumerate(node.args) if place in facts.affine]
+            gain, shift, *_ = (*names, None, None)
             return gain, shift
-        if name == "mul":
+        if facts.scales:
             names = [stored_name(argument, trace) for argument in node.args]
             return next((found for found in names if found), None), None
-        if name not in _THROUGH or not isinstance(node.args[0], fx.Node):
+        if not facts.linear or not isinstance(node.args[0], fx.Node):
             return None, None
         node = node.args[0]
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from lmccheck.alignment.beyond.mix import mixed
-from lmccheck.alignment.matching.reassign import by_assignment
+from lmccheck.alignment.matching.reassign import by_assignment, nested_names
 from lmccheck.alignment.matching.similarity import WeightSimilarity
 from lmccheck.symmetry.compose import compose
 from lmccheck.symmetry.slots import Slot, UnitGroup
@@ -45,7 +45,8 @@ def annealed_start(
     fixed = {name: spec.moved(name, tensor, start).float().cpu() for name, tensor in b.items()}
     a = {name: tensor.float().cpu() for name, tensor in a.items()}
     state = WeightSimilarity(spec, a, b, start)
-    groups = [group for group in spec.groups if _plain(spec, group) and not state.meets_itself(group)]
+    nested = nested_names(spec)
+    groups = [group for group in spec.groups if group.name not in nested and not state.meets_itself(group)]
     groups = [group for group in groups if state.touched[group.name]]
     soft = {group.name: torch.full((group.size, group.size), 1 / group.size) for group in groups}
     scale = {group.name: _scale(group, a, fixed) for group in groups}
@@ -82,11 +83,6 @@ def sinkhorn(scores: Tensor) -> Tensor:
         rows = 1 / (kernel @ columns).clamp(min=1e-30)
         columns = 1 / (rows @ kernel).clamp(min=1e-30)
     return rows[:, None] * kernel * columns
-
-
-def _plain(spec: PermutationSpec, group: UnitGroup) -> bool:
-    """Whether a group neither lies inside the units of another nor has groups inside its own."""
-    return not group.within and not any(group.name in other.within for other in spec.groups)
 
 
 def _slots(group: UnitGroup, tensors: Mapping[str, Tensor]) -> list[Slot]:

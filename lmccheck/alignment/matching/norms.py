@@ -22,6 +22,11 @@ def normed(layers: Sequence[Layer], tensors: Mapping[str, Tensor]) -> list[tuple
     ]
 
 
+def float64(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return weights with floating tensors in float64."""
+    return {name: tensor.double() if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
+
+
 def counted(spec: PermutationSpec, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the learned tensors that have slots, once each, as they are stored."""
     names = {slot.tensor for group in spec.groups for slot in group.slots if slot.learned}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass
 
 import torch
@@ -44,6 +44,31 @@ def nested_groups(spec: PermutationSpec, group: UnitGroup) -> list[UnitGroup]:
         return []
     inside = [child for child in spec.groups if child.within == (group.name,)]
     return [child for child in inside if not any(child.name in other.within for other in spec.groups)]
+
+
+def nested_names(spec: PermutationSpec) -> set[str]:
+    """Return the names of the groups that lie inside the units of another, or have groups inside their own."""
+    return {name for group in spec.groups if group.within for name in (group.name, *group.within)}
+
+
+def in_turn(
+    spec: PermutationSpec, known: Callable[[UnitGroup, Set[str]], float] = lambda group, placed: 1
+) -> Iterator[tuple[UnitGroup, Set[str]]]:
+    """Yield every group to be placed, and the names of those placed before it: the walk of all layerwise matching.
+
+    The one of which most is ``known`` by then is next, the first in the network's order where several are, as all are
+    by default. Groups directly inside its units are placed along with it, unless nothing is known of it.
+    """
+    placed: set[str] = set()
+    waiting = list(spec.groups)
+    while waiting:
+        amounts = [known(group, placed) for group in waiting]
+        group = waiting[amounts.index(max(amounts))]
+        yield group, frozenset(placed)
+        placed.add(group.name)
+        if max(amounts) > 0:
+            placed |= {child.name for child in nested_groups(spec, group)}
+        waiting = [other for other in waiting if other.name not in placed]
 
 
 def reassign(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from lmccheck.alignment.matching.reassign import nested_groups
+from lmccheck.alignment.matching.reassign import Solver, Step, by_assignment, nested_groups, nested_names, reassign
 from lmccheck.symmetry.slots import Piece, Slot, UnitGroup
 from lmccheck.symmetry.spec import Permutation, PermutationSpec
 
@@ -118,6 +118,24 @@ class WeightSimilarity:
             found[child.name] = total
         return found
 
+    def place(self, group: UnitGroup, counts: Counts | None = None, solve: Solver = by_assignment) -> Step:
+        """Reassign a group by the slots that count, whatever it gains."""
+        step = self._step(group, counts, solve)
+        self.move(group, step.permutation, step.relative)
+        return step
+
+    def improve(self, group: UnitGroup, slack: float, share: float = 0.0) -> tuple[Step, bool]:
+        """Reassign a group if that gains more than ``slack``, or than a ``share`` of the gain; say whether it did."""
+        step = self._step(group)
+        taken = self.gain(group, step.permutation, step.gain) > slack + share * abs(step.gain)
+        if taken:
+            self.move(group, step.permutation, step.relative)
+        return step, taken
+
+    def _step(self, group: UnitGroup, counts: Counts | None = None, solve: Solver = by_assignment) -> Step:
+        similarity, blocks = self.units(group, counts), self.blocks(group, counts)
+        return reassign(self.spec, group, self.permutation, similarity, blocks, solve)
+
     def gain(self, group: UnitGroup, proposal: Permutation, linear: float) -> float:
         """Return what a proposal for one group adds to ⟨A, π·θ_B⟩; ``linear`` is what its similarity promised.
 
@@ -133,7 +151,7 @@ class WeightSimilarity:
     def move(self, group: UnitGroup, proposal: Permutation, relative: Tensor) -> None:
         """Take a proposal that moves ``group``, and what is inside its units, by ``relative``."""
         self.permutation = proposal
-        plain = not group.within and not any(group.name in other.within for other in self.spec.groups)
+        plain = group.name not in nested_names(self.spec)
         for name in self.touched[group.name]:
             self._current.pop(name, None)
         for key in list(self._kept):

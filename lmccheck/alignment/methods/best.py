@@ -1,27 +1,20 @@
-"""The alignment methods by name, and the two that build on the others: learned, and the best of all."""
+"""The best of all methods: each is run once, and the lowest barrier on calibration data decides.
+
+Equivalent to trying every method in turn; differs in that what a method found, and its barrier, are remembered with the
+pair, so that ``learned``, which starts from the best of the others, shares them.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
 
-from lmccheck.alignment.contract import Found, Method, Problem
-from lmccheck.alignment.methods.activation_matching import match_activations
-from lmccheck.alignment.methods.joint import match_together
-from lmccheck.alignment.methods.learned import match_learned
-from lmccheck.alignment.methods.transport import match_transport
-from lmccheck.alignment.methods.weight_matching import match_weights
+from lmccheck.alignment.contract import Found, Problem
+from lmccheck.alignment.methods import declared, method, starts
 from lmccheck.evaluate.calibration import CalibrationBarrier
+from lmccheck.network.pair import ModelPair
 
 
-def learn(problem: Problem) -> Found:
-    """Return what learning makes of the best of the other methods."""
-    start = _best_of(problem, STARTS)
-    found = match_learned(problem, start.found.permutation)
-    return Found(found.permutation, found.objective, {"start": start.method, **found.facts})
-
-
+@method("best")
 def match_best(problem: Problem) -> Found:
     """Run every method there is data for and return the one with the lowest barrier on calibration data.
 
@@ -32,38 +25,25 @@ def match_best(problem: Problem) -> Found:
         why = "no calibration data" if problem.pair.calibration is None else "the symmetry is given, not traced"
         found = solve(problem, "weight-matching")
         return Found(found.permutation, found.objective, {"chosen": "weight-matching", "because": why, **found.facts})
-    candidates = [_candidate(problem, method) for method in (*STARTS, "learned")]
-    best = min(candidates, key=lambda candidate: candidate.barrier)
+    candidates = [_candidate(problem, name) for name in (*starts(), "learned")]
+    best = _lowest(candidates)
     table = [{"method": c.method, "objective": c.found.objective, "calibration_barrier": c.barrier} for c in candidates]
     facts = {"chosen": best.method, "calibration_barrier": best.barrier, "candidates": table}
     return Found(best.found.permutation, best.found.objective, {**facts, "chosen_facts": best.found.facts})
 
 
-def stay(problem: Problem) -> Found:
-    """Return the identity: θ_B as it is."""
-    return Found(problem.spec.identity(), 0.0, {})
-
-
-METHODS: dict[str, Method] = {
-    "weight-matching": match_weights,
-    "activation-matching": match_activations,
-    "transport": match_transport,
-    "transport-both": partial(match_transport, outgoing=True),
-    "learned": learn,
-    "best": match_best,
-}
-STARTS = ("identity", "weight-matching", "together", "activation-matching", "transport", "transport-both")
-INNER: dict[str, Method] = {"identity": stay, "together": match_together}  # tried by others, not chosen by name
-
-
 def solve(problem: Problem, method: str) -> Found:
-    """Return what a method finds; every method runs once per pair and seed."""
-    cache = problem.pair.cache
-    key = ("found", method, problem.seed)
-    if key not in cache:
-        cache[key] = {**METHODS, **INNER}[method](problem)
-    found: Found = cache[key]
-    return found
+    """Return what a method finds; every method runs once per pair and seed.
+
+    Raises UnsupportedArchitecture or SourceError where the problem lacks what the method needs.
+    """
+    return problem.pair.once(_solved, method, problem.seed)
+
+
+def _solved(pair: ModelPair, method: str, seed: int) -> Found:
+    problem, chosen = Problem(pair, seed), declared(method)
+    chosen.require(problem)
+    return chosen.run(problem)
 
 
 @dataclass(frozen=True)
@@ -75,17 +55,21 @@ class Candidate:
     barrier: float
 
 
+def best_start(problem: Problem) -> Candidate:
+    """Return the candidate of the lowest calibration barrier among the methods to start from."""
+    return _lowest([_candidate(problem, name) for name in starts()])
+
+
+def _lowest(candidates: list[Candidate]) -> Candidate:
+    return min(candidates, key=lambda candidate: candidate.barrier)
+
+
 def _candidate(problem: Problem, method: str) -> Candidate:
+    return problem.pair.once(_measured, method, problem.seed)
+
+
+def _measured(pair: ModelPair, method: str, seed: int) -> Candidate:
+    problem = Problem(pair, seed)
     found = solve(problem, method)
-    cache: dict[Any, Any] = problem.pair.cache
-    if "calibration barrier" not in cache:
-        cache["calibration barrier"] = CalibrationBarrier(problem.pair)
-    key = ("calibration barrier", method, problem.seed)
-    if key not in cache:
-        cache[key] = cache["calibration barrier"](problem.spec.apply(problem.pair.theta_b, found.permutation))
-    return Candidate(method, found, cache[key])
-
-
-def _best_of(problem: Problem, methods: tuple[str, ...]) -> Candidate:
-    problem.calibration("learned")
-    return min((_candidate(problem, method) for method in methods), key=lambda candidate: candidate.barrier)
+    barrier = pair.once(CalibrationBarrier)(problem.spec.apply(pair.theta_b, found.permutation))
+    return Candidate(method, found, barrier)

@@ -13,16 +13,17 @@ from __future__ import annotations
 from typing import Any
 
 from lmccheck.alignment.contract import Found, Problem
-from lmccheck.alignment.matching.annealed import annealed_start
-from lmccheck.alignment.matching.norms import compared
-from lmccheck.alignment.matching.reassign import affordable
-from lmccheck.alignment.matching.similarity import WeightSimilarity
-from lmccheck.alignment.methods.activation_matching import (
+from lmccheck.alignment.matching.activations import (
     ActivationSimilarity,
     assign_once,
     observe,
     observe_sensitivities,
 )
+from lmccheck.alignment.matching.annealed import annealed_start
+from lmccheck.alignment.matching.norms import compared
+from lmccheck.alignment.matching.reassign import affordable
+from lmccheck.alignment.matching.similarity import WeightSimilarity
+from lmccheck.alignment.methods import method
 from lmccheck.evaluate.calibration import HalfWayLoss
 from lmccheck.evaluate.sensitivity import NotDifferentiable
 from lmccheck.symmetry.spec import Permutation
@@ -42,7 +43,7 @@ BUDGET = 2_500_000_000  # cubed group sizes, as an assignment's cost grows, time
 _WHAT = "weights and activations together"
 
 
-class Together:
+class Joint:
     """All looks at a pair, on the first calibration ``samples``. Needs a traced network.
 
     ``facts`` say what could not be looked at.
@@ -52,16 +53,14 @@ class Together:
         spec, derived = problem.spec, problem.traced(_WHAT)
         self.problem = problem
         self.a, self.b = compared(problem)
-        seen = {s: found.similarity("correlation") for s, found in observe(problem, _WHAT, samples).items()}
-        alike = ActivationSimilarity(spec, derived.sites, seen)
+        alike = ActivationSimilarity.of(spec, derived.sites, observe(problem, _WHAT, samples), "correlation")
         self._start, _ = assign_once(spec, alike)
         self.facts: dict[str, Any] = {}
         try:
             moments = observe_sensitivities(problem, _WHAT, samples)
         except NotDifferentiable as error:
             moments, self.facts = {}, {"no_sensitivities": str(error)}
-        felt = {site: found.similarity("cosine") for site, found in moments.items()}
-        feeling = ActivationSimilarity(spec, derived.made if felt else {}, felt)
+        feeling = ActivationSimilarity.of(spec, derived.made if moments else {}, moments, "cosine")
         self._looks = {
             group.name: tuple(look.units(group, self._start)[0] for look in (alike, feeling))
             for group in spec.groups
@@ -74,13 +73,14 @@ class Together:
         return annealed_start(self.problem.spec, self.a, self.b, self._start, seen)
 
 
-def match_together(problem: Problem) -> Found:
+@method("together", needs=("calibration", "traced"), start=2, inner=True)
+def match_jointly(problem: Problem) -> Found:
     """Return the match of the lowest calibration loss half-way; the objective is that of the weights.
 
     One match per pair of ``SHARES``, fewer the wider the groups. ``facts`` hold every match's objective and loss.
     """
     spec, pair = problem.spec, problem.pair
-    looks, loss = Together(problem, SAMPLES), HalfWayLoss(pair, SAMPLES)
+    looks, loss = Joint(problem, SAMPLES), HalfWayLoss(pair, SAMPLES)
     shares = SHARES[: affordable(spec, BUDGET, len(SHARES))]
     matches = [looks.match(*several) for several in shares]
     objectives = [WeightSimilarity(spec, looks.a, looks.b, match).objective() for match in matches]

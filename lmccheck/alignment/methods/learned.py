@@ -18,9 +18,10 @@ import torch
 from torch import Tensor
 
 from lmccheck.alignment.contract import Found, Problem
-from lmccheck.alignment.matching.norms import counted
-from lmccheck.alignment.matching.reassign import reassign
+from lmccheck.alignment.matching.norms import counted, float64
 from lmccheck.alignment.matching.similarity import WeightSimilarity
+from lmccheck.alignment.methods import method
+from lmccheck.alignment.methods.best import best_start
 from lmccheck.evaluate.gradient import Gradient, endless_batches
 from lmccheck.evaluate.points import interpolate
 from lmccheck.symmetry.compose import compose
@@ -47,79 +48,95 @@ class Training:
     best_step: int
 
 
-def match_learned(problem: Problem, start: Permutation, steps: int = STEPS, rate: float = RATE) -> Found:
-    """Return the best permutation met while Θ̃ is trained for ``steps`` steps from ``start``."""
-    trained = train(problem, start, steps=steps, rate=rate)
-    facts: dict[str, Any] = {"steps": steps, "rate": rate, "losses_half_way": list(trained.losses)}
-    return Found(trained.permutation, -min(trained.losses), {**facts, "best_step": trained.best_step})
+@method("learned", needs=("calibration", "traced"), source="Ainsworth et al. 2023, Algorithm 2; Peña et al. 2023")
+def learn(problem: Problem) -> Found:
+    """Return the best permutation met while Θ̃ is trained from what the best of the other methods found."""
+    start = best_start(problem)
+    trained = train(problem, start.found.permutation)
+    facts: dict[str, Any] = {"start": start.method, "steps": STEPS, "rate": RATE}
+    facts |= {"losses_half_way": list(trained.losses), "best_step": trained.best_step}
+    return Found(trained.permutation, -min(trained.losses), facts)
 
 
-def train(
-    problem: Problem, start: Permutation, maps: Maps | None = None, *, steps: int = STEPS, rate: float = RATE
-) -> Training:
+class _Segment:
+    """The segment from θ_A to θ_B under a start and maps: losses on it, over the batches of the calibration data."""
+
+    def __init__(self, problem: Problem, start: Permutation, maps: Maps | None) -> None:
+        pair, data = problem.pair, problem.calibration("learned")
+        self.maps, self.gradient = maps, Gradient(pair.network, pair.theta_a, pair.theta_b)
+        self.theta_a = self.gradient.weights(pair.theta_a)
+        self._begun = self.gradient.weights(problem.spec.apply(pair.theta_b, start))
+        self._wide = (float64(self._begun), float64(self.theta_a)) if maps is not None else ()
+        self._batches = endless_batches(data, BATCH, problem.seed)
+        self._judges = [next(self._batches) for _ in range(max(1, min(HELD_OUT, data.samples) // BATCH))]
+
+    def theta_b(self) -> dict[str, Tensor]:
+        """Return θ_B under the start and the maps, in the working dtype."""
+        if self.maps is None:
+            return self._begun
+        return self.gradient.weights(self.maps.apply(*self._wide))
+
+    def loss(self, theta_b: Mapping[str, Tensor], t: float) -> Tensor:
+        """Return the loss at ``t``, on the next batch."""
+        return self.gradient.loss(interpolate(self.theta_a, theta_b, t), next(self._batches))
+
+    def middle(self, theta_b: Mapping[str, Tensor]) -> float:
+        """Return the mean loss half-way, over the judging batches."""
+        with torch.no_grad():
+            merged = interpolate(self.theta_a, theta_b, 0.5)
+            return float(sum(self.gradient.loss(merged, batch) for batch in self._judges)) / len(self._judges)
+
+
+def train(problem: Problem, start: Permutation, maps: Maps | None = None, *, steps: int = STEPS) -> Training:
     """Train Θ̃, and ``maps`` if there are any, from ``start``; maps are left as they were at the best step.
 
     The function of θ_B is kept at every step. With maps the weights are relative·maps·start·θ_B.
     """
-    pair, spec = problem.pair, problem.spec
-    data = problem.calibration("learned")
-    gradient = Gradient(pair)
+    spec, segment = problem.spec, _Segment(problem, start, maps)
     generator = torch.Generator().manual_seed(problem.seed)
-    theta_a = gradient.weights(pair.theta_a)
-    begun = gradient.weights(spec.apply(pair.theta_b, start))
-    wide_a, wide_b = ({k: v.double() if v.is_floating_point() else v for k, v in w.items()} for w in (theta_a, begun))
-    batches = endless_batches(data, BATCH, problem.seed)
-    judge = [next(batches) for _ in range(max(1, min(HELD_OUT, data.samples) // BATCH))]
-
-    def based() -> dict[str, Tensor]:
-        """θ_B under the start and the maps, in the working dtype."""
-        return begun if maps is None else gradient.weights(maps.apply(wide_b, wide_a))
-
-    def middle(weights: Mapping[str, Tensor]) -> float:
-        """Mean loss half-way, over the judging batches."""
-        with torch.no_grad():
-            merged = interpolate(theta_a, weights, 0.5)
-            return float(sum(gradient.loss(merged, batch) for batch in judge)) / len(judge)
-
     with torch.no_grad():
-        base = based()
+        base = segment.theta_b()
     projection = Projection(spec, counted(spec, base), spec.identity(), maps.mixed_groups if maps else set())
-    target = {name: torch.lerp(value, theta_a[name], TOWARDS_A) for name, value in projection.state.b.items()}
-    optimiser = torch.optim.Adam(
-        {"params": [value.requires_grad_()], "lr": rate * _spread(base[name])} for name, value in target.items()
-    )
-    for parameter in maps.parameters() if maps else ():
-        optimiser.add_param_group({"params": [parameter], "lr": MAP_RATE / parameter.shape[-1]})
+    target = {name: torch.lerp(x, segment.theta_a[name], TOWARDS_A) for name, x in projection.state.b.items()}
+    optimiser = _optimiser(target, base, maps)
     rates = [settings["lr"] for settings in optimiser.param_groups]
-    losses = [middle(base)]
-    best, best_step, kept = spec.identity(), 0, maps.copy() if maps else None
+    losses = [segment.middle(base)]
+    best, best_step, learned = spec.identity(), 0, maps.copy() if maps else None
     for step in range(1, steps + 1):
         for settings, first in zip(optimiser.param_groups, rates, strict=True):
             settings["lr"] = first * min(1.0, 2 * (1 - (step - 1) / steps))
         with torch.enable_grad():
-            base = based()
+            base = segment.theta_b()
         if maps is not None:
             projection.state.rebase(counted(spec, base))
         relative = projection.towards({name: value.detach() for name, value in target.items()}, generator)
         with torch.enable_grad():
             moved = spec.apply(base, relative)
             straight = {
-                name: value + (target[name] - target[name].detach()) if name in target else value
-                for name, value in moved.items()
+                name: x + (target[name] - target[name].detach()) if name in target else x for name, x in moved.items()
             }
             t = float(torch.rand((), generator=generator))
-            merged = interpolate(theta_a, straight, t or 0.5)  # at 0 there would be nothing to learn from
-            loss = gradient.loss(merged, next(batches))
+            loss = segment.loss(straight, t or 0.5)  # at 0 there would be nothing to learn from
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it without types
         if step % EVERY == 0 or step == steps:
-            losses.append(middle(moved))
+            losses.append(segment.middle(moved))
             if losses[-1] == min(losses):
-                best, best_step, kept = relative, step, maps.copy() if maps else None
+                best, best_step, learned = relative, step, maps.copy() if maps else None
         optimiser.step()
-    if maps is not None and kept is not None:
-        maps.restore(kept)
+    if maps is not None and learned is not None:
+        maps.restore(learned)
     return Training(compose(spec, start, best) if maps is None else best, tuple(losses), best_step)
+
+
+def _optimiser(target: Mapping[str, Tensor], base: Mapping[str, Tensor], maps: Maps | None) -> torch.optim.Optimizer:
+    """Return Adam over Θ̃, at rates in proportion to the tensors of θ_B, and over the maps."""
+    optimiser = torch.optim.Adam(
+        {"params": [value.requires_grad_()], "lr": RATE * _spread(base[name])} for name, value in target.items()
+    )
+    for parameter in maps.parameters() if maps else ():
+        optimiser.add_param_group({"params": [parameter], "lr": MAP_RATE / parameter.shape[-1]})
+    return optimiser
 
 
 def _spread(tensor: Tensor) -> float:
@@ -131,7 +148,6 @@ class Projection:
     """The permuted θ_B nearest to given weights, by one sweep of weight matching from where it last was."""
 
     def __init__(self, spec: PermutationSpec, b: Mapping[str, Tensor], start: Permutation, still: set[str]) -> None:
-        self.spec = spec
         self.state = WeightSimilarity(spec, b, b, start)
         self._groups = [group for group in spec.groups if group.name not in still]
 
@@ -139,8 +155,5 @@ class Projection:
         """Return the permutation after one sweep over all groups towards ``target``."""
         self.state.aim(target)
         for k in torch.randperm(len(self._groups), generator=generator).tolist():
-            group = self._groups[k]
-            step = reassign(self.spec, group, self.state.permutation, self.state.units(group), self.state.blocks(group))
-            if self.state.gain(group, step.permutation, step.gain) > 1e-6 * (1 + abs(step.gain)):
-                self.state.move(group, step.permutation, step.relative)
+            self.state.improve(self._groups[k], 1e-6, share=1e-6)
         return self.state.permutation

@@ -15,7 +15,7 @@ begun annealed or with other looks.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,34 +24,19 @@ from torch import Tensor
 
 from lmccheck.alignment.contract import Found, Problem
 from lmccheck.alignment.matching.annealed import annealed_start
+from lmccheck.alignment.matching.descent import Descent, descend
 from lmccheck.alignment.matching.norms import counted, rows_alone
-from lmccheck.alignment.matching.reassign import affordable, nested_groups, reassign
-from lmccheck.alignment.matching.similarity import WeightSimilarity
-from lmccheck.alignment.methods.joint import Together
+from lmccheck.alignment.matching.reassign import affordable, in_turn, nested_groups
+from lmccheck.alignment.matching.similarity import Counts, WeightSimilarity
+from lmccheck.alignment.methods import method
+from lmccheck.alignment.methods.joint import Joint
 from lmccheck.evaluate.calibration import HalfWayLoss
 from lmccheck.symmetry.sites import Layer
-from lmccheck.symmetry.slots import Slot
+from lmccheck.symmetry.slots import UnitGroup
 from lmccheck.symmetry.spec import Permutation, PermutationSpec
 
-MOST_SWEEPS = 200
 MOST_STARTS = 8
 START_BUDGET = 400_000_000  # cubed group sizes, as an assignment's cost grows, times descents
-
-
-@dataclass(frozen=True)
-class Descent:
-    """One coordinate descent: where it began and ended, ⟨A, π·θ_B⟩ after every sweep, and whether it came to rest."""
-
-    start: str
-    permutation: Permutation
-    objectives: tuple[float, ...]
-    converged: bool
-    gap: float = 0.0  # the largest certified gap of its assignments
-
-    @property
-    def objective(self) -> float:
-        """The objective it ended with."""
-        return self.objectives[-1]
 
 
 @dataclass(frozen=True)
@@ -77,6 +62,7 @@ STARTING_SAMPLES = 1024  # of calibration data, for matches with other looks to 
 STARTING_SHARES = {"activations": (0.2, 0.0), "sensitivities": (0.2, 0.5)}
 
 
+@method("weight-matching", source="Ainsworth et al. 2023, Algorithm 1", start=1)
 def match_weights(problem: Problem) -> Found:
     """Return the permutation of the best descent; ``facts`` tell how each of them went."""
     pair, derived = problem.pair, problem.derived
@@ -84,7 +70,7 @@ def match_weights(problem: Problem) -> Found:
     looked: dict[str, Any] = {}
     starts = affordable(problem.spec, START_BUDGET, MOST_STARTS)
     if derived is not None and pair.calibration is not None and starts > 1:
-        looks = Together(problem, STARTING_SAMPLES)
+        looks = Joint(problem, STARTING_SAMPLES)
         looked = looks.facts
         more = {name: looks.match(*shares) for name, shares in STARTING_SHARES.items()}
     layers = derived.layers if derived is not None else ()
@@ -97,20 +83,9 @@ def match_weights(problem: Problem) -> Found:
         values = [half_way(problem.spec.apply(pair.theta_b, descent.permutation)) for descent in tried]
         best = tried[values.index(min(values))]
         losses = [(descent.start, loss) for descent, loss in zip(tried, values, strict=True)]
-    descents = [_described(descent) for descent in found.descents]
+    descents = [descent.summary() for descent in found.descents]
     facts = {"objective_before": found.objective_before, "start": best.start, "descents": descents, **looked}
     return Found(best.permutation, best.objective, {**facts, "losses_half_way": losses} if losses else facts)
-
-
-def _described(descent: Descent) -> dict[str, Any]:
-    """Return a descent's row in ``facts``."""
-    return {
-        "start": descent.start,
-        "objective": descent.objective,
-        "sweeps": len(descent.objectives) - 1,
-        "converged": descent.converged,
-        "gap": descent.gap,
-    }
 
 
 def match(
@@ -169,90 +144,23 @@ def anchored_start(spec: PermutationSpec, a: Mapping[str, Tensor], b: Mapping[st
     A slot is anchored when every other group in its tensor has been placed; the next group is the one whose units are
     described by the most anchored numbers, and only those enter its assignment.
     """
-    on_tensor = sharing(spec)
-    nested = {group.name: nested_groups(spec, group) for group in spec.groups}
-    family = {
-        group.name: {group.name, *group.within, *(child.name for child in nested[group.name])} for group in spec.groups
-    }
-    placed: set[str] = set()
-    waiting = {group.name: group for group in spec.groups}
-    state = WeightSimilarity(spec, a, b, spec.identity())
-
-    def described(name: str) -> float:
-        """Anchored numbers per unit."""
-        slots = [s for s in waiting[name].slots if s.tensor in a and on_tensor[s.tensor] <= placed | family[name]]
-        return sum(a[s.tensor].numel() / a[s.tensor].shape[s.dim] * s.repeat * s.block for s in slots)
-
-    while waiting:
-        name = max(waiting, key=described)
-        group, known = waiting[name], placed | family[name]
-
-        def anchored(slot: Slot, known: set[str] = known) -> bool:
-            return on_tensor[slot.tensor] <= known
-
-        step = reassign(spec, group, state.permutation, state.units(group, anchored), state.blocks(group, anchored))
-        for done in (name, *(child.name for child in nested[name])):
-            placed.add(done)
-            waiting.pop(done, None)
-        state.move(group, step.permutation, step.relative)
-    return state.permutation
-
-
-def sharing(spec: PermutationSpec) -> dict[str, set[str]]:
-    """Return, per tensor, the groups that have slots in it."""
-    found: dict[str, set[str]] = {}
+    on_tensor: dict[str, set[str]] = {}
     for group in spec.groups:
         for slot in group.slots:
-            found.setdefault(slot.tensor, set()).add(group.name)
-    return found
+            on_tensor.setdefault(slot.tensor, set()).add(group.name)
+    family = {g.name: {g.name, *g.within, *(child.name for child in nested_groups(spec, g))} for g in spec.groups}
+    state = WeightSimilarity(spec, a, b, spec.identity())
 
+    def anchored(group: UnitGroup, placed: Set[str]) -> Counts:
+        known = placed | family[group.name]
+        return lambda slot: on_tensor[slot.tensor] <= known
 
-def descend(
-    spec: PermutationSpec,
-    a: Mapping[str, Tensor],
-    b: Mapping[str, Tensor],
-    start: Permutation,
-    name: str,
-    generator: torch.Generator,
-) -> Descent:
-    """Return where coordinate descent on ⟨a, π·b⟩ from ``start`` ends."""
-    state = WeightSimilarity(spec, a, b, start)
-    exact = all(tensor.dtype == torch.float64 for tensor in a.values())
-    slack = (1e-13 if exact else 1e-7) * (1 + sum(_length(a[k]) * _length(b[k]) for k in a))
-    objectives = [state.objective()]
-    neighbours = _neighbours(spec, state)
-    waiting = {group.name for group in spec.groups if state.touched[group.name]}
-    gap = 0.0
-    while waiting and len(objectives) <= MOST_SWEEPS:
-        for k in torch.randperm(len(spec.groups), generator=generator).tolist():
-            group = spec.groups[k]
-            if group.name not in waiting:
-                continue
-            waiting.discard(group.name)
-            step = reassign(spec, group, state.permutation, state.units(group), state.blocks(group))
-            gap = max(gap, step.gap)
-            if state.gain(group, step.permutation, step.gain) > slack:
-                state.move(group, step.permutation, step.relative)
-                waiting |= neighbours[group.name]
-        objectives.append(state.objective())
-        if objectives[-1] < objectives[-2] - 10 * len(spec.groups) * slack:
-            raise AssertionError(f"weight matching: the objective fell from {objectives[-2]} to {objectives[-1]}")
-    return Descent(name, state.permutation, tuple(objectives), not waiting, gap)
+    def anchored_numbers(group: UnitGroup, placed: Set[str]) -> float:
+        """How many describe a unit, and one, so that groups inside its units always come along."""
+        counts = anchored(group, placed)
+        slots = [slot for slot in group.slots if slot.tensor in a and counts(slot)]
+        return 1 + sum(a[s.tensor].numel() / a[s.tensor].shape[s.dim] * s.repeat * s.block for s in slots)
 
-
-def _length(tensor: Tensor) -> float:
-    """Return ‖tensor‖, of half precision in float32."""
-    return float(torch.linalg.vector_norm(tensor, dtype=torch.promote_types(tensor.dtype, torch.float32)))
-
-
-def _neighbours(spec: PermutationSpec, state: WeightSimilarity) -> dict[str, set[str]]:
-    """Return, per group, those whose similarity changes when it moves; itself only where it meets itself."""
-    found = {}
-    for group in spec.groups:
-        touched = state.touched[group.name]
-        found[group.name] = {
-            other.name
-            for other in spec.groups
-            if touched & state.touched[other.name] and (other is not group or state.meets_itself(group))
-        }
-    return found
+    for group, placed in in_turn(spec, anchored_numbers):
+        state.place(group, anchored(group, placed))
+    return state.permutation

@@ -5,171 +5,28 @@ from __future__ import annotations
 from typing import Any
 
 from lmccheck.symmetry.axes import Axis, fresh
+from lmccheck.symmetry.facts import elementwise, facts_of
 from lmccheck.symmetry.op import Op, Symbol, Uncovered
 from lmccheck.symmetry.rules._table import broadcast, rule, tensor
 
-_UNARY = [
-    "relu",
-    "relu6",
-    "gelu",
-    "silu",
-    "sigmoid",
-    "tanh",
-    "elu",
-    "selu",
-    "celu",
-    "leaky_relu",
-    "hardtanh",
-    "hardswish",
-    "hardsigmoid",
-    "softplus",
-    "softsign",
-    "mish",
-    "log_sigmoid",
-    "abs",
-    "neg",
-    "exp",
-    "expm1",
-    "log",
-    "log1p",
-    "log2",
-    "sqrt",
-    "rsqrt",
-    "reciprocal",
-    "square",
-    "sin",
-    "cos",
-    "tan",
-    "erf",
-    "erfc",
-    "sign",
-    "floor",
-    "ceil",
-    "round",
-    "clamp",
-    "clamp_min",
-    "clamp_max",
-    "nan_to_num",
-    "logical_not",
-    "bitwise_not",
-    "isnan",
-    "isinf",
-    "threshold",
-    "hardshrink",
-    "softshrink",
-    "tanhshrink",
-    "to",
-    "_to_copy",
-    "type_as",
-    "float",
-    "double",
-    "half",
-    "contiguous",
-    "clone",
-    "alias",
-    "detach",
-    "lift_fresh",
-    "lift_fresh_copy",
-    "dropout",
-    "alpha_dropout",
-    "feature_dropout",
-    "positive",
-    "exp2",
-    "log10",
-    "sinh",
-    "cosh",
-    "asin",
-    "acos",
-    "atan",
-    "asinh",
-    "acosh",
-    "atanh",
-    "erfinv",
-    "sinc",
-    "trunc",
-    "frac",
-    "logit",
-    "sgn",
-    "signbit",
-    "lgamma",
-    "digamma",
-    "isfinite",
-    "isposinf",
-    "isneginf",
-    "deg2rad",
-    "rad2deg",
-    "i0",
-    "rrelu",
-    "special_expit",
-    "special_erf",
-    "special_log_ndtr",
-    "feature_alpha_dropout",
-]
-
-_BINARY = [
-    "add",
-    "sub",
-    "mul",
-    "div",
-    "true_divide",
-    "pow",
-    "maximum",
-    "minimum",
-    "fmod",
-    "remainder",
-    "floor_divide",
-    "atan2",
-    "rsub",
-    "eq",
-    "ne",
-    "lt",
-    "le",
-    "gt",
-    "ge",
-    "logical_and",
-    "logical_or",
-    "logical_xor",
-    "bitwise_and",
-    "bitwise_or",
-    "bitwise_xor",
-    "lerp",
-    "addcmul",
-    "addcdiv",
-    "masked_fill",
-    "fill",
-    "hypot",
-    "copysign",
-    "xlogy",
-    "heaviside",
-    "fmax",
-    "fmin",
-    "logaddexp",
-    "logaddexp2",
-    "float_power",
-    "divide",
-    "multiply",
-    "subtract",
-    "bitwise_left_shift",
-    "bitwise_right_shift",
-    "__and__",
-    "__or__",
-    "__xor__",
-    "isclose",
-    "nextafter",
-]
+_BINARY = (
+    "add sub mul div true_divide pow maximum minimum fmod remainder floor_divide atan2 rsub eq ne lt le gt ge "
+    "logical_and logical_or logical_xor bitwise_and bitwise_or bitwise_xor lerp addcmul addcdiv masked_fill fill "
+    "hypot copysign xlogy heaviside fmax fmin logaddexp logaddexp2 float_power divide multiply subtract "
+    "bitwise_left_shift bitwise_right_shift __and__ __or__ __xor__ isclose nextafter"
+)
 
 
-@rule(*_UNARY)
+@rule(*elementwise())
 def unary(op: Op, x: Symbol, *settings: Any) -> Symbol:
     if (op.name.endswith("dropout") or op.name == "aten.rrelu") and settings and True in settings[-2:]:
         raise Uncovered("acts at random")
     if any(isinstance(setting, Symbol) and any(setting.axes) for setting in settings) and op.name != "aten.type_as":
         return Symbol(broadcast(op, x, *settings))
-    keeps_view = op.name in ("aten.contiguous", "aten.clone", "aten.alias", "aten.detach", "aten.to", "aten._to_copy")
-    return Symbol(x.axes, x.param if keeps_view else None)
+    return Symbol(x.axes, x.param if facts_of(op.node.target).copies else None)
 
 
-@rule(*_BINARY)
+@rule(*_BINARY.split())
 def binary(op: Op, *operands: Any) -> Symbol:
     return Symbol(broadcast(op, *operands))
 

@@ -3,33 +3,32 @@
 from __future__ import annotations
 
 import json as stdlib_json
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
-from lmccheck.report.record import CheckRecord, finite, ordered
+from lmccheck.report.formats import Run, report_format
+
+if TYPE_CHECKING:
+    from lmccheck.report.record import CheckRecord
 
 SCHEMA_VERSION = 1
 REPEATED = ("manifest_sha256", "pair_description", "environment", "text")  # said once elsewhere, or renamed
+DETAILS = ("failure", "place", "error_barrier", "barrier_definition", "matrix")  # said in details, under other keys
 
 
-def json(
-    records: list[CheckRecord],
-    errors: Sequence[Mapping[str, str]] = (),
-    *,
-    version: str,
-    created: str,
-    environment: Mapping[str, Any],
-    exit_status: int,
-) -> str:
+@report_format("json", "JSON report", "write every measurement as JSON", last=True)
+def json(records: list[CheckRecord], run: Run) -> str:
     """Return the document; NaN and the infinities are strings, since JSON has no such numbers."""
+    from lmccheck.report.record import finite, ordered
+
     rows = ordered(records)
     measured_on = next((row.environment for row in rows if row.environment), {})
     document = {
         "schema_version": SCHEMA_VERSION,
-        "lmccheck_version": version,
-        "created": created,
-        "exit_status": exit_status,
-        "environment": {**environment, **measured_on},
+        "lmccheck_version": run.version,
+        "created": run.created,
+        "exit_status": run.exit_status,
+        "environment": {**run.environment, **measured_on},
         "manifests": [
             {"path": path, "sha256": sha256}
             for path, sha256 in sorted({row.manifest: row.manifest_sha256 for row in rows}.items())
@@ -37,14 +36,14 @@ def json(
         "pairs": described(rows, "pair"),
         "sets": described(rows, "set"),
         "checks": [check(row) for row in rows],
-        "errors": list(errors),
+        "errors": list(run.errors),
     }
     return stdlib_json.dumps(finite(document), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def check(row: CheckRecord) -> dict[str, Any]:
     """Return one entry of ``checks``."""
-    entry = {key: value for key, value in row.to_dict().items() if key not in REPEATED}
+    entry = {key: value for key, value in row.to_dict().items() if key not in (*REPEATED, *DETAILS)}
     return {**entry, "message": row.text}
 
 

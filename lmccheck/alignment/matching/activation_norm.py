@@ -1,0 +1,115 @@
+"""The norm of the activations that layers read: ‖W‖² = tr(W·Σ·Wᵀ), Σ the second moment of a layer's inputs in A.
+
+Of two units it is the mean square of what their incoming weights make of the same inputs (Ferbach et al. 2024).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import prod
+
+import torch
+from torch import Tensor
+
+from lmccheck.evaluate.graph import GraphRunner, even_batches
+from lmccheck.evaluate.layer_data import unrolled
+from lmccheck.evaluate.points import working_dtype
+from lmccheck.network.endpoint import Endpoint
+from lmccheck.store.data import Data
+from lmccheck.symmetry.discover import Traced
+from lmccheck.symmetry.sites import Layer
+
+WIDEST = 4608  # inputs of a layer whose second moment is taken; wider ones are matched by their weights
+PATCHES = 20_000  # windows of a convolution, per batch, that its second moment is taken over
+SAMPLES = 2_048
+
+
+@dataclass(frozen=True)
+class ActivationNorm:
+    """Weighs tensors by Σ: ``moments`` of what layers read, by the layer's node, with a constant 1 for biases."""
+
+    layers: tuple[Layer, ...] = field(repr=False)
+    moments: Mapping[str, Tensor] = field(repr=False)
+
+    @classmethod
+    def of(cls, layers: Iterable[Layer], moments: Mapping[str, Tensor]) -> ActivationNorm:
+        """Return the norm by those of the layers that have moments."""
+        return cls(tuple(layer for layer in layers if layer.node in moments), moments)
+
+    def weigh(self, tensors: Mapping[str, Tensor], unit_dims: Mapping[str, int] | None = None) -> dict[str, Tensor]:
+        """Return W·Σ for every layer's weights and bias, float64; other matrices by the mean over what a unit owns.
+
+        ``unit_dims``: the dimension of a tensor that holds the units, by default its largest.
+        """
+        result = {name: tensor.double() for name, tensor in tensors.items()}
+        for name, tensor in result.items():
+            if tensor.ndim > 1:
+                units = max(tensor.shape) if unit_dims is None else tensor.shape[unit_dims[name]]
+                result[name] = tensor / max(1, tensor.numel() // max(1, units))
+        for layer in self.layers:
+            if layer.weight not in tensors:
+                continue
+            weight = tensors[layer.weight].double().movedim(layer.out, 0)
+            shift = _shift(layer, tensors)
+            bias = tensors[shift].double() if shift else weight.new_zeros(len(weight))
+            product = torch.cat([weight.reshape(len(weight), -1), bias[:, None]], 1) @ self.moments[layer.node]
+            result[layer.weight] = product[:, :-1].reshape(weight.shape).movedim(0, layer.out)
+            if shift:
+                result[shift] = product[:, -1]
+        return result
+
+    def plain(self, tensors: Mapping[str, Tensor]) -> list[str]:
+        """Return the matrices that have no Σ: they are compared in the plain norm."""
+        weighed = {layer.weight for layer in self.layers}
+        return sorted(name for name, tensor in tensors.items() if tensor.ndim > 1 and name not in weighed)
+
+
+def _shift(layer: Layer, tensors: Mapping[str, Tensor]) -> str | None:
+    """Return the name under which a layer's bias counts: its own, or that of the BatchNorm taken with it."""
+    name = layer.norm.bias if layer.norm is not None and layer.norm.bias in tensors else layer.bias
+    return name if name in tensors else None
+
+
+def second_moments(end: Endpoint, derived: Traced, data: Data) -> dict[str, Tensor]:
+    """Return, per layer of an endpoint, E[xxᵀ] of what it reads with a constant 1 appended: (d + 1, d + 1) float64."""
+    shapes = derived.spec.shapes
+    uses = [layer.weight for layer in derived.layers]
+    wanted = [
+        layer
+        for layer in derived.layers
+        if uses.count(layer.weight) == 1 and layer.groups == 1 and _reads(layer, shapes) <= WIDEST
+    ]
+    totals: dict[str, Tensor] = {}
+    counts: dict[str, int] = {}
+
+    def look(name: str, value: Tensor) -> None:
+        for layer in wanted:
+            if layer.source == name:
+                rows = torch.cat([x := windows(layer, value, shapes[layer.weight]), x.new_ones(len(x), 1)], 1)
+                moment = (rows.T @ rows).double().cpu()
+                totals[layer.node] = totals[layer.node] + moment if layer.node in totals else moment
+                counts[layer.node] = counts.get(layer.node, 0) + len(rows)
+
+    watched = {layer.source for layer in wanted}
+    graph = GraphRunner(end.network.module, end.network.torch_device, working_dtype(end.theta))
+    theta = graph.weights(end.theta)
+    for batch in even_batches(data, derived.trace, watched, SAMPLES):
+        graph.run(theta, batch.inputs, watched, look, f"{data.origin}, inputs of layers of a")
+    return {node: total / counts[node] for node, total in totals.items()}
+
+
+def _reads(layer: Layer, shapes: Mapping[str, tuple[int, ...]]) -> int:
+    shape = shapes[layer.weight]
+    return prod(n for dim, n in enumerate(shape) if dim != layer.out)
+
+
+def windows(layer: Layer, value: Tensor, shape: Sequence[int]) -> Tensor:
+    """Return the inputs of a layer as rows (samples, d); of a convolution evenly spaced samples, about PATCHES rows."""
+    if layer.window is None:
+        return value.reshape(-1, value.shape[-1])
+    kernel = shape[2:]
+    value = value.unsqueeze(0) if value.ndim == len(kernel) + 1 else value
+    views = unrolled(value, kernel, layer.window)  # (n, *places, channels, *kernel)
+    each = max(1, PATCHES // max(1, prod(views.shape[1 : 1 + len(kernel)])))
+    return views[:: max(1, len(views) // each)].reshape(-1, prod(views.shape[1 + len(kernel) :]))

@@ -1,0 +1,165 @@
+"""What a property found, as typed data: the measurement, where and how it was made, and why it fails if it does."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+from lmccheck.errors import LmcError
+
+Verdict = Literal["pass", "fail", "inconclusive", "error"]
+LIMIT = "a number ≥ 0 in the loss's unit, or a percentage of the worse endpoint's loss such as \"5%\""
+PERCENTAGE = re.compile(r"\d+(\.\d+)?%")
+
+
+def read_limit(value: Any) -> float | str:
+    """Return a limit as it may be given, numbers as floats. Raises ValueError for anything else."""
+    if isinstance(value, str) and PERCENTAGE.fullmatch(value):
+        return value
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value >= 0:
+        return float(value)
+    raise ValueError(LIMIT)
+
+
+def bound_of(limit: float | str, reference: float | None) -> float:
+    """Return a limit in the unit of what it limits; ``"5%"`` is relative to ``reference``, a loss.
+
+    >>> bound_of("5%", 2.0), bound_of(0.05, None)
+    (0.1, 0.05)
+    """
+    if not isinstance(limit, str):
+        return limit
+    if reference is None:
+        raise LmcError(f"limit = {limit!r}: nothing is known of which this is a share; mend: give a number")
+    return float(limit[:-1]) / 100 * reference
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """A model that was compared: its name, its own mean loss, and its mean 0-1 error where the loss has one."""
+
+    name: str
+    loss: float
+    error: float | None = None
+
+
+@dataclass(frozen=True)
+class Where:
+    """Where the worst was seen: a point of a line, a segment of a path, an endpoint, a layer, two models, a seed."""
+
+    t: float | None = None
+    segment: str | None = None
+    side: str | None = None
+    layer: str | None = None
+    pair: tuple[str, ...] | None = None
+    seed: int | None = None
+
+    def __str__(self) -> str:
+        """Return it short enough for a column.
+
+        >>> str(Where(t=0.5)), str(Where(side="b", layer="fc1")), str(Where(segment="3a", layer="fc1"))
+        ('t=0.5', 'b:fc1', 'seg=3a layer=fc1')
+        """
+        if self.pair:
+            return ", ".join(self.pair)
+        if self.side:
+            return f"{self.side}:{self.layer}" if self.layer else self.side
+        t = None if self.t is None else f"{self.t:.4g}"
+        parts = {"t": t, "seg": self.segment, "layer": self.layer, "seed": self.seed}
+        return " ".join(f"{name}={part}" for name, part in parts.items() if part is not None)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Losses and 0-1 errors at points ``t`` of a line, (n,) each; the naive ones are those of nothing aligned."""
+
+    t: list[float]
+    losses: list[float]
+    errors: list[float] | None = None
+    naive_losses: list[float] | None = None
+    naive_errors: list[float] | None = None
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """Barriers between all models of a set, (n, n) as aligned and as given, and the pairs of names above the limit."""
+
+    names: list[str]
+    aligned: list[list[float]]
+    naive: list[list[float]]
+    above: list[list[str]] = field(default_factory=list)
+    method: str | None = None
+
+
+class Seen(NamedTuple):
+    """One measurement that a limit bounds, and its place ("at t = 0.5"); ``bound`` where it has a limit of its own."""
+
+    height: float
+    place: str
+    bound: float | None = None
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why something does not hold, in parts: ``subject`` is (or does) ``what``.
+
+    ``measured`` is the measurement's name, ``remarks`` what belongs beside it; ``value`` only where it is not that of
+    the finding. ``where`` describes the worst, ``data`` what it was measured on. ``seen`` is all that the limit bounds,
+    ``things`` what that is called. ``beside`` belongs to the endpoints' losses.
+    """
+
+    subject: str
+    what: str
+    measured: str
+    where: str
+    data: str
+    seen: Sequence[Seen]
+    things: str
+    remarks: Sequence[str] = ()
+    beside: str = ""
+    value: float | None = None
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a property found: ``value`` in ``unit``, to be judged against ``limit`` as it was given.
+
+    ``reference``: the loss that a percentage refers to, by default that of the worse endpoint. ``naive``: the value
+    with nothing aligned. ``verdict``: only where it is not simply whether value ≤ limit. ``failure``: given where the
+    verdict is not to pass, as data or as lines of text. ``witness``: what proves the finding. ``facts``: all else that
+    a reader may want, JSON-able.
+    """
+
+    value: float
+    limit: float | str
+    unit: str = ""
+    reference: float | None = None
+    endpoints: tuple[Endpoint, ...] = ()
+    where: Where = Where()
+    naive: float | None = None
+    curve: Curve | None = None
+    error_barrier: float | None = None
+    matrix: Matrix | None = None
+    barrier_definition: str = ""
+    alignment: Mapping[str, Any] | None = None
+    interval: tuple[float, float] | None = None
+    verdict: Verdict | None = None
+    notes: Sequence[str] = ()
+    failure: Failure | Sequence[str] | None = None
+    witness: Any = field(default=None, repr=False)
+    evaluations: int = 0
+    facts: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def bound(self) -> float:
+        """The limit in ``unit``."""
+        worse = max((end.loss for end in self.endpoints), default=None)
+        return bound_of(self.limit, worse if self.reference is None else self.reference)
+
+    @property
+    def judged(self) -> Verdict:
+        """The verdict: a value that is no number never passes, one equal to the limit does."""
+        return self.verdict or ("pass" if self.value <= self.bound else "fail")

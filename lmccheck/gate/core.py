@@ -1,0 +1,110 @@
+"""The measuring core as the gate sees it: the one place through which networks are loaded and properties run.
+
+Another core may be put in its place (``config.stash[CORE]``): tests of the plugin measure nothing that way.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from lmccheck.errors import SourceError
+
+if TYPE_CHECKING:
+    from lmccheck.manifest.plan import PairPlan, SetPlan
+    from lmccheck.network.pair import ModelPair
+    from lmccheck.result import Result
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What the fixtures say a check runs on; the manifest's values unless a conftest overrides them."""
+
+    model: Any
+    data: Any
+    loss: Any
+    device: str
+
+    def same(self, other: Sources) -> bool:
+        """True when loading again would give the same networks: equal text, or the very same objects."""
+        mine, theirs = (
+            (self.model, self.data, self.loss, self.device),
+            (other.model, other.data, other.loss, other.device),
+        )
+        return all(
+            one is two or (isinstance(one, str) and isinstance(two, str) and one == two)
+            for one, two in zip(mine, theirs, strict=True)
+        )
+
+
+class Core:
+    """Loads what a plan names, and runs properties of it; nothing heavy is imported before it is needed."""
+
+    def load(self, folder: Path, plan: PairPlan | SetPlan, sources: Sources) -> Any:
+        """Return the pair, the pair of two widths or the set that a plan names; raise the ``LmcError`` it gives."""
+        from lmccheck.manifest.plan import SetPlan
+
+        for key, fixture in (("model", "lmc_model_factory"), ("data", "lmc_data")):
+            if getattr(sources, key) is None:
+                raise SourceError(
+                    f"{plan.kind}.{plan.name}.{key}: missing in the {plan.kind} and in [defaults], and no "
+                    f"conftest.py beside the manifest overrides the fixture {fixture}"
+                )
+        given: dict[str, Any] = {
+            "model": sources.model,
+            "data": sources.data,
+            "calibration": plan.calibration,
+            "loss": sources.loss,
+            "device": sources.device,
+            "base": folder,
+            "name": plan.name,
+            "sha256": plan.sha256,
+            "symmetry": plan.symmetry,
+        }
+        if isinstance(plan, SetPlan):
+            return self.load_set(plan.models, **given)
+        if plan.model_b is None:
+            return self.load_pair(plan.a, plan.b, **given)
+        return self.load_widths(plan.a, plan.b, model_a=given.pop("model"), model_b=plan.model_b, **given)
+
+    def load_pair(self, a: Any, b: Any, **given: Any) -> ModelPair:
+        """``lmccheck.load_pair``."""
+        from lmccheck.network.pair import load_pair
+
+        return load_pair(a, b, **given)
+
+    def load_widths(self, a: Any, b: Any, **given: Any) -> Any:
+        """``lmccheck.load_widths``."""
+        from lmccheck.network.pair import load_widths
+
+        return load_widths(a, b, **given)
+
+    def load_set(self, models: Any, **given: Any) -> Any:
+        """``lmccheck.load_set``."""
+        from lmccheck.network.model_set import load_set
+
+        return load_set(models, **given)
+
+    def run(self, property_name: str, loaded: Any, *, seed: int, profile: str, **settings: Any) -> Result:
+        """Run a property of what was loaded, with a seed and a search profile."""
+        from lmccheck.properties import run
+
+        return run(property_name, loaded, seed=seed, profile=profile, **settings)
+
+    def call(self, property_name: str, *arguments: Any, **settings: Any) -> Result:
+        """Call a property as a Python script would."""
+        import lmccheck
+
+        result: Result = getattr(lmccheck, property_name)(*arguments, **settings)
+        return result
+
+
+CORE = pytest.StashKey[Core]()
+
+
+def core_of(config: pytest.Config) -> Core:
+    """Return the core of this run."""
+    return config.stash.setdefault(CORE, Core())

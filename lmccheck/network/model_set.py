@@ -1,0 +1,84 @@
+"""Endpoints of one network, two or more, with what is needed to measure them: a ModelSet."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from lmccheck.network.endpoint import Endpoint, endpoint, require_same_tensors
+from lmccheck.network.network import Network, load_network
+from lmccheck.network.pair import Given, ModelPair
+from lmccheck.store.checkpoint import Checkpoint, open_checkpoint
+
+
+@dataclass(frozen=True, eq=False)
+class ModelSet:
+    """Endpoints of one network, each with a name. Made by ``load_set``."""
+
+    name: str
+    names: tuple[str, ...]
+    endpoints: tuple[Endpoint, ...]
+
+    @property
+    def network(self) -> Network:
+        """The network of all of them."""
+        return self.endpoints[0].network
+
+    @property
+    def thetas(self) -> tuple[dict[str, Tensor], ...]:
+        """The weights of each, as ``load_pair`` gives them."""
+        return tuple(end.theta for end in self.endpoints)
+
+    @property
+    def origins(self) -> tuple[Checkpoint, ...]:
+        """The checkpoint of each."""
+        return tuple(end.checkpoint for end in self.endpoints)
+
+    @property
+    def device(self) -> str:
+        """The device that was asked for."""
+        return self.network.device
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """What a report says of the set; JSON-able."""
+        files = {name: end.checkpoint.facts() for name, end in zip(self.names, self.endpoints, strict=True)}
+        return {"files": files, **self.network.facts()}
+
+    def pair(self, i: int, j: int) -> ModelPair:
+        """Return models i and j as a and b of a pair; what the network is like is known to both."""
+        return ModelPair(f"{self.names[i]}-{self.names[j]}", self.endpoints[i], self.endpoints[j])
+
+
+def load_set(models: Sequence[Given], *, name: str | None = None, sha256: Sequence[str] = (), **given: Any) -> ModelSet:
+    """Load and check two checkpoints of one network or more; the network and the data are loaded once.
+
+    ``models``: .safetensors files or state dicts; ``sha256`` pins them, in their order; all else as in ``load_pair``.
+    Raises as ``load_pair`` does, naming the model.
+    """
+    names = model_names(models)
+    base = given.get("base")
+    folder = Path(base) if base is not None else Path.cwd()
+    pins = dict(enumerate(sha256))
+    opened = [open_checkpoint(model, folder, f"model {k}", pins.get(k)) for k, model in enumerate(models)]
+    for other in opened[1:]:
+        require_same_tensors(opened[0], other)
+    title = name or "-".join(names)
+    network = load_network(name=title, **given)
+    return ModelSet(title, names, tuple(endpoint(network, checkpoint, checkpoint.read()) for checkpoint in opened))
+
+
+def model_names(models: Sequence[Given]) -> tuple[str, ...]:
+    """Return a name for each model: its file's stem, the path where stems meet, ``model k`` for a state dict."""
+    paths = {k: Path(os.fspath(m)) for k, m in enumerate(models) if isinstance(m, (str, os.PathLike))}
+    stems = [path.stem for path in paths.values()]
+    short = [
+        (paths[k].stem if stems.count(paths[k].stem) == 1 else str(paths[k])) if k in paths else f"model {k}"
+        for k in range(len(models))
+    ]
+    return tuple(name if short.count(name) == 1 else f"{name} ({k})" for k, name in enumerate(short))

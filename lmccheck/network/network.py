@@ -1,0 +1,162 @@
+"""A network as it is measured: a module, the data and the loss it is run with, and its symmetries, traced once."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from lmccheck.errors import SymmetryError, UnsupportedArchitecture, shown_path
+from lmccheck.modules.stored import stored_tensors
+from lmccheck.network.device import resolve_device
+from lmccheck.network.loss import Loss, load_loss
+from lmccheck.store import files
+from lmccheck.store.data import Data, load_data
+from lmccheck.store.model import build_module
+from lmccheck.store.trees import moved
+from lmccheck.symmetry.discover import Traced, derive, structure_of
+from lmccheck.symmetry.spec import PermutationSpec
+from lmccheck.symmetry.spec_file import load_spec
+from lmccheck.symmetry.structure import Structure
+from lmccheck.symmetry.user_spec import require_given
+from lmccheck.symmetry.verify import require
+
+
+@dataclass(frozen=True, eq=False)
+class Network:
+    """A module with how it is run. Made by ``load_network``.
+
+    ``name`` is what messages call it (a pair's, a set's), ``model`` what the user named it by. ``given`` is the
+    permutation spec that was handed in, None where it is derived from the traced graph; ``origin`` says which.
+    """
+
+    name: str
+    module: nn.Module = field(repr=False)
+    model: str
+    data: Data
+    calibration: Data | None
+    loss: Loss = field(repr=False)
+    device: str
+    torch_device: torch.device
+    base: Path = field(repr=False)  # the folder that relative paths and modules are looked up in
+    given: PermutationSpec | None = field(default=None, repr=False)
+    origin: dict[str, Any] = field(default_factory=lambda: {"origin": "traced"}, repr=False)
+
+    def example_inputs(self) -> tuple[Any, ...]:
+        """Return two samples of the evaluation data as positional inputs, for tracing."""
+        inputs = self.data.example()
+        first = next((p for p in self.module.parameters() if p.is_floating_point()), None)
+        dtype = first.dtype if first is not None else torch.float32
+        device = first.device if first is not None else torch.device("cpu")
+        positional: tuple[Any, ...] = moved(inputs, device, dtype)
+        return positional
+
+    @cached_property
+    def _traced(self) -> Traced:
+        return derive(self.module, self.example_inputs())
+
+    @property
+    def traced(self) -> Traced | None:
+        """The traced network; None where its permutation spec was handed in. Raises as ``discover_symmetry`` does."""
+        return self._traced if self.given is None else None
+
+    def trace_for(self, purpose: str, mend: str) -> Traced:
+        """Return the traced network; raise UnsupportedArchitecture, with ``mend``, where a spec was handed in."""
+        if self.given is not None:
+            raise UnsupportedArchitecture(
+                f"{purpose} the traced network, and this pair's symmetry is given, not traced; mend: {mend}"
+            )
+        return self._traced
+
+    @property
+    def spec(self) -> PermutationSpec:
+        """The permutation spec, derived or handed in, verified in float64 before anyone may use it."""
+        return self._verified[0]
+
+    @property
+    def spec_deviation(self) -> float:
+        """By how much outputs were seen to change under random members of the group; at most 1e-9."""
+        return self._verified[1]
+
+    @cached_property
+    def _verified(self) -> tuple[PermutationSpec, float]:
+        if self.given is not None:
+            where = f"symmetry {self.origin['origin']}"
+            return self.given, require_given(self.given, self.module, self.example_inputs(), where)
+        return self._traced.spec, require(self._traced.spec, self.module, self.example_inputs())
+
+    def structure(self, purpose: str) -> Structure:
+        """Return the network in units, as paths and dropping see it; its permutation spec is verified first.
+
+        Raises UnsupportedArchitecture, beginning with ``purpose``, where there is no such structure.
+        """
+        assert self.spec is not None  # verified before anyone may use it
+        needs = f"{purpose}: a permutation spec that is handed in says too little: this needs"
+        return structure_of(self.trace_for(needs, "leave out `symmetry`"), purpose, head=False)
+
+    def facts(self) -> dict[str, Any]:
+        """Return what a report says of how it is run; JSON-able."""
+        return {
+            "model": self.model,
+            "data": {"origin": self.data.origin, "samples": self.data.samples},
+            "calibration": _data_facts(self.calibration),
+            "loss": self.loss.name,
+            "symmetry": self.origin,
+            "device": str(self.torch_device),
+        }
+
+
+def load_network(
+    *,
+    name: str,
+    model: Any,
+    data: Any,
+    calibration: Any = None,
+    loss: Any = "cross_entropy",
+    device: str | torch.device = "auto",
+    base: str | os.PathLike[str] | None = None,
+    symmetry: str | os.PathLike[str] | PermutationSpec | None = None,
+) -> Network:
+    """Build the module and load the data and the loss it is measured with; arguments as of ``load_pair``.
+
+    Raises SourceError, SymmetryError, DeviceError or UnsupportedArchitecture.
+    """
+    folder = Path(base) if base is not None else Path.cwd()
+    torch_device = resolve_device(device)
+    module, label = named_module(model, folder)
+    spec, origin = _spec(symmetry, folder, module)
+    held = load_data(data, folder, "data")
+    calibrating = load_data(calibration, folder, "calibration") if calibration is not None else None
+    return Network(
+        name, module, label, held, calibrating, load_loss(loss, folder), str(device), torch_device, folder, spec, origin
+    )
+
+
+def named_module(model: Any, folder: Path) -> tuple[nn.Module, str]:
+    """Return the module, checked to be one whose checkpoint can be loaded by name, and what messages call it."""
+    module = build_module(model, folder)
+    stored_tensors(module)
+    return module, model if isinstance(model, str) else type(module).__name__
+
+
+def _spec(given: Any, folder: Path, module: nn.Module) -> tuple[PermutationSpec | None, dict[str, Any]]:
+    """Return the spec that was handed in, and what a report says of where the spec comes from."""
+    if given is None:
+        return None, {"origin": "traced"}
+    if isinstance(given, PermutationSpec):
+        return given, {"origin": "given"}
+    if not isinstance(given, (str, os.PathLike)):
+        raise SymmetryError(
+            f"symmetry: got {type(given).__name__}, expected a .toml or .json file or a PermutationSpec"
+        )
+    path = folder / given
+    return load_spec(path, module), {"origin": shown_path(path), "sha256": files.sha256_of(path)}
+
+
+def _data_facts(data: Data | None) -> dict[str, Any] | None:
+    return {"origin": data.origin, "samples": data.samples} if data is not None else None

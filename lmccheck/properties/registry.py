@@ -1,0 +1,228 @@
+"""A property is declared once: by a function, whose signature is the only schema of its settings; no torch here.
+
+From the declaration come the manifest's keys, the checks of Python calls, the ``lmc`` facade, the README's row and the
+page of documentation. A built-in property is a file of this package; others are declared alike in a conftest, or in a
+module that an installed package names as entry point of the group ``lmccheck.properties``.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, get_type_hints, overload
+
+from lmccheck.errors import LmcError, nearest
+from lmccheck.registry import Registry
+
+if TYPE_CHECKING:
+    from lmccheck.finding import Finding
+    from lmccheck.properties.settings import CheckTable
+    from lmccheck.result import Result
+    from lmccheck.store.documents import Strict
+
+P = ParamSpec("P")
+Table = TypeVar("Table", bound="Strict")
+Kind = Literal["pair", "widths", "set"]
+OF: Mapping[str, str] = {
+    "pair": "a pair without model_b",
+    "widths": "a pair with model_b, of two widths",
+    "set": "a set",
+}
+UNSAID = ("seed", "profile")  # which no manifest says: they come from the run
+EMPTY = inspect.Parameter.empty
+
+
+@dataclass(frozen=True)
+class Loader:
+    """What a public function is given in place of a set or of two widths, and the function that loads it."""
+
+    module: str
+    function: str
+    places: tuple[str, ...]
+    required: tuple[str, ...]
+    optional: Mapping[str, Any]
+
+    def load(self, **sources: Any) -> Any:
+        """Load what a property of this kind takes."""
+        return getattr(import_module(self.module), self.function)(**sources)
+
+    @property
+    def parameters(self) -> dict[str, inspect.Parameter]:
+        """The loader's part of the signature."""
+        named = {**dict.fromkeys((*self.places, *self.required), EMPTY), **self.optional}
+        kinds = dict.fromkeys(self.places, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        return {
+            name: inspect.Parameter(name, kinds.get(name, inspect.Parameter.KEYWORD_ONLY), default=default)
+            for name, default in named.items()
+        }
+
+
+SOURCES = {"calibration": None, "loss": "cross_entropy", "device": "auto", "base": None}
+LOADERS = {
+    "set": Loader(
+        "lmccheck.network.model_set", "load_set", ("models",), ("model", "data"), {**SOURCES, "symmetry": None}
+    ),
+    "widths": Loader("lmccheck.network.pair", "load_widths", ("a", "b"), ("model_a", "model_b", "data"), SOURCES),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Property:
+    """A declared property. ``function`` takes what is measured and the settings, and returns a Finding."""
+
+    name: str
+    of: Kind
+    claim: str
+    quantifier: str
+    certifies: str
+    function: Callable[..., Finding] = field(repr=False)
+
+    @cached_property
+    def parameters(self) -> dict[str, inspect.Parameter]:
+        """The settings by name, in order, with their types; the first argument is what is measured."""
+        found = dict(list(inspect.signature(self.function).parameters.items())[1:])
+        holder = type("Settings", (), {"__annotations__": {name: p.annotation for name, p in found.items()}})
+        hints = get_type_hints(holder, self.function.__globals__, include_extras=True)
+        return {name: p.replace(annotation=hints[name]) for name, p in found.items()}
+
+    @cached_property
+    def expected(self) -> dict[str, str]:
+        """What each setting expects, in words."""
+        from lmccheck.properties.settings import expected
+
+        return {name: expected(parameter.annotation) for name, parameter in self.parameters.items()}
+
+    @cached_property
+    def table(self) -> type[CheckTable]:
+        """The model of a manifest's table of settings, read with ``stated``."""
+        from lmccheck.properties.settings import CheckTable
+
+        return self._model(CheckTable, [name for name in self.parameters if name not in UNSAID])
+
+    def stated(self, table: CheckTable) -> dict[str, Any]:
+        """Return the settings that a manifest's table states; what it leaves out has the property's own default."""
+        return {name: getattr(table, name) for name in sorted(table.model_fields_set) if name in self.parameters}
+
+    @cached_property
+    def _call(self) -> type[Strict]:
+        from lmccheck.store.documents import Strict
+
+        return self._model(Strict, self.parameters)
+
+    def _model(self, base: type[Table], names: Iterable[str]) -> type[Table]:
+        """Return a strict pydantic model of some settings; a field's description says what is expected."""
+        from pydantic import Field, create_model
+
+        fields: dict[str, Any] = {
+            name: (p.annotation, Field(... if p.default is EMPTY else p.default, description=self.expected[name]))
+            for name, p in self.parameters.items()
+            if name in names
+        }
+        return create_model(self.name, __base__=base, **fields)
+
+    def checked(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Return settings as the property takes them. Raises LmcError with one line for the first that is wrong."""
+        from pydantic import ValidationError
+
+        from lmccheck.properties.settings import choices
+
+        try:
+            table = self._call.model_validate(dict(settings))
+        except ValidationError as error:
+            problem = error.errors(include_url=False)[0]
+            name = str(problem["loc"][0])
+        else:
+            return {name: getattr(table, name) for name in settings}
+        if problem["type"] == "extra_forbidden":
+            valid = ", ".join(self.parameters)
+            raise LmcError(
+                f"{self.name}: unknown setting {name!r}{nearest(name, self.parameters)}; expected one of {valid}"
+            )
+        if problem["type"] == "missing":
+            raise LmcError(f"{self.name}: {name}: missing; expected {self.expected[name]}")
+        value = settings[name]
+        near = nearest(value, choices(self.parameters[name].annotation)) if isinstance(value, str) else ""
+        raise LmcError(f"{self.name}: {name} = {value!r}{near}; expected {self.expected[name]}")
+
+    def measure(self, measured: Any, settings: Mapping[str, Any]) -> Result:
+        """Return the Result for a pair, two widths or a set that is loaded; settings are checked first."""
+        return self._measure(lambda: measured, settings)
+
+    def _measure(self, load: Callable[[], Any], settings: Mapping[str, Any]) -> Result:
+        from lmccheck.properties.judge import judge
+
+        started = time.perf_counter()
+        checked = self.checked(settings)
+        finding = self.function(load(), **checked)
+        return judge(self.name, finding, time.perf_counter() - started)
+
+    def __call__(self, *given: Any, **named: Any) -> Result:
+        """Measure what is given: something loaded, or, for a set and for two widths, what is to be loaded."""
+        parts = LOADERS[self.of].parameters if self.of in LOADERS else {}
+        loads = parts and (len(given) != 1 or isinstance(given[0], list) or any(name in parts for name in named))
+        signature = self.signature if loads else inspect.signature(self.function)
+        own = {name: value for name, value in named.items() if name in signature.parameters}
+        strange = {name: value for name, value in named.items() if name not in own}  # named by what checks settings
+        try:
+            bound = signature.bind(*given, **own).arguments
+        except TypeError as error:
+            raise TypeError(f"{self.name}(): {error}") from None
+        if not loads:
+            measured = bound.pop(next(iter(signature.parameters)))
+            return self.measure(measured, {**bound, **strange})
+        sources = {name: bound.pop(name) for name in parts if name in bound}
+        return self._measure(lambda: LOADERS[self.of].load(**sources), {**bound, **strange})
+
+    @property
+    def signature(self) -> inspect.Signature:
+        """The signature of the public function: what is loaded inside is given in parts."""
+        own = inspect.signature(self.function)
+        loader = LOADERS.get(self.of)
+        if loader is None:
+            return own.replace(return_annotation="Result")
+        settings = list(own.parameters.values())[1:]
+        return own.replace(parameters=[*loader.parameters.values(), *settings], return_annotation="Result")
+
+
+PROPERTIES: Registry[Property] = Registry("property", "lmccheck.properties", "lmccheck.properties")
+
+
+@overload
+def check(
+    *, of: Literal["pair"], claim: str, quantifier: str, certifies: str
+) -> Callable[[Callable[P, Finding]], Callable[P, Result]]: ...
+@overload
+def check(
+    *, of: Literal["widths", "set"], claim: str, quantifier: str, certifies: str
+) -> Callable[[Callable[P, Finding]], Callable[..., Result]]: ...
+def check(*, of: Kind, claim: str, quantifier: str, certifies: str) -> Any:
+    """Declare a property: a function of a pair, of two widths or of a set that returns a Finding.
+
+    Its name and its keyword arguments, with their types and defaults, are the property's; the docstring says what a
+    reader needs to know. ``claim``, ``quantifier`` ("for all t", "there is a π") and ``certifies``, what a pass does,
+    are its row in tables. Returned is the public function: it checks the settings, loads what is given in parts, and
+    returns the Result.
+    """
+
+    def declare(function: Callable[..., Finding]) -> Callable[..., Result]:
+        declared = Property(function.__name__, of, claim, quantifier, certifies, function)
+        PROPERTIES.add(declared.name, declared, function.__code__.co_filename)
+
+        @functools.wraps(function)
+        def public(*given: Any, **named: Any) -> Result:
+            return declared(*given, **named)
+
+        public.__signature__ = declared.signature  # type: ignore[attr-defined]  # which inspect and help read
+        return public
+
+    return declare
+
+
+def properties_of(kind: Kind) -> list[str]:
+    """Return the names of the properties of a pair, of two widths or of a set."""
+    return [declared.name for declared in PROPERTIES if declared.of == kind]

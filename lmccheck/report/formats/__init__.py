@@ -1,0 +1,77 @@
+"""The formats of a report, one file each: records of checks and what is known of the run in, text out; no torch here.
+
+A file of this package declares its format with ``report_format`` and is found by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from lmccheck.registry import Registry
+
+if TYPE_CHECKING:
+    from lmccheck.report.record import CheckRecord
+
+
+@dataclass(frozen=True)
+class Run:
+    """What is known of a run beside its records.
+
+    ``errors``: one ``{"id": …, "message": …}`` per manifest that could not be collected. ``created``: date and time.
+    ``environment``: what the run was given. ``table`` and ``width``: how tables are drawn on the terminal.
+    """
+
+    errors: Sequence[Mapping[str, str]] = ()
+    report_only: bool = False
+    version: str = ""
+    created: str = ""
+    environment: Mapping[str, Any] = field(default_factory=dict)
+    exit_status: int = 0
+    table: str = "simple"
+    width: int | None = None
+
+
+Render = Callable[[list["CheckRecord"], Run], str]
+
+
+@dataclass(frozen=True)
+class Format:
+    """A format: ``render`` makes its text of all records. ``name`` ends its option, ``--lmc-report-NAME=PATH``.
+
+    ``title`` is what the user is told was written, ``help`` the option's line of help. Where ``to_file`` is False there
+    is no option. ``last``: it states the exit status, which files that cannot be written change.
+    """
+
+    name: str
+    title: str
+    help: str
+    render: Render
+    to_file: bool = True
+    last: bool = False
+
+
+FORMATS: Registry[Format] = Registry("report format", "lmccheck.report.formats")
+
+
+def report_format(
+    name: str, title: str, help: str, *, to_file: bool = True, last: bool = False
+) -> Callable[[Render], Render]:
+    """Declare the function that renders a format. What is slow to import is imported inside of it."""
+
+    def declare(render: Render) -> Render:
+        FORMATS.add(name, Format(name, title, help, render, to_file, last), render.__code__.co_filename)
+        return render
+
+    return declare
+
+
+def formats() -> list[Format]:
+    """Return the formats that are written to files, each an option, in the order in which they are written."""
+    return sorted((each for each in FORMATS if each.to_file), key=lambda each: each.last)
+
+
+def shown(records: list[CheckRecord]) -> list[CheckRecord]:
+    """Return the records a reader wants to see: every check, and a manifest's own item only if it found a problem."""
+    return [record for record in records if record.pair or record.verdict != "pass"]

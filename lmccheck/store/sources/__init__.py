@@ -1,0 +1,1 @@
+"""The kinds of checkpoints that can be opened, one file each."""

@@ -1,0 +1,40 @@
+"""Tensors as memory: which are one and the same, which overlap, which are equal, and what dtypes are called."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def dtype_name(tensor: Tensor) -> str:
+    """Return ``float32`` for torch.float32."""
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def identity(tensor: Tensor) -> object:
+    """Return what makes two names one tensor: the same elements of the same memory, read in the same order."""
+    if tensor.numel() == 0 or tensor.device.type == "meta" or tensor.layout != torch.strided:
+        return id(tensor)
+    place = tensor.untyped_storage().data_ptr(), tensor.storage_offset()
+    return (*place, tuple(tensor.shape), tensor.stride(), tensor.dtype)
+
+
+def overlap(first: Tensor, second: Tensor) -> bool:
+    """Return whether two tensors may share memory (their byte ranges meet)."""
+    if first is second or not first.numel() or not second.numel():
+        return first is second
+    if first.untyped_storage().data_ptr() != second.untyped_storage().data_ptr():
+        return False
+    (a, b), (c, d) = _span(first), _span(second)
+    return a < d and c < b
+
+
+def _span(tensor: Tensor) -> tuple[int, int]:
+    reach = sum((int(size) - 1) * int(stride) for size, stride in zip(tensor.shape, tensor.stride(), strict=True)) + 1
+    begin = int(tensor.storage_offset()) * tensor.element_size()
+    return begin, begin + reach * tensor.element_size()
+
+
+def equal(first: Tensor, second: Tensor) -> bool:
+    """Whether two tensors hold the same numbers, NaN equal to NaN."""
+    return torch.equal(first, second) or torch.equal(first.nan_to_num(), second.nan_to_num())

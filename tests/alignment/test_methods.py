@@ -1,0 +1,71 @@
+"""The registry of alignment methods: what a file declares is what is known, asked for, and checked before it runs."""
+
+from __future__ import annotations
+
+import pkgutil
+
+import pytest
+import torch
+from small import seeded, small_mlp
+
+import lmccheck
+from lmccheck.alignment import methods
+from lmccheck.alignment.contract import Problem
+from lmccheck.alignment.methods import INNER, METHODS, declared, starts
+from lmccheck.alignment.methods.best import solve
+
+EVERY = (*METHODS.names(), *INNER.names())
+
+
+@pytest.fixture
+def problem() -> Problem:
+    """A traced pair with calibration data."""
+    a, b = (seeded(small_mlp, seed) for seed in (0, 1))
+    module = small_mlp()
+    x = torch.randn(8, next(iter(a.values())).shape[1], generator=torch.Generator().manual_seed(0))
+    y = torch.zeros(8, dtype=torch.int64)
+    pair = lmccheck.load_pair(a, b, model=module, data=(x, y), calibration=(x, y), device="cpu")
+    return Problem(pair)
+
+
+def test_every_file_declares_a_method_and_nothing_else_does() -> None:
+    """Adding a file is all that adding a method takes: the modules of the package are those of the methods."""
+    files = {f"{methods.__name__}.{found.name}" for found in pkgutil.iter_modules(methods.__path__)}
+    assert {declared(name).run.__module__ for name in EVERY} == files
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_a_method_says_what_it_does(name: str) -> None:
+    """In one sentence, for the documentation; and needs nothing that is not known."""
+    found = declared(name)
+    assert found.name == name
+    assert found.description.endswith(".")
+    assert set(found.needs) <= {"calibration", "traced"}
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_what_a_method_needs_is_asked_for_under_its_name(name: str, problem: Problem) -> None:
+    """Where calibration data, or the traced network, is missing: one line before anything is run, or none is needed."""
+    pair = problem.pair
+    without = Problem(pair.measured_on(pair.data, None))
+    sources = {"model": pair.module, "data": pair.data, "calibration": pair.calibration, "symmetry": problem.spec}
+    given = Problem(lmccheck.load_pair(pair.theta_a, pair.theta_b, **sources))
+    cases = (("calibration", without, lmccheck.SourceError), ("traced", given, lmccheck.UnsupportedArchitecture))
+    for need, poor, error in cases:
+        if need in declared(name).needs:
+            with pytest.raises(error, match=f"align = '{name}' "):
+                solve(poor, name)
+        else:
+            poor.spec.check(solve(poor, name).permutation)
+
+
+def test_the_order_of_starts_is_declared() -> None:
+    """Of equal barriers the first wins: leaving the units as they are comes before everything else."""
+    assert starts() == ("identity", "weight-matching", "together", "activation-matching", "transport", "transport-both")
+
+
+def test_an_inner_method_cannot_be_chosen_by_name(problem: Problem) -> None:
+    """It is tried by others; the message lists those that can."""
+    assert not set(INNER.names()) & set(METHODS.names())
+    with pytest.raises(lmccheck.LmcError, match=r"unknown method 'together'.*weight-matching"):
+        lmccheck.align(problem.pair, "together")
