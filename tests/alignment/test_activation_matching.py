@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from networks import NETWORKS
+from networks import NETWORKS, registry
 from networks.observed import captured, problem_of
 from torch import Tensor, nn
 
@@ -17,7 +17,7 @@ import lmccheck
 from lmccheck.alignment.matching.activations import ActivationSimilarity, Moments, assign_once, observe
 from lmccheck.alignment.methods.activation_matching import match_activations
 from lmccheck.alignment.methods.best import solve
-from lmccheck.symmetry.discover import Traced, derive
+from lmccheck.symmetry.discover import Traced
 from lmccheck.symmetry.sites import Site
 from lmccheck.symmetry.slots import UnitGroup
 
@@ -62,8 +62,7 @@ NESTED = ["mlp", "encoder_separate", "encoder_chunk", "llama", "llama_without_ro
 @pytest.mark.parametrize("name", NESTED)
 def test_units_and_blocks_are_sums_over_the_sites_units(name: str) -> None:
     """With random tables, for every group, also of heads in heads: equal to loops over single units."""
-    torch.manual_seed(0)
-    derived = derive(*NETWORKS[name]())
+    derived = registry.derived(name)
     generator = torch.Generator().manual_seed(1)
     tables = {}
     for site in {site for several in derived.sites.values() for site in several}:
@@ -155,9 +154,7 @@ def test_the_kinds_of_similarity_differ() -> None:
 @pytest.mark.parametrize("name", sorted(NETWORKS))
 def test_every_network_can_be_matched(name: str) -> None:
     """On any network the result is a permutation of the spec; where every unit is most like itself nothing moves."""
-    torch.manual_seed(0)
-    module, inputs = NETWORKS[name]()
-    derived = derive(module, inputs)
+    derived = registry.derived(name)
     generator = torch.Generator().manual_seed(1)
     tables = {}
     for site in {site for several in derived.sites.values() for site in several}:

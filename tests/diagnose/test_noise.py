@@ -17,7 +17,7 @@ from lmccheck.properties.noise_stability import noise_stability
 def test_an_orthogonal_head_neither_attenuates_nor_amplifies() -> None:
     """Noise ‖η‖ = 0.1‖x‖ before an orthogonal matrix: ‖Δ‖/‖f‖ is 0.1 for every sample, so ψ is one."""
     build = lambda: nn.Sequential(nn.Linear(3, 6), nn.ReLU(), nn.Linear(6, 6, bias=False)).double()  # noqa: E731  # a builder
-    weights = state(build, 0)
+    weights = state(build, 0, 1.5)
     weights["2.weight"] = torch.linalg.qr(torch.randn(6, 6).double()).Q
     data = torch.randn(20, 3).double(), torch.randint(0, 6, (20,))
     pair = lmccheck.load_pair(weights, weights, model=build, data=data)

@@ -5,11 +5,21 @@ from __future__ import annotations
 import pytest
 import torch
 from networks.dropping import case, loss_of, mlp, pair_of
+from networks.paths import bare_structure, random_state
 from torch import nn
 
-from lmccheck.dropping.choose_units import random_units, scales, spanning_units, unit_counts
+from lmccheck.dropping.choose_units import (
+    factors,
+    important_units,
+    merged_twins,
+    random_units,
+    scales,
+    spanning_units,
+    unit_counts,
+)
 from lmccheck.dropping.refit import Refit
 from lmccheck.errors import LmcError
+from lmccheck.evaluate.regression import Moments
 from lmccheck.evaluate.split import split
 
 
@@ -44,3 +54,76 @@ def test_units_are_chosen_for_what_they_can_stand_in_for() -> None:
     assert int(torch.linalg.matrix_rank(rows)) == 4
     state, _ = refit(0, keep, polish=False)
     assert loss_of(pair, structure, state) == pytest.approx(loss_of(pair, structure, canonical), abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("size", "share", "kept"),
+    [(100, 0.29, 29), (10, 0.7, 7), (3, 1 / 3, 1), (7, 3 / 7, 3), (5, 0.5, 2), (5, 0.59, 2), (4, 0.0, 0), (4, 1, 4)],
+)
+def test_a_share_a_rounding_error_below_a_whole_number_is_that_number(size: int, share: float, kept: int) -> None:
+    """⌊keep·h⌋ of the number that was meant: 0.29 · 100 is 28.999… in floats, and 29 units."""
+    structure = bare_structure(mlp(nn.ReLU, [2, size, 2]), 2)
+    (group,) = structure.groups
+    assert unit_counts(structure, share) == {group: kept}
+
+
+def test_random_units_are_distinct_sorted_and_any() -> None:
+    """Every subset of two of four turns up, each about as often."""
+    structure = bare_structure(mlp(nn.ReLU, [2, 4, 2]), 2)
+    (group,) = structure.groups
+    generator = torch.Generator().manual_seed(0)
+    drawn = [tuple(random_units(structure, {group: 2}, generator)[group].tolist()) for _ in range(600)]
+    assert {*drawn} == {(i, j) for i in range(4) for j in range(i + 1, 4)}
+    assert all(abs(drawn.count(pair) - 100) < 50 for pair in {*drawn})
+
+
+def test_important_units_are_those_whose_part_of_what_is_read_is_large() -> None:
+    """E[φ_u²]·‖out(u)‖² by hand, from the rows that a plain forward pass gives."""
+    net = mlp(nn.ReLU, [3, 6, 2])
+    theta, structure = random_state(net, 3), bare_structure(net, 3)
+    (group,) = structure.groups
+    inputs = torch.randn(50, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    hidden = torch.relu(inputs @ theta["0.weight"].T + theta["0.bias"])
+    score = [float((hidden[:, u] ** 2).mean() * (theta["2.weight"][:, u] ** 2).sum()) for u in range(6)]
+    expected = sorted(sorted(range(6), key=score.__getitem__)[-3:])
+
+    def seen(weight: str, of: str) -> Moments:
+        assert (weight, of) == ("2.weight", group)
+        moments = Moments()
+        moments.add(hidden, hidden)
+        return moments
+
+    assert important_units(structure, theta, {group: 3}, seen)[group].tolist() == expected
+
+
+def test_twins_hand_their_outgoing_weights_to_one_that_stays() -> None:
+    """Units 0, 2 and 3 are alike, so are 1 and 4: two stay, what is read of them is the sum, the function is kept."""
+    net = mlp(nn.Tanh, [3, 5, 2])
+    theta, structure = random_state(net, 3), bare_structure(net, 3)
+    (group,) = structure.groups
+    kind = torch.tensor([0, 1, 0, 0, 1])
+    theta["0.weight"], theta["0.bias"] = theta["0.weight"][kind], theta["0.bias"][kind]
+    found = merged_twins(structure, theta, {group: 2})
+    assert found is not None
+    keep, merged = found
+    a, b = keep[group].tolist()
+    assert kind[a] != kind[b]
+    dropped = [unit for unit in range(5) if unit not in (a, b)]
+    assert bool((merged["2.weight"][:, dropped] == 0).all())
+    for unit in (a, b):
+        alike = kind == kind[unit]
+        assert torch.allclose(merged["2.weight"][:, unit], theta["2.weight"][:, alike].sum(1), rtol=0, atol=1e-14)
+    assert merged_twins(structure, theta, {group: 1}) is None  # two kinds of units
+
+
+def test_factors_are_one_line_per_choice() -> None:
+    """A factor for all groups or one per group; zero where a unit is not kept."""
+    structure = bare_structure(mlp(nn.ReLU, [2, 3, 4, 2]), 2)
+    first, second = structure.groups
+    several = [
+        ({first: torch.tensor([1]), second: torch.tensor([0, 3])}, 2.0),
+        ({first: torch.tensor([0, 2]), second: torch.tensor([1])}, {first: 1.5, second: 4.0}),
+    ]
+    found = factors(structure, several)
+    assert found[first].tolist() == [[0, 2, 0], [1.5, 0, 1.5]]
+    assert found[second].tolist() == [[2, 0, 0, 2], [0, 4, 0, 0]]

@@ -10,7 +10,7 @@ import torch
 from networks.noise import cnn, pair_of
 from safetensors import safe_open
 
-from lmccheck.dropping.masks import dropout_mask, toward
+from lmccheck.dropping.masks import dropout_mask, mask_seed, stacked, toward
 from lmccheck.errors import LmcError
 from lmccheck.properties.noise_stability import noise_stability
 
@@ -42,3 +42,22 @@ def test_masks_are_those_of_algorithm_1() -> None:
     assert float((mask["x"] == 0).double().mean()) == pytest.approx(0.2, abs=0.01)
     assert torch.equal(toward(mask["x"], 0.0), torch.ones(20_000).double())
     assert torch.equal(toward(mask["x"], 1.0), mask["x"])
+
+
+def test_each_mask_is_known_by_its_number() -> None:
+    """The seed of a mask depends on the run's and its own number alone; the groups are drawn one after the other."""
+    seeds = {mask_seed(seed, number) for seed in range(3) for number in range(1000)}
+    assert len(seeds) == 3000
+    generator = torch.Generator().manual_seed(mask_seed(2, 7))
+    drawn = [torch.rand(size, generator=generator, dtype=torch.float64) for size in (5, 3)]
+    mask = dropout_mask({"x": 5, "y": 3}, 0.4, mask_seed(2, 7))
+    assert mask["x"].tolist() == [0.0 if u < 0.4 else 1 / 0.6 for u in drawn[0].tolist()]
+    assert mask["y"].tolist() == [0.0 if u < 0.4 else 1 / 0.6 for u in drawn[1].tolist()]
+
+
+def test_masks_are_stacked_with_t_running_fastest() -> None:
+    """One line per mask and t: 1 + t·(m − 1)."""
+    masks = [{"x": torch.tensor([0.0, 2.0])}, {"x": torch.tensor([2.0, 0.0])}]
+    found = stacked(masks, (0.25, 1.0))["x"]
+    assert found.tolist() == [[0.75, 1.25], [0.0, 2.0], [1.25, 0.75], [2.0, 0.0]]
+    assert stacked([], (0.5,)) == {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from networks import NETWORKS, Written
+from networks.registry import derived, discovered, seeded
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
@@ -18,21 +19,19 @@ from lmccheck.evaluate.graph import GraphRunner, Watching
 from lmccheck.evaluate.sensitivity import NotDifferentiable, sensitivities
 from lmccheck.modules.random_weights import randomised
 from lmccheck.modules.runner import outputs_of
-from lmccheck.symmetry.discover import derive
 
 
 @pytest.mark.parametrize("name", sorted(NETWORKS))
 def test_sensitivities_are_finite_differences(name: str) -> None:
     """⟨found, δ⟩ = d⟨v, outputs⟩/dε for a value moved by ε·δ, every layer by itself, in float64."""
-    torch.manual_seed(0)
-    module, inputs = NETWORKS[name]()
-    derived = derive(module, inputs)
-    watched = {site.node for sites in derived.made.values() for site in sites}
+    module, inputs = seeded(name)
+    made = derived(name).made
+    watched = {site.node for sites in made.values() for site in sites}
     graph = GraphRunner(module, torch.device("cpu"), torch.float64)
     weights = graph.weights(randomised(module, 1))
     found = sensitivities(graph, weights, inputs, watched, 5, "here")
     traced, given = graph.prepared(weights, inputs, watched, "here")
-    assert watched or not derived.made
+    assert watched or not made
 
     def felt(node: str, change: Tensor) -> float:
         def look(_: str, value: Tensor) -> Tensor:
@@ -70,10 +69,8 @@ def samples_for(inputs: tuple[Tensor, ...]) -> Tensor | tuple[Tensor, ...]:
 @pytest.mark.parametrize("name", sorted(NETWORKS))
 def test_units_that_belong_together_are_felt_alike(name: str) -> None:
     """θ_A = π·θ_B: every unit of B and the one of A that is its copy have a cosine of 1, or 0 where nothing is felt."""
-    torch.manual_seed(0)
-    module, inputs = NETWORKS[name]()
+    module, inputs, spec = discovered(name)
     theta = randomised(module, 1)
-    spec = lmccheck.discover_symmetry(module, inputs)
     order = spec.moving(3)
     x = samples_for(inputs)
     data = x, torch.zeros(6)  # targets are not looked at

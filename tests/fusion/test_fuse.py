@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from networks import Attention, Written
+from networks.small import perceptron
 from networks.widths import BUILD, IMAGES, SEQUENCES, VECTORS, copied, fused, mlp, narrow
 from safetensors.torch import save_file
 from torch import nn
@@ -80,17 +81,14 @@ def extra(size: int) -> nn.Module:
     return Written(lambda s, x: s.net(x), net=mlp(1), unread=nn.Parameter(torch.zeros(size)))
 
 
-def layers(*widths: int) -> nn.Module:
-    parts: list[nn.Module] = []
-    for k in range(len(widths) - 1):
-        parts += [nn.Linear(widths[k], widths[k + 1]), nn.ReLU()]
-    return nn.Sequential(*parts[:-1])
-
-
 REFUSED: dict[str, tuple[Callable[[], nn.Module], Callable[[], nn.Module], str]] = {
-    "depth": (lambda: layers(6, 8, 4), lambda: layers(6, 8, 8, 4), "tensor '4.weight' is in b and not in a"),
-    "width one": (lambda: layers(6, 8, 4), lambda: layers(6, 1, 4), r"group '0' \(8 units\) of a is none in b"),
-    "outputs": (lambda: layers(6, 8, 4), lambda: layers(6, 8, 5), "dimension 0 of tensor '2.weight' has 4 .* and 5"),
+    "depth": (lambda: perceptron(6, 8, 4), lambda: perceptron(6, 8, 8, 4), "tensor '4.weight' is in b and not in a"),
+    "width one": (lambda: perceptron(6, 8, 4), lambda: perceptron(6, 1, 4), r"group '0' \(8 units\) of a is none in b"),
+    "outputs": (
+        lambda: perceptron(6, 8, 4),
+        lambda: perceptron(6, 8, 5),
+        "dimension 0 of tensor '2.weight' has 4 .* and 5",
+    ),
     "heads": (lambda: heads(2), lambda: heads(4), "group 'attention.q/0' has 1 × 2 units in a and 1 × 4 in b"),
     "tied": (lambda: tied(8), lambda: tied(5), "'encoder.weight' both makes and reads them"),
     "unread": (lambda: extra(3), lambda: extra(4), "dimension 0 of tensor 'unread' has 3 positions in a and 4"),

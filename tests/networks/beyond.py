@@ -14,7 +14,7 @@ from lmccheck.alignment.beyond.freedoms import KINDS, Freedom, Trial, find_freed
 from lmccheck.alignment.beyond.stream import Stream, find_streams
 from lmccheck.modules.runner import outputs_of
 from lmccheck.symmetry.discover import Traced, derive
-from networks import NETWORKS, Attention, Written, residual
+from networks import NETWORKS, Attention, Written, registry, residual, small
 
 Weights = dict[str, Tensor]
 
@@ -24,10 +24,7 @@ Case = tuple[nn.Module, tuple[Tensor, ...]]
 
 def perceptron(activation: Callable[[], nn.Module], depth: int = 1, width: int = 12) -> Case:
     """Return 6-width-…-width-3."""
-    layers: list[nn.Module] = [nn.Linear(6, width), activation()]
-    for _ in range(depth - 1):
-        layers += [nn.Linear(width, width), activation()]
-    return nn.Sequential(*layers, nn.Linear(width, 3)), (torch.randn(4, 6),)
+    return small.perceptron(6, *[width] * depth, 3, activation=activation), (torch.randn(4, 6),)
 
 
 def plain() -> nn.Module:
@@ -80,7 +77,8 @@ def found_in(name: str) -> tuple[nn.Module, Traced, tuple[Freedom, ...], tuple[S
     """Return a network, its trace, and every map that is found for it, each kind looked for alone."""
     torch.manual_seed(0)
     module, inputs = BUILD[name]()
-    derived, trial = derive(module, inputs), Trial(module, inputs)
+    derived = registry.derived(name) if name in NETWORKS else derive(module, inputs)
+    trial = Trial(module, inputs)
     freedoms = [f for kind in KINDS[:3] for f in find_freedoms(derived, trial, (kind,))]
     streams, refused = find_streams(derived, trial)
     return module, derived, tuple(freedoms), tuple(streams), refused

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -12,17 +11,14 @@ from torch import Tensor, nn
 import lmccheck
 from lmccheck.symmetry.structure import Structure
 from networks.paths import stream, swiglu
+from networks.small import perceptron
 
 WIDTHS = [5, 9, 7, 8, 3]
 
 
 def mlp(activation: type[nn.Module] = nn.ReLU, widths: list[int] | None = None) -> nn.Module:
     """Linear layers with biases and an activation between them."""
-    widths = widths or WIDTHS
-    layers: list[nn.Module] = []
-    for read, made in pairwise(widths):
-        layers += [nn.Linear(read, made), activation()]
-    return nn.Sequential(*layers[:-1]).double()
+    return perceptron(*(widths or WIDTHS), activation=activation).double()
 
 
 def cnn() -> nn.Module:
@@ -48,12 +44,12 @@ CASES: dict[str, tuple[Build, tuple[int, ...]]] = {
 }
 
 
-def state(build: Build, seed: int) -> dict[str, Tensor]:
+def state(build: Build, seed: int, scale: float = 1.7) -> dict[str, Tensor]:
     """Return seeded weights, larger than fresh ones, with statistics of BatchNorm perturbed."""
     torch.manual_seed(seed)
     found = {}
     for name, tensor in build().state_dict().items():
-        moved = tensor + 0.3 * torch.rand_like(tensor) if "running" in name else tensor * 1.7
+        moved = tensor + 0.3 * torch.rand_like(tensor) if "running" in name else tensor * scale
         found[name] = moved if tensor.is_floating_point() else tensor
     return found
 

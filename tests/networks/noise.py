@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import pairwise
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import lmccheck
+from networks.dropping import state
+from networks.small import perceptron
 
 
 def mlp(bias: bool = True) -> nn.Module:
     """5-8-7-6-3 ReLU."""
-    widths = [5, 8, 7, 6, 3]
-    layers: list[nn.Module] = []
-    for read, made in pairwise(widths):
-        layers += [nn.Linear(read, made, bias=bias), nn.ReLU()]
-    return nn.Sequential(*layers[:-1]).double()
+    return perceptron(5, 8, 7, 6, 3, bias=bias).double()
 
 
 def cnn() -> nn.Module:
@@ -25,17 +22,6 @@ def cnn() -> nn.Module:
     layers = [nn.Conv2d(2, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2)]
     layers += [nn.Conv2d(4, 5, 3, stride=2, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(20, 6), nn.ReLU()]
     return nn.Sequential(*layers, nn.Linear(6, 3)).double()
-
-
-def state(build: Callable[[], nn.Module], seed: int, scale: float = 1.5) -> dict[str, Tensor]:
-    """Return seeded weights, statistics of BatchNorm perturbed."""
-    torch.manual_seed(seed)
-    found = {}
-    for name, tensor in build().state_dict().items():
-        statistic = "running" in name
-        moved = tensor + 0.3 * torch.rand_like(tensor) if statistic else tensor * scale
-        found[name] = moved if tensor.is_floating_point() else tensor
-    return found
 
 
 def pair_of(

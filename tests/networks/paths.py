@@ -12,8 +12,9 @@ import lmccheck
 from lmccheck.dropping.dropped import Dropped
 from lmccheck.dropping.edit import keep_factors, multiplied
 from lmccheck.network.pair import ModelPair
-from lmccheck.symmetry.discover import structure_of
+from lmccheck.symmetry.discover import derive, structure_of
 from lmccheck.symmetry.structure import Structure
+from networks.small import perceptron
 from networks.written import Written, residual
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
@@ -27,12 +28,7 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 
 def mlp(widths: Sequence[int], activation: str = "relu", bias: bool = True) -> nn.Sequential:
     """Return a multilayer perceptron; ``widths`` from the inputs to the outputs."""
-    parts: list[nn.Module] = []
-    for k in range(len(widths) - 1):
-        parts.append(nn.Linear(widths[k], widths[k + 1], bias=bias))
-        if k < len(widths) - 2:
-            parts.append(ACTIVATIONS[activation]())
-    return nn.Sequential(*parts)
+    return perceptron(*widths, activation=ACTIVATIONS[activation], bias=bias)
 
 
 def swiglu() -> nn.Module:
@@ -90,6 +86,11 @@ def mlp_pair(widths: Sequence[int], activation: str = "relu", bias: bool = True,
 def structure_for(pair: ModelPair) -> Structure:
     """Return the structure of a pair's traced network."""
     return structure_of(pair.network.traced)
+
+
+def bare_structure(module: nn.Module, *shape: int) -> Structure:
+    """Return the structure of a float64 module on inputs of a shape, without a pair around it."""
+    return structure_of(derive(module.double().eval(), (torch.zeros(2, *shape, dtype=torch.float64),)))
 
 
 def masked(

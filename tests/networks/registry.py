@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-import lmccheck
 from lmccheck import PermutationSpec
+from lmccheck.symmetry.discover import derive
 
 Case = tuple[nn.Module, tuple[Tensor, ...]]  # a module and example inputs
 Build = Callable[[], Case]
@@ -51,21 +52,22 @@ def network(groups: Groups | None = None, kind: str = "", name: str = "") -> Cal
     return add
 
 
-@cache
-def _spec(name: str) -> PermutationSpec:
-    module, inputs = seeded(name)
-    return lmccheck.discover_symmetry(module.eval(), inputs)
-
-
 def seeded(name: str) -> Case:
     """Build a network, with the weights of seed 0."""
     torch.manual_seed(0)
     return ALL[name]()
 
 
+@cache
+def derived(name: str) -> Any:
+    """Return what is derived for a network: traced once, for all tests of a process."""
+    module, inputs = seeded(name)
+    return derive(module.eval(), inputs)
+
+
 def discovered(name: str) -> tuple[nn.Module, tuple[Tensor, ...], PermutationSpec]:
-    """Build a network, with the weights of seed 0 and the spec that is derived for it, once."""
-    return *seeded(name), _spec(name)
+    """Build a network, with the weights of seed 0 and the spec that is derived for it."""
+    return *seeded(name), derived(name).spec
 
 
 def found_groups(spec: PermutationSpec) -> Groups:

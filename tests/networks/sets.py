@@ -14,7 +14,7 @@ import lmccheck
 from lmccheck.alignment.many import ManyAlignment
 from lmccheck.modules.random_weights import randomised
 from lmccheck.modules.runner import outputs_of
-from networks import NETWORKS
+from networks.registry import discovered
 from networks.small import small_mlp
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
@@ -39,9 +39,8 @@ SMALL: dict[str, Any] = {
 
 def planted(name: str, count: int, seed: int = 0) -> tuple[list[dict[str, Tensor]], dict[str, Any]]:
     """Return ``count`` permuted copies of a random network in float64, and what else align_many needs."""
+    module, inputs, spec = discovered(name)
     torch.manual_seed(seed)
-    module, inputs = NETWORKS[name]()
-    spec = lmccheck.discover_symmetry(module, inputs)
     theta = randomised(module, seed)
     samples = torch.randn(24, *inputs[0].shape[1:])
     targets = outputs_of(module, theta, (samples,), torch.float64)[0]  # θ's own outputs: every copy has loss zero

@@ -1,16 +1,25 @@
-"""Two tiny networks, and seeded weights for them."""
+"""Perceptrons of any widths, two tiny networks, and seeded weights for them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
 
+def perceptron(*widths: int, activation: Callable[[], nn.Module] = nn.ReLU, bias: bool = True) -> nn.Sequential:
+    """Linear layers of these widths, from the inputs to the outputs, with an activation between them."""
+    layers: list[nn.Module] = []
+    for read, made in pairwise(widths):
+        layers += [nn.Linear(read, made, bias=bias), activation()]
+    return nn.Sequential(*layers[:-1])
+
+
 def small_mlp() -> nn.Module:
     """4-6-5-3 with biases."""
-    return nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3))
+    return perceptron(4, 6, 5, 3)
 
 
 def small_batchnorm() -> nn.Module:

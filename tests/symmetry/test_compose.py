@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import NETWORKS
+from networks.registry import discovered
 from torch import Tensor
 
 import lmccheck
@@ -22,9 +23,8 @@ NESTED = ["channel_shuffle", "grouped_convolution", "encoder_chunk", "attention_
 @cache
 def case(name: str) -> tuple[lmccheck.PermutationSpec, dict[str, Tensor]]:
     """Return a network's spec, and weights no two of which are equal."""
-    torch.manual_seed(0)
-    module, inputs = NETWORKS[name]()
-    return lmccheck.discover_symmetry(module, inputs), randomised(module, 0)
+    module, _, spec = discovered(name)
+    return spec, randomised(module, 0)
 
 
 def same(first: Permutation, second: Permutation) -> bool:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 from networks import ALL
+from networks.registry import discovered
 from torch import Tensor, nn
 
 import lmccheck
 from lmccheck.modules.random_weights import randomised
 from lmccheck.modules.runner import outputs_of
+
+pytestmark = pytest.mark.xdist_group("all networks")  # they are traced once in a process
 
 
 def influence(
@@ -40,10 +43,9 @@ def influence(
 @pytest.mark.parametrize("name", [name for name in ALL if not name.startswith(("rule ", "mutant "))])
 def test_a_dropped_unit_has_no_influence(name: str) -> None:
     """With the outgoing weights of a droppable unit at zero, its incoming weights do not matter (move b)."""
-    torch.manual_seed(0)
-    module, inputs = ALL[name]()
+    module, inputs, spec = discovered(name)
     module.eval()
-    for group in lmccheck.discover_symmetry(module, inputs).groups:
+    for group in spec.groups:
         assert group.droppable == (group.bound == "")
         if group.droppable:
             assert influence(module, inputs, group, drop=True) <= 1e-9, group.name
@@ -61,8 +63,7 @@ def test_a_dropped_unit_has_no_influence(name: str) -> None:
 )
 def test_droppable_is_what_math_says(name: str, bound: dict[int, bool]) -> None:
     """Norms across units, and tensors that both make and read them, bind; BatchNorm and convolutions do not."""
-    module, inputs = ALL[name]()
-    groups = lmccheck.discover_symmetry(module, inputs).groups
+    groups = discovered(name)[2].groups
     for size, expected in bound.items():
         assert any(group.size == size and (group.bound != "") == expected for group in groups), size
 

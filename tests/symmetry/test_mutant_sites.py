@@ -22,6 +22,7 @@ from typing import Any
 import pytest
 import torch
 from networks import ALL
+from networks.registry import derived, discovered
 from torch import nn
 
 import lmccheck
@@ -30,10 +31,10 @@ from lmccheck.symmetry import discover, rules
 from lmccheck.symmetry.analysis import RULE_FAILED
 from lmccheck.symmetry.axes import fresh
 from lmccheck.symmetry.op import Op
-from lmccheck.symmetry.rules import RULES
-from lmccheck.symmetry.trace import Trace, op_name, trace
+from lmccheck.symmetry.trace import Trace, op_name
 from lmccheck.symmetry.verify import TOLERANCE
 
+pytestmark = pytest.mark.xdist_group("all networks")  # they are traced once in a process
 METHODS = ("unify", "freeze", "frozen", "mixes_across", "contracts", "orders")
 FOLDER = Path(inspect.getfile(rules)).parent
 
@@ -228,19 +229,15 @@ def _layout(spec: lmccheck.PermutationSpec) -> Any:
 def networks() -> list[Known]:
     """Every network of the tests, traced once, the smallest first."""
     found = []
-    with pytest.MonkeyPatch.context() as patch:
-        slow = cache(torch.export.default_decompositions)
-        patch.setattr(torch.export, "default_decompositions", slow)
-        for name, build in ALL.items():
-            torch.manual_seed(0)
-            module, inputs = build()
-            traced = trace(module, inputs, RULES)
-            ops = frozenset(op_name(node.target) for node in traced.graph.nodes if node.op == "call_function")
-            known = Known(name, module.eval(), inputs, traced, None, frozenset(), ops)
-            watch = Watch()
-            with watch.watching():
-                layouts = _layout(known.derive())
-            found.append(Known(name, module, inputs, traced, layouts, frozenset(watch.passed), ops))
+    for name in ALL:
+        module, inputs, _ = discovered(name)
+        traced = derived(name).trace
+        ops = frozenset(op_name(node.target) for node in traced.graph.nodes if node.op == "call_function")
+        known = Known(name, module.eval(), inputs, traced, None, frozenset(), ops)
+        watch = Watch()
+        with watch.watching():
+            layouts = _layout(known.derive())
+        found.append(Known(name, module, inputs, traced, layouts, frozenset(watch.passed), ops))
     return sorted(found, key=lambda known: len(known.traced.graph.nodes))
 
 

@@ -8,8 +8,8 @@ from functools import cache
 from typing import Any
 
 import pytest
-import torch
 from networks import ALL
+from networks.registry import derived, discovered
 from torch import nn
 
 import lmccheck
@@ -19,10 +19,11 @@ from lmccheck.symmetry.analysis import RULE_FAILED
 from lmccheck.symmetry.axes import fresh
 from lmccheck.symmetry.op import Op, Symbol
 from lmccheck.symmetry.rules import RULES
-from lmccheck.symmetry.trace import Shaped, Trace, op_name, trace
+from lmccheck.symmetry.trace import Shaped, Trace, op_name
 from lmccheck.symmetry.verify import TOLERANCE
 
 FUNCTIONS = {f"{f.__module__.rsplit('.', 1)[-1]}.{f.__name__}": f for f in RULES.values()}
+pytestmark = pytest.mark.xdist_group("all networks")  # they are traced once in a process
 EXEMPT = {
     "elementwise.uniform": "a tensor of one value is new and free by its rule, and relates to nothing",
     "elementwise.number": "a tensor of one number has no axes",
@@ -46,10 +47,10 @@ class Known:
 def networks() -> list[Known]:
     """Every small network of the tests, traced once, the smallest first."""
     found = []
-    for name, build in ALL.items():
-        torch.manual_seed(0)
-        module, inputs = build()
-        traced = trace(module.eval(), inputs, RULES)
+    for name in ALL:
+        module, inputs, _ = discovered(name)
+        traced = derived(name).trace
+        module.eval()
         ops = frozenset(op_name(node.target) for node in traced.graph.nodes if node.op == "call_function")
         found.append(Known(name, module, inputs, traced, ops))
     return sorted(found, key=lambda known: len(known.traced.graph.nodes))

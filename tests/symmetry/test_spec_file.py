@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from networks import NETWORKS, LanguageModel
+from networks.registry import discovered
 from torch import nn
 
 import lmccheck
@@ -18,12 +19,6 @@ from lmccheck import LmcError, SourceError, SymmetryError
 from lmccheck.modules.random_weights import randomised
 from lmccheck.symmetry.spec_reader import UNSAID
 from lmccheck.symmetry.spec_tables import MOST_PROBLEMS
-
-
-def discovered(name: str) -> tuple[nn.Module, tuple[torch.Tensor, ...], lmccheck.PermutationSpec]:
-    torch.manual_seed(0)
-    module, inputs = NETWORKS[name]()
-    return module, inputs, lmccheck.discover_symmetry(module, inputs)
 
 
 def as_json(path: Path) -> Path:

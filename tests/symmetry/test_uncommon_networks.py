@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import pytest
-import torch
 from networks import ALL, NETWORKS
-from networks.registry import found_groups
+from networks.registry import discovered, found_groups
 
-import lmccheck
 from lmccheck.symmetry.analysis import RULE_FAILED
 
+pytestmark = pytest.mark.xdist_group("all networks")  # they are traced once in a process
 UNCOMMON = [name for name in ALL if name.startswith("uncommon ")]
 
 
 @pytest.mark.parametrize("name", UNCOMMON)
 def test_an_uncommon_network_is_sound_and_its_groups_are_found(name: str) -> None:
     """No op without a rule, no rule that fails, f(π·θ) = f(θ), and the group sizes that are there."""
-    torch.manual_seed(0)
-    module, inputs = ALL[name]()
+    module, inputs, spec = discovered(name)
     module.eval()
-    spec = lmccheck.discover_symmetry(module, inputs)
     assert not spec.unruled
     assert not [frozen for frozen in spec.frozen if RULE_FAILED in frozen.reason]
     assert spec.verify(module, inputs) <= 1e-9
@@ -29,9 +26,8 @@ def test_an_uncommon_network_is_sound_and_its_groups_are_found(name: str) -> Non
 @pytest.mark.parametrize("name", [name for name in ALL if name not in NETWORKS and name not in UNCOMMON])
 def test_a_network_made_for_one_rule_is_sound(name: str) -> None:
     """The networks that catch wrong rules are treated right by the right ones."""
-    torch.manual_seed(0)
-    module, inputs = ALL[name]()
-    spec = lmccheck.discover_symmetry(module.eval(), inputs)
+    module, inputs, spec = discovered(name)
+    module.eval()
     assert not spec.unruled
     assert not [frozen for frozen in spec.frozen if RULE_FAILED in frozen.reason]
     assert spec.verify(module, inputs) <= 1e-9

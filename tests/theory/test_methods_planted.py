@@ -11,6 +11,8 @@ from lmccheck.alignment.api import METHODS
 from lmccheck.alignment.methods.best import solve
 from lmccheck.modules.runner import outputs_of
 
+pytestmark = pytest.mark.xdist_group("planted pairs")  # each pair is traced once for all methods
+
 
 @pytest.mark.parametrize("method", METHODS.names())
 @pytest.mark.parametrize("name", sorted(BUILD))

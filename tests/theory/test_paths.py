@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from networks.paths import ACTIVATIONS, all_levels, masked, mlp, mlp_pair, random_state, structure_for
+from networks.paths import ACTIVATIONS, all_levels, bare_structure, masked, mlp, mlp_pair, random_state, structure_for
 
 import lmccheck
 from lmccheck.errors import LmcError
@@ -15,7 +15,6 @@ from lmccheck.network.pair import ModelPair
 from lmccheck.paths.certify import certify
 from lmccheck.paths.path import Path, Segment, load_path, save_path
 from lmccheck.paths.theorems import dropout_path_between, path_through, ten_segments
-from lmccheck.symmetry.discover import derive, structure_of
 from lmccheck.symmetry.structure import Structure
 
 WIDTHS = [
@@ -203,7 +202,7 @@ def test_through_a_narrow_network() -> None:
     pair = mlp_pair([6, 9, 10, 11, 4])
     structure = structure_for(pair)
     small = mlp([6, 3, 1, 4, 4]).double()
-    narrow = structure_of(derive(small, (torch.randn(2, 6, dtype=torch.float64),)))
+    narrow = bare_structure(small, 6)
     star = narrow.canonical(random_state(small, 9))
     a, b = (masked(structure, theta, 0, seed) for seed, theta in ((3, pair.theta_a), (4, pair.theta_b)))
     path = path_through(

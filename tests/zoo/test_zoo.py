@@ -34,6 +34,13 @@ TORCHVISION = {  # name: least number of groups, least share of the parameters t
     "squeezenet1_1": (25, 0.999),
     "swin_t": (52, 0.998),
 }
+LARGE = {
+    "vgg11_bn",
+    "resnext50_32x4d",
+    "densenet121",
+    "googlenet",
+    "inception_v3",
+}  # slow; smaller ones of their kind stay
 # Feed-forward groups of 40 units in every network with feed-forward layers; head groups where heads are alike.
 HEADS = {
     "BERT": 4,
@@ -60,7 +67,7 @@ def _quiet() -> None:
     warnings.simplefilter("ignore")  # what the libraries warn of while building is not ours
 
 
-@pytest.mark.parametrize("name", TORCHVISION)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in LARGE)) for n in TORCHVISION])
 def test_a_torchvision_network_is_sound_and_free(name: str) -> None:
     """The function is kept to 1e-9, no op is without a rule, and what is there is found."""
     row = measure(name, *torchvision_zoo.build(name), trials=2)
