@@ -80,7 +80,7 @@ def fused_connectivity(
         evaluations=evaluator.evaluations + fusion.facts["evaluations"],
         facts=_facts(line, fusion, evaluator),
     )
-    return found if found.judged == "pass" else replace(found, failure=_failure(pair, line, fusion))
+    return found.explained(lambda: _failure(pair, line, fusion))
 
 
 def _facts(line: Line, fusion: Fusion, evaluator: Evaluator) -> dict[str, Any]:

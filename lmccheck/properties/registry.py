@@ -87,7 +87,11 @@ class Property:
     def parameters(self) -> dict[str, inspect.Parameter]:
         """The settings by name, in order, with their types; the first argument is what is measured."""
         found = dict(list(inspect.signature(self.function).parameters.items())[1:])
-        holder = type("Settings", (), {"__annotations__": {name: p.annotation for name, p in found.items()}})
+        holder = type(
+            "Settings",
+            (),
+            {"__annotations__": {name: Any if p.annotation is EMPTY else p.annotation for name, p in found.items()}},
+        )
         hints = get_type_hints(holder, self.function.__globals__, include_extras=True)
         return {name: p.replace(annotation=hints[name]) for name, p in found.items()}
 
