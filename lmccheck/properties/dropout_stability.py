@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from lmccheck.finding import Endpoint, Failure, Finding, Seen, Where
@@ -82,7 +81,7 @@ def dropout_stability(
         evaluations=evaluator.evaluations,
         facts=facts,
     )
-    return found if found.judged == "pass" else replace(found, failure=_failure(pair, facts))
+    return found.explained(lambda: _failure(pair, facts))
 
 
 def excess(measured: Measured, own: float) -> float:

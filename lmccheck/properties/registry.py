@@ -48,6 +48,7 @@ def _load_set(
     base: Any = None,
     symmetry: Any = None,
 ) -> Any:
+    """``load_set``, imported when it is called: its arguments are part of public signatures."""
     return import_module("lmccheck.network.model_set").load_set(**locals())
 
 
@@ -63,13 +64,12 @@ def _load_widths(
     device: Any = "auto",
     base: Any = None,
 ) -> Any:
+    """``load_widths`` likewise."""
     return import_module("lmccheck.network.pair").load_widths(**locals())
 
 
-LOADERS: Mapping[str, Callable[..., Any]] = {
-    "set": _load_set,
-    "widths": _load_widths,
-}  # what public functions load inside
+# what a public function loads inside
+LOADERS: Mapping[str, Callable[..., Any]] = {"set": _load_set, "widths": _load_widths}
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,8 @@ class Property:
     def parameters(self) -> dict[str, inspect.Parameter]:
         """The settings by name, in order, with their types; the first argument is what is measured."""
         found = dict(list(inspect.signature(self.function).parameters.items())[1:])
-        holder = type("Settings", (), {"__annotations__": {name: p.annotation for name, p in found.items()}})
+        stated = {name: Any if p.annotation is EMPTY else p.annotation for name, p in found.items()}
+        holder = type("Settings", (), {"__annotations__": stated})  # the first argument's type is seldom imported
         hints = get_type_hints(holder, self.function.__globals__, include_extras=True)
         return {name: p.replace(annotation=hints[name]) for name, p in found.items()}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from lmccheck.errors import SymmetryError
@@ -74,12 +73,11 @@ def verify_dropout(
             "precision": precision_of(evaluator),
         },
     )
-    what, where = (
-        f"{side} is not dropout stable by these networks",
-        f"endpoint {side}, level {level} ({', '.join(groups)})",
+    what = f"{side} is not dropout stable by these networks"
+    where = f"endpoint {side}, level {level} ({', '.join(groups)})"
+    return found.explained(
+        lambda: Failure(pair.name, what, "ε", where, measured_on(pair.data), seen(costs), "dropped networks")
     )
-    failure = Failure(pair.name, what, "ε", where, measured_on(pair.data), seen(costs), "dropped networks")
-    return found if found.judged == "pass" else replace(found, failure=failure)
 
 
 def _honest(pair: ModelPair, structure: Structure, witness: Any, keep: float) -> StabilityWitness:
