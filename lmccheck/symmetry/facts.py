@@ -83,13 +83,13 @@ FACTS: dict[str, Facts] = {
     "aten.layer_norm": Facts(affine=(2, 3)),
     "aten.rms_norm": Facts(affine=(2,)),
     **_alike(
-        "relu relu6 gelu silu sigmoid tanh elu selu celu leaky_relu hardtanh hardswish hardsigmoid softplus softsign "
-        "mish log_sigmoid threshold hardshrink softshrink tanhshrink rrelu clamp clamp_min clamp_max nan_to_num "
+        "relu relu6 gelu silu sigmoid tanh elu selu celu leaky_relu hardtanh hardswish hardsigmoid softplus "
+        "mish log_sigmoid threshold hardshrink softshrink rrelu clamp clamp_min clamp_max nan_to_num "
         "abs neg positive sign sgn signbit reciprocal square sqrt rsqrt exp exp2 expm1 log log1p log2 log10 logit "
         "sin cos tan asin acos atan sinh cosh asinh acosh atanh sinc deg2rad rad2deg floor ceil round trunc frac "
         "erf erfc erfinv lgamma digamma i0 special_expit special_erf special_log_ndtr "
         "logical_not bitwise_not isnan isinf isfinite isposinf isneginf "
-        "type_as float double half lift_fresh lift_fresh_copy alpha_dropout feature_dropout feature_alpha_dropout",
+        "type_as lift_fresh lift_fresh_copy alpha_dropout feature_dropout feature_alpha_dropout",
         Facts(elementwise=True, unitwise=True),
     ),
     "aten.dropout": Facts(elementwise=True, unitwise=True, linear=True),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from torch import fx
 
@@ -19,9 +19,6 @@ from lmccheck.symmetry.axes import (
     unify,
 )
 from lmccheck.symmetry.trace import op_name, value_of
-
-if TYPE_CHECKING:
-    from lmccheck.symmetry.analysis import Analysis
 
 
 @dataclass(frozen=True)
@@ -54,10 +51,24 @@ class Instance:
     node: Factor
 
 
+class Records(Protocol):
+    """Where an analysis keeps what rules say."""
+
+    readers: set[fx.Node]
+    consumed: dict[str, list[Axis]]
+    binding: list[tuple[Axis, Reason]]
+    records: list[tuple[Axis, ...]]
+    instances: list[Instance]
+
+    def instance(self, factor: Factor, picked: Factor, index: int) -> Factor:
+        """Return what ``factor`` is where position ``index`` of ``picked`` has been chosen."""
+        ...
+
+
 class Op:
     """What a rule may do: relate axes, freeze them with a reason, and say what the op reads or mixes."""
 
-    def __init__(self, analysis: Analysis, node: fx.Node) -> None:
+    def __init__(self, analysis: Records, node: fx.Node) -> None:
         self.analysis = analysis
         self.node = node
         self.name = op_name(node.target)
@@ -121,11 +132,11 @@ class Op:
 
 
 def source_of(node: fx.Node) -> str:
-    """Return ``file.py:12`` of the innermost frame of the trace that is not PyTorch's, or an empty string."""
+    """Return ``file.py:12`` of the innermost frame of the trace that is not PyTorch's or ours, or an empty string."""
     trace = node.meta.get("stack_trace") or ""
     frames = [line.strip() for line in trace.splitlines() if line.strip().startswith("File ")]
     for frame in reversed(frames):
         path, _, rest = frame.removeprefix('File "').partition('", line ')
-        if "/torch/" not in path:
+        if "/torch/" not in path and "/lmccheck/symmetry/" not in path:
             return f"{path.rsplit('/', 1)[-1]}:{rest.split(',')[0]}"
     return ""

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from lmccheck.errors import SymmetryError
 from lmccheck.store.tensors import identity
 from lmccheck.symmetry.slots import Frozen, Piece, Place, Slot, UnitGroup
+from lmccheck.symmetry.verify import deviation
 
 Permutation = dict[str, Tensor]
 _AT_ONCE = 1 << 20  # numbers permuted at a time where it is done in place
@@ -243,8 +244,6 @@ class PermutationSpec:
         Without ``weights`` parameters and running statistics are drawn at random, so that ones, zeros and equal
         values cannot hide an error. See ``lmccheck.symmetry.verify``.
         """
-        from lmccheck.symmetry.verify import deviation
-
         return deviation(self, module, example_inputs, weights=weights, trials=trials, seed=seed)
 
 

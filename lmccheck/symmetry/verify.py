@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from math import inf, isfinite
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -15,15 +15,24 @@ from lmccheck.modules.runner import Runner
 from lmccheck.modules.stored import stored_tensors
 from lmccheck.store.trees import tensors_in
 
-if TYPE_CHECKING:
-    from lmccheck.symmetry.spec import PermutationSpec
-
 TOLERANCE = 1e-9
 _AMPLIFIED = 1e4  # a deviation this many times what rounding alone does to the output is no rounding
 
 
+class Spec(Protocol):
+    """What verification asks of a permutation spec, which offers it as a method in turn."""
+
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]: ...
+    @property
+    def unruled(self) -> Mapping[str, int]: ...
+    def random(self, seed: int = 0) -> dict[str, Tensor]: ...
+    def moving(self, seed: int = 0) -> dict[str, Tensor]: ...
+    def move_(self, name: str, value: Tensor, permutation: Mapping[str, Tensor]) -> None: ...
+
+
 def deviation(
-    spec: PermutationSpec,
+    spec: Spec,
     module: nn.Module,
     example_inputs: tuple[Any, ...],
     *,
@@ -52,7 +61,7 @@ class Verification:
 
     def __init__(
         self,
-        spec: PermutationSpec,
+        spec: Spec,
         module: nn.Module,
         example_inputs: tuple[Any, ...],
         weights: Mapping[str, Tensor] | None = None,
@@ -141,7 +150,7 @@ def _respond(seen: list[list[Tensor]]) -> bool:
     return any(not torch.equal(x, y) for other in seen[1:] for x, y in zip(seen[0], other, strict=True))
 
 
-def require(spec: PermutationSpec, module: nn.Module, example_inputs: tuple[Any, ...], *, seed: int = 0) -> float:
+def require(spec: Spec, module: nn.Module, example_inputs: tuple[Any, ...], *, seed: int = 0) -> float:
     """Return the deviation of ``spec``; raise SymmetryError when it is above 1e-9."""
     worst = deviation(spec, module, example_inputs, seed=seed)
     if not worst <= TOLERANCE:

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from lmccheck.network.set import load_set
 from networks.sets import SMALL, equal_bits
 from networks.small import seeded, small_batchnorm, small_mlp
 from safetensors.torch import load_file, save_file
 
 import lmccheck
+from lmccheck.network.model_set import load_set
 from lmccheck.store.files import read_header, sha256_of
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 from networks.planted import Weights, deep, independent_pair, problem_of
@@ -11,7 +9,8 @@ from torch import nn
 
 import lmccheck
 from lmccheck.alignment.matching.reassign import affordable
-from lmccheck.alignment.methods.best import STARTS, solve
+from lmccheck.alignment.methods import starts
+from lmccheck.alignment.methods.best import solve
 from lmccheck.alignment.methods.joint import SHARES
 from lmccheck.modules.random_weights import randomised
 from lmccheck.modules.runner import outputs_of
@@ -63,7 +62,7 @@ def test_best_takes_the_lowest_calibration_barrier_of_all() -> None:
     pair = rescaled_pair()
     alignment = lmccheck.align(pair, "best")
     table = {row["method"]: row for row in alignment.facts["candidates"]}
-    assert list(table) == [*STARTS, "learned"]
+    assert list(table) == [*starts(), "learned"]
     spec = alignment.spec
     for method, row in table.items():
         found = solve(problem_of(pair), method)
@@ -127,7 +126,8 @@ def test_a_seed_decides_everything() -> None:
 
 def test_without_calibration_data_best_is_weight_matching() -> None:
     """And says so; the methods that need data refuse in one line."""
-    pair = replace(independent_pair(deep()), calibration=None, cache={})
+    pair = independent_pair(deep())
+    pair = pair.measured_on(pair.data, None)
     best, plain = lmccheck.align(pair, "best"), lmccheck.align(pair, "weight-matching")
     assert all(torch.equal(best.permutation[k], plain.permutation[k]) for k in plain.permutation)
     assert best.facts["chosen"] == "weight-matching"
@@ -144,7 +144,7 @@ def test_learning_never_ends_worse_than_it_began() -> None:
         found = solve(problem_of(pair), "learned")
         losses = found.facts["losses_half_way"]
         assert -found.objective == min(losses) <= losses[0]
-        assert found.facts["start"] in STARTS
+        assert found.facts["start"] in starts()
         aligned = problem_of(pair).spec.apply(pair.theta_b, found.permutation)
         middle = {k: (pair.theta_a[k] + aligned[k]) / 2 for k in aligned}
         batch = pair.calibration.batches[0]

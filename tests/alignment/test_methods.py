@@ -6,7 +6,7 @@ import pkgutil
 
 import pytest
 import torch
-from small import seeded, small_mlp
+from networks.small import seeded, small_mlp
 
 import lmccheck
 from lmccheck.alignment import methods

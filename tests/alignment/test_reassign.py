@@ -10,11 +10,12 @@ from torch import Tensor, nn
 
 import lmccheck
 from lmccheck.alignment.matching.annealed import annealed_start, sinkhorn
+from lmccheck.alignment.matching.descent import descend
 from lmccheck.alignment.matching.norms import counted
 from lmccheck.alignment.matching.reassign import reassign
 from lmccheck.alignment.matching.similarity import WeightSimilarity
 from lmccheck.alignment.methods.best import solve
-from lmccheck.alignment.methods.weight_matching import descend, match
+from lmccheck.alignment.methods.weight_matching import match
 from lmccheck.modules.random_weights import randomised
 from lmccheck.modules.runner import outputs_of
 

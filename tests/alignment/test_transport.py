@@ -14,9 +14,12 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 import lmccheck
-from lmccheck.alignment.methods import transport
+from lmccheck.alignment.matching.activation_norm import ActivationNorm
+from lmccheck.alignment.matching.layerwise import by_transport
 from lmccheck.alignment.methods.best import solve
+from lmccheck.alignment.methods.transport import approximate_dimension, match_transport
 from lmccheck.symmetry.compose import inverse
+from lmccheck.symmetry.sites import Layer
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -24,7 +27,7 @@ from lmccheck.symmetry.compose import inverse
 def test_transport_is_the_layerwise_recursion(seed: int, bias: bool) -> None:
     """Π_ℓ and W₂² per unit equal a slow reference: explicit Σ with a constant 1, scipy's assignment, POT's emd2."""
     pair = independent_pair(deep(bias), seed)
-    found = transport.match_transport(problem_of(pair))
+    found = match_transport(problem_of(pair))
     value = pair.calibration.batches[0].inputs
     before = np.arange(6)
     objective = 0.0
@@ -60,7 +63,7 @@ def test_transport_is_exact_between_copies() -> None:
     pair = independent_pair(deep())
     spec = lmccheck.discover_symmetry(pair.module, (torch.zeros(2, 6),))
     twin = pair.with_weights(pair.theta_a, spec.apply(pair.theta_a, spec.moving(4)))
-    found = transport.match_transport(problem_of(twin))
+    found = match_transport(problem_of(twin))
     assert max(found.facts["transport_cost"].values()) == pytest.approx(0, abs=1e-12)
     back = inverse(spec, spec.moving(4))
     assert all(torch.equal(found.permutation[name], back[name]) for name in back)
@@ -76,11 +79,11 @@ def dimension(weight: Tensor, moment: Tensor) -> float:
     layer = next(x for x in pair_layers(pair) if x.weight == "2.weight")
     padded = torch.zeros(len(moment) + 1, len(moment) + 1, dtype=torch.float64)
     padded[:-1, :-1] = moment
-    weighed = transport._weighed({"2.weight": weight}, [layer], {layer.node: padded})
-    return transport._dimension({"2.weight": weight}, weighed, layer)
+    weighed = ActivationNorm((layer,), {layer.node: padded}).weigh({"2.weight": weight})
+    return approximate_dimension({"2.weight": weight}, weighed, layer)
 
 
-def pair_layers(pair: lmccheck.ModelPair) -> tuple[transport.Layer, ...]:
+def pair_layers(pair: lmccheck.ModelPair) -> tuple[Layer, ...]:
     return problem_of(pair).traced("test").layers
 
 
@@ -123,7 +126,7 @@ def test_a_transport_plan_is_the_best_permutation(size: int) -> None:
     generator = torch.Generator().manual_seed(size)
     for tables in (torch.randn(20, size, size, generator=generator), torch.randint(0, 2, (20, size, size)).double()):
         for table in tables.double():
-            found = transport.by_transport(table)
+            found = by_transport(table)
             order, value = found.permutation, found.value
             rows = torch.arange(size)
             best = max(float(table[rows, torch.tensor(p)].sum()) for p in itertools.permutations(range(size)))

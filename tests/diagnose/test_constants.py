@@ -32,7 +32,7 @@ def chain_at(
     stages = chain_of(structure)
     assert not isinstance(stages, str)
     graph = GraphRunner(pair.module, pair.torch_device, torch.float64)
-    return pair, Chain.at(stages, graph, pair.theta_a, pair.data.batches[0].inputs, "a test")
+    return pair, Chain(stages, graph, pair.theta_a, pair.data.batches[0].inputs, "a test")
 
 
 def weights_of(pair: lmccheck.ModelPair) -> list[tuple[Tensor, Tensor]]:

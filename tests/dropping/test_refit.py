@@ -6,7 +6,7 @@ import pytest
 import torch
 from networks.dropping import case, loss_of
 
-from lmccheck.dropping.choose_units import counts, random_keep
+from lmccheck.dropping.choose_units import random_units, unit_counts
 from lmccheck.dropping.refit import Refit
 from lmccheck.evaluate.regression import Moments, ridge
 from lmccheck.evaluate.split import split
@@ -17,7 +17,7 @@ def test_a_refit_is_least_squares_layer_by_layer() -> None:
     pair, structure = case("tanh")
     theta, parts = structure.canonical(pair.theta_a), split(pair.network, "tests", 200)
     refit = Refit(pair, structure, theta, parts, torch.float64)
-    keep = random_keep(structure, counts(structure, 0.5), torch.Generator().manual_seed(0))
+    keep = random_units(structure, unit_counts(structure, 0.5), torch.Generator().manual_seed(0))
     state, facts = refit(0, keep, polish=False)
     fit = torch.cat([batch.inputs for batch in parts.fit])
     now, original = fit, fit
@@ -55,7 +55,7 @@ def test_a_constant_goes_into_the_norm_where_there_is_no_bias() -> None:
     pair, structure = case("cnn")
     theta = structure.canonical(pair.theta_a)
     refit = Refit(pair, structure, theta, split(pair.network, "tests", 200), torch.float64)
-    keep = random_keep(structure, counts(structure, 0.5), torch.Generator().manual_seed(0))
+    keep = random_units(structure, unit_counts(structure, 0.5), torch.Generator().manual_seed(0))
     state, _ = refit(0, keep, polish=False)
     changed = {name for name in theta if not torch.equal(state[name], theta[name])}
     assert changed == {

@@ -77,7 +77,7 @@ def test_units_that_belong_together_are_felt_alike(name: str) -> None:
     pair = lmccheck.load_pair(
         spec.apply(theta, order), theta, model=module, data=data, calibration=data, loss="mse", device="cpu"
     )
-    problem = Problem(pair, spec, 0, derived(name))
+    problem = Problem(pair)
     tables = {site: seen.similarity("cosine") for site, seen in observe_sensitivities(problem, "here").items()}
     assert bool(tables) == bool(problem.traced("here").made)
     for site, table in tables.items():

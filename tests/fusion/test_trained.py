@@ -15,9 +15,9 @@ from safetensors.torch import load_file
 from torch import nn
 
 import lmccheck
+from lmccheck.alignment.matching.layerwise import transport_plan
 from lmccheck.evaluate.line import chord
 from lmccheck.fusion.carrier import Carrier
-from lmccheck.fusion.recursion import transport_plan
 from lmccheck.modules.runner import outputs_of
 
 pytestmark = pytest.mark.xdist_group("trained widths")  # two networks are trained once

@@ -8,7 +8,7 @@ from lmccheck.alignment.api import METHODS
 from lmccheck.alignment.beyond.freedoms import KINDS
 from lmccheck.alignment.many import MANY_METHODS
 from lmccheck.cli import endpoints
-from lmccheck.evaluate.repair import REPAIRS
+from lmccheck.evaluate.segment import REPAIRS
 from lmccheck.fusion.fuse import NORMS
 from lmccheck.properties.registry import PROPERTIES
 from lmccheck.properties.settings import MAPS, choices

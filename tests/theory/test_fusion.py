@@ -25,7 +25,7 @@ from scipy.optimize import linprog
 from torch import Tensor, nn
 
 import lmccheck
-from lmccheck.fusion.recursion import transport_plan
+from lmccheck.alignment.matching.layerwise import transport_plan
 from lmccheck.modules.random_weights import randomised
 from lmccheck.modules.runner import outputs_of
 

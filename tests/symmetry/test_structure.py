@@ -1,0 +1,53 @@
+"""The structure of a traced network: found once, refused with its reason, single units among its groups."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lmccheck.errors import UnsupportedArchitecture
+from lmccheck.symmetry.discover import derive, structure_of
+
+
+class Narrow(nn.Module):
+    """4 → 1 → 3, with one op between."""
+
+    def __init__(self, op: str) -> None:
+        super().__init__()
+        self.op, self.first, self.last = op, nn.Linear(4, 1), nn.Linear(1, 3)
+        self.low = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.first(x)
+        return self.last(torch.clamp(h, min=self.low) if self.op == "clamp" else getattr(torch, self.op)(h))
+
+
+def test_the_structure_is_found_once() -> None:
+    """A traced network keeps it; a function that says what it is for returns the same."""
+    traced = derive(nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1)), (torch.zeros(2, 2),))
+    assert traced.structure is structure_of(traced, "a test")
+    assert traced.structure.head == ("2.weight", "2.bias")
+
+
+def test_a_network_without_structure_says_for_what_and_why() -> None:
+    """The reason stands by itself, or behind what the structure was wanted for."""
+    traced = derive(nn.Sequential(nn.Linear(2, 3), nn.LayerNorm(3), nn.Linear(3, 1)), (torch.zeros(2, 2),))
+    with pytest.raises(UnsupportedArchitecture, match=r"^units of group '0' cannot be dropped one by one"):
+        _ = traced.structure
+    with pytest.raises(UnsupportedArchitecture, match=r"^a test: units of group '0' cannot be dropped one by one"):
+        structure_of(traced, "a test")
+
+
+@pytest.mark.parametrize("op", ["relu", "square", "neg", "log1p"])
+def test_a_single_unit_is_followed_through_functions_of_it_alone(op: str) -> None:
+    """Its incoming numbers are the layer's, its outgoing ones the next layer's column."""
+    structure = derive(Narrow(op).eval(), (torch.rand(2, 4),)).structure
+    assert (structure.groups, structure.sizes) == (("first",), {"first": 1})
+    assert (set(structure.rows), set(structure.columns)) == ({"first.weight", "first.bias"}, {"last.weight"})
+
+
+def test_a_single_unit_is_not_followed_past_another_tensor() -> None:
+    """What else an op takes might be anything, so the unit is none that could be dropped."""
+    with pytest.raises(UnsupportedArchitecture, match="no hidden units that may be dropped"):
+        _ = derive(Narrow("clamp").eval(), (torch.rand(2, 4),)).structure
