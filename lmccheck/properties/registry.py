@@ -37,7 +37,7 @@ UNSAID = ("seed", "profile")  # which no manifest says: they come from the run
 EMPTY = inspect.Parameter.empty
 
 
-def _load_set(
+def load_set(
     models: Any,
     *,
     model: Any,
@@ -52,7 +52,7 @@ def _load_set(
     return import_module("lmccheck.network.model_set").load_set(**locals())
 
 
-def _load_widths(
+def load_widths(
     a: Any,
     b: Any,
     *,
@@ -69,7 +69,7 @@ def _load_widths(
 
 
 # what a public function loads inside
-LOADERS: Mapping[str, Callable[..., Any]] = {"set": _load_set, "widths": _load_widths}
+LOADERS: Mapping[str, Callable[..., Any]] = {"set": load_set, "widths": load_widths}
 
 
 @dataclass(frozen=True)
