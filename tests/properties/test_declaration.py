@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from lmccheck.network.set import load_set
+from lmccheck.network.model_set import load_set
 
 import lmccheck
 from lmccheck.errors import LmcError, ManifestError
