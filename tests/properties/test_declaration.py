@@ -10,12 +10,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from lmccheck.network.model_set import load_set
 
 import lmccheck
 from lmccheck.errors import LmcError, ManifestError
 from lmccheck.finding import Endpoint, Finding
 from lmccheck.manifest.read import load_manifest
+from lmccheck.network.model_set import load_set
 from lmccheck.properties import docs, run
 from lmccheck.properties.registry import PROPERTIES, Property, properties_of
 from lmccheck.properties.settings import Limit, Points
