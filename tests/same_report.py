@@ -1,7 +1,7 @@
 """Whether a JSON report still says what an older one said: ``python tests/same_report.py old.json new.json [keys]``.
 
 Every key of the old report must be in the new one, with the same value, numbers to 1e-9; keys may be added. Seconds,
-dates, arguments and the folders of paths may differ. With ``keys`` only keys and verdicts are compared: they hold on any
+dates, arguments and folders of paths may differ. With ``keys`` only keys and verdicts are compared: they hold on any
 machine. ``tests/report/fixtures-report.json`` is the gate's report on the shipped fixtures, made by one thread (set
 OMP_NUM_THREADS=1), from before the code was divided into rooms.
 """
