@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lmccheck.alignment.matching.assignment import Assignment, assign
-from lmccheck.alignment.matching.reassign import nested_names
+from lmccheck.alignment.matching.reassign import nested_groups, nested_names
 from lmccheck.alignment.matching.similarity import Counts
 from lmccheck.symmetry.sites import Layer
 from lmccheck.symmetry.slots import Piece, Slot, UnitGroup
@@ -54,8 +54,9 @@ class IncomingWeights:
             return False
         tensor, unit_dim = self._weight_of.get(slot.tensor, (slot.tensor, slot.dim))
         layout = self.spec.layouts.get(tensor, {})
-        if group.name in self.nested:  # others of its kind are only out of order until they are placed
-            return _groups_in(layout, set(layout)) <= placed | self.nested
+        if group.name in self.nested:  # those around its units, and inside them, are placed before or with it
+            family = {group.name, *group.within, *(child.name for child in nested_groups(self.spec, group))}
+            return _groups_in(layout, set(layout)) <= placed | family
         beside = {part.group for at, part in enumerate(slot.piece.parts) if at != slot.at} - {None}
         return beside | _groups_in(layout, set(layout) - {unit_dim}) <= placed
 
