@@ -17,12 +17,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, get_type_hints, overload
 
 from lmccheck.errors import LmcError, nearest
+from lmccheck.finding import Finding
+from lmccheck.properties.judge import judge
 from lmccheck.registry import Registry
+from lmccheck.result import Result
 
 if TYPE_CHECKING:
-    from lmccheck.finding import Finding
     from lmccheck.properties.settings import CheckTable
-    from lmccheck.result import Result
     from lmccheck.store.documents import Strict
 
 P = ParamSpec("P")
@@ -156,8 +157,6 @@ class Property:
         return self._measure(lambda: measured, settings)
 
     def _measure(self, load: Callable[[], Any], settings: Mapping[str, Any]) -> Result:
-        from lmccheck.properties.judge import judge
-
         started = time.perf_counter()
         checked = self.checked(settings)
         finding = self.function(load(), **checked)
