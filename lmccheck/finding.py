@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
 from lmccheck.errors import LmcError
@@ -163,3 +163,7 @@ class Finding:
     def judged(self) -> Verdict:
         """The verdict: a value that is no number never passes, one equal to the limit does."""
         return self.verdict or ("pass" if self.value <= self.bound else "fail")
+
+    def explained(self, why: Callable[[], Failure]) -> Finding:
+        """Return the finding with why it fails, if it does; only then is that worked out."""
+        return self if self.judged == "pass" else replace(self, failure=why())

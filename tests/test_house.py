@@ -35,7 +35,6 @@ GROUND = FLOORS[0]  # files without torch, which may use one another
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 FACE = ("gate", "plugin")  # the only ones that know pytest
 MOST_LINES, MOST_FUNCTION, MOST_ARGUMENTS = 320, 60, 7
-SETTINGS = ("fuse", "align_many")  # public functions that repeat what load_pair and load_set take
 
 File = tuple[str, ...]  # the parts of a module's name below lmccheck: ("symmetry", "axes"), ("symmetry", "__init__")
 FILES = {path.relative_to(HOUSE).with_suffix("").parts: path for path in sorted(HOUSE.rglob("*.py"))}
@@ -150,7 +149,7 @@ def _exempt(file: File, function: ast.FunctionDef | ast.AsyncFunctionDef) -> boo
     if file[0] == "properties":  # decorated as a property: its arguments are the manifest's keys
         decorators = [node.func if isinstance(node, ast.Call) else node for node in function.decorator_list]
         return any(isinstance(node, ast.Name) and node.id == "check" for node in decorators)
-    return file[:2] == ("symmetry", "rules") or function.name.startswith("load_") or function.name in SETTINGS
+    return file[:2] == ("symmetry", "rules") or function.name.startswith("load_")
 
 
 def test_nothing_is_kept_in_a_bag() -> None:

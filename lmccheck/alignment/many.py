@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations, permutations
@@ -98,32 +97,23 @@ class ManyAlignment:
 def align_many(
     models: Sequence[Given],
     *,
-    model: Any,
-    data: Any,
-    calibration: Any = None,
-    loss: Any = "cross_entropy",
-    device: str | torch.device = "auto",
     method: str = "merge-many",
     align: str = "weight-matching",
     reference: int = 0,
     seed: int = 0,
-    base: str | os.PathLike[str] | None = None,
-    symmetry: str | os.PathLike[str] | PermutationSpec | None = None,
+    **sources: Any,
 ) -> ManyAlignment:
     """Permute the hidden units of two or more networks into one common frame and return the ManyAlignment.
 
-    ``models``: .safetensors files or state dicts of one network; all else as in ``load_pair``. ``method``:
-    ``reference`` aligns each model to ``models[reference]`` with the method ``align`` of ``lmccheck.align``;
-    ``merge-many`` goes on from there, matching one model at a time to the mean of the others until none improves, so
-    that no model is favoured and Σ_{i<j}⟨θ_i, θ_j⟩ never falls. Every aligned model is compared with the original on
+    ``models``: .safetensors files or state dicts of one network; ``sources``: ``model``, ``data`` and what else
+    ``load_set`` takes. ``method``: ``reference`` aligns each model to ``models[reference]`` with the method ``align`` of
+    ``lmccheck.align``; ``merge-many`` goes on from there, matching one model at a time to the mean of the others until
+    none improves, so that no model is favoured and Σ_{i<j}⟨θ_i, θ_j⟩ never falls. Every aligned model is compared with the original on
     the data before it is returned. Raises LmcError (CheckpointError, SourceError, SymmetryError,
     UnsupportedArchitecture). Source: Git Re-Basin, Algorithm 3 (Ainsworth et al. 2023).
     """
     _check_options(models, method, align, reference, seed)
-    loaded = load_set(
-        models, model=model, data=data, calibration=calibration, loss=loss, device=device, base=base, symmetry=symmetry
-    )
-    return align_set(loaded, method=method, align=align, reference=reference, seed=seed)
+    return align_set(load_set(models, **sources), method=method, align=align, reference=reference, seed=seed)
 
 
 def align_set(

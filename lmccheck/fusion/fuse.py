@@ -10,13 +10,11 @@ and outgoing weights are summed instead of averaged.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from lmccheck.alignment.matching.activation_norm import second_moments
@@ -90,24 +88,11 @@ class Fusion:
         }
 
 
-def fuse(
-    a: Given,
-    b: Given,
-    *,
-    model_a: Any,
-    model_b: Any,
-    data: Any,
-    calibration: Any = None,
-    loss: Any = "cross_entropy",
-    device: str | torch.device = "auto",
-    base: str | os.PathLike[str] | None = None,
-    norm: str = "activations",
-    seed: int = 0,
-) -> Fusion:
+def fuse(a: Given, b: Given, *, norm: str = "activations", seed: int = 0, **sources: Any) -> Fusion:
     """Bring θ_B to the hidden widths of θ_A by soft optimal transport, layer by layer, and return the Fusion.
 
     ``a``, ``b``: .safetensors file or state dict, of ``model_a`` and ``model_b``, two networks that differ in nothing
-    but hidden widths; these, ``data``, ``calibration``, ``loss``, ``device`` and ``base`` as for ``load_pair``.
+    but hidden widths; these, ``data``, ``calibration``, ``loss``, ``device`` and ``base`` are ``load_widths``'s.
     ``norm``: ``activations`` compares incoming weights in the norm of the second moments of what A's layers read on
     calibration data, ``weights`` in the plain one. ``seed``: of the verification of both permutation specs.
 
@@ -117,10 +102,7 @@ def fuse(
     UnsupportedArchitecture where the networks differ in more than widths, SymmetryError where a spec is wrong.
     Source: Singh & Jaggi 2020, Ferbach et al. 2024.
     """
-    pair = load_widths(
-        a, b, model_a=model_a, model_b=model_b, data=data, calibration=calibration, loss=loss, device=device, base=base
-    )
-    return fuse_pair(pair, norm=norm, seed=seed)
+    return fuse_pair(load_widths(a, b, **sources), norm=norm, seed=seed)
 
 
 def fuse_pair(pair: WidthPair, *, norm: str = "activations", seed: int = 0) -> Fusion:

@@ -20,7 +20,8 @@ from lmccheck.properties.registry import OF, PROPERTIES, Kind, properties_of
 from lmccheck.store.documents import Strict, Table, key_text, near, read_document, read_table, shown
 
 NAME = re.compile(r"[A-Za-z0-9._-]+")
-CALLABLE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
+CALLABLE = r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*"
+SOURCES = rf"\.safetensors$|^{CALLABLE}$"
 LOSSES = ("cross_entropy", "mse", "next_token")
 RESERVED_NAMES = ("manifest",)  # the manifest's own item has this name
 HEADER = re.compile(r"""\s*\[\s*(pair|set)\s*\.\s*(?:"([^"]*)"|'([^']*)'|([A-Za-z0-9_-]+))""")
@@ -35,11 +36,11 @@ HASH = "64 hexadecimal digits"
 class Sources(Strict):
     """Keys of ``[defaults]``, each of which a pair or a set may override."""
 
-    model: str | None = Field(default=None, description=MODEL)
-    data: str | None = Field(default=None, description=SOURCE)
-    calibration: str | None = Field(default=None, description=SOURCE)
+    model: str | None = Field(default=None, pattern=f"^{CALLABLE}$", description=MODEL)
+    data: str | None = Field(default=None, pattern=SOURCES, description=SOURCE)
+    calibration: str | None = Field(default=None, pattern=SOURCES, description=SOURCE)
     loss: str | None = Field(default=None, description='"cross_entropy", "mse", "next_token" or "module:callable"')
-    symmetry: str | None = Field(default=None, description=SPEC_FILE)
+    symmetry: str | None = Field(default=None, pattern=r"\.(toml|json)$", description=SPEC_FILE)
 
 
 class PairTable(Sources):
@@ -47,7 +48,7 @@ class PairTable(Sources):
 
     a: str = Field(min_length=1, description=FILE)
     b: str = Field(min_length=1, description=FILE)
-    model_b: str | None = Field(default=None, description=MODEL)
+    model_b: str | None = Field(default=None, pattern=f"^{CALLABLE}$", description=MODEL)
     sha256: dict[str, Any] = Field(default={}, description='a table such as { a = "…", b = "…" }')
     check: dict[str, Any] = Field(default={}, description="a table of checks")
 
@@ -197,11 +198,12 @@ class _Reader:
     def table(self, model: type[Table], values: Any, where: str) -> Table | None:
         """Return the table as its model, or None after noting every problem in it."""
         table = read_table(model, values, where, self.problems)
-        if not isinstance(table, Sources):
+        loss = getattr(table, "loss", None)
+        if loss is None or loss in LOSSES or re.fullmatch(CALLABLE, loss):
             return table
-        found = [f"{where}.{key}: {problem}" for key, problem in _source_problems(table)]
-        self.problems += found
-        return None if found else table
+        expected = f"expected {Sources.model_fields['loss'].description}{nearest(loss, LOSSES)}"
+        self.problems.append(f"{where}.loss: got {shown(loss)}, {expected}")
+        return None
 
     def line_of(self, kind: str, name: str) -> int:
         """Return the 1-based line of the first header that names a pair or a set (1 when it is written inline)."""
@@ -225,20 +227,3 @@ def _expected_property(named: object, kind: Kind, stated: bool) -> str:
         return f"which is a property of {owner}, expected one of {OF[kind]} ({', '.join(known)})"
     mend = "" if stated else '; a check of another name says which with property = "…"'
     return f"expected a property ({', '.join(known)}){near(named, known)}{mend}"
-
-
-def _source_problems(table: Sources) -> Iterable[tuple[str, str]]:
-    """Yield the key and the problem of every source that is neither a file nor ``module:callable``."""
-    for key, value in table:
-        if key not in (*Sources.model_fields, "model_b") or value is None:
-            continue
-        expected = type(table).model_fields[key].description
-        if key == "symmetry":
-            if not value.endswith((".toml", ".json")):
-                yield key, f"got {shown(value)}, expected {expected}"
-        elif CALLABLE.fullmatch(value):
-            continue
-        elif key in ("model", "model_b") or (key == "loss" and value not in LOSSES):
-            yield key, f"got {shown(value)}, expected {expected}{nearest(value, LOSSES) if key == 'loss' else ''}"
-        elif key in ("data", "calibration") and not value.endswith(".safetensors"):
-            yield key, f"got {shown(value)}, expected {expected}"

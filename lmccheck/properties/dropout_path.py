@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from lmccheck.errors import LmcError
@@ -10,7 +11,6 @@ from lmccheck.finding import Finding
 from lmccheck.properties.low_loss_path import (
     Certified,
     Prepared,
-    budget,
     not_found,
     prepare,
     require_calibration,
@@ -86,18 +86,13 @@ def dropout_path(
         "search": {side: search.facts for side, search in searches.items()},
         "without_refit": None,
     }
-    notes = []
+    notes: list[str] = []
     if refit:
-        without = _certified(pair, ready, plain, form, profile).certificate
-        facts["without_refit"] = {
-            "excess": without.excess,
-            "certified_max": without.largest,
-            "losses": _losses(ready, without),
-            "evaluations": without.evaluations,
-        }
-        notes = [f"without refitting the dropped networks the excess is {without.excess:.4g}"]
-    what = f"no path of low loss found: {not_found(settings)}"
-    return found.explained(found.finding(epsilon, facts, notes), what, lambda: _jumps(losses, found.certificate))
+        plainer = _certified(pair, ready, plain, form, profile)
+        without, notes = plainer.without_refit()
+        facts["without_refit"] = {**without, "losses": _losses(ready, plainer.certificate)}
+    costs = partial(_jumps, losses, found.certificate)
+    return found.explained(found.finding(epsilon, facts, notes), not_found(settings), costs)
 
 
 def _certified(
@@ -158,7 +153,7 @@ def _through(
     return found.explained(
         found.finding(epsilon, facts),
         "no path of low loss found: neither a better way through this θ* nor better dropped networks were found "
-        f"({budget(settings)})",
+        f"({settings['profile']}, seed {settings['seed']})",
         lambda: level_costs(pair, ready.structure, "a", a),
     )
 

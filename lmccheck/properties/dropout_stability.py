@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+import math
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lmccheck.finding import Endpoint, Failure, Finding, Seen, Where
@@ -61,100 +61,72 @@ def dropout_stability(
 
     require_calibration(pair, NAME)
     structure = covered_structure(pair, NAME)
-    settings = {"keep": keep, "refit": refit, "seed": seed, "profile": profile}
+    shares = dict(keep) if isinstance(keep, Mapping) else keep
+    settings = {"keep": shares, "refit": refit, "seed": seed, "profile": profile}
     evaluator = Evaluator(pair.network, pair.theta_a, dtype=torch.float64)
     ends = measured_endpoints(pair, evaluator)
     searches = search_both(pair, structure, range(len(structure.levels)), **settings)
-    sides = [_measured(evaluator, structure, end, searches[end.name]) for end in ends]
-    worst = max((cost for side in sides for cost in side.costs), key=lambda cost: cost.height)
-    value, side, level = worst.height, worst.side, worst.level
-    groups = structure.levels[level]
+    facts = {**settings, **_facts(evaluator, structure, ends, searches)}
+    value, side, level = worst_of(facts["epsilon"])
+    facts["worst"] = {"side": side, "level": level, "groups": facts["levels"][level], "epsilon": value}
+    states = {"a": structure.canonical(pair.theta_a), "b": structure.canonical(pair.theta_b)}
     found = Finding(
         value,
         epsilon,
         pair.loss.unit,
         endpoints=ends,
-        where=Where(side=side, layer=groups[0]),
-        notes=[*_notes(pair, evaluator, sides, refit), *_unit_notes(structure, sides, keep)],
-        witness=StabilityWitness(
-            {s: search.best for s, search in searches.items()},
-            {"a": structure.canonical(pair.theta_a), "b": structure.canonical(pair.theta_b)},
-        ),
+        where=Where(side=side, layer=structure.levels[level][0]),
+        notes=_notes(evaluator, structure, searches, facts),
+        witness=StabilityWitness({side: search.best for side, search in searches.items()}, states),
         evaluations=evaluator.evaluations,
-        facts={
-            "definition": DEFINITION,
-            **settings,
-            "keep": dict(keep) if isinstance(keep, Mapping) else keep,
-            "levels": [list(level) for level in structure.levels],
-            "worst": {"side": side, "level": level, "groups": list(groups), "epsilon": value},
-            "random_subsets": searches["a"].facts["random_subsets"],
-            "samples": pair.data.samples,
-            "precision": precision_of(evaluator),
-            **_facts(sides),
-        },
+        facts=facts,
     )
-    return found if found.judged == "pass" else replace(found, failure=_failure(pair, found, sides))
+    return found.explained(lambda: _failure(pair, facts))
 
 
-@dataclass(frozen=True)
-class Cost:
-    """What dropping units of one endpoint from a level on costs."""
-
-    height: float
-    side: str
-    level: int
-
-    @property
-    def seen(self) -> Seen:
-        return Seen(self.height, f"at level {self.level} of {self.side}")
+def excess(measured: Measured, own: float) -> float:
+    """Return ε_i, infinite where the loss is no number."""
+    return math.inf if math.isnan(measured.loss) else measured.loss - own
 
 
-def costs_of(end: Endpoint, measured: list[Measured]) -> list[Cost]:
-    """Return ε_i per level, infinite where the loss is no number."""
-    return [
-        Cost(found.loss - end.loss if found.loss == found.loss else float("inf"), end.name, level)
-        for level, found in enumerate(measured)
-    ]
+def worst_of(costs: Mapping[str, list[float]]) -> tuple[float, str, int]:
+    """Return the first of the largest ε_i, with its endpoint and level."""
+    every = [(cost, side, level) for side, row in costs.items() for level, cost in enumerate(row)]
+    return max(every, key=lambda item: item[0])
 
 
-@dataclass(frozen=True)
-class _Side:
-    """One endpoint, what was found for it, and θ_i measured: of the whole search, and of what refits nothing."""
-
-    end: Endpoint
-    search: Search
-    best: list[Measured]
-    plain: list[Measured]
-
-    @property
-    def costs(self) -> list[Cost]:
-        return costs_of(self.end, self.best)
-
-    @property
-    def plain_costs(self) -> list[float]:
-        return [cost.height for cost in costs_of(self.end, self.plain)]
+def seen(costs: Mapping[str, list[float]]) -> list[Seen]:
+    """Return every ε_i with its place."""
+    return [Seen(x, f"at level {level} of {side}") for side, row in costs.items() for level, x in enumerate(row)]
 
 
-def _measured(evaluator: Evaluator, structure: Structure, end: Endpoint, search: Search) -> _Side:
+def _facts(
+    evaluator: Evaluator, structure: Structure, ends: Sequence[Endpoint], searches: Mapping[str, Search]
+) -> dict[str, Any]:
+    """Measure every θ_i, of the whole search and of what refits nothing, and return what a report says; JSON-able."""
     from lmccheck.dropping.stability import measure_dropped
 
-    best = {i: measure_dropped(evaluator, structure, dropped, end.name) for i, dropped in search.best.items()}
-    plain = {
-        i: best[i] if dropped is search.best[i] else measure_dropped(evaluator, structure, dropped, end.name)
-        for i, dropped in search.plain.items()
+    facts: dict[str, Any] = {
+        "definition": DEFINITION,
+        "levels": [list(level) for level in structure.levels],
+        "random_subsets": searches["a"].facts["random_subsets"],
+        "samples": evaluator.network.data.samples,
+        "precision": precision_of(evaluator),
+        **{key: {} for key in ("epsilon", "epsilon_plain", "losses", "errors", "found")},
     }
-    return _Side(end, search, list(best.values()), list(plain.values()))
-
-
-def _facts(sides: list[_Side]) -> dict[str, Any]:
-    """Return what a report says of every θ_i; JSON-able."""
-    return {
-        "epsilon": {side.end.name: [cost.height for cost in side.costs] for side in sides},
-        "epsilon_plain": {side.end.name: side.plain_costs for side in sides},
-        "losses": {side.end.name: [found.loss for found in side.best] for side in sides},
-        "errors": {side.end.name: [found.error for found in side.best] for side in sides},
-        "found": {side.end.name: [_found(side.search, i) for i in range(len(side.best))] for side in sides},
-    }
+    for end in ends:
+        side, search = end.name, searches[end.name]
+        best = [measure_dropped(evaluator, structure, dropped, side) for dropped in search.best.values()]
+        plain = [
+            best[i] if dropped is search.best[i] else measure_dropped(evaluator, structure, dropped, side)
+            for i, dropped in search.plain.items()
+        ]
+        facts["epsilon"][side] = [excess(found, end.loss) for found in best]
+        facts["epsilon_plain"][side] = [excess(found, end.loss) for found in plain]
+        facts["losses"][side] = [found.loss for found in best]
+        facts["errors"][side] = [found.error for found in best]
+        facts["found"][side] = [_found(search, level) for level in search.best]
+    return facts
 
 
 def _found(search: Search, level: int) -> dict[str, Any]:
@@ -177,23 +149,22 @@ def _found(search: Search, level: int) -> dict[str, Any]:
     }
 
 
-def _notes(pair: ModelPair, evaluator: Evaluator, sides: list[_Side], refit: bool) -> list[str]:
-    without = max(cost for side in sides for cost in side.plain_costs)
-    notes = [f"without refit ε is {without:.4g}"] if refit else ["units are dropped and scaled, nothing is refitted"]
-    notes += data_remarks(pair.network)
+def _notes(
+    evaluator: Evaluator, structure: Structure, searches: Mapping[str, Search], facts: Mapping[str, Any]
+) -> list[str]:
+    plain = worst_of(facts["epsilon_plain"])[0]
+    notes = [
+        f"without refit ε is {plain:.4g}" if facts["refit"] else "units are dropped and scaled, nothing is refitted"
+    ]
+    notes += data_remarks(evaluator.network)
+    chosen = [dropped for search in searches.values() for dropped in search.best.values()]
     if evaluator.batchnorms:
-        chosen = [dropped for side in sides for dropped in side.search.best.values()]
         again = sum(dropped.facts.get("statistics") == "re-estimated" for dropped in chosen)
         notes.append(
             f"BatchNorm statistics of later levels re-estimated on calibration data in {again} of {len(chosen)} "
             "dropped networks"
         )
-    return notes
-
-
-def _unit_notes(structure: Structure, sides: list[_Side], keep: float | Mapping[str, float]) -> list[str]:
-    """Say which units could be dropped together only, or at no cost, and where more of them stay than needed."""
-    notes = []
+    keep = facts["keep"]
     shares = keep if isinstance(keep, Mapping) else dict.fromkeys(structure.groups, keep)
     if above := [group for group in structure.groups if shares.get(group, 1.0) > 0.5]:
         notes.append(
@@ -204,13 +175,13 @@ def _unit_notes(structure: Structure, sides: list[_Side], keep: float | Mapping[
             notes.append(
                 f"groups {', '.join(level)} feed one another (as in a residual stream or a gate): they drop together"
             )
-    if all(dropped.how == "twins merged" for side in sides for dropped in side.search.best.values()):
+    if all(dropped.how == "twins merged" for dropped in chosen):
         notes.append("units have twins with the same incoming weights: half of them can be left out exactly")
     return notes
 
 
-def _failure(pair: ModelPair, found: Finding, sides: list[_Side]) -> Failure:
-    facts, side, level = found.facts, found.facts["worst"]["side"], found.facts["worst"]["level"]
+def _failure(pair: ModelPair, facts: Mapping[str, Any]) -> Failure:
+    side, level = facts["worst"]["side"], facts["worst"]["level"]
     entry, error = facts["found"][side][level], facts["errors"][side][level]
     kept = ", ".join(f"{count} of {entry['units'][group]} in {group}" for group, count in entry["kept"].items())
     wrong = f", 0-1 error {error:.4g}" if error is not None else ""
@@ -222,7 +193,7 @@ def _failure(pair: ModelPair, found: Finding, sides: list[_Side]) -> Failure:
         f"endpoint {side}, level {level} ({', '.join(facts['worst']['groups'])}) and later, {kept}, found by "
         f"'{entry['how']}', loss {facts['losses'][side][level]:.4g}{wrong}",
         measured_on(pair.data),
-        [cost.seen for each in sides for cost in each.costs],
+        seen(facts["epsilon"]),
         "dropped networks",
         [f"without refit it is {facts['epsilon_plain'][side][level]:.4g}"] if facts["refit"] else [],
     )

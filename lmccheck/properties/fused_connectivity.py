@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from lmccheck.finding import Endpoint, Failure, Finding, Where
@@ -81,7 +80,7 @@ def fused_connectivity(
         evaluations=evaluator.evaluations + fusion.facts["evaluations"],
         facts=_facts(line, fusion, evaluator),
     )
-    return found if found.judged == "pass" else replace(found, failure=_failure(pair, line, fusion))
+    return found.explained(lambda: _failure(pair, line, fusion))
 
 
 def _facts(line: Line, fusion: Fusion, evaluator: Evaluator) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from lmccheck.finding import Curve, Endpoint, Failure, Finding, Matrix, Seen, Where
+from lmccheck.finding import Endpoint, Failure, Finding, Matrix, Seen, Where
 from lmccheck.result import Result
 
 PLACES = {"worst_t": "t", "worst_segment": "segment", "worst_side": "side"}  # keys of details, fields of Where
@@ -65,12 +65,10 @@ def finding_of(result: Result) -> Finding:
     details = result.details
     places = {name: details[key] for key, name in PLACES.items() if details.get(key) is not None}
     alignment = details.get("alignment")
-    matrix = curve = None
+    matrix = None
     if details.get("matrix"):
         above, method = details.get("above_limit", []), (alignment or {}).get("method")
         matrix = Matrix(details["names"], details["matrix"], details["matrix_naive"], above, method)
-    if details.get("losses") and details.get("t"):
-        curve = Curve(details["t"], details["losses"])
     losses = [(name, details.get(f"loss_{name}"), details.get(f"error_{name}")) for name in "ab"]
     return Finding(
         value=result.value,
@@ -79,7 +77,6 @@ def finding_of(result: Result) -> Finding:
         endpoints=tuple(Endpoint(name, loss, error) for name, loss, error in losses if loss is not None),
         where=Where(**places),
         naive=details.get("barrier_naive"),
-        curve=curve,
         error_barrier=details.get("error_barrier"),
         matrix=matrix,
         barrier_definition=details.get("barrier_definition", ""),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from lmccheck.errors import LmcError
@@ -70,7 +69,7 @@ def linear_connectivity(
     line = measure_line(between, points, profile, *ends)
     naive = Line([measure_point(unaligned, point.t) for point in line.points], *ends) if moved else line
     found = _finding(pair, line, naive, between, alignment, limit)
-    return found if found.judged == "pass" else replace(found, failure=_failure(pair, line, found, align))
+    return found.explained(lambda: _failure(pair, line, found, align))
 
 
 def _finding(

@@ -82,16 +82,11 @@ def search_both(pair: ModelPair, structure: Structure, levels: Sequence[int], **
     return {side: find_dropped(pair, structure, side, levels, SearchSettings(**settings)) for side in ("a", "b")}
 
 
-def budget(settings: Mapping[str, Any]) -> str:
-    """Say how long was searched."""
-    return f"{settings['profile']}, seed {settings['seed']}"
-
-
 def not_found(settings: Mapping[str, Any]) -> str:
-    """Say of a failure that it is one of the search."""
+    """Say of a path that is too high what was searched, with which settings."""
     return (
-        f"no better dropped networks were found within this budget ({budget(settings)}), which does not prove that "
-        "there are none"
+        "no path of low loss found: no better dropped networks were found within this budget "
+        f"({settings['profile']}, seed {settings['seed']}), which does not prove that there are none"
     )
 
 
@@ -160,6 +155,12 @@ class Certified:
             facts={**found.facts, "worst_layer": costly, "layer_costs": layers},
             failure=self._failure(what, [layer] if layer else []),
         )
+
+    def without_refit(self) -> tuple[dict[str, Any], list[str]]:
+        """Return what a report and its notes say of this path as the one through networks that were not refitted."""
+        known = self.certificate
+        facts = {"excess": known.excess, "certified_max": known.largest, "evaluations": known.evaluations}
+        return facts, [f"without refitting the dropped networks the excess is {known.excess:.4g}"]
 
     def _notes(self) -> list[str]:
         pair, certificate = self.pair, self.certificate

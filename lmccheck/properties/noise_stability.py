@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 NAME = "noise_stability"
 MASKS = {"dev": 8, "ci": 20, "thorough": 100}
 CONFIDENCE = 0.95
+VERDICTS: tuple[Verdict, ...] = ("fail", "inconclusive", "pass")  # of two endpoints the first counts
 COST = "q_k = max over t of L(θ + t·(θ¹_k − θ)) − L(θ), θ¹_k with mask k (Kuditipudi et al. 2019, Lemma 3)"
 
 
@@ -91,9 +92,10 @@ def noise_stability(
         "units": sizes,
         "vectorised": runs.vectorised,
     }
-    found = _finding(evaluator, ends, costs, epsilon, facts, seed)
-    found = replace(found, evaluations=evaluator.evaluations + runs.evaluations)
-    return found if found.judged == "pass" else replace(found, failure=_failure(pair, found, costs))
+    evaluations = evaluator.evaluations + runs.evaluations
+    found = _finding(evaluator, ends, costs, epsilon, facts)
+    found = replace(found, witness=_witness(costs, p, seed, sizes), evaluations=evaluations)
+    return found.explained(lambda: _failure(pair, found, costs))
 
 
 def _finding(
@@ -102,12 +104,12 @@ def _finding(
     costs: Mapping[str, dict[str, Any]],
     epsilon: float | str,
     facts: Mapping[str, Any],
-    seed: int,
 ) -> Finding:
     from lmccheck.dropping.masks import T_GRID
 
     share = facts["quantile"]
     worse = max(costs, key=lambda end: costs[end]["quantile"])
+    verdicts = {of_end["verdict"] for of_end in costs.values()}
     return Finding(
         costs[worse]["quantile"],
         epsilon,
@@ -115,9 +117,8 @@ def _finding(
         endpoints=ends,
         where=Where(side=worse),
         interval=quantile_interval(costs[worse]["q"], share, CONFIDENCE),
-        verdict=_verdict([of_end["verdict"] for of_end in costs.values()]),
+        verdict=next(verdict for verdict in VERDICTS if verdict in verdicts),
         notes=_notes(evaluator, facts["p"], costs, share),
-        witness=_witness(costs, facts["p"], seed, facts["units"]),
         facts={
             "definition": COST,
             "masks": len(costs[worse]["q"]),
@@ -135,16 +136,10 @@ def _finding(
 def _witness(costs: Mapping[str, dict[str, Any]], p: float, seed: int, sizes: Mapping[str, int]) -> NoiseWitness:
     from lmccheck.dropping.masks import T_GRID, NoiseWitness
 
-    return NoiseWitness(
-        p,
-        seed,
-        T_GRID,
-        sizes,
-        {end: tuple(facts["q"]) for end, facts in costs.items()},
-        {end: tuple(tuple(row) for row in facts["losses"]) for end, facts in costs.items()},
-        {end: facts["worst_mask"] for end, facts in costs.items()},
-        {end: facts["best_mask"] for end, facts in costs.items()},
-    )
+    q = {end: tuple(facts["q"]) for end, facts in costs.items()}
+    losses = {end: tuple(map(tuple, facts["losses"])) for end, facts in costs.items()}
+    worst, best = ({end: facts[key] for end, facts in costs.items()} for key in ("worst_mask", "best_mask"))
+    return NoiseWitness(p, seed, T_GRID, sizes, q, losses, worst, best)
 
 
 def _losses(
@@ -183,11 +178,6 @@ def _costs(losses: list[list[float]], loss: float, bound: float, share: float) -
         "worst_mask": q.index(max(q)),
         "best_mask": q.index(min(q)),
     }
-
-
-def _verdict(ends: Sequence[Verdict]) -> Verdict:
-    """Return the verdict on both endpoints: one that fails is enough."""
-    return "fail" if "fail" in ends else "inconclusive" if "inconclusive" in ends else "pass"
 
 
 def _notes(evaluator: Evaluator, p: float, costs: Mapping[str, Mapping[str, Any]], share: float) -> list[str]:

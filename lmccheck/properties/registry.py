@@ -12,7 +12,7 @@ import inspect
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, get_type_hints, overload
 
@@ -37,38 +37,39 @@ UNSAID = ("seed", "profile")  # which no manifest says: they come from the run
 EMPTY = inspect.Parameter.empty
 
 
-@dataclass(frozen=True)
-class Loader:
-    """What a public function is given in place of a set or of two widths, and the function that loads it."""
-
-    module: str
-    function: str
-    places: tuple[str, ...]
-    required: tuple[str, ...]
-    optional: Mapping[str, Any]
-
-    def load(self, **sources: Any) -> Any:
-        """Load what a property of this kind takes."""
-        return getattr(import_module(self.module), self.function)(**sources)
-
-    @property
-    def parameters(self) -> dict[str, inspect.Parameter]:
-        """The loader's part of the signature."""
-        named = {**dict.fromkeys((*self.places, *self.required), EMPTY), **self.optional}
-        kinds = dict.fromkeys(self.places, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-        return {
-            name: inspect.Parameter(name, kinds.get(name, inspect.Parameter.KEYWORD_ONLY), default=default)
-            for name, default in named.items()
-        }
+def load_set(
+    models: Any,
+    *,
+    model: Any,
+    data: Any,
+    calibration: Any = None,
+    loss: Any = "cross_entropy",
+    device: Any = "auto",
+    base: Any = None,
+    symmetry: Any = None,
+) -> Any:
+    """``load_set``, imported when it is called: its arguments are part of public signatures."""
+    return import_module("lmccheck.network.model_set").load_set(**locals())
 
 
-SOURCES = {"calibration": None, "loss": "cross_entropy", "device": "auto", "base": None}
-LOADERS = {
-    "set": Loader(
-        "lmccheck.network.model_set", "load_set", ("models",), ("model", "data"), {**SOURCES, "symmetry": None}
-    ),
-    "widths": Loader("lmccheck.network.pair", "load_widths", ("a", "b"), ("model_a", "model_b", "data"), SOURCES),
-}  # fmt: skip
+def load_widths(
+    a: Any,
+    b: Any,
+    *,
+    model_a: Any,
+    model_b: Any,
+    data: Any,
+    calibration: Any = None,
+    loss: Any = "cross_entropy",
+    device: Any = "auto",
+    base: Any = None,
+) -> Any:
+    """``load_widths`` likewise."""
+    return import_module("lmccheck.network.pair").load_widths(**locals())
+
+
+# what a public function loads inside
+LOADERS: Mapping[str, Callable[..., Any]] = {"set": load_set, "widths": load_widths}
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,8 @@ class Property:
     def parameters(self) -> dict[str, inspect.Parameter]:
         """The settings by name, in order, with their types; the first argument is what is measured."""
         found = dict(list(inspect.signature(self.function).parameters.items())[1:])
-        holder = type("Settings", (), {"__annotations__": {name: p.annotation for name, p in found.items()}})
+        stated = {name: Any if p.annotation is EMPTY else p.annotation for name, p in found.items()}
+        holder = type("Settings", (), {"__annotations__": stated})  # the first argument's type is seldom imported
         hints = get_type_hints(holder, self.function.__globals__, include_extras=True)
         return {name: p.replace(annotation=hints[name]) for name, p in found.items()}
 
@@ -161,32 +163,35 @@ class Property:
         finding = self.function(load(), **checked)
         return judge(self.name, finding, time.perf_counter() - started)
 
-    def __call__(self, *given: Any, **named: Any) -> Result:
-        """Measure what is given: something loaded, or, for a set and for two widths, what is to be loaded."""
-        parts = LOADERS[self.of].parameters if self.of in LOADERS else {}
-        loads = parts and (len(given) != 1 or isinstance(given[0], list) or any(name in parts for name in named))
-        signature = self.signature if loads else inspect.signature(self.function)
-        own = {name: value for name, value in named.items() if name in signature.parameters}
-        strange = {name: value for name, value in named.items() if name not in own}  # named by what checks settings
-        try:
-            bound = signature.bind(*given, **own).arguments
-        except TypeError as error:
-            raise TypeError(f"{self.name}(): {error}") from None
-        if not loads:
-            measured = bound.pop(next(iter(signature.parameters)))
-            return self.measure(measured, {**bound, **strange})
-        sources = {name: bound.pop(name) for name in parts if name in bound}
-        return self._measure(lambda: LOADERS[self.of].load(**sources), {**bound, **strange})
+    @cached_property
+    def _loaded_by(self) -> dict[str, inspect.Parameter]:
+        """The arguments of what loads a set or two widths inside of the public function; none for a pair."""
+        return dict(inspect.signature(LOADERS[self.of]).parameters) if self.of in LOADERS else {}
 
-    @property
+    @cached_property
     def signature(self) -> inspect.Signature:
         """The signature of the public function: what is loaded inside is given in parts."""
         own = inspect.signature(self.function)
-        loader = LOADERS.get(self.of)
-        if loader is None:
-            return own.replace(return_annotation="Result")
-        settings = list(own.parameters.values())[1:]
-        return own.replace(parameters=[*loader.parameters.values(), *settings], return_annotation="Result")
+        first, *settings = own.parameters.values()
+        return own.replace(parameters=[*(self._loaded_by.values() or [first]), *settings], return_annotation="Result")
+
+    def __call__(self, *given: Any, **named: Any) -> Result:
+        """Measure what is given: something loaded, or, for a set and for two widths, what is to be loaded."""
+        parts = self._loaded_by
+        loads = parts and (len(given) != 1 or isinstance(given[0], list) or not parts.keys().isdisjoint(named))
+        signature = self.signature if loads else inspect.signature(self.function)
+        strange = {
+            name: named.pop(name) for name in named.keys() - signature.parameters
+        }  # what checks settings names them
+        try:
+            bound = signature.bind(*given, **named).arguments
+        except TypeError as error:
+            raise TypeError(f"{self.name}(): {error}") from None
+        if loads:
+            load = partial(LOADERS[self.of], **{name: bound.pop(name) for name in parts if name in bound})
+            return self._measure(load, {**bound, **strange})
+        measured = bound.pop(next(iter(signature.parameters)))
+        return self.measure(measured, {**bound, **strange})
 
 
 PROPERTIES: Registry[Property] = Registry("property", "lmccheck.properties", "lmccheck.properties")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
@@ -81,7 +80,7 @@ def set_connectivity(
         evaluations=barriers.evaluations,
         facts=_facts(many, barriers, points, repair),
     )  # fmt: skip
-    return found if found.judged == "pass" else replace(found, failure=_failure(many, barriers, worst, bounds))
+    return found.explained(lambda: _failure(many, barriers, worst, bounds))
 
 
 def _excess(value: float, bound: float) -> float:

@@ -72,7 +72,7 @@ Seed = Annotated[int, Field(description="an integer")]
 Profile = Literal["dev", "ci", "thorough"]
 
 Method = Literal["weight-matching", "activation-matching", "transport", "transport-both", "learned", "best"]
-Align = Literal["none", "weight-matching", "activation-matching", "transport", "transport-both", "learned", "best"]
+Align = Literal["none", Method]
 Repair = Literal["none", "bn", "repair"]
 Frame = Literal["merge-many", "reference"]
 Norm = Literal["activations", "weights"]

@@ -73,22 +73,16 @@ def ten_segment_path(
         "search": {side: search.facts for side, search in searches.items()},
         "without_refit": None,
     }
-    notes = []
+    notes: list[str] = []
     if refit:
-        without = _certified(pair, ready, plain, form, "glance").certificate
-        facts["without_refit"] = {
-            "excess": without.excess,
-            "certified_max": without.largest,
-            "dropped": {side: dropped.how for side, dropped in plain.items()},
-            "evaluations": without.evaluations,
-        }
-        notes = [f"without refitting the dropped networks the excess is {without.excess:.4g}"]
+        without, notes = _certified(pair, ready, plain, form, "glance").without_refit()
+        facts["without_refit"] = {**without, "dropped": {side: dropped.how for side, dropped in plain.items()}}
     known = found.certificate
     rises = {"a": known.segments[0].largest - known.loss_a, "b": known.segments[-1].largest - known.loss_b}
     side = "a" if rises["a"] > rises["b"] else "b"
     return found.explained(
         found.finding(epsilon, facts, notes),
-        f"no path of low loss found: {not_found(settings)}",
+        not_found(settings),
         lambda: level_costs(pair, ready.structure, side, best[side]),
     )
 

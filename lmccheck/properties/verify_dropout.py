@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from lmccheck.errors import SymmetryError
 from lmccheck.finding import Failure, Finding, Where
-from lmccheck.properties.dropout_stability import costs_of
+from lmccheck.properties.dropout_stability import excess, seen, worst_of
 from lmccheck.properties.low_loss_path import covered_structure
 from lmccheck.properties.registry import check
-from lmccheck.properties.remarks import measured_endpoints, measured_on
+from lmccheck.properties.remarks import measured_endpoints, measured_on, precision_of
 from lmccheck.properties.settings import Limit, Profile, SavedDropout, Seed, Share
 
 if TYPE_CHECKING:
@@ -52,36 +51,33 @@ def verify_dropout(
     given = _honest(pair, structure, witness, keep)
     evaluator = Evaluator(pair.network, pair.theta_a, dtype=torch.float64)
     ends = measured_endpoints(pair, evaluator)
-    levels = range(len(structure.levels))
-    costs = {
-        end.name: costs_of(
-            end, [measure_dropped(evaluator, structure, given.found[end.name][i], end.name) for i in levels]
-        )
-        for end in ends
-    }
-    every = [cost for row in costs.values() for cost in row]
-    worst = max(every, key=lambda cost: (cost.height, cost.side, cost.level))
-    groups = structure.levels[worst.level]
+    costs: dict[str, list[float]] = {}
+    for end in ends:
+        dropped = [given.found[end.name][level] for level in range(len(structure.levels))]
+        costs[end.name] = [excess(measure_dropped(evaluator, structure, one, end.name), end.loss) for one in dropped]
+    value, side, level = worst_of(costs)
+    groups = structure.levels[level]
     found = Finding(
-        worst.height,
+        value,
         epsilon,
         pair.loss.unit,
         endpoints=ends,
-        where=Where(side=worst.side, layer=groups[0]),
+        where=Where(side=side, layer=groups[0]),
         witness=given,
         evaluations=evaluator.evaluations,
         facts={
-            "epsilon": {side: [cost.height for cost in row] for side, row in costs.items()},
+            "epsilon": costs,
             "levels": [list(level) for level in structure.levels],
             "kept": {side: {g: len(u) for g, u in given.found[side][0].keep.items()} for side in costs},
             "samples": pair.data.samples,
-            "precision": "float64",
+            "precision": precision_of(evaluator),
         },
     )
-    where = f"endpoint {worst.side}, level {worst.level} ({', '.join(groups)}) and later"
-    what, seen = f"{worst.side} is not dropout stable by these networks", [cost.seen for cost in every]
-    failure = Failure(pair.name, what, "ε", where, measured_on(pair.data), seen, "dropped networks")
-    return found if found.judged == "pass" else replace(found, failure=failure)
+    what = f"{side} is not dropout stable by these networks"
+    where = f"endpoint {side}, level {level} ({', '.join(groups)})"
+    return found.explained(
+        lambda: Failure(pair.name, what, "ε", where, measured_on(pair.data), seen(costs), "dropped networks")
+    )
 
 
 def _honest(pair: ModelPair, structure: Structure, witness: Any, keep: float) -> StabilityWitness:

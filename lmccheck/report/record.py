@@ -86,7 +86,8 @@ class CheckRecord:
             witness=witness(finding),
             details=plain(result.details),
         )
-        return dataclasses.replace(record, failure=failure_lines(finding) or record.plain_lines(finding))
+        lines = [] if result.passed else failure_lines(finding) or record.plain_lines(finding)
+        return dataclasses.replace(record, failure=lines)
 
     def plain_lines(self, finding: Finding) -> list[str]:
         """Return the facts of a finding that words no failure itself."""

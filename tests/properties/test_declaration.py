@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from lmccheck.network.set import load_set
 
 import lmccheck
 from lmccheck.errors import LmcError, ManifestError
@@ -113,7 +114,7 @@ def test_public_functions_show_what_they_take() -> None:
         lmccheck.set_connectivity(["a", "b"])
 
 
-def distance(pair: Any, *, limit: Limit = 0.5, points: Points = 3, title: str = "x", seed: int = 0) -> Finding:
+def distance(pair, *, limit: Limit = 0.5, points: Points = 3, title: str = "x", any=None, seed: int = 0) -> Finding:  # type: ignore[no-untyped-def]  # as a user may write it
     """Assert that two numbers are near."""
     return Finding(abs(pair.a - pair.b), limit, "units", endpoints=(Endpoint("a", pair.a), Endpoint("b", pair.b)))
 
@@ -122,12 +123,23 @@ def test_a_property_of_plain_types_is_checked_too() -> None:
     """Seconds are taken, seed and profile passed on where they are asked for, and percentages understood."""
     declared = Property("distance", "pair", "|a − b| ≤ limit", "these", "exactly this", distance)
     assert declared.expected["title"] == "a text"
-    result = declared(SimpleNamespace(a=1.0, b=1.25), limit="20%", seed=3)
+    result = declared(SimpleNamespace(a=1.0, b=1.25), limit="20%", any=object(), seed=3)
     assert (result.verdict, result.value, result.limit, result.unit) == ("pass", 0.25, 0.25, "units")
     assert result.details["loss_b"] == 1.25
     assert result.seconds > 0
     with pytest.raises(LmcError, match="distance: title = 3; expected a text"):
         declared(SimpleNamespace(a=1.0, b=1.25), title=3)
+
+
+def test_a_set_that_is_loaded_is_measured_as_it_is(folder: Path) -> None:
+    """With the numbers of one that is loaded inside."""
+    files, given = (
+        ["a.safetensors", "b.safetensors"],
+        {"model": "models:mlp", "data": "data.safetensors", "base": folder},
+    )
+    inside = lmccheck.set_connectivity(files, points=3, **given)
+    outside = lmccheck.set_connectivity(load_set(files, **given), points=3)
+    assert inside.value == outside.value == run("set_connectivity", load_set(files, **given), points=3).value
 
 
 CONFTEST = '''

@@ -1,6 +1,6 @@
 """The formats of a report, one file each: records of checks and what is known of the run in, text out; no torch here.
 
-A file of this package declares its format with ``report_format`` and is found by itself.
+A file of this package adds its format to ``FORMATS`` and is found by itself.
 """
 
 from __future__ import annotations
@@ -33,38 +33,24 @@ class Run:
     width: int | None = None
 
 
-Render = Callable[[list["CheckRecord"], Run], str]
-
-
 @dataclass(frozen=True)
 class Format:
     """A format: ``render`` makes its text of all records. ``name`` ends its option, ``--lmc-report-NAME=PATH``.
 
-    ``title`` is what the user is told was written, ``help`` the option's line of help. Where ``to_file`` is False there
-    is no option. ``last``: it states the exit status, which files that cannot be written change.
+    ``title`` is what the user is told was written, ``help`` the option's line of help; without ``to_file`` there is no
+    option. ``last``: it states the exit status, which files that cannot be written change. What is slow to import is
+    imported by ``render``: options are listed at the start of every run.
     """
 
     name: str
     title: str
     help: str
-    render: Render
+    render: Callable[[list[CheckRecord], Run], str]
     to_file: bool = True
     last: bool = False
 
 
 FORMATS: Registry[Format] = Registry("report format", "lmccheck.report.formats")
-
-
-def report_format(
-    name: str, title: str, help: str, *, to_file: bool = True, last: bool = False
-) -> Callable[[Render], Render]:
-    """Declare the function that renders a format. What is slow to import is imported inside of it."""
-
-    def declare(render: Render) -> Render:
-        FORMATS.add(name, Format(name, title, help, render, to_file, last), render.__code__.co_filename)
-        return render
-
-    return declare
 
 
 def formats() -> list[Format]:

@@ -6,7 +6,7 @@ import json as stdlib_json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from lmccheck.report.formats import Run, report_format
+from lmccheck.report.formats import FORMATS, Format, Run
 
 if TYPE_CHECKING:
     from lmccheck.report.record import CheckRecord
@@ -16,7 +16,6 @@ REPEATED = ("manifest_sha256", "pair_description", "environment", "text")  # sai
 DETAILS = ("failure", "place", "error_barrier", "barrier_definition", "matrix")  # said in details, under other keys
 
 
-@report_format("json", "JSON report", "write every measurement as JSON", last=True)
 def json(records: list[CheckRecord], run: Run) -> str:
     """Return the document; NaN and the infinities are strings, since JSON has no such numbers."""
     from lmccheck.report.record import finite, ordered
@@ -55,3 +54,6 @@ def described(rows: Sequence[CheckRecord], kind: str) -> list[dict[str, Any]]:
             entry = entries.setdefault((row.manifest, row.pair), {})
             entry.update({key: value for key, value in row.pair_description.items() if key not in entry})
     return [{"manifest": manifest, "name": name, **entry} for (manifest, name), entry in entries.items()]
+
+
+FORMATS.add("json", Format("json", "JSON report", "write every measurement as JSON", json, last=True))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lmccheck.report.formats import Run, report_format, shown
+from lmccheck.report.formats import FORMATS, Format, Run, shown
 
 if TYPE_CHECKING:
     from lmccheck.report.record import CheckRecord
@@ -12,7 +12,6 @@ if TYPE_CHECKING:
 TITLE = "## lmccheck"
 
 
-@report_format("md", "Markdown report", "write the report as Markdown ($GITHUB_STEP_SUMMARY gets it as well)")
 def markdown(records: list[CheckRecord], run: Run) -> str:
     """Return a heading, the table, the notes, and in full every text of what did not pass."""
     from lmccheck.report.matrix import matrices
@@ -43,3 +42,9 @@ def fenced(text: str) -> str:
     while fence in text:
         fence += "`"
     return f"{fence}\n{text}\n{fence}"
+
+
+FORMATS.add(
+    "md",
+    Format("md", "Markdown report", "write the report as Markdown ($GITHUB_STEP_SUMMARY gets it as well)", markdown),
+)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lmccheck.report.formats import Run, report_format, shown
+from lmccheck.report.formats import FORMATS, Format, Run, shown
 
 if TYPE_CHECKING:
     from lmccheck.report.record import CheckRecord
 
 
-@report_format("terminal", "Terminal section", "printed at the end of every run", to_file=False)
 def terminal(records: list[CheckRecord], run: Run) -> str:
     """Return the section, empty where there is nothing to show; texts of failures only where pytest shows none."""
     from lmccheck.report.matrix import matrices
@@ -24,3 +23,8 @@ def terminal(records: list[CheckRecord], run: Run) -> str:
     matrix = [f"{title}\n{drawn}" for title, drawn in matrices(rows, run.table, run.width)]
     texts = unreported(rows) if run.report_only else []
     return "\n\n".join([*head, table(rows, run.table, run.width), *matrix, "\n".join(notes(rows)), *texts])
+
+
+FORMATS.add(
+    "terminal", Format("terminal", "Terminal section", "printed at the end of every run", terminal, to_file=False)
+)
