@@ -216,6 +216,6 @@ def test_no_chain_no_constants() -> None:
         widths = {"stem": (5, 6), "up": (6, 7), "down": (7, 6), "head": (6, 3)}
         return Written(run, **{name: nn.Linear(*sizes) for name, sizes in widths.items()}).double()
 
-    result = noise_stability(pair_of(stream, (5,)), masks=5)
+    result = noise_stability(pair_of(stream, (5,)), masks=5, diagnostics=True)
     assert "chain" in result.details["diagnostics"]["why"]
     assert set(result.details["gaussian"]["a"]) == {"stem", "up"}

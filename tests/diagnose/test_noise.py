@@ -21,7 +21,7 @@ def test_an_orthogonal_head_neither_attenuates_nor_amplifies() -> None:
     weights["2.weight"] = torch.linalg.qr(torch.randn(6, 6).double()).Q
     data = torch.randn(20, 3).double(), torch.randint(0, 6, (20,))
     pair = lmccheck.load_pair(weights, weights, model=build, data=data)
-    found = noise_stability(pair, masks=1, noise=0.1, diagnostics=False).details["gaussian"]["a"]["0"]
+    found = noise_stability(pair, masks=1, noise=0.1, diagnostics=True).details["gaussian"]["a"]["0"]
     assert found["output_attenuation"] == pytest.approx(1.0, abs=1e-12)
     assert found["output_error"] == pytest.approx(0.01, abs=1e-14)
     assert found["errors"] == {}
@@ -30,9 +30,9 @@ def test_an_orthogonal_head_neither_attenuates_nor_amplifies() -> None:
 def test_noise_reaches_later_groups_only() -> None:
     """In a chain each group's noise is seen in the groups after it; with none, nothing changes."""
     pair = pair_of(cnn, (2, 8, 8))
-    found = noise_stability(pair, masks=1, diagnostics=False).details["gaussian"]["b"]
+    found = noise_stability(pair, masks=1, diagnostics=True).details["gaussian"]["b"]
     assert {group: sorted(facts["errors"]) for group, facts in found.items()} == {"0": ["4", "7"], "4": ["7"], "7": []}
-    still = noise_stability(pair, masks=1, noise=0.0, diagnostics=False).details["gaussian"]["b"]
+    still = noise_stability(pair, masks=1, noise=0.0, diagnostics=True).details["gaussian"]["b"]
     assert all(facts["output_error"] == 0.0 == facts["loss_change"] for facts in still.values())
 
 

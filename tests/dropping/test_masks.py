@@ -17,7 +17,7 @@ from lmccheck.properties.noise_stability import noise_stability
 
 def test_the_witness_is_saved_with_its_masks(tmp_path: Path) -> None:
     """The file holds every q_k, the worst and best masks as multipliers, and the facts that remake all of them."""
-    result = noise_stability(pair_of(cnn, (2, 8, 8)), masks=5, seed=11, diagnostics=False)
+    result = noise_stability(pair_of(cnn, (2, 8, 8)), masks=5, seed=11)
     json.dumps(result.details)
     witness = result.witness
     path = witness.save(tmp_path / "noise.safetensors")

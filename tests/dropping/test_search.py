@@ -44,7 +44,7 @@ def test_what_cannot_be_searched_is_refused() -> None:
     with pytest.raises(SourceError, match="calibration"):
         find_dropped(pair.measured_on(pair.data, None), structure, "a", [0], SearchSettings())
     for wrong in ({"epsilon": -1.0}, {"profile": "fast"}, {"seed": 0.5}, {"keep": 2.0}):
-        with pytest.raises(LmcError, match=next(iter(wrong)).replace("epsilon", "limit")):
+        with pytest.raises(LmcError, match=next(iter(wrong))):
             dropout_stability(pair, **wrong)
     with pytest.raises(LmcError, match="levels 0 to 2"):
         find_dropped(pair, structure, "a", [3], SearchSettings())

@@ -46,8 +46,8 @@ def test_batchnorm_is_reestimated_on_the_segment() -> None:
     [
         ({"limit": -1}, "limit = -1; expected a number"),
         ({"limit": "five"}, "limit = 'five'; expected"),
-        ({"points": 2}, "points = 2; expected an integer of at least 3"),
-        ({"profile": "quick"}, "profile = 'quick'; expected one of"),
+        ({"points": 2}, "points = 2; expected a whole number from 3 to 10001"),
+        ({"profile": "quick"}, 'profile = \'quick\'; expected "dev", "ci" or "thorough"'),
         ({"norm": "weigths"}, r"norm = 'weigths' \(did you mean 'weights'\?\)"),
         ({"seed": 0.5}, "seed = 0.5; expected an integer"),
         ({"calibration": None}, "norm = 'activations' needs calibration data"),

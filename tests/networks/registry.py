@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lmccheck import PermutationSpec
-from lmccheck.symmetry.discover import derive
+from lmccheck.symmetry.discover import Traced, derive
 
 Case = tuple[nn.Module, tuple[Tensor, ...]]  # a module and example inputs
 Build = Callable[[], Case]
@@ -59,7 +58,7 @@ def seeded(name: str) -> Case:
 
 
 @cache
-def derived(name: str) -> Any:
+def derived(name: str) -> Traced:
     """Return what is derived for a network: traced once, for all tests of a process."""
     module, inputs = seeded(name)
     return derive(module.eval(), inputs)
