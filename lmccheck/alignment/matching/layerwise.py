@@ -1,8 +1,9 @@
 """Layerwise matching by optimal transport: what is known of a group when it is its turn, and the transport itself.
 
-The method ``transport`` and ``fuse`` walk alike (``in_turn``) and compare incoming weights in the same norm. They differ
-in how a group is assigned, by a permutation or by a soft plan between different widths, and in that ``fuse``, which can
-compare nothing across widths before it is placed, takes the groups it knows most of first and lets biases wait.
+The method ``transport`` and ``fuse`` walk alike (``in_turn``) and compare incoming weights in the same norm. They
+differ in how a group is assigned, by a permutation or by a soft plan between different widths, and in that ``fuse``,
+which can compare nothing across widths before it is placed, takes the groups it knows most of first and lets biases
+wait for their layer.
 """
 
 from __future__ import annotations
