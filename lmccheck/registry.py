@@ -15,17 +15,19 @@ T = TypeVar("T")
 class Registry(Generic[T]):
     """Items by name. ``what`` is what one is called; ``package`` holds the files that add some when imported.
 
-    The package's files are imported when a name is first asked for; what other installed packages offer under an entry
-    point group of the package's name, when a name is unknown even then, or when all names are listed.
+    The package's files are imported when a name is first asked for; what other installed packages offer under the entry
+    point ``group``, when a name is unknown even then, or when all names are listed.
     """
 
-    def __init__(self, what: str, package: str | None = None) -> None:
+    def __init__(self, what: str, package: str | None = None, group: str | None = None) -> None:
         self.what = what
         self._items: dict[str, T] = {}
         self._origins: dict[str, str] = {}
-        self._sources: list[Callable[[], None]] = []
+        self._sources: list[Callable[[], None]] = []  # not looked at yet
         if package is not None:
-            self._sources = [lambda: _import_files(package), lambda: _import_installed(package)]
+            self._sources.append(lambda: _import_files(package))
+        if group is not None:
+            self._sources.append(lambda: _import_installed(group))
 
     def add(self, name: str, item: T, origin: str = "") -> None:
         """Add an item. Raises LmcError where something of another ``origin``, such as a file, has its name."""

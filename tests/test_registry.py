@@ -11,7 +11,7 @@ import pytest
 from lmccheck.errors import LmcError
 from lmccheck.registry import Registry
 
-HOME = "from lmccheck.registry import Registry\nTHINGS = Registry('thing', 'PACKAGE')\n"
+HOME = "from lmccheck.registry import Registry\nTHINGS = Registry('thing', 'PACKAGE', group='PACKAGE')\n"
 FILE = "from PACKAGE import THINGS\nTHINGS.add('NAME', 'a thing', __file__)\n"
 
 
