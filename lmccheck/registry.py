@@ -33,17 +33,15 @@ class Registry(Generic[T]):
         """Add an item. Raises LmcError where something of another ``origin``, such as a file, has its name."""
         if self._origins.get(name, origin) != origin:
             raise LmcError(
-                f"{origin}: {self.what} {name!r} is already declared in {self._origins[name]}; mend: give it another "
-                "name"
+                f"{origin}: {self.what} {name!r} is already declared in {self._origins[name]}; mend: rename one of them"
             )
         self._items[name], self._origins[name] = item, origin
 
     def get(self, name: str, where: str = "") -> T:
         """Return an item. Raises LmcError, beginning with ``where``, for an unknown name."""
         if name not in self:
-            near = nearest(name, self._items) if isinstance(name, str) else ""
-            prefix = f"{where}: " if where else ""
-            raise LmcError(f"{prefix}{self.what} {name!r}: unknown{near}; expected one of {self.names()}")
+            near, valid = nearest(str(name), self._items), self.names()
+            raise LmcError(f"{where}{': ' * bool(where)}{self.what} {name!r}: unknown{near}; expected one of {valid}")
         return self._items[name]
 
     def names(self) -> list[str]:
