@@ -35,6 +35,7 @@ OF: Mapping[str, str] = {
     "set": "a set",
 }
 UNSAID = ("seed", "profile")  # which no manifest says: they come from the run
+TAKEN = {"property", "severity"}
 EMPTY = inspect.Parameter.empty
 
 
@@ -193,7 +194,7 @@ class Property:
         return self.measure(measured, {**bound, **strange})
 
 
-PROPERTIES: Registry[Property] = Registry("property", "lmccheck.properties", "lmccheck.properties")
+PROPERTIES: Registry[Property] = Registry("property", "lmccheck.properties", group="lmccheck.properties")
 
 
 @overload
@@ -215,6 +216,8 @@ def check(*, of: Kind, claim: str, quantifier: str, certifies: str) -> Any:
 
     def declare(function: Callable[..., Finding]) -> Callable[..., Result]:
         declared = Property(function.__name__, of, claim, quantifier, certifies, function)
+        if taken := TAKEN.intersection(declared.signature.parameters):
+            raise LmcError(f"property {declared.name!r}: setting {min(taken)!r} is one of every check; mend: rename it")
         PROPERTIES.add(declared.name, declared, function.__code__.co_filename)
 
         @functools.wraps(function)
