@@ -40,33 +40,18 @@ EMPTY = inspect.Parameter.empty
 
 
 def load_set(
-    models: Any,
-    *,
-    model: Any,
-    data: Any,
-    calibration: Any = None,
-    loss: Any = "cross_entropy",
-    device: Any = "auto",
-    base: Any = None,
-    symmetry: Any = None,
-) -> Any:
+    models: Any, *, model: Any, data: Any, calibration: Any = None, loss: Any = "cross_entropy", device: Any = "auto",
+    base: Any = None, symmetry: Any = None,
+) -> Any:  # fmt: skip
     """``load_set``, imported when it is called: its arguments are part of public signatures."""
     return import_module("lmccheck.network.model_set").load_set(**locals())
 
 
 def load_widths(
-    a: Any,
-    b: Any,
-    *,
-    model_a: Any,
-    model_b: Any,
-    data: Any,
-    calibration: Any = None,
-    loss: Any = "cross_entropy",
-    device: Any = "auto",
-    base: Any = None,
-) -> Any:
-    """``load_widths`` likewise."""
+    a: Any, b: Any, *, model_a: Any, model_b: Any, data: Any, calibration: Any = None, loss: Any = "cross_entropy",
+    device: Any = "auto", base: Any = None,
+) -> Any:  # fmt: skip
+    """``load_both`` likewise."""
     return import_module("lmccheck.network.pair").load_widths(**locals())
 
 
