@@ -51,7 +51,7 @@ def load_widths(
     a: Any, b: Any, *, model_a: Any, model_b: Any, data: Any, calibration: Any = None, loss: Any = "cross_entropy",
     device: Any = "auto", base: Any = None,
 ) -> Any:  # fmt: skip
-    """``load_both`` likewise."""
+    """``load_widths`` likewise."""
     return import_module("lmccheck.network.pair").load_widths(**locals())
 
 
