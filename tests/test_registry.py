@@ -11,7 +11,7 @@ import pytest
 from lmccheck.errors import LmcError
 from lmccheck.registry import Registry
 
-HOME = "from lmccheck.registry import Registry\nTHINGS = Registry('thing', 'PACKAGE')\n"
+HOME = "from lmccheck.registry import Registry\nTHINGS = Registry('thing', 'PACKAGE', group='PACKAGE')\n"
 FILE = "from PACKAGE import THINGS\nTHINGS.add('NAME', 'a thing', __file__)\n"
 
 
@@ -61,6 +61,6 @@ def test_two_things_of_one_name_are_refused() -> None:
     found: Registry[int] = Registry("thing")
     found.add("x", 1, "a.py")
     found.add("x", 2, "a.py")
-    with pytest.raises(LmcError, match=r"b\.py: thing 'x' is already declared in a\.py; mend: give it another name"):
+    with pytest.raises(LmcError, match=r"b\.py: thing 'x' is already declared in a\.py; mend: rename one of them"):
         found.add("x", 3, "b.py")
     assert found.get("x") == 2

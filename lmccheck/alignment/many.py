@@ -106,9 +106,10 @@ def align_many(
     """Permute the hidden units of two or more networks into one common frame and return the ManyAlignment.
 
     ``models``: .safetensors files or state dicts of one network; ``sources``: ``model``, ``data`` and what else
-    ``load_set`` takes. ``method``: ``reference`` aligns each model to ``models[reference]`` with the method ``align`` of
-    ``lmccheck.align``; ``merge-many`` goes on from there, matching one model at a time to the mean of the others until
-    none improves, so that no model is favoured and Σ_{i<j}⟨θ_i, θ_j⟩ never falls. Every aligned model is compared with the original on
+    ``load_set`` takes. ``method``: ``reference`` aligns each model to ``models[reference]`` with the method ``align``
+    of ``lmccheck.align``; ``merge-many`` goes on from there, matching one model at a time to the mean of the others
+    until none improves, so that no model is favoured and Σ_{i<j}⟨θ_i, θ_j⟩ never falls. Every aligned model is
+    compared with the original on
     the data before it is returned. Raises LmcError (CheckpointError, SourceError, SymmetryError,
     UnsupportedArchitecture). Source: Git Re-Basin, Algorithm 3 (Ainsworth et al. 2023).
     """

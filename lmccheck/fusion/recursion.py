@@ -43,7 +43,7 @@ class Recursion:
         self._norm = ActivationNorm.of(derived.layers, moments)
         self._a = _comparable(carrier.a, theta_a, derived.layers)
         self._b = _comparable(carrier.b, theta_b, derived.layers)
-        self._incoming = IncomingWeights(carrier.a, self._a, derived.layers, twofold)
+        self._incoming = IncomingWeights(carrier.a, self._a, derived.layers, twofold, carrier.nested)
 
     def run(self) -> None:
         """Place every group: in the network's order, those first whose incoming weights can be compared by now."""

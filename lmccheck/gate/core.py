@@ -96,10 +96,9 @@ class Core:
 
     def call(self, property_name: str, *arguments: Any, **settings: Any) -> Result:
         """Call a property as a Python script would."""
-        import lmccheck
+        from lmccheck.properties.registry import PROPERTIES
 
-        result: Result = getattr(lmccheck, property_name)(*arguments, **settings)
-        return result
+        return PROPERTIES.get(property_name)(*arguments, **settings)
 
 
 CORE = pytest.StashKey[Core]()

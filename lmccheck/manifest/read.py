@@ -17,6 +17,7 @@ from pydantic import Field
 from lmccheck.errors import ManifestError, nearest, shown_path
 from lmccheck.manifest.plan import CheckPlan, PairPlan, Plan, SetPlan
 from lmccheck.properties.registry import OF, PROPERTIES, Kind, properties_of
+from lmccheck.properties.settings import Place
 from lmccheck.store.documents import Strict, Table, key_text, near, read_document, read_table, shown
 
 NAME = re.compile(r"[A-Za-z0-9._-]+")
@@ -154,12 +155,13 @@ class _Reader:
             self.problems.append(f"{where}.sha256: got {pins}, expected one for each of the {count} models, in order")
         checks = self.checks(table.check, where, "set")
         for check in checks:
-            if check.settings.get("reference", 0) >= count:
-                got = check.settings["reference"]
-                self.problems.append(
-                    f"{where}.check.{key_text(check.name)}.reference: got {got}, expected the place of one of the "
-                    f"{count} models, from 0 to {count - 1}"
-                )
+            places = {key for key, p in PROPERTIES.get(check.property).parameters.items() if p.annotation == Place}
+            for key in sorted(places & check.settings.keys()):
+                if check.settings[key] >= count:
+                    self.problems.append(
+                        f"{where}.check.{key_text(check.name)}.{key}: got {check.settings[key]}, expected the place of "
+                        f"one of the {count} models, from 0 to {count - 1}"
+                    )
         return SetPlan(
             name=name,
             models=tuple(table.models),
@@ -198,7 +200,7 @@ class _Reader:
     def table(self, model: type[Table], values: Any, where: str) -> Table | None:
         """Return the table as its model, or None after noting every problem in it."""
         table = read_table(model, values, where, self.problems)
-        loss = getattr(table, "loss", None)
+        loss = table.loss if isinstance(table, Sources) else None
         if loss is None or loss in LOSSES or re.fullmatch(CALLABLE, loss):
             return table
         expected = f"expected {Sources.model_fields['loss'].description}{nearest(loss, LOSSES)}"

@@ -148,12 +148,12 @@ class Certified:
             return found
         layers = dict(costs())
         costly = max(layers, key=lambda name: layers[name], default=None)
-        layer = f"layer {costly} costs most when dropped: {layers[costly]:.4g} {found.unit}" if costly else ""
+        layer = f"; layer {costly} costs most when dropped: {layers[costly]:.4g} {found.unit}" if costly else ""
         return replace(
             found,
             where=replace(found.where, layer=costly),
             facts={**found.facts, "worst_layer": costly, "layer_costs": layers},
-            failure=self._failure(what, [layer] if layer else []),
+            failure=self._failure(what, layer),
         )
 
     def without_refit(self) -> tuple[dict[str, Any], list[str]]:
@@ -176,7 +176,7 @@ class Certified:
             notes.append("the excess is over the worse of the two endpoints' losses")
         return [*notes, *data_remarks(pair.network)]
 
-    def _failure(self, what: str, remarks: list[str]) -> Failure:
+    def _failure(self, what: str, layer: str) -> Failure:
         certificate, kinds = self.certificate, self.path.kinds
         top, worst = max(certificate.loss_a, certificate.loss_b), certificate.worst
         known = "is known" if certificate.exact else "is known but for segments of kind d, which are sampled"
@@ -186,8 +186,8 @@ class Certified:
             what,
             "excess",
             f"segment {worst.number} of {len(kinds)} ({kinds}), kind {worst.kind}, {worst.does}",
-            measured_on(self.pair.data),
+            f"{measured_on(self.pair.data)}{layer}",
             [Seen(s.largest - top, f"on segment {s.number} ({s.how})") for s in (worst, *others)],
             "segments",
-            [f"the maximum on the path, {certificate.largest:.4g}, {known}", *remarks],
+            [f"the maximum on the path, {certificate.largest:.4g}, {known}"],
         )

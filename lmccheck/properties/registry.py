@@ -17,12 +17,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, get_type_hints, overload
 
 from lmccheck.errors import LmcError, nearest
+from lmccheck.finding import Finding
+from lmccheck.properties.judge import judge
 from lmccheck.registry import Registry
+from lmccheck.result import Result
 
 if TYPE_CHECKING:
-    from lmccheck.finding import Finding
     from lmccheck.properties.settings import CheckTable
-    from lmccheck.result import Result
     from lmccheck.store.documents import Strict
 
 P = ParamSpec("P")
@@ -34,6 +35,7 @@ OF: Mapping[str, str] = {
     "set": "a set",
 }
 UNSAID = ("seed", "profile")  # which no manifest says: they come from the run
+TAKEN = {"property", "severity"}
 EMPTY = inspect.Parameter.empty
 
 
@@ -156,8 +158,6 @@ class Property:
         return self._measure(lambda: measured, settings)
 
     def _measure(self, load: Callable[[], Any], settings: Mapping[str, Any]) -> Result:
-        from lmccheck.properties.judge import judge
-
         started = time.perf_counter()
         checked = self.checked(settings)
         finding = self.function(load(), **checked)
@@ -194,7 +194,7 @@ class Property:
         return self.measure(measured, {**bound, **strange})
 
 
-PROPERTIES: Registry[Property] = Registry("property", "lmccheck.properties", "lmccheck.properties")
+PROPERTIES: Registry[Property] = Registry("property", "lmccheck.properties", group="lmccheck.properties")
 
 
 @overload
@@ -216,6 +216,8 @@ def check(*, of: Kind, claim: str, quantifier: str, certifies: str) -> Any:
 
     def declare(function: Callable[..., Finding]) -> Callable[..., Result]:
         declared = Property(function.__name__, of, claim, quantifier, certifies, function)
+        if taken := TAKEN.intersection(declared.signature.parameters):
+            raise LmcError(f"property {declared.name!r}: setting {min(taken)!r} is one of every check; mend: rename it")
         PROPERTIES.add(declared.name, declared, function.__code__.co_filename)
 
         @functools.wraps(function)

@@ -9,6 +9,7 @@ import pytest
 
 import lmccheck
 from lmccheck.plugin import INI_KEYS
+from lmccheck.report.formats import formats
 
 
 def test_switched_off_nothing_of_it_is_left(project):
@@ -26,13 +27,14 @@ def test_switched_off_nothing_of_it_is_left(project):
 def test_help_names_every_option(project):
     """pytest --help shows the group with all of surface's options and ini keys."""
     text = project.run("--help").stdout.str()
-    options = {"models", "report-only", *(key.removeprefix("lmc_").replace("_", "-") for key in INI_KEYS)}
+    keys = [*INI_KEYS, *(f"lmc_report_{each.name}" for each in formats())]
+    options = {"models", "report-only", *(key.removeprefix("lmc_").replace("_", "-") for key in keys)}
     assert options == {
         "models", "device", "seed", "profile", "table", "report-json", "report-md", "aligned-dir", "witness-dir",
         "report-only",
     }  # fmt: skip
     assert set(re.findall(r"--lmc-([a-z-]+)", text)) == options
-    for key in INI_KEYS:
+    for key in keys:
         assert f"  {key} " in text
 
 
@@ -41,7 +43,7 @@ def test_the_plugin_imports_only_pytest_and_the_standard_library():
     import ast
     import sys
 
-    for name in ("plugin", "gate/options", "gate/fixtures", "errors"):
+    for name in ("plugin", "gate/options", "gate/fixtures", "gate/core", "errors"):
         tree = ast.parse((Path(lmccheck.__file__).parent / f"{name}.py").read_text(encoding="utf-8"))
         imported = {
             alias.name if isinstance(node, ast.Import) else str(node.module)

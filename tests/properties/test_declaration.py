@@ -10,13 +10,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from lmccheck.network.set import load_set
 
 import lmccheck
 from lmccheck.errors import LmcError, ManifestError
 from lmccheck.finding import Endpoint, Finding
 from lmccheck.manifest.read import load_manifest
-from lmccheck.properties import docs, run
+from lmccheck.network.model_set import load_set
+from lmccheck.properties import check, docs, run
 from lmccheck.properties.registry import PROPERTIES, Property, properties_of
 from lmccheck.properties.settings import Limit, Points
 
@@ -129,6 +129,15 @@ def test_a_property_of_plain_types_is_checked_too() -> None:
     assert result.seconds > 0
     with pytest.raises(LmcError, match="distance: title = 3; expected a text"):
         declared(SimpleNamespace(a=1.0, b=1.25), title=3)
+
+
+def test_a_setting_may_not_hide_what_every_check_says() -> None:
+    """Told where it is declared, by name."""
+    with pytest.raises(LmcError, match="property 'loud': setting 'severity' is one of every check; mend: rename it"):
+
+        @check(of="pair", claim="", quantifier="", certifies="")
+        def loud(pair: Any, *, severity: float = 1.0) -> Finding:
+            return Finding(0.0, severity)
 
 
 def test_a_set_that_is_loaded_is_measured_as_it_is(folder: Path) -> None:

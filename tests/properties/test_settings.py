@@ -17,9 +17,9 @@ from lmccheck.properties.settings import MAPS, choices
 @pytest.mark.parametrize(
     ("name", "setting", "known"),
     [
-        ("linear_connectivity", "align", {"none", *METHODS}),
+        ("linear_connectivity", "align", {"none", *METHODS.names()}),
         ("linear_connectivity", "repair", set(REPAIRS)),
-        ("set_connectivity", "align", set(METHODS)),  # without none: unaligned barriers are always measured
+        ("set_connectivity", "align", set(METHODS.names())),  # without none: unaligned barriers are always measured
         ("set_connectivity", "method", set(MANY_METHODS)),
         ("set_connectivity", "repair", set(REPAIRS)),
         ("fused_connectivity", "norm", set(NORMS)),
@@ -35,4 +35,4 @@ def test_every_method_may_be_asked_for(name: str, setting: str, known: set[str])
 def test_every_map_may_be_asked_for_and_the_command_line_names_every_method() -> None:
     """Lists of the same."""
     assert set(MAPS) == set(KINDS)
-    assert set(endpoints.METHODS.replace(" or ", ", ").split(", ")) == set(METHODS)
+    assert set(endpoints.METHODS.replace(" or ", ", ").split(", ")) == set(METHODS.names())

@@ -1,7 +1,9 @@
 """Layerwise matching by optimal transport: what is known of a group when it is its turn, and the transport itself.
 
-The methods ``transport`` and ``fuse`` walk alike (``in_turn``) and compare the same weights in the same norm; they
-differ in how a group is assigned: by a permutation, or by a soft plan between different widths.
+The method ``transport`` and ``fuse`` walk alike (``in_turn``) and compare incoming weights in the same norm. They
+differ in how a group is assigned, by a permutation or by a soft plan between different widths, and in that ``fuse``,
+which can compare nothing across widths before it is placed, takes the groups it knows most of first and lets biases
+wait for their layer.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import torch
 from torch import Tensor
 
 from lmccheck.alignment.matching.assignment import Assignment, assign
-from lmccheck.alignment.matching.reassign import nested_names
+from lmccheck.alignment.matching.reassign import nested_groups, nested_names
 from lmccheck.alignment.matching.similarity import Counts
 from lmccheck.symmetry.sites import Layer
 from lmccheck.symmetry.slots import Piece, Slot, UnitGroup
@@ -25,7 +27,8 @@ class IncomingWeights:
     """Which slots of a group hold weights that make its units, and can be compared once other groups are placed.
 
     ``tensors``: those that count. ``twofold``: those that both make and read units, whose rows count as incoming, too.
-    ``layers``: whose biases, which alone say little, wait for their weights.
+    ``layers``: whose biases, which alone say little, wait for their weights. ``loose``: groups whose order does not
+    matter yet where heads, or groups inside units, are compared: for walks that do not begin at the outermost.
     """
 
     def __init__(
@@ -34,8 +37,9 @@ class IncomingWeights:
         tensors: Mapping[str, Tensor],
         layers: Sequence[Layer] = (),
         twofold: Set[str] = frozenset(),
+        loose: Set[str] = frozenset(),
     ) -> None:
-        self.spec, self.tensors, self.twofold = spec, tensors, twofold
+        self.spec, self.tensors, self.twofold, self.loose = spec, tensors, twofold, loose
         self.nested = nested_names(spec)
         self._weight_of = {
             name: (layer.weight, layer.out)
@@ -54,8 +58,9 @@ class IncomingWeights:
             return False
         tensor, unit_dim = self._weight_of.get(slot.tensor, (slot.tensor, slot.dim))
         layout = self.spec.layouts.get(tensor, {})
-        if group.name in self.nested:  # others of its kind are only out of order until they are placed
-            return _groups_in(layout, set(layout)) <= placed | self.nested
+        if group.name in self.nested:  # those around its units, and inside them, are placed before or with it
+            family = {group.name, *group.within, *(child.name for child in nested_groups(self.spec, group))}
+            return _groups_in(layout, set(layout)) <= placed | family | self.loose
         beside = {part.group for at, part in enumerate(slot.piece.parts) if at != slot.at} - {None}
         return beside | _groups_in(layout, set(layout) - {unit_dim}) <= placed
 
