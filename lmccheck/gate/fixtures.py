@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from lmccheck.errors import SourceError
-from lmccheck.gate.core import core_of
 from lmccheck.gate.options import options_of
 
 if TYPE_CHECKING:
@@ -62,10 +61,14 @@ class Facade:
             if options[key] is None:
                 raise SourceError(f"lmc.load_pair: no {key}; say {key}=… or override the fixture {fixture}")
         folder: Path = self._request.path.parent
+        from lmccheck.gate.core import core_of  # here: a run without manifests must not pay for it
+
         return core_of(self._request.config).load_pair(a, b, **{"device": self._device, "base": folder, **options})
 
     def linear_connectivity(self, pair: ModelPair, **settings: Any) -> Result:
         """Measure the loss barrier between the two checkpoints: see ``lmccheck.linear_connectivity``."""
+        from lmccheck.gate.core import core_of  # here: a run without manifests must not pay for it
+
         return core_of(self._request.config).call("linear_connectivity", pair, **settings)
 
     def dropout_stability(self, pair: ModelPair, **settings: Any) -> Result:
