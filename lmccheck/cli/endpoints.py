@@ -6,13 +6,14 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lmccheck.alignment import method_names
 from lmccheck.errors import LmcError
 
 if TYPE_CHECKING:
     from lmccheck.network.pair import ModelPair
 
 SUFFIX = ".safetensors"
-METHODS = "weight-matching, activation-matching, transport, transport-both, learned or best"
+METHODS = " or ".join([", ".join(method_names()[:-1]), method_names()[-1]])
 
 
 def add_pair(command: argparse.ArgumentParser, methods: str, output: str) -> None:

@@ -9,11 +9,12 @@ import os
 import re
 import types
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, Union, get_args, get_origin
 
 from pydantic import Field, PlainValidator
 from pydantic.fields import FieldInfo
 
+from lmccheck.alignment import method_names
 from lmccheck.finding import LIMIT, read_limit
 from lmccheck.store.documents import Strict
 
@@ -71,8 +72,12 @@ Points = Annotated[int, Field(ge=3, le=10_001, description="a whole number from 
 Seed = Annotated[int, Field(description="an integer")]
 Profile = Literal["dev", "ci", "thorough"]
 
-Method = Literal["weight-matching", "activation-matching", "transport", "transport-both", "learned", "best"]
-Align = Literal["none", Method]
+if TYPE_CHECKING:
+    Method: TypeAlias = str
+    Align: TypeAlias = str
+else:  # whatever methods there are
+    Method = Literal[method_names()]
+    Align = Literal[("none", *method_names())]
 Repair = Literal["none", "bn", "repair"]
 Frame = Literal["merge-many", "reference"]
 Norm = Literal["activations", "weights"]

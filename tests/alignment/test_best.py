@@ -10,8 +10,8 @@ from torch import nn
 import lmccheck
 from lmccheck.alignment.matching.reassign import affordable
 from lmccheck.alignment.methods import starts
+from lmccheck.alignment.methods._joint import SHARES
 from lmccheck.alignment.methods.best import solve
-from lmccheck.alignment.methods.joint import SHARES
 from lmccheck.modules.random_weights import randomised
 from lmccheck.modules.runner import outputs_of
 from lmccheck.store.data import Batch, Data

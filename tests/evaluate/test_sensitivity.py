@@ -12,8 +12,8 @@ from torch.utils import _pytree as pytree
 import lmccheck
 from lmccheck.alignment.contract import Problem
 from lmccheck.alignment.matching.activations import ActivationSimilarity, observe_sensitivities
+from lmccheck.alignment.methods._joint import SHARES
 from lmccheck.alignment.methods.best import solve
-from lmccheck.alignment.methods.joint import SHARES
 from lmccheck.evaluate import sensitivity
 from lmccheck.evaluate.graph import GraphRunner, Watching
 from lmccheck.evaluate.sensitivity import NotDifferentiable, sensitivities

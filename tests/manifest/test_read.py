@@ -118,7 +118,7 @@ def test_what_editors_do_to_files_is_harmless(load, prefix, newline):
 NONE = '"none", '
 PROPERTIES = ", ".join(properties_of("pair"))
 CHECK = "pair.one.check.linear_connectivity"
-ALIGN = '"none", "weight-matching", "activation-matching", "transport", "transport-both", "learned" or "best"'
+ALIGN = '"none", "activation-matching", "best", "learned", "transport", "transport-both" or "weight-matching"'
 SETTINGS = "property, severity, align, limit, points, repair, beyond"
 
 

@@ -35,19 +35,11 @@ def match_transport(problem: Problem) -> Found:
     ``facts`` hold, per group, the transport cost W₂² per unit, and per layer the approximate dimension tr(S)²/tr(S²) of
     the matched cloud, S = W·Σ·Wᵀ, on which the rate of convergence depends.
     """
-    return _match(problem, "transport", outgoing=False)
+    return transported(problem, "transport", outgoing=False)
 
 
-@method("transport-both", needs=NEEDS, source="Ferbach et al. 2024", start=5)
-def match_transport_both(problem: Problem) -> Found:
-    """Return the permutation of ``transport`` improved with outgoing weights, in the same norm.
-
-    Groups are reassigned in turn, outgoing weights taken into account, until none improves; ``facts`` as there.
-    """
-    return _match(problem, "transport-both", outgoing=True)
-
-
-def _match(problem: Problem, name: str, *, outgoing: bool) -> Found:
+def transported(problem: Problem, name: str, *, outgoing: bool) -> Found:
+    """Return what both transports find: layer by layer, and with ``outgoing`` in turn from there."""
     pair, spec = problem.pair, problem.spec
     traced = problem.traced(name)
     layers = traced.layers

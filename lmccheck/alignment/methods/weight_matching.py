@@ -29,7 +29,7 @@ from lmccheck.alignment.matching.norms import counted, rows_alone
 from lmccheck.alignment.matching.reassign import affordable, in_turn, nested_groups
 from lmccheck.alignment.matching.similarity import Counts, WeightSimilarity
 from lmccheck.alignment.methods import method
-from lmccheck.alignment.methods.joint import Joint
+from lmccheck.alignment.methods._joint import Joint
 from lmccheck.evaluate.calibration import HalfWayLoss
 from lmccheck.symmetry.sites import Layer
 from lmccheck.symmetry.slots import UnitGroup
