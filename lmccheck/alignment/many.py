@@ -113,7 +113,7 @@ def align_many(
     the data before it is returned. Raises LmcError (CheckpointError, SourceError, SymmetryError,
     UnsupportedArchitecture). Source: Git Re-Basin, Algorithm 3 (Ainsworth et al. 2023).
     """
-    _check_options(models, method, align, reference, seed)
+    _check_options(method, align, seed)
     return align_set(load_set(models, **sources), method=method, align=align, reference=reference, seed=seed)
 
 
@@ -126,7 +126,10 @@ def align_set(
     seed: int = 0,
 ) -> ManyAlignment:
     """Return ``align_many`` of models that are loaded."""
-    _check_options(models.names, method, align, reference, seed)
+    _check_options(method, align, seed)
+    if isinstance(reference, bool) or not isinstance(reference, int) or not 0 <= reference < len(models.names):
+        last = len(models.names) - 1
+        raise LmcError(f"align_many: reference = {reference!r}; expected an integer from 0 to {last}")
     names, originals = models.names, models.thetas
     network, spec = models.network, models.network.spec
     layers = network.traced.layers if network.traced is not None else ()
@@ -171,19 +174,11 @@ def align_set(
     )
 
 
-def _check_options(models: Any, method: Any, align: Any, reference: Any, seed: Any) -> None:
-    if not isinstance(models, Sequence) or isinstance(models, (str, bytes)):
-        raise LmcError(
-            f"align_many: got models as {type(models).__name__}, expected a list of .safetensors paths or state dicts"
-        )
-    if len(models) < 2:
-        raise LmcError(f"align_many: got {len(models)} model(s), expected at least two; mend: give the others, too")
+def _check_options(method: Any, align: Any, seed: Any) -> None:
     for what, given, valid in (("method", method, MANY_METHODS), ("align", align, METHODS.names())):
         if given not in valid:
             hint = nearest(given, valid) if isinstance(given, str) else ""
             raise LmcError(f"align_many: {what} = {given!r}{hint}; expected one of {sorted(valid)}")
-    if isinstance(reference, bool) or not isinstance(reference, int) or not 0 <= reference < len(models):
-        raise LmcError(f"align_many: reference = {reference!r}; expected an integer from 0 to {len(models) - 1}")
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise LmcError(f"align_many: seed = {seed!r}; expected an integer")
 

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 SAMPLES = 128
 MASKS = 8  # of those drawn, for the interlayer smoothness
-DEEPEST = 8  # layers of a chain whose constants are taken unasked
 T_SMOOTH = (0.0, 0.25, 0.5, 0.75)  # of θ·t + θᵏ·(1−t), as the paper has it
 
 
@@ -52,14 +51,12 @@ def gaussian(pair: ModelPair, structure: Structure, size: float, seed: int) -> d
 
 
 def constants(
-    pair: ModelPair, structure: Structure, masks: Sequence[Mapping[str, Tensor]], seed: int, asked: bool
+    pair: ModelPair, structure: Structure, masks: Sequence[Mapping[str, Tensor]], seed: int
 ) -> dict[str, Any]:
     """Return both endpoints' constants of section 4, see ``cushions``, or {"why": ...} where there are none."""
     stages = chain_of(structure)
     if isinstance(stages, str):
         return {"why": stages}
-    if len(stages) > DEEPEST and not asked:
-        return {"why": f"a chain of {len(stages)} layers takes long: ask for it with diagnostics = true"}
     graph = GraphRunner(pair.module, pair.torch_device, torch.float64)
     batch = pair.data.batches[0].take(slice(SAMPLES))
     where = f"{pair.data.origin}, diagnostics"

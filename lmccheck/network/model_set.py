@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from lmccheck.errors import CheckpointError
 from lmccheck.network.endpoint import Endpoint, endpoint, require_same_tensors
 from lmccheck.network.network import Network, load_network
 from lmccheck.network.pair import Given, ModelPair
@@ -61,6 +62,12 @@ def load_set(models: Sequence[Given], *, name: str | None = None, sha256: Sequen
     ``models``: .safetensors files or state dicts; ``sha256`` pins them, in their order; all else as in ``load_pair``.
     Raises as ``load_pair`` does, naming the model.
     """
+    if not isinstance(models, Sequence) or isinstance(models, (str, bytes)):
+        raise CheckpointError(
+            f"models: got {type(models).__name__}, expected a list of .safetensors paths or state dicts"
+        )
+    if len(models) < 2:
+        raise CheckpointError(f"models: got {len(models)} model(s), expected at least two; mend: give the others, too")
     names = model_names(models)
     base = given.get("base")
     folder = Path(base) if base is not None else Path.cwd()

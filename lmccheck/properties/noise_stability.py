@@ -88,7 +88,7 @@ def noise_stability(
         "p": p,
         "quantile": quantile,
         "gaussian": gaussian(pair, structure, noise, seed) if diagnostics else None,
-        "diagnostics": constants(pair, structure, drawn, seed, True) if diagnostics else None,
+        "diagnostics": constants(pair, structure, drawn, seed) if diagnostics else None,
         "units": sizes,
         "vectorised": runs.vectorised,
     }

@@ -58,9 +58,9 @@ def test_half_precision_keeps_its_numbers() -> None:
 @pytest.mark.parametrize(
     ("models", "options", "message"),
     [
-        ([], {}, r"align_many: got 0 model\(s\), expected at least two; mend"),
-        ([0], {}, r"align_many: got 1 model\(s\), expected at least two"),
-        ("a.safetensors", {}, "align_many: got models as str, expected a list"),
+        ([], {}, r"models: got 0 model\(s\), expected at least two; mend"),
+        ([0], {}, r"models: got 1 model\(s\), expected at least two"),
+        ("a.safetensors", {}, "models: got str, expected a list"),
         ([0, 1], {"method": "merge"}, r"method = 'merge'.*expected one of \['merge-many', 'reference'\]"),
         ([0, 1], {"align": "weight-macthing"}, r"align = 'weight-macthing' \(did you mean 'weight-matching'\?\)"),
         ([0, 1], {"reference": 2}, "reference = 2; expected an integer from 0 to 1"),
