@@ -71,9 +71,16 @@ class Facade:
 
         if name.startswith("_") or name not in PROPERTIES:
             raise AttributeError(f"lmc has no {name!r}{nearest(name, dir(self))}")
-        declared = PROPERTIES.get(name)
-        given = {"device": self._device, "base": self._request.path.parent} if declared.of != "pair" else {}
-        return partial(core_of(self._request.config).call, name, **given)
+        call = partial(core_of(self._request.config).call, name)
+        if PROPERTIES.get(name).of == "pair":
+            return call
+        sources = {"device": self._device, "base": self._request.path.parent}
+
+        def loading(*given: Any, **settings: Any) -> Result:
+            loaded = bool(given) and hasattr(given[0], "network")
+            return call(*given, **(settings if loaded else {**sources, **settings}))
+
+        return loading
 
     def __dir__(self) -> list[str]:
         from lmccheck.properties.registry import PROPERTIES

@@ -95,7 +95,7 @@ class Network:
 
         Raises UnsupportedArchitecture, beginning with ``purpose``, where there is no such structure.
         """
-        assert self.spec is not None  # verified before anyone may use it
+        _ = self.spec  # verified before anyone may use it
         needs = f"{purpose}: a permutation spec that is handed in says too little: this needs"
         return structure_of(self.trace_for(needs, "leave out `symmetry`"), purpose, head=False)
 

@@ -163,7 +163,7 @@ class Property:
     def __call__(self, *given: Any, **named: Any) -> Result:
         """Measure what is given: something loaded, or, for a set and for two widths, what is to be loaded."""
         parts = self._loaded_by
-        loads = parts and (len(given) != 1 or isinstance(given[0], list) or not parts.keys().isdisjoint(named))
+        loads = parts and not (len(given) == 1 and hasattr(given[0], "network"))  # a view is loaded already
         signature = self.signature if loads else inspect.signature(self.function)
         strange = {
             name: named.pop(name) for name in named.keys() - signature.parameters
