@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from lmccheck.errors import SourceError, nearest
-from lmccheck.gate.core import core_of
 from lmccheck.gate.options import options_of
 
 if TYPE_CHECKING:
@@ -62,11 +61,14 @@ class Facade:
                 options[key] = self._request.getfixturevalue(fixture)
             if options[key] is None:
                 raise SourceError(f"lmc.load_pair: no {key}; say {key}=… or override the fixture {fixture}")
+        from lmccheck.gate.core import core_of  # here, as below: a run without manifests pays for none of it
+
         folder: Path = self._request.path.parent
         return core_of(self._request.config).load_pair(a, b, **{"device": self._device, "base": folder, **options})
 
     def __getattr__(self, name: str) -> Callable[..., Result]:
         """Return a property as a method; what it loads itself has the run's device and the test's folder, too."""
+        from lmccheck.gate.core import core_of
         from lmccheck.properties.registry import PROPERTIES
 
         if name.startswith("_") or name not in PROPERTIES:
