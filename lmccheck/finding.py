@@ -38,7 +38,7 @@ def bound_of(limit: float | str, reference: float | None) -> float:
 
 
 @dataclass(frozen=True)
-class Endpoint:
+class End:
     """A model that was compared: its name, its own mean loss, and its mean 0-1 error where the loss has one."""
 
     name: str
@@ -137,7 +137,7 @@ class Finding:
     limit: float | str
     unit: str = ""
     reference: float | None = None
-    endpoints: tuple[Endpoint, ...] = ()
+    endpoints: tuple[End, ...] = ()
     where: Where = Where()
     naive: float | None = None
     curve: Curve | None = None

@@ -61,6 +61,25 @@ def test_two_things_of_one_name_are_refused() -> None:
     found: Registry[int] = Registry("thing")
     found.add("x", 1, "a.py")
     found.add("x", 2, "a.py")
-    with pytest.raises(LmcError, match=r"b\.py: thing 'x' is already declared in a\.py; mend: rename one of them"):
+    with pytest.raises(LmcError, match=r"b\.py: thing 'x' is already declared in a\.py; mend: give it another"):
         found.add("x", 3, "b.py")
     assert found.get("x") == 2
+
+
+def test_nobody_takes_the_name_of_a_file(things: Callable[..., Registry[str]]) -> None:
+    """Whoever comes first: what others add is compared with the package's own files."""
+    found = things("near", package="things_c")
+    with pytest.raises(LmcError, match=r"conftest\.py: thing 'near' is already declared in .*near\.py"):
+        found.add("near", "another", "conftest.py")
+    assert found.get("near") == "a thing"
+
+
+def test_a_file_that_cannot_be_imported_is_one_line_every_time(
+    things: Callable[..., Registry[str]], tmp_path: Path
+) -> None:
+    """Not only at the first look, after which things would be unknown."""
+    found = things("near", package="things_d")
+    (tmp_path / "things_d" / "broken.py").write_text("1 / 0\n")
+    for _ in range(2):
+        with pytest.raises(LmcError, match=r"^things_d\.broken: cannot be imported: ZeroDivisionError: .*mend"):
+            found.get("nowhere")

@@ -87,7 +87,7 @@ def write(weights: dict[str, Tensor], path: str | os.PathLike[str], pair: ModelP
     """Write merged weights as θ_A's file names them, with its metadata and what is to be said of them."""
     origin = pair.origins[0]
     # a file may hold a tied tensor under one of its names only, and what loads it expects no other
-    names = files.read_header(origin.path).tensors if origin.path else weights
+    names = origin.tensors if origin.path else weights
     metadata = {**origin.metadata, "lmccheck": json.dumps(said)}
     return files.save({name: weights[name] for name in names}, path, metadata)
 

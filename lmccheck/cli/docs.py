@@ -6,6 +6,7 @@ import argparse
 import inspect
 
 from lmccheck.cli.command import HELD, Commands
+from lmccheck.errors import LmcError, nearest
 
 
 def add_to(commands: Commands) -> None:
@@ -61,6 +62,9 @@ def page(name: str) -> str:
         value = getattr(lmccheck, name)
         shown = f"{name}{inspect.signature(value)}" if inspect.isfunction(value) else name
         return f"# {name}\n\n```python\n{shown}\n```\n\n{_text(value)}"
+    if name not in PROPERTIES:
+        known = [*PROPERTIES.names(), *METHODS.names(), *(each for each in lmccheck.__all__ if each not in PROPERTIES)]
+        raise LmcError(f"docs: {name!r}: no such page{nearest(name, known)}; mend: lmccheck docs lists them")
     return docs.page(name)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from lmccheck.errors import CheckpointError, nearest
 from lmccheck.manifest.plan import PairPlan, Plan, SetPlan
-from lmccheck.store.files import Header, read_header, sha256_of
+from lmccheck.store.checkpoint import Checkpoint, look_at
 
 SHOWN_TENSORS = 3
 
@@ -31,7 +31,7 @@ def _problems(item: PairPlan | SetPlan, folder: Path) -> Iterator[str]:
             yield f".{key}: {missing(folder / source)}"
     if item.symmetry is not None and not (folder / item.symmetry).is_file():
         yield f".symmetry: {missing(folder / item.symmetry)}"
-    headers: dict[str, Header] = {}
+    headers: dict[str, Checkpoint] = {}
     seen: list[str] = []
     for key, file in item.files.items():
         path = folder / file
@@ -41,15 +41,15 @@ def _problems(item: PairPlan | SetPlan, folder: Path) -> Iterator[str]:
         same = next((other for other in seen if os.path.samefile(path, folder / item.files[other])), None)
         seen.append(key)
         try:
-            header = read_header(path)
+            checkpoint = look_at(file, folder, key)
         except CheckpointError as error:
             yield f".{key}: {error}"
             continue
-        yield from _pin_problems(key, path, item.pins.get(key))
+        yield from _pin_problems(key, checkpoint, item.pins.get(key))
         if same is not None:
             yield f": {same} and {key} are the same file, {file}; expected two checkpoints"
         else:
-            headers[key] = header
+            headers[key] = checkpoint
     kinds = ("dtype",) if isinstance(item, PairPlan) and item.model_b is not None else ("shape", "dtype")
     first = next(iter(headers), "")
     for other in list(headers)[1:]:
@@ -63,13 +63,14 @@ def missing(path: Path) -> str:
     return f"no file {path.name!r}{where}{nearest(path.name, names)}"
 
 
-def _pin_problems(key: str, path: Path, pin: str | None) -> Iterator[str]:
-    if pin is not None and (found := sha256_of(path)) != pin:
+def _pin_problems(key: str, checkpoint: Checkpoint, pin: str | None) -> Iterator[str]:
+    if pin is not None and (found := checkpoint.sha256) != pin:
         named = key.replace("models", "sha256") if key.startswith("models") else f"sha256.{key}"
-        yield f".{named}: {path.name} has sha256 {found}, expected {pin}; pin the file that was reviewed"
+        name = Path(checkpoint.path or key).name
+        yield f".{named}: {name} has sha256 {found}, expected {pin}; pin the file that was reviewed"
 
 
-def _differences(a: str, b: str, first: Header, second: Header, kinds: Sequence[str]) -> Iterator[str]:
+def _differences(a: str, b: str, first: Checkpoint, second: Checkpoint, kinds: Sequence[str]) -> Iterator[str]:
     """Yield what keeps two checkpoints from being points of one weight space (or of two that differ in widths)."""
     for side, other, own, others in ((a, b, first, second), (b, a, second, first)):
         only = sorted(own.tensors.keys() - others.tensors.keys())

@@ -32,7 +32,7 @@ NAME = "dropout_path"
 
 @check(
     of="pair",
-    claim="the same, by 8d − 4 segments or fewer (Theorems 1, 3)",
+    claim="max L ≤ max(L(θ_A), L(θ_B)) + ε, by 8d − 4 segments or fewer (Theorems 1, 3)",
     quantifier="there is a path",
     certifies="the exact maximum over the path: nothing is sampled",
 )

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from lmccheck.finding import Endpoint, Failure, Finding, Seen, Where
+from lmccheck.finding import End, Failure, Finding, Seen, Where
 from lmccheck.properties.low_loss_path import covered_structure, require_calibration, search_both
 from lmccheck.properties.registry import check
 from lmccheck.properties.remarks import data_remarks, measured_endpoints, measured_on, precision_of
@@ -101,7 +101,7 @@ def seen(costs: Mapping[str, list[float]]) -> list[Seen]:
 
 
 def _facts(
-    evaluator: Evaluator, structure: Structure, ends: Sequence[Endpoint], searches: Mapping[str, Search]
+    evaluator: Evaluator, structure: Structure, ends: Sequence[End], searches: Mapping[str, Search]
 ) -> dict[str, Any]:
     """Measure every θ_i, of the whole search and of what refits nothing, and return what a report says; JSON-able."""
     from lmccheck.dropping.stability import measure_dropped

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from lmccheck.finding import Endpoint, Failure, Finding, Where
+from lmccheck.finding import End, Failure, Finding, Where
 from lmccheck.properties.measured_line import Line, measure_line
 from lmccheck.properties.registry import check
 from lmccheck.properties.remarks import batchnorm_remark, data_remarks, precision_of
@@ -62,7 +62,7 @@ def fused_connectivity(
     fusion = fuse_pair(pair, norm=norm, seed=seed)
     evaluator = Evaluator(network, pair.a.theta, fusion.weights)
     own = evaluator.endpoint(pair.a.theta, "endpoint a", "fused_connectivity: a")
-    ends = Endpoint("a", own.loss, own.error), Endpoint("b", fusion.loss_b, fusion.facts["errors"]["b"])
+    ends = End("a", own.loss, own.error), End("b", fusion.loss_b, fusion.facts["errors"]["b"])
     between = Segment(evaluator, pair.a.theta, fusion.weights, "bn")
     line = measure_line(between, points, profile, *ends)
     value, worst_t = line.highest

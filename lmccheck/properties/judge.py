@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from lmccheck.finding import Endpoint, Failure, Finding, Matrix, Seen, Where
+from lmccheck.finding import End, Failure, Finding, Matrix, Seen, Where
 from lmccheck.result import Result
 
 PLACES = {"worst_t": "t", "worst_segment": "segment", "worst_side": "side"}  # keys of details, fields of Where
@@ -74,7 +74,7 @@ def finding_of(result: Result) -> Finding:
         value=result.value,
         limit=result.limit,
         unit=result.unit,
-        endpoints=tuple(Endpoint(name, loss, error) for name, loss, error in losses if loss is not None),
+        endpoints=tuple(End(name, loss, error) for name, loss, error in losses if loss is not None),
         where=Where(**places),
         naive=details.get("barrier_naive"),
         error_barrier=details.get("error_barrier"),

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from lmccheck.errors import SourceError, UnsupportedArchitecture
-from lmccheck.finding import Endpoint, Failure, Finding, Seen, Where
+from lmccheck.finding import End, Failure, Finding, Seen, Where
 from lmccheck.properties.remarks import data_remarks, measured_on
 
 if TYPE_CHECKING:
@@ -108,8 +108,8 @@ class Certified:
         pair, certificate = self.pair, self.certificate
         worst, segments = certificate.worst, certificate.segments
         ends = (
-            Endpoint("a", certificate.loss_a, segments[0].errors[0]),
-            Endpoint("b", certificate.loss_b, segments[-1].errors[1]),
+            End("a", certificate.loss_a, segments[0].errors[0]),
+            End("b", certificate.loss_b, segments[-1].errors[1]),
         )
         for end, measured in zip((pair.a, pair.b), ends, strict=True):
             if not math.isfinite(measured.loss):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lmccheck.evaluate.line import Point, barrier, chord, sample
-from lmccheck.finding import Curve, Endpoint, Failure, Seen
+from lmccheck.finding import Curve, End, Failure, Seen
 from lmccheck.properties.remarks import measured_on
 
 if TYPE_CHECKING:
@@ -24,8 +24,8 @@ class Line:
     """Points in order of t, over the chord between the losses of the original endpoints."""
 
     points: list[Point]
-    a: Endpoint
-    b: Endpoint
+    a: End
+    b: End
 
     @property
     def highest(self) -> tuple[float, float]:
@@ -87,7 +87,7 @@ class Line:
         )
 
 
-def measure_line(between: Segment, points: int, profile: str, a: Endpoint, b: Endpoint) -> Line:
+def measure_line(between: Segment, points: int, profile: str, a: End, b: End) -> Line:
     """Measure a segment on a grid of ``points``, refined around the worst t as ``profile`` says."""
     return Line(sample(lambda t: measure_point(between, t), points, REFINEMENTS[profile], a.loss, b.loss), a, b)
 

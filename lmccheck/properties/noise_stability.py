@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from lmccheck.finding import Endpoint, Failure, Finding, Seen, Verdict, Where, bound_of
+from lmccheck.finding import End, Failure, Finding, Seen, Verdict, Where, bound_of
 from lmccheck.properties.low_loss_path import covered_structure
 from lmccheck.properties.registry import check
 from lmccheck.properties.remarks import measured_endpoints, measured_on, precision_of
@@ -100,7 +100,7 @@ def noise_stability(
 
 def _finding(
     evaluator: Evaluator,
-    ends: tuple[Endpoint, Endpoint],
+    ends: tuple[End, End],
     costs: Mapping[str, dict[str, Any]],
     epsilon: float | str,
     facts: Mapping[str, Any],
@@ -143,7 +143,7 @@ def _witness(costs: Mapping[str, dict[str, Any]], p: float, seed: int, sizes: Ma
 
 
 def _losses(
-    runs: MaskedRuns, structure: Structure, theta: Mapping[str, Tensor], end: Endpoint, drawn: Sequence[Any]
+    runs: MaskedRuns, structure: Structure, theta: Mapping[str, Tensor], end: End, drawn: Sequence[Any]
 ) -> list[list[float]]:
     """Return the losses of one endpoint on the way to every mask, (masks, t)."""
     from lmccheck.dropping.edit import lines

@@ -146,6 +146,8 @@ class Property:
         started = time.perf_counter()
         checked = self.checked(settings)
         finding = self.function(load(), **checked)
+        if not isinstance(finding, Finding):
+            raise LmcError(f"{self.name}: returned {type(finding).__name__}, expected a Finding; mend: return one")
         return judge(self.name, finding, time.perf_counter() - started)
 
     @cached_property
@@ -198,6 +200,9 @@ def check(*, of: Kind, claim: str, quantifier: str, certifies: str) -> Any:
     are its row in tables. Returned is the public function: it checks the settings, loads what is given in parts, and
     returns the Result.
     """
+
+    if of not in OF:
+        raise LmcError(f"check: of = {of!r}{nearest(str(of), OF)}; expected one of {list(OF)}")
 
     def declare(function: Callable[..., Finding]) -> Callable[..., Result]:
         declared = Property(function.__name__, of, claim, quantifier, certifies, function)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lmccheck.finding import Endpoint
+from lmccheck.finding import End
 
 if TYPE_CHECKING:
     from lmccheck.evaluate.evaluator import Evaluator
@@ -37,12 +37,12 @@ def measured_on(data: Data) -> str:
     return f"{data.origin} ({data.samples} samples)"
 
 
-def measured_endpoints(pair: ModelPair, evaluator: Evaluator) -> tuple[Endpoint, Endpoint]:
+def measured_endpoints(pair: ModelPair, evaluator: Evaluator) -> tuple[End, End]:
     """Measure a pair's original endpoints with their own statistics. Raises SourceError where a loss is not finite."""
     ends = []
     for side, end in (("a", pair.a), ("b", pair.b)):
         found = evaluator.endpoint(end.theta, f"endpoint {side}", end.checkpoint.label)
-        ends.append(Endpoint(side, found.loss, found.error))
+        ends.append(End(side, found.loss, found.error))
     return ends[0], ends[1]
 
 

@@ -8,7 +8,7 @@ from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
 from lmccheck.evaluate.line import BARRIER
-from lmccheck.finding import Endpoint, Failure, Finding, Matrix, Seen, Where, bound_of
+from lmccheck.finding import End, Failure, Finding, Matrix, Seen, Where, bound_of
 from lmccheck.properties.registry import check
 from lmccheck.properties.remarks import batchnorm_remark, data_remarks, measured_on
 from lmccheck.properties.settings import Frame, Limit, Method, Place, Points, Repair, Seed
@@ -66,7 +66,7 @@ def set_connectivity(
         limit,
         many.pair.loss.unit,
         reference=max(barriers.losses[i], barriers.losses[j]),
-        endpoints=tuple(map(Endpoint, names, barriers.losses, errors)),
+        endpoints=tuple(map(End, names, barriers.losses, errors)),
         where=Where(t=barriers.worst_t[worst], pair=(names[i], names[j])),
         naive=barriers.naive[i][j],
         matrix=Matrix(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,16 +20,21 @@ if TYPE_CHECKING:
 class Checkpoint:
     """Named tensors that lie somewhere, described without reading them.
 
-    ``label`` is what messages call it; ``path`` and ``sha256`` are None for weights that are in no file. ``read``
-    returns all tensors, on the CPU, in their stored dtypes; names that share a tensor go on sharing it.
+    ``label`` is what messages call it; ``path`` is None, and so is ``digest``, for weights that are in no file.
+    ``read`` returns all tensors, on the CPU, in their stored dtypes; names that share a tensor go on sharing it.
     """
 
     label: str
     tensors: Mapping[str, TensorHeader] = field(repr=False)
     read: Callable[[], dict[str, Tensor]] = field(repr=False)
     path: str | None = None
-    sha256: str | None = None
+    digest: Callable[[], str] | None = field(default=None, repr=False)
     metadata: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    @cached_property
+    def sha256(self) -> str | None:
+        """The hex SHA-256 of the file, read at the first look; None for weights that are in no file."""
+        return self.digest() if self.digest is not None else None
 
     def facts(self) -> dict[str, Any]:
         """Return what a report says of it; JSON-able. ``parameters`` counts floating numbers."""
@@ -45,6 +51,8 @@ class Checkpoint:
 class Source:
     """A kind of checkpoint: what it opens, in words, whether it can open a thing, and how.
 
+    One that is a ``fallback`` is asked after all others: it takes every path.
+
     ``open(given, folder, side)`` returns the Checkpoint, paths being relative to ``folder``; ``side`` (``a``, ``b``,
     ``model 2``) names it where it has no name of its own. Raises CheckpointError.
     """
@@ -52,26 +60,34 @@ class Source:
     opens: str
     accepts: Callable[[Any], bool]
     open: Callable[[Any, Path, str], Checkpoint]
+    fallback: bool = False
 
 
 SOURCES: Registry[Source] = Registry("checkpoint source", "lmccheck.store.sources")
 
 
-def open_checkpoint(given: Any, folder: Path, side: str, pin: str | None = None) -> Checkpoint:
-    """Return what ``given`` stands for, opened by the first source that accepts it.
+def look_at(given: Any, folder: Path, side: str) -> Checkpoint:
+    """Return what ``given`` stands for, opened by the first source that accepts it; nothing but headers is read.
 
-    ``pin`` is the SHA-256 that a file must have. Raises CheckpointError.
+    Raises CheckpointError.
     """
-    source = next((source for source in SOURCES if source.accepts(given)), None)
+    sources = sorted(SOURCES, key=lambda source: source.fallback)
+    source = next((source for source in sources if source.accepts(given)), None)
     if source is None:
-        expected = " or ".join(source.opens for source in SOURCES)
+        expected = " or ".join(source.opens for source in sources)
         raise CheckpointError(f"{side}: got {type(given).__name__}, expected {expected}")
-    found = source.open(given, folder, side)
-    if pin is not None and found.sha256 is None:
+    return source.open(given, folder, side)
+
+
+def open_checkpoint(given: Any, folder: Path, side: str, pin: str | None = None) -> Checkpoint:
+    """Return ``look_at(…)``, its file hashed before a tensor is read; ``pin`` is the SHA-256 that it must have."""
+    found = look_at(given, folder, side)
+    sha256 = found.sha256
+    if pin is not None and sha256 is None:
         raise CheckpointError(f"{found.label}: got a pin, expected one for files only; mend: leave its sha256 out")
-    if pin is not None and pin.lower() != found.sha256:
+    if pin is not None and pin.lower() != sha256:
         raise CheckpointError(
-            f"{found.label}: sha256 is {found.sha256}, the pin says {pin}; mend: restore the file or review and update "
-            "the pin"
+            f"{found.label}: sha256 is {sha256}, the pin says {pin}; mend: restore the file or review and update the "
+            "pin"
         )
     return found

@@ -13,7 +13,7 @@ import pytest
 
 import lmccheck
 from lmccheck.errors import LmcError, ManifestError
-from lmccheck.finding import Endpoint, Finding
+from lmccheck.finding import End, Finding
 from lmccheck.manifest.read import load_manifest
 from lmccheck.network.model_set import load_set
 from lmccheck.properties import check, docs, run
@@ -116,7 +116,7 @@ def test_public_functions_show_what_they_take() -> None:
 
 def distance(pair, *, limit: Limit = 0.5, points: Points = 3, title: str = "x", any=None, seed: int = 0) -> Finding:  # type: ignore[no-untyped-def]  # as a user may write it
     """Assert that two numbers are near."""
-    return Finding(abs(pair.a - pair.b), limit, "units", endpoints=(Endpoint("a", pair.a), Endpoint("b", pair.b)))
+    return Finding(abs(pair.a - pair.b), limit, "units", endpoints=(End("a", pair.a), End("b", pair.b)))
 
 
 def test_a_property_of_plain_types_is_checked_too() -> None:

@@ -9,7 +9,7 @@ import pytest
 from tabulate import tabulate_formats
 
 from lmccheck.errors import LmcError
-from lmccheck.finding import Endpoint, Failure, Finding, Seen, Where
+from lmccheck.finding import End, Failure, Finding, Seen, Where
 from lmccheck.properties.judge import judge
 from lmccheck.report.failure import failure_text, reproduce_command
 from lmccheck.report.formats import FORMATS, Run, formats
@@ -176,7 +176,7 @@ def test_the_property_words_its_failure():
 
 def test_a_property_that_words_nothing_is_described_by_its_numbers():
     """So that a new property has a failure text from its first day."""
-    ends = Endpoint("a", 0.1), Endpoint("b", 0.2)
+    ends = End("a", 0.1), End("b", 0.2)
     found = Finding(0.0123456, 0.01, "nats", endpoints=ends, naive=0.9, where=Where(t=0.5))
     row = record().measured(judge("linear_connectivity", found, 0.0))
     assert failure_text(row, "pytest x").splitlines() == [
@@ -278,7 +278,7 @@ def test_a_failure_is_rendered_from_its_parts():
     """Worst and smallest are found among all that was seen, each against its own bound; no number is above all."""
     seen = [Seen(0.2, "here"), Seen(float("nan"), "there"), Seen(0.3, "beyond", bound=0.4), Seen(0.05, "below")]
     failure = Failure("p", "too high", "height", "there", "data x (3 samples)", seen, "places", ["and so on"], "; c 3")
-    ends = Endpoint("a", 1.0, 0.25), Endpoint("b", 2.0, 0.5)
+    ends = End("a", 1.0, 0.25), End("b", 2.0, 0.5)
     found = Finding(float("nan"), "5%", "nats", endpoints=ends, failure=failure)
     result = judge("p", found, 1.0)
     assert (result.verdict, result.limit) == ("fail", 0.1)
@@ -294,7 +294,7 @@ def test_a_failure_is_rendered_from_its_parts():
 @pytest.mark.parametrize(("limit", "verdict"), [(0.1, "pass"), ("10%", "pass"), (0.0999, "fail"), ("9.9%", "fail")])
 def test_a_value_that_equals_its_limit_passes(limit, verdict):
     """A percentage is one of the worse endpoint's loss; a finding may name another reference, or its own verdict."""
-    ends = Endpoint("a", 0.5), Endpoint("b", 1.0)
+    ends = End("a", 0.5), End("b", 1.0)
     assert Finding(0.1, limit, endpoints=ends).judged == verdict
     assert Finding(0.1, limit, endpoints=ends, verdict="inconclusive").judged == "inconclusive"
     assert Finding(0.1, "10%", endpoints=ends, reference=0.5).judged == "fail"
@@ -302,7 +302,7 @@ def test_a_value_that_equals_its_limit_passes(limit, verdict):
 
 def test_a_result_made_by_hand_says_in_its_details_what_a_finding_does():
     """The same row either way."""
-    ends = Endpoint("a", 0.1, 0.0), Endpoint("b", 0.2, 0.0)
+    ends = End("a", 0.1, 0.0), End("b", 0.2, 0.0)
     where = Where(side="b", layer="fc")
     found = Finding(0.3, 0.2, "nats", endpoints=ends, where=where, naive=0.4, notes=["n"], failure=["what", "where"])
     result = judge("linear_connectivity", found, 0.5)

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from lmccheck.alignment.contract import Method, Problem
+from lmccheck.errors import LmcError
 from lmccheck.registry import Registry
 
 Run = TypeVar("Run", bound=Method)
+NEEDS = ("calibration", "traced")
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,9 @@ def method(
     name: str, *, needs: tuple[str, ...] = (), source: str = "", start: int | None = None, inner: bool = False
 ) -> Callable[[Run], Run]:
     """Register the decorated function as the method of that name; an ``inner`` one is only tried by others."""
+
+    if not isinstance(needs, tuple) or not set(needs) <= set(NEEDS):
+        raise LmcError(f"method {name!r}: needs = {needs!r}; expected a tuple of some of {list(NEEDS)}")
 
     def register(run: Run) -> Run:
         (INNER if inner else METHODS).add(name, Declared(name, run, needs, source, start), run.__module__)

@@ -47,4 +47,5 @@ def fenced(text: str) -> str:
 FORMATS.add(
     "md",
     Format("md", "Markdown report", "write the report as Markdown ($GITHUB_STEP_SUMMARY gets it as well)", markdown),
+    __name__,
 )

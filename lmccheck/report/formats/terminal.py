@@ -26,5 +26,7 @@ def terminal(records: list[CheckRecord], run: Run) -> str:
 
 
 FORMATS.add(
-    "terminal", Format("terminal", "Terminal section", "printed at the end of every run", terminal, to_file=False)
+    "terminal",
+    Format("terminal", "Terminal section", "printed at the end of every run", terminal, to_file=False),
+    __name__,
 )

@@ -13,11 +13,16 @@ from lmccheck.store.checkpoint import SOURCES, Checkpoint, Source
 
 
 def open_file(given: str | os.PathLike[str], folder: Path, side: str) -> Checkpoint:
-    """Return a safetensors file as a checkpoint; its header is checked before it is hashed."""
+    """Return a safetensors file as a checkpoint; its header is checked, nothing else is read."""
     path = folder / given
     header = files.read_header(path)
     return Checkpoint(
-        shown_path(path), header.tensors, partial(files.load, path), str(path), files.sha256_of(path), header.metadata
+        shown_path(path),
+        header.tensors,
+        partial(files.load, path),
+        str(path),
+        partial(files.sha256_of, path),
+        header.metadata,
     )
 
 
@@ -25,4 +30,4 @@ def _is_path(given: Any) -> bool:
     return isinstance(given, (str, os.PathLike))
 
 
-SOURCES.add("safetensors", Source("a .safetensors path", _is_path, open_file), __name__)
+SOURCES.add("safetensors", Source("a .safetensors path", _is_path, open_file, fallback=True), __name__)
