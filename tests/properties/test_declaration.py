@@ -86,7 +86,7 @@ def test_what_is_expected_is_said_alike_in_a_manifest_and_in_python(tmp_path: Pa
     ("settings", "message"),
     [
         ({"limits": 1}, "unknown setting 'limits' (did you mean 'limit'?); expected one of align, limit, points, "),
-        ({"align": "lerned"}, "align = 'lerned' (did you mean 'learned'?); expected \"none\", \"weight-matching\", "),
+        ({"align": "lerned"}, "align = 'lerned' (did you mean 'learned'?); expected \"none\", \"activation-matching\", "),
         ({"beyond": ["rotation"]}, "beyond = ['rotation']; expected \"all\" or a list of some of rescaling, "),
         ({"seed": True}, "seed = True; expected an integer"),
         ({"profile": "fast"}, 'profile = \'fast\'; expected "dev", "ci" or "thorough"'),
