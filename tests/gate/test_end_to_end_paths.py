@@ -133,8 +133,8 @@ def test_verdicts_rows_and_failures(real):
     result.stdout.fnmatch_lines(
         [
             "random: no path of low loss found: *",
-            "excess * squared error, limit * squared error; the maximum on the path, *, is known; layer 0 costs *",
-            "where: segment * of 12 (abbabbcbcbba), kind *, *",
+            "excess * squared error, limit * squared error; the maximum on the path, *, is known",
+            "where: segment * of 12 (abbabbcbcbba), kind *, *; layer 0 costs most when dropped: *",
             "reproduce: pytest 'lmc.toml::random::dropout_path' --lmc-profile=dev",
         ]
     )
