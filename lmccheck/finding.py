@@ -30,6 +30,10 @@ def bound_of(limit: float | str, reference: float | None) -> float:
     >>> bound_of("5%", 2.0), bound_of(0.05, None)
     (0.1, 0.05)
     """
+    try:
+        limit = read_limit(limit)
+    except ValueError:
+        raise LmcError(f"limit = {limit!r}; expected {LIMIT}") from None
     if not isinstance(limit, str):
         return limit
     if reference is None:
@@ -161,8 +165,10 @@ class Finding:
 
     @property
     def judged(self) -> Verdict:
-        """The verdict: a value that is no number never passes, one equal to the limit does."""
-        return self.verdict or ("pass" if self.value <= self.bound else "fail")
+        """The verdict: a value that is no number never passes, nor one above the limit; one equal to it does."""
+        if self.verdict not in (None, "pass"):
+            return self.verdict
+        return "pass" if self.value <= self.bound else "fail"
 
     def explained(self, why: Callable[[], Failure]) -> Finding:
         """Return the finding with why it fails, if it does; only then is that worked out."""

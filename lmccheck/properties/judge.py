@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, get_args
 
-from lmccheck.finding import End, Failure, Finding, Matrix, Seen, Where
+from lmccheck.errors import LmcError
+from lmccheck.finding import End, Failure, Finding, Matrix, Seen, Verdict, Where
 from lmccheck.result import Result
 
 PLACES = {"worst_t": "t", "worst_segment": "segment", "worst_side": "side"}  # keys of details, fields of Where
@@ -14,7 +15,22 @@ PLACES |= {"worst_layer": "layer", "worst_pair": "pair", "worst_seed": "seed"}
 
 
 def judge(name: str, finding: Finding, seconds: float) -> Result:
-    """Compare a finding with its limit."""
+    """Compare a finding with its limit. Raises LmcError for a finding that cannot be judged."""
+    if not isinstance(finding, Finding):
+        raise LmcError(f"{name}: returned {type(finding).__name__}, expected a Finding; mend: return one")
+    if not isinstance(finding.value, (int, float)) or isinstance(finding.value, bool):
+        raise LmcError(
+            f"{name}: its finding's value is {finding.value!r}, expected a number; mend: correct the property"
+        )
+    if finding.verdict not in (None, *get_args(Verdict)):
+        raise LmcError(
+            f"{name}: its finding's verdict is {finding.verdict!r}, expected one of {list(get_args(Verdict))}"
+        )
+    for end in finding.endpoints:
+        if finding.judged == "pass" and not math.isfinite(end.loss):
+            raise LmcError(
+                f"{name}: the loss of {end.name} is {end.loss}, expected a finite one; mend: check the model"
+            )
     return Result(
         property=name,
         verdict=finding.judged,

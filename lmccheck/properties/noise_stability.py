@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 NAME = "noise_stability"
 MASKS = {"dev": 8, "ci": 20, "thorough": 100}
 CONFIDENCE = 0.95
+NOT_ASKED = {"why": "measured when asked for: diagnostics = true"}
 VERDICTS: tuple[Verdict, ...] = ("fail", "inconclusive", "pass")  # of two endpoints the first counts
 COST = "q_k = max over t of L(θ + t·(θ¹_k − θ)) − L(θ), θ¹_k with mask k (Kuditipudi et al. 2019, Lemma 3)"
 
@@ -46,7 +47,7 @@ def noise_stability(
     noise: Noise = 0.1,
     seed: Seed = 0,
     profile: Profile = "ci",
-    diagnostics: bool = False,
+    diagnostics: bool | None = False,
 ) -> Finding:
     """Assert that dropping units at random raises neither endpoint's loss by more than ``epsilon``, often enough.
 
@@ -63,7 +64,7 @@ def noise_stability(
 
     ``value`` is the worse endpoint's ``quantile`` of q, ``interval`` its order-statistics interval; the witness
     (NoiseWitness) recomputes every mask. ``details`` hold, per endpoint, ``q``, ``quantile``, ``share``, ``interval``,
-    ``losses`` and ``worst_t``, and ``gaussian`` and ``diagnostics``, None unless asked for.
+    ``losses`` and ``worst_t``, and ``gaussian`` (None) and ``diagnostics`` (only ``why``) unless asked for.
     A pass is about this data, these t, and masks as drawn. Raises LmcError (SourceError, UnsupportedArchitecture) when
     nothing sound can be said.
     Source: Kuditipudi et al. 2019, Algorithm 1 and Lemma 3; Arora et al. 2018 for the noise.
@@ -88,7 +89,7 @@ def noise_stability(
         "p": p,
         "quantile": quantile,
         "gaussian": gaussian(pair, structure, noise, seed) if diagnostics else None,
-        "diagnostics": constants(pair, structure, drawn, seed) if diagnostics else None,
+        "diagnostics": constants(pair, structure, drawn, seed) if diagnostics else NOT_ASKED,
         "units": sizes,
         "vectorised": runs.vectorised,
     }

@@ -136,7 +136,8 @@ class Property:
             raise LmcError(f"{self.name}: {name}: missing; expected {self.expected[name]}")
         value = settings[name]
         near = nearest(value, choices(self.parameters[name].annotation)) if isinstance(value, str) else ""
-        raise LmcError(f"{self.name}: {name} = {value!r}{near}; expected {self.expected[name]}")
+        said = repr(value).splitlines()[0][:200]  # of a tensor, for example, the beginning
+        raise LmcError(f"{self.name}: {name} = {said}{near}; expected {self.expected[name]}")
 
     def measure(self, measured: Any, settings: Mapping[str, Any]) -> Result:
         """Return the Result for a pair, two widths or a set that is loaded; settings are checked first."""
@@ -146,8 +147,6 @@ class Property:
         started = time.perf_counter()
         checked = self.checked(settings)
         finding = self.function(load(), **checked)
-        if not isinstance(finding, Finding):
-            raise LmcError(f"{self.name}: returned {type(finding).__name__}, expected a Finding; mend: return one")
         return judge(self.name, finding, time.perf_counter() - started)
 
     @cached_property
@@ -167,18 +166,18 @@ class Property:
         parts = self._loaded_by
         loads = parts and not (len(given) == 1 and hasattr(given[0], "network"))  # a view is loaded already
         signature = self.signature if loads else inspect.signature(self.function)
-        strange = {
-            name: named.pop(name) for name in named.keys() - signature.parameters
-        }  # what checks settings names them
+        for name in named.keys() - signature.parameters.keys():
+            near = nearest(name, signature.parameters)
+            raise TypeError(f"{self.name}() got an unexpected keyword argument {name!r}{near}")
         try:
             bound = signature.bind(*given, **named).arguments
         except TypeError as error:
             raise TypeError(f"{self.name}(): {error}") from None
         if loads:
             load = partial(LOADERS[self.of], **{name: bound.pop(name) for name in parts if name in bound})
-            return self._measure(load, {**bound, **strange})
+            return self._measure(load, bound)
         measured = bound.pop(next(iter(signature.parameters)))
-        return self.measure(measured, {**bound, **strange})
+        return self.measure(measured, bound)
 
 
 PROPERTIES: Registry[Property] = Registry("property", "lmccheck.properties", group="lmccheck.properties")

@@ -87,10 +87,9 @@ MAPS = ("rescaling", "sign-flips", "head-maps", "stream-rotation")
 
 
 def _maps(value: Any) -> bool:
-    several = [value] if isinstance(value, str) and value != "all" else value
-    return value in ("all", ()) or (
-        isinstance(several, (list, tuple, set, frozenset)) and bool(several) and all(name in MAPS for name in several)
-    )
+    if isinstance(value, str):
+        return value == "all" or value in MAPS
+    return isinstance(value, (list, tuple, set, frozenset)) and all(name in MAPS for name in value)
 
 
 Beyond = Annotated[str | tuple[str, ...], *_reader(f'"all" or a list of some of {", ".join(MAPS)}', _maps)]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import math
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +19,7 @@ from lmccheck.finding import End, Finding
 from lmccheck.manifest.read import load_manifest
 from lmccheck.network.model_set import load_set
 from lmccheck.properties import check, docs, run
+from lmccheck.properties.judge import judge
 from lmccheck.properties.registry import PROPERTIES, Property, properties_of
 from lmccheck.properties.settings import Limit, Points
 
@@ -85,8 +88,10 @@ def test_what_is_expected_is_said_alike_in_a_manifest_and_in_python(tmp_path: Pa
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"limits": 1}, "unknown setting 'limits' (did you mean 'limit'?); expected one of align, limit, points, "),
-        ({"align": "lerned"}, "align = 'lerned' (did you mean 'learned'?); expected \"none\", \"activation-matching\", "),
+        (
+            {"align": "lerned"},
+            "align = 'lerned' (did you mean 'learned'?); expected \"none\", \"activation-matching\", ",
+        ),
         ({"beyond": ["rotation"]}, "beyond = ['rotation']; expected \"all\" or a list of some of rescaling, "),
         ({"seed": True}, "seed = True; expected an integer"),
         ({"profile": "fast"}, 'profile = \'fast\'; expected "dev", "ci" or "thorough"'),
@@ -99,6 +104,38 @@ def test_a_mistake_in_a_call_is_one_line(settings: dict[str, Any], message: str)
         run("linear_connectivity", None, **settings)
     assert str(caught.value).startswith(f"linear_connectivity: {message}")
     assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_keyword_is_pythons_error_with_the_nearest_name() -> None:
+    """As for any function."""
+    with pytest.raises(
+        TypeError, match=r"linear_connectivity\(\) got an unexpected keyword argument 'limits' \(did you "
+    ):
+        lmccheck.linear_connectivity(None, limits=1)  # type: ignore[call-arg,arg-type]  # the point of the test
+
+
+@pytest.mark.parametrize(
+    ("finding", "said"),
+    [
+        (3.0, "x: returned float, expected a Finding"),
+        (Finding("0.0", 1.0), "x: its finding's value is '0.0', expected a number"),  # type: ignore[arg-type]  # the point
+        (Finding(1.0, math.inf), "limit = inf; expected a number"),
+        (Finding(1.0, "5 %", reference=1.0), "limit = '5 %'; expected a number"),
+        (Finding(0.0, 1.0, verdict="PASSED"), "x: its finding's verdict is 'PASSED', expected one of"),  # type: ignore[arg-type]
+        (Finding(0.0, 1.0, endpoints=(End("a", math.nan),)), "x: the loss of a is nan, expected a finite one"),
+    ],
+)
+def test_a_finding_that_cannot_be_judged_is_an_error(finding: Any, said: str) -> None:
+    """Never a verdict, whatever a property of somebody's returns."""
+    with pytest.raises(LmcError, match=re.escape(said)):
+        judge("x", finding, 0.0)
+
+
+@pytest.mark.parametrize("value", [math.nan, 1.0000001, math.inf])
+def test_a_property_cannot_pass_what_is_above_its_limit(value: float) -> None:
+    """Whatever verdict it claims."""
+    assert judge("x", Finding(value, 1.0, verdict="pass"), 0.0).verdict == "fail"
+    assert judge("x", Finding(0.5, 1.0, verdict="inconclusive"), 0.0).verdict == "inconclusive"
 
 
 def test_public_functions_show_what_they_take() -> None:
