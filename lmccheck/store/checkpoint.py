@@ -74,7 +74,7 @@ def look_at(given: Any, folder: Path, side: str) -> Checkpoint:
     sources = sorted(SOURCES, key=lambda source: source.fallback)
     source = next((source for source in sources if source.accepts(given)), None)
     if source is None:
-        expected = " or ".join(source.opens for source in sources)
+        expected = " or ".join(source.opens for source in SOURCES)
         raise CheckpointError(f"{side}: got {type(given).__name__}, expected {expected}")
     return source.open(given, folder, side)
 
