@@ -6,6 +6,7 @@ a developer would, in a fresh process, and uses it by what the user types.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -97,5 +98,6 @@ def test_one_new_file_is_all_it_takes(kind: str, tmp_path: Path) -> None:
     folder.mkdir()
     (folder / "mine.py").write_text(file)
     code = SETUP.format(package=package, folder=str(folder)) + use.replace("{{}}", "{}")
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    plain = {name: value for name, value in os.environ.items() if name != "PYTEST_ADDOPTS"}  # no workers: they'd lack it
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=plain)
     assert found.returncode == 0, found.stdout[-2000:] + found.stderr[-2000:]
