@@ -98,6 +98,6 @@ def test_one_new_file_is_all_it_takes(kind: str, tmp_path: Path) -> None:
     folder.mkdir()
     (folder / "mine.py").write_text(file)
     code = SETUP.format(package=package, folder=str(folder)) + use.replace("{{}}", "{}")
-    plain = {name: value for name, value in os.environ.items() if name != "PYTEST_ADDOPTS"}  # no workers: they'd lack it
+    plain = {name: value for name, value in os.environ.items() if name != "PYTEST_ADDOPTS"}  # no workers
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=plain)
     assert found.returncode == 0, found.stdout[-2000:] + found.stderr[-2000:]
