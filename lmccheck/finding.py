@@ -17,7 +17,7 @@ PERCENTAGE = re.compile(r"\d+(\.\d+)?%")
 
 def read_limit(value: Any) -> float | str:
     """Return a limit as it may be given, numbers as floats. Raises ValueError for anything else."""
-    if isinstance(value, str) and PERCENTAGE.fullmatch(value):
+    if isinstance(value, str) and PERCENTAGE.fullmatch(value) and math.isfinite(float(value[:-1])):
         return value
     if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value >= 0:
         return float(value)

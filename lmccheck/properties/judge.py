@@ -26,6 +26,10 @@ def judge(name: str, finding: Finding, seconds: float) -> Result:
         raise LmcError(
             f"{name}: its finding's verdict is {finding.verdict!r}, expected one of {list(get_args(Verdict))}"
         )
+    if finding.judged == "pass" and not (math.isfinite(finding.value) and math.isfinite(finding.bound)):
+        raise LmcError(
+            f"{name}: value {finding.value}, limit {finding.bound}; expected finite numbers; mend: check the model"
+        )
     for end in finding.endpoints:
         if finding.judged == "pass" and not math.isfinite(end.loss):
             raise LmcError(

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from networks import Written
+from networks.sets import shipped
 from networks.small import seeded, small_mlp
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -19,19 +20,6 @@ from lmccheck.errors import CheckpointError, LmcError, SourceError, SymmetryErro
 from lmccheck.store.files import read_header, sha256_of
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
-
-
-def shipped(kind: str) -> lmccheck.ModelPair:
-    """Return a shipped pair, as fixtures/lmc.toml describes it."""
-    return lmccheck.load_pair(
-        f"{kind}-seed0.safetensors",
-        f"{kind}-seed1.safetensors",
-        model=f"models:{kind}",
-        data="digits-test.safetensors",
-        calibration="digits-train.safetensors",
-        device="cpu",
-        base=FIXTURES,
-    )
 
 
 def loss_of(path: Path, kind: str) -> float:

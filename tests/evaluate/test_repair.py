@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from networks import Written
+from networks.sets import shipped
 from networks.small import seeded, small_batchnorm, small_mlp
 from torch import Tensor, nn
 
@@ -17,7 +18,6 @@ from lmccheck.errors import LmcError, SourceError, UnsupportedArchitecture
 from lmccheck.evaluate.points import interpolate
 from lmccheck.evaluate.repair import Repair, live_norms
 
-FIXTURES = Path(__file__).parents[2] / "fixtures"
 State = dict[str, Tensor]
 Build = Callable[[], nn.Module]
 
@@ -251,23 +251,10 @@ def test_a_network_without_such_layers_is_left_alone() -> None:
     assert results[1].details["repair"]["layers"] == []
 
 
-def fixtures(kind: str) -> lmccheck.ModelPair:
-    """Return a shipped pair."""
-    return lmccheck.load_pair(
-        f"{kind}-seed0.safetensors",
-        f"{kind}-seed1.safetensors",
-        model=f"models:{kind}",
-        data="digits-test.safetensors",
-        calibration="digits-train.safetensors",
-        device="cpu",
-        base=FIXTURES,
-    )
-
-
 @pytest.mark.parametrize(("kind", "naive"), [("mlp", 0.717), ("cnn", 0.884)])
 def test_the_barrier_of_the_shipped_pairs_falls(kind: str, naive: float) -> None:
     """To less than a third unaligned, and still further after alignment."""
-    pair = fixtures(kind)
+    pair = shipped(kind)
     found = {r: lmccheck.linear_connectivity(pair, points=3, profile="dev", repair=r) for r in ("bn", "repair")}
     assert found["bn"].details["barrier_naive"] == pytest.approx(naive, abs=0.001)
     assert found["repair"].details["barrier_naive"] < naive / 3
@@ -283,7 +270,7 @@ def test_the_barrier_of_the_shipped_pairs_falls(kind: str, naive: float) -> None
 
 def test_none_leaves_interpolated_statistics() -> None:
     """It needs no calibration data, says so, and is worse than re-estimating them."""
-    pair = fixtures("cnn")
+    pair = shipped("cnn")
     none, bn = (
         lmccheck.linear_connectivity(pair, align="none", points=3, profile="dev", repair=repair)
         for repair in ("none", "bn")

@@ -20,12 +20,18 @@ from networks.small import small_mlp
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 
 
-DIGITS = {
+DIGITS: dict[str, Any] = {
     "model": "models:mlp",
     "data": "digits-test.safetensors",
     "calibration": "digits-train.safetensors",
     "base": FIXTURES,
 }
+
+
+def shipped(kind: str) -> lmccheck.ModelPair:
+    """Return a shipped pair, as fixtures/lmc.toml describes it."""
+    given = {**DIGITS, "model": f"models:{kind}", "device": "cpu"}
+    return lmccheck.load_pair(*(f"{kind}-seed{k}.safetensors" for k in range(2)), **given)
 
 
 SMALL: dict[str, Any] = {

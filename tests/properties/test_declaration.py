@@ -120,6 +120,9 @@ def test_an_unknown_keyword_is_pythons_error_with_the_nearest_name() -> None:
         (3.0, "x: returned float, expected a Finding"),
         (Finding("0.0", 1.0), "x: its finding's value is '0.0', expected a number"),  # type: ignore[arg-type]  # the point
         (Finding(1.0, math.inf), "limit = inf; expected a number"),
+        (Finding(1.0, "9" * 400 + "%", reference=1.0), "9%'; expected a number"),
+        (Finding(-math.inf, 1.0), "value -inf, limit 1.0; expected finite numbers"),
+        (Finding(1.0, "5%", reference=math.inf), "value 1.0, limit inf; expected finite numbers"),
         (Finding(1.0, "5 %", reference=1.0), "limit = '5 %'; expected a number"),
         (Finding(0.0, 1.0, verdict="PASSED"), "x: its finding's verdict is 'PASSED', expected one of"),  # type: ignore[arg-type]
         (Finding(0.0, 1.0, endpoints=(End("a", math.nan),)), "x: the loss of a is nan, expected a finite one"),
