@@ -86,7 +86,7 @@ def _honest(pair: ModelPair, structure: Structure, witness: Any, keep: float) ->
 
     given = witness
     if not isinstance(given, StabilityWitness):
-        given = load_dropped(pair.base / given if pair.base else given, pair, structure)
+        given = load_dropped(pair.base / given, pair, structure)
     for side, theta in (("a", pair.theta_a), ("b", pair.theta_b)):
         missing = sorted(set(range(len(structure.levels))) - set(given.found.get(side, {})))
         if missing:

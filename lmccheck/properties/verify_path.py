@@ -34,7 +34,7 @@ def verify_path(
     from lmccheck.paths.path import Path, load_path
 
     structure = pair.network.structure("verify_path")
-    given = path if isinstance(path, Path) else load_path(pair.base / path if pair.base else path)
+    given = path if isinstance(path, Path) else load_path(pair.base / path)
     found = Certified(pair, given, certify(pair, structure, given, profile=profile))
     origin = "Path" if isinstance(path, Path) else os.fspath(path)
     return found.explained(found.finding(epsilon, {"origin": origin}), "this path is too high")
