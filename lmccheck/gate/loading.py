@@ -43,7 +43,7 @@ class Loaded:
         except LmcError as error:
             return error.with_traceback(None)
         self.description = {**self.description, **outcome.description}
-        self.environment = environment(str(outcome.device))
+        self.environment = environment(str(outcome.device), str(outcome.description.get("device", "cpu")))
         return outcome
 
     def note_pass(self, check: str, witness: Any) -> None:
@@ -83,10 +83,10 @@ class Loaded:
         self.lines.append(f"{plan.ships} written to {target}")
 
 
-def environment(device: str) -> dict[str, Any]:
-    """Return what the numbers depend on, asked of the torch that computed them."""
+def environment(asked: str, device: str) -> dict[str, Any]:
+    """Return what the numbers depend on, asked of the torch that computed them: ``asked`` came to ``device``."""
     torch = sys.modules.get("torch")
     if torch is None:
-        return {"device": device}
-    facts = {"torch": torch.__version__, "cuda": torch.version.cuda, "device": device}
+        return {"device": asked}
+    facts = {"torch": torch.__version__, "cuda": torch.version.cuda, "device": asked}
     return {**facts, "gpu": torch.cuda.get_device_name(device)} if device.startswith("cuda") else facts

@@ -28,9 +28,9 @@ DIGITS: dict[str, Any] = {
 }
 
 
-def shipped(kind: str) -> lmccheck.ModelPair:
+def shipped(kind: str, device: str = "cpu") -> lmccheck.ModelPair:
     """Return a shipped pair, as fixtures/lmc.toml describes it."""
-    given = {**DIGITS, "model": f"models:{kind}", "device": "cpu"}
+    given = {**DIGITS, "model": f"models:{kind}", "device": device}
     return lmccheck.load_pair(*(f"{kind}-seed{k}.safetensors" for k in range(2)), **given)
 
 
