@@ -26,7 +26,7 @@ from lmccheck.symmetry.verify import TOLERANCE
 
 
 @dataclass(frozen=True)
-class Alignment:
+class Alignment(files.Written):
     """θ_B permuted towards θ_A.
 
     ``weights`` are θ_B's own numbers in its own dtypes, permuted; with maps ``beyond`` permutations they are computed,
@@ -138,7 +138,7 @@ def _align(pair: ModelPair, method: str, seed: int, kinds: tuple[str, ...]) -> A
         dict(pair.origins[1].metadata),
         kinds,
         {name: tensor.dtype for name, tensor in pair.theta_b.items()},
-    )
+    ).made_of(pair.inputs)
 
 
 def save_aligned(alignment: Alignment, path: str | os.PathLike[str]) -> Path:
@@ -152,7 +152,6 @@ def save_aligned(alignment: Alignment, path: str | os.PathLike[str]) -> Path:
         raise LmcError(f"save_aligned: got {type(alignment).__name__}, expected an Alignment; mend: set align")
     target = Path(path)
     rounded = {name: tensor.to(alignment.stored.get(name, tensor.dtype)) for name, tensor in alignment.weights.items()}
-    written = files.save(rounded, target, alignment.metadata)
     facts: Mapping[str, Any] = {
         "method": alignment.method,
         "seed": alignment.seed,
@@ -162,5 +161,6 @@ def save_aligned(alignment: Alignment, path: str | os.PathLike[str]) -> Path:
         "within": {g.name: list(g.within) for g in alignment.spec.groups if g.within},
     }
     beside = target.with_name(target.name.removesuffix(".safetensors") + ".permutation.safetensors")
-    files.save(alignment.permutation, beside, {"lmccheck": json.dumps(facts)})
-    return written
+    contents = {target: (rounded, alignment.metadata), beside: (alignment.permutation, {"lmccheck": json.dumps(facts)})}
+    files.save_all(contents, alignment.inputs)
+    return target

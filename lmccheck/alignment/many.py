@@ -22,6 +22,7 @@ from lmccheck.evaluate.points import working_dtype
 from lmccheck.network.endpoint import StateDict
 from lmccheck.network.model_set import ModelSet, load_set
 from lmccheck.network.pair import Given, ModelPair
+from lmccheck.store.files import Written
 from lmccheck.symmetry.compose import compose, inverse
 from lmccheck.symmetry.spec import Permutation, PermutationSpec
 from lmccheck.symmetry.verify import TOLERANCE
@@ -31,7 +32,7 @@ MOST_ROUNDS = 50
 
 
 @dataclass(frozen=True)
-class ManyAlignment:
+class ManyAlignment(Written):
     """Networks permuted into one common frame: that of the reference, whose own numbers stay where they are.
 
     ``weights[k]`` are model k's own numbers in its own dtypes, permuted by ``permutations[k]``; ``objective`` is
@@ -77,7 +78,7 @@ class ManyAlignment:
             dict(self.metadata[k]) if self.metadata else {},
             (),
             {name: tensor.dtype for name, tensor in self.originals[k].items()},
-        )
+        ).made_of(self.inputs)
 
     def ship(self, target: Path, files: Sequence[str]) -> None:
         """Write each model to the folder ``target``, under the names ``files``."""
@@ -171,7 +172,7 @@ def align_set(
     metadata = tuple(dict(origin.metadata) for origin in models.origins)
     return ManyAlignment(
         weights, found, spec, method, merged.objectives[-1], facts, deviations, names, originals, pair, metadata
-    )
+    ).made_of(models.inputs)
 
 
 def _check_options(method: Any, align: Any, seed: Any) -> None:

@@ -89,7 +89,7 @@ def write(weights: dict[str, Tensor], path: str | os.PathLike[str], pair: ModelP
     # a file may hold a tied tensor under one of its names only, and what loads it expects no other
     names = origin.tensors if origin.path else weights
     metadata = {**origin.metadata, "lmccheck": json.dumps(said)}
-    return files.save({name: weights[name] for name in names}, path, metadata)
+    return files.save({name: weights[name] for name in names}, path, metadata, inputs=pair.inputs)
 
 
 def facts(pair: ModelPair, alignment: Alignment | None, t: float, repair: str) -> dict[str, Any]:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from lmccheck.alignment import method_names
 from lmccheck.errors import LmcError
+from lmccheck.store.imports import input_files
+from lmccheck.store.whole import overwritten
 
 if TYPE_CHECKING:
     from lmccheck.network.pair import ModelPair
@@ -83,18 +85,16 @@ def output_path(options: argparse.Namespace, *beside: Path) -> Path:
     target = Path(options.output)
     if target.suffix != SUFFIX:
         raise LmcError(f"--output: got {options.output!r}, expected a {SUFFIX} file; mend: correct its suffix")
-    for read in (options.a, options.b, options.data, options.calibration):
-        for written in (target, *beside):
-            if read is not None and _same(Path(read), written):
-                raise LmcError(
-                    f"--output: {written} is read from, expected a file of its own; mend: choose another name"
-                )
+    require_unread(options, target, *beside)
     return target
 
 
-def _same(read: Path, written: Path) -> bool:
-    """Whether two paths are one file, also under two names."""
-    return read.resolve() == written.resolve() or (read.exists() and written.exists() and read.samefile(written))
+def require_unread(options: argparse.Namespace, *written: Path) -> None:
+    """Raise LmcError where a file to be written is one that the arguments name as input, under whatever name."""
+    inputs = input_files(Path.cwd(), *(given for name, given in vars(options).items() if name != "output"))
+    for target in written:
+        if overwritten(target, inputs) is not None:
+            raise LmcError(f"--output: {target} is read from, expected a file of its own; mend: choose another name")
 
 
 def row(name: str, *values: Any) -> list[str]:

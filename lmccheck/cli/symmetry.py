@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lmccheck.cli.command import BROKEN, HELD, Commands
+from lmccheck.cli.endpoints import require_unread
 from lmccheck.errors import LmcError, SourceError, nearest
 
 if TYPE_CHECKING:
@@ -117,6 +118,7 @@ def symmetry(options: argparse.Namespace) -> int:
 
     if options.output:
         require_toml(Path(options.output))
+        require_unread(options, Path(options.output))
     torch.manual_seed(options.seed)
     module = build_module(options.model, Path.cwd())
     inputs = example_inputs(options, module)

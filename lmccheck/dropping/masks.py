@@ -46,7 +46,7 @@ def toward(multipliers: Tensor, t: float) -> Tensor:
 
 
 @dataclass(frozen=True)
-class NoiseWitness:
+class NoiseWitness(files.Written):
     """Every mask of a run by its number, and what each cost: enough to recompute every q_k.
 
     ``q``: per endpoint ("a", "b") one number per mask, in the loss's unit; ``losses`` those of θ + t·(θ¹_k − θ) for
@@ -96,7 +96,7 @@ class NoiseWitness:
             "worst": dict(self.worst),
             "best": dict(self.best),
         }
-        return files.save(tensors, Path(path), {"lmccheck": json.dumps(facts)})
+        return files.save(tensors, Path(path), {"lmccheck": json.dumps(facts)}, inputs=self.inputs)
 
 
 def stacked(masks: Sequence[Mapping[str, Tensor]], t: Sequence[float]) -> dict[str, Tensor]:

@@ -23,7 +23,7 @@ FORMAT = "dropout_stability 1"
 
 
 @dataclass(frozen=True)
-class StabilityWitness:
+class StabilityWitness(files.Written):
     """θ_i of both endpoints: ``found["a"][i]`` is the Dropped of level i. ``theta``: canonical states of both."""
 
     found: Mapping[str, Mapping[int, Dropped]]
@@ -53,7 +53,7 @@ class StabilityWitness:
             "dropped": entries,
             "theta": {side: fingerprint(state) for side, state in self.theta.items()},
         }
-        return files.save(tensors, path, {"lmccheck": json.dumps(facts)})
+        return files.save(tensors, path, {"lmccheck": json.dumps(facts)}, inputs=self.inputs)
 
 
 def measure_dropped(evaluator: Evaluator, structure: Structure, dropped: Dropped, side: str) -> Measured:

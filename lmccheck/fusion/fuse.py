@@ -33,7 +33,7 @@ NORMS = ("activations", "weights")
 
 
 @dataclass(frozen=True)
-class Fusion:
+class Fusion(files.Written):
     """θ_B at θ_A's widths.
 
     ``weights`` have θ_A's shapes and θ_B's dtypes. ``plans``: per group the transport plan, (n_A, n_B) float64, rows
@@ -70,7 +70,7 @@ class Fusion:
 
     def ship(self, target: Path, names: Sequence[str]) -> None:
         """Write θ_B at θ_A's widths to ``target``."""
-        files.save(self.weights, target, self.metadata)
+        files.save(self.weights, target, self.metadata, inputs=self.inputs)
 
     def summary(self) -> dict[str, Any]:
         """Return what a report says about this fusion; JSON-able."""
@@ -161,7 +161,7 @@ def fuse_pair(pair: WidthPair, *, norm: str = "activations", seed: int = 0) -> F
         seed,
         facts,
         dict(pair.b.checkpoint.metadata),
-    )
+    ).made_of(pair.inputs)
 
 
 def _batchnorm_facts(evaluator: Evaluator, weights: Mapping[str, Tensor]) -> dict[str, Any]:

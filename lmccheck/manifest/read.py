@@ -194,6 +194,8 @@ class _Reader:
     def name(self, name: str, where: str, reserved: Iterable[str] = ()) -> None:
         if not NAME.fullmatch(name):
             self.problems.append(f"{where}: expected a name of letters, digits, '.', '_' and '-' only")
+        elif name in (".", ".."):
+            self.problems.append(f"{where}: the name {name!r} is that of a folder, expected another")
         if name in reserved:
             self.problems.append(f"{where}: the name {name!r} is taken by the manifest's own item, expected another")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +29,12 @@ class Endpoint:
     network: Network
     theta: dict[str, Tensor] = field(repr=False)
     checkpoint: Checkpoint
+
+
+def inputs_of(*ends: Endpoint) -> tuple[Path, ...]:
+    """Return every file that endpoints were read from, and that their networks are run with."""
+    own = [Path(end.checkpoint.path) for end in ends if end.checkpoint.path is not None]
+    return (*own, *dict.fromkeys(file for end in ends for file in end.network.inputs))
 
 
 def endpoint(network: Network, checkpoint: Checkpoint, state: StateDict) -> Endpoint:

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from lmccheck.errors import CheckpointError
-from lmccheck.network.endpoint import Endpoint, endpoint, require_same_tensors
+from lmccheck.network.endpoint import Endpoint, endpoint, inputs_of, require_same_tensors
 from lmccheck.network.network import Network, load_network
 from lmccheck.network.pair import Given, ModelPair
 from lmccheck.store.checkpoint import Checkpoint, open_checkpoint
@@ -39,6 +39,11 @@ class ModelSet:
     def origins(self) -> tuple[Checkpoint, ...]:
         """The checkpoint of each."""
         return tuple(end.checkpoint for end in self.endpoints)
+
+    @property
+    def inputs(self) -> tuple[Path, ...]:
+        """Every file that was read for it, none of which may be written to."""
+        return inputs_of(*self.endpoints)
 
     @property
     def device(self) -> str:

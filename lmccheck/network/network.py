@@ -17,6 +17,7 @@ from lmccheck.network.device import resolve_device
 from lmccheck.network.loss import Loss, load_loss
 from lmccheck.store import files
 from lmccheck.store.data import Data, load_data
+from lmccheck.store.imports import input_files
 from lmccheck.store.model import build_module
 from lmccheck.store.trees import moved
 from lmccheck.symmetry.discover import Traced, derive, structure_of
@@ -46,6 +47,7 @@ class Network:
     base: Path = field(repr=False)  # the folder that relative paths and modules are looked up in
     given: PermutationSpec | None = field(default=None, repr=False)
     origin: dict[str, Any] = field(default_factory=lambda: {"origin": "traced"}, repr=False)
+    inputs: tuple[Path, ...] = field(default=(), repr=False)  # files that were read for it, beside checkpoints
 
     def example_inputs(self) -> tuple[Any, ...]:
         """Return two samples of the evaluation data as positional inputs, for tracing."""
@@ -132,8 +134,10 @@ def load_network(
     spec, origin = _spec(symmetry, folder, module)
     held = load_data(data, folder, "data")
     calibrating = load_data(calibration, folder, "calibration") if calibration is not None else None
+    inputs = tuple(input_files(folder, model, data, calibration, loss, symmetry))
+    loss_held = load_loss(loss, folder)
     return Network(
-        name, module, label, held, calibrating, load_loss(loss, folder), str(device), torch_device, folder, spec, origin
+        name, module, label, held, calibrating, loss_held, str(device), torch_device, folder, spec, origin, inputs
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from lmccheck.network.endpoint import Endpoint, StateDict, endpoint, require_same_tensors
+from lmccheck.network.endpoint import Endpoint, StateDict, endpoint, inputs_of, require_same_tensors
 from lmccheck.network.loss import Loss
 from lmccheck.network.network import Network, load_network, named_module
 from lmccheck.store.checkpoint import Checkpoint, open_checkpoint
@@ -92,6 +92,11 @@ class ModelPair:
         return self.a.checkpoint, self.b.checkpoint
 
     @property
+    def inputs(self) -> tuple[Path, ...]:
+        """Every file that was read for it, none of which may be written to."""
+        return inputs_of(self.a, self.b)
+
+    @property
     def description(self) -> dict[str, Any]:
         """What a report says of the pair; JSON-able."""
         files = {"a": self.a.checkpoint.facts(), "b": self.b.checkpoint.facts()}
@@ -137,6 +142,11 @@ class WidthPair:
     def device(self) -> str:
         """The device that was asked for."""
         return self.network.device
+
+    @property
+    def inputs(self) -> tuple[Path, ...]:
+        """Every file that was read for it, none of which may be written to."""
+        return inputs_of(self.a, self.b)
 
     @property
     def description(self) -> dict[str, Any]:

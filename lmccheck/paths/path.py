@@ -38,7 +38,7 @@ class Segment:
 
 
 @dataclass(frozen=True)
-class Path:
+class Path(files.Written):
     """A path θ(t), 0 ≤ t ≤ 1, every segment taking an equal share of t.
 
     ``points``: canonical states, float64, one more than there are segments; tensors that do not change are shared
@@ -119,7 +119,7 @@ def save_path(path: Path, file: str | os.PathLike[str]) -> FilePath:
         for s in path.segments
     ]
     facts = {"points": points, "segments": segments, "tied": dict(path.tied), "facts": dict(path.facts)}
-    return files.save(held, FilePath(file), {"lmccheck.path": json.dumps(facts)})
+    return files.save(held, FilePath(file), {"lmccheck.path": json.dumps(facts)}, inputs=path.inputs)
 
 
 def load_path(file: str | os.PathLike[str]) -> Path:

@@ -146,7 +146,11 @@ class Property:
     def _measure(self, load: Callable[[], Any], settings: Mapping[str, Any]) -> Result:
         started = time.perf_counter()
         checked = self.checked(settings)
-        finding = self.function(load(), **checked)
+        measured = load()
+        finding = self.function(measured, **checked)
+        made_of = getattr(getattr(finding, "witness", None), "made_of", None)
+        if made_of is not None and hasattr(measured, "inputs"):
+            made_of(measured.inputs)  # what it was measured of is never written over
         return judge(self.name, finding, time.perf_counter() - started)
 
     @cached_property

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lmccheck.report.formats import FORMATS, Run, formats, shown
 from lmccheck.report.record import CheckRecord
+from lmccheck.store.whole import write_whole
 
 
 def write_reports(
@@ -30,11 +31,24 @@ def write_reports(
 
 
 def write_text(kind: str, path: Path, text: str, *, append: bool = False) -> tuple[str, bool]:
-    """Write a report, making its folders; return the line that tells the user, and whether it was written."""
+    """Write a report, making its folders; return the line that tells the user, and whether it was written.
+
+    Whole or not at all: the old file stays as it was where the new one cannot be written.
+    """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a" if append else "w", encoding="utf-8") as file:
-            file.write(text)
+        (_append if append else write_whole)(path, text.encode(errors="backslashreplace"))
     except OSError as error:
         return f"{kind} could not be written to {path}: {error.strerror or error}", False
     return f"{kind} written to {path}", True
+
+
+def _append(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "ab", buffering=0) as file:
+        before, left = file.tell(), memoryview(content)
+        try:
+            while left:
+                left = left[file.write(left) :]
+        except BaseException:
+            file.truncate(before)
+            raise

@@ -6,7 +6,6 @@ Every mistake becomes one line: where, the key, what was found and what is expec
 from __future__ import annotations
 
 import json
-import os
 import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,6 +15,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from lmccheck.errors import nearest, shown_path
+from lmccheck.store.whole import write_whole
 
 BARE = re.compile(r"[A-Za-z0-9._-]+")
 
@@ -61,14 +61,9 @@ def read_document(path: Path) -> tuple[bytes, str, dict[str, Any]]:
 
 def write_document(path: Path, lines: Iterable[str]) -> None:
     """Write lines to a file as UTF-8, whole or not at all. Raises ValueError with one line."""
-    partial = path.with_name(path.name + ".partial")
     try:
-        content = "".join(f"{line}\n" for line in lines).encode()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(content)
-        os.replace(partial, path)
+        write_whole(path, "".join(f"{line}\n" for line in lines).encode())
     except (OSError, UnicodeEncodeError) as error:
-        partial.unlink(missing_ok=True) if path.parent.is_dir() else None
         reason = getattr(error, "strerror", None) or error
         raise ValueError(
             f"{shown_path(path)}: cannot be written: {reason}; mend: choose a folder that can be written to"

@@ -6,13 +6,15 @@ import hashlib
 import json
 import os
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from lmccheck.errors import CheckpointError, shown_path
+from lmccheck.store.whole import overwritten, replacing
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -69,6 +71,17 @@ class Header:
 
     tensors: dict[str, TensorHeader]
     metadata: dict[str, str]
+
+
+class Written:
+    """What may be written to files, and knows those it was made from, which it must not overwrite."""
+
+    inputs: Sequence[Path] = ()
+
+    def made_of(self, inputs: Iterable[Path]) -> Self:
+        """Note the files that were read to make it; return it."""
+        object.__setattr__(self, "inputs", tuple(inputs))  # results are frozen otherwise
+        return self
 
 
 def read_header(path: str | os.PathLike[str]) -> Header:
@@ -175,32 +188,61 @@ def load(path: str | os.PathLike[str]) -> dict[str, Tensor]:
 
 
 def save(
-    tensors: Mapping[str, Tensor], path: str | os.PathLike[str], metadata: Mapping[str, str] | None = None
+    tensors: Mapping[str, Tensor],
+    path: str | os.PathLike[str],
+    metadata: Mapping[str, str] | None = None,
+    *,
+    inputs: Iterable[str | os.PathLike[str]] = (),
 ) -> Path:
     """Write tensors to a safetensors file, whole or not at all; names that share one tensor are each written in full.
 
-    Raises CheckpointError when the file cannot be written.
+    ``inputs``: what was read to make them, and must not be overwritten. Raises CheckpointError when the file cannot be
+    written.
     """
+    save_all({Path(path): (tensors, metadata or {})}, inputs)
+    return Path(path)
+
+
+def save_all(
+    contents: Mapping[Path, tuple[Mapping[str, Tensor], Mapping[str, str]]],
+    inputs: Iterable[str | os.PathLike[str]] = (),
+) -> None:
+    """Write several files (tensors and metadata by path) as ``save`` does: all of them or none."""
     from safetensors.torch import save_file
 
-    path = Path(path)
+    for path in contents:
+        if (read := overwritten(path, map(Path, inputs))) is not None:
+            raise CheckpointError(
+                f"{shown_path(path)}: was read as {shown_path(read)}, expected a file of its own; mend: choose another "
+                "name"
+            )
+    with ExitStack() as finished:
+        for path, (tensors, metadata) in contents.items():
+            try:
+                partial = finished.enter_context(replacing(path))
+                save_file(_separate(tensors), str(partial), metadata=dict(metadata))
+            except Exception as error:
+                raise CheckpointError(_unwritable(path, error)) from None
+        try:
+            finished.close()
+        except OSError as error:
+            raise CheckpointError(_unwritable(next(iter(contents)), error)) from None
+
+
+def _unwritable(path: Path, error: Exception) -> str:
+    reason = getattr(error, "strerror", None) or error
+    return f"{shown_path(path)}: cannot be written: {reason}; mend: choose a folder that can be written to, with room"
+
+
+def _separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors on the CPU, no two of them sharing memory."""
     seen: set[int] = set()
     plain = {}
     for name, tensor in tensors.items():
         value = tensor.detach().to("cpu").contiguous()
         plain[name] = value.clone() if value.data_ptr() in seen else value
         seen.add(value.data_ptr())
-    partial = path.with_name(path.name + ".partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(plain, str(partial), metadata=dict(metadata or {}))
-        os.replace(partial, path)
-    except Exception as error:
-        partial.unlink(missing_ok=True) if path.parent.is_dir() else None
-        raise CheckpointError(
-            f"{shown_path(path)}: cannot be written: {error}; mend: choose a folder that can be written to"
-        ) from None
-    return path
+    return plain
 
 
 def not_finite(tensors: Mapping[str, Tensor]) -> tuple[str, str] | None:

@@ -8,6 +8,7 @@ back as it was and the folder's modules are kept for its next turn.
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -112,6 +113,19 @@ def say(error: BaseException) -> str:
     """Return an exception's type and the first line of its text."""
     text = str(error).strip().splitlines()
     return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
+
+
+def input_files(folder: Path, *named: Any) -> list[Path]:
+    """Return the files behind what a user names, those that exist: paths, and the modules of ``"pkg.mod:name"``."""
+    found = []
+    for each in named:
+        if not isinstance(each, (str, os.PathLike)):
+            continue
+        parts = os.fspath(each).partition(":")[0].split(".") if isinstance(each, str) and ":" in each else []
+        modules = [folder.joinpath(*parts[: k + 1]) for k in range(len(parts))]
+        files = [folder / each, *(path.with_suffix(".py") for path in modules), *(m / "__init__.py" for m in modules)]
+        found += [file for file in files if file.is_file()]
+    return found
 
 
 def label(value: Any) -> str:

@@ -169,6 +169,13 @@ SETTINGS = "property, severity, align, limit, points, repair, beyond"
             SOUND.replace("[pair.one]", '[pair.one]\nsha256 = { a = "ab" }'),
             'pair.one.sha256.a: got "ab" (a string), expected 64 hexadecimal digits',
         ),
+        *(
+            (
+                SOUND.replace("pair.one", f'pair."{name}"'),
+                f"pair.{name}: the name '{name}' is that of a folder, expected another",
+            )
+            for name in (".", "..")
+        ),
         (
             SOUND.replace("pair.one", 'pair."on e"'),
             "pair.\"on e\": expected a name of letters, digits, '.', '_' and '-' only",
