@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from networks.sets import shipped
+from networks.sets import DIGITS, shipped
 
 import lmccheck
 
@@ -20,7 +20,7 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
 ]
 ROOT = Path(__file__).parents[2]
-METHODS = ("weight-matching", "activation-matching", "transport", "learned")
+METHODS = ("weight-matching", "activation-matching", "transport", "transport-both", "learned", "best")
 
 
 def gate(device: str, report: Path) -> dict[str, Any]:
@@ -28,7 +28,8 @@ def gate(device: str, report: Path) -> dict[str, Any]:
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--lmc-models", "fixtures/lmc.toml"]
     given = [f"--lmc-device={device}", f"--lmc-report-json={report}"]
     environment = {**os.environ, "PYTEST_ADDOPTS": ""}
-    subprocess.run([*command, *given], cwd=ROOT, env=environment, check=True, capture_output=True, timeout=300)
+    ran = subprocess.run([*command, *given], cwd=ROOT, env=environment, capture_output=True, timeout=300, text=True)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
     return dict(json.loads(report.read_text()))
 
 
@@ -73,6 +74,28 @@ def test_an_alignment_keeps_the_function(kind: str, method: str) -> None:
     ]
     print(f"{kind}, {method}: barrier {barriers[0]:.4f} on the GPU, {barriers[1]:.4f} on the CPU")
     assert barriers[0] <= barriers[1] + 0.1
+
+
+@pytest.mark.parametrize("kind", ["mlp", "cnn", "transformer"])
+def test_maps_beyond_permutations_keep_the_function(kind: str) -> None:
+    """Rescalings, flips, head maps and rotations are fitted on the GPU, too."""
+    alignment = lmccheck.align(shipped(kind, device="cuda"), beyond="all")
+    assert alignment.function_deviation <= 1e-6
+
+
+def test_sets_and_two_widths() -> None:
+    """Barriers of a set and of two widths, to 1e-4 nats."""
+    models = [f"mlp-seed{k}.safetensors" for k in range(2)]
+    sets = [lmccheck.set_connectivity(models, limit=9.0, **{**DIGITS, "device": name}) for name in ("cuda", "cpu")]
+    assert sets[0].value == pytest.approx(sets[1].value, abs=1e-4)
+    given = {key: value for key, value in DIGITS.items() if key != "model"}
+    fused = [
+        lmccheck.fused_connectivity(
+            *models, model_a="models:mlp", model_b="models:mlp", limit=9.0, **{**given, "device": name}
+        )
+        for name in ("cuda", "cpu")
+    ]
+    assert fused[0].value == pytest.approx(fused[1].value, abs=1e-4)
 
 
 @pytest.mark.parametrize("name", ["auto", "cuda", "cuda:0"])

@@ -114,7 +114,7 @@ class WeightSimilarity:
                     left, right = self._both(slot, (group.name,))
                     product = left.flatten(0, 1) @ right.flatten(0, 1).T  # (size·inner, size·inner)
                     sizes = (group.size, child.size, group.size, child.size)
-                    total += product.reshape(sizes).transpose(1, 2)
+                    total += product.reshape(sizes).transpose(1, 2).to(total)  # which may be on a GPU
             found[child.name] = total
         return found
 
