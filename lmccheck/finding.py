@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 from lmccheck.errors import LmcError
 
 Verdict = Literal["pass", "fail", "inconclusive", "error"]
+Above = Literal["chord", "worse", "own"]
 LIMIT = "a number ≥ 0 in the loss's unit, or a percentage of the worse endpoint's loss such as \"5%\""
 PERCENTAGE = re.compile(r"\d+(\.\d+)?%")
 
@@ -76,6 +77,10 @@ class Where:
         return " ".join(f"{name}={part}" for name, part in parts.items() if part is not None)
 
 
+PLACES = {"worst_t": "t", "worst_segment": "segment", "worst_side": "side"}  # keys of details, fields of Where
+PLACES |= {"worst_layer": "layer", "worst_pair": "pair", "worst_seed": "seed"}
+
+
 @dataclass(frozen=True)
 class Curve:
     """Losses and 0-1 errors at points ``t`` of a line, (n,) each; the naive ones are those of nothing aligned."""
@@ -112,7 +117,8 @@ class Failure:
 
     ``measured`` is the measurement's name, ``remarks`` what belongs beside it; ``value`` only where it is not that of
     the finding. ``where`` describes the worst, ``data`` what it was measured on. ``seen`` is all that the limit bounds,
-    ``things`` what that is called. ``beside`` belongs to the endpoints' losses.
+    ``things`` what that is called. ``beside`` belongs to the endpoints' losses. ``next``: what may help, and was not
+    tried; nothing that cannot.
     """
 
     subject: str
@@ -125,6 +131,7 @@ class Failure:
     remarks: Sequence[str] = ()
     beside: str = ""
     value: float | None = None
+    next: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -134,7 +141,9 @@ class Finding:
     ``reference``: the loss that a percentage refers to, by default that of the worse endpoint. ``naive``: the value
     with nothing aligned. ``verdict``: only where it is not simply whether value ≤ limit. ``failure``: given where the
     verdict is not to pass, as data or as lines of text. ``witness``: what proves the finding. ``facts``: all else that
-    a reader may want, JSON-able.
+    a reader may want, JSON-able. ``worst_loss``: the loss itself where the worst was seen. ``above``: what ``value`` is
+    measured above, the chord between the endpoints' losses, the worse of them, or an endpoint's own. ``merge``: the
+    loss of a merge, by a name such as "at t = 0.5".
     """
 
     value: float
@@ -156,6 +165,9 @@ class Finding:
     witness: Any = field(default=None, repr=False)
     evaluations: int = 0
     facts: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    worst_loss: float | None = None
+    above: Above | None = None
+    merge: End | None = None
 
     @property
     def bound(self) -> float:

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from lmccheck.errors import VerdictError
-from lmccheck.finding import Finding
+from lmccheck.explain import result_lines
+from lmccheck.finding import PLACES, End, Finding, Matrix, Where
 from lmccheck.finding import Verdict as Verdict
 
 
@@ -38,13 +39,51 @@ class Result:
         """True only for the verdict ``pass``; fail, inconclusive and error are all False."""
         return self.verdict == "pass"
 
+    @builtins.property
+    def lines(self) -> list[str]:
+        """The result in words, a line each: of a failure what failed, how much, where, which endpoints, what next."""
+        head, advice = f"{self.property}: {self.verdict}", self.details.get("next", ())
+        return result_lines(head, finding_of(self), self.limit, passed=self.passed, advice=advice)
+
     def raise_for_verdict(self) -> None:
-        """Return quietly on ``pass``; raise ``VerdictError`` (an AssertionError) otherwise."""
+        """Return quietly on ``pass``; raise ``VerdictError`` (an AssertionError) with the result in words otherwise."""
         if not self.passed:
-            raise VerdictError(
-                f"{self.property}: {self.verdict}: measured {self.value:.4g} {self.unit}, limit {self.limit:.4g} "
-                f"{self.unit}"
-            )
+            raise VerdictError("\n".join(self.lines))
+
+    def __repr__(self) -> str:
+        first, *others = self.lines
+        return "\n".join([f"Result({first})", *(f"  {line}" for line in others)])
 
     def __bool__(self) -> NoReturn:
         raise TypeError("a Result has four verdicts, not two: say result.passed or call result.raise_for_verdict()")
+
+
+def finding_of(result: Result) -> Finding:
+    """Return a result's finding; of a result that was made by hand, what its details say under the public keys."""
+    if result.finding is not None:
+        return result.finding
+    details = result.details
+    places = {name: details[key] for key, name in PLACES.items() if details.get(key) is not None}
+    alignment = details.get("alignment")
+    matrix = None
+    losses = [(name, details.get(f"loss_{name}"), details.get(f"error_{name}")) for name in "ab"]
+    if details.get("matrix"):
+        above, method = details.get("above_limit", []), (alignment or {}).get("method")
+        matrix = Matrix(details["names"], details["matrix"], details["matrix_naive"], above, method)
+        known = details.get("losses") or [None] * len(matrix.names)
+        losses = list(zip(matrix.names, known, details.get("errors") or [None] * len(known), strict=False))
+    return Finding(
+        value=result.value,
+        limit=result.limit,
+        unit=result.unit,
+        endpoints=tuple(End(name, loss, error) for name, loss, error in losses if loss is not None),
+        worst_loss=details.get("worst_loss"),
+        where=Where(**places),
+        naive=details.get("barrier_naive"),
+        error_barrier=details.get("error_barrier"),
+        matrix=matrix,
+        barrier_definition=details.get("barrier_definition", ""),
+        alignment=alignment,
+        notes=details.get("notes", ()),
+        failure=details.get("failure"),
+    )

@@ -99,6 +99,6 @@ def require_unread(options: argparse.Namespace, *written: Path) -> None:
 
 def row(name: str, *values: Any) -> list[str]:
     """Return a row of text: numbers with four significant digits, nothing for None."""
-    from lmccheck.report.record import number
+    from lmccheck.explain import number
 
     return [name, *map(number, values)]

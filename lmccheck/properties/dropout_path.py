@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from lmccheck.errors import LmcError
 from lmccheck.finding import Finding
+from lmccheck.properties.advice import wider_search
 from lmccheck.properties.low_loss_path import (
     Certified,
     Prepared,
@@ -92,7 +93,8 @@ def dropout_path(
         without, notes = plainer.without_refit()
         facts["without_refit"] = {**without, "losses": _losses(ready, plainer.certificate)}
     costs = partial(_jumps, losses, found.certificate)
-    return found.explained(found.finding(epsilon, facts, notes), not_found(settings), costs)
+    advice = wider_search(pair.network, ready.structure, settings)
+    return found.explained(found.finding(epsilon, facts, notes), not_found(settings), advice, costs)
 
 
 def _certified(
@@ -154,6 +156,10 @@ def _through(
         found.finding(epsilon, facts),
         "no path of low loss found: neither a better way through this θ* nor better dropped networks were found "
         f"({settings['profile']}, seed {settings['seed']})",
+        [
+            "another θ*, or none: leave out through and through_model",
+            *wider_search(pair.network, ready.structure, settings),
+        ],
         lambda: level_costs(pair, ready.structure, "a", a),
     )
 

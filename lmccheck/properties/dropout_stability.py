@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lmccheck.finding import End, Failure, Finding, Seen, Where
+from lmccheck.properties.advice import wider_search
 from lmccheck.properties.low_loss_path import covered_structure, require_calibration, search_both
 from lmccheck.properties.registry import check
 from lmccheck.properties.remarks import data_remarks, measured_endpoints, measured_on, precision_of
@@ -75,13 +76,15 @@ def dropout_stability(
         epsilon,
         pair.loss.unit,
         endpoints=ends,
+        worst_loss=facts["losses"][side][level],
+        above="own",
         where=Where(side=side, layer=structure.levels[level][0]),
         notes=_notes(evaluator, structure, searches, facts),
         witness=StabilityWitness({side: search.best for side, search in searches.items()}, states),
         evaluations=evaluator.evaluations,
         facts=facts,
     )
-    return found.explained(lambda: _failure(pair, facts))
+    return found.explained(lambda: _failure(pair, structure, facts))
 
 
 def excess(measured: Measured, own: float) -> float:
@@ -180,7 +183,7 @@ def _notes(
     return notes
 
 
-def _failure(pair: ModelPair, facts: Mapping[str, Any]) -> Failure:
+def _failure(pair: ModelPair, structure: Structure, facts: Mapping[str, Any]) -> Failure:
     side, level = facts["worst"]["side"], facts["worst"]["level"]
     entry, error = facts["found"][side][level], facts["errors"][side][level]
     kept = ", ".join(f"{count} of {entry['units'][group]} in {group}" for group, count in entry["kept"].items())
@@ -196,4 +199,5 @@ def _failure(pair: ModelPair, facts: Mapping[str, Any]) -> Failure:
         seen(facts["epsilon"]),
         "dropped networks",
         [f"without refit it is {facts['epsilon_plain'][side][level]:.4g}"] if facts["refit"] else [],
+        next=wider_search(pair.network, structure, facts),
     )

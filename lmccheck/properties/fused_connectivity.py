@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from lmccheck.finding import End, Failure, Finding, Where
+from lmccheck.properties.advice import more_data
 from lmccheck.properties.measured_line import Line, measure_line
 from lmccheck.properties.registry import check
 from lmccheck.properties.remarks import batchnorm_remark, data_remarks, precision_of
@@ -71,6 +72,9 @@ def fused_connectivity(
         limit,
         network.loss.unit,
         endpoints=ends,
+        worst_loss=line.worst.loss,
+        above="chord",
+        merge=line.middle,
         where=Where(t=worst_t),
         curve=line.curve(),
         error_barrier=line.error_barrier,
@@ -116,4 +120,15 @@ def _failure(pair: WidthPair, line: Line, fusion: Fusion) -> Failure:
             f"{fusion.function_deviation:.2e}",
         ],
         beside=f"; fused {fusion.loss_fused:.4g}",
+        next=_advice(pair.network, fusion),
     )
+
+
+def _advice(network: Network, fusion: Fusion) -> list[str]:
+    """Return what was not tried and may help: the other norm, where there is data for it."""
+    other = next(norm for norm in ("activations", "weights") if norm != fusion.norm)
+    able = other == "weights" or network.calibration is not None
+    return [
+        *([f"norm = '{other}'"] if able else ["calibration data, for norm = 'activations'"]),
+        *(more_data(network, "the transport") if fusion.norm == "activations" else []),
+    ]

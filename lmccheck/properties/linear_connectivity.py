@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from lmccheck.errors import LmcError
 from lmccheck.evaluate.line import BARRIER
 from lmccheck.finding import Failure, Finding, Where
+from lmccheck.properties.advice import maps_beyond, more_data, other_alignment
 from lmccheck.properties.measured_line import Line, measure_line, measure_point
 from lmccheck.properties.registry import check
 from lmccheck.properties.remarks import batchnorm_remark, data_remarks, measured_endpoints, precision_of
@@ -69,7 +70,7 @@ def linear_connectivity(
     line = measure_line(between, points, profile, *ends)
     naive = Line([measure_point(unaligned, point.t) for point in line.points], *ends) if moved else line
     found = _finding(pair, line, naive, between, alignment, limit)
-    return found.explained(lambda: _failure(pair, line, found, align))
+    return found.explained(lambda: _failure(pair, line, found, between, align))
 
 
 def _finding(
@@ -83,6 +84,9 @@ def _finding(
         limit,
         pair.loss.unit,
         endpoints=(line.a, line.b),
+        worst_loss=line.worst.loss,
+        above="chord",
+        merge=line.middle,
         where=Where(t=worst_t),
         naive=naive.highest[0],
         curve=line.curve(naive),
@@ -177,18 +181,37 @@ def _beyond_note(alignment: Alignment) -> str:
     return f"b is not only permuted but mapped beyond permutations, its function kept: {named}"
 
 
-def _failure(pair: ModelPair, line: Line, found: Finding, align: str) -> Failure:
+def _failure(pair: ModelPair, line: Line, found: Finding, between: Segment, align: str) -> Failure:
     how = "unaligned" if align == "none" else f"after {align}"
     proof = "" if align == "none" else " (no better alignment was found, which does not prove that there is none)"
     ends = [
         name
         for name, at, end in (("a", 0, line.a), ("b", -1, line.b))
-        if not line.points[at].loss - end.loss <= found.bound
+        if between.reestimates and not line.points[at].loss - end.loss <= found.bound
     ]
     if ends:  # nothing is interpolated there: what costs is the re-estimation
         proof = (
             f" (re-estimating the BatchNorm of {' and '.join(ends)} alone exceeds the limit: is the calibration data "
             "alike?)"
         )
-    naive = [] if align == "none" else [f"unaligned it is {found.naive:.4g}"]
-    return line.failure(pair.name, f"not linearly connected {how}{proof}", "(1-t)·a + t·b", pair.data, naive)
+    return line.failure(
+        pair.name,
+        f"not linearly connected {how}{proof}",
+        "(1-t)·a + t·b",
+        pair.data,
+        [] if align == "none" else [f"unaligned it is {found.naive:.4g}"],
+        next=more_data(pair.network, "BatchNorm") if ends else _advice(pair, found, between, align),
+    )
+
+
+def _advice(pair: ModelPair, found: Finding, between: Segment, align: str) -> list[str]:
+    """Return what was not tried and may help."""
+    advice = other_alignment(pair.network, align)
+    if align != "none" and found.naive is not None and found.naive <= found.bound:
+        advice.insert(0, "align = 'none', which is within the limit")
+    advice += maps_beyond(pair.network, align, (found.alignment or {}).get("beyond", ()))
+    if between.method == "none" and between.evaluator.batchnorms:
+        advice.append("repair = 'bn', which re-estimates BatchNorm on calibration data")
+    elif between.method != "repair" and pair.calibration is not None and pair.network.given is None:
+        advice.append("repair = 'repair', which mends the statistics of the merged layers")
+    return advice

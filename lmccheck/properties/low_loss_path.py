@@ -122,6 +122,8 @@ class Certified:
             epsilon,
             pair.loss.unit,
             endpoints=ends,
+            worst_loss=certificate.largest,
+            above="worse",
             where=Where(segment=f"{worst.number}{worst.kind}"),
             notes=[*self._notes(), *notes],
             witness=self.path,
@@ -142,8 +144,13 @@ class Certified:
             },
         )
 
-    def explained(self, found: Finding, what: str, costs: Callable[[], Mapping[str, float]] = dict) -> Finding:
-        """Return a finding that, if it fails, says ``what`` fails; ``costs``: per layer, what dropping it costs."""
+    def explained(
+        self, found: Finding, what: str, advice: Sequence[str], costs: Callable[[], Mapping[str, float]] = dict
+    ) -> Finding:
+        """Return a finding that, if it fails, says ``what`` fails and what may help.
+
+        ``costs``: per layer, what dropping it costs.
+        """
         if found.judged == "pass":
             return found
         layers = dict(costs())
@@ -153,7 +160,7 @@ class Certified:
             found,
             where=replace(found.where, layer=costly),
             facts={**found.facts, "worst_layer": costly, "layer_costs": layers},
-            failure=self._failure(what, layer),
+            failure=replace(self._failure(what, layer), next=advice),
         )
 
     def without_refit(self) -> tuple[dict[str, Any], list[str]]:

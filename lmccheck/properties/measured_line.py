@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lmccheck.evaluate.line import Point, barrier, chord, sample
 from lmccheck.finding import Curve, End, Failure, Seen
@@ -31,6 +31,17 @@ class Line:
     def highest(self) -> tuple[float, float]:
         """The barrier, and the t at which it is."""
         return barrier(self._losses, self.a.loss, self.b.loss)
+
+    @property
+    def worst(self) -> Point:
+        """The point at which the barrier is."""
+        return next(point for point in self.points if point.t == self.highest[1])
+
+    @property
+    def middle(self) -> End:
+        """What a merge of equal shares would be, or the point that is nearest to it."""
+        found = min(self.points, key=lambda point: abs(point.t - 0.5))
+        return End(f"at t = {found.t:.4g}", found.loss, found.error)
 
     @property
     def over_ends(self) -> float:
@@ -68,11 +79,9 @@ class Line:
             return Curve(t, losses, self.errors)
         return Curve(t, losses, self.errors, [point.loss for point in naive.points], naive.errors)
 
-    def failure(
-        self, subject: str, what: str, formula: str, data: Data, remarks: list[str], *, beside: str = ""
-    ) -> Failure:
+    def failure(self, subject: str, what: str, formula: str, data: Data, remarks: list[str], **more: Any) -> Failure:
         """Return why the line is too high; ``formula`` is what lies at t, ``remarks`` belong beside the barrier."""
-        worst = next(point for point in self.points if point.t == self.highest[1])
+        worst = self.worst
         error = f", 0-1 error {worst.error:.4g}" if self.errors is not None else ""
         return Failure(
             subject,
@@ -83,7 +92,7 @@ class Line:
             [Seen(loss - chord(t, self.a.loss, self.b.loss), f"at t = {t:.4g}") for t, loss in self._losses],
             "points",
             remarks,
-            beside,
+            **more,
         )
 
 

@@ -12,7 +12,7 @@ from lmccheck.properties.low_loss_path import covered_structure
 from lmccheck.properties.registry import check
 from lmccheck.properties.remarks import measured_endpoints, measured_on, precision_of
 from lmccheck.properties.settings import Limit, Masks, Noise, Probability, Profile, Quantile, Seed
-from lmccheck.stats import clopper_pearson, quantile_interval, quantile_of, trials_to_settle
+from lmccheck.stats import MOST_TRIALS, clopper_pearson, quantile_interval, quantile_of, trials_to_settle
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -116,6 +116,8 @@ def _finding(
         epsilon,
         evaluator.network.loss.unit,
         endpoints=ends,
+        worst_loss=max(max(row) for row in costs[worse]["losses"]),
+        above="own",
         where=Where(side=worse),
         interval=quantile_interval(costs[worse]["q"], share, CONFIDENCE),
         verdict=next(verdict for verdict in VERDICTS if verdict in verdicts),
@@ -201,15 +203,16 @@ def _shown(interval: Sequence[float]) -> str:
 def _failure(pair: ModelPair, found: Finding, costs: Mapping[str, dict[str, Any]]) -> Failure:
     from lmccheck.dropping.masks import mask_seed
 
-    share, witness = found.facts["quantile"], found.witness
+    share, witness, advice = found.facts["quantile"], found.witness, []
     end = next(e for e in (found.facts["worse"], "a", "b") if costs[e]["verdict"] == found.verdict)
     facts = costs[end]
     q, hits, worst, count = facts["q"], facts["hits"], facts["worst_mask"], len(facts["q"])
     held = f"{hits} of {count} masks hold, 95 % interval {_shown(facts['interval'])}, need ≥ {share:g}"
     what = f"not noise stable: endpoint {end} loses too much with units dropped at p = {witness.p:g}"
     if found.verdict == "inconclusive":
-        needed = trials_to_settle(hits, count, share, CONFIDENCE)
-        more = f"about {needed} masks would settle it" if needed else "more masks of this kind would hardly settle it"
+        needed = _masks_to_settle(costs, share)
+        more = f"about {needed} masks would settle it" if needed else f"even {MOST_TRIALS} masks would hardly settle it"
+        advice = [f"masks = {needed}, if as many hold as did of these {count}"] if needed else []
         what = f"noise stability of endpoint {end} is not settled: {held}: {more}"
     at = facts["worst_t"][worst]
     loss = facts["losses"][worst][witness.t.index(at)]
@@ -224,4 +227,21 @@ def _failure(pair: ModelPair, found: Finding, costs: Mapping[str, dict[str, Any]
         "masks",
         [held],
         value=facts["quantile"],
+        next=advice or _advice(found),
     )
+
+
+def _masks_to_settle(costs: Mapping[str, dict[str, Any]], share: float) -> int | None:
+    """Return how many masks would settle every endpoint that is not settled, shares as seen; None for too many."""
+    needed = [
+        trials_to_settle(of_end["hits"], len(of_end["q"]), share, CONFIDENCE)
+        for of_end in costs.values()
+        if of_end["verdict"] == "inconclusive"
+    ]
+    return None if None in needed else max(count for count in needed if count is not None)
+
+
+def _advice(found: Finding) -> list[str]:
+    """Return what else may be asked: random units are the worst choice, and where noise grows can be seen."""
+    explain = ["diagnostics = true, which shows the layers that amplify it"] if found.facts["gaussian"] is None else []
+    return ["dropout_stability, which searches for the units to keep instead of drawing them", *explain]

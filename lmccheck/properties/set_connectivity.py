@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
-from lmccheck.evaluate.line import BARRIER
+from lmccheck.evaluate.line import BARRIER, chord
 from lmccheck.finding import End, Failure, Finding, Matrix, Seen, Where, bound_of
+from lmccheck.properties.advice import other_alignment
 from lmccheck.properties.registry import check
 from lmccheck.properties.remarks import batchnorm_remark, data_remarks, measured_on
 from lmccheck.properties.settings import Frame, Limit, Method, Place, Points, Repair, Seed
@@ -67,6 +68,9 @@ def set_connectivity(
         many.pair.loss.unit,
         reference=max(barriers.losses[i], barriers.losses[j]),
         endpoints=tuple(map(End, names, barriers.losses, errors)),
+        worst_loss=barriers.aligned[i][j] + chord(barriers.worst_t[worst], barriers.losses[i], barriers.losses[j]),
+        above="chord",
+        merge=End(f"of the mean of all {len(names)}", barriers.mean_loss, barriers.mean_error),
         where=Where(t=barriers.worst_t[worst], pair=(names[i], names[j])),
         naive=barriers.naive[i][j],
         matrix=Matrix(
@@ -80,7 +84,7 @@ def set_connectivity(
         evaluations=barriers.evaluations,
         facts=_facts(many, barriers, points, repair),
     )  # fmt: skip
-    return found.explained(lambda: _failure(many, barriers, worst, bounds))
+    return found.explained(lambda: _failure(many, barriers, worst, bounds, repair))
 
 
 def _excess(value: float, bound: float) -> float:
@@ -141,7 +145,11 @@ def table(names: Sequence[str], matrix: Sequence[Sequence[float]]) -> str:
 
 
 def _failure(
-    many: ManyAlignment, barriers: Barriers, worst: tuple[int, int], bounds: Mapping[tuple[int, int], float]
+    many: ManyAlignment,
+    barriers: Barriers,
+    worst: tuple[int, int],
+    bounds: Mapping[tuple[int, int], float],
+    repair: str,
 ) -> Failure:
     names, (i, j) = many.names, worst
     return Failure(
@@ -155,4 +163,16 @@ def _failure(
         "pairs",
         [f"unaligned it is {barriers.naive[i][j]:.4g}"],
         f"; of the mean of all {barriers.mean_loss:.4g}, unaligned {barriers.mean_loss_naive:.4g}",
+        next=_advice(many, repair),
     )
+
+
+def _advice(many: ManyAlignment, repair: str) -> list[str]:
+    """Return what was not tried and may help."""
+    network, facts = many.pair.network, many.facts
+    advice = other_alignment(network, facts["align"])
+    if advice and facts["method"] == "reference":
+        advice.append("method = 'merge-many', one frame for all")
+    if repair == "bn" and network.calibration is not None and network.given is None:
+        advice.append("repair = 'repair', which mends the statistics of the merged layers")
+    return advice

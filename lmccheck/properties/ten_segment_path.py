@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal
 
 from lmccheck.finding import Finding
+from lmccheck.properties.advice import wider_search
 from lmccheck.properties.low_loss_path import (
     Certified,
     Prepared,
@@ -83,6 +84,7 @@ def ten_segment_path(
     return found.explained(
         found.finding(epsilon, facts, notes),
         not_found(settings),
+        wider_search(pair.network, ready.structure, settings),
         lambda: level_costs(pair, ready.structure, side, best[side]),
     )
 

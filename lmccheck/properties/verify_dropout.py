@@ -52,9 +52,12 @@ def verify_dropout(
     evaluator = Evaluator(pair.network, pair.theta_a, dtype=torch.float64)
     ends = measured_endpoints(pair, evaluator)
     costs: dict[str, list[float]] = {}
+    losses: dict[str, list[float]] = {}
     for end in ends:
         dropped = [given.found[end.name][level] for level in range(len(structure.levels))]
-        costs[end.name] = [excess(measure_dropped(evaluator, structure, one, end.name), end.loss) for one in dropped]
+        measured = [measure_dropped(evaluator, structure, one, end.name) for one in dropped]
+        losses[end.name] = [found.loss for found in measured]
+        costs[end.name] = [excess(found, end.loss) for found in measured]
     value, side, level = worst_of(costs)
     groups = structure.levels[level]
     found = Finding(
@@ -62,6 +65,8 @@ def verify_dropout(
         epsilon,
         pair.loss.unit,
         endpoints=ends,
+        worst_loss=losses[side][level],
+        above="own",
         where=Where(side=side, layer=groups[0]),
         witness=given,
         evaluations=evaluator.evaluations,
@@ -75,8 +80,9 @@ def verify_dropout(
     )
     what = f"{side} is not dropout stable by these networks"
     where = f"endpoint {side}, level {level} ({', '.join(groups)})"
+    on, advice = measured_on(pair.data), ["dropout_stability, which searches for other units"]
     return found.explained(
-        lambda: Failure(pair.name, what, "ε", where, measured_on(pair.data), seen(costs), "dropped networks")
+        lambda: Failure(pair.name, what, "ε", where, on, seen(costs), "dropped networks", next=advice)
     )
 
 

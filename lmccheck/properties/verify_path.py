@@ -37,4 +37,5 @@ def verify_path(
     given = path if isinstance(path, Path) else load_path(pair.base / path)
     found = Certified(pair, given, certify(pair, structure, given, profile=profile))
     origin = "Path" if isinstance(path, Path) else os.fspath(path)
-    return found.explained(found.finding(epsilon, {"origin": origin}), "this path is too high")
+    advice = ["ten_segment_path, which searches for another one"]
+    return found.explained(found.finding(epsilon, {"origin": origin}), "this path is too high", advice)

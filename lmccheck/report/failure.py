@@ -1,16 +1,17 @@
-"""The text of a failure: six lines, from what failed to the command that shows it again."""
+"""The text of a failure: from what failed to what may help, and the command that shows it again."""
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
 
+from lmccheck.explain import next_lines
 from lmccheck.report.record import CheckRecord
 
 
 def failure_text(record: CheckRecord, command: str) -> str:
-    """Return what failed, as the record says it (a line each), and how to reproduce it."""
-    return "\n".join([*record.failure, f"reproduce: {command}"])
+    """Return what failed, as the record says it (a line each), what may help, and how to reproduce it."""
+    return "\n".join([*record.failure, *next_lines(record.next), f"reproduce: {command}"])
 
 
 def reproduce_command(node: str, flags: Sequence[str]) -> str:

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 
 from tabulate import tabulate
 
+from lmccheck.explain import number
 from lmccheck.finding import Matrix
-from lmccheck.report.record import CheckRecord, number, ordered
+from lmccheck.report.record import CheckRecord, ordered
 from lmccheck.report.table import ESCAPED
 
 ABOVE = "*"

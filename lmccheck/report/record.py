@@ -8,17 +8,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from lmccheck.explain import failure_lines, plain_lines
 from lmccheck.finding import Finding
-from lmccheck.properties.judge import failure_lines, finding_of
-from lmccheck.result import Result
+from lmccheck.result import Result, finding_of
 
 
 @dataclass(frozen=True)
 class CheckRecord:
     """What one item measured; ``text`` is the failure or error text, ``blocking`` whether it fails the run.
 
-    ``pair`` is the name of what was measured, ``kind`` whether that is a pair or a set. ``failure`` is what failed, a
-    line each; ``place`` the parts of ``where`` by name, ``matrix`` those of a set's Matrix.
+    ``pair`` is the name of what was measured, ``kind`` whether that is a pair or a set; ``endpoints`` are its models,
+    each a ``name``, its own ``loss`` and ``error``, and ``worst_loss`` is the loss where the worst was seen.
+    ``failure`` is what failed, a line each, ``next`` what may help. ``place`` are the parts of ``where`` by name,
+    ``matrix`` those of a set's Matrix.
     """
 
     id: str
@@ -35,6 +37,8 @@ class CheckRecord:
     limit: float | None = None
     unit: str = ""
     interval: list[float] | None = None
+    endpoints: list[dict[str, Any]] = field(default_factory=list)
+    worst_loss: float | None = None
     naive: float | None = None
     error_barrier: float | None = None
     barrier_definition: str = ""
@@ -42,6 +46,7 @@ class CheckRecord:
     place: dict[str, Any] = field(default_factory=dict)
     matrix: dict[str, Any] = field(default_factory=dict)
     failure: list[str] = field(default_factory=list)
+    next: list[str] = field(default_factory=list)
     seed: int | None = None
     profile: str = ""
     evaluations: int = 0
@@ -74,6 +79,9 @@ class CheckRecord:
             limit=result.limit,
             unit=result.unit,
             interval=None if result.interval is None else list(result.interval),
+            endpoints=[plain(vars(end)) for end in finding.endpoints],
+            worst_loss=finding.worst_loss,
+            next=list(result.details.get("next", ())),
             naive=finding.naive,
             error_barrier=finding.error_barrier,
             barrier_definition=finding.barrier_definition,
@@ -86,22 +94,28 @@ class CheckRecord:
             witness=witness(finding),
             details=plain(result.details),
         )
-        lines = [] if result.passed else failure_lines(finding) or record.plain_lines(finding)
-        return dataclasses.replace(record, failure=lines)
+        if result.passed:
+            return record
+        told = failure_lines(finding) or plain_lines(
+            f"{self.property}: {result.verdict} for {self.pair}", finding, result.limit
+        )
+        return dataclasses.replace(record, failure=told)
 
-    def plain_lines(self, finding: Finding) -> list[str]:
-        """Return the facts of a finding that words no failure itself."""
-        unit = f" {self.unit}" if self.unit else ""
-        lines = [
-            f"{self.property}: {self.verdict} for {self.pair}",
-            f"measured {number(self.value)}{unit}, limit {number(self.limit)}{unit}",
-        ]
-        if self.where:
-            lines.append(f"worst at {self.where}")
-        if self.naive is not None:
-            lines.append(f"without alignment: {number(self.naive)}{unit}")
-        losses = ", ".join(f"{end.name} {number(end.loss)}" for end in finding.endpoints)
-        return [*lines, f"endpoint losses: {losses}"] if losses else lines
+    def losses(self) -> dict[str, float | None]:
+        """Return the endpoints' own losses and 0-1 errors as flat facts; of a set, or of many, the best and the worst.
+
+        >>> record = CheckRecord(*["x"] * 8, False, endpoints=[{"name": "a", "loss": 0.5, "error": None}])
+        >>> record.losses()
+        {'loss_a': 0.5, 'error_a': None}
+        """
+        return {f"{kind}_{name}": end[kind] for name, end in self.ends().items() for kind in ("loss", "error")}
+
+    def ends(self) -> dict[str, dict[str, Any]]:
+        """Return the endpoints by name; of a set, or of more than two, the one of lowest and that of highest loss."""
+        if self.kind != "set" and len(self.endpoints) <= 2:
+            return {end["name"]: end for end in self.endpoints}
+        by_loss = sorted(self.endpoints, key=lambda end: (end["loss"] != end["loss"], end["loss"]))
+        return {"best": by_loss[0], "worst": by_loss[-1]} if by_loss else {}
 
     def properties(self) -> list[tuple[str, str | int | float]]:
         """Return the flat facts for ``item.user_properties``, which JUnit files and other plugins read."""
@@ -115,6 +129,8 @@ class CheckRecord:
             "unit": self.unit or None,
             "ci_low": low,
             "ci_high": high,
+            **self.losses(),
+            "worst_loss": self.worst_loss,
             "naive": self.naive,
             "error_barrier": self.error_barrier,
             "worst_t": self.place.get("t"),
@@ -129,17 +145,6 @@ def witness(finding: Finding) -> dict[str, Any]:
     """Return the summary of what proves the verdict: small enough to read, enough to look again at the right place."""
     parts = {"worst_pair": finding.where.pair, "worst_t": finding.where.t, "alignment": finding.alignment}
     return {key: plain(part) for key, part in parts.items() if part is not None}
-
-
-def number(value: Any) -> str:
-    """Return a value for a reader: four significant digits, nothing for None.
-
-    >>> number(0.123456), number(None), number("fc1")
-    ('0.1235', '', 'fc1')
-    """
-    if value is None:
-        return ""
-    return f"{value:.4g}" if isinstance(value, (int, float)) and not isinstance(value, bool) else str(value)
 
 
 def plain(value: Any) -> Any:

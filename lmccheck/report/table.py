@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 from tabulate import multiline_formats, tabulate
 
-from lmccheck.report.record import CheckRecord, number, ordered
+from lmccheck.explain import number
+from lmccheck.report.record import CheckRecord, ordered
 
 COLUMNS = ("pair", "check", "verdict", "value", "limit", "unit", "naive", "0-1 error", "where", "seconds")
 ALIGNMENT = {"value": "right", "limit": "right", "naive": "right", "0-1 error": "right", "seconds": "right"}

@@ -184,7 +184,7 @@ def test_a_property_that_words_nothing_is_described_by_its_numbers():
         "measured 0.01235 nats, limit 0.01 nats",
         "worst at t=0.5",
         "without alignment: 0.9 nats",
-        "endpoint losses: a 0.1, b 0.2",
+        "endpoint losses: a 0.1, b 0.2 nats",
         "reproduce: pytest x",
     ]
 
