@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lmccheck.alignment.beyond.api import chosen_kinds, go_beyond
 from lmccheck.alignment.contract import Found, Problem
+from lmccheck.alignment.dimension import dimension_facts
 from lmccheck.alignment.methods import METHODS as METHODS
 from lmccheck.alignment.methods.best import solve
 from lmccheck.errors import LmcError, SymmetryError, nearest
@@ -134,7 +135,7 @@ def _align(pair: ModelPair, method: str, seed: int, kinds: tuple[str, ...]) -> A
         seed,
         deviation,
         pair.network.spec_deviation,
-        {"symmetry": origin, **found.facts},
+        {"symmetry": origin, **dimension_facts(pair), **found.facts},
         dict(pair.origins[1].metadata),
         kinds,
         {name: tensor.dtype for name, tensor in pair.theta_b.items()},

@@ -12,11 +12,17 @@ from lmccheck.evaluate.evaluator import Evaluator
 from lmccheck.evaluate.gradient import Gradient
 from lmccheck.evaluate.points import interpolate
 from lmccheck.network.pair import ModelPair
-from lmccheck.store.batches import first_samples, rebatched
+from lmccheck.store.batches import count_first, first_samples, rebatched
+from lmccheck.store.data import Data
 
 SAMPLES = 2048
 BATCH = 512  # samples at most, of those on which networks half-way are compared
 POINTS = (0.25, 0.5, 0.75)
+
+
+def barrier_samples(data: Data) -> dict[str, int]:
+    """Return how many samples CalibrationBarrier takes of how many; JSON-able."""
+    return {"of": data.samples, "barriers": count_first(data, SAMPLES)}
 
 
 class CalibrationBarrier:

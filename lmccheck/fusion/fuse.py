@@ -122,10 +122,10 @@ def fuse_pair(pair: WidthPair, *, norm: str = "activations", seed: int = 0) -> F
     carrier = Carrier(pair.a.network.spec, pair.b.network.spec)
     twofold = twofold_tensors(derived_b)
     require_same_use(carrier.a, carrier.b, twofold)
-    moments = (
-        second_moments(pair.a, derived_a, calibration) if norm == "activations" and calibration is not None else {}
+    seen = second_moments(pair.a, derived_a, calibration) if norm == "activations" and calibration is not None else None
+    recursion = Recursion(
+        carrier, derived_a, pair.a.theta, pair.b.theta, seen.moments if seen is not None else {}, twofold
     )
-    recursion = Recursion(carrier, derived_a, pair.a.theta, pair.b.theta, moments, twofold)
     recursion.run()
     weights = carrier.carry(pair.b.theta)
     deviation = _deviation(pair, weights)
@@ -144,6 +144,7 @@ def fuse_pair(pair: WidthPair, *, norm: str = "activations", seed: int = 0) -> F
         "errors": {"b": of_b.error, "fused": of_fused.error},
         "spec_deviation": {"a": pair.a.network.spec_deviation, "b": pair.b.network.spec_deviation},
         "batchnorm": None,
+        "calibration_samples": {"of": seen.total, **seen.facts()} if seen is not None else {},
     }
     if evaluator.batchnorms:
         facts["batchnorm"] = _batchnorm_facts(evaluator, weights)

@@ -10,7 +10,13 @@ from lmccheck.finding import Failure, Finding, Where
 from lmccheck.properties.advice import maps_beyond, more_data, other_alignment
 from lmccheck.properties.measured_line import Line, measure_line, measure_point
 from lmccheck.properties.registry import check
-from lmccheck.properties.remarks import batchnorm_remark, data_remarks, measured_endpoints, precision_of
+from lmccheck.properties.remarks import (
+    batchnorm_remark,
+    calibration_remarks,
+    data_remarks,
+    measured_endpoints,
+    precision_of,
+)
 from lmccheck.properties.settings import Align, Beyond, Limit, Points, Profile, Repair, Seed
 
 if TYPE_CHECKING:
@@ -76,6 +82,8 @@ def linear_connectivity(
 def _finding(
     pair: ModelPair, line: Line, naive: Line, between: Segment, alignment: Alignment | None, limit: float | str
 ) -> Finding:
+    from lmccheck.alignment.dimension import dimension_facts
+
     evaluator = between.evaluator
     value, worst_t = line.highest
     repair = between.facts()
@@ -92,7 +100,7 @@ def _finding(
         curve=line.curve(naive),
         error_barrier=line.error_barrier,
         barrier_definition=BARRIER,
-        alignment=alignment.summary() if alignment is not None else {"method": "none"},
+        alignment=alignment.summary() if alignment is not None else {"method": "none", **dimension_facts(pair)},
         notes=[*_repair_notes(line, between, repair), *_notes(pair, evaluator, alignment)],
         witness=alignment,
         evaluations=evaluator.evaluations,
@@ -157,6 +165,7 @@ def _notes(pair: ModelPair, evaluator: Evaluator, alignment: Alignment | None) -
 def _alignment_notes(pair: ModelPair, alignment: Alignment) -> list[str]:
     """Say what moved b, whence that was known to be allowed, and what stayed in place."""
     notes = [_beyond_note(alignment)] if alignment.beyond else []
+    notes += calibration_remarks(alignment.method, alignment.facts)
     if pair.symmetry is not None:
         origin = pair.description["symmetry"]["origin"]
         source = "given" if origin == "given" else f"read from {origin}"

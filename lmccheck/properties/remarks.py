@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from lmccheck.finding import End
 
@@ -24,6 +25,23 @@ def data_remarks(network: Network) -> list[str]:
         return []
     pairs = zip(calibration.batches, data.batches, strict=True)
     return [FITTED] if all(equal(one.inputs, other.inputs) for one, other in pairs) else []
+
+
+def calibration_remarks(what: str, facts: Mapping[str, Any]) -> list[str]:
+    """Say where a search looked at some of the calibration samples only; ``facts`` are those of an alignment.
+
+    >>> calibration_remarks("best", {"calibration_samples": {"of": 3000, "barriers": 2048, "activations": 3000}})
+    ['best looked at some of the 3000 calibration samples only: 2048 for barriers']
+    """
+    maps = facts.get("maps", {})
+    fewer: dict[tuple[int, int], dict[str, None]] = {}
+    for part in (facts, facts.get("chosen_facts", {}), maps, maps.get("permutation", {})):
+        seen = part.get("calibration_samples", {})
+        for purpose, count in seen.items():
+            if isinstance(count, int) and count < seen["of"]:
+                fewer.setdefault((seen["of"], count), {})[purpose] = None
+    counts = "; ".join(f"{count} for {', '.join(purposes)}" for (_, count), purposes in fewer.items())
+    return [f"{what} looked at some of the {max(fewer)[0]} calibration samples only: {counts}"] if fewer else []
 
 
 def batchnorm_remark(network: Network) -> str:

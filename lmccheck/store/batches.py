@@ -35,6 +35,11 @@ def in_parts(whole: Batch, count: int, samples: int) -> tuple[Batch, ...]:
     return tuple(whole.take(slice(start, stop)) for start, stop in pairwise(edges))
 
 
+def count_first(data: Data, samples: int | None) -> int:
+    """Return how many samples ``first_samples`` returns, all of them for None."""
+    return data.samples if samples is None or not data.rebatch else min(samples, data.samples)
+
+
 def first_samples(data: Data, samples: int) -> Data:
     """Return at most ``samples`` samples; batches of a user's own as they came."""
     if not data.rebatch or data.samples <= samples:

@@ -1,4 +1,4 @@
-"""Transport is the recursion of Ferbach et al. 2024; its plan is the best permutation, its dimension the definition."""
+"""Transport is the recursion of Ferbach et al. 2024; its plan is the best permutation."""
 
 from __future__ import annotations
 
@@ -11,15 +11,11 @@ import torch
 import torch.nn.functional as F
 from networks.planted import deep, independent_pair, problem_of
 from scipy.optimize import linear_sum_assignment
-from torch import Tensor
 
 import lmccheck
-from lmccheck.alignment.matching.activation_norm import ActivationNorm
 from lmccheck.alignment.matching.layerwise import by_transport
-from lmccheck.alignment.methods.best import solve
-from lmccheck.alignment.methods.transport import approximate_dimension, match_transport
+from lmccheck.alignment.methods.transport import match_transport
 from lmccheck.symmetry.compose import inverse
-from lmccheck.symmetry.sites import Layer
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -67,57 +63,6 @@ def test_transport_is_exact_between_copies() -> None:
     assert max(found.facts["transport_cost"].values()) == pytest.approx(0, abs=1e-12)
     back = inverse(spec, spec.moving(4))
     assert all(torch.equal(found.permutation[name], back[name]) for name in back)
-
-
-def random_rotation(n: int, seed: int) -> np.ndarray:
-    return np.linalg.qr(np.random.default_rng(seed).normal(size=(n, n)))[0]
-
-
-def dimension(weight: Tensor, moment: Tensor) -> float:
-    """Return what the package says for one layer of ``weight`` without bias, inputs of second moment ``moment``."""
-    pair = independent_pair(deep(False))
-    layer = next(x for x in pair_layers(pair) if x.weight == "2.weight")
-    padded = torch.zeros(len(moment) + 1, len(moment) + 1, dtype=torch.float64)
-    padded[:-1, :-1] = moment
-    weighed = ActivationNorm((layer,), {layer.node: padded}).weigh({"2.weight": weight})
-    return approximate_dimension({"2.weight": weight}, weighed, layer)
-
-
-def pair_layers(pair: lmccheck.ModelPair) -> tuple[Layer, ...]:
-    return problem_of(pair).traced("test").layers
-
-
-def test_the_approximate_dimension_of_a_round_cloud_is_its_dimension() -> None:
-    """tr(S)²/tr(S²) with W = Σ = 1 is n; of k equal eigenvalues k; between 1 and the rank; the same at any scale."""
-    n = 8
-    eye = torch.eye(n, dtype=torch.float64)
-    assert dimension(eye, eye) == pytest.approx(n, rel=1e-12)
-    rng = np.random.default_rng(0)
-    for rank in range(1, n + 1):
-        q = torch.from_numpy(random_rotation(n, rank))
-        flat = q[:, :rank] @ q[:, :rank].T
-        assert dimension(eye, flat) == pytest.approx(rank, rel=1e-9)
-        assert dimension(q, flat) == pytest.approx(rank, rel=1e-9)
-        spread = torch.from_numpy(rng.uniform(0.1, 5, rank))
-        moment = q[:, :rank] @ torch.diag(spread) @ q[:, :rank].T
-        found = dimension(eye, moment)
-        assert found == pytest.approx(float(spread.sum() ** 2 / (spread**2).sum()), rel=1e-9)
-        assert 1 - 1e-9 <= found <= rank + 1e-9
-        assert dimension(3 * eye, 0.01 * moment) == pytest.approx(found, rel=1e-9)
-
-
-def test_the_reported_dimension_is_that_of_the_definition() -> None:
-    """tr(S)²/tr(S²) of S = W·E[φφᵀ]·Wᵀ with E over the calibration data, layer by layer, by explicit sums."""
-    pair = independent_pair(deep(False))
-    facts = solve(problem_of(pair), "transport").facts
-    value = pair.calibration.batches[0].inputs
-    for layer, act in (("0", torch.relu), ("2", torch.tanh), ("4", torch.relu), ("6", torch.relu)):
-        weight = pair.theta_a[f"{layer}.weight"]
-        outputs = value @ weight.T
-        s = sum(torch.outer(row, row) for row in outputs) / len(outputs)
-        expected = float(s.trace() ** 2 / (s @ s).trace())
-        assert facts["approximate_dimension"][f"{layer}.weight"] == pytest.approx(expected, rel=1e-9)
-        value = act(outputs)
 
 
 @pytest.mark.parametrize("size", [2, 3, 5])

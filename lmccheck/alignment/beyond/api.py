@@ -18,7 +18,8 @@ from lmccheck.alignment.matching.activations import ActivationSimilarity, observ
 from lmccheck.alignment.matching.norms import float64
 from lmccheck.alignment.methods.learned import train
 from lmccheck.errors import LmcError, nearest
-from lmccheck.evaluate.calibration import CalibrationBarrier
+from lmccheck.evaluate.calibration import CalibrationBarrier, barrier_samples
+from lmccheck.store.batches import count_first
 from lmccheck.symmetry.compose import compose
 from lmccheck.symmetry.spec import Permutation
 
@@ -95,6 +96,9 @@ def go_beyond(problem: Problem, kinds: tuple[str, ...], solve: Method) -> Beyond
     name, weights, permutation = tried[barriers.index(min(barriers))]
     facts["calibration_barriers"] = {name: barrier for (name, _, _), barrier in zip(tried, barriers, strict=True)}
     facts["losses_half_way"] = list(trained.losses)
+    fitted = count_first(pair.calibration, SAMPLES)
+    counts = {"maps": fitted, "steps compared": trained.judged}
+    facts["calibration_samples"] = {**barrier_samples(pair.calibration), **counts}
     return Beyond(weights, permutation, found.objective, {**facts, "kept": name})
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,7 +23,7 @@ from lmccheck.symmetry.sites import Layer
 
 WIDEST = 4608  # inputs of a layer whose second moment is taken; wider ones are matched by their weights
 PATCHES = 20_000  # windows of a convolution, per batch, that its second moment is taken over
-SAMPLES = 2_048
+WINDOWS = 40_000  # and over all batches
 
 
 @dataclass(frozen=True)
@@ -71,8 +72,32 @@ def _shift(layer: Layer, tensors: Mapping[str, Tensor]) -> str | None:
     return name if name in tensors else None
 
 
-def second_moments(end: Endpoint, derived: Traced, data: Data) -> dict[str, Tensor]:
-    """Return, per layer of an endpoint, E[xxᵀ] of what it reads with a constant 1 appended: (d + 1, d + 1) float64."""
+@dataclass(frozen=True)
+class SecondMoments:
+    """Per layer's node, E[xxᵀ] of what it reads with a constant 1 appended, (d + 1, d + 1) float64.
+
+    ``samples`` says how many samples each is of (of a convolution, how many's windows were taken), ``weights`` under
+    which weight; ``total`` is how many samples there were.
+    """
+
+    moments: dict[str, Tensor] = field(repr=False)
+    samples: dict[str, int]
+    weights: dict[str, str]
+    total: int
+
+    def facts(self) -> dict[str, Any]:
+        """Return how many samples the moments are of, the fewest of any layer's, and of each layer where not all."""
+        fewer = {self.weights[node]: n for node, n in self.samples.items() if n < self.total}
+        facts: dict[str, Any] = {"second moments": min(self.samples.values(), default=self.total)}
+        return {**facts, "layers": fewer} if fewer else facts
+
+
+def second_moments(end: Endpoint, derived: Traced, data: Data) -> SecondMoments:
+    """Return the second moments of what an endpoint's layers read, from one pass over all of the data.
+
+    Convolutions have many windows a sample: about WINDOWS of them are taken, from samples evenly spread over the data,
+    and from one sample of every batch at least.
+    """
     shapes = derived.spec.shapes
     uses = [layer.weight for layer in derived.layers]
     wanted = [
@@ -82,21 +107,29 @@ def second_moments(end: Endpoint, derived: Traced, data: Data) -> dict[str, Tens
     ]
     totals: dict[str, Tensor] = {}
     counts: dict[str, int] = {}
+    samples: dict[str, int] = {}
 
     def look(name: str, value: Tensor) -> None:
         for layer in wanted:
             if layer.source == name:
-                rows = torch.cat([x := windows(layer, value, shapes[layer.weight]), x.new_ones(len(x), 1)], 1)
+                few = value if layer.window is None else spread(layer, value, shapes[layer.weight], most)
+                rows = torch.cat([x := windows(layer, few, shapes[layer.weight]), x.new_ones(len(x), 1)], 1)
                 moment = (rows.T @ rows).double().cpu()
                 totals[layer.node] = totals[layer.node] + moment if layer.node in totals else moment
                 counts[layer.node] = counts.get(layer.node, 0) + len(rows)
+                taken = current if few is value else len(few)
+                samples[layer.node] = samples.get(layer.node, 0) + taken
 
     watched = {layer.source for layer in wanted}
     graph = GraphRunner(end.network.module, end.network.torch_device, working_dtype(end.theta))
     theta = graph.weights(end.theta)
-    for batch in even_batches(data, derived.trace, watched, SAMPLES):
+    batches = even_batches(data, derived.trace, watched)
+    most = max(1, min(PATCHES, WINDOWS // len(batches)))
+    for batch in batches:
+        current = batch.samples
         graph.run(theta, batch.inputs, watched, look, f"{data.origin}, inputs of layers of a")
-    return {node: total / counts[node] for node, total in totals.items()}
+    found = {node: total / counts[node] for node, total in totals.items()}
+    return SecondMoments(found, samples, {layer.node: layer.weight for layer in wanted}, data.samples)
 
 
 def _reads(layer: Layer, shapes: Mapping[str, tuple[int, ...]]) -> int:
@@ -104,12 +137,19 @@ def _reads(layer: Layer, shapes: Mapping[str, tuple[int, ...]]) -> int:
     return prod(n for dim, n in enumerate(shape) if dim != layer.out)
 
 
-def windows(layer: Layer, value: Tensor, shape: Sequence[int]) -> Tensor:
-    """Return the inputs of a layer as rows (samples, d); of a convolution evenly spaced samples, about PATCHES rows."""
-    if layer.window is None:
-        return value.reshape(-1, value.shape[-1])
+def spread(layer: Layer, value: Tensor, shape: Sequence[int], most: int) -> Tensor:
+    """Return evenly spaced samples of what a convolution reads, as many as have about ``most`` windows."""
+    assert layer.window is not None  # what a linear layer reads is taken whole
     kernel = shape[2:]
     value = value.unsqueeze(0) if value.ndim == len(kernel) + 1 else value
-    views = unrolled(value, kernel, layer.window)  # (n, *places, channels, *kernel)
-    each = max(1, PATCHES // max(1, prod(views.shape[1 : 1 + len(kernel)])))
-    return views[:: max(1, len(views) // each)].reshape(-1, prod(views.shape[1 + len(kernel) :]))
+    views = unrolled(value[:1], kernel, layer.window)
+    each = max(1, most // max(1, prod(views.shape[1 : 1 + len(kernel)])))
+    return value[:: max(1, len(value) // each)]
+
+
+def windows(layer: Layer, value: Tensor, shape: Sequence[int]) -> Tensor:
+    """Return the inputs of a layer as rows (samples, d); of a convolution its windows."""
+    if layer.window is None:
+        return value.reshape(-1, value.shape[-1])
+    views = unrolled(value, shape[2:], layer.window)  # (n, *places, channels, *kernel)
+    return views.reshape(-1, prod(views.shape[len(shape) - 1 :]))

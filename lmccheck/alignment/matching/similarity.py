@@ -20,7 +20,7 @@ class WeightSimilarity:
     """⟨unit u of A, unit v of θ_B as it now lies⟩ for any group, with θ_B under a permutation that can be changed.
 
     ``a`` and ``b`` hold the tensors that count, once each; others have no say. Products are taken in float64 where
-    the weights are, else in float32. A similarity is computed anew only where another group of its tensors has moved,
+    the weights are, else in ``least``. A similarity is computed anew only where another group of its tensors has moved,
     and a permuted tensor is kept only while all of them together stay below the size of θ_B and the ``keep`` limit.
     """
 
@@ -32,8 +32,10 @@ class WeightSimilarity:
         permutation: Permutation,
         *,
         keep: int = 1 << 26,
+        least: torch.dtype = torch.float32,
     ) -> None:
         self.spec, self.a, self.b = spec, a, b
+        self._least = least
         self.permutation = permutation
         self._keep = sum(tensor.numel() for tensor in b.values()) <= keep
         self._current: dict[str, Tensor] = {}
@@ -101,8 +103,13 @@ class WeightSimilarity:
     def _both(self, slot: Slot, outer: tuple[str, ...]) -> tuple[Tensor, Tensor]:
         """Return the units of A and of θ_B as it now lies, in one dtype."""
         first, second = self.a[slot.tensor], self.current(slot.tensor)
-        dtype = torch.promote_types(torch.promote_types(first.dtype, second.dtype), torch.float32)
+        dtype = torch.promote_types(torch.promote_types(first.dtype, second.dtype), self._least)
         return slot.units(first.to(dtype), outer), slot.units(second.to(dtype), outer)
+
+    def apart(self, slot: Slot) -> float:
+        """Return Σ‖unit u of A − unit u of θ_B as it now lies‖² over a slot."""
+        left, right = self._both(slot, ())
+        return float((left - right).square().sum())
 
     def blocks(self, group: UnitGroup, counts: Counts | None = None) -> dict[str, Tensor]:
         """Return, per group directly inside, S[u, v, i, j] of inner units i of unit u of A and j of unit v of θ_B."""

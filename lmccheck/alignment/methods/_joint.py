@@ -26,6 +26,7 @@ from lmccheck.alignment.matching.similarity import WeightSimilarity
 from lmccheck.alignment.methods import method
 from lmccheck.evaluate.calibration import HalfWayLoss
 from lmccheck.evaluate.sensitivity import NotDifferentiable
+from lmccheck.store.batches import count_first
 from lmccheck.symmetry.spec import Permutation
 
 SAMPLES = 2048
@@ -90,5 +91,8 @@ def match_jointly(problem: Problem) -> Found:
         {"share_of_activations": alike, "share_of_sensitivities": felt, "objective": objective, "loss_half_way": value}
         for (alike, felt), objective, value in zip(shares, objectives, losses, strict=True)
     ]
-    facts = {"samples": SAMPLES, "chosen": table[best], "matches": table}
+    data = problem.calibration(_WHAT)
+    seen = count_first(data, SAMPLES)
+    facts: dict[str, Any] = {"samples": seen, "chosen": table[best], "matches": table}
+    facts["calibration_samples"] = {"of": data.samples, "activations": seen, "losses half-way": seen}
     return Found(matches[best], objectives[best], {**facts, **looks.facts})

@@ -12,6 +12,7 @@ from typing import Any
 from lmccheck.alignment.contract import Found, Problem
 from lmccheck.alignment.matching.activations import ActivationSimilarity, assign_once, observe
 from lmccheck.alignment.methods import method
+from lmccheck.store.batches import count_first
 
 
 @method("activation-matching", needs=("calibration", "traced"), source="Li et al. 2016", start=3)
@@ -26,5 +27,7 @@ def match_activations(problem: Problem, kind: str = "correlation", samples: int 
     permutation, objective = assign_once(spec, alike)
     means = {g.name: float(alike.units(g, permutation).diagonal(dim1=1, dim2=2).mean()) for g in spec.groups}
     facts: dict[str, Any] = {"similarity": kind, f"mean_{kind}".replace("-", "_"): means, "sites": len(moments)}
+    data = problem.calibration("activation-matching")
+    facts["calibration_samples"] = {"of": data.samples, "activations": count_first(data, samples)}
     facts["not_observed"] = [group.name for group in spec.groups if not alike.sites.get(group.name)]
     return Found(permutation, objective, facts)

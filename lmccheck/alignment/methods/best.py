@@ -7,10 +7,11 @@ pair, so that ``learned``, which starts from the best of the others, shares them
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from lmccheck.alignment.contract import Found, Problem
 from lmccheck.alignment.methods import declared, method, starts
-from lmccheck.evaluate.calibration import CalibrationBarrier
+from lmccheck.evaluate.calibration import CalibrationBarrier, barrier_samples
 from lmccheck.network.pair import ModelPair
 
 
@@ -28,7 +29,8 @@ def match_best(problem: Problem) -> Found:
     candidates = [_candidate(problem, name) for name in (*starts(), "learned")]
     best = _lowest(candidates)
     table = [{"method": c.method, "objective": c.found.objective, "calibration_barrier": c.barrier} for c in candidates]
-    facts = {"chosen": best.method, "calibration_barrier": best.barrier, "candidates": table}
+    facts: dict[str, Any] = {"chosen": best.method, "calibration_barrier": best.barrier, "candidates": table}
+    facts["calibration_samples"] = barrier_samples(problem.pair.calibration)
     return Found(best.found.permutation, best.found.objective, {**facts, "chosen_facts": best.found.facts})
 
 

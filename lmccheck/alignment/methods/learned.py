@@ -22,6 +22,7 @@ from lmccheck.alignment.matching.norms import counted, float64
 from lmccheck.alignment.matching.similarity import WeightSimilarity
 from lmccheck.alignment.methods import method
 from lmccheck.alignment.methods.best import best_start
+from lmccheck.evaluate.calibration import barrier_samples
 from lmccheck.evaluate.gradient import Gradient, endless_batches
 from lmccheck.evaluate.points import interpolate
 from lmccheck.symmetry.compose import compose
@@ -41,11 +42,15 @@ TOWARDS_A = 0.8  # Θ̃ begins this far from the start towards θ_A, where a per
 
 @dataclass(frozen=True)
 class Training:
-    """What training found: the best permutation, the loss half-way before and every few steps, and the best step."""
+    """What training found: the best permutation, the loss half-way before and every few steps, and the best step.
+
+    ``judged``: on how many samples the losses are.
+    """
 
     permutation: Permutation
     losses: tuple[float, ...]
     best_step: int
+    judged: int
 
 
 @method("learned", needs=("calibration", "traced"), source="Ainsworth et al. 2023, Algorithm 2; Peña et al. 2023")
@@ -55,6 +60,8 @@ def learn(problem: Problem) -> Found:
     trained = train(problem, start.found.permutation)
     facts: dict[str, Any] = {"start": start.method, "steps": STEPS, "rate": RATE}
     facts |= {"losses_half_way": list(trained.losses), "best_step": trained.best_step}
+    data = problem.calibration("learned")
+    facts["calibration_samples"] = {**barrier_samples(data), "steps compared": trained.judged}
     return Found(trained.permutation, -min(trained.losses), facts)
 
 
@@ -69,6 +76,7 @@ class _Segment:
         self._wide = (float64(self._begun), float64(self.theta_a)) if maps is not None else ()
         self._batches = endless_batches(data, BATCH, problem.seed)
         self._judges = [next(self._batches) for _ in range(max(1, min(HELD_OUT, data.samples) // BATCH))]
+        self.judged = min(data.samples, sum(batch.samples for batch in self._judges))
 
     def theta_b(self) -> dict[str, Tensor]:
         """Return θ_B under the start and the maps, in the working dtype."""
@@ -126,7 +134,8 @@ def train(problem: Problem, start: Permutation, maps: Maps | None = None, *, ste
         optimiser.step()
     if maps is not None and learned is not None:
         maps.restore(learned)
-    return Training(compose(spec, start, best) if maps is None else best, tuple(losses), best_step)
+    found = compose(spec, start, best) if maps is None else best
+    return Training(found, tuple(losses), best_step, segment.judged)
 
 
 def _optimiser(target: Mapping[str, Tensor], base: Mapping[str, Tensor], maps: Maps | None) -> torch.optim.Optimizer:

@@ -15,14 +15,15 @@ import torch
 from torch import Tensor
 
 from lmccheck.alignment.contract import Found, Problem
-from lmccheck.alignment.matching.activation_norm import ActivationNorm, second_moments
+from lmccheck.alignment.dimension import dimension_facts
+from lmccheck.alignment.matching.activation_norm import ActivationNorm, SecondMoments, second_moments
 from lmccheck.alignment.matching.descent import descend
 from lmccheck.alignment.matching.layerwise import IncomingWeights, by_transport
 from lmccheck.alignment.matching.norms import counted, merged_norms
 from lmccheck.alignment.matching.reassign import in_turn, nested_groups
 from lmccheck.alignment.matching.similarity import Counts, WeightSimilarity
 from lmccheck.alignment.methods import method
-from lmccheck.symmetry.sites import Layer
+from lmccheck.network.pair import ModelPair
 from lmccheck.symmetry.slots import UnitGroup
 
 NEEDS = ("calibration", "traced")
@@ -32,8 +33,7 @@ NEEDS = ("calibration", "traced")
 def match_transport(problem: Problem) -> Found:
     """Return the permutation that the layerwise recursion finds.
 
-    ``facts`` hold, per group, the transport cost W₂² per unit, and per layer the approximate dimension tr(S)²/tr(S²) of
-    the matched cloud, S = W·Σ·Wᵀ, on which the rate of convergence depends.
+    ``facts`` hold, per group, the transport cost W₂² per unit, and how many calibration samples each layer's Σ is of.
     """
     return transported(problem, "transport", outgoing=False)
 
@@ -43,7 +43,9 @@ def transported(problem: Problem, name: str, *, outgoing: bool) -> Found:
     pair, spec = problem.pair, problem.spec
     traced = problem.traced(name)
     layers = traced.layers
-    norm = ActivationNorm.of(layers, second_moments(pair.a, traced, problem.calibration(name)))
+    data = problem.calibration(name)
+    seen = pair.once(_seen)
+    norm = ActivationNorm.of(layers, seen.moments)
     a, b = (merged_norms(counted(spec, w), w, layers) for w in (pair.theta_a, pair.theta_b))
     weighed = norm.weigh(a)
     state = WeightSimilarity(spec, weighed, b, spec.identity())
@@ -54,11 +56,18 @@ def transported(problem: Problem, name: str, *, outgoing: bool) -> Found:
         permutation, objective = best.permutation, best.objective
     facts = {
         "transport_cost": costs,
-        "approximate_dimension": {x.weight: approximate_dimension(a, weighed, x) for x in norm.layers if x.weight in a},
+        **dimension_facts(pair),
         "plain_norm": norm.plain(a),
         "outgoing": outgoing,
+        "calibration_samples": {"of": data.samples, **seen.facts()},
     }
     return Found(permutation, objective, facts)
+
+
+def _seen(pair: ModelPair) -> SecondMoments:
+    """Return the second moments of what A's layers read; both transports share them."""
+    problem = Problem(pair)
+    return second_moments(pair.a, problem.traced("transport"), problem.calibration("transport"))
 
 
 def _layer_by_layer(state: WeightSimilarity, a: Mapping[str, Tensor], norm: ActivationNorm) -> dict[str, float]:
@@ -83,10 +92,3 @@ def _product(group: UnitGroup, counts: Counts, x: Mapping[str, Tensor], y: Mappi
         if counts(slot) and slot.tensor in x
     )
     return total / (group.size * group.copies)
-
-
-def approximate_dimension(a: Mapping[str, Tensor], weighed: Mapping[str, Tensor], layer: Layer) -> float:
-    """Return tr(S)²/tr(S²) of S = W·Σ·Wᵀ."""
-    left, right = (x[layer.weight].double().movedim(layer.out, 0).flatten(1) for x in (a, weighed))
-    s = left @ right.T
-    return float(s.trace() ** 2 / (s * s.T).sum().clamp(min=1e-300))

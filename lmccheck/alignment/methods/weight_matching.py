@@ -31,6 +31,7 @@ from lmccheck.alignment.matching.similarity import Counts, WeightSimilarity
 from lmccheck.alignment.methods import method
 from lmccheck.alignment.methods._joint import Joint
 from lmccheck.evaluate.calibration import HalfWayLoss
+from lmccheck.store.batches import count_first
 from lmccheck.symmetry.sites import Layer
 from lmccheck.symmetry.slots import UnitGroup
 from lmccheck.symmetry.spec import Permutation, PermutationSpec
@@ -71,7 +72,9 @@ def match_weights(problem: Problem) -> Found:
     starts = affordable(problem.spec, START_BUDGET, MOST_STARTS)
     if derived is not None and pair.calibration is not None and starts > 1:
         looks = Joint(problem, STARTING_SAMPLES)
-        looked = looks.facts
+        seen = count_first(pair.calibration, STARTING_SAMPLES)
+        counts = {"of": pair.calibration.samples, "activations": seen, "losses half-way": seen}
+        looked = {**looks.facts, "calibration_samples": counts}
         more = {name: looks.match(*shares) for name, shares in STARTING_SHARES.items()}
     layers = derived.layers if derived is not None else ()
     found = match(problem.spec, pair.theta_a, pair.theta_b, seed=problem.seed, layers=layers, more=more)

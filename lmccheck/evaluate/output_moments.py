@@ -1,0 +1,37 @@
+"""Second moments of what layers give on data, seen in one pass: no weights are multiplied, no windows unrolled."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from lmccheck.evaluate.graph import GraphRunner, even_batches
+from lmccheck.evaluate.points import working_dtype
+from lmccheck.network.endpoint import Endpoint
+from lmccheck.store.data import Data
+from lmccheck.symmetry.sites import Layer
+from lmccheck.symmetry.trace import Trace
+
+
+def output_moments(end: Endpoint, traced: Trace, layers: Sequence[Layer], data: Data) -> dict[str, Tensor]:
+    """Return, by a layer's node, E[(y, 1)(y, 1)ᵀ] of its outputs y over samples and positions, (units + 1)² float64.
+
+    All of the data is run. A layer that no sample reaches is left out. Raises as ``GraphRunner.run`` does.
+    """
+    units = {layer.node: layer.units for layer in layers}
+    totals: dict[str, Tensor] = {}
+
+    def look(name: str, value: Tensor) -> None:
+        rows = value.movedim(units[name], -1).reshape(-1, value.shape[units[name]]).double()
+        rows = torch.cat([rows, rows.new_ones(len(rows), 1)], 1)
+        moment = (rows.T @ rows).cpu()
+        totals[name] = totals[name] + moment if name in totals else moment
+
+    graph = GraphRunner(end.network.module, end.network.torch_device, working_dtype(end.theta))
+    theta = graph.weights(end.theta)
+    for batch in even_batches(data, traced, units):
+        graph.run(theta, batch.inputs, units, look, f"{data.origin}, outputs of layers of a")
+    # the last number is how many rows there were
+    return {node: total / total[-1, -1] for node, total in totals.items() if total[-1, -1]}
