@@ -49,9 +49,9 @@ def toward(multipliers: Tensor, t: float) -> Tensor:
 class NoiseWitness(files.Written):
     """Every mask of a run by its number, and what each cost: enough to recompute every q_k.
 
-    ``q``: per endpoint ("a", "b") one number per mask, in the loss's unit; ``losses`` those of θ + t·(θ¹_k − θ) for
-    every t of ``t``, (masks, len(t)); ``worst`` and ``best`` the numbers of masks; ``sizes`` the units per group, in
-    the order in which they are drawn.
+    ``q``: per endpoint ("a", "b") one number per mask, in the loss's unit, at least the 0 of t = 0; ``losses`` those of
+    θ + t·(θ¹_k − θ) for every t of ``t``, which 0 is none of, (masks, len(t)); ``worst`` and ``best`` the numbers of
+    masks; ``sizes`` the units per group, in the order in which they are drawn.
     """
 
     p: float

@@ -29,6 +29,7 @@ CONFIDENCE = 0.95
 NOT_ASKED = {"why": "measured when asked for: diagnostics = true"}
 VERDICTS: tuple[Verdict, ...] = ("fail", "inconclusive", "pass")  # of two endpoints the first counts
 COST = "q_k = max over t of L(θ + t·(θ¹_k − θ)) − L(θ), θ¹_k with mask k (Kuditipudi et al. 2019, Lemma 3)"
+START = 0.0  # of every line to a mask: the network itself, whose loss is known
 
 
 @check(
@@ -51,8 +52,8 @@ def noise_stability(
 ) -> Finding:
     """Assert that dropping units at random raises neither endpoint's loss by more than ``epsilon``, often enough.
 
-    q_k = max_t L(θ + t·(θ¹_k − θ)) − L(θ), t in ¼, ½, ¾, 1, with L the mean loss on the evaluation data and θ¹_k the
-    network with dropout mask k: every hidden unit's outgoing weights times 0 with probability ``p``, else 1/(1−p);
+    q_k = max_t L(θ + t·(θ¹_k − θ)) − L(θ) ≥ 0, t in 0, ¼, ½, ¾, 1, with L the mean loss on the evaluation data and θ¹_k
+    the network with dropout mask k: every hidden unit's outgoing weights times 0 with probability ``p``, else 1/(1−p);
     biases and inputs stay, BatchNorm keeps its own statistics. θ is stable if P(q ≤ ε) ≥ ``quantile`` (1/4 in the
     paper's Lemma 3): of K independent masks, passes when the exact 95 % interval of that probability lies at or above
     ``quantile`` for both endpoints, fails when it lies below it for one, and is inconclusive in between. Each tail is
@@ -165,7 +166,8 @@ def _costs(losses: list[list[float]], loss: float, bound: float, share: float) -
     from lmccheck.dropping.masks import T_GRID
 
     heights = [[x - loss if math.isfinite(x) else math.inf for x in row] for row in losses]
-    q = [max(row) for row in heights]
+    highest = [max((START, 0.0), *zip(T_GRID, row, strict=True), key=lambda at: at[1]) for row in heights]
+    q = [height for _, height in highest]
     hits = sum(x <= bound for x in q)
     low, high = clopper_pearson(hits, len(q), CONFIDENCE)
     return {
@@ -177,7 +179,7 @@ def _costs(losses: list[list[float]], loss: float, bound: float, share: float) -
         "interval": [low, high],
         "verdict": "pass" if low >= share else "fail" if high < share else "inconclusive",
         "losses": losses,
-        "worst_t": [T_GRID[row.index(max(row))] for row in heights],
+        "worst_t": [t for t, _ in highest],
         "worst_mask": q.index(max(q)),
         "best_mask": q.index(min(q)),
     }
@@ -215,7 +217,7 @@ def _failure(pair: ModelPair, found: Finding, costs: Mapping[str, dict[str, Any]
         advice = [f"masks = {needed}, if as many hold as did of these {count}"] if needed else []
         what = f"noise stability of endpoint {end} is not settled: {held}: {more}"
     at = facts["worst_t"][worst]
-    loss = facts["losses"][worst][witness.t.index(at)]
+    loss = facts["losses"][worst][witness.t.index(at)] if at else next(x.loss for x in found.endpoints if x.name == end)
     return Failure(
         pair.name,
         what,

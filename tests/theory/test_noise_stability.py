@@ -59,7 +59,7 @@ def test_q_equals_a_plain_loop(
                     weights[name] = weights[name] * line.reshape(1, -1, *[1] * (weights[name].ndim - 2))
                 row.append(loss(weights))
             assert result.witness.losses[end][k] == pytest.approx(row, abs=1e-10)
-            costs.append(max(row) - own)
+            costs.append(max(0.0, max(row) - own))
         assert result.details[end]["q"] == pytest.approx(costs, abs=1e-10)
         values.append(sorted(costs)[2])  # the third of nine: at least a quarter of them are no larger
     assert result.value == pytest.approx(max(values), abs=1e-10)
@@ -82,6 +82,46 @@ def test_a_single_unit_has_two_outcomes() -> None:
     low, high = result.details["a"]["interval"]
     assert low < 0.8 < high  # the true share of masks that keep the unit
     assert result.passed
+
+
+def one_unit(scale: float) -> dict[str, Tensor]:
+    """y = scale·x by one hidden unit."""
+    return {"0.weight": torch.tensor([[scale]]).double(), "1.weight": torch.tensor([[1.0]]).double()}
+
+
+def pair_of_units(a: float, b: float, target: float) -> lmccheck.ModelPair:
+    """Two networks y = a·x and y = b·x, and targets y = target·x, with E[x²] = 0.4."""
+    build = lambda: nn.Sequential(nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)).double()  # noqa: E731  # a builder
+    x = torch.linspace(-1, 1, 11).double()[:, None]
+    return lmccheck.load_pair(one_unit(a), one_unit(b), model=build, data=(x, target * x), loss="mse")
+
+
+def test_a_mask_that_helps_costs_nothing() -> None:
+    """y = x with targets 0: dropping the unit ends at loss 0, below the network's own; q counts t = 0 and is 0 there.
+
+    A kept unit, times 1/(1−p) = 2, costs (2² − 1)·E[x²] = 1.2.
+    """
+    for masks in (1, 40):
+        result = noise_stability(pair_of_units(1.0, 1.0, 0.0), p=0.5, masks=masks, epsilon=0.5)
+        facts = result.details["a"]
+        assert {round(q, 6) for q in facts["q"]} <= {0.0, 1.2}
+        for q, t, losses in zip(facts["q"], facts["worst_t"], facts["losses"], strict=True):
+            assert (t, losses[-1] == 0.0) == ((0.0, True) if q == 0.0 else (1.0, False))
+    assert facts["q"].count(0.0) == facts["hits"] >= 10
+    assert (result.value, result.verdict) == (0.0, "pass")
+    ones = (noise_stability(pair_of_units(1, 1, 0), p=0.5, masks=1, seed=seed) for seed in range(9))
+    helped = next(one for one in ones if one.value == 0)
+    assert "t = 0 of θ_t" in helped.details["failure"][2]  # one mask settles nothing: its worst point is the start
+    assert "loss 0.4" in helped.details["failure"][2]
+
+
+@pytest.mark.parametrize("worse", ["a", "b"])
+def test_value_and_interval_are_those_of_the_worse_endpoint(worse: str) -> None:
+    """y = 3x at its target, p = 0.5: every mask costs 9·E[x²] at t = 1; at y = 0 none costs anything."""
+    result = noise_stability(pair_of_units(*((3.0, 0.0) if worse == "a" else (0.0, 3.0)), 3.0), p=0.5, masks=40)
+    assert result.details["worse"] == result.details["worst_side"] == worse
+    assert result.value == pytest.approx(9 * 0.4)
+    assert result.interval == pytest.approx((9 * 0.4, 9 * 0.4))
 
 
 # Verdicts
