@@ -105,7 +105,8 @@ def test_folded_columns_are_sums(structure: Structure, state: State) -> None:
 def test_d_claims_nothing_but_finite_numbers_of_the_same_tensors(structure: Structure, state: State) -> None:
     """Any change passes; a missing tensor, or one that is not finite, is no point of a path."""
     assert clause(structure, "d", state, random_state(mlp([3, 4, 5, 2]), 2)) is None
-    assert clause(structure, "d", state, edited(state, "2.bias", 0, float("nan"))) == "tensor '2.bias' is not finite"
+    for number in (float("nan"), float("inf"), -float("inf")):
+        assert clause(structure, "d", state, edited(state, "2.bias", 0, number)) == "tensor '2.bias' is not finite"
     fewer = {name: tensor for name, tensor in state.items() if name != "2.bias"}
     assert clause(structure, "d", state, fewer) == "tensor '2.bias' is only at one end"
 
