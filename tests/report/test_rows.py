@@ -1,0 +1,87 @@
+"""What rows, matrices and notes say of records that are not all alike."""
+
+from __future__ import annotations
+
+from test_report import record
+
+from lmccheck.report.matrix import draw, matrices
+from lmccheck.report.notes import notes, unreported
+from lmccheck.report.table import fold, table
+from lmccheck.result import Result
+
+
+def cell(text: str, row: int, column: str) -> str:
+    """Return a cell of a github table."""
+    lines = [[part.strip() for part in line.strip("|").split("|")] for line in text.splitlines()]
+    return lines[row + 2][lines[0].index(column)]
+
+
+def test_a_column_stays_where_one_row_says_something() -> None:
+    """The others have an empty cell in it."""
+    text = table([record("a", naive=0.5), record("b")], "github")
+    assert (cell(text, 0, "naive"), cell(text, 1, "naive")) == ("0.5", "")
+
+
+def test_a_warning_is_marked_where_it_keeps_something_from_failing() -> None:
+    """An error fails the run whatever the severity, and a pass needs no excuse."""
+    rows = [record(name, verdict, severity="warn") for name, verdict in (("a", "fail"), ("b", "error"), ("c", "pass"))]
+    rows.append(record("d", "inconclusive", severity="warn"))
+    text = table(rows, "github")
+    assert [cell(text, k, "verdict") for k in range(4)] == ["fail (warn)", "error", "inconclusive (warn)", "pass"]
+
+
+def test_numbers_have_four_digits() -> None:
+    """As many as a reader needs to tell a value from its limit."""
+    text = table([record("a", value=0.0500049, limit=0.0499951)], "github")
+    assert (cell(text, 0, "value"), cell(text, 0, "limit")) == ("0.05", "0.05")
+    text = table([record("a", value=0.05004, limit=0.04996)], "github")
+    assert (cell(text, 0, "value"), cell(text, 0, "limit")) == ("0.05004", "0.04996")
+
+
+def test_a_name_that_fits_is_not_broken() -> None:
+    """Of exactly the width, and one letter more."""
+    assert fold("abcd", 4) == ["abcd"]
+    assert fold("abcde", 4) == ["abcd", "e"]
+    assert fold("a-bcd", 4) == ["a-", "bcd"]
+
+
+def test_a_remark_of_many_checks_names_two_and_counts_the_rest() -> None:
+    """Once, however many have it."""
+    for count, said in ((2, ""), (3, " and 1 more"), (5, " and 3 more")):
+        rows = [record(name, notes=["the same"]) for name in "abcde"[:count]]
+        first = "a::linear_connectivity, b::linear_connectivity"
+        assert notes(rows)[-1] == f"{first}{said}: the same"
+
+
+def test_texts_that_pytest_does_not_show_are_those_that_do_not_block() -> None:
+    """Where nothing fails, what would have failed is said all the same."""
+    rows = [record("a", "fail", blocking=True, text="x"), record("b", "fail", blocking=False, text="y"), record("c")]
+    assert unreported(rows) == ["lmc.toml::b::linear_connectivity\ny"]
+
+
+def test_what_is_not_settled_says_why() -> None:
+    """An inconclusive result has its lines as a failure has."""
+    result = Result("p", "inconclusive", 0.1, 0.2, "nats", details={"failure": ["not settled", "of 8 masks"]})
+    assert record().measured(result).failure == ["not settled", "of 8 masks"]
+    assert record().measured(Result("p", "pass", 0.1, 0.2, "nats", details={"failure": ["old"]})).failure == []
+
+
+def test_a_set_that_was_moved_is_drawn_twice_and_what_is_too_high_is_marked() -> None:
+    """Aligned with its marks, and as given."""
+    aligned, naive = [[0.0, 0.5], [0.5, 0.0]], [[0.0, 0.75], [0.75, 0.0]]
+    found = {"names": ["a", "b"], "aligned": aligned, "naive": naive, "above": [["b", "a"]], "method": "m"}
+    (first, drawn), (second, plain) = matrices([record("set", matrix=found)])
+    assert first == "set::linear_connectivity, barriers in nats, aligned (m); * above the limit"
+    assert second == "set::linear_connectivity, barriers in nats, unaligned"
+    assert "0.5*" in drawn
+    assert "0.75" in plain
+    assert "*" not in plain
+
+
+def test_a_matrix_in_parts_has_all_its_columns() -> None:
+    """Five models, two or three columns at a time: every number is somewhere."""
+    names = [f"model-{k}" for k in range(5)]
+    matrix = [[0.0 if i == j else float(f"0.{i + 1}{j + 1}") for j in range(5)] for i in range(5)]
+    drawn = draw(names, matrix, width=30)
+    assert max(map(len, drawn.splitlines())) <= 30
+    assert all(f"0.{i + 1}{j + 1}" in drawn for i in range(5) for j in range(5) if i != j)
