@@ -15,7 +15,7 @@ from lmccheck.evaluate import batchnorm
 from lmccheck.evaluate.evaluator import Evaluator
 from lmccheck.evaluate.line import Point, barrier, sample
 from lmccheck.evaluate.outputs import FirstOutputs, relative_deviation
-from lmccheck.evaluate.points import interpolate
+from lmccheck.evaluate.points import interpolate, working_dtype
 from lmccheck.modules.runner import Runner
 from lmccheck.store.data import Batch
 
@@ -44,6 +44,16 @@ def test_integers_half_way_are_those_of_b() -> None:
     """Up to the middle they are a's, from there on b's."""
     a, b = {"n": torch.tensor(1)}, {"n": torch.tensor(5)}
     assert [int(interpolate(a, b, t)["n"]) for t in (0.0, 0.25, 0.499, 0.5, 0.75, 1.0)] == [1, 1, 1, 5, 5, 5]
+
+
+def test_one_float64_tensor_at_either_end_makes_float64_of_all() -> None:
+    """Wherever it is; half precision and integers make float32."""
+    narrow, wide = (
+        {"w": torch.zeros(1), "v": torch.zeros(1).half()},
+        {"w": torch.zeros(1), "v": torch.zeros(1).double()},
+    )
+    assert working_dtype(wide, narrow) == working_dtype(narrow, wide) == working_dtype(wide) == torch.float64
+    assert working_dtype(narrow, narrow) == working_dtype({"n": torch.tensor(1)}) == torch.float32
 
 
 def test_a_pass_over_the_data_counts_once_however_many_batches_it_has() -> None:

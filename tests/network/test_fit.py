@@ -98,7 +98,7 @@ def test_a_set_of_files_has_its_pins_names_and_pairs(tmp_path) -> None:
     pair = models.pair(2, 0)
     assert torch.equal(pair.theta_a["0.weight"], seeded(small_mlp, 2)["0.weight"])
     assert torch.equal(pair.theta_b["0.weight"], seeded(small_mlp, 0)["0.weight"])
-    with pytest.raises(CheckpointError, match="three.safetensors: sha256 is"):
+    with pytest.raises(CheckpointError, match=r"three\.safetensors: sha256 is"):
         load_set(paths, sha256=[*pins[:2], pins[0]], **GIVEN)
     assert model_names([{}, "x/a.safetensors", "x/a.safetensors"]) == (
         "model 0", "x/a.safetensors (1)", "x/a.safetensors (2)"
@@ -141,12 +141,9 @@ def test_classes_are_those_the_model_has() -> None:
 
 
 def test_units_of_losses_are_those_of_their_formulas() -> None:
-    """Natural logarithms are nats; a loss of the user's own has no unit that is known, and is not known to be convex."""
-    assert [load_loss(name).unit for name in ("cross_entropy", "next_token", "mse")] == [
-        "nats",
-        "nats",
-        "squared error",
-    ]
+    """Natural logarithms are nats; of a loss of the user's own neither unit nor convexity is known."""
+    units = {"cross_entropy": "nats", "next_token": "nats", "mse": "squared error"}
+    assert {name: load_loss(name).unit for name in units} == units
     own = load_loss(lambda outputs, targets: outputs.sum(1))
     assert (own.unit, own.convex, own.errors) == ("loss", False, None)
 
