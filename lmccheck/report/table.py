@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from tabulate import multiline_formats, tabulate
 
 from lmccheck.explain import number
 from lmccheck.report.record import CheckRecord, ordered
 
-COLUMNS = ("pair", "check", "verdict", "value", "limit", "unit", "naive", "0-1 error", "where", "seconds")
-ALIGNMENT = {"value": "right", "limit": "right", "naive": "right", "0-1 error": "right", "seconds": "right"}
-DROPPED = ("seconds", "0-1 error")  # what a narrow terminal goes without, in this order
+COLUMNS = (
+    "pair", "check", "verdict", "value", "limit", "unit", "naive", "endpoints", "worst loss", "where", "0-1 error",
+    "seconds",
+)  # fmt: skip
+RIGHT = ("value", "limit", "naive", "worst loss", "0-1 error", "seconds")  # aligned there, where a cell is one line
+STACKED = {  # columns that share one where the terminal is narrow, each on a line of its own
+    "pair / check": ("pair", "check"),
+    "verdict": ("verdict",),
+    "value / limit": ("value", "limit", "unit"),
+    "endpoints": ("endpoints",),
+    "worst loss": ("worst loss", "where"),
+    "naive": ("naive",),
+    "0-1 error": ("0-1 error",),
+    "seconds": ("seconds",),
+}
+DROPPED = ("seconds", "0-1 error", "naive")  # what a narrower one goes without, in this order
 HEAD = "pair / check"
 INDENT = 2
 NARROWEST = 16
+SHORT_UNIT = 5  # characters; a longer one stands below its value
 ESCAPED = ("pipe", "github", "orgtbl", "jira")  # formats in which an unescaped | would open a new cell
 
 
@@ -30,6 +44,8 @@ def cells(record: CheckRecord) -> dict[str, str]:
         "limit": number(record.limit),
         "unit": record.unit,
         "naive": number(record.naive),
+        "endpoints": ", ".join(f"{name} {number(end['loss'])}" for name, end in record.ends().items()),
+        "worst loss": number(record.worst_loss),
         "0-1 error": error_barrier(record),
         "where": record.where,
         "seconds": "" if record.seconds is None else f"{record.seconds:.3g}",
@@ -38,62 +54,68 @@ def cells(record: CheckRecord) -> dict[str, str]:
 
 def error_barrier(record: CheckRecord) -> str:
     """Return the barrier in 0-1 error, in percentage points: it need not agree with the loss barrier."""
-    value = record.error_barrier
-    return "" if value is None else f"{100 * value:+.2g} pp"
+    if record.error_barrier is None:
+        return ""
+    points = 100 * record.error_barrier
+    return f"{points:+.0f} pp" if abs(points) >= 10 else f"{points:+.2g} pp"
 
 
 def table(records: list[CheckRecord], fmt: str = "simple", width: int | None = None) -> str:
-    """Return the table; where it is wider than ``width`` columns, pair and check share a column on two lines.
+    """Return the table; where it is wider than ``width`` columns, what belongs together shares a column, line by line.
 
-    Columns in which no row says anything are left out; seconds and 0-1 errors are, sooner than a name is broken.
+    Columns in which no row says anything are left out. Where that is too wide still, seconds, 0-1 errors and naive
+    values are, sooner than a name is broken; what was measured, the limit and the losses stay.
     """
     rows = [cells(record) for record in ordered(records)]
-    columns = [column for column in COLUMNS if any(row[column] for row in rows)]
     if fmt in ESCAPED:
         rows = [{column: text.replace("|", "\\|") for column, text in row.items()} for row in rows]
-    wide = _draw(rows, columns, fmt)
+    wide = _draw(rows, COLUMNS, fmt)
     if width is None or fmt not in multiline_formats or fmt in ESCAPED or _width(wide) <= width:
         return wide
-    briefer = [column for column in columns if column not in ("pair", "check")]
-    stacked = _stacked(rows, briefer, fmt, room=width)
-    for dropped in DROPPED:
+    columns = list(STACKED)
+    for dropped in (None, *DROPPED):
+        columns = [column for column in columns if column != dropped]
+        stacked = _stacked(rows, columns, fmt, room=width)
         if _width(stacked) <= width:
-            break
-        briefer = [column for column in briefer if column != dropped]
-        stacked = _stacked(rows, briefer, fmt, room=width)
-    if _width(stacked) > width:
-        stacked = _stacked(rows, briefer, fmt, room=width, word=NARROWEST)
+            return stacked
+    stacked = _stacked(rows, columns, fmt, room=width, word=NARROWEST)
     if _width(stacked) <= width:
         return stacked
     excess = _width(stacked) - width
     longest = max(max(len(row["pair"]), len(row["check"]) + INDENT) for row in rows)
-    return _stacked(rows, briefer, fmt, room=max(longest - excess, NARROWEST), word=NARROWEST)
+    return _stacked(rows, columns, fmt, room=max(longest - excess, NARROWEST), word=NARROWEST)
 
 
 def _stacked(rows: list[dict[str, str]], columns: list[str], fmt: str, room: int, word: int | None = None) -> str:
-    """Return the table with the pair above its check, each broken into lines of at most ``room`` characters.
-
-    The words that say where the worst was seen stand below one another, each of at most ``word`` characters.
-    """
-    indent = " " * INDENT
-    named = [
-        {
-            **row,
-            "where": "\n".join(line for text in row["where"].split() for line in fold(text, word or len(text))),
-            HEAD: "\n".join([*fold(row["pair"], room), *(indent + line for line in fold(row["check"], room - INDENT))]),
-        }
-        for row in rows
-    ]
-    return _draw(named, [HEAD, *columns], fmt)
+    """Return the table, cells on lines below one another: names of at most ``room``, words of ``word`` characters."""
+    lines = [{column: "\n".join(_lines(row, column, room, word)) for column in columns} for row in rows]
+    return _draw(lines, columns, fmt, left=("worst loss",))
 
 
-def _draw(rows: list[dict[str, str]], columns: list[str], fmt: str) -> str:
+def _lines(row: dict[str, str], column: str, room: int, word: int | None) -> list[str]:
+    """Return the lines of a cell of the stacked table."""
+    if column == HEAD:
+        return [*fold(row["pair"], room), *(" " * INDENT + line for line in fold(row["check"], room - INDENT))]
+    if column == "value / limit":
+        unit, short = row["unit"], len(row["unit"]) <= SHORT_UNIT
+        value = f"{row['value']} {unit}" if short else row["value"]
+        limit = f"limit {row['limit']}" if row["limit"] else ""
+        return [line for line in (value.strip(), limit, "" if short else unit) if line]
+    if STACKED[column] == (column,) and column in RIGHT:
+        return [row[column]]
+    texts = [text for part in STACKED[column] for text in row[part].split(", " if part == "endpoints" else None)]
+    return [line for text in texts for line in fold(text, word or max(len(text), 1))]
+
+
+def _draw(rows: list[dict[str, str]], columns: Sequence[str], fmt: str, left: Sequence[str] = ()) -> str:
+    """Return the table of those columns in which a row says anything; numbers on the right, those of ``left`` aside."""
+    used = [column for column in columns if any(row[column] for row in rows)]
     return tabulate(
-        [[row[column] for column in columns] for row in rows],
-        headers=columns,
+        [[row[column] for column in used] for row in rows],
+        headers=used,
         tablefmt=fmt,
         disable_numparse=True,
-        colalign=[ALIGNMENT.get(column, "left") for column in columns],
+        colalign=["right" if column in RIGHT and column not in left else "left" for column in used],
     )
 
 

@@ -116,6 +116,67 @@ def test_the_table_fits_the_terminal(name, width):
     assert name in "".join(line.split("  ")[0] for line in text.splitlines()[2:])
 
 
+ENDS = [{"name": "a", "loss": 0.0726999, "error": 0.018}, {"name": "b", "loss": 0.5, "error": None}]
+
+
+@pytest.mark.parametrize("width", [80, 100, 120])
+@pytest.mark.parametrize("verdict", ["pass", "fail", "inconclusive"])
+@pytest.mark.parametrize("unit", ["nats", "squared error"])
+def test_every_row_shows_the_losses_it_is_about(width, verdict, unit):
+    """At any width: measured and limit with their unit, both endpoints, the worst point's own loss and where it is."""
+    where = "t=0.4792" if verdict == "pass" else "seg=3a layer=hidden"
+    facts = {"naive": 1.5, "error_barrier": 0.0035, "unit": unit, "endpoints": ENDS, "worst_loss": 0.31, "where": where}
+    text = table([record("mlp-seed0-seed1", verdict, **facts)], "simple", width)
+    assert max(map(len, text.splitlines())) <= width
+    for part in ("0.01235", "limit 0.05", unit, "a 0.0727", "b 0.5", "0.31", *where.split(), verdict):
+        assert part in text
+
+
+def test_a_narrow_table_is_read_line_by_line():
+    """Pair over check, value over limit, a over b, the worst loss over its place; seconds go first."""
+    row = record(endpoints=ENDS, worst_loss=0.31, where="t=0.5")
+    assert [line.rstrip() for line in table([row], width=79).splitlines()] == [
+        "pair / check           verdict    value / limit    endpoints    worst loss",
+        "---------------------  ---------  ---------------  -----------  ------------",
+        "one                    pass       0.01235 nats     a 0.0727     0.31",
+        "  linear_connectivity             limit 0.05       b 0.5        t=0.5",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("barrier", "shown"), [(0.0035, "+0.35 pp"), (1.0, "+100 pp"), (-0.002, "-0.2 pp"), (0.0, "+0 pp")]
+)
+def test_errors_are_in_percentage_points(barrier, shown):
+    """A barrier of 0.0035 in 0-1 error is a third of a point."""
+    lines = table([record(error_barrier=barrier, seconds=None)]).splitlines()
+    assert lines[0].endswith("0-1 error")
+    assert lines[2].split("  ")[-1].strip() == shown
+
+
+def test_a_set_shows_its_best_and_its_worst_model():
+    """By their losses, whatever the order; a loss that is no number is the worst."""
+    ends = [{"name": name, "loss": loss, "error": None} for name, loss in (("x", 0.3), ("y", 0.1), ("z", 0.2))]
+    row = record(kind="set", endpoints=ends)
+    assert "best 0.1, worst 0.3" in table([row])
+    assert {"lmc.loss_best": 0.1, "lmc.loss_worst": 0.3}.items() <= dict(row.properties()).items()
+    assert record(endpoints=[*ends, {"name": "n", "loss": float("nan"), "error": None}]).ends()["worst"]["name"] == "n"
+
+
+def test_every_report_carries_the_endpoints():
+    """JSON a list of them beside the worst loss, JUnit a flat fact each, Markdown a cell."""
+    ends = End("a", 0.5, 0.25), End("b", 2.0)
+    found = Finding(0.1, 0.05, "nats", endpoints=ends, worst_loss=1.35, above="chord")
+    row = record().measured(judge("linear_connectivity", found, 0.0))
+    entry = document(row)["checks"][0]
+    assert entry["endpoints"] == [{"name": "a", "loss": 0.5, "error": 0.25}, {"name": "b", "loss": 2.0, "error": None}]
+    assert (entry["worst_loss"], entry["next"]) == (1.35, [])
+    facts = dict(row.properties())
+    assert {"lmc.loss_a": 0.5, "lmc.error_a": 0.25, "lmc.loss_b": 2.0, "lmc.worst_loss": 1.35}.items() <= facts.items()
+    assert "lmc.error_b" not in facts
+    assert "| a 0.5, b 2 " in markdown([row], Run())
+    assert any("the chord between them hides up to 1.5 nats" in line for line in notes([row]))
+
+
 def test_fold_breaks_after_separators_and_only_then_within_words():
     """What is folded is what was given."""
     assert fold("abcdefghij", 4) == ["abcd", "efgh", "ij"]
@@ -252,7 +313,8 @@ def test_where_a_set_is_worst_stands_on_lines_of_its_own():
     row = record("digits", details={}, where="transformer-seed0, transformer-half1", naive=0.5)
     lines = table([row], width=78).splitlines()
     assert max(map(len, lines)) <= 78
-    assert "".join(line.split("  ")[-1].strip() for line in lines[2:]) == "transformer-seed0,transformer-half1"
+    at = lines[0].index("worst loss")
+    assert "".join(line[at:].split("  ")[0].strip() for line in lines[2:]) == "transformer-seed0,transformer-half1"
 
 
 def test_a_new_format_is_declared_and_becomes_an_option():
