@@ -145,6 +145,8 @@ def _align(pair: ModelPair, method: str, seed: int, kinds: tuple[str, ...]) -> A
 def save_aligned(alignment: Alignment, path: str | os.PathLike[str]) -> Path:
     """Write θ_B aligned to ``path``, metadata and dtypes kept, and the permutation beside it.
 
+    What θ_B's metadata says of how it was merged (the key ``lmccheck``) is left out: it is not about permuted weights.
+
     ``<stem>.permutation.safetensors`` holds one int64 tensor per unit group: position i took what unit ``p[i]`` of θ_B
     was. What maps beyond permutations computed is rounded to θ_B's dtypes. Returns ``path``. Raises CheckpointError
     when it cannot be written.
@@ -162,6 +164,7 @@ def save_aligned(alignment: Alignment, path: str | os.PathLike[str]) -> Path:
         "within": {g.name: list(g.within) for g in alignment.spec.groups if g.within},
     }
     beside = target.with_name(target.name.removesuffix(".safetensors") + ".permutation.safetensors")
-    contents = {target: (rounded, alignment.metadata), beside: (alignment.permutation, {"lmccheck": json.dumps(facts)})}
+    metadata = {key: text for key, text in alignment.metadata.items() if key != "lmccheck"}
+    contents = {target: (rounded, metadata), beside: (alignment.permutation, {"lmccheck": json.dumps(facts)})}
     files.save_all(contents, alignment.inputs)
     return target

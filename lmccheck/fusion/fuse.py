@@ -161,7 +161,7 @@ def fuse_pair(pair: WidthPair, *, norm: str = "activations", seed: int = 0) -> F
         norm,
         seed,
         facts,
-        dict(pair.b.checkpoint.metadata),
+        {key: text for key, text in pair.b.checkpoint.metadata.items() if key != "lmccheck"},  # of other weights
     ).made_of(pair.inputs)
 
 

@@ -72,6 +72,32 @@ def test_metadata_of_a_is_kept(load: Callable[..., lmccheck.ModelPair], tmp_path
     assert (said["method"], said["seed"], said["t"]) == ("none", None, 0.5)
 
 
+def test_what_is_said_of_a_merge_of_merged_files_is_about_that_merge(tmp_path: Path) -> None:
+    """No fact of the files that went in stays: t, repair, and which files these were are the last merge's own."""
+    pair = shipped("mlp")
+    first = lmccheck.save_merged(pair, None, tmp_path / "1.safetensors", t=0.25, repair="none")
+    sources = {"model": pair.module, "data": pair.data, "device": "cpu"}
+    again = lmccheck.load_pair(first, FIXTURES / "mlp-seed1.safetensors", **sources)
+    second = lmccheck.save_merged(again, lmccheck.align(again, seed=5), tmp_path / "2.safetensors", t=0.75)
+    said = json.loads(read_header(second).metadata["lmccheck"])
+    assert (said["t"], said["method"], said["repair"], said["seed"]) == (0.75, "weight-matching", "bn", 5)
+    assert said["sha256"] == {"a": sha256_of(first), "b": sha256_of(FIXTURES / "mlp-seed1.safetensors")}
+    written = load_file(str(second))
+    middle = merged(again, lmccheck.align(again, seed=5), 0.75)
+    assert all(torch.equal(written[name], middle[name]) for name in written)
+
+
+def test_an_aligned_file_does_not_say_how_the_one_it_came_from_was_merged(tmp_path: Path) -> None:
+    """Other metadata is kept; the facts of a merge are about tensors that were not permuted yet."""
+    pair = shipped("mlp")
+    first = lmccheck.save_merged(pair, None, tmp_path / "1.safetensors")
+    sources = {"model": pair.module, "data": pair.data, "device": "cpu"}
+    again = lmccheck.load_pair(FIXTURES / "mlp-seed1.safetensors", first, **sources)
+    path = lmccheck.align(again, "incoming").save(tmp_path / "aligned.safetensors")
+    expected = {key: value for key, value in read_header(first).metadata.items() if key != "lmccheck"}
+    assert read_header(path).metadata == expected
+
+
 def tied() -> nn.Module:
     """A linear layer under two names."""
     parts = {"first": nn.Linear(4, 4), "second": nn.Linear(4, 4), "head": nn.Linear(4, 3)}

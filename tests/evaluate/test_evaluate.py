@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
+from itertools import count
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from networks.small import seeded, small_batchnorm, small_mlp
 from torch import nn
 
 import lmccheck
+from lmccheck.errors import UnsupportedArchitecture
 from lmccheck.evaluate import batchnorm
 from lmccheck.evaluate.evaluator import Evaluator
 from lmccheck.evaluate.points import interpolate
@@ -107,6 +110,73 @@ def test_float64_networks_run_in_float64_throughout() -> None:
     x = torch.randn(5, 4, dtype=torch.float64)
     expected = x / (x.pow(2).mean(-1, keepdim=True) + 1e-6).sqrt()
     assert (runner(x, "") - expected).abs().max() < 1e-14
+
+
+def one_number(x: torch.Tensor, y: torch.Tensor, a: float, b: float, loss: object = "mse") -> lmccheck.ModelPair:
+    """y = a·x and y = b·x; each in float64 only where that is needed to hold its number."""
+    dtypes = [torch.float32 if float(torch.tensor(number)) == number else torch.float64 for number in (a, b)]
+    states = [{"weight": torch.tensor([[number]], dtype=d)} for number, d in zip((a, b), dtypes, strict=True)]
+    return lmccheck.load_pair(*states, model=nn.Linear(1, 1, bias=False), data=(x, y), loss=loss, device="cpu")
+
+
+def as_they_are(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """A loss of a user's own, in float32: the outputs themselves."""
+    return outputs[:, 0]
+
+
+def test_means_are_taken_in_float64() -> None:
+    """Of 2²⁴ and 1 in turn the mean is 2²³ + ½, which no float32 is; nor is a half the sum of 2²⁴ + 1 and 0."""
+    x = torch.tensor([2.0**24, 1.0] * 500)[:, None]
+    pair = one_number(x, torch.zeros(1000), 1.0, 1.0, as_they_are)
+    evaluator = Evaluator(pair.network, pair.theta_a)
+    assert evaluator.dtype == torch.float32
+    found = evaluator.measure(evaluator.weights(pair.theta_a), reestimate=False, label="")
+    assert found.losses.dtype == torch.float64
+    assert found.loss == 2**23 + 0.5
+
+
+def test_built_in_losses_are_taken_in_float64() -> None:
+    """4097² is odd and above 2²⁴; −log softmax of logits 0 and −17 is e⁻¹⁷ and no zero."""
+    squared = load_loss("mse").function(torch.tensor([[4097.0]]), torch.tensor([[0.0]]))
+    assert float(squared) == 4097**2
+    entropy = load_loss("cross_entropy").function(torch.tensor([[0.0, -17.0]]), torch.tensor([0]))
+    assert float(entropy) == pytest.approx(math.log1p(math.exp(-17)), rel=1e-9)
+
+
+@pytest.mark.parametrize("wide", ["a", "b"])
+def test_either_endpoint_may_need_float64(wide: str) -> None:
+    """y = (1 + 2⁻⁴⁰)·x at targets x costs 2⁻⁸⁰·E[x²], half-way a quarter: in float32 all would be 0."""
+    x = torch.tensor([[1.0], [2.0], [4.0]])
+    numbers = (1 + 2.0**-40, 1.0) if wide == "a" else (1.0, 1 + 2.0**-40)
+    result = lmccheck.linear_connectivity(one_number(x, x, *numbers), align="none", points=3, profile="dev")
+    assert result.details["precision"] == "float64"
+    assert result.details[f"loss_{wide}"] == pytest.approx(2.0**-80 * 7, rel=1e-9)
+    assert result.details["losses"][1] == pytest.approx(2.0**-82 * 7, rel=1e-9)
+
+
+CALLS = count()
+
+
+class Growing(nn.Module):
+    """A linear layer whose outputs grow by a share of themselves with every call, whoever calls."""
+
+    def __init__(self, share: float) -> None:
+        super().__init__()
+        self.layer, self.share = nn.Linear(4, 3), share
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the outputs, multiplied."""
+        return self.layer(x) * (1 + self.share * (next(CALLS) % 100))
+
+
+@pytest.mark.parametrize(("share", "refused"), [(1e-3, True), (1e-6, False)])
+def test_how_much_two_runs_may_differ(share: float, refused: bool) -> None:
+    """A ten-thousandth is what a GPU's order of summation may change; thousandths are another answer."""
+    data = 100 + torch.rand(8, 4), torch.zeros(8, dtype=torch.int64)
+    state = {"layer.weight": torch.full((3, 4), 0.1), "layer.bias": torch.tensor([1.0, 2.0, 3.0])}
+    pair = lmccheck.load_pair(state, state, model=Growing(share), data=data, device="cpu")
+    with pytest.raises(UnsupportedArchitecture, match="outputs") if refused else contextlib.nullcontext():
+        Evaluator(pair.network, pair.theta_a)
 
 
 def test_batches_cover_all_samples_once() -> None:

@@ -208,6 +208,42 @@ def test_a_unit_that_never_varies_is_shifted_not_scaled() -> None:
     assert all(tensor.isfinite().all() for tensor in repaired.values())
 
 
+@pytest.mark.parametrize("wide", [0, 1])
+def test_either_endpoint_may_need_float64(wide: int) -> None:
+    """REPAIR observes both ends in the dtype of the wider one, and what is merged is in it."""
+    pair = pair_of(small_mlp, (4,))
+    states = [theta if k == wide else {n: t.float() for n, t in theta.items()} for k, theta in enumerate(ends(pair))]
+    result = lmccheck.linear_connectivity(pair.with_weights(*states), align="none", points=3, repair="repair")
+    assert result.details["precision"] == "float64"
+    repair = repair_of(pair.with_weights(*states))
+    middle = interpolate(*({n: t.double() for n, t in state.items()} for state in states), 0.5)
+    assert {tensor.dtype for tensor in repair(middle, 0.5).values()} == {torch.float64}
+
+
+def ends(pair: lmccheck.ModelPair) -> tuple[State, State]:
+    """Return both endpoints' weights."""
+    return pair.theta_a, pair.theta_b
+
+
+def test_a_unit_that_stands_still_on_calibration_data_keeps_its_weights() -> None:
+    """It reads a feature that is constant there, and nothing else: what it says where that varies is not erased."""
+    pair = pair_of(small_mlp, (4,))
+    assert pair.calibration is not None
+    pair.calibration.batches[0].inputs[:, 3] = 2.0
+    states = [dict(theta) for theta in ends(pair)]
+    for state, weight in zip(states, (0.75, -1.5), strict=True):
+        state["0.weight"] = state["0.weight"].clone()
+        state["0.weight"][2] = torch.tensor([0.0, 0.0, 0.0, weight])
+    pair = pair.with_weights(*states)
+    merged = interpolate(*states, 0.25)
+    repaired = repair_of(pair)(merged, 0.25)
+    expected = torch.tensor([0.0, 0.0, 0.0, 0.75 * 0.75 - 0.25 * 1.5], dtype=torch.float64)
+    assert torch.equal(repaired["0.weight"][2], expected)
+    means = [2 * state["0.weight"][2, 3] + state["0.bias"][2] for state in states]
+    target = 0.75 * means[0] + 0.25 * means[1]
+    assert 2 * expected[3] + repaired["0.bias"][2] == pytest.approx(float(target), abs=1e-12)
+
+
 def left() -> nn.Module:
     """One layer of each kind that is left."""
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import lmccheck
+from lmccheck.evaluate.line import Point, barrier, chord, sample
 
 
 def network() -> nn.Module:
@@ -159,6 +160,52 @@ def test_the_grid_is_refined_around_the_worst_point() -> None:
     assert len(coarse.details["t"]) == 5
     assert len(fine.details["t"]) > 5
     assert fine.value >= coarse.value
+
+
+def test_refinement_goes_to_the_greatest_height_over_the_chord() -> None:
+    """A chord from 10 to 0 with a bump at t = ¾: the losses are largest near 0, the points are added beside ¾."""
+
+    def at(t: float) -> Point:
+        return Point(t, 10 * (1 - t) + max(0.0, 1 - 4 * abs(t - 0.75)), None)
+
+    found = sample(at, 5, 2, 10.0, 0.0)
+    assert [point.t for point in found] == [0.0, 0.25, 0.5, 0.625, 0.6875, 0.75, 0.8125, 0.875, 1.0]
+
+
+@given(ends=st.tuples(*[st.floats(-1e20, 1e20)] * 2), t=st.floats(0, 1))
+def test_the_chord_is_exact_at_both_ends_and_between_equal_ones(ends: tuple[float, float], t: float) -> None:
+    """Whatever the rounding between: no barrier is made where nothing is interpolated."""
+    assert (chord(0.0, *ends), chord(1.0, *ends)) == ends
+    assert chord(t, ends[0], ends[0]) == ends[0]
+    assert barrier([(0.0, ends[0]), (1.0, ends[1])], *ends)[0] == 0.0
+
+
+def test_a_chord_that_rounds() -> None:
+    """1e16 + (1 − 1e16) is 2 or 0, not the 1 that stands at the end; nor is 0.1 + (0.3 − 0.1) what 0.3 is."""
+    assert chord(1.0, 1e16, 1.0) == 1.0
+    assert chord(1.0, 0.7, 0.1) == 0.1
+
+
+def test_the_naive_errors_are_those_of_nothing_aligned() -> None:
+    """B is A permuted: aligned the line is one point without any barrier; as given 0-1 errors are a plain loop's."""
+    theta = {k: v if k.endswith("weight") else 0 * v for k, v in state(network, 4).items()}  # biases drown the inputs
+    spec = lmccheck.discover_symmetry(network(), (DATA[0][:2].double(),))
+    labels = torch.func.functional_call(network(), theta, (DATA[0].double(),)).argmax(1)  # both ends make no error
+    data = DATA[0], labels
+    p = lmccheck.load_pair(theta, spec.apply(theta, spec.moving(3)), model=network, data=data)
+    details = lmccheck.linear_connectivity(p, points=9, profile="dev").details
+
+    def error(t: float) -> float:
+        weights = {k: (1 - t) * theta[k] + t * p.theta_b[k] for k in theta}
+        outputs = torch.func.functional_call(network(), weights, (DATA[0].double(),))
+        return float((outputs.argmax(1) != labels).double().mean())
+
+    errors = [error(t) for t in details["t"]]
+    assert details["naive_errors"] == pytest.approx(errors, abs=1e-12)
+    assert details["error_barrier_naive"] == pytest.approx(max(errors), abs=1e-12)
+    assert details["error_barrier_naive"] > 0.05
+    assert details["error_barrier"] == pytest.approx(0.0, abs=1e-12)
+    assert details["errors"] == [0.0] * 9
 
 
 def test_a_relative_limit_is_taken_of_the_worse_endpoint() -> None:
