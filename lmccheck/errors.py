@@ -3,17 +3,32 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
 
+LONGEST = 500  # characters of a line; of a longer one the middle is left out: it ends with the mend
+COMMAND = re.compile(r"^\s*(?=::)|#(?=#\[)", re.MULTILINE)  # before what makes a line of a CI log a command
+
 
 class LmcError(Exception):
-    """Base of every error lmccheck raises on purpose; its text is one line a user can act on."""
+    """Base of every error lmccheck raises on purpose; its text is one line a user can act on.
+
+    Whatever names, paths and other people's errors are part of it, it shows as one line of printable characters.
+    """
+
+    lines = False  # whether its text is several lines, each made by ``one_line`` or by lmccheck alone
+
+    def __init__(self, *told: object) -> None:
+        shown = printable if self.lines else one_line
+        super().__init__(*(shown(part) if isinstance(part, str) else part for part in told))
 
 
 class ManifestError(LmcError):
-    """The manifest is malformed: names the file, the key, what was found and what is expected."""
+    """The manifest is malformed: names the file, the key, what was found and what is expected, a line each."""
+
+    lines = True
 
 
 class CheckpointError(LmcError):
@@ -27,6 +42,8 @@ class SourceError(LmcError):
 class SymmetryError(LmcError):
     """A permutation spec is malformed or does not keep the network's function; it is never used."""
 
+    lines = True
+
 
 class UnsupportedArchitecture(LmcError):
     """The network is outside what the asked property or analysis can treat soundly."""
@@ -39,15 +56,43 @@ class DeviceError(LmcError):
 class LmcWarning(UserWarning):
     """A check marked ``severity = "warn"`` did not pass; shown in pytest's warnings summary."""
 
+    def __init__(self, *told: object) -> None:
+        super().__init__(*(printable(part) if isinstance(part, str) else part for part in told))
+
 
 class VerdictError(LmcError, AssertionError):
     """A property did not hold; raised by ``Result.raise_for_verdict``."""
+
+    lines = True
+
+
+def printable(text: str) -> str:
+    r"""Return a text that nobody's names or errors make a terminal, a CI log or a file misread; lines stay lines.
+
+    What is not printable (control characters, invisible marks, halves of characters) is shown escaped.
+
+    >>> printable("head\x1b[2J.bias\n::error::x"), printable("層.重み")
+    ('head\\x1b[2J.bias\n\\::error::x', '層.重み')
+    """
+    if not text.isprintable():
+        text = "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
+    return COMMAND.sub(r"\g<0>\\", text) if "::" in text or "##[" in text else text
+
+
+def one_line(text: str) -> str:
+    r"""Return a text as ``printable`` does, on one line of at most 500 characters.
+
+    >>> one_line("a\nb")
+    'a\\nb'
+    """
+    text = printable(text.strip("\n")).replace("\n", "\\n")
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 203]} … {text[-200:]}"
 
 
 def shown_path(path: str | os.PathLike[str]) -> str:
     """Return a path as a reader would type it: relative to the current folder when it lies under it."""
     path = Path(path)
-    return os.path.relpath(path) if path.is_absolute() and path.is_relative_to(Path.cwd()) else str(path)
+    return one_line(os.path.relpath(path) if path.is_absolute() and path.is_relative_to(Path.cwd()) else str(path))
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:

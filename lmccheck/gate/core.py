@@ -89,10 +89,15 @@ class Core:
         return load_set(models, **given)
 
     def run(self, property_name: str, loaded: Any, *, seed: int, profile: str, **settings: Any) -> Result:
-        """Run a property of what was loaded, with a seed and a search profile."""
+        """Run a property of what was loaded, with a seed and a search profile.
+
+        Raises CheckpointError where a file has changed since: the verdict would not be about what lies there.
+        """
         from lmccheck.properties import run
 
-        return run(property_name, loaded, seed=seed, profile=profile, **settings)
+        result = run(property_name, loaded, seed=seed, profile=profile, **settings)
+        loaded.require_unchanged()
+        return result
 
     def call(self, property_name: str, *arguments: Any, **settings: Any) -> Result:
         """Call a property as a Python script would."""

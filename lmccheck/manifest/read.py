@@ -6,7 +6,6 @@ mistake is found in one pass and reported as one line naming the file, the key, 
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -84,14 +83,14 @@ def load_manifest(path: Path) -> Plan:
     Raises ``ManifestError`` with one line per problem, each beginning with the file's name.
     """
     try:
-        raw, text, document = read_document(path)
+        held, text, document = read_document(path)
     except ValueError as error:
         raise ManifestError(str(error)) from None
     reader = _Reader(text)
     pairs, sets = reader.everything(document)
     if reader.problems:
         raise ManifestError("\n".join(f"{shown_path(path)}: {problem}" for problem in reader.problems))
-    return Plan(path, hashlib.sha256(raw).hexdigest(), pairs, sets)
+    return Plan(path, held.sha256, pairs, sets)
 
 
 class _Reader:

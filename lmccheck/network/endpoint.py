@@ -14,10 +14,10 @@ from lmccheck.modules.stored import stored_tensors, tied_names
 from lmccheck.network.network import Network
 from lmccheck.store.checkpoint import Checkpoint
 from lmccheck.store.files import not_finite
+from lmccheck.store.header import TensorHeader, require_evaluable
 from lmccheck.store.tensors import dtype_name
 
 StateDict = Mapping[str, Tensor]
-DTYPES = {torch.float64, torch.float32, torch.float16, torch.bfloat16}
 ONE_NETWORK = "mend: compare checkpoints of one network"
 SAVED_FROM = "mend: build the model the checkpoint was saved from"
 
@@ -37,19 +37,24 @@ def inputs_of(*ends: Endpoint) -> tuple[Path, ...]:
     return (*own, *dict.fromkeys(file for end in ends for file in end.network.inputs))
 
 
-def endpoint(network: Network, checkpoint: Checkpoint, state: StateDict) -> Endpoint:
-    """Return a checkpoint's tensors as an endpoint of the network.
+def require_unchanged(*ends: Endpoint) -> None:
+    """Raise CheckpointError where a file that endpoints were read from, or their networks use, is another by now."""
+    for end in ends:
+        end.checkpoint.require_unchanged()
+    for network in {id(end.network): end.network for end in ends}.values():
+        network.require_unchanged()
+
+
+def endpoint(network: Network, checkpoint: Checkpoint) -> Endpoint:
+    """Return a checkpoint's tensors as an endpoint of the network; they are read once what is said of them fits.
 
     Raises CheckpointError where a tensor is missing, unknown, of another shape or kind, of a dtype that cannot be
     evaluated, or not finite.
     """
-    require_fit(state, network.module, checkpoint.label, network.model)
-    for name, tensor in state.items():
-        if tensor.is_complex() or (tensor.is_floating_point() and tensor.dtype not in DTYPES):
-            raise CheckpointError(
-                f"{checkpoint.label}: tensor {name!r} is {dtype_name(tensor)}, expected float64, float32, float16 or "
-                "bfloat16; mend: convert the checkpoint, quantised weights with their scales"
-            )
+    require_fit(checkpoint.tensors, network.module, checkpoint.label, network.model)
+    require_evaluable(checkpoint.tensors, checkpoint.label)
+    state = checkpoint.read()
+    require_tied(state, network.module, checkpoint.label, network.model)
     bad = not_finite(state)
     if bad is not None:
         raise CheckpointError(
@@ -78,14 +83,11 @@ def require_same_tensors(a: Checkpoint, b: Checkpoint) -> None:
             )
 
 
-def require_fit(state: StateDict, module: nn.Module, label: str, model: str) -> None:
-    """Raise CheckpointError unless a state has the tensors of a module, tied ones under one name at least."""
-    expected, tied = stored_tensors(module), tied_names(module)
-    shared: dict[str, list[str]] = {}
-    for name, canonical in tied.items():
-        shared.setdefault(canonical, []).append(name)
+def require_fit(state: Mapping[str, TensorHeader], module: nn.Module, label: str, model: str) -> None:
+    """Raise CheckpointError unless a checkpoint has the tensors of a module, tied ones under one name at least."""
+    expected, twins = stored_tensors(module), _twins(module)
     for name, tensor in expected.items():
-        present = [n for n in shared[tied[name]] if n in state]
+        present = [n for n in twins[name] if n in state]
         if not present:
             raise CheckpointError(
                 f"{label}: tensor {name!r} is missing, model {model} has it with shape {tuple(tensor.shape)}; "
@@ -93,23 +95,39 @@ def require_fit(state: StateDict, module: nn.Module, label: str, model: str) -> 
             )
         if name not in state:
             continue
-        if state[name].shape != tensor.shape:
+        if state[name].shape != tuple(tensor.shape):
             raise CheckpointError(
-                f"{label}: tensor {name!r} has shape {tuple(state[name].shape)}, model {model} expects "
-                f"{tuple(tensor.shape)}; {SAVED_FROM}"
+                f"{label}: tensor {name!r} has shape {state[name].shape}, model {model} expects {tuple(tensor.shape)}; "
+                f"{SAVED_FROM}"
             )
-        if state[name].is_floating_point() != tensor.is_floating_point():
+        if state[name].is_floating_point != tensor.is_floating_point():
             raise CheckpointError(
-                f"{label}: tensor {name!r} is {dtype_name(state[name])}, model {model} expects {dtype_name(tensor)}"
-            )
-        if name != present[0] and not torch.equal(state[name], state[present[0]]):
-            raise CheckpointError(
-                f"{label}: tensors {present[0]!r} and {name!r} differ, in model {model} they are one tensor; mend: "
-                "save the tied model"
+                f"{label}: tensor {name!r} is {state[name].torch_dtype}, model {model} expects {dtype_name(tensor)}"
             )
     for name in state:
         if name not in expected:
             raise CheckpointError(f"{label}: tensor {name!r} is unknown to model {model}; {SAVED_FROM}")
+
+
+def require_tied(state: StateDict, module: nn.Module, label: str, model: str) -> None:
+    """Raise CheckpointError where the names of one tensor hold different numbers."""
+    for names in _twins(module).values():
+        first, *others = [name for name in names if name in state]
+        for name in others:
+            if not torch.equal(state[name], state[first]):
+                raise CheckpointError(
+                    f"{label}: tensors {first!r} and {name!r} differ, in model {model} they are one tensor; mend: "
+                    "save the tied model"
+                )
+
+
+def _twins(module: nn.Module) -> dict[str, list[str]]:
+    """Return for every name of a module's tensors all names of that tensor, its own among them."""
+    tied = tied_names(module)
+    shared: dict[str, list[str]] = {}
+    for name, canonical in tied.items():
+        shared.setdefault(canonical, []).append(name)
+    return {name: shared[canonical] for name, canonical in tied.items()}
 
 
 def complete(state: StateDict, module: nn.Module) -> dict[str, Tensor]:

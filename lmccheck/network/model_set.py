@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from lmccheck.errors import CheckpointError
-from lmccheck.network.endpoint import Endpoint, endpoint, inputs_of, require_same_tensors
+from lmccheck.network.endpoint import Endpoint, endpoint, inputs_of, require_same_tensors, require_unchanged
 from lmccheck.network.network import Network, load_network
 from lmccheck.network.pair import Given, ModelPair
 from lmccheck.store.checkpoint import Checkpoint, open_checkpoint
@@ -45,6 +45,10 @@ class ModelSet:
         """Every file that was read for it, none of which may be written to."""
         return inputs_of(*self.endpoints)
 
+    def require_unchanged(self) -> None:
+        """Raise CheckpointError where a file that was read for it is another by now."""
+        require_unchanged(*self.endpoints)
+
     @property
     def device(self) -> str:
         """The device that was asked for."""
@@ -76,13 +80,18 @@ def load_set(models: Sequence[Given], *, name: str | None = None, sha256: Sequen
     names = model_names(models)
     base = given.get("base")
     folder = Path(base) if base is not None else Path.cwd()
+    if len(sha256) not in (0, len(models)):
+        raise CheckpointError(
+            f"sha256: got {len(sha256)} hash(es), expected one for each of the {len(models)} models; mend: give them "
+            "in their order"
+        )
     pins = dict(enumerate(sha256))
     opened = [open_checkpoint(model, folder, f"model {k}", pins.get(k)) for k, model in enumerate(models)]
     for other in opened[1:]:
         require_same_tensors(opened[0], other)
     title = name or "-".join(names)
     network = load_network(name=title, **given)
-    return ModelSet(title, names, tuple(endpoint(network, checkpoint, checkpoint.read()) for checkpoint in opened))
+    return ModelSet(title, names, tuple(endpoint(network, checkpoint) for checkpoint in opened))
 
 
 def model_names(models: Sequence[Given]) -> tuple[str, ...]:

@@ -15,14 +15,14 @@ from lmccheck.errors import SymmetryError, UnsupportedArchitecture, shown_path
 from lmccheck.modules.stored import stored_tensors
 from lmccheck.network.device import resolve_device
 from lmccheck.network.loss import Loss, load_loss
-from lmccheck.store import files
 from lmccheck.store.data import Data, load_data
+from lmccheck.store.disk import Held
 from lmccheck.store.imports import input_files
 from lmccheck.store.model import build_module
 from lmccheck.store.trees import moved
 from lmccheck.symmetry.discover import Traced, derive, structure_of
 from lmccheck.symmetry.spec import PermutationSpec
-from lmccheck.symmetry.spec_file import load_spec
+from lmccheck.symmetry.spec_file import read_spec
 from lmccheck.symmetry.structure import Structure
 from lmccheck.symmetry.user_spec import require_given
 from lmccheck.symmetry.verify import require
@@ -48,6 +48,7 @@ class Network:
     given: PermutationSpec | None = field(default=None, repr=False)
     origin: dict[str, Any] = field(default_factory=lambda: {"origin": "traced"}, repr=False)
     inputs: tuple[Path, ...] = field(default=(), repr=False)  # files that were read for it, beside checkpoints
+    spec_file: Held | None = field(default=None, repr=False)
 
     def example_inputs(self) -> tuple[Any, ...]:
         """Return two samples of the evaluation data as positional inputs, for tracing."""
@@ -101,6 +102,13 @@ class Network:
         needs = f"{purpose}: a permutation spec that is handed in says too little: this needs"
         return structure_of(self.trace_for(needs, "leave out `symmetry`"), purpose, head=False)
 
+    def require_unchanged(self) -> None:
+        """Raise CheckpointError where its data, calibration or spec came from a file that is another by now."""
+        calibration = None if self.calibration is None else self.calibration.held
+        for held in (self.data.held, calibration, self.spec_file):
+            if held is not None:
+                held.require_unchanged()
+
     def facts(self) -> dict[str, Any]:
         """Return what a report says of how it is run; JSON-able."""
         return {
@@ -131,14 +139,15 @@ def load_network(
     folder = Path(base) if base is not None else Path.cwd()
     torch_device = resolve_device(device)
     module, label = named_module(model, folder)
-    spec, origin = _spec(symmetry, folder, module)
+    spec, origin, spec_file = _spec(symmetry, folder, module)
     held = load_data(data, folder, "data")
     calibrating = load_data(calibration, folder, "calibration") if calibration is not None else None
     inputs = tuple(input_files(folder, model, data, calibration, loss, symmetry))
     loss_held = load_loss(loss, folder)
     return Network(
-        name, module, label, held, calibrating, loss_held, str(device), torch_device, folder, spec, origin, inputs
-    )
+        name, module, label, held, calibrating, loss_held, str(device), torch_device, folder, spec, origin, inputs,
+        spec_file,
+    )  # fmt: skip
 
 
 def named_module(model: Any, folder: Path) -> tuple[nn.Module, str]:
@@ -148,18 +157,19 @@ def named_module(model: Any, folder: Path) -> tuple[nn.Module, str]:
     return module, model if isinstance(model, str) else type(module).__name__
 
 
-def _spec(given: Any, folder: Path, module: nn.Module) -> tuple[PermutationSpec | None, dict[str, Any]]:
-    """Return the spec that was handed in, and what a report says of where the spec comes from."""
+def _spec(given: Any, folder: Path, module: nn.Module) -> tuple[PermutationSpec | None, dict[str, Any], Held | None]:
+    """Return the spec that was handed in, what a report says of where it comes from, and the file that was read."""
     if given is None:
-        return None, {"origin": "traced"}
+        return None, {"origin": "traced"}, None
     if isinstance(given, PermutationSpec):
-        return given, {"origin": "given"}
+        return given, {"origin": "given"}, None
     if not isinstance(given, (str, os.PathLike)):
         raise SymmetryError(
             f"symmetry: got {type(given).__name__}, expected a .toml or .json file or a PermutationSpec"
         )
     path = folder / given
-    return load_spec(path, module), {"origin": shown_path(path), "sha256": files.sha256_of(path)}
+    spec, held = read_spec(path, module)
+    return spec, {"origin": shown_path(path), "sha256": held.sha256}, held
 
 
 def _data_facts(data: Data | None) -> dict[str, Any] | None:

@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from lmccheck.network.endpoint import Endpoint, StateDict, endpoint, inputs_of, require_same_tensors
+from lmccheck.errors import CheckpointError
+from lmccheck.network.endpoint import Endpoint, StateDict, endpoint, inputs_of, require_same_tensors, require_unchanged
 from lmccheck.network.loss import Loss
 from lmccheck.network.network import Network, load_network, named_module
 from lmccheck.store.checkpoint import Checkpoint, open_checkpoint
@@ -96,6 +97,10 @@ class ModelPair:
         """Every file that was read for it, none of which may be written to."""
         return inputs_of(self.a, self.b)
 
+    def require_unchanged(self) -> None:
+        """Raise CheckpointError where a file that was read for it is another by now."""
+        require_unchanged(self.a, self.b)
+
     @property
     def description(self) -> dict[str, Any]:
         """What a report says of the pair; JSON-able."""
@@ -148,6 +153,10 @@ class WidthPair:
         """Every file that was read for it, none of which may be written to."""
         return inputs_of(self.a, self.b)
 
+    def require_unchanged(self) -> None:
+        """Raise CheckpointError where a file that was read for it is another by now."""
+        require_unchanged(self.a, self.b)
+
     @property
     def description(self) -> dict[str, Any]:
         """What a report says of the pair; JSON-able."""
@@ -188,7 +197,7 @@ def load_pair(
         name=name or _title(a, b), model=model, data=data, calibration=calibration, loss=loss, device=device,
         base=folder, symmetry=symmetry,
     )  # fmt: skip
-    return ModelPair(network.name, *(endpoint(network, checkpoint, checkpoint.read()) for checkpoint in opened))
+    return ModelPair(network.name, *(endpoint(network, checkpoint) for checkpoint in opened))
 
 
 def load_endpoint(
@@ -196,7 +205,7 @@ def load_endpoint(
 ) -> Endpoint:
     """Load and check one checkpoint of a network, called ``name`` in messages; all else as in ``load_pair``."""
     checkpoint = open_checkpoint(given, Path(base) if base is not None else Path.cwd(), name, sha256)
-    return endpoint(load_network(name=name, base=base, **sources), checkpoint, checkpoint.read())
+    return endpoint(load_network(name=name, base=base, **sources), checkpoint)
 
 
 def load_widths(
@@ -219,10 +228,12 @@ def load_widths(
     first = load_network(name=name or _title(a, b), model=model_a, base=folder, **given)
     module, label = named_module(model_b, folder)
     networks = first, replace(first, module=module, model=label)
-    return WidthPair(first.name, *(endpoint(n, c, c.read()) for n, c in zip(networks, opened, strict=True)))
+    return WidthPair(first.name, *(endpoint(n, c) for n, c in zip(networks, opened, strict=True)))
 
 
 def _opened(a: Given, b: Given, folder: Path, pins: Mapping[str, str]) -> list[Checkpoint]:
+    if other := next((key for key in pins if key not in ("a", "b")), None):
+        raise CheckpointError(f"sha256: got the key {other!r}, expected 'a' and 'b' only; mend: name the side it pins")
     return [open_checkpoint(given, folder, side, pins.get(side)) for side, given in (("a", a), ("b", b))]
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from lmccheck.errors import printable
 from lmccheck.explain import failure_lines, plain_lines
 from lmccheck.finding import Finding
 from lmccheck.result import Result, finding_of
@@ -151,19 +152,22 @@ def plain(value: Any) -> Any:
     """Return the value made of dicts, lists and scalars, so that it can be sent and written; NaN stays NaN.
 
     Subclasses (numpy's float64, torch's version string) become what they are subclasses of: xdist sends no others.
+    Texts become ``printable`` here, since whatever is in a report has passed this place.
     """
     if value is None or isinstance(value, bool):
         return value
-    for kind in (int, float, str):
+    if isinstance(value, str):
+        return printable(str(value))
+    for kind in (int, float):
         if isinstance(value, kind):
             return kind(value)
     if isinstance(value, Mapping):
-        return {str(key): plain(part) for key, part in value.items()}
+        return {printable(str(key)): plain(part) for key, part in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
         return [plain(part) for part in value]
     if hasattr(value, "tolist"):  # tensors and arrays, without importing their libraries
         return plain(value.tolist())
-    return str(value)
+    return printable(str(value))
 
 
 def finite(value: Any) -> Any:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lmccheck.errors import CheckpointError
 from lmccheck.registry import Registry
-from lmccheck.store.files import TensorHeader
+from lmccheck.store.header import TensorHeader
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+PIN = re.compile("[0-9a-fA-F]{64}")
 
 
 @dataclass(frozen=True)
@@ -21,7 +25,9 @@ class Checkpoint:
     """Named tensors that lie somewhere, described without reading them.
 
     ``label`` is what messages call it; ``path`` is None, and so is ``digest``, for weights that are in no file.
-    ``read`` returns all tensors, on the CPU, in their stored dtypes; names that share a tensor go on sharing it.
+    ``read`` returns all tensors, on the CPU, in their stored dtypes, in memory that no file changes; names that share a
+    tensor go on sharing it. ``digest`` is the hash of what was read. ``require_unchanged`` raises CheckpointError when
+    that is no longer what lies there.
     """
 
     label: str
@@ -30,6 +36,7 @@ class Checkpoint:
     path: str | None = None
     digest: Callable[[], str] | None = field(default=None, repr=False)
     metadata: Mapping[str, str] = field(default_factory=dict, repr=False)
+    require_unchanged: Callable[[], None] = field(default=lambda: None, repr=False)
 
     @cached_property
     def sha256(self) -> str | None:
@@ -80,14 +87,24 @@ def look_at(given: Any, folder: Path, side: str) -> Checkpoint:
 
 
 def open_checkpoint(given: Any, folder: Path, side: str, pin: str | None = None) -> Checkpoint:
-    """Return ``look_at(…)``, its file hashed before a tensor is read; ``pin`` is the SHA-256 that it must have."""
+    """Return ``look_at(…)``; ``pin`` is the SHA-256 that the bytes must have of which its tensors are read."""
     found = look_at(given, folder, side)
-    sha256 = found.sha256
-    if pin is not None and sha256 is None:
+    if pin is None:
+        return found
+    if found.digest is None:
         raise CheckpointError(f"{found.label}: got a pin, expected one for files only; mend: leave its sha256 out")
-    if pin is not None and pin.lower() != sha256:
+    if not isinstance(pin, str) or not PIN.fullmatch(pin):
         raise CheckpointError(
-            f"{found.label}: sha256 is {sha256}, the pin says {pin}; mend: restore the file or review and update the "
-            "pin"
+            f"{found.label}: got the pin {pin!r}, expected 64 hexadecimal digits; mend: the file's sha256"
         )
-    return found
+    return replace(found, read=partial(_pinned, found, pin))
+
+
+def _pinned(found: Checkpoint, pin: str) -> dict[str, Tensor]:
+    tensors = found.read()
+    if pin.lower() != found.sha256:
+        raise CheckpointError(
+            f"{found.label}: sha256 is {found.sha256}, the pin says {pin}; mend: restore the file or review and update "
+            "the pin"
+        )
+    return tensors

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,8 @@ from torch import Tensor
 
 from lmccheck.errors import CheckpointError, SourceError, shown_path
 from lmccheck.store import files
+from lmccheck.store.disk import Held
+from lmccheck.store.header import require_samples
 from lmccheck.store.imports import importable, label, load_object, say
 from lmccheck.store.trees import input_tensors, positional, take_samples
 
@@ -38,12 +40,14 @@ class Batch:
 class Data:
     """Evaluation or calibration data, held in memory: batches and where they came from.
 
-    ``rebatch`` is True when the samples came as one tensor, so that lmccheck may choose the batch size.
+    ``rebatch`` is True when the samples came as one tensor, so that lmccheck may choose the batch size. ``held``: the
+    file that they were read from, None for all else.
     """
 
     batches: tuple[Batch, ...] = field(repr=False)
     origin: str
     rebatch: bool
+    held: Held | None = field(default=None, repr=False, compare=False)
 
     @property
     def samples(self) -> int:
@@ -85,17 +89,13 @@ def _from_file(path: Path, what: str) -> Data:
             "correct it"
         )
     try:
-        tensors = files.load(path)
+        header = files.read_header(path)
+        require_samples(header, shown_path(path))  # before anything is read
+        stored = files.read(path, header)
     except CheckpointError as error:
         raise SourceError(f"{what} {error}") from None
-    for name in ("inputs", "targets"):
-        if name not in tensors:
-            raise SourceError(
-                f"{what} {shown_path(path)}: has no tensor {name!r}, got {sorted(tensors)}; mend: store the samples "
-                "as 'inputs' "
-                "and 'targets'"
-            )
-    return _checked([Batch(tensors["inputs"], tensors["targets"])], f"{what} {shown_path(path)}", rebatch=True)
+    batch = Batch(stored.tensors["inputs"], stored.tensors["targets"])
+    return replace(_checked([batch], f"{what} {shown_path(path)}", rebatch=True), held=stored.held)
 
 
 def _called(build: Any, what: str, folder: Path | None) -> Data:

@@ -15,8 +15,10 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from lmccheck.errors import nearest, shown_path
+from lmccheck.store.disk import Held, read_bytes
 from lmccheck.store.whole import write_whole
 
+MOST = {"TOML": 2**24, "JSON": 2**27}  # bytes; more would be read for minutes
 BARE = re.compile(r"[A-Za-z0-9._-]+")
 
 
@@ -29,17 +31,14 @@ class Strict(BaseModel):
 Table = TypeVar("Table", bound=Strict)
 
 
-def read_document(path: Path) -> tuple[bytes, str, dict[str, Any]]:
-    """Return the bytes, the text and the tables of a ``.json`` file, or of a TOML file of any other name.
+def read_document(path: Path) -> tuple[Held, str, dict[str, Any]]:
+    """Return the state, the text and the tables of a ``.json`` file, or of a TOML file of any other name.
 
     Raises ValueError with one line that begins with the file's name.
     """
     shown_name = shown_path(path)
     kind = "JSON" if path.suffix == ".json" else "TOML"
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise ValueError(f"{shown_name}: cannot be read: {error.strerror or error}") from None
+    raw, held = read_bytes(path, f"a {kind} file", MOST[kind])
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -56,7 +55,7 @@ def read_document(path: Path) -> tuple[bytes, str, dict[str, Any]]:
         raise ValueError(f"{shown_name}: not valid {kind}: {error}") from None
     if not isinstance(found, dict):
         raise ValueError(f"{shown_name}: got {shown(found)}, expected a table")
-    return raw, text, found
+    return held, text, found
 
 
 def write_document(path: Path, lines: Iterable[str]) -> None:

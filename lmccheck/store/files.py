@@ -1,76 +1,41 @@
-"""Safetensors in and out. Headers are read without torch, so that mistakes show before anything heavy is loaded."""
+"""Safetensors in and out. What is read is hashed as it is read, into memory of its own: no file stays mapped."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
-import struct
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from math import prod
+from io import BufferedReader
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from lmccheck.errors import CheckpointError, shown_path
+from lmccheck.store.disk import Held, Stamp, hashed, opened
+from lmccheck.store.header import EXPECTED, NAMES, Header, TensorHeader, cannot_read, corrupt, header_of_open
+from lmccheck.store.header import read_header as read_header
 from lmccheck.store.whole import overwritten, replacing
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-_PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"}
-_FLOATS = {  # as safetensors and as torch spell them
-    "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "F8_E4M3": "float8_e4m3fn",
-    "F8_E5M2": "float8_e5m2", "F8_E8M0": "float8_e8m0fnu", "F8_E4M3FNUZ": "float8_e4m3fnuz",
-    "F8_E5M2FNUZ": "float8_e5m2fnuz",
-}  # fmt: skip
-_NAMES = {
-    **_FLOATS, "I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8", "U64": "uint64", "U32": "uint32",
-    "U16": "uint16", "U8": "uint8", "BOOL": "bool", "C64": "complex64",
-}  # fmt: skip
-_BYTES = {
-    "F64": 8, "I64": 8, "U64": 8, "C64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2,
-    "I8": 1, "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1, "F8_E4M3FNUZ": 1, "F8_E5M2FNUZ": 1,
-}  # fmt: skip
-_HEADER_LIMIT = 100_000_000  # bytes; the format's own limit
-
-
-@dataclass(frozen=True)
-class TensorHeader:
-    """Dtype (as safetensors spells it: F32, BF16, I64 …) and shape of one stored tensor."""
-
-    dtype: str
-    shape: tuple[int, ...]
-
-    @property
-    def is_floating_point(self) -> bool:
-        """Whether it holds real numbers of any precision."""
-        return self.dtype in _FLOATS
-
-    @property
-    def numbers(self) -> int:
-        """How many numbers it holds."""
-        return prod(self.shape)
-
-    @property
-    def torch_dtype(self) -> str:
-        """The dtype as torch spells it: float32."""
-        return _NAMES.get(self.dtype, self.dtype)
+CHUNK = 2**20  # bytes read and hashed at a time: what fits a processor's cache
 
 
 def header_of(tensor: Tensor) -> TensorHeader:
     """Return what a safetensors file would say of a tensor."""
     said = str(tensor.dtype).removeprefix("torch.")
-    return TensorHeader(next((k for k, name in _NAMES.items() if name == said), said), tuple(tensor.shape))
+    return TensorHeader(next((k for k, name in NAMES.items() if name == said), said), tuple(tensor.shape))
 
 
 @dataclass(frozen=True)
-class Header:
-    """What a safetensors file says about itself: its tensors by name, and its metadata."""
+class Stored:
+    """A safetensors file as it was read: header, tensors on the CPU in their stored dtypes, and the bytes' hash."""
 
-    tensors: dict[str, TensorHeader]
-    metadata: dict[str, str]
+    header: Header
+    tensors: dict[str, Tensor]
+    held: Held
 
 
 class Written:
@@ -84,107 +49,65 @@ class Written:
         return self
 
 
-def read_header(path: str | os.PathLike[str]) -> Header:
-    """Return the header of a safetensors file, checked against the file's length; no tensor is read.
+def read(path: str | os.PathLike[str], header: Header | None = None) -> Stored:
+    """Return a safetensors file, read once; the hash is that of the very bytes that became the tensors.
 
-    Raises CheckpointError for a missing file, a pickle, and a truncated or corrupt file.
+    With ``header``, the file must still say what it said. Raises CheckpointError.
     """
     path = Path(path)
-    _refuse_what_is_no_safetensors(path)
-    size = path.stat().st_size
     try:
-        with path.open("rb") as file:
-            head = file.read(8)
-            if head == b"version ":  # as Git LFS pointers begin
+        with opened(path, EXPECTED) as file:
+            before = Stamp.of(os.fstat(file.fileno()))
+            found, raw = header_of_open(file, path)
+            if header is not None and found != header:
                 raise CheckpointError(
-                    f"{shown_path(path)}: got a Git LFS pointer, expected the file it stands for; mend: git lfs pull"
+                    f"{shown_path(path)}: describes other tensors than when it was looked at, expected a file that "
+                    "stays as it is; mend: run again when nothing writes to it"
                 )
-            length = struct.unpack("<Q", head)[0] if len(head) == 8 else -1
-            if length < 2 or length > _HEADER_LIMIT or 8 + length > size:
-                raise CheckpointError(_corrupt(path, f"{size} bytes with a header that claims {max(length, 0)}"))
-            raw = json.loads(file.read(length))
-            metadata = raw.pop("__metadata__", {})
-            tensors: dict[str, TensorHeader] = {}
-            end = 0
-            for name, entry in raw.items():
-                begin, stop = entry["data_offsets"]
-                shape = tuple(int(n) for n in entry["shape"])
-                tensors[name] = TensorHeader(str(entry["dtype"]), shape)
-                width = _BYTES.get(tensors[name].dtype)
-                if width is not None and stop - begin != prod(shape) * width:
-                    raise CheckpointError(
-                        _corrupt(
-                            path, f"tensor {name!r} of {stop - begin} bytes for shape {list(shape)} {entry['dtype']}"
-                        )
-                    )
-                end = max(end, int(stop))
+            digest = hashlib.sha256(raw)
+            tensors = {name: _tensor(file, path, name, one, digest) for name, one in found.tensors.items()}
+            return Stored(found, tensors, Held.after(path, file, before, digest.hexdigest()))
     except OSError as error:
-        raise CheckpointError(
-            f"{shown_path(path)}: cannot be read: {error.strerror}; mend: check its permissions"
-        ) from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(_corrupt(path, f"an unreadable header ({type(error).__name__})")) from None
-    if 8 + length + end != size:
-        raise CheckpointError(_corrupt(path, f"{size} bytes where the header describes {8 + length + end}"))
-    return Header(tensors, metadata)
+        raise CheckpointError(cannot_read(path, error)) from None
+    except ValueError as error:
+        raise CheckpointError(str(error)) from None
 
 
-def _corrupt(path: Path, got: str) -> str:
-    where = shown_path(path)
-    return (
-        f"{where}: truncated or corrupt: got {got}, expected a whole safetensors file; mend: save or download it again"
-    )
+def _tensor(file: BufferedReader[Any], path: Path, name: str, header: TensorHeader, digest: Any) -> Tensor:
+    """Return the tensor whose bytes come next, hashed on their way into memory that is its own."""
+    import torch
 
-
-def _refuse_what_is_no_safetensors(path: Path) -> None:
-    if path.is_dir():
-        raise CheckpointError(
-            f"{shown_path(path)}: got a folder, expected a .safetensors file; mend: name the file inside it"
-        )
-    if not path.exists():
-        raise CheckpointError(
-            f"{shown_path(path)}: no such file, expected a .safetensors checkpoint; mend: correct the path"
-        )
-    if path.suffix.lower() in _PICKLES or _looks_pickled(path):
-        raise CheckpointError(
-            f"{shown_path(path)}: got a pickle, which can run code when it is loaded, expected safetensors; mend: "
-            "convert it once "
-            "where you "
-            "trust it: safetensors.torch.save_file(torch.load(path, weights_only=True), 'model.safetensors')"
-        )
-
-
-def _looks_pickled(path: Path) -> bool:
     try:
-        with path.open("rb") as file:
-            head = file.read(9)
-    except OSError:
-        return False
-    return head[:4] == b"PK\x03\x04" or (
-        head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05") and head[8:9] != b"{"
-    )
+        tensor = torch.empty(header.shape, dtype=getattr(torch, header.torch_dtype))
+    except (RuntimeError, MemoryError):
+        raise CheckpointError(
+            f"{shown_path(path)}: tensor {name!r} takes {header.bytes} bytes, which this machine does not have; mend: "
+            "take a machine with more memory"
+        ) from None
+    if not header.bytes:
+        return tensor
+    view = tensor.view(-1).view(torch.uint8).numpy().data
+    for start in range(0, len(view), CHUNK):
+        part = view[start : start + CHUNK]
+        if file.readinto(part) != len(part):
+            raise CheckpointError(corrupt(path, f"a file that ends within tensor {name!r}"))
+        digest.update(part)
+    if header.dtype == "BOOL" and int(tensor.view(torch.uint8).max()) > 1:
+        raise CheckpointError(corrupt(path, f"tensor {name!r} of dtype BOOL with a byte that is neither 0 nor 1"))
+    return tensor
 
 
 def sha256_of(path: str | os.PathLike[str]) -> str:
-    """Return the hex SHA-256 of a file."""
+    """Return the hex SHA-256 of a file. Raises CheckpointError."""
     try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise CheckpointError(
-            f"{shown_path(path)}: cannot be read: {error.strerror}; mend: check the path and its permissions"
-        ) from None
+        return hashed(Path(path)).sha256
+    except ValueError as error:
+        raise CheckpointError(str(error)) from None
 
 
 def load(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """Return every tensor of a safetensors file on the CPU, in its stored dtype. Raises CheckpointError."""
-    read_header(path)
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(str(path), device="cpu")
-    except Exception as error:
-        raise CheckpointError(_corrupt(Path(path), f"{type(error).__name__}: {error}")) from None
+    return read(path).tensors
 
 
 def save(
@@ -247,10 +170,17 @@ def _separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def not_finite(tensors: Mapping[str, Tensor]) -> tuple[str, str] | None:
     """Return (name, description) of the first tensor that holds NaN or Inf, or None."""
-    import torch
-
     for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+        if tensor.is_floating_point() and not _finite(tensor):
             nan, inf = int(tensor.isnan().sum()), int(tensor.isinf().sum())
             return name, f"{nan} NaN and {inf} Inf among {tensor.numel()} values"
     return None
+
+
+def _finite(tensor: Tensor) -> bool:
+    """Whether all numbers are, by their extremes where there are some: a NaN is both."""
+    import torch
+
+    if not tensor.numel() or tensor.element_size() < 2:  # float8 has no extremes
+        return bool(torch.isfinite(tensor).all())
+    return all(bool(torch.isfinite(extreme)) for extreme in torch.aminmax(tensor))

@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from lmccheck.errors import SymmetryError, shown_path
+from lmccheck.store.disk import Held
 from lmccheck.store.documents import read_document, read_table, toml_lines, toml_value, write_document
 from lmccheck.symmetry.slots import Slot
 from lmccheck.symmetry.spec import PermutationSpec
@@ -31,20 +32,25 @@ def load_spec(path: str | os.PathLike[str], module: nn.Module) -> PermutationSpe
     Whether it keeps the network's function is for ``spec.verify(module, example_inputs)`` to measure. Raises
     SymmetryError with one line for every mistake: the file, the group and slot, got, expected.
     """
+    return read_spec(path, module)[0]
+
+
+def read_spec(path: str | os.PathLike[str], module: nn.Module) -> tuple[PermutationSpec, Held]:
+    """Return what ``load_spec`` does, and the state of the file that was read."""
     path = Path(path)
     if path.suffix not in (".toml", ".json"):
         raise SymmetryError(
             f"{shown_path(path)}: got the suffix {path.suffix!r}, expected .toml or .json; mend: rename the file"
         )
     try:
-        _, _, document = read_document(path)
+        held, _, document = read_document(path)
     except ValueError as error:
         raise SymmetryError(str(error)) from None
     problems = Problems(shown_path(path))
     top = read_table(Top, document, "", problems)
     problems.settle()
     assert top is not None  # there was no problem
-    return described(module, top.group, top.frozen, top.unruled, shown_path(path))
+    return described(module, top.group, top.frozen, top.unruled, shown_path(path)), held
 
 
 def save_spec(spec: PermutationSpec, path: str | os.PathLike[str], *, model: str | None = None) -> Path:

@@ -357,5 +357,5 @@ def test_all_mistakes_show_at_once(load):
 
 def test_a_missing_file_is_told(tmp_path):
     """Also when it vanishes between collection and reading."""
-    with pytest.raises(ManifestError, match=r"gone\.lmc\.toml: cannot be read: No such file or directory"):
+    with pytest.raises(ManifestError, match=r"gone\.lmc\.toml: no such file, expected a TOML file"):
         load_manifest(tmp_path / "gone.lmc.toml")

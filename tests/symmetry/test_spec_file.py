@@ -353,7 +353,7 @@ def test_a_file_that_cannot_be_read(load: Callable[[str, str], str], name: str, 
 
 def test_a_missing_file_is_told(tmp_path: Path) -> None:
     """By name."""
-    with pytest.raises(SymmetryError, match=r"gone\.toml: cannot be read: No such file or directory"):
+    with pytest.raises(SymmetryError, match=r"gone\.toml: no such file"):
         lmccheck.load_spec(tmp_path / "gone.toml", Net())
 
 

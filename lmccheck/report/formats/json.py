@@ -18,7 +18,7 @@ DETAILS = ("failure", "place", "error_barrier", "barrier_definition", "matrix") 
 
 def json(records: list[CheckRecord], run: Run) -> str:
     """Return the document; NaN and the infinities are strings, since JSON has no such numbers."""
-    from lmccheck.report.record import finite, ordered
+    from lmccheck.report.record import finite, ordered, plain
 
     rows = ordered(records)
     measured_on = next((row.environment for row in rows if row.environment), {})
@@ -35,7 +35,7 @@ def json(records: list[CheckRecord], run: Run) -> str:
         "pairs": described(rows, "pair"),
         "sets": described(rows, "set"),
         "checks": [check(row) for row in rows],
-        "errors": list(run.errors),
+        "errors": plain(list(run.errors)),
     }
     return stdlib_json.dumps(finite(document), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
