@@ -188,7 +188,7 @@ def test_a_chord_that_rounds() -> None:
 
 def test_the_naive_errors_are_those_of_nothing_aligned() -> None:
     """B is A permuted: aligned the line is one point without any barrier; as given 0-1 errors are a plain loop's."""
-    theta = {k: v if k.endswith("weight") else 0 * v for k, v in state(network, 4).items()}  # biases drown the inputs
+    theta = {k: v if k.endswith("weight") else 0 * v for k, v in state(network, 10).items()}  # biases drown inputs
     spec = lmccheck.discover_symmetry(network(), (DATA[0][:2].double(),))
     labels = torch.func.functional_call(network(), theta, (DATA[0].double(),)).argmax(1)  # both ends make no error
     data = DATA[0], labels
