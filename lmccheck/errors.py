@@ -45,6 +45,10 @@ class SymmetryError(LmcError):
     lines = True
 
 
+class WitnessError(CheckpointError, SymmetryError):
+    """A saved path or dropped network is whole, and is not what it says it is."""
+
+
 class UnsupportedArchitecture(LmcError):
     """The network is outside what the asked property or analysis can treat soundly."""
 

@@ -25,6 +25,12 @@ def read_limit(value: Any) -> float | str:
     raise ValueError(LIMIT)
 
 
+def require_limit(limit: Any) -> None:
+    """Raise LmcError for what is neither a limit nor None."""
+    if limit is not None:
+        bound_of(limit, 0.0)
+
+
 def bound_of(limit: float | str, reference: float | None) -> float:
     """Return a limit in the unit of what it limits; ``"5%"`` is relative to ``reference``, a loss.
 

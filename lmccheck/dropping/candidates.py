@@ -23,6 +23,7 @@ from lmccheck.dropping.choose_units import (
 )
 from lmccheck.dropping.dropped import Dropped
 from lmccheck.dropping.edit import changed, keep_factors, lines, multiplied
+from lmccheck.dropping.freedom import groups_from, readers_of, statistics_behind
 from lmccheck.dropping.refit import Refit
 from lmccheck.evaluate.batchnorm import fresh_statistics, tracked
 from lmccheck.evaluate.masked import MaskedRuns
@@ -74,8 +75,7 @@ class Candidates:
 
     def search(self, level: int) -> tuple[Dropped, Dropped, dict[str, Any]]:
         """Return the best of all and of the plain candidates of one level, and what there was."""
-        groups = [group for groups in self.structure.levels[level:] for group in groups]
-        kept = {group: self.kept[group] for group in groups}
+        kept = {group: self.kept[group] for group in groups_from(self.structure, level)}
         self._random_losses = []
         before = self.runs.evaluations
         found = self._exact(level, kept)
@@ -90,7 +90,7 @@ class Candidates:
             found = [*finished, *refits]
         facts = {
             "kept": kept,
-            "groups": {group: self.structure.sizes[group] for group in groups},
+            "groups": {group: self.structure.sizes[group] for group in kept},
             "loss_full": float(self.own[self.held].mean()),
             "candidates": [{"name": d.how, "loss": d.loss, "refitted": d.refitted, **d.facts} for d in found],
             "random_losses": self._random_losses,
@@ -168,13 +168,11 @@ class Candidates:
             return None
         stored = self.structure.stored(dropped.weights)
         fresh = fresh_statistics(self.runs.graph.runner, stored, self.parts.fit, self.parts.origin)
-        last = dropped.level + 1 if self.structure.sequential else dropped.level
-        kept = {group for groups in self.structure.levels[:last] for group in groups}
+        behind = statistics_behind(self.structure, readers_of(self.structure, dropped.keep))
         state = dict(dropped.weights)
         for name, tensor in fresh.items():
             own = self.structure.trace.tied.get(name, name)
-            blocks = self.structure.rows.get(own, ())
-            if blocks and not any(block.group in kept for block in blocks):
+            if own in behind:
                 state[own] = tensor.to("cpu", torch.float64)
         if not changed(self.structure.rows, state, dropped.weights):
             return None

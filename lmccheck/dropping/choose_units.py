@@ -48,11 +48,17 @@ class SearchSettings:
         return shares, self.refit, self.seed, self.profile
 
 
-def unit_counts(structure: Structure, keep: Keep) -> dict[str, int]:
-    """Return ⌊keep·h⌋ per group. Raises LmcError unless every share is a number from 0 to 1.
+def kept_units(share: float, size: int) -> int:
+    """Return ⌊share·size + 10⁻⁹⌋, so that a share a rounding error below a whole number of units is that number.
 
-    A share a rounding error below a whole number of units is that number.
+    >>> kept_units(0.29, 100), int(0.29 * 100), kept_units(0.5, 7)
+    (29, 28, 3)
     """
+    return math.floor(share * size + 1e-9)
+
+
+def shares_of(structure: Structure, keep: Keep) -> dict[str, float]:
+    """Return the share of every group, 1 where none is named. Raises LmcError unless all are numbers from 0 to 1."""
     shares = dict(keep) if isinstance(keep, Mapping) else dict.fromkeys(structure.groups, keep)
     unknown = sorted(set(shares) - set(structure.groups))
     if unknown:
@@ -60,8 +66,12 @@ def unit_counts(structure: Structure, keep: Keep) -> dict[str, int]:
     for group, share in shares.items():
         if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 <= share <= 1:
             raise LmcError(f"keep = {share!r} for group {group!r}; expected a share of its units, from 0 to 1")
-    sizes = structure.sizes
-    return {group: math.floor(shares.get(group, 1.0) * sizes[group] + 1e-9) for group in structure.groups}
+    return {group: shares.get(group, 1.0) for group in structure.groups}
+
+
+def unit_counts(structure: Structure, keep: Keep) -> dict[str, int]:
+    """Return how many units of each group stay. Raises as ``shares_of``."""
+    return {group: kept_units(share, structure.sizes[group]) for group, share in shares_of(structure, keep).items()}
 
 
 def random_units(structure: Structure, kept: Mapping[str, int], generator: torch.Generator) -> dict[str, Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -96,8 +96,18 @@ class Evaluator:
         """Return ``state`` ready for interpolation: on the device, in the working dtype."""
         return upcast(state, self.dtype, self.network.torch_device)
 
-    def measure(self, weights: Mapping[str, Tensor], *, reestimate: bool, label: str) -> Measured:
-        """Return per-sample losses at ``weights``; with ``reestimate`` BatchNorm statistics are taken afresh."""
+    def measure(
+        self,
+        weights: Mapping[str, Tensor],
+        *,
+        reestimate: bool,
+        label: str,
+        watch: Callable[[Any], None] | None = None,
+    ) -> Measured:
+        """Return per-sample losses at ``weights``; with ``reestimate`` BatchNorm statistics are taken afresh.
+
+        ``watch`` is called with the network's output for every batch.
+        """
         self.runner.load(weights)
         if reestimate and self.batchnorms:
             self.reestimate()
@@ -105,6 +115,8 @@ class Evaluator:
         losses, errors = [], []
         for batch in self.batches:
             outputs = self.runner(batch.inputs, f"{self.network.data.origin}, {label}")
+            if watch is not None:
+                watch(outputs)
             values, wrong = measured(
                 self.network.loss, outputs, self.runner.cast(batch.targets), self.network.data.origin
             )

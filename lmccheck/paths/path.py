@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path as FilePath
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
-from lmccheck.errors import CheckpointError, LmcError
+from lmccheck.errors import LmcError
 from lmccheck.evaluate.points import interpolate
+from lmccheck.finding import require_limit
 from lmccheck.store import files
+from lmccheck.store.documents import Strict
+from lmccheck.store.stated import damaged, read_stated, require_all_used, save_stated
+from lmccheck.store.tensors import dtype_name
 
 KINDS = {
     "a": "only the head changes: logits are affine in t, a convex loss lies under its chord",
@@ -23,6 +27,9 @@ KINDS = {
     "c": "outgoing weights move between units that compute the same: the function is constant",
     "d": "straight line between a network and its dropped version: nothing is known but what is sampled",
 }
+
+KEY = "lmccheck.path"  # of the metadata of a file
+WHAT = "the stored path"
 
 
 @dataclass(frozen=True)
@@ -97,6 +104,26 @@ class Path(files.Written):
         return Path(self.points + other.points[1:], self.segments + other.segments, self.tied, self.facts)
 
 
+Unit = Annotated[int, Field(ge=0, lt=2**63)]
+
+
+class SegmentFacts(Strict):
+    """What a file says of one segment."""
+
+    kind: Literal["a", "b", "c", "d"]
+    does: str
+    twins: dict[str, list[Annotated[list[Unit], Field(min_length=2, max_length=2)]]]
+
+
+class PathFacts(Strict):
+    """What a file says of a path: per breakpoint and name the tensor of the file, the segments, which names are one."""
+
+    points: list[dict[str, str]] = Field(description="per breakpoint a table of tensors by name")
+    segments: list[SegmentFacts] = Field(description="per segment its kind (a, b, c or d), what it does, its twins")
+    tied: dict[str, str] = Field(description="a table of names")
+    facts: dict[str, Any] = Field(description="a table")
+
+
 def save_path(path: Path, file: str | os.PathLike[str]) -> FilePath:
     """Write a path as one safetensors file: every tensor that occurs, once, and in the metadata where it occurs.
 
@@ -109,8 +136,8 @@ def save_path(path: Path, file: str | os.PathLike[str]) -> FilePath:
     for number, state in enumerate(path.points):
         point = {}
         for name, tensor in state.items():
-            digest = hashlib.sha256(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes()).hexdigest()
-            key = known.setdefault((name, digest), f"{number}/{name}")
+            content = hashlib.sha256(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes()).hexdigest()
+            key = known.setdefault((name, content), f"{number}/{name}")
             held.setdefault(key, tensor.contiguous().clone())
             point[name] = key
         points.append(point)
@@ -119,29 +146,50 @@ def save_path(path: Path, file: str | os.PathLike[str]) -> FilePath:
         for s in path.segments
     ]
     facts = {"points": points, "segments": segments, "tied": dict(path.tied), "facts": dict(path.facts)}
-    return files.save(held, FilePath(file), {"lmccheck.path": json.dumps(facts)}, inputs=path.inputs)
+    return save_stated(held, file, KEY, facts, path.inputs)
 
 
 def load_path(file: str | os.PathLike[str]) -> Path:
-    """Read a path that ``save_path`` wrote. Raises CheckpointError when the file holds none."""
-    header = files.read_header(file)
-    text = header.metadata.get("lmccheck.path")
-    if text is None:
-        raise CheckpointError(f"{file}: no path is stored in it; expected a file written by save_path")
+    """Read a path that ``save_path`` wrote. Raises CheckpointError when the file holds none, or a damaged one."""
+    mend = "no path is stored in it; expected a file written by save_path"
+    facts, held = read_stated(FilePath(file), KEY, PathFacts, WHAT, mend)
+    require_all_used(file, WHAT, held, [key for point in facts.points for key in point.values()])
+    points = tuple({name: held[key] for name, key in point.items()} for point in facts.points)
+    segments = tuple(_segment(item) for item in facts.segments)
     try:
-        facts = json.loads(text)
-        held = files.load(FilePath(file))
-        points = tuple({name: held[key] for name, key in point.items()} for point in facts["points"])
-        segments = tuple(_segment(item) for item in facts["segments"])
-        return Path(points, segments, facts["tied"], facts["facts"])
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, LmcError) as error:
-        raise CheckpointError(f"{file}: the stored path is damaged ({error}); mend: write it again") from None
+        path = Path(points, segments, facts.tied, facts.facts)
+        require_limit(facts.facts.get("epsilon"))
+    except LmcError as error:
+        damaged(file, WHAT, str(error))
+    if (wrong := _torn(points, facts.tied)) is not None:
+        damaged(file, WHAT, wrong)
+    return path
 
 
-def _segment(item: Mapping[str, Any]) -> Segment:
-    twins = {
-        group: torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2) for group, pairs in dict(item["twins"]).items()
-    }
-    if item["kind"] not in KINDS:
-        raise ValueError(f"a segment of kind {item['kind']!r}")
-    return Segment(item["kind"], item["does"], twins)
+def _segment(item: SegmentFacts) -> Segment:
+    twins = {group: torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2) for group, pairs in item.twins.items()}
+    return Segment(item.kind, item.does, twins)
+
+
+def _torn(points: Sequence[Mapping[str, Tensor]], tied: Mapping[str, str]) -> str | None:
+    """Return where breakpoints are not of one network, or where ``tied`` speaks of others, as one clause."""
+    first = points[0]
+    for number, point in enumerate(points):
+        for name in (*first, *point):
+            if name not in first or name not in point:
+                return f"tensor {name!r} is not at every breakpoint: not at {0 if name not in first else number}"
+            one, other = first[name], point[name]
+            if one.shape != other.shape or one.dtype != other.dtype:
+                return (
+                    f"tensor {name!r}: got {tuple(other.shape)} {dtype_name(other)} at breakpoint {number}, expected "
+                    f"{tuple(one.shape)} {dtype_name(one)} as at 0"
+                )
+            if other.is_floating_point() and not other.isfinite().all():
+                return f"tensor {name!r} is not finite at breakpoint {number}"
+    named = set(tied.values())
+    astray = next((name for name in (*named, *first) if name not in first or name not in named), None)
+    if astray is None:
+        return None
+    if astray in first:
+        return f"tensor {astray!r} of its breakpoints is that of no name in 'tied'"
+    return f"'tied' names {astray!r}, which no breakpoint has"

@@ -80,7 +80,7 @@ def dropout_stability(
         above="own",
         where=Where(side=side, layer=structure.levels[level][0]),
         notes=_notes(evaluator, structure, searches, facts),
-        witness=StabilityWitness({side: search.best for side, search in searches.items()}, states),
+        witness=StabilityWitness({side: search.best for side, search in searches.items()}, states, shares, epsilon),
         evaluations=evaluator.evaluations,
         facts=facts,
     )
@@ -167,12 +167,7 @@ def _notes(
             f"BatchNorm statistics of later levels re-estimated on calibration data in {again} of {len(chosen)} "
             "dropped networks"
         )
-    keep = facts["keep"]
-    shares = keep if isinstance(keep, Mapping) else dict.fromkeys(structure.groups, keep)
-    if above := [group for group in structure.groups if shares.get(group, 1.0) > 0.5]:
-        notes.append(
-            f"more than half of the units is kept in {', '.join(above)}; Definition 1 asks for at most half everywhere"
-        )
+    notes += half_notes(structure, facts["keep"])
     for level in structure.levels:
         if len(level) > 1:
             notes.append(
@@ -181,6 +176,16 @@ def _notes(
     if all(dropped.how == "twins merged" for dropped in chosen):
         notes.append("units have twins with the same incoming weights: half of them can be left out exactly")
     return notes
+
+
+def half_notes(structure: Structure, keep: float | Mapping[str, float]) -> list[str]:
+    """Say where more units are kept than Definition 1 has it."""
+    from lmccheck.dropping.choose_units import shares_of
+
+    above = [group for group, share in shares_of(structure, keep).items() if share > 0.5]
+    if not above:
+        return []
+    return [f"more than half of the units is kept in {', '.join(above)}; Definition 1 asks for at most half everywhere"]
 
 
 def _failure(pair: ModelPair, structure: Structure, facts: Mapping[str, Any]) -> Failure:

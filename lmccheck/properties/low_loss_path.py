@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from lmccheck.paths.path import Path
     from lmccheck.symmetry.structure import Structure
 
+USUAL = 0.05  # epsilon, where neither a call nor a witness says one
 EXCESS = "max L on the path − max(L(θ_A), L(θ_B))"
 
 
@@ -82,6 +83,19 @@ def search_both(pair: ModelPair, structure: Structure, levels: Sequence[int], **
     return {side: find_dropped(pair, structure, side, levels, SearchSettings(**settings)) for side in ("a", "b")}
 
 
+def limit_of(given: float | str | None, stated: float | str | None) -> tuple[float | str, dict[str, str], list[str]]:
+    """Return the limit of what verifies a witness: the one given, else the witness's own, else the usual one.
+
+    With it what a report says of where it is from: a fact, and notes.
+    """
+    if given is not None:
+        return given, {"limit_from": "given"}, []
+    if stated is not None:
+        return stated, {"limit_from": "witness"}, [f"epsilon = {stated} is the one that the witness was made for"]
+    note = f"epsilon = {USUAL} is the default: the witness does not say one (an older file); mend: give epsilon"
+    return USUAL, {"limit_from": "default"}, [note]
+
+
 def not_found(settings: Mapping[str, Any]) -> str:
     """Say of a path that is too high what was searched, with which settings."""
     return (
@@ -126,7 +140,7 @@ class Certified:
             above="worse",
             where=Where(segment=f"{worst.number}{worst.kind}"),
             notes=[*self._notes(), *notes],
-            witness=self.path,
+            witness=replace(self.path, facts={**self.path.facts, "epsilon": epsilon}),
             evaluations=certificate.evaluations,
             facts={
                 "excess_definition": EXCESS,
@@ -135,6 +149,7 @@ class Certified:
                 "certified_max": certificate.largest,
                 "excess": self.excess,
                 "exact": certificate.exact,
+                "convexity": certificate.convex.says or None,
                 "worst_layer": None,
                 "layer_costs": {},
                 "numerical_deviation": certificate.deviation,
@@ -178,7 +193,7 @@ class Certified:
             known = f"{total} segments: {', '.join(sampled)} sampled, the others convex or constant"
             if not pair.loss.convex:
                 known += f" (the loss {pair.loss.name!r} is not known to be convex: head segments are sampled too)"
-        notes = [known]
+        notes = [known, *([certificate.convex.says] if certificate.convex.says else [])]
         if certificate.loss_a != certificate.loss_b:
             notes.append("the excess is over the worse of the two endpoints' losses")
         return [*notes, *data_remarks(pair.network)]

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from lmccheck.errors import SymmetryError
+from lmccheck.errors import WitnessError
 from lmccheck.finding import Failure, Finding, Where
-from lmccheck.properties.dropout_stability import excess, seen, worst_of
-from lmccheck.properties.low_loss_path import covered_structure
+from lmccheck.properties.dropout_stability import excess, half_notes, seen, worst_of
+from lmccheck.properties.low_loss_path import covered_structure, limit_of
 from lmccheck.properties.registry import check
 from lmccheck.properties.remarks import measured_endpoints, measured_on, precision_of
-from lmccheck.properties.settings import Limit, Profile, SavedDropout, Seed, Share
+from lmccheck.properties.settings import Limit, Profile, SavedDropout, Seed, Shares
 
 if TYPE_CHECKING:
     from lmccheck.dropping.stability import StabilityWitness
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from lmccheck.symmetry.structure import Structure
 
 NAME = "verify_dropout"
+HALF = 0.5  # keep, where neither a call nor a witness says one: Definition 1
 
 
 @check(
@@ -30,17 +33,19 @@ def verify_dropout(
     pair: ModelPair,
     witness: SavedDropout,
     *,
-    epsilon: Limit = 0.05,
-    keep: Share = 0.5,
+    epsilon: Limit | None = None,
+    keep: Shares | None = None,
     seed: Seed = 0,
     profile: Profile = "ci",
 ) -> Finding:
     """Assert that saved networks θ_i are dropped versions of θ_A and θ_B with L(θ_i) ≤ L(θ) + ε, for every level i.
 
     ``witness``: of ``dropout_stability``, or the file it was saved to. Checked are that all levels of both endpoints
-    are there, that at most ⌊keep·h⌋ units of every dropped group are read, and that layers before are the endpoint's
-    own; losses are measured in float64, nothing is taken from the file but weights. ``details`` hold ``epsilon`` per
-    endpoint and level. Raises CheckpointError, SymmetryError where a network is not what it says.
+    are there, that at most ⌊keep·h⌋ units of every dropped group are read, and that nothing else differs from the
+    endpoint than the layers that read them, these layers' biases, and BatchNorm statistics behind them. Losses are
+    measured in float64; nothing is taken from the file but weights and what was asked: ``epsilon``, and ``keep`` (a
+    share, or one per unit group), where they are not given. ``details`` hold ``epsilon`` per endpoint and level. Raises
+    CheckpointError: WitnessError, which is a SymmetryError too, where a network is not what it says.
     """
     import torch
 
@@ -48,7 +53,10 @@ def verify_dropout(
     from lmccheck.evaluate.evaluator import Evaluator
 
     structure = covered_structure(pair, NAME)
-    given = _honest(pair, structure, witness, keep)
+    given = _read(pair, structure, witness)
+    share, kept_notes = _share(structure, keep, given.keep)
+    _require_honest(pair, structure, given, share)
+    limit, stated, notes = limit_of(epsilon, given.epsilon)
     evaluator = Evaluator(pair.network, pair.theta_a, dtype=torch.float64)
     ends = measured_endpoints(pair, evaluator)
     costs: dict[str, list[float]] = {}
@@ -62,16 +70,19 @@ def verify_dropout(
     groups = structure.levels[level]
     found = Finding(
         value,
-        epsilon,
+        limit,
         pair.loss.unit,
         endpoints=ends,
         worst_loss=losses[side][level],
         above="own",
         where=Where(side=side, layer=groups[0]),
-        witness=given,
+        notes=[*notes, *kept_notes],
+        witness=replace(given, keep=share, epsilon=limit),
         evaluations=evaluator.evaluations,
         facts={
             "epsilon": costs,
+            "keep": dict(share) if isinstance(share, Mapping) else share,
+            **stated,
             "levels": [list(level) for level in structure.levels],
             "kept": {side: {g: len(u) for g, u in given.found[side][0].keep.items()} for side in costs},
             "samples": pair.data.samples,
@@ -86,19 +97,36 @@ def verify_dropout(
     )
 
 
-def _honest(pair: ModelPair, structure: Structure, witness: Any, keep: float) -> StabilityWitness:
-    """Return a witness, or what its file holds. Raises SymmetryError where a network in it is not what it says."""
-    from lmccheck.dropping.stability import StabilityWitness, dropped_violation, load_dropped
+def _read(pair: ModelPair, structure: Structure, witness: Any) -> StabilityWitness:
+    from lmccheck.dropping.stability import StabilityWitness, load_dropped
 
-    given = witness
-    if not isinstance(given, StabilityWitness):
-        given = load_dropped(pair.base / given, pair, structure)
+    return witness if isinstance(witness, StabilityWitness) else load_dropped(pair.base / witness, pair, structure)
+
+
+def _share(
+    structure: Structure, given: float | Mapping[str, float] | None, stated: float | Mapping[str, float] | None
+) -> tuple[float | Mapping[str, float], list[str]]:
+    """Return the share of units that may be read, and what must be said of it."""
+    share = next(share for share in (given, stated, HALF) if share is not None)
+    notes = [] if given is not None or stated is None else [f"keep = {stated} is the one that the witness was made for"]
+    return share, [*notes, *half_notes(structure, share)]
+
+
+def _require_honest(
+    pair: ModelPair, structure: Structure, given: StabilityWitness, keep: float | Mapping[str, float]
+) -> None:
+    """Raise WitnessError unless there is a θ_i for every level of both endpoints, and no other network."""
+    from lmccheck.dropping.freedom import dropped_violation
+
+    levels = range(len(structure.levels))
+    if strange := sorted(set(given.found) - {"a", "b"}):
+        raise WitnessError(f"{NAME}: networks of {strange[0]!r}, expected those of a and b")
     for side, theta in (("a", pair.theta_a), ("b", pair.theta_b)):
-        missing = sorted(set(range(len(structure.levels))) - set(given.found.get(side, {})))
-        if missing:
-            raise SymmetryError(f"{NAME}: no network of {side} with units dropped from level {missing[0]} on")
-        for level, dropped in given.found[side].items():
-            wrong = dropped_violation(structure, structure.canonical(theta), dropped, keep)
-            if wrong is not None or level != dropped.level:
-                raise SymmetryError(f"{NAME}: level {level} of {side} is no dropped version of it: {wrong}")
-    return given
+        held = given.found.get(side, {})
+        for level in sorted({*levels, *held}):
+            if level not in held:
+                raise WitnessError(f"{NAME}: no network of {side} with units dropped from level {level} on")
+            wrong = dropped_violation(structure, structure.canonical(theta), held[level], keep)
+            if wrong is not None or level != held[level].level:
+                why = wrong or f"it says level {held[level].level}"
+                raise WitnessError(f"{NAME}: level {level} of {side} is no dropped version of it: {why}")

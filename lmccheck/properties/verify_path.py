@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from lmccheck.finding import Finding
-from lmccheck.properties.low_loss_path import Certified
+from lmccheck.properties.low_loss_path import Certified, limit_of
 from lmccheck.properties.registry import check
 from lmccheck.properties.settings import Limit, Profile, SavedPath, Seed
 
@@ -21,21 +21,24 @@ if TYPE_CHECKING:
     certifies="that every segment is of the kind it says, and its largest loss as the path's own property does",
 )
 def verify_path(
-    pair: ModelPair, path: SavedPath, *, epsilon: Limit = 0.05, seed: Seed = 0, profile: Profile = "ci"
+    pair: ModelPair, path: SavedPath, *, epsilon: Limit | None = None, seed: Seed = 0, profile: Profile = "ci"
 ) -> Finding:
     """Assert that a path joins θ_A and θ_B with max L ≤ max(L(θ_A), L(θ_B)) + ε, checking every claim it makes.
 
     ``path``: a Path, or a file that ``lmccheck.save_path`` wrote. Its ends must be the pair's checkpoints to the last
-    bit, and every segment of the kind it says; losses are measured, nothing is taken from the file but weights.
-    ``details`` as of ``ten_segment_path``. Raises CheckpointError, SymmetryError where a segment is not what it says,
-    LmcError where the ends differ.
+    bit, its names and ties those of the network, and every segment of the kind it says; at every breakpoint outputs
+    must be finite and constant segments must leave the loss of every sample as it is. Losses are measured, nothing is
+    taken from the file but weights and, where ``epsilon`` is not given, the limit that the path was made for.
+    ``details`` as of ``ten_segment_path``. Raises CheckpointError: WitnessError, which is a SymmetryError too, where a
+    segment is not what it says.
     """
     from lmccheck.paths.certify import certify
     from lmccheck.paths.path import Path, load_path
 
     structure = pair.network.structure("verify_path")
     given = path if isinstance(path, Path) else load_path(pair.base / path)
-    found = Certified(pair, given, certify(pair, structure, given, profile=profile))
+    found = Certified(pair, given, certify(pair, structure, given, profile=profile, everywhere=True))
     origin = "Path" if isinstance(path, Path) else os.fspath(path)
     advice = ["ten_segment_path, which searches for another one"]
-    return found.explained(found.finding(epsilon, {"origin": origin}), "this path is too high", advice)
+    limit, facts, notes = limit_of(epsilon, given.facts.get("epsilon"))
+    return found.explained(found.finding(limit, {"origin": origin, **facts}, notes), "this path is too high", advice)

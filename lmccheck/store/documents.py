@@ -48,7 +48,7 @@ def read_document(path: Path) -> tuple[Held, str, dict[str, Any]]:
             "UTF-8"
         ) from None
     try:
-        found = json.loads(text, object_pairs_hook=_once) if kind == "JSON" else tomllib.loads(text)
+        found = parsed_json(text) if kind == "JSON" else tomllib.loads(text)
     except RecursionError:
         raise ValueError(f"{shown_name}: not valid {kind}: nested too deeply") from None
     except ValueError as error:
@@ -56,6 +56,11 @@ def read_document(path: Path) -> tuple[Held, str, dict[str, Any]]:
     if not isinstance(found, dict):
         raise ValueError(f"{shown_name}: got {shown(found)}, expected a table")
     return held, text, found
+
+
+def parsed_json(text: str) -> Any:
+    """Return what JSON says. Raises ValueError, for a key that occurs twice too, and RecursionError."""
+    return json.loads(text, object_pairs_hook=_once)
 
 
 def write_document(path: Path, lines: Iterable[str]) -> None:

@@ -1,0 +1,106 @@
+"""Is a loss convex along the head segments of a path, as its author says? Tried on every sample; never proved."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, MutableMapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lmccheck.evaluate.evaluator import Evaluator
+from lmccheck.network.loss import LOSSES, Loss, measured
+from lmccheck.store.trees import mapped, tensors_in
+
+CELLS = 16  # of the line between the outputs at both ends; its inner points are looked at
+SLACK = 1e-6  # of a loss that is computed in float32 somewhere, relative to 1 + the largest
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What came of a loss's claim to be convex: whether it holds, a sentence that says so, and what was seen.
+
+    ``heights``: per segment the largest mean loss at the points looked at, and where.
+    """
+
+    holds: bool
+    says: str = ""
+    heights: dict[int, tuple[float, float]] = field(default_factory=dict)
+
+
+def tried(loss: Loss, evaluator: Evaluator, weights: Callable[[int, float], Any], segments: Sequence[int]) -> Claim:
+    """Return whether a loss may be taken to be convex along segments on which outputs are affine.
+
+    That of the built-in ones is known. Another's claim is tried on the outputs at both ends, at which ``weights`` gives
+    the weights (segment, 0.0 or 1.0): ℓ(z_{k−1}) + ℓ(z_{k+1}) ≥ 2 ℓ(z_k) for every sample and ``CELLS`` − 1 points z_k
+    between them, where z_k needs no run of the network. A finite number of points refutes such a claim and cannot prove
+    it, which is said.
+    """
+    if not loss.convex or loss == LOSSES.get(loss.name):
+        return Claim(loss.convex)
+    heights, samples = {}, 0
+    output = evaluator.runner(evaluator.batches[0].take(slice(1)).inputs, "outputs of the network")
+    if not isinstance(output, (Tensor, tuple, list, MutableMapping)):
+        said = f"that the loss {loss.name!r} is convex cannot be tried on outputs of type {type(output).__name__}"
+        return Claim(False, f"{said}; head segments are sampled")
+    for number in segments:
+        values = _along(loss, evaluator, weights(number, 0.0), weights(number, 1.0), f"segment {number + 1} of a path")
+        samples = values.shape[1]
+        wrong = _bent(values)
+        if wrong is not None:
+            sample, k, ends = wrong
+            return Claim(
+                False,
+                f"the loss {loss.name!r} says it is convex and is not: on sample {sample} along segment {number + 1} "
+                f"it is {float(values[k, sample]):.4g} halfway from {ends[0]:.4g} to {ends[1]:.4g}; head segments are "
+                "sampled",
+            )
+        means = values.mean(1)
+        top = int(means.argmax())
+        heights[number] = float(means[top]), top / CELLS
+    return Claim(
+        True,
+        f"that the loss {loss.name!r} is convex is its author's claim: tried on {samples} samples along {len(heights)} "
+        f"segments, {CELLS - 1} points each, it held, which does not prove it",
+        heights,
+    )
+
+
+def _along(loss: Loss, evaluator: Evaluator, first: Any, second: Any, label: str) -> Tensor:
+    """Return losses at equal steps from the outputs under ``first`` to those under ``second``, (CELLS + 1, n)."""
+    origin = evaluator.network.data.origin
+    found = []
+    for batch in evaluator.batches:
+        ends = []
+        for state in (first, second):
+            evaluator.runner.load(state)
+            output = evaluator.runner(batch.inputs, f"{origin}, {label}")
+            ends.append(mapped(lambda tensor: tensor.clone(), output))
+        targets = evaluator.runner.cast(batch.targets)
+        outputs = (_mixed(ends[0], ends[1], k / CELLS) for k in range(CELLS + 1))
+        rows = [measured(loss, output, targets, origin)[0].cpu() for output in outputs]
+        found.append(torch.stack(rows))
+    evaluator.evaluations += 2
+    return torch.cat(found, 1)
+
+
+def _mixed(first: Any, second: Any, s: float) -> Any:
+    """Return (1 − s)·first + s·second of two outputs, in containers like theirs."""
+    if s in (0.0, 1.0):
+        return second if s else first
+    others = iter(tensors_in(second))
+    return mapped(lambda x: torch.lerp(x, next(others), s) if x.is_floating_point() else x, first)
+
+
+def _bent(values: Tensor) -> tuple[int, int, tuple[float, float]] | None:
+    """Return (sample, point, losses on both sides) of where losses, (points, n), are least convex, if they are not."""
+    below, above = values[:-2], values[2:]
+    bend = 2 * values[1:-1] - below - above
+    bend = torch.where((below.isinf() & (below > 0)) | (above.isinf() & (above > 0)), -torch.inf, bend)
+    excess = bend - SLACK * (1 + values.nan_to_num(0.0, 0.0, 0.0).abs().amax(0))
+    excess = excess.nan_to_num(torch.inf, torch.inf, -torch.inf)  # what is no number is not convex
+    if not excess.numel() or float(excess.max()) <= 0:
+        return None
+    k, sample = divmod(int(excess.argmax()), values.shape[1])
+    return sample, k + 1, (float(values[k, sample]), float(values[k + 2, sample]))
