@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from lmccheck.symmetry.structure import Structure
 
 NAME = "verify_dropout"
+ADVICE = ("dropout_stability, which searches for other units",)
 HALF = 0.5  # keep, where neither a call nor a witness says one: Definition 1
 
 
@@ -53,35 +54,29 @@ def verify_dropout(
     from lmccheck.evaluate.evaluator import Evaluator
 
     structure = covered_structure(pair, NAME)
-    given = _read(pair, structure, witness)
-    share, kept_notes = _share(structure, keep, given.keep)
-    _require_honest(pair, structure, given, share)
-    limit, stated, notes = limit_of(epsilon, given.epsilon)
+    given, notes = _honest(pair, structure, witness, keep)
+    limit, stated, said = limit_of(epsilon, given.epsilon)
     evaluator = Evaluator(pair.network, pair.theta_a, dtype=torch.float64)
     ends = measured_endpoints(pair, evaluator)
-    costs: dict[str, list[float]] = {}
-    losses: dict[str, list[float]] = {}
-    for end in ends:
-        dropped = [given.found[end.name][level] for level in range(len(structure.levels))]
-        measured = [measure_dropped(evaluator, structure, one, end.name) for one in dropped]
-        losses[end.name] = [found.loss for found in measured]
-        costs[end.name] = [excess(found, end.loss) for found in measured]
+    networks = {end.name: [d for _, d in sorted(given.found[end.name].items())] for end in ends}
+    found = {side: [measure_dropped(evaluator, structure, d, side) for d in ds] for side, ds in networks.items()}
+    costs = {end.name: [excess(measured, end.loss) for measured in found[end.name]] for end in ends}
     value, side, level = worst_of(costs)
     groups = structure.levels[level]
-    found = Finding(
+    finding = Finding(
         value,
         limit,
         pair.loss.unit,
         endpoints=ends,
-        worst_loss=losses[side][level],
+        worst_loss=found[side][level].loss,
         above="own",
         where=Where(side=side, layer=groups[0]),
-        notes=[*notes, *kept_notes],
-        witness=replace(given, keep=share, epsilon=limit),
+        notes=[*said, *notes],
+        witness=replace(given, epsilon=limit),
         evaluations=evaluator.evaluations,
         facts={
             "epsilon": costs,
-            "keep": dict(share) if isinstance(share, Mapping) else share,
+            "keep": dict(given.keep) if isinstance(given.keep, Mapping) else given.keep,
             **stated,
             "levels": [list(level) for level in structure.levels],
             "kept": {side: {g: len(u) for g, u in given.found[side][0].keep.items()} for side in costs},
@@ -89,30 +84,31 @@ def verify_dropout(
             "precision": precision_of(evaluator),
         },
     )
-    what = f"{side} is not dropout stable by these networks"
+    what, on = f"{side} is not dropout stable by these networks", measured_on(pair.data)
     where = f"endpoint {side}, level {level} ({', '.join(groups)})"
-    on, advice = measured_on(pair.data), ["dropout_stability, which searches for other units"]
-    return found.explained(
-        lambda: Failure(pair.name, what, "ε", where, on, seen(costs), "dropped networks", next=advice)
+    return finding.explained(
+        lambda: Failure(pair.name, what, "ε", where, on, seen(costs), "dropped networks", next=ADVICE)
     )
 
 
-def _read(pair: ModelPair, structure: Structure, witness: Any) -> StabilityWitness:
+def _honest(
+    pair: ModelPair, structure: Structure, witness: Any, keep: float | Mapping[str, float] | None
+) -> tuple[StabilityWitness, list[str]]:
+    """Return a witness, or what its file holds, with the share of units that it was held to, and what to say of that.
+
+    Raises WitnessError where a network in it is not what it says.
+    """
     from lmccheck.dropping.stability import StabilityWitness, load_dropped
 
-    return witness if isinstance(witness, StabilityWitness) else load_dropped(pair.base / witness, pair, structure)
+    given = witness if isinstance(witness, StabilityWitness) else load_dropped(pair.base / witness, pair, structure)
+    share = next(share for share in (keep, given.keep, HALF) if share is not None)
+    _require_dropped(pair, structure, given, share)
+    its_own = keep is None and given.keep is not None
+    notes = [f"keep = {given.keep} is the one that the witness was made for"] if its_own else []
+    return replace(given, keep=share), [*notes, *half_notes(structure, share)]
 
 
-def _share(
-    structure: Structure, given: float | Mapping[str, float] | None, stated: float | Mapping[str, float] | None
-) -> tuple[float | Mapping[str, float], list[str]]:
-    """Return the share of units that may be read, and what must be said of it."""
-    share = next(share for share in (given, stated, HALF) if share is not None)
-    notes = [] if given is not None or stated is None else [f"keep = {stated} is the one that the witness was made for"]
-    return share, [*notes, *half_notes(structure, share)]
-
-
-def _require_honest(
+def _require_dropped(
     pair: ModelPair, structure: Structure, given: StabilityWitness, keep: float | Mapping[str, float]
 ) -> None:
     """Raise WitnessError unless there is a θ_i for every level of both endpoints, and no other network."""
