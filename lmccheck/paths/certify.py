@@ -65,7 +65,7 @@ class Certificate:
     loss_b: float
     evaluations: int
     deviation: float
-    convex: Claim
+    convex: Claim = Claim(True)
 
     @property
     def excess(self) -> float:
