@@ -15,7 +15,7 @@ from lmccheck.evaluate.line import Point, sample
 from lmccheck.evaluate.outputs import FirstOutputs, relative_deviation
 from lmccheck.evaluate.points import interpolate, working_dtype
 from lmccheck.network.pair import ModelPair
-from lmccheck.paths.convexity import Claim, tried
+from lmccheck.paths.convexity import CONVEX, Claim, tried
 from lmccheck.paths.moves import violation
 from lmccheck.paths.path import Path
 from lmccheck.store.trees import tensors_in
@@ -65,7 +65,7 @@ class Certificate:
     loss_b: float
     evaluations: int
     deviation: float
-    convex: Claim = Claim(True)
+    convex: Claim = CONVEX
 
     @property
     def excess(self) -> float:

@@ -29,6 +29,9 @@ class Claim:
     heights: dict[int, tuple[float, float]] = field(default_factory=dict)
 
 
+CONVEX = Claim(True)
+
+
 def tried(loss: Loss, evaluator: Evaluator, weights: Callable[[int, float], Any], segments: Sequence[int]) -> Claim:
     """Return whether a loss may be taken to be convex along segments on which outputs are affine.
 
