@@ -118,7 +118,9 @@ def test_what_editors_do_to_files_is_harmless(load, prefix, newline):
 NONE = '"none", '
 PROPERTIES = ", ".join(properties_of("pair"))
 CHECK = "pair.one.check.linear_connectivity"
-ALIGN = '"none", "activation-matching", "best", "learned", "transport", "transport-both" or "weight-matching"'
+ALIGN = (
+    '"none", "activation-matching", "best", "incoming", "learned", "transport", "transport-both" or "weight-matching"'
+)
 SETTINGS = "property, severity, align, limit, points, repair, beyond"
 
 

@@ -35,11 +35,10 @@ ROOM, SLOWER = 20.0, 4.0  # seconds, and times as long as without a fault, that 
 CAUGHT = {1: "caught", 2: "caught", -1: "caught (hangs)"}  # by exit status of pytest; any other is a mistake here
 SLOW_TO_IMPORT = (
     "torch", "torch.export", "torch._dynamo", "torch.testing", "scipy.optimize", "scipy.stats", "scipy.sparse.csgraph",
-    "ot", "pytest", "pydantic", "safetensors.torch", "hypothesis", "hypothesis.strategies", "tabulate",
+    "ot", "pytest", "pydantic", "safetensors.torch", "tabulate",
 )  # fmt: skip
 OPTIONS = (
     "-x", "-q", "--tb=short", "-p", "no:cacheprovider", "-p", "no:anyio", "-p", "no:benchmark", "-p", "no:xdist",
-    "-W", "ignore:Module already imported:pytest.PytestAssertRewriteWarning",
 )  # fmt: skip
 
 
@@ -188,7 +187,7 @@ def tried(fault: Fault) -> Outcome:
 
 
 def _tail(root: Path) -> str:
-    return "\n".join((root / "log.txt").read_text(encoding="utf-8", errors="replace").splitlines()[-15:])
+    return "\n".join((root / "log.txt").read_text(encoding="utf-8", errors="replace").splitlines()[-3:])
 
 
 def outcomes(wanted: Sequence[Fault], jobs: int) -> Iterable[Outcome]:
