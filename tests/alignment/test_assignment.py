@@ -15,6 +15,7 @@ from torch import Tensor
 from lmccheck.alignment.matching import auction
 from lmccheck.alignment.matching.assignment import Assignment, assign
 from lmccheck.alignment.matching.auction import Search
+from lmccheck.alignment.matching.reassign import by_assignment
 from lmccheck.errors import LmcError
 
 SMALL = st.integers(1, 6).flatmap(
@@ -175,6 +176,14 @@ def test_the_solver_is_chosen_by_size() -> None:
     similarity = LARGE["uniform"]
     assert assign(similarity, exact_to=300).solver == "scipy"
     assert assign(similarity, exact_to=299).solver == "auction"
+    assert assign(similarity).solver == by_assignment(similarity).solver == "scipy"  # 300 units are few
+
+
+def test_the_exact_solver_works_in_float64() -> None:
+    """Sums that differ by 1e-12, and rows that are no columns."""
+    close = torch.tensor([[1.0, 1.0 + 1e-12], [1.0, 1.0]], dtype=torch.float64)
+    assert assign(close).permutation.tolist() == [1, 0]
+    assert assign(torch.tensor([[0.0, 1, 0], [0, 0, 1], [1, 0, 0]])).permutation.tolist() == [1, 2, 0]
 
 
 @pytest.mark.parametrize("exact_to", [0, 4096])
