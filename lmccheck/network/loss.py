@@ -145,6 +145,8 @@ def measured(loss: Loss, outputs: Any, targets: Tensor, origin: str) -> tuple[Te
 
 def _check_targets(loss: Loss, logits: Tensor, targets: Tensor, origin: str) -> None:
     kind = str(targets.dtype).removeprefix("torch.")
+    if loss.integer_targets and targets.shape == logits.shape and logits.ndim > 1:
+        _refuse_shares(loss, targets, origin)
     if loss.integer_targets and (targets.is_floating_point() or targets.dtype == torch.bool):
         raise SourceError(
             f"{origin}: tensor 'targets' is {kind}, {loss.name} expects int64 class indices; mend: targets.long()"
@@ -159,8 +161,7 @@ def _check_targets(loss: Loss, logits: Tensor, targets: Tensor, origin: str) -> 
         if logits.ndim < 2 or tuple(targets.shape) != expected:
             raise SourceError(
                 f"{origin}: tensor 'targets' has shape {tuple(targets.shape)}, expected {expected} for outputs "
-                f"{tuple(logits.shape)}; "
-                "mend: one class index a sample"
+                f"{tuple(logits.shape)}; mend: {_mend_shape(targets, expected)}"
             )
         low, high = int(targets.min()), int(targets.max())
         if low < 0 or high >= logits.shape[1]:
@@ -173,3 +174,27 @@ def _check_targets(loss: Loss, logits: Tensor, targets: Tensor, origin: str) -> 
             f"{origin}: tensor 'targets' has shape {tuple(targets.shape)}, expected (n, T) for outputs "
             f"{tuple(logits.shape)}"
         )
+
+
+def _refuse_shares(loss: Loss, targets: Tensor, origin: str) -> None:
+    """Raise SourceError where targets hold a share of every class: all of one, or some of several."""
+    axis = 1 if loss.name == "cross_entropy" else -1
+    shares = targets.double()
+    if shares.shape[axis] < 2 or not bool((shares >= 0).all()):
+        return
+    if not bool(((shares.sum(axis) - 1).abs() < 1e-3).all()):
+        return
+    hot = bool(((shares == 0) | (shares == 1)).all())
+    mend = f"targets.argmax({axis})" + ("" if hot else ", or a loss of your own, 'module:function'")
+    raise SourceError(
+        f"{origin}: tensor 'targets' has shape {tuple(targets.shape)} and is {'one-hot' if hot else 'probabilities'}, "
+        f"{loss.name} expects int64 class indices; mend: {mend}"
+    )
+
+
+def _mend_shape(targets: Tensor, expected: tuple[int, ...]) -> str:
+    """Return what makes targets of the expected shape: an axis of one element is one too many."""
+    for axis, size in enumerate(targets.shape):
+        if size == 1 and (*targets.shape[:axis], *targets.shape[axis + 1 :]) == expected:
+            return f"targets.squeeze({axis})"
+    return "one class index a sample"

@@ -13,6 +13,7 @@ from torch import nn
 
 from lmccheck.errors import SymmetryError, UnsupportedArchitecture, shown_path
 from lmccheck.modules.stored import stored_tensors
+from lmccheck.network.arguments import in_order
 from lmccheck.network.device import resolve_device
 from lmccheck.network.loss import Loss, load_loss
 from lmccheck.store.data import Data, load_data
@@ -140,10 +141,13 @@ def load_network(
     torch_device = resolve_device(device)
     module, label = named_module(model, folder)
     spec, origin, spec_file = _spec(symmetry, folder, module)
-    held = load_data(data, folder, "data")
-    calibrating = load_data(calibration, folder, "calibration") if calibration is not None else None
-    inputs = tuple(input_files(folder, model, data, calibration, loss, symmetry))
     loss_held = load_loss(loss, folder)
+    tokens = loss_held.name == "next_token"
+    held = in_order(load_data(data, folder, "data", tokens=tokens), module)
+    calibrating = None
+    if calibration is not None:
+        calibrating = in_order(load_data(calibration, folder, "calibration", tokens=tokens), module)
+    inputs = tuple(input_files(folder, model, data, calibration, loss, symmetry))
     return Network(
         name, module, label, held, calibrating, loss_held, str(device), torch_device, folder, spec, origin, inputs,
         spec_file,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lmccheck.errors import CheckpointError, SourceError, shown_path
-from lmccheck.store import files
+from lmccheck.errors import CheckpointError, LmcError, SourceError, shown_path
+from lmccheck.store import collate, files
 from lmccheck.store.disk import Held
 from lmccheck.store.header import require_samples
 from lmccheck.store.imports import importable, label, load_object, say
@@ -59,30 +60,28 @@ class Data:
         return positional(take_samples(self.batches[0].inputs, slice(samples)), self.origin)
 
 
-def load_data(source: Any, folder: Path | None = None, what: str = "data") -> Data:
-    """Return data from a .safetensors file, ``"module:callable"``, a pair of tensors, or an iterable of batches.
+def load_data(source: Any, folder: Path | None = None, what: str = "data", *, tokens: bool = False) -> Data:
+    """Return data from what holds it.
 
-    A file holds ``inputs`` and ``targets``; batches are ``(inputs, targets)``. Raises SourceError or CheckpointError.
+    ``source``: a .safetensors file with ``inputs`` and ``targets``; ``"module:callable"``; a pair (inputs, targets) of
+    tensors, arrays or lists; a dictionary with a key ``targets`` or ``labels``, all else being the network's keyword
+    arguments (what a tokenizer returns); an iterable of such batches; or a data set of single samples (torch's, or
+    the library datasets'). ``tokens``: where targets are left out, the inputs serve, as for the loss next_token.
+    Raises SourceError or CheckpointError.
     """
     if isinstance(source, Data):
         return source
     if isinstance(source, (str, os.PathLike)):
         text = os.fspath(source)
         if ":" in text and not text.endswith(".safetensors") and not Path(text).exists():
-            return _called(load_object(text, folder, what), f"{what} {text!r}", folder)
-        return _from_file(Path(text) if folder is None else folder / text, what)
-    if callable(source):
-        return _called(source, f"{what} {label(source)!r}", folder)
-    if isinstance(source, tuple) and len(source) == 2 and isinstance(source[1], Tensor):
-        return _checked([Batch(source[0], source[1])], f"{what} (inputs, targets)", rebatch=True)
-    if isinstance(source, Iterable):
-        return _from_batches(source, what)
-    raise SourceError(
-        f"{what}: got {type(source).__name__}, expected a .safetensors path, 'module:callable' or (inputs, targets)"
-    )
+            return _called(load_object(text, folder, what), f"{what} {text!r}", folder, tokens)
+        return _from_file(Path(text) if folder is None else folder / text, what, tokens)
+    if callable(source) and not collate.is_dataset(source):
+        return _called(source, f"{what} {label(source)!r}", folder, tokens)
+    return _held(source, what, folder, tokens)
 
 
-def _from_file(path: Path, what: str) -> Data:
+def _from_file(path: Path, what: str, tokens: bool) -> Data:
     if path.suffix != ".safetensors" and not path.exists():
         raise SourceError(
             f"{what} {shown_path(path)}: no such file, expected a .safetensors file or 'module:callable'; mend: "
@@ -90,40 +89,102 @@ def _from_file(path: Path, what: str) -> Data:
         )
     try:
         header = files.read_header(path)
-        require_samples(header, shown_path(path))  # before anything is read
+        require_samples(header, shown_path(path), tokens=tokens)  # before anything is read
         stored = files.read(path, header)
     except CheckpointError as error:
         raise SourceError(f"{what} {error}") from None
-    batch = Batch(stored.tensors["inputs"], stored.tensors["targets"])
-    return replace(_checked([batch], f"{what} {shown_path(path)}", rebatch=True), held=stored.held)
+    origin = f"{what} {shown_path(path)}"
+    batch = _batch((stored.tensors["inputs"], stored.tensors.get("targets")), origin, tokens)
+    return replace(_checked([batch], origin, rebatch=True), held=stored.held)
 
 
-def _called(build: Any, what: str, folder: Path | None) -> Data:
-    if not callable(build):
-        return load_data(build, folder, what)
+def _called(build: Any, what: str, folder: Path | None, tokens: bool) -> Data:
+    """Return the data that a user's function makes, or that a name stands for."""
+    if not callable(build) or collate.is_dataset(build):
+        return load_data(build, folder, what, tokens=tokens)
+    with _users(what, folder):
+        produced = build()
+    if isinstance(produced, (str, os.PathLike, Data)):
+        return load_data(produced, folder, what, tokens=tokens)
+    return _held(produced, what, folder, tokens)
+
+
+@contextmanager
+def _users(what: str, folder: Path | None) -> Iterator[None]:
+    """Run a user's code: what it raises is a SourceError that names it."""
     try:
         with importable(folder):
-            produced = build()
-            if not isinstance(produced, (tuple, list, str, Data)):
-                produced = list(produced)
+            yield
+    except LmcError:
+        raise
     except (Exception, SystemExit) as error:
         raise SourceError(f"{what}: raised {say(error)}; expected an iterable of (inputs, targets)") from error
-    if isinstance(produced, (str, Data)) or (
-        isinstance(produced, tuple) and len(produced) == 2 and isinstance(produced[1], Tensor)
-    ):
-        return load_data(produced, folder, what)
-    return _from_batches(produced, what)
 
 
-def _from_batches(source: Iterable[Any], what: str) -> Data:
-    batches = []
-    for k, item in enumerate(source):
-        if not isinstance(item, (tuple, list)) or len(item) != 2 or not isinstance(item[1], Tensor):
+def _held(source: Any, what: str, folder: Path | None, tokens: bool) -> Data:
+    """Return data from an object that holds it: all of it at once, samples one by one, or batches."""
+    pair = f"{what} (inputs, targets)"
+    if isinstance(source, Mapping) or collate.is_array(source):
+        return _checked([_batch(source, pair, tokens)], pair, rebatch=True)
+    if isinstance(source, tuple) and any(part is None or _whole(part) for part in source):
+        return _checked([_batch(source, pair, tokens)], pair, rebatch=True)
+    if not isinstance(source, Iterable) and not collate.is_dataset(source):
+        raise SourceError(
+            f"{what}: got {collate.kind(source)}, expected a .safetensors path, 'module:callable', (inputs, targets), "
+            "a dictionary, batches of them or a data set; mend: give one of these"
+        )
+    with _users(what, folder):
+        apart = collate.is_dataset(source)
+        items = [source[k] for k in range(len(source))] if apart else list(source)
+    if not items and isinstance(source, Iterator):
+        raise SourceError(
+            f"{what}: the {collate.kind(source)} gave nothing; it can be read once only, and may have been; mend: give "
+            "a list, or a function that makes it anew"
+        )
+    if items and (apart or all(map(collate.single, items))):
+        return _checked([_batch(collate.stacked(items, what), what, tokens)], what, rebatch=True)
+    return _checked([_batch(item, f"{what}: batch {k}", tokens) for k, item in enumerate(items)], what, rebatch=False)
+
+
+def _whole(part: Any) -> bool:
+    """Whether a part of a tuple says that the tuple is (inputs, targets) and not several batches."""
+    return collate.is_array(part) or collate.is_listed(part)
+
+
+def _batch(item: Any, where: str, tokens: bool) -> Batch:
+    """Return a batch. Raises SourceError, beginning with ``where``, where it is none, or lacks targets."""
+    if isinstance(item, Batch):
+        return item
+    given, targets = collate.parts_of(item, where)
+    if targets is not None:
+        if not isinstance(targets, Tensor) and not _whole(targets):
             raise SourceError(
-                f"{what}: batch {k} is {type(item).__name__}, expected (inputs, targets) with targets a tensor"
+                f"{where}: targets are {collate.kind(targets)}, expected a tensor, an array or a list of numbers; "
+                "mend: one target a sample"
             )
-        batches.append(Batch(item[0], item[1]))
-    return _checked(batches, what, rebatch=False)
+        held = collate.array(targets, f"{where}: targets")
+        inputs = _inputs(given, where, len(held) if held.ndim else None)
+        if tokens:
+            collate.refuse_mask(inputs, held, where)
+        return Batch(inputs, held)
+    if not tokens:
+        keys = f", keys {list(given)}" if isinstance(given, Mapping) else ""
+        raise SourceError(
+            f"{where}: no targets{keys}, expected (inputs, targets), or a dictionary with 'targets' or 'labels'; mend: "
+            "give them, as a tuple (with the loss next_token the inputs serve)"
+        )
+    inputs = _inputs(given, where, None)
+    return Batch(inputs, collate.own_targets(inputs, where))
+
+
+def _inputs(given: Any, where: str, samples: int | None) -> Any:
+    inputs = collate.inputs_of(given, f"{where}: inputs", samples)
+    if not input_tensors(inputs):
+        raise SourceError(
+            f"{where}: inputs are {collate.kind(given)} without a tensor, expected tensors or arrays; mend: convert "
+            "them"
+        )
+    return inputs
 
 
 def _checked(batches: list[Batch], origin: str, rebatch: bool) -> Data:

@@ -128,9 +128,13 @@ def header_of_open(file: BufferedReader[Any], path: Path) -> tuple[Header, bytes
     return header, head + raw
 
 
-def require_samples(header: Header, label: str) -> None:
-    """Raise CheckpointError unless a file holds data: ``inputs`` and as many ``targets``, at least one."""
-    for name in ("inputs", "targets"):
+def require_samples(header: Header, label: str, *, tokens: bool = False) -> None:
+    """Raise CheckpointError unless a file holds data: ``inputs`` and as many ``targets``, at least one.
+
+    ``tokens``: targets may be left out.
+    """
+    names = ("inputs",) if tokens and "targets" not in header.tensors else ("inputs", "targets")
+    for name in names:
         if name not in header.tensors:
             raise CheckpointError(
                 f"{label}: has no tensor {name!r}, got {some(sorted(header.tensors))}; mend: store the samples as "
@@ -145,7 +149,7 @@ def require_samples(header: Header, label: str) -> None:
                 f"{label}: tensor {name!r} is {header.tensors[name].torch_dtype}, expected numbers of 16 bits or more, "
                 "integers or booleans; mend: convert the data"
             )
-    inputs, targets = (header.tensors[name].shape[0] for name in ("inputs", "targets"))
+    inputs, targets = (header.tensors[name].shape[0] for name in (names[0], names[-1]))
     if inputs != targets:
         raise CheckpointError(
             f"{label}: got {inputs} inputs and {targets} targets, expected as many targets as inputs; mend: one target "
