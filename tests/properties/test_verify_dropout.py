@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,11 +13,13 @@ import torch
 from networks.paths import masked, mlp_pair, structure_for
 from networks.small import perceptron
 from networks.witnesses import edited, honest, normed, pair_of, residual_normed, with_level
+from safetensors.torch import load_file, save_file
 
 import lmccheck
 from lmccheck.dropping.dropped import Dropped
 from lmccheck.dropping.stability import StabilityWitness
 from lmccheck.errors import CheckpointError, SymmetryError
+from lmccheck.store import files
 
 NETWORKS = {"chain": normed, "residual": residual_normed}
 FIRST = {"chain": "0", "residual": "stem"}  # whose units come first: nothing that is dropped feeds it
@@ -228,3 +231,25 @@ def test_a_value_equal_to_the_limit_passes() -> None:
         assert value > 0
         assert measured(value).verdict == "pass"
         assert measured(math.nextafter(value, 0.0)).verdict == "fail"
+
+
+def test_what_a_file_says_is_read_without_trust(tmp_path: Path) -> None:
+    """Another format, a share that is none, a limit that is none, other bytes under the old hash: one line each."""
+    pair = mlp_pair([5, 8, 6, 3])
+    file = honest(pair).save(tmp_path / "w.safetensors")
+    held, told = load_file(file), files.read_header(file).metadata
+    facts = json.loads(told["lmccheck"])
+    for change, why in (
+        ({"format": "dropout_stability 2"}, "format: got .*expected 'dropout_stability 1'"),
+        ({"keep": 7.0}, "keep = 7.0"),
+        ({"keep": {"nowhere": 0.5}}, "group 'nowhere' is unknown"),
+        ({"epsilon": "much"}, "limit = 'much'"),
+        ({"theta": {}}, "another a"),
+    ):
+        save_file(held, file, metadata={"lmccheck": json.dumps({**facts, **change})})
+        with pytest.raises(CheckpointError, match=why):
+            lmccheck.verify_dropout(pair, file)
+    name = next(name for name in held if name.endswith("4.weight"))
+    save_file({**held, name: held[name] * 2}, file, metadata=told)
+    with pytest.raises(CheckpointError, match=r"its content is not what 'lmccheck\.sha256' in its metadata says"):
+        lmccheck.verify_dropout(pair, file)
