@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
@@ -20,7 +21,8 @@ def read_limit(value: Any) -> float | str:
     """Return a limit as it may be given, numbers as floats. Raises ValueError for anything else."""
     if isinstance(value, str) and PERCENTAGE.fullmatch(value) and math.isfinite(float(value[:-1])):
         return value
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value >= 0:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if number and 0 <= value <= sys.float_info.max:  # compared exactly, where an integer has no float
         return float(value)
     raise ValueError(LIMIT)
 

@@ -7,44 +7,102 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from functools import cache
+from itertools import islice
 from pathlib import Path
 
-from lmccheck.errors import CheckpointError, nearest
+from lmccheck.errors import CheckpointError, nearest, one_line, shown_path
 from lmccheck.manifest.plan import PairPlan, Plan, SetPlan
 from lmccheck.store.checkpoint import Checkpoint, look_at
+from lmccheck.store.documents import read_document
+from lmccheck.store.header import read_header, require_evaluable, require_samples
 
 SHOWN_TENSORS = 3
+LISTED = 1000  # names of a folder that are compared with one that is missing
 
 
 def problems(plan: Plan) -> list[str]:
     """Return one line per problem of the manifest's files; an empty list means that all of them can be loaded."""
+    looks = _Looks(plan.folder)
     return [
-        f"{item.kind}.{item.name}{problem}" for item in plan.comparisons for problem in _problems(item, plan.folder)
+        one_line(f"{item.kind}.{item.name}{problem}") for item in plan.comparisons for problem in _problems(item, looks)
     ]
 
 
-def _problems(item: PairPlan | SetPlan, folder: Path) -> Iterator[str]:
+class _Looks:
+    """What the files of a manifest say; each is looked at once, however many pairs name it, as loading does."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.names = cache(self._names)
+        self.checkpoint = cache(self._checkpoint)
+        self.data = cache(self._data)
+        self.spec = cache(self._spec)
+
+    def _checkpoint(self, file: str) -> Checkpoint | str:
+        """Return a checkpoint that a network could be evaluated with, or what is wrong with it."""
+        try:
+            found = look_at(file, self.folder, file)
+            require_evaluable(found.tensors, found.label)
+        except CheckpointError as error:
+            return self.missing(file) or str(error)
+        return found
+
+    def _data(self, file: str) -> str | None:
+        """Return what is wrong with a file of samples, or None."""
+        try:
+            require_samples(read_header(self.folder / file), shown_path(self.folder / file))
+        except CheckpointError as error:
+            return self.missing(file) or str(error)
+        return None
+
+    def _spec(self, file: str) -> str | None:
+        """Return what keeps a permutation spec from being read, or None; what it says is checked when it is loaded."""
+        try:
+            read_document(self.folder / file)
+        except ValueError as error:
+            return self.missing(file) or str(error)
+        return None
+
+    def missing(self, file: str) -> str | None:
+        """Say that a file is not there, with the nearest name that is; None for one that is, or cannot be asked for."""
+        path = self.folder / file
+        try:
+            os.lstat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            names = self.names(path.parent)
+            where = f"; the folder {path.parent} does not exist either" if names is None else f" in {path.parent}"
+            return f"no file {path.name!r}{where}{nearest(path.name, names or ())}"
+        except (OSError, ValueError):
+            pass
+        return None
+
+    def _names(self, folder: Path) -> list[str] | None:
+        """Return some names in a folder, None where there is no folder."""
+        try:
+            return list(islice(os.listdir(folder), LISTED))
+        except OSError:
+            return None
+
+
+def _problems(item: PairPlan | SetPlan, looks: _Looks) -> Iterator[str]:
     """Yield problems, each beginning with the key below the item's table ('.a: …') or with ': '."""
+    folder = looks.folder
     for key in ("data", "calibration"):
         source = getattr(item, key)
-        if source is not None and source.endswith(".safetensors") and not (folder / source).is_file():
-            yield f".{key}: {missing(folder / source)}"
-    if item.symmetry is not None and not (folder / item.symmetry).is_file():
-        yield f".symmetry: {missing(folder / item.symmetry)}"
+        if source is not None and source.endswith(".safetensors") and (problem := looks.data(source)):
+            yield f".{key}: {problem}"
+    if item.symmetry is not None and (problem := looks.spec(item.symmetry)):
+        yield f".symmetry: {problem}"
     headers: dict[str, Checkpoint] = {}
     seen: list[str] = []
     for key, file in item.files.items():
-        path = folder / file
-        if not path.exists():
-            yield f".{key}: {missing(path)}"
+        path, checkpoint = folder / file, looks.checkpoint(file)
+        if isinstance(checkpoint, str):
+            yield f".{key}: {checkpoint}"
             continue
         same = next((other for other in seen if os.path.samefile(path, folder / item.files[other])), None)
         seen.append(key)
-        try:
-            checkpoint = look_at(file, folder, key)
-        except CheckpointError as error:
-            yield f".{key}: {error}"
-            continue
         yield from _pin_problems(key, checkpoint, item.pins.get(key))
         if same is not None:
             yield f": {same} and {key} are the same file, {file}; expected two checkpoints"
@@ -56,15 +114,13 @@ def _problems(item: PairPlan | SetPlan, folder: Path) -> Iterator[str]:
         yield from _differences(first, other, headers[first], headers[other], kinds)
 
 
-def missing(path: Path) -> str:
-    """Say that a file is not there, with the nearest name that is."""
-    names = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
-    where = f" in {path.parent}" if path.parent.is_dir() else f"; the folder {path.parent} does not exist either"
-    return f"no file {path.name!r}{where}{nearest(path.name, names)}"
-
-
 def _pin_problems(key: str, checkpoint: Checkpoint, pin: str | None) -> Iterator[str]:
-    if pin is not None and (found := checkpoint.sha256) != pin:
+    try:
+        found = checkpoint.sha256 if pin is not None else None
+    except CheckpointError as error:
+        yield f".{key}: {error}"
+        return
+    if found != pin:
         named = key.replace("models", "sha256") if key.startswith("models") else f"sha256.{key}"
         name = Path(checkpoint.path or key).name
         yield f".{named}: {name} has sha256 {found}, expected {pin}; pin the file that was reviewed"

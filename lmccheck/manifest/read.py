@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import Field
 
-from lmccheck.errors import ManifestError, nearest, shown_path
+from lmccheck.errors import ManifestError, nearest, one_line, shown_path
 from lmccheck.manifest.plan import CheckPlan, PairPlan, Plan, SetPlan
 from lmccheck.properties.registry import OF, PROPERTIES, Kind, properties_of
 from lmccheck.properties.settings import Place
@@ -23,6 +23,8 @@ NAME = re.compile(r"[A-Za-z0-9._-]+")
 CALLABLE = r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*"
 SOURCES = rf"\.safetensors$|^{CALLABLE}$"
 LOSSES = ("cross_entropy", "mse", "next_token")
+TOLD = 100  # problems of one manifest that are told at once
+LONGEST_NAME = 120  # characters: files are called after a pair and one of its checks, in at most 255 bytes
 RESERVED_NAMES = ("manifest",)  # the manifest's own item has this name
 HEADER = re.compile(r"""\s*\[\s*(pair|set)\s*\.\s*(?:"([^"]*)"|'([^']*)'|([A-Za-z0-9_-]+))""")
 
@@ -89,7 +91,9 @@ def load_manifest(path: Path) -> Plan:
     reader = _Reader(text)
     pairs, sets = reader.everything(document)
     if reader.problems:
-        raise ManifestError("\n".join(f"{shown_path(path)}: {problem}" for problem in reader.problems))
+        told = [one_line(f"{shown_path(path)}: {problem}") for problem in reader.problems[:TOLD]]
+        more = len(reader.problems) - TOLD
+        raise ManifestError("\n".join([*told, *([f"{shown_path(path)}: {more} more problems"] if more > 0 else [])]))
     return Plan(path, held.sha256, pairs, sets)
 
 
@@ -97,7 +101,7 @@ class _Reader:
     """Walks the tables of one document and gathers every problem, so that one run shows them all."""
 
     def __init__(self, text: str) -> None:
-        self.lines = text.splitlines()
+        self.lines = _lines_of(text)
         self.problems: list[str] = []
 
     def everything(self, document: dict[str, Any]) -> tuple[tuple[PairPlan, ...], tuple[SetPlan, ...]]:
@@ -193,6 +197,8 @@ class _Reader:
     def name(self, name: str, where: str, reserved: Iterable[str] = ()) -> None:
         if not NAME.fullmatch(name):
             self.problems.append(f"{where}: expected a name of letters, digits, '.', '_' and '-' only")
+        elif len(name) > LONGEST_NAME:
+            self.problems.append(f"{where}: got a name of {len(name)} characters, expected at most {LONGEST_NAME}")
         elif name in (".", ".."):
             self.problems.append(f"{where}: the name {name!r} is that of a folder, expected another")
         if name in reserved:
@@ -210,11 +216,18 @@ class _Reader:
 
     def line_of(self, kind: str, name: str) -> int:
         """Return the 1-based line of the first header that names a pair or a set (1 when it is written inline)."""
-        for number, line in enumerate(self.lines, start=1):
-            header = HEADER.match(line)
-            if header and header[1] == kind and name in header.groups()[1:]:
-                return number
-        return 1
+        return self.lines.get((kind, name), 1)
+
+
+def _lines_of(text: str) -> dict[tuple[str, str], int]:
+    """Return the first line that names each pair and each set in a header."""
+    found: dict[tuple[str, str], int] = {}
+    for number, line in enumerate(text.split("\n"), start=1):
+        if header := HEADER.match(line):
+            kind, *names = header.groups()
+            for name in filter(None, names):
+                found.setdefault((kind, name), number)
+    return found
 
 
 def _inherited(table: Sources, defaults: Sources) -> dict[str, Any]:

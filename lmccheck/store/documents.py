@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 import tomllib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,6 +19,8 @@ from lmccheck.errors import nearest, shown_path
 from lmccheck.store.disk import Held, read_bytes
 from lmccheck.store.whole import write_whole
 
+PART = r"""(?:[A-Za-z0-9_-]++|"[^"\n]*+"|'[^'\n]*+')"""
+LONG_KEY = re.compile(rf"(?<![\w-]){PART}(?:[ \t]*+\.[ \t]*+{PART}){{100,}}")  # reading one takes its length squared
 MOST = {"TOML": 2**24, "JSON": 2**27}  # bytes; more would be read for minutes
 BARE = re.compile(r"[A-Za-z0-9._-]+")
 
@@ -47,6 +50,9 @@ def read_document(path: Path) -> tuple[Held, str, dict[str, Any]]:
             f"{shown_name}: line {line}: got the byte 0x{raw[error.start]:02x}, expected UTF-8 text; save the file as "
             "UTF-8"
         ) from None
+    if kind == "TOML" and (key := LONG_KEY.search(text)):
+        line = text.count("\n", 0, key.start()) + 1
+        raise ValueError(f"{shown_name}: line {line}: got a key of more than 100 parts, expected few")
     try:
         found = parsed_json(text) if kind == "JSON" else tomllib.loads(text)
     except RecursionError:
@@ -101,8 +107,8 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Make a JSON object, which unlike a TOML table may by itself say a key twice."""
     found = dict(pairs)
     if len(found) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} occurs twice in one object")
+        times = Counter(key for key, _ in pairs)
+        raise ValueError(f"the key {next(key for key in found if times[key] > 1)!r} occurs twice in one object")
     return found
 
 
@@ -155,5 +161,7 @@ def shown(value: object) -> str:
             return "an array"
         case None:
             return "null"
+        case int() if value.bit_length() > 1000:
+            return f"a whole number of {value.bit_length()} bits"
         case _:
             return str(value)

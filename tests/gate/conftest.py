@@ -19,16 +19,21 @@ import tabulate  # noqa: F401 - see above
 HERE = Path(__file__).parent
 
 
-def write_checkpoint(path: Path, metadata: dict[str, str] | None = None, shape: tuple[int, ...] = (2,)) -> Path:
+def write_checkpoint(
+    path: Path, metadata: dict[str, str] | None = None, shape: tuple[int, ...] = (2,), names: tuple[str, ...] = ("w",)
+) -> Path:
     """Write a safetensors file of one float32 tensor ``w``, by hand: the format is a length, JSON, and bytes."""
     size = 4
     for side in shape:
         size *= side
-    header = {"w": {"dtype": "F32", "shape": list(shape), "data_offsets": [0, size]}}
+    header = {
+        name: {"dtype": "F32", "shape": list(shape), "data_offsets": [k * size, (k + 1) * size]}
+        for k, name in enumerate(names)
+    }
     if metadata:
         header["__metadata__"] = metadata
     text = json.dumps(header).encode()
-    path.write_bytes(struct.pack("<Q", len(text)) + text + bytes(size))
+    path.write_bytes(struct.pack("<Q", len(text)) + text + bytes(size * len(names)))
     return path
 
 
@@ -67,7 +72,7 @@ class Project:
         """Write a manifest; its data file exists, its model is never imported."""
         path = self.path / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_checkpoint(path.parent / "data.safetensors")
+        write_checkpoint(path.parent / "data.safetensors", names=("inputs", "targets"))
         sources = defaults if defaults is not None else 'model = "models:mlp"\ndata = "data.safetensors"\n'
         path.write_text("\n".join(["schema = 1", "[defaults]", sources, *parts]), encoding="utf-8")
         return path

@@ -96,3 +96,45 @@ def test_its_problems_do_not_stop_the_pairs(project):
     (project.path / "gone-b.safetensors").unlink()
     result = project.run("--lmc-models")
     result.stdout.fnmatch_lines(["good *pass*"])
+
+
+DAMAGED = {
+    "two tensors of the same bytes": lambda b: b.replace(b'"data_offsets": [8, 16]', b'"data_offsets": [0, 8] '),
+    "a byte more": lambda b: b + b"\0",
+    "a byte less": lambda b: b[:-1],
+    "an unknown dtype": lambda b: b.replace(b"F32", b"F33"),
+    "a dtype of no weights": lambda b: b.replace(b"F32", b"C64").replace(b"[2]", b"[1]"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGED)
+@pytest.mark.parametrize("name", ["good-a", "good-b", "data"])
+def test_what_loading_refuses_is_a_problem(project, checkpoint, damage, name):
+    """Checkpoints and data alike: the item reads headers with the reader that loading uses."""
+    project.gate(good="0.01")
+    path = project.path / f"{name}.safetensors"
+    checkpoint(path, names=("inputs", "targets") if name == "data" else ("v", "w"))
+    damaged = DAMAGED[damage](path.read_bytes())
+    assert damaged != path.read_bytes()
+    path.write_bytes(damaged)
+    result = run_manifest_item(project)
+    if damage == "a dtype of no weights" and name == "data":  # data may be complex
+        result.assert_outcomes(passed=1)
+        return
+    result.assert_outcomes(failed=1)
+    key = name.removeprefix("good-")
+    result.stdout.fnmatch_lines([f"pair.good.{key}: *{name}.safetensors*"])
+
+
+def test_data_that_cannot_be_loaded_is_a_problem(project, checkpoint):
+    """A file without targets, or with more of one than of the other."""
+    project.gate(good="0.01")
+    checkpoint(project.path / "data.safetensors")
+    run_manifest_item(project).stdout.fnmatch_lines(["pair.good.data: data.safetensors: has no tensor 'inputs'*"])
+
+
+def test_a_spec_that_cannot_be_read_is_a_problem(project):
+    """What it says is checked against the network, when there is one; that it is a file of TOML is checked here."""
+    project.manifest(project.pair("good") + 'symmetry = "good.toml"\n' + project.check("good"))
+    (project.path / "good.toml").write_bytes(b"schema = \xff")
+    run_manifest_item(project).stdout.fnmatch_lines(["pair.good.symmetry: good.toml: line 1: got the byte 0xff*"])
