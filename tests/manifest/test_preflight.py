@@ -23,8 +23,9 @@ SET_CHECK = "check.set_connectivity.limit = 1\n"
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Four checkpoints, all different, and data."""
-    for k, name in enumerate(("a", "b", "c", "d", "data")):
+    for k, name in enumerate(("a", "b", "c", "d")):
         save_file({"w": torch.full((2, 3), float(k)), "v": torch.zeros(2)}, str(tmp_path / f"{name}.safetensors"))
+    save_file({"inputs": torch.zeros(2, 3), "targets": torch.zeros(2)}, str(tmp_path / "data.safetensors"))
     return tmp_path
 
 
