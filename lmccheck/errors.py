@@ -96,7 +96,11 @@ def one_line(text: str) -> str:
 def shown_path(path: str | os.PathLike[str]) -> str:
     """Return a path as a reader would type it: relative to the current folder when it lies under it."""
     path = Path(path)
-    return one_line(os.path.relpath(path) if path.is_absolute() and path.is_relative_to(Path.cwd()) else str(path))
+    try:
+        here = Path.cwd()
+    except OSError:  # the current folder is gone
+        return one_line(str(path))
+    return one_line(os.path.relpath(path) if path.is_absolute() and path.is_relative_to(here) else str(path))
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:

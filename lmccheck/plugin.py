@@ -7,17 +7,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator
-from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
-from lmccheck.gate.options import MANIFESTS, options_of
+from lmccheck.gate.options import MANIFESTS, REFUSED, USAGE_ERROR, is_manifest, options_of
 from lmccheck.report.formats import formats
-
-if TYPE_CHECKING:
-    from lmccheck.gate.summary import Summary
 
 GROUP = "lmccheck: property tests for trained models"
 INI_KEYS = {
@@ -28,9 +24,6 @@ INI_KEYS = {
     "lmc_aligned_dir": "default of --lmc-aligned-dir, relative to this file",
     "lmc_witness_dir": "default of --lmc-witness-dir, relative to this file",
 }
-
-
-USAGE_ERROR = pytest.StashKey[str]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -70,8 +63,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     from lmccheck.gate import fixtures
+    from lmccheck.gate.reporter import Reporter
 
-    config.stash[MANIFESTS] = set()
+    config.stash[MANIFESTS] = {}
+    config.stash[REFUSED] = set()
     config.addinivalue_line("markers", "lmc: a check of trained models; lmccheck marks the items of a manifest with it")
     config.pluginmanager.register(fixtures, "lmccheck-fixtures")
     options = options_of(config)
@@ -97,7 +92,7 @@ def pytest_report_header(config: pytest.Config) -> str | None:
 
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
-    if file_path.name != "lmc.toml" and not file_path.name.endswith(".lmc.toml"):
+    if not is_manifest(file_path):
         return None
     if not options_of(parent.config).models and not parent.session.isinitpath(file_path):
         return None
@@ -116,9 +111,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     elif manifests and not config.getoption("collectonly"):
         from lmccheck.gate.collect import selection_problem
 
-        problem = selection_problem(items, options_of(config))
+        problem = selection_problem(items, config)
     if problem and _is_worker(config):
-        config.workeroutput["lmc_usage_error"] = problem  # type: ignore[attr-defined]  # xdist gives workers this dict
+        told = {"lmc_usage_error": problem, "lmc_refused": [str(path) for path in config.stash[REFUSED]]}
+        config.workeroutput.update(told)  # type: ignore[attr-defined]  # xdist gives workers this dict
         items.clear()
     elif problem:
         raise pytest.UsageError(problem)
@@ -129,6 +125,7 @@ def pytest_testnodedown(node: Any, error: object) -> None:
     """Hear of a worker's usage error: a worker cannot end the run with one, the controller does in its name."""
     if problem := getattr(node, "workeroutput", {}).get("lmc_usage_error"):
         node.config.stash[USAGE_ERROR] = problem
+        node.config.stash[REFUSED] |= {Path(path) for path in node.workeroutput["lmc_refused"]}
 
 
 @pytest.hookimpl(wrapper=True)
@@ -149,52 +146,15 @@ def pytest_runtest_makereport(
     return report
 
 
-class Reporter:
-    """Gathers records where reports arrive: in the only process, or in xdist's controller."""
-
-    def __init__(self, config: pytest.Config) -> None:
-        self.config = config
-
-    @cached_property
-    def summary(self) -> Summary:
-        from lmccheck.gate.summary import Summary
-
-        return Summary()
-
-    @property
-    def used(self) -> bool:
-        """Whether this run has anything to do with manifests; a run without any stays untouched."""
-        return options_of(self.config).models or "summary" in self.__dict__
-
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        if payload := getattr(report, "lmc", None):
-            self.summary.receive(payload)
-
-    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
-        if report.failed and report.nodeid.endswith("lmc.toml"):
-            self.summary.errors.append({"id": report.nodeid, "message": report.longreprtext})
-
-    def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        """Write the reports; one that cannot be written turns a green run red, since somebody waits for it."""
-        if self.used and not self.config.getoption("collectonly"):
-            arguments = [str(argument) for argument in self.config.invocation_params.args]
-            status = int(session.exitstatus)
-            if not self.summary.write(options_of(self.config), status, arguments) and status == pytest.ExitCode.OK:
-                session.exitstatus = pytest.ExitCode.TESTS_FAILED
-        if problem := self.config.stash.get(USAGE_ERROR, None):
-            session.exitstatus = pytest.ExitCode.USAGE_ERROR
-            self.summary.lines.append(f"ERROR: {problem}")
-
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
-        if not self.used:
-            return
-        width = self.config.get_terminal_writer().fullwidth
-        lines = list(self.summary.section(options_of(self.config), width))
-        if lines:
-            terminalreporter.write_sep("=", "lmccheck")
-            for line in lines:
-                terminalreporter.write_line(line)
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """Tell a broken manifest's mistakes as text, which pytest's short summary shows; it shows no other."""
+    report = yield
+    if report.failed and is_manifest(collector.path):
+        report.longrepr = report.longreprtext
+    return report
 
 
 def _is_worker(config: pytest.Config) -> bool:

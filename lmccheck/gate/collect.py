@@ -5,10 +5,10 @@ Only public names of pytest are used. Nothing here imports torch before a check 
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,14 +16,16 @@ import pytest
 
 from lmccheck.errors import DeviceError, LmcError, LmcWarning, ManifestError, VerdictError
 from lmccheck.gate.core import Sources, core_of
-from lmccheck.gate.items import ManifestItem, Recorded
+from lmccheck.gate.items import ManifestItem, Recorded, without_frames
 from lmccheck.gate.loading import Loaded
-from lmccheck.gate.options import MANIFESTS, Options, options_of
+from lmccheck.gate.options import MANIFESTS, options_of
+from lmccheck.gate.outputs import output_problem
+from lmccheck.gate.selection import blank_check
 from lmccheck.gate.witnesses import witness_lines
 from lmccheck.manifest.plan import CheckPlan, PairPlan, Plan, SetPlan
 from lmccheck.manifest.read import load_manifest
 from lmccheck.report.failure import failure_text, reproduce_command
-from lmccheck.report.record import CheckRecord
+from lmccheck.report.record import NOT_MEASURED, CheckRecord
 
 if TYPE_CHECKING:
     from lmccheck.result import Result
@@ -37,9 +39,10 @@ class ManifestFile(pytest.File):
 
         Only now does the manifest count as found: pytest also lists the files of folders above the ones it was given.
         """
-        self.config.stash[MANIFESTS].add(self.path)
+        found = self.config.stash[MANIFESTS]
+        found[self.path] = None
         try:
-            plan = load_manifest(self.path)
+            plan = found[self.path] = load_manifest(self.path)
         except ManifestError as error:
             raise self.CollectError(str(error)) from None
         item = ManifestItem.from_parent(self, name="manifest")
@@ -103,19 +106,10 @@ class CheckItem(Recorded, pytest.Function):
 
     def blank(self) -> CheckRecord:
         pair = self.pair
-        return CheckRecord(
-            id=self.nodeid,
-            manifest=pair.parent.nodeid if pair.parent else "",
-            manifest_sha256=pair.manifest.sha256,
-            pair=pair.plan.name,
-            kind=pair.plan.kind,
-            check=self.check.name,
-            property=self.check.property,
-            severity=self.check.severity,
-            verdict="pass",
-            blocking=True,
+        manifest = pair.parent.nodeid if pair.parent else ""
+        return replace(
+            blank_check(self.nodeid, manifest, pair.manifest, pair.plan, self.check),
             profile=options_of(self.config).profile,
-            settings=dict(self.check.settings),
             pair_description=pair.loaded.description,
             environment=pair.loaded.environment,
         )
@@ -134,7 +128,8 @@ class CheckItem(Recorded, pytest.Function):
         raised here, where no local variable holds a network: pytest keeps a failure's frames until the next test.
         """
         problem = self.problem(sources)
-        if problem is not None and not options_of(self.config).report_only:
+        unmeasured = self.record is not None and self.record.verdict == NOT_MEASURED
+        if problem is not None and (unmeasured or not options_of(self.config).report_only):
             raise problem
 
     def problem(self, sources: Sources) -> LmcError | None:
@@ -147,27 +142,28 @@ class CheckItem(Recorded, pytest.Function):
                 self.check.property, networks, seed=seed, profile=options.profile, **self.check.settings
             )
         except LmcError as error:
-            self.remember(dataclasses.replace(self.blank(), verdict="error", text=str(error)))
-            error.__cause__ = error.__context__ = None  # their frames hold the networks, and only the text is shown
-            return error.with_traceback(None)
+            ended = ended_by(error)
+            blank = self.blank()
+            self.remember(blank.unmeasured(str(error)) if ended else replace(blank, verdict="error", text=str(error)))
+            return without_frames(error, self.config)
         return self.judged(result, seed)
 
     def judged(self, result: Result, seed: int) -> LmcError | None:
         """Keep the record of a result; return what the item has to fail with."""
         options = options_of(self.config)
-        record = dataclasses.replace(self.blank(), seed=seed).measured(result)
+        record = replace(self.blank(), seed=seed).measured(result)
         if options.witness_dir is not None:
             try:
                 self.pair.loaded.lines += witness_lines(result.witness, options.witness_dir, self.pair.name, self.name)
             except LmcError as error:
-                self.remember(dataclasses.replace(record, verdict="error", text=str(error)))
-                return error.with_traceback(None)
+                self.remember(replace(record, verdict="error", text=str(error)))
+                return without_frames(error, self.config)
         if result.passed:
             self.remember(record)
             self.pair.loaded.note_pass(self.check.name, result.witness if options.aligned_dir else None)
             return None
         text = failure_text(record, self.reproduce())
-        self.remember(dataclasses.replace(record, text=text))
+        self.remember(replace(record, text=text))
         if self.check.severity == "fail" or options.report_only:
             return VerdictError(text)
         self.warn(LmcWarning(f"{self.nodeid}\n{text}"))
@@ -198,26 +194,36 @@ def check_pair(
     item.measure(Sources(model=lmc_model_factory, data=lmc_data, loss=lmc_loss, device=lmc_device))
 
 
+def ended_by(error: LmcError) -> bool:
+    """Whether an error stands for code that ended the program; one that ended pytest's run ends it: that is raised."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, SystemExit):
+        if isinstance(cause, pytest.exit.Exception):
+            raise cause
+        cause = cause.__cause__ or cause.__context__
+    return cause is not None
+
+
 def item_seed(root: int, check: str, description: dict[str, Any]) -> int:
     """Return an item's own seed: stable across processes and machines, different for each check and its files."""
     parts = [str(root), check, *(str(facts.get("sha256")) for facts in description["files"].values())]
     return int.from_bytes(hashlib.sha256("\0".join(parts).encode()).digest()[:4])
 
 
-def selection_problem(items: list[pytest.Item], options: Options) -> str | None:
+def selection_problem(items: list[pytest.Item], config: pytest.Config) -> str | None:
     """Return why the selected checks cannot be run as asked, or None."""
-    checks = [item for item in items if isinstance(item, CheckItem)]
-    for option, folder in (("--lmc-aligned-dir", options.aligned_dir), ("--lmc-witness-dir", options.witness_dir)):
-        if folder is None:
-            continue
-        manifests: dict[tuple[str, str], str] = {}
-        for check in checks:
-            here, kind, name = check.blank().manifest, check.pair.plan.kind, check.pair.name
-            if (first := manifests.setdefault((kind, name), here)) != here:
-                return (
-                    f"{option}: {first} and {here} both have a {kind} {name!r}, expected different names, "
-                    "since their files would have the same"
-                )
+    options, checks = options_of(config), [item for item in items if isinstance(item, CheckItem)]
+    manifests: dict[tuple[str, str], str] = {}
+    for check in checks if options.aligned_dir or options.witness_dir else ():
+        here, kind, name = check.blank().manifest, check.pair.plan.kind, check.pair.name
+        if (first := manifests.setdefault((kind, name), here)) != here:
+            option = "--lmc-aligned-dir" if options.aligned_dir else "--lmc-witness-dir"
+            return (
+                f"{option}: {first} and {here} both have a {kind} {name!r}, expected different names, "
+                "since their files would have the same"
+            )
+    if problem := output_problem([(check.pair.plan, check.check) for check in checks], config):
+        return problem
     if checks and options.device.startswith("cuda"):  # only now is torch worth importing
         from lmccheck.network.device import resolve_device
 

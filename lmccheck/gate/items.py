@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,10 @@ import pytest
 
 from lmccheck.errors import LmcError, LmcWarning, ManifestError
 from lmccheck.gate.options import options_of
+from lmccheck.gate.selection import blank_manifest
 from lmccheck.manifest.plan import Plan
-from lmccheck.report.record import CheckRecord
+from lmccheck.report.record import NOT_MEASURED, CheckRecord
+from lmccheck.store.imports import place, say
 
 
 class Recorded(pytest.Item):
@@ -31,11 +34,14 @@ class Recorded(pytest.Item):
 
     def conclude(self, call: pytest.CallInfo[None]) -> None:
         """Record an exception that no check foresaw, so that the item has its row."""
-        if call.excinfo is None or call.when == "teardown" or call.excinfo.errisinstance(pytest.skip.Exception):
+        if call.excinfo is None or call.when == "teardown":
             return
-        if self.record is None or self.record.verdict == "pass":
+        if self.record is None or self.record.verdict == "pass" or call.when == "setup":
             error = call.excinfo.value
-            text = str(error) if isinstance(error, LmcError) else f"{type(error).__name__}: {error}"
+            if (reason := interruption(error)) is not None:
+                self.remember(self.blank().unmeasured(reason))
+                return
+            text = str(error) if isinstance(error, LmcError) else say(error)
             self.remember(dataclasses.replace(self.blank(), verdict="error", text=text))
 
     def payload(self, report: pytest.TestReport) -> dict[str, Any] | None:
@@ -45,15 +51,49 @@ class Recorded(pytest.Item):
         return None
 
     def retell(self, report: pytest.TestReport, call: pytest.CallInfo[None]) -> None:
-        """Give a mistake found in setup or teardown its one line too; pytest asks ``repr_failure`` of calls only."""
+        """Make a skip or an expected failure a failure: what was selected is measured and passes, or is not green.
+
+        A mistake found in setup or teardown gets its one line, too; pytest asks ``repr_failure`` of calls only.
+        """
+        if report.skipped and report.when != "teardown" and self.record is not None:
+            report.outcome = "failed"
+            if hasattr(report, "wasxfail"):
+                del report.wasxfail
+            if self.record.verdict == NOT_MEASURED:
+                report.longrepr = f"{NOT_MEASURED}: {self.record.text}"
         if call.excinfo is not None and call.when != "call" and isinstance(call.excinfo.value, LmcError):
             report.longrepr = str(call.excinfo.value)
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
         """Show what the user can act on without a traceback; a bug keeps its own."""
         if isinstance(excinfo.value, (LmcError, LmcWarning)):
-            return str(excinfo.value)
+            return "\n".join([*getattr(excinfo.value, "__notes__", ()), str(excinfo.value)])
         return super().repr_failure(excinfo)
+
+
+def without_frames(error: LmcError, config: pytest.Config) -> LmcError:
+    """Return an error that holds no frame, nor those it came from: frames hold the networks until the next test.
+
+    With --tb=long, --tb=native or --full-trace the whole traceback is kept, as text, in its notes.
+    """
+    whole = config.getoption("tbstyle", "auto") in ("long", "native") or config.getoption("fulltrace", False)
+    if whole and not getattr(error, "__notes__", None):
+        error.add_note("".join(traceback.format_exception(error)).rstrip())
+    at: BaseException | None = error
+    while at is not None:
+        at.__traceback__ = None
+        at = at.__cause__ or at.__context__
+    return error
+
+
+def interruption(error: BaseException) -> str | None:
+    """Return what kept a check from being measured, where that is no error of lmccheck's or of the user's code."""
+    if isinstance(error, Exception):
+        return None
+    for outcome, told in ((pytest.skip, "skipped"), (pytest.xfail, "xfailed"), (pytest.fail, "failed")):
+        if isinstance(error, outcome.Exception):
+            return f"{told}: {error.msg or 'no reason given'}{place(error)}"
+    return say(error)
 
 
 class ManifestItem(Recorded):
@@ -62,17 +102,7 @@ class ManifestItem(Recorded):
     plan: Plan
 
     def blank(self) -> CheckRecord:
-        return CheckRecord(
-            id=self.nodeid,
-            manifest=self.parent.nodeid if self.parent else "",
-            manifest_sha256=self.plan.sha256,
-            pair="",
-            check="manifest",
-            property="manifest",
-            severity="fail",
-            verdict="pass",
-            blocking=True,
-        )
+        return blank_manifest(self.nodeid, self.parent.nodeid if self.parent else "", self.plan)
 
     def runtest(self) -> None:
         """Raise ``ManifestError`` with one line per problem."""

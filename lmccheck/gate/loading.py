@@ -41,7 +41,7 @@ class Loaded:
         try:
             outcome = self.core.load(self.folder, self.plan, sources)
         except LmcError as error:
-            return error.with_traceback(None)
+            return error
         self.description = {**self.description, **outcome.description}
         self.environment = environment(str(outcome.device), str(outcome.description.get("device", "cpu")))
         return outcome

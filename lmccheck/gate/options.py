@@ -6,12 +6,15 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from lmccheck.errors import nearest
 from lmccheck.report.formats import formats
+
+if TYPE_CHECKING:
+    from lmccheck.manifest.plan import Plan
 
 PROFILES = ("dev", "ci", "thorough")
 DEFAULT_PROFILE = "ci"
@@ -45,7 +48,15 @@ class Options:
 
 
 OPTIONS = pytest.StashKey[Options]()
-MANIFESTS = pytest.StashKey[set[Path]]()  # the manifests whose nodes were collected, not merely seen in a folder
+# the manifests whose nodes were collected, not merely seen in a folder, with what they ask for where they are sound
+MANIFESTS: pytest.StashKey[dict[Path, Plan | None]] = pytest.StashKey()
+USAGE_ERROR = pytest.StashKey[str]()  # that of an xdist worker, which the controller has to end with
+REFUSED = pytest.StashKey[set[Path]]()  # reports that may not be written where they were asked for
+
+
+def is_manifest(path: Path) -> bool:
+    """Whether a file is a manifest, by its name."""
+    return path.name == "lmc.toml" or path.name.endswith(".lmc.toml")
 
 
 def options_of(config: pytest.Config) -> Options:

@@ -7,7 +7,6 @@ items' reports, so nothing here differs between the two.
 from __future__ import annotations
 
 import datetime
-import os
 import platform
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -15,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from lmccheck.gate.options import Options
+from lmccheck.gate.selection import Selection
 from lmccheck.report.formats import FORMATS, Run
-from lmccheck.report.record import CheckRecord
-from lmccheck.report.write import write_reports
+from lmccheck.report.record import NOT_MEASURED, CheckRecord
+from lmccheck.report.write import announce, write_reports
 
 
 @dataclass
@@ -27,6 +27,22 @@ class Summary:
     records: dict[str, CheckRecord] = field(default_factory=dict)
     errors: list[dict[str, str]] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
+    selection: Selection = field(default_factory=Selection)
+
+    @property
+    def rows(self) -> list[CheckRecord]:
+        """Every record, and a row for each selected check that left none."""
+        return [*self.records.values(), *self.selection.unmeasured(self.records)]
+
+    def status(self, status: int, report_only: bool) -> int:
+        """Return the exit status: never 0 where a check was not measured, or must not be green whatever pytest says.
+
+        Markers such as xfail, and other plugins, may have turned the outcome of an item.
+        """
+        wrong = any(row.verdict == NOT_MEASURED or not (row.green() or report_only) for row in self.rows) or bool(
+            self.errors
+        )
+        return int(wrong) if status == 0 else status
 
     def receive(self, payload: Mapping[str, Any]) -> None:
         """Enter what one report carried: a record, or what became of a pair's aligned file."""
@@ -35,12 +51,22 @@ class Summary:
             self.records[record.id] = record
         self.lines += payload.get("lines", ())
 
-    def write(self, options: Options, exit_status: int, arguments: list[str]) -> bool:
+    def announce(self, options: Options, arguments: list[str]) -> None:
+        """Write at the start of the run what is to be found if it is killed."""
+        rows = [blank.unmeasured("the run has not finished") for blank in self.selection.blanks.values()]
+        announce(options.reports, rows, self._run(options, arguments, None))
+
+    def write(self, options: Options, exit_status: int, arguments: list[str], summary: Path | None) -> bool:
         """Write every report that was asked for; return False if one could not be written."""
+        run = self._run(options, arguments, exit_status)
+        outcomes = write_reports(options.reports, self.rows, run, summary=summary)
+        self.lines += [line for line, _ in outcomes]
+        return all(written for _, written in outcomes)
+
+    def _run(self, options: Options, arguments: list[str], exit_status: int | None) -> Run:
         import lmccheck
 
-        records = list(self.records.values())
-        run = Run(
+        return Run(
             errors=self.errors,
             report_only=options.report_only,
             version=lmccheck.__version__,
@@ -48,15 +74,11 @@ class Summary:
             environment=run_environment(options, arguments),
             exit_status=exit_status,
         )
-        summary = os.environ.get("GITHUB_STEP_SUMMARY")
-        outcomes = write_reports(options.reports, records, run, summary=Path(summary) if summary else None)
-        self.lines += [line for line, _ in outcomes]
-        return all(written for _, written in outcomes)
 
     def section(self, options: Options, width: int) -> Iterator[str]:
         """Yield the terminal section: the table, what it means, and where the files are."""
         run = Run(report_only=options.report_only, table=options.table, width=width)
-        yield from FORMATS.get("terminal").render(list(self.records.values()), run).splitlines()
+        yield from FORMATS.get("terminal").render(self.rows, run).splitlines()
         if self.lines:
             yield ""
             yield from self.lines

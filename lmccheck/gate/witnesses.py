@@ -8,6 +8,11 @@ from typing import Any
 from lmccheck.errors import CheckpointError
 
 
+def witness_path(folder: Path, name: str, check: str) -> Path:
+    """Return where a check's witness is written."""
+    return folder / f"{name}-{check}.safetensors"
+
+
 def witness_lines(witness: Any, folder: Path, name: str, check: str) -> list[str]:
     """Write a check's witness to ``folder/NAME-CHECK.safetensors``; return what the terminal says of it.
 
@@ -16,7 +21,7 @@ def witness_lines(witness: Any, folder: Path, name: str, check: str) -> list[str
     save = getattr(witness, "save", None)
     if save is None:
         return [f"witness of {name}::{check} not written: it has none"]
-    target = folder / f"{name}-{check}.safetensors"
+    target = witness_path(folder, name, check)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         save(target)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from lmccheck.errors import CheckpointError
+from lmccheck.store.imports import input_files
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,14 @@ class Plan:
     sha256: str
     pairs: tuple[PairPlan, ...]
     sets: tuple[SetPlan, ...] = ()
+
+    @property
+    def inputs(self) -> Iterator[Path]:
+        """Every file that its checks read, of those that exist."""
+        for each in self.comparisons:
+            named = [each.model, each.data, each.calibration, each.loss, each.symmetry, getattr(each, "model_b", None)]
+            settings = (value for check in each.checks for value in check.settings.values())
+            yield from input_files(self.folder, *each.files.values(), *named, *settings)
 
     @property
     def folder(self) -> Path:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from lmccheck.report.record import CheckRecord, ordered
+from lmccheck.report.record import NOT_MEASURED, CheckRecord, ordered
 
 MEANING = {
     "pass": "pass: the limit holds on the given evaluation data; other data may differ",
     "fail": "fail: the limit is exceeded on the given evaluation data; nothing better was found within the budget",
     "inconclusive": "inconclusive: the data cannot decide; more of it would",
     "error": "error: nothing could be measured",
+    NOT_MEASURED: "not measured: selected, and left without a verdict; the exit status is never 0",
 }
 
 
@@ -26,6 +27,13 @@ def notes(records: list[CheckRecord]) -> list[str]:
         more = f" and {len(names) - 2} more" if len(names) > 2 else ""
         lines.append(f"{', '.join(names[:2])}{more}: {remark}")
     return lines
+
+
+def missing(records: list[CheckRecord]) -> str:
+    """Return how many checks were selected and not measured, for the top of a report; empty where all were."""
+    checks = [record for record in records if record.pair] or records
+    count = sum(record.verdict == NOT_MEASURED for record in checks)
+    return f"{count} of {len(checks)} checks not measured" if count else ""
 
 
 def unreported(records: list[CheckRecord]) -> list[str]:

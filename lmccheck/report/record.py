@@ -13,6 +13,8 @@ from lmccheck.explain import failure_lines, plain_lines
 from lmccheck.finding import Finding
 from lmccheck.result import Result, finding_of
 
+NOT_MEASURED = "not measured"
+
 
 @dataclass(frozen=True)
 class CheckRecord:
@@ -68,6 +70,14 @@ class CheckRecord:
     def from_dict(cls, values: Mapping[str, Any]) -> CheckRecord:
         """Return the record whose ``to_dict`` gave these values."""
         return cls(**values)
+
+    def unmeasured(self, reason: str) -> CheckRecord:
+        """Return this record as that of a check that was selected and has no verdict."""
+        return dataclasses.replace(self, verdict=NOT_MEASURED, blocking=True, text=reason, notes=[reason])
+
+    def green(self) -> bool:
+        """Whether it may stand in a run that is green: passed, or measured and meant to warn only."""
+        return self.verdict == "pass" or (self.severity == "warn" and self.verdict in ("fail", "inconclusive"))
 
     def measured(self, result: Result) -> CheckRecord:
         """Return this record with everything that a result says."""

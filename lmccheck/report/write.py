@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from lmccheck.report.formats import FORMATS, Run, formats, shown
 from lmccheck.report.record import CheckRecord
-from lmccheck.store.whole import write_whole
+from lmccheck.store.whole import is_stream, write_whole
 
 
 def write_reports(
@@ -24,10 +26,26 @@ def write_reports(
         outcomes.append(write_text("Markdown summary", summary, text, append=True))
     for each in formats():
         if each.name in paths:
-            status = run.exit_status or int(not all(written for _, written in outcomes))
+            failed = int(not all(written for _, written in outcomes))
+            status = None if run.exit_status is None else run.exit_status or failed
             text = each.render(records, replace(run, exit_status=status))
             outcomes.append(write_text(each.title, paths[each.name], text))
     return outcomes
+
+
+def announce(paths: Mapping[str, Path], records: list[CheckRecord], run: Run) -> None:
+    """Replace every report by one that says that the run has not finished, so that a kill leaves no older green one.
+
+    Where that cannot be written, for want of room, the older one is removed.
+    """
+    unfinished = replace(run, finished=False, exit_status=None)
+    for name, path in paths.items():
+        if is_stream(path):
+            continue
+        _, written = write_text(name, path, FORMATS.get(name).render(records, unfinished))
+        if not written and path.is_file() and os.access(path, os.W_OK):
+            with suppress(OSError):
+                os.unlink(os.path.realpath(path))
 
 
 def write_text(kind: str, path: Path, text: str, *, append: bool = False) -> tuple[str, bool]:

@@ -10,13 +10,16 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import sysconfig
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
+from traceback import walk_tb
 from types import ModuleType
 from typing import Any
 
-from lmccheck.errors import SourceError, nearest
+from lmccheck.errors import SourceError, nearest, shown_path
 
 _kept: dict[Path, dict[str, ModuleType]] = {}
 
@@ -110,9 +113,33 @@ def _import(name: str, folder: Path | None, what: str) -> ModuleType:
 
 
 def say(error: BaseException) -> str:
-    """Return an exception's type and the first line of its text."""
+    """Return an exception's type, the first line of its text, and where in the user's code it came from."""
+    if isinstance(error, BaseExceptionGroup):
+        return f"{type(error).__name__}: {error.message}: {say(error.exceptions[0])}"
     text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
+    said = f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
+    return said + place(error)
+
+
+def place(error: BaseException) -> str:
+    """Return ``" (models.py:22)"``, the innermost line of the user's own code that an exception passed, or nothing."""
+    where = None
+    if isinstance(error, SyntaxError) and error.filename and _is_users(error.filename):
+        where = error.filename, error.lineno
+    for frame, line in walk_tb(error.__traceback__):
+        if _is_users(frame.f_code.co_filename):
+            where = frame.f_code.co_filename, line
+    return "" if where is None else f" ({shown_path(where[0])}:{where[1]})"
+
+
+@cache
+def _is_users(file: str) -> bool:
+    """Whether a line is of the user's: of a file, neither of lmccheck nor of what is installed."""
+    installed = {sysconfig.get_path(kind) for kind in ("stdlib", "platstdlib", "purelib", "platlib")}
+    own = str(Path(__file__).parent.parent)
+    path = os.path.abspath(file)
+    library = path.startswith(tuple(each + os.sep for each in (*installed, own))) or "site-packages" in path
+    return os.path.isfile(path) and not library
 
 
 def input_files(folder: Path, *named: Any) -> list[Path]:

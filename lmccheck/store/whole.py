@@ -79,10 +79,10 @@ def same_file(one: Path, other: Path) -> bool:
     try:
         return os.path.samefile(one, other)
     except OSError:
-        return _place(one) == _place(other)
+        return place_of(one) == place_of(other)
 
 
-def _place(path: Path) -> str:
+def place_of(path: Path) -> str:
     """Return what tells a path that may not exist from others: links followed, case folded where it does not count."""
     real = os.path.realpath(path)
     folder = next((parent for parent in Path(real).parents if parent.exists()), Path(real).anchor)

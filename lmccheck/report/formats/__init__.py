@@ -20,7 +20,8 @@ class Run:
     """What is known of a run beside its records.
 
     ``errors``: one ``{"id": …, "message": …}`` per manifest that could not be collected. ``created``: date and time.
-    ``environment``: what the run was given. ``table`` and ``width``: how tables are drawn on the terminal.
+    ``environment``: what the run was given. ``finished``: False in what is written at the start of a run, for the case
+    that it is killed; there is no ``exit_status`` then. ``table`` and ``width``: how tables are drawn on the terminal.
     """
 
     errors: Sequence[Mapping[str, str]] = ()
@@ -28,7 +29,8 @@ class Run:
     version: str = ""
     created: str = ""
     environment: Mapping[str, Any] = field(default_factory=dict)
-    exit_status: int = 0
+    exit_status: int | None = 0
+    finished: bool = True
     table: str = "simple"
     width: int | None = None
 

@@ -26,6 +26,7 @@ def json(records: list[CheckRecord], run: Run) -> str:
         "schema_version": SCHEMA_VERSION,
         "lmccheck_version": run.version,
         "created": run.created,
+        "status": "finished" if run.finished else "not finished",
         "exit_status": run.exit_status,
         "environment": {**run.environment, **measured_on},
         "manifests": [

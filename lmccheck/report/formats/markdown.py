@@ -15,12 +15,16 @@ TITLE = "## lmccheck"
 def markdown(records: list[CheckRecord], run: Run) -> str:
     """Return a heading, the table, the notes, and in full every text of what did not pass."""
     from lmccheck.report.matrix import matrices
-    from lmccheck.report.notes import notes
-    from lmccheck.report.record import ordered
+    from lmccheck.report.notes import missing, notes
+    from lmccheck.report.record import NOT_MEASURED, ordered
     from lmccheck.report.table import table
 
     rows = shown(records)
     parts = [TITLE]
+    if not run.finished:
+        parts.append("**NOT FINISHED: this run is still going on, or was killed.**")
+    if lacking := missing(records):
+        parts.append(f"**{lacking}.**")
     if run.report_only:
         parts.append("**REPORT ONLY: nothing here fails the run.**")
     if rows:
@@ -30,7 +34,7 @@ def markdown(records: list[CheckRecord], run: Run) -> str:
     elif not run.errors:
         parts.append("No check ran.")
     for record in ordered(rows):
-        if record.text:
+        if record.text and record.verdict != NOT_MEASURED:  # whose reasons are among the notes
             parts.append(f"### `{record.id}`\n\n{fenced(record.text)}")
     parts += [fenced(error["message"]) for error in run.errors]
     return "\n\n".join(part for part in parts if part) + "\n"

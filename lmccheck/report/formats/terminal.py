@@ -13,13 +13,14 @@ if TYPE_CHECKING:
 def terminal(records: list[CheckRecord], run: Run) -> str:
     """Return the section, empty where there is nothing to show; texts of failures only where pytest shows none."""
     from lmccheck.report.matrix import matrices
-    from lmccheck.report.notes import notes, unreported
+    from lmccheck.report.notes import missing, notes, unreported
     from lmccheck.report.table import table
 
     rows = shown(records)
     if not rows:
         return ""
-    head = ["REPORT ONLY: nothing here fails the run"] if run.report_only else []
+    head = [lacking] if (lacking := missing(records)) else []
+    head += ["REPORT ONLY: nothing here fails the run"] if run.report_only else []
     matrix = [f"{title}\n{drawn}" for title, drawn in matrices(rows, run.table, run.width)]
     texts = unreported(rows) if run.report_only else []
     return "\n\n".join([*head, table(rows, run.table, run.width), *matrix, "\n".join(notes(rows)), *texts])

@@ -1,0 +1,156 @@
+"""The hooks of the process that writes reports: what was selected, what came of it, and how the run ended."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from lmccheck.gate.options import MANIFESTS, REFUSED, USAGE_ERROR, Options, is_manifest, options_of
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from lmccheck.gate.summary import Summary
+    from lmccheck.report.record import CheckRecord
+
+TERMINATED = "terminated (SIGTERM)"
+
+
+class Reporter:
+    """Gathers records where reports arrive: in the only process, or in xdist's controller."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.config = config
+        self.session: pytest.Session | None = None
+        self.terminated = self.ending = self.handles = False
+
+    @cached_property
+    def summary(self) -> Summary:
+        from lmccheck.gate.summary import Summary
+
+        return Summary()
+
+    @property
+    def used(self) -> bool:
+        """Whether this run has anything to do with manifests; a run without any stays untouched."""
+        return options_of(self.config).models or "summary" in self.__dict__
+
+    @property
+    def options(self) -> Options:
+        """The options, without those reports that would overwrite an input or one another."""
+        options, refused = options_of(self.config), self.config.stash[REFUSED]
+        return replace(options, reports={n: path for n, path in options.reports.items() if path not in refused})
+
+    @property
+    def arguments(self) -> list[str]:
+        return [str(argument) for argument in self.config.invocation_params.args]
+
+    def pytest_sessionstart(self, session: pytest.Session) -> None:
+        self.session = session
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """Note what was selected, after all who deselect; xdist's controller selects nothing itself."""
+        if self.config.stash[MANIFESTS]:
+            from lmccheck.gate.items import Recorded
+
+            self.begin({item.nodeid: item.blank() for item in session.items if isinstance(item, Recorded)})
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_node_collection_finished(self, ids: list[str]) -> None:
+        """Note what the workers selected, at the first that tells."""
+        if any(is_manifest(Path(part)) for id in ids for part in (id.rsplit("::", 1)[0], id.rsplit("::", 2)[0])):
+            from lmccheck.gate.selection import blanks_of
+
+            self.begin(blanks_of(ids, self.config.rootpath))
+
+    def begin(self, blanks: dict[str, CheckRecord]) -> None:
+        """Replace the reports of earlier runs before anything runs, and be ready to be terminated."""
+        if not blanks or self.summary.selection.blanks or self.config.getoption("collectonly"):
+            return
+        profile = self.options.profile
+        self.summary.selection.blanks = {id: replace(blank, profile=profile) for id, blank in blanks.items()}
+        self.summary.announce(self.options, self.arguments)
+        main = threading.current_thread() is threading.main_thread()
+        if main and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+            signal.signal(signal.SIGTERM, self.terminate)
+            self.handles = True
+
+    def terminate(self, number: int, frame: FrameType | None) -> None:
+        """End the run as Ctrl-C does, with its reports; also where the code that runs holds on to the interrupt."""
+        self.terminated = True
+        if self.session is not None:
+            self.session.shouldstop = TERMINATED
+        if not self.ending:
+            raise KeyboardInterrupt(TERMINATED)
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        if self.used:
+            self.summary.selection.running.add(nodeid)
+
+    def pytest_runtest_logfinish(self, nodeid: str) -> None:
+        if self.used:
+            self.summary.selection.running.discard(nodeid)
+            self.summary.selection.finished.add(nodeid)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if payload := getattr(report, "lmc", None):
+            self.summary.receive(payload)
+        elif self.used and report.failed and report.when not in ("setup", "call", "teardown"):  # its worker is gone
+            self.summary.selection.lost[report.nodeid] = report.longreprtext.strip()
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        if report.failed and is_manifest(Path(report.nodeid)):
+            self.summary.errors.append({"id": report.nodeid, "message": report.longreprtext})
+
+    def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
+        """Hear why the run ends: Ctrl-C, ``pytest.exit``, errors of collection, as many failures as were allowed."""
+        self.stop(excinfo.value)
+
+    def pytest_internalerror(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
+        self.stop(excinfo.value)
+
+    def stop(self, error: BaseException) -> None:
+        if self.used and not self.summary.selection.stopped:
+            from lmccheck.store.imports import place, say
+
+            said = str(error) if isinstance(error, KeyboardInterrupt) and str(error) else say(error)
+            self.summary.selection.stopped = TERMINATED + place(error) if self.terminated else said
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """Write the reports; a check not measured, or a report that cannot be written, turns a green run red."""
+        self.ending = True
+        if problem := self.config.stash.get(USAGE_ERROR, None):
+            session.exitstatus = pytest.ExitCode.USAGE_ERROR
+            self.summary.lines.append(f"ERROR: {problem}")
+        if self.used and not self.config.getoption("collectonly"):
+            early = session.shouldfail or session.shouldstop
+            self.summary.selection.stopped = self.summary.selection.stopped or (str(early) if early else "")
+            session.exitstatus = self.summary.status(int(session.exitstatus), self.options.report_only)
+            page = os.environ.get("GITHUB_STEP_SUMMARY")
+            summary = self.config.invocation_params.dir / page if page else None
+            written = self.summary.write(self.options, int(session.exitstatus), self.arguments, summary)
+            if not written and session.exitstatus == pytest.ExitCode.OK:
+                session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def pytest_unconfigure(self) -> None:
+        if self.handles:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+        if not self.used:
+            return
+        width = self.config.get_terminal_writer().fullwidth
+        lines = list(self.summary.section(self.options, width))
+        if lines:
+            terminalreporter.write_sep("=", "lmccheck")
+            for line in lines:
+                terminalreporter.write_line(line)
