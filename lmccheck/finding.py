@@ -47,6 +47,11 @@ def bound_of(limit: float | str, reference: float | None) -> float:
         return limit
     if reference is None:
         raise LmcError(f"limit = {limit!r}: nothing is known of which this is a share; mend: give a number")
+    if not reference > 0:
+        raise LmcError(
+            f"limit = {limit!r}: a share of {reference:.4g}, expected a loss above 0; mend: give a number in "
+            "the loss's unit"
+        )
     return float(limit[:-1]) / 100 * reference
 
 

@@ -20,6 +20,7 @@ from lmccheck.alignment.methods import METHODS as METHODS
 from lmccheck.alignment.methods.best import solve
 from lmccheck.errors import LmcError, SymmetryError, nearest
 from lmccheck.evaluate.outputs import function_deviation
+from lmccheck.modules.precision import own_settings
 from lmccheck.network.pair import ModelPair
 from lmccheck.store import files
 from lmccheck.symmetry.spec import Permutation, PermutationSpec
@@ -86,6 +87,7 @@ class Alignment(files.Written):
         }
 
 
+@own_settings()
 def align(
     pair: ModelPair, method: str = "weight-matching", *, seed: int = 0, beyond: str | Collection[str] = ()
 ) -> Alignment:

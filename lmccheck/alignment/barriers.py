@@ -12,6 +12,7 @@ from lmccheck.errors import LmcError
 from lmccheck.evaluate.evaluator import Evaluator
 from lmccheck.evaluate.line import Point, barrier, sample
 from lmccheck.evaluate.segment import Segment, require_repair
+from lmccheck.modules.precision import own_settings
 from lmccheck.network.endpoint import StateDict
 from lmccheck.symmetry.discover import Traced
 
@@ -42,6 +43,7 @@ class Barriers:
     evaluations: int
 
 
+@own_settings()
 def barrier_matrix(many: ManyAlignment, *, points: int = 5, naive: bool = False) -> Matrix:
     """Return the loss barriers between all pairs of aligned models, an (n, n) nested list, in the loss's unit.
 

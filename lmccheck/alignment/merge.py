@@ -14,6 +14,7 @@ from lmccheck.alignment.api import Alignment
 from lmccheck.errors import LmcError, SymmetryError
 from lmccheck.evaluate.evaluator import Evaluator
 from lmccheck.evaluate.segment import Segment, require_repair
+from lmccheck.modules.precision import own_settings
 from lmccheck.modules.stored import tied_names
 from lmccheck.network.pair import ModelPair
 from lmccheck.store import files
@@ -43,6 +44,7 @@ def traced_for_repair(pair: ModelPair) -> Traced:
     return pair.network.trace_for(f"pair {pair.name}: repair = 'repair' looks at activations in", "use repair = 'bn'")
 
 
+@own_settings()
 def merged(pair: ModelPair, alignment: Alignment | None, t: float = 0.5, repair: str = "bn") -> dict[str, Tensor]:
     """Return (1−t)·θ_A + t·π(θ_B), mended: the weights that linear_connectivity measures at ``t``.
 

@@ -24,6 +24,7 @@ from lmccheck.evaluate.outputs import FirstOutputs, relative_deviation
 from lmccheck.fusion.carrier import Carrier
 from lmccheck.fusion.recursion import Recursion
 from lmccheck.fusion.widths import MEND, require_same_use, twofold_tensors
+from lmccheck.modules.precision import own_settings
 from lmccheck.network.pair import Given, WidthPair, load_widths
 from lmccheck.store import files
 from lmccheck.symmetry.spec import Permutation
@@ -88,6 +89,7 @@ class Fusion(files.Written):
         }
 
 
+@own_settings()
 def fuse(a: Given, b: Given, *, norm: str = "activations", seed: int = 0, **sources: Any) -> Fusion:
     """Bring θ_B to the hidden widths of θ_A by soft optimal transport, layer by layer, and return the Fusion.
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -166,7 +167,10 @@ class CheckItem(Recorded, pytest.Function):
         self.remember(replace(record, text=text))
         if self.check.severity == "fail" or options.report_only:
             return VerdictError(text)
-        self.warn(LmcWarning(f"{self.nodeid}\n{text}"))
+        with warnings.catch_warnings():
+            if not any(action == "error" and kind is LmcWarning for action, _, kind, *_ in warnings.filters):
+                warnings.simplefilter("always", LmcWarning)  # -W error is about other people's warnings
+            self.warn(LmcWarning(f"{self.nodeid}\n{text}"))
         return None
 
     def reproduce(self) -> str:

@@ -20,7 +20,9 @@ class Loaded:
         self.core = core
         self.passed: set[str] = set()
         self.lines: list[str] = []  # what became of the aligned file, for the terminal
-        self.description: dict[str, Any] = {"files": {key: {"path": path} for key, path in plan.files.items()}}
+        self.description: dict[str, Any] = {
+            "files": {key: {"path": str(folder / path)} for key, path in plan.files.items()}
+        }
         self.environment: dict[str, Any] = {}
         self._witnesses: dict[str, Any] = {}
         self._sources: Sources | None = None

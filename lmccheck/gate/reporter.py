@@ -35,7 +35,7 @@ class Reporter:
     def summary(self) -> Summary:
         from lmccheck.gate.summary import Summary
 
-        return Summary()
+        return Summary(root=str(self.config.rootpath))
 
     @property
     def used(self) -> bool:

@@ -59,13 +59,14 @@ def blank_check(
 ) -> CheckRecord:
     """Return the record of a check before anything is measured; where there is no plan, what its id says."""
     _, pair, name = id.rsplit("::", 2)
+    folder = plan.folder if plan else Path()
     files = measured.files if measured else {}
     return CheckRecord(
         id=id, manifest=manifest, manifest_sha256=plan.sha256 if plan else "", pair=pair,
         kind=measured.kind if measured else "pair", check=name, property=check.property if check else name,
         severity=check.severity if check else "fail", verdict="pass", blocking=True,
         settings=dict(check.settings) if check else {},
-        pair_description={"files": {key: {"path": path} for key, path in files.items()}},
+        pair_description={"files": {key: {"path": str(folder / path)} for key, path in files.items()}},
     )  # fmt: skip
 
 

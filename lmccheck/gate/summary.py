@@ -17,6 +17,7 @@ from lmccheck.gate.options import Options
 from lmccheck.gate.selection import Selection
 from lmccheck.report.formats import FORMATS, Run
 from lmccheck.report.record import NOT_MEASURED, CheckRecord
+from lmccheck.report.redact import redacted
 from lmccheck.report.write import announce, write_reports
 
 
@@ -28,6 +29,7 @@ class Summary:
     errors: list[dict[str, str]] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
     selection: Selection = field(default_factory=Selection)
+    root: str = ""
 
     @property
     def rows(self) -> list[CheckRecord]:
@@ -73,6 +75,7 @@ class Summary:
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             environment=run_environment(options, arguments),
             exit_status=exit_status,
+            root=self.root,
         )
 
     def section(self, options: Options, width: int) -> Iterator[str]:
@@ -93,5 +96,5 @@ def run_environment(options: Options, arguments: list[str]) -> dict[str, Any]:
         "seed": options.seed,
         "profile": options.profile,
         "report_only": options.report_only,
-        "arguments": arguments,
+        "arguments": redacted(arguments),
     }

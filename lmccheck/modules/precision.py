@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+
+from lmccheck.errors import DeviceError
+from lmccheck.store.imports import out_of_memory
 
 _WIDE = {
     **dict.fromkeys((torch.float16, torch.bfloat16, torch.float32), torch.float64),
@@ -58,6 +61,38 @@ def _grouped_product(rows: Tensor, matrices: Tensor, ends: Tensor) -> Tensor:
         out[begin:end] = rows[begin:end] @ matrix
         begin = end
     return out
+
+
+@contextmanager
+def own_settings() -> Iterator[None]:
+    """Compute as torch does when nobody has set anything: what a conftest sets for its own tests changes no verdict.
+
+    That is: float32 by default and at full precision, tensors on the CPU unless said otherwise, gradients possible, no
+    inference mode, no autocast. All is as it was afterwards. Memory that is not there is one line, a DeviceError.
+    """
+    dtype, products = torch.get_default_dtype(), torch.get_float32_matmul_precision()
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        for kind in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        if torch.get_default_device().type != "cpu":
+            stack.enter_context(torch.device("cpu"))
+        if dtype != torch.float32:
+            torch.set_default_dtype(torch.float32)
+        if products != "highest":
+            torch.set_float32_matmul_precision("highest")
+        try:
+            yield
+        except (MemoryError, RuntimeError) as error:
+            if (lacking := out_of_memory(error)) is None:
+                raise
+            raise DeviceError(lacking) from error
+        finally:
+            torch.set_default_dtype(dtype)
+            if products != "highest":
+                torch.set_float32_matmul_precision(products)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from lmccheck.errors import LmcError, SourceError
 from lmccheck.modules.precision import StayDouble, exact_float32
 from lmccheck.modules.random_weights import draws, shake
 from lmccheck.modules.stored import private_copy, stored_tensors
-from lmccheck.store.imports import say
+from lmccheck.store.imports import out_of_memory, say
 from lmccheck.store.tensors import dtype_name, identity
 from lmccheck.store.trees import input_tensors, moved, tensors_in
 
@@ -29,7 +29,8 @@ def as_source_error(doing: str, after: str = "", kind: type[SourceError] = Sourc
     except LmcError:
         raise
     except Exception as error:
-        raise kind(f"{doing} raised {say(error)}{after}") from error
+        lacking = out_of_memory(error)
+        raise kind(f"{doing}: {lacking}" if lacking else f"{doing} raised {say(error)}{after}") from error
 
 
 class Runner:

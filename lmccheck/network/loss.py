@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lmccheck.errors import SourceError, nearest
-from lmccheck.store.imports import load_object
+from lmccheck.store.imports import load_object, say
 
 PerSample = Callable[[Any, Tensor], Tensor]
 
@@ -129,10 +129,8 @@ def measured(loss: Loss, outputs: Any, targets: Tensor, origin: str) -> tuple[Te
     except SourceError:
         raise
     except Exception as error:
-        text = str(error).strip().splitlines()
         raise SourceError(
-            f"loss {loss.name!r} on {origin}: raised {type(error).__name__}: {text[0] if text else ''}; "
-            "mend: check that targets fit the model's output"
+            f"loss {loss.name!r} on {origin}: raised {say(error)}; mend: check that targets fit the model's output"
         ) from error
     if not isinstance(values, Tensor) or tuple(values.shape) != (len(targets),):
         got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__

@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from lmccheck.errors import CheckpointError
+from lmccheck.modules.precision import own_settings
 from lmccheck.network.endpoint import Endpoint, endpoint, inputs_of, require_same_tensors, require_unchanged
 from lmccheck.network.network import Network, load_network
 from lmccheck.network.pair import Given, ModelPair
@@ -65,6 +66,7 @@ class ModelSet:
         return ModelPair(f"{self.names[i]}-{self.names[j]}", self.endpoints[i], self.endpoints[j])
 
 
+@own_settings()
 def load_set(models: Sequence[Given], *, name: str | None = None, sha256: Sequence[str] = (), **given: Any) -> ModelSet:
     """Load and check two checkpoints of one network or more; the network and the data are loaded once.
 

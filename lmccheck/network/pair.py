@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lmccheck.errors import CheckpointError
+from lmccheck.modules.precision import own_settings
 from lmccheck.network.endpoint import Endpoint, StateDict, endpoint, inputs_of, require_same_tensors, require_unchanged
 from lmccheck.network.loss import Loss
 from lmccheck.network.network import Network, load_network, named_module
@@ -164,6 +165,7 @@ class WidthPair:
         return {"files": files, **self.network.facts(), "model_b": self.b.network.model}
 
 
+@own_settings()
 def load_pair(
     a: Given,
     b: Given,
@@ -200,6 +202,7 @@ def load_pair(
     return ModelPair(network.name, *(endpoint(network, checkpoint) for checkpoint in opened))
 
 
+@own_settings()
 def load_endpoint(
     given: Given, name: str, *, base: str | os.PathLike[str] | None = None, sha256: str | None = None, **sources: Any
 ) -> Endpoint:
@@ -208,6 +211,7 @@ def load_endpoint(
     return endpoint(load_network(name=name, base=base, **sources), checkpoint)
 
 
+@own_settings()
 def load_widths(
     a: Given,
     b: Given,

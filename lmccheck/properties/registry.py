@@ -144,10 +144,13 @@ class Property:
         return self._measure(lambda: measured, settings)
 
     def _measure(self, load: Callable[[], Any], settings: Mapping[str, Any]) -> Result:
+        from lmccheck.modules.precision import own_settings
+
         started = time.perf_counter()
         checked = self.checked(settings)
-        measured = load()
-        finding = self.function(measured, **checked)
+        with own_settings():
+            measured = load()
+            finding = self.function(measured, **checked)
         made_of = getattr(getattr(finding, "witness", None), "made_of", None)
         if made_of is not None and hasattr(measured, "inputs"):
             made_of(measured.inputs)  # what it was measured of is never written over

@@ -8,7 +8,7 @@ from tabulate import tabulate
 
 from lmccheck.explain import number
 from lmccheck.finding import Matrix
-from lmccheck.report.record import CheckRecord, ordered
+from lmccheck.report.record import CheckRecord, names_of, ordered
 from lmccheck.report.table import ESCAPED
 
 ABOVE = "*"
@@ -16,16 +16,17 @@ ABOVE = "*"
 
 def matrices(records: list[CheckRecord], fmt: str = "simple", width: int | None = None) -> list[tuple[str, str]]:
     """Return the matrices of every check that measured some, each after a line that says what it is."""
-    return [found for record in ordered(records) for found in _matrices(record, fmt, width)]
+    named = names_of(records)
+    return [found for record in ordered(records) for found in _matrices(record, named(record), fmt, width)]
 
 
-def _matrices(record: CheckRecord, fmt: str, width: int | None) -> Iterator[tuple[str, str]]:
+def _matrices(record: CheckRecord, name: str, fmt: str, width: int | None) -> Iterator[tuple[str, str]]:
     if not record.matrix:
         return
     found = Matrix(**record.matrix)
     above = {frozenset(pair) for pair in found.above}
     mark = f"; {ABOVE} above the limit" if above else ""
-    title = f"{record.pair}::{record.check}, barriers in {record.unit}"
+    title = f"{name}::{record.check}, barriers in {record.unit}"
     how = f"aligned ({found.method})" if found.method else "aligned"
     same = found.aligned == found.naive
     still = ", which moved nothing" if same else ""

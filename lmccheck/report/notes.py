@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lmccheck.report.record import NOT_MEASURED, CheckRecord, ordered
+from lmccheck.report.record import NOT_MEASURED, CheckRecord, names_of, ordered
 
 MEANING = {
     "pass": "pass: the limit holds on the given evaluation data; other data may differ",
@@ -19,10 +19,11 @@ def notes(records: list[CheckRecord]) -> list[str]:
     lines = [meaning for verdict, meaning in MEANING.items() if verdict in verdicts]
     definitions = dict.fromkeys(record.barrier_definition for record in records)
     lines += [f"barrier: {definition}" for definition in definitions if definition]
+    named = names_of(records)
     remarks: dict[str, list[str]] = {}
     for record in ordered(records):
         for remark in record.notes:
-            remarks.setdefault(remark, []).append(f"{record.pair}::{record.check}")
+            remarks.setdefault(remark, []).append(f"{named(record)}::{record.check}")
     for remark, names in remarks.items():
         more = f" and {len(names) - 2} more" if len(names) > 2 else ""
         lines.append(f"{', '.join(names[:2])}{more}: {remark}")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from lmccheck.errors import printable
+from lmccheck.errors import one_line, printable
 from lmccheck.explain import failure_lines, plain_lines
 from lmccheck.finding import Finding
 from lmccheck.result import Result, finding_of
@@ -73,6 +73,7 @@ class CheckRecord:
 
     def unmeasured(self, reason: str) -> CheckRecord:
         """Return this record as that of a check that was selected and has no verdict."""
+        reason = one_line(reason)
         return dataclasses.replace(self, verdict=NOT_MEASURED, blocking=True, text=reason, notes=[reason])
 
     def green(self) -> bool:
@@ -193,6 +194,12 @@ def finite(value: Any) -> Any:
     if isinstance(value, list):
         return [finite(part) for part in value]
     return value
+
+
+def names_of(records: list[CheckRecord]) -> Callable[[CheckRecord], str]:
+    """Return what calls a record by the name of its pair or set, after its manifest where there are several."""
+    several = len({record.manifest for record in records}) > 1
+    return lambda record: f"{record.manifest}::{record.pair}" if several and record.pair else record.pair
 
 
 def ordered(records: list[CheckRecord]) -> list[CheckRecord]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from tabulate import multiline_formats, tabulate
 
 from lmccheck.explain import number
-from lmccheck.report.record import CheckRecord, ordered
+from lmccheck.report.record import CheckRecord, names_of, ordered
 
 COLUMNS = (
     "pair", "check", "verdict", "value", "limit", "unit", "naive", "endpoints", "worst loss", "where", "0-1 error",
@@ -35,7 +35,7 @@ ESCAPED = ("pipe", "github", "orgtbl", "jira")  # formats in which an unescaped 
 
 def cells(record: CheckRecord) -> dict[str, str]:
     """Return a record's row, as text."""
-    warned = record.severity == "warn" and record.verdict not in ("pass", "error")
+    warned = record.severity == "warn" and record.verdict in ("fail", "inconclusive")
     return {
         "pair": record.pair or record.manifest,
         "check": record.check,
@@ -66,7 +66,8 @@ def table(records: list[CheckRecord], fmt: str = "simple", width: int | None = N
     Columns in which no row says anything are left out. Where that is too wide still, seconds, 0-1 errors and naive
     values are, sooner than a name is broken; what was measured, the limit and the losses stay.
     """
-    rows = [cells(record) for record in ordered(records)]
+    named = names_of(records)
+    rows = [{**cells(record), **({"pair": named(record)} if record.pair else {})} for record in ordered(records)]
     if fmt in ESCAPED:
         rows = [{column: text.replace("|", "\\|") for column, text in row.items()} for row in rows]
     wide = _draw(rows, COLUMNS, fmt)

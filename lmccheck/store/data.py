@@ -17,6 +17,7 @@ from lmccheck.store import collate, files
 from lmccheck.store.disk import Held
 from lmccheck.store.header import require_samples
 from lmccheck.store.imports import importable, label, load_object, say
+from lmccheck.store.reading import gathered
 from lmccheck.store.trees import input_tensors, positional, take_samples
 
 
@@ -135,7 +136,7 @@ def _held(source: Any, what: str, folder: Path | None, tokens: bool) -> Data:
         )
     with _users(what, folder):
         apart = collate.is_dataset(source)
-        items = [source[k] for k in range(len(source))] if apart else list(source)
+        items = gathered((source[k] for k in range(len(source))) if apart else source, what)
     if not items and isinstance(source, Iterator):
         raise SourceError(
             f"{what}: the {collate.kind(source)} gave nothing; it can be read once only, and may have been; mend: give "

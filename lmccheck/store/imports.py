@@ -8,10 +8,12 @@ back as it was and the folder's modules are kept for its next turn.
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
+import re
 import sys
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -119,6 +121,33 @@ def say(error: BaseException) -> str:
     text = str(error).strip().splitlines()
     said = f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
     return said + place(error)
+
+
+def takes_nothing(call: Callable[..., Any]) -> bool:
+    """Whether something can be called without arguments, as far as it says."""
+    try:
+        inspect.signature(call).bind()
+    except TypeError:
+        return False
+    except ValueError:  # it does not say
+        return True
+    return True
+
+
+def out_of_memory(error: BaseException) -> str | None:
+    """Return what is said of memory that was asked for and is not there, with the mend; None for other errors."""
+    text = str(error)
+    lacking = "not enough memory", "can't allocate memory", "out of memory"
+    if not isinstance(error, MemoryError) and not any(words in text.lower() for words in lacking):
+        return None
+    asked = re.search(r"(?:allocate|allocation of) (\d[\d.]*) ?(bytes|[KMGTP]i?B)", text)
+    size = "more" if asked is None else f"{asked[1]} {asked[2]}"
+    if asked is not None and asked[2] == "bytes":
+        size = f"{int(float(asked[1])):,} bytes ({float(asked[1]) / 2**30:.3g} GiB)"
+    return (
+        f"out of memory: {size} asked for{place(error)}; mend: give fewer or shorter samples, data in smaller batches "
+        "of its own, or another device"
+    )
 
 
 def place(error: BaseException) -> str:

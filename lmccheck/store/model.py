@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from lmccheck.errors import SourceError
-from lmccheck.store.imports import importable, label, load_object, say
+from lmccheck.store.imports import importable, label, load_object, say, takes_nothing
 
 
 def build_module(model: str | nn.Module | Callable[[], Any], folder: Path | None = None) -> nn.Module:
@@ -28,9 +28,8 @@ def build_module(model: str | nn.Module | Callable[[], Any], folder: Path | None
             torch.default_generator.manual_seed(0)  # what it draws to begin with is the same in every run
             module = build()
     except (Exception, SystemExit) as error:
-        raise SourceError(
-            f"{what}: raised {say(error)}; expected a torch.nn.Module; mend: make it callable without arguments"
-        ) from error
+        mend = "correct it there" if takes_nothing(build) else "make it callable without arguments"
+        raise SourceError(f"{what}: raised {say(error)}; expected a torch.nn.Module; mend: {mend}") from error
     if not isinstance(module, nn.Module):
         raise SourceError(
             f"{what}: returned {type(module).__name__}, expected a torch.nn.Module; mend: return the network"

@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from lmccheck.errors import SourceError, UnsupportedArchitecture
+from lmccheck.modules.precision import own_settings
 from lmccheck.modules.stored import overlapping_names
 from lmccheck.symmetry.analysis import Analysis
 from lmccheck.symmetry.axes import Factor, Reason, axis_size, expand, segments
@@ -60,6 +61,7 @@ def structure_of(traced: Traced, purpose: str = "a path", *, head: bool = True) 
         raise UnsupportedArchitecture(f"{purpose}: {error}") from None
 
 
+@own_settings()
 def discover_symmetry(module: nn.Module, example_inputs: tuple[Any, ...]) -> PermutationSpec:
     """Derive the permutation symmetries of ``module`` from its traced graph.
 

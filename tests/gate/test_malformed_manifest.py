@@ -56,3 +56,10 @@ def test_the_json_report_holds_the_error(project):
     assert report["checks"] == []
     assert report["errors"][0]["id"] == "lmc.toml"
     assert "schema: got 2, expected 1" in report["errors"][0]["message"]
+
+
+def test_the_short_summary_says_the_reason(project):
+    """The last lines of a run, which is all that some CI pages show, name the first mistake."""
+    (project.path / "lmc.toml").write_text("schema = 1\n[pair.x]\nb = 'b.safetensors'\n")
+    result = project.run("--lmc-models")
+    result.stdout.fnmatch_lines(["ERROR lmc.toml - lmc.toml: pair.x*"])

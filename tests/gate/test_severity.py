@@ -26,13 +26,20 @@ def test_a_failing_check_warns(gate):
     )
 
 
-def test_warnings_as_errors_make_it_fail(gate):
-    """-W error means what it says, and shows no traceback."""
+def test_warnings_as_errors_leave_it_a_warning(gate):
+    """-W error is about other code's warnings: a check that only warns is not turned into one that fails."""
     result = gate.run("--lmc-models")
+    assert result.ret == pytest.ExitCode.OK
+    result.assert_outcomes(passed=2, warnings=1)
+    result.stdout.fnmatch_lines(["*LmcWarning: lmc.toml::bad::linear_connectivity", "bad*fail (warn)*"])
+
+
+def test_naming_the_warning_makes_it_fail(gate):
+    """Who asks for this very warning as an error gets one, without a traceback."""
+    result = gate.run("--lmc-models", "-W", "error::lmccheck.LmcWarning")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stdout.fnmatch_lines(["measured 2 nats, limit 0.05 nats"])
     result.stdout.no_fnmatch_line("*Traceback*")
-    result.stdout.no_fnmatch_line("*.py:*")
 
 
 def test_an_error_is_not_softened(project):

@@ -21,7 +21,8 @@ class Run:
 
     ``errors``: one ``{"id": …, "message": …}`` per manifest that could not be collected. ``created``: date and time.
     ``environment``: what the run was given. ``finished``: False in what is written at the start of a run, for the case
-    that it is killed; there is no ``exit_status`` then. ``table`` and ``width``: how tables are drawn on the terminal.
+    that it is killed; there is no ``exit_status`` then. ``root``: the folder that paths in JSON are relative to.
+    ``table`` and ``width``: how tables are drawn on the terminal.
     """
 
     errors: Sequence[Mapping[str, str]] = ()
@@ -31,6 +32,7 @@ class Run:
     environment: Mapping[str, Any] = field(default_factory=dict)
     exit_status: int | None = 0
     finished: bool = True
+    root: str = ""
     table: str = "simple"
     width: int | None = None
 

@@ -19,6 +19,7 @@ DETAILS = ("failure", "place", "error_barrier", "barrier_definition", "matrix") 
 def json(records: list[CheckRecord], run: Run) -> str:
     """Return the document; NaN and the infinities are strings, since JSON has no such numbers."""
     from lmccheck.report.record import finite, ordered, plain
+    from lmccheck.report.redact import relative
 
     rows = ordered(records)
     measured_on = next((row.environment for row in rows if row.environment), {})
@@ -38,7 +39,7 @@ def json(records: list[CheckRecord], run: Run) -> str:
         "checks": [check(row) for row in rows],
         "errors": plain(list(run.errors)),
     }
-    return stdlib_json.dumps(finite(document), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return stdlib_json.dumps(finite(relative(document, run.root)), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def check(row: CheckRecord) -> dict[str, Any]:
