@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
-from lmccheck.errors import LmcError, UnsupportedArchitecture
+from lmccheck.errors import LmcError, SourceError, UnsupportedArchitecture
 from lmccheck.evaluate.points import upcast
 from lmccheck.modules.precision import exact_float32
 from lmccheck.modules.runner import Runner, as_source_error
@@ -87,6 +87,17 @@ class GraphRunner:
         return self._traces[key]
 
 
+def finite(value: Tensor, where: str) -> Tensor:
+    """Return what a network gave, on the CPU, if it is finite. Raises SourceError, beginning with ``where``."""
+    value = value.cpu()
+    if not bool(value.isfinite().all()):
+        raise SourceError(
+            f"{where}: the network gives NaN or infinite values there, expected finite ones; mend: look at the data, "
+            "whose inputs may be too large, and at the checkpoint"
+        )
+    return value
+
+
 @contextmanager
 def running(where: str) -> Iterator[None]:
     """Run (a part of) a traced model without gradients; what its ops raise becomes a SourceError."""
@@ -104,6 +115,7 @@ class Watching(fx.Interpreter):
 
     def __init__(self, module: fx.GraphModule, watched: set[str], look: Look) -> None:
         super().__init__(module)
+        self.extra_traceback = False  # it would be written into the messages of errors raised on purpose
         self._watched, self._look = watched, look
 
     def run_node(self, n: fx.Node) -> Any:
@@ -125,6 +137,7 @@ class Reading(fx.Interpreter):
 
     def __init__(self, module: fx.GraphModule, layers: Sequence[Layer], edit: Edit | None = None) -> None:
         super().__init__(module)
+        self.extra_traceback = False
         self._layers = {layer.node: layer for layer in layers}
         self._edit = edit
 

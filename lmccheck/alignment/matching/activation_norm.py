@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lmccheck.evaluate.graph import GraphRunner, even_batches
+from lmccheck.evaluate.graph import GraphRunner, even_batches, finite
 from lmccheck.evaluate.layer_data import unrolled
 from lmccheck.evaluate.points import working_dtype
 from lmccheck.network.endpoint import Endpoint
@@ -115,11 +115,14 @@ def second_moments(end: Endpoint, derived: Traced, data: Data) -> SecondMoments:
                 few = value if layer.window is None else spread(layer, value, shapes[layer.weight], most)
                 rows = torch.cat([x := windows(layer, few, shapes[layer.weight]), x.new_ones(len(x), 1)], 1)
                 moment = (rows.T @ rows).double().cpu()
+                if not bool(moment.isfinite().all()):  # squares of large numbers overflow before float64 does
+                    moment = (wide := finite(rows, f"{where} (layer {layer.weight})").double()).T @ wide
                 totals[layer.node] = totals[layer.node] + moment if layer.node in totals else moment
                 counts[layer.node] = counts.get(layer.node, 0) + len(rows)
                 taken = current if few is value else len(few)
                 samples[layer.node] = samples.get(layer.node, 0) + taken
 
+    where = f"{data.origin}, inputs of layers of a"
     watched = {layer.source for layer in wanted}
     graph = GraphRunner(end.network.module, end.network.torch_device, working_dtype(end.theta))
     theta = graph.weights(end.theta)
@@ -127,7 +130,7 @@ def second_moments(end: Endpoint, derived: Traced, data: Data) -> SecondMoments:
     most = max(1, min(PATCHES, WINDOWS // len(batches)))
     for batch in batches:
         current = batch.samples
-        graph.run(theta, batch.inputs, watched, look, f"{data.origin}, inputs of layers of a")
+        graph.run(theta, batch.inputs, watched, look, where)
     found = {node: total / counts[node] for node, total in totals.items()}
     return SecondMoments(found, samples, {layer.node: layer.weight for layer in wanted}, data.samples)
 

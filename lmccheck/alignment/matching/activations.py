@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lmccheck.alignment.contract import Problem
 from lmccheck.alignment.matching.reassign import in_turn, nested_groups, reassign
-from lmccheck.evaluate.graph import HELD, GraphRunner, even_batches
+from lmccheck.evaluate.graph import HELD, GraphRunner, even_batches, finite
 from lmccheck.evaluate.points import working_dtype
 from lmccheck.evaluate.sensitivity import sensitivities
 from lmccheck.store.data import Batch
@@ -23,6 +23,8 @@ from lmccheck.symmetry.sites import Site
 from lmccheck.symmetry.slots import Part, Piece, UnitGroup
 from lmccheck.symmetry.spec import Permutation, PermutationSpec
 
+# a unit whose deviation is a smaller share of its root mean square never varies, as far as squares of the dtype can say
+STILL = {torch.float64: 1e-7, torch.float32: 3e-4}
 _COLUMNS = 1 << 16  # samples multiplied at a time, in the working dtype, before they are added up in float64
 
 
@@ -31,18 +33,25 @@ class Moments:
 
     def __init__(self, width: int) -> None:
         self.count = 0
+        self._still = 0.0
         self.cross = torch.zeros(width, width, dtype=torch.float64)  # Σ a·bᵀ
         self.sums = torch.zeros(2, width, dtype=torch.float64)
         self.squares = torch.zeros(2, width, dtype=torch.float64)
 
-    def add(self, a: Tensor, b: Tensor) -> None:
-        """Take two (width, samples) matrices in."""
+    def add(self, a: Tensor, b: Tensor, where: str = "activations") -> None:
+        """Take two (width, samples) matrices in. Raises SourceError, beginning with ``where``, if they are not finite.
+
+        Products are taken in their dtype, in float64 where they overflow.
+        """
         self.count += a.shape[1]
+        self._still = max(self._still, STILL[a.dtype])
         for left, right in zip(a.split(_COLUMNS, 1), b.split(_COLUMNS, 1), strict=True):  # type: ignore[no-untyped-call]  # torch leaves it without types
-            self.cross += (left @ right.T).double().cpu()
-            for k, x in enumerate((left, right)):
-                self.sums[k] += x.sum(1).double().cpu()
-                self.squares[k] += (x * x).sum(1).double().cpu()
+            found = _products(left, right)
+            if not all(bool(part.isfinite().all()) for part in found):
+                found = _products(finite(left, where).double(), finite(right, where).double())
+            self.cross += found[0]
+            self.sums += torch.stack(found[1:3])
+            self.squares += torch.stack(found[3:])
 
     def similarity(self, kind: str) -> Tensor:
         """Return the (width, width) ``correlation`` (0 where a unit never varies), ``cosine`` or ``cross-moment``."""
@@ -52,8 +61,13 @@ class Moments:
             return self.cross / torch.outer(*self.squares.sqrt().clamp(min=1e-150))
         means = self.sums / self.count
         deviations = (self.squares / self.count - means**2).clamp(min=0).sqrt()
-        scale = torch.where(deviations > 1e-7 * (self.squares / self.count).sqrt(), 1 / deviations, 0.0)
+        scale = torch.where(deviations > self._still * (self.squares / self.count).sqrt(), 1 / deviations, 0.0)
         return (self.cross / self.count - torch.outer(*means)) * torch.outer(*scale)
+
+
+def _products(a: Tensor, b: Tensor) -> tuple[Tensor, ...]:
+    """Return a·bᵀ, the sums of both and those of their squares, in float64 on the CPU."""
+    return tuple(part.double().cpu() for part in (a @ b.T, a.sum(1), b.sum(1), (a * a).sum(1), (b * b).sum(1)))
 
 
 def matrix(site: Site, value: Tensor) -> Tensor:
@@ -89,7 +103,8 @@ class _BothNetworks:
         """Take in what a node gave, at every site there."""
         for site in self.sites:
             if site.node == node:
-                self.moments[site].add(matrix(site, of_a), matrix(site, of_b))
+                where = f"{self.data.origin}, activations at {node}"
+                self.moments[site].add(matrix(site, of_a), matrix(site, of_b), where)
 
 
 def observe(problem: Problem, method: str, samples: int | None = None) -> dict[Site, Moments]:

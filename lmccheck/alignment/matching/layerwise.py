@@ -18,6 +18,7 @@ from torch import Tensor
 from lmccheck.alignment.matching.assignment import Assignment, assign
 from lmccheck.alignment.matching.reassign import nested_groups, nested_names
 from lmccheck.alignment.matching.similarity import Counts
+from lmccheck.errors import LmcError
 from lmccheck.symmetry.sites import Layer
 from lmccheck.symmetry.slots import Piece, Slot, UnitGroup
 from lmccheck.symmetry.spec import PermutationSpec
@@ -85,6 +86,10 @@ def transport_plan(cost: Tensor) -> Tensor:
     ``cost``: (n_A, n_B), at least 0. Between equally many it is a permutation, divided by their number (Birkhoff).
     """
     table = cost.double().cpu().numpy()
+    if not np.isfinite(table).all():
+        raise LmcError(
+            "costs of transport hold NaN or infinite values: no plan is best; look at the tensors they are of"
+        )
     rows, columns = table.shape
     plan = torch.from_numpy(
         ot.emd(np.full(rows, 1 / rows), np.full(columns, 1 / columns), table / max(table.max(), 1e-300), 10_000_000)

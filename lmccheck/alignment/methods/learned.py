@@ -89,10 +89,12 @@ class _Segment:
         return self.gradient.loss(interpolate(self.theta_a, theta_b, t), next(self._batches))
 
     def middle(self, theta_b: Mapping[str, Tensor]) -> float:
-        """Return the mean loss half-way, over the judging batches."""
+        """Return the mean loss half-way, over the samples of the judging batches."""
         with torch.no_grad():
             merged = interpolate(self.theta_a, theta_b, 0.5)
-            return float(sum(self.gradient.loss(merged, batch) for batch in self._judges)) / len(self._judges)
+            mean = sum(batch.samples for batch in self._judges) / len(self._judges)
+            losses = (self.gradient.loss(merged, batch) * (batch.samples / mean) for batch in self._judges)
+            return float(sum(losses)) / len(self._judges)
 
 
 def train(problem: Problem, start: Permutation, maps: Maps | None = None, *, steps: int = STEPS) -> Training:
@@ -106,6 +108,8 @@ def train(problem: Problem, start: Permutation, maps: Maps | None = None, *, ste
         base = segment.theta_b()
     projection = Projection(spec, counted(spec, base), spec.identity(), maps.mixed_groups if maps else set())
     target = {name: torch.lerp(x, segment.theta_a[name], TOWARDS_A) for name, x in projection.state.b.items()}
+    if not target and maps is None:
+        return Training(start, (segment.middle(base),), 0, segment.judged)  # no unit of the network may move
     optimiser = _optimiser(target, base, maps)
     rates = [settings["lr"] for settings in optimiser.param_groups]
     losses = [segment.middle(base)]
