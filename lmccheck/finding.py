@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
 from lmccheck.errors import LmcError
+from lmccheck.shown import one_line
 
 Verdict = Literal["pass", "fail", "inconclusive", "error"]
 Above = Literal["chord", "worse", "own"]
@@ -147,6 +148,7 @@ class Failure:
     next: Sequence[str] = ()
 
 
+@one_line(lambda found: f"{found.value!r} {found.unit}, limit {found.limit!r}, {found.where}")
 @dataclass(frozen=True)
 class Finding:
     """What a property found: ``value`` in ``unit``, to be judged against ``limit`` as it was given.

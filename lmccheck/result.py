@@ -54,6 +54,9 @@ class Result:
         first, *others = self.lines
         return "\n".join([f"Result({first})", *(f"  {line}" for line in others)])
 
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        printer.text(repr(self))
+
     def __bool__(self) -> NoReturn:
         raise TypeError("a Result has four verdicts, not two: say result.passed or call result.raise_for_verdict()")
 

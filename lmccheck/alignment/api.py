@@ -22,11 +22,17 @@ from lmccheck.errors import LmcError, SymmetryError, nearest
 from lmccheck.evaluate.outputs import function_deviation
 from lmccheck.modules.precision import own_settings
 from lmccheck.network.pair import ModelPair
+from lmccheck.shown import one_line
 from lmccheck.store import files
 from lmccheck.symmetry.spec import Permutation, PermutationSpec
 from lmccheck.symmetry.verify import TOLERANCE
 
 
+@one_line(
+    lambda found: (
+        f"{found.method}, seed {found.seed}, {found.spec.shown}, function deviation {found.function_deviation:.2g}"
+    )
+)
 @dataclass(frozen=True)
 class Alignment(files.Written):
     """θ_B permuted towards θ_A.

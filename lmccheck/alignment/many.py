@@ -23,6 +23,7 @@ from lmccheck.modules.precision import own_settings
 from lmccheck.network.endpoint import StateDict
 from lmccheck.network.model_set import ModelSet, load_set
 from lmccheck.network.pair import Given, ModelPair
+from lmccheck.shown import one_line, some
 from lmccheck.store.files import Written
 from lmccheck.symmetry.compose import compose, inverse
 from lmccheck.symmetry.spec import Permutation, PermutationSpec
@@ -32,6 +33,7 @@ MANY_METHODS = ("merge-many", "reference")
 MOST_ROUNDS = 50
 
 
+@one_line(lambda found: f"{found.method}, {len(found.names)} models: {some(found.names)}; {found.spec.shown}")
 @dataclass(frozen=True)
 class ManyAlignment(Written):
     """Networks permuted into one common frame: that of the reference, whose own numbers stay where they are.

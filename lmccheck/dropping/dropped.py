@@ -8,7 +8,10 @@ from typing import Any
 
 from torch import Tensor
 
+from lmccheck.shown import one_line, some
 
+
+@one_line(lambda one: f"level {one.level}, {some(f'{len(k)} of {g}' for g, k in one.keep.items())} kept, {one.how}")
 @dataclass(frozen=True)
 class Dropped:
     """A network with units dropped from ``level`` on (0: from the first hidden level on, θ_1 of the paper).

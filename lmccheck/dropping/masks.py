@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lmccheck.errors import LmcError
+from lmccheck.shown import one_line, some
 from lmccheck.store import files
 
 T_GRID = (0.25, 0.5, 0.75, 1.0)
@@ -45,6 +46,7 @@ def toward(multipliers: Tensor, t: float) -> Tensor:
     return 1 + t * (multipliers - 1)
 
 
+@one_line(lambda found: f"{some(f'{len(q)} masks of {s}' for s, q in found.q.items())}, p = {found.p:g}")
 @dataclass(frozen=True)
 class NoiseWitness(files.Written):
     """Every mask of a run by its number, and what each cost: enough to recompute every q_k.

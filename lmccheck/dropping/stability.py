@@ -19,6 +19,7 @@ from lmccheck.errors import CheckpointError, LmcError, shown_path
 from lmccheck.evaluate.evaluator import Evaluator, Measured
 from lmccheck.finding import require_limit
 from lmccheck.network.pair import ModelPair
+from lmccheck.shown import one_line, some
 from lmccheck.store import files
 from lmccheck.store.documents import Strict
 from lmccheck.store.stated import damaged, read_stated, require_all_used, save_stated
@@ -49,6 +50,7 @@ class StabilityFacts(Strict):
     epsilon: float | str | None = Field(default=None, description="a limit")
 
 
+@one_line(lambda witness: f"{some(f'{len(found)} levels of {side}' for side, found in witness.found.items())}")
 @dataclass(frozen=True)
 class StabilityWitness(files.Written):
     """θ_i of both endpoints: ``found["a"][i]`` is the Dropped of level i. ``theta``: canonical states of both.

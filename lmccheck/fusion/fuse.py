@@ -26,6 +26,7 @@ from lmccheck.fusion.recursion import Recursion
 from lmccheck.fusion.widths import MEND, require_same_use, twofold_tensors
 from lmccheck.modules.precision import own_settings
 from lmccheck.network.pair import Given, WidthPair, load_widths
+from lmccheck.shown import one_line, some
 from lmccheck.store import files
 from lmccheck.symmetry.spec import Permutation
 from lmccheck.symmetry.verify import TOLERANCE
@@ -33,6 +34,7 @@ from lmccheck.symmetry.verify import TOLERANCE
 NORMS = ("activations", "weights")
 
 
+@one_line(lambda found: f"{found.norm}, {some(found.plans)}; function deviation {found.function_deviation:.2g}")
 @dataclass(frozen=True)
 class Fusion(files.Written):
     """θ_B at θ_A's widths.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,19 @@ from lmccheck.gate.options import options_of
 if TYPE_CHECKING:
     from lmccheck.network.pair import ModelPair
     from lmccheck.result import Result
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Let a failed assertion on a result say what the result says."""
+    report = yield
+    if report.failed:
+        from lmccheck.gate.assertions import explain_results
+
+        explain_results(report, call)
+    return report
 
 
 def _planned(request: pytest.FixtureRequest, key: str) -> Any:

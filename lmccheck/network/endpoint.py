@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from lmccheck.errors import CheckpointError
 from lmccheck.modules.stored import stored_tensors, tied_names
 from lmccheck.network.network import Network
+from lmccheck.shown import one_line
 from lmccheck.store.checkpoint import Checkpoint
 from lmccheck.store.files import not_finite
 from lmccheck.store.header import TensorHeader, require_evaluable
@@ -22,6 +23,7 @@ ONE_NETWORK = "mend: compare checkpoints of one network"
 SAVED_FROM = "mend: build the model the checkpoint was saved from"
 
 
+@one_line(lambda end: f"{end.checkpoint.label}, {len(end.theta)} tensors, model {end.network.model}")
 @dataclass(frozen=True, eq=False)
 class Endpoint:
     """A network with weights: ``theta`` holds every name of the state dict, on the CPU, in the stored dtype."""

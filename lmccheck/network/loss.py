@@ -12,11 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lmccheck.errors import SourceError, nearest
+from lmccheck.shown import one_line
 from lmccheck.store.imports import load_object, say
 
 PerSample = Callable[[Any, Tensor], Tensor]
 
 
+@one_line(lambda loss: f"{loss.name}, in {loss.unit}")
 @dataclass(frozen=True)
 class Loss:
     """A per-sample loss: ``function(outputs, targets)`` -> (n,), its ``unit``, 0-1 errors where they exist.

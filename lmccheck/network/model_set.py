@@ -15,9 +15,11 @@ from lmccheck.modules.precision import own_settings
 from lmccheck.network.endpoint import Endpoint, endpoint, inputs_of, require_same_tensors, require_unchanged
 from lmccheck.network.network import Network, load_network
 from lmccheck.network.pair import Given, ModelPair
+from lmccheck.shown import one_line, some
 from lmccheck.store.checkpoint import Checkpoint, open_checkpoint
 
 
+@one_line(lambda models: f"{models.name!r}, {len(models.names)} models: {some(models.names)}; {models.network.run_on}")
 @dataclass(frozen=True, eq=False)
 class ModelSet:
     """Endpoints of one network, each with a name. Made by ``load_set``."""

@@ -16,6 +16,7 @@ from lmccheck.modules.stored import stored_tensors
 from lmccheck.network.arguments import in_order
 from lmccheck.network.device import resolve_device
 from lmccheck.network.loss import Loss, load_loss
+from lmccheck.shown import one_line
 from lmccheck.store.data import Data, load_data
 from lmccheck.store.disk import Held
 from lmccheck.store.imports import input_files
@@ -29,6 +30,7 @@ from lmccheck.symmetry.user_spec import require_given
 from lmccheck.symmetry.verify import require
 
 
+@one_line(lambda network: f"{network.name!r}, {network.run_on}")
 @dataclass(frozen=True, eq=False)
 class Network:
     """A module with how it is run. Made by ``load_network``.
@@ -50,6 +52,11 @@ class Network:
     origin: dict[str, Any] = field(default_factory=lambda: {"origin": "traced"}, repr=False)
     inputs: tuple[Path, ...] = field(default=(), repr=False)  # files that were read for it, beside checkpoints
     spec_file: Held | None = field(default=None, repr=False)
+
+    @property
+    def run_on(self) -> str:
+        """What it is and what it is measured on, in a few words."""
+        return f"{self.model}, {self.loss.name} on {self.data.origin} ({self.data.samples} samples), {self.device}"
 
     def example_inputs(self) -> tuple[Any, ...]:
         """Return two samples of the evaluation data as positional inputs, for tracing."""

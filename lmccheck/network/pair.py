@@ -16,6 +16,7 @@ from lmccheck.modules.precision import own_settings
 from lmccheck.network.endpoint import Endpoint, StateDict, endpoint, inputs_of, require_same_tensors, require_unchanged
 from lmccheck.network.loss import Loss
 from lmccheck.network.network import Network, load_network, named_module
+from lmccheck.shown import one_line
 from lmccheck.store.checkpoint import Checkpoint, open_checkpoint
 from lmccheck.store.data import Data
 from lmccheck.symmetry.spec import PermutationSpec
@@ -24,6 +25,7 @@ Made = TypeVar("Made")
 Given = str | os.PathLike[str] | StateDict
 
 
+@one_line(lambda pair: f"{pair.name!r}, {pair.a.checkpoint.label}, {pair.b.checkpoint.label}, {pair.network.run_on}")
 @dataclass(frozen=True, eq=False)
 class ModelPair:
     """Endpoints θ_A and θ_B of one network, with the data and the loss to measure them. Made by ``load_pair``."""
@@ -131,6 +133,7 @@ class ModelPair:
         return ModelPair(self.name, replace(self.a, network=network), replace(self.b, network=network))
 
 
+@one_line(lambda pair: f"{pair.name!r}, {pair.a.checkpoint.label}, {pair.b.checkpoint.label}, {pair.network.run_on}")
 @dataclass(frozen=True, eq=False)
 class WidthPair:
     """Endpoints of two networks that differ in nothing but hidden widths, measured on the same data with one loss."""

@@ -16,6 +16,7 @@ from torch import Tensor
 from lmccheck.errors import LmcError
 from lmccheck.evaluate.points import interpolate
 from lmccheck.finding import require_limit
+from lmccheck.shown import one_line
 from lmccheck.store import files
 from lmccheck.store.documents import Strict
 from lmccheck.store.stated import damaged, read_stated, require_all_used, save_stated
@@ -44,6 +45,7 @@ class Segment:
     twins: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
 
 
+@one_line(lambda path: f"{len(path.segments)} segments: {path.kinds}")
 @dataclass(frozen=True)
 class Path(files.Written):
     """A path θ(t), 0 ≤ t ≤ 1, every segment taking an equal share of t.

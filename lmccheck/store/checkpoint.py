@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from lmccheck.errors import CheckpointError
 from lmccheck.registry import Registry
+from lmccheck.shown import one_line, some
 from lmccheck.store.header import TensorHeader
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 PIN = re.compile("[0-9a-fA-F]{64}")
 
 
+@one_line(lambda checkpoint: f"{checkpoint.label}, {len(checkpoint.tensors)} tensors: {some(checkpoint.tensors)}")
 @dataclass(frozen=True)
 class Checkpoint:
     """Named tensors that lie somewhere, described without reading them.

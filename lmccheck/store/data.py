@@ -13,14 +13,17 @@ import torch
 from torch import Tensor
 
 from lmccheck.errors import CheckpointError, LmcError, SourceError, shown_path
+from lmccheck.shown import one_line, some
 from lmccheck.store import collate, files
 from lmccheck.store.disk import Held
 from lmccheck.store.header import require_samples
 from lmccheck.store.imports import importable, label, load_object, say
 from lmccheck.store.reading import gathered
+from lmccheck.store.tensors import shape_of
 from lmccheck.store.trees import input_tensors, positional, take_samples
 
 
+@one_line(lambda batch: f"inputs {some(map(shape_of, input_tensors(batch.inputs)))}; targets {shape_of(batch.targets)}")
 @dataclass(frozen=True)
 class Batch:
     """Inputs (a tensor, a tuple of arguments or a dict of keyword arguments) and their targets, n samples of each."""
@@ -38,6 +41,7 @@ class Batch:
         return Batch(take_samples(self.inputs, which), self.targets[which])
 
 
+@one_line(lambda data: f"{data.origin}, {data.samples} samples in {len(data.batches)} batches")
 @dataclass(frozen=True)
 class Data:
     """Evaluation or calibration data, held in memory: batches and where they came from.

@@ -38,3 +38,8 @@ def _span(tensor: Tensor) -> tuple[int, int]:
 def equal(first: Tensor, second: Tensor) -> bool:
     """Whether two tensors hold the same numbers, NaN equal to NaN."""
     return torch.equal(first, second) or torch.equal(first.nan_to_num(), second.nan_to_num())
+
+
+def shape_of(tensor: Tensor) -> str:
+    """Return a tensor's shape and dtype, in words: ``(4, 3) float32``."""
+    return f"{tuple(tensor.shape)} {dtype_name(tensor)}"

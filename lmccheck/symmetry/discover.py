@@ -13,6 +13,7 @@ from torch import nn
 from lmccheck.errors import SourceError, UnsupportedArchitecture
 from lmccheck.modules.precision import own_settings
 from lmccheck.modules.stored import overlapping_names
+from lmccheck.shown import one_line
 from lmccheck.symmetry.analysis import Analysis
 from lmccheck.symmetry.axes import Factor, Reason, axis_size, expand, segments
 from lmccheck.symmetry.build_structure import build_structure, find_head
@@ -28,6 +29,7 @@ Strided = tuple[Factor, int]
 Strides = Mapping[tuple[str, int], Sequence[tuple[int, Sequence[Strided]]]]  # tensor, dim -> starts and products
 
 
+@one_line(lambda traced: traced.spec.shown)
 @dataclass(frozen=True)
 class Traced:
     """A traced network: its permutation spec, where a run shows each group's units, its layers, its structure.

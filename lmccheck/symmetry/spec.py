@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lmccheck.errors import SymmetryError
+from lmccheck.shown import one_line, some
 from lmccheck.store.tensors import identity
 from lmccheck.symmetry.slots import Frozen, Piece, Place, Slot, UnitGroup
 from lmccheck.symmetry.verify import deviation
@@ -20,6 +21,7 @@ Permutation = dict[str, Tensor]
 _AT_ONCE = 1 << 20  # numbers permuted at a time where it is done in place
 
 
+@one_line(lambda spec: f"{spec.shown}; {len(spec.frozen)} frozen axes")
 @dataclass(frozen=True)
 class PermutationSpec:
     """The permutation symmetries of a network.
@@ -40,6 +42,11 @@ class PermutationSpec:
     def by_name(self) -> dict[str, UnitGroup]:
         """Groups by name."""
         return {group.name: group for group in self.groups}
+
+    @property
+    def shown(self) -> str:
+        """Its groups in a few words."""
+        return f"{len(self.groups)} unit groups: {some(f'{g.name} ({g.size})' for g in self.groups)}"
 
     @property
     def free_share(self) -> float:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from lmccheck.shown import one_line, some
 from lmccheck.symmetry.sites import Layer
 from lmccheck.symmetry.trace import Trace
 
@@ -31,6 +32,7 @@ class Block:
         return self.positions[units].reshape(-1)
 
 
+@one_line(lambda structure: some(f"{name} ({size})" for name, size in structure.sizes.items()))
 @dataclass(frozen=True)
 class Structure:
     """A network as unit groups in sequence.
