@@ -113,7 +113,9 @@ def header_of_open(file: BufferedReader[Any], path: Path) -> tuple[Header, bytes
     try:
         if raw[:1] != b"{":
             raise ValueError(f"a header that begins with {raw[:1]!r}, not with '{{'")
-        described = json.loads(raw.decode("utf-8"), object_pairs_hook=_once, parse_constant=_no_number)
+        described = json.loads(
+            raw.decode("utf-8"), object_pairs_hook=_once, parse_int=_whole, parse_constant=_no_number
+        )
         header, end = _checked(described)
     except RecursionError:
         raise CheckpointError(corrupt(path, "a header nested too deeply")) from None
@@ -222,6 +224,10 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(key for key in found if keys[key] > 1)
         raise ValueError(f"a header that says {twice!r} twice")
     return found
+
+
+def _whole(text: str) -> int:
+    return _no_number(text) if text == "-0" else int(text)
 
 
 def _no_number(text: str) -> NoReturn:
