@@ -21,6 +21,7 @@ from lmccheck.store.whole import write_whole
 
 PART = r"""(?:[A-Za-z0-9_-]++|"[^"\n]*+"|'[^'\n]*+')"""
 LONG_KEY = re.compile(rf"(?<![\w-]){PART}(?:[ \t]*+\.[ \t]*+{PART}){{100,}}")  # reading one takes its length squared
+SURROGATE = re.compile("[\ud800-\udfff]")  # half of a character, which JSON can say and no file can hold
 MOST = {"TOML": 2**24, "JSON": 2**27}  # bytes; more would be read for minutes
 BARE = re.compile(r"[A-Za-z0-9._-]+")
 
@@ -109,6 +110,9 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         times = Counter(key for key, _ in pairs)
         raise ValueError(f"the key {next(key for key in found if times[key] > 1)!r} occurs twice in one object")
+    for text in (*found, *found.values()):
+        if isinstance(text, str) and not text.isascii() and SURROGATE.search(text):
+            raise ValueError(f"the text {text!r} is no Unicode")
     return found
 
 
