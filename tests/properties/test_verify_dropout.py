@@ -14,6 +14,7 @@ from networks.paths import masked, mlp_pair, structure_for
 from networks.small import perceptron
 from networks.witnesses import edited, honest, normed, pair_of, residual_normed, with_level
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 import lmccheck
 from lmccheck.dropping.dropped import Dropped
@@ -132,6 +133,29 @@ def test_another_network_is_no_dropped_version(
     own = witness.found["a"][0].weights
     grafted = {n: own[n] if n.split(".")[0] in (FIRST[name], FIRST_NORM[name]) else t for n, t in other.weights.items()}
     refused(pair, with_level(witness, replace(other, weights=grafted)), "incoming weights of", tmp_path)
+
+
+def test_what_comes_before_a_level_stays() -> None:
+    """With units dropped from the second layer on, the second layer's own rows are θ's: it reads no dropped unit."""
+    pair = mlp_pair([5, 8, 6, 3])
+    witness = honest(pair)
+    moved = edited(witness.found["b"][1], "2.weight", lambda w: w + 1e-6)
+    with pytest.raises(SymmetryError, match=r"level 1 of b .*: incoming weights of 2 in tensor '2\.weight'"):
+        lmccheck.verify_dropout(pair, with_level(witness, moved, "b", 1))
+
+
+def test_no_number_of_a_dropped_unit_is_read() -> None:
+    """One outgoing weight of one dropped unit that is not zero is enough."""
+    pair = mlp_pair([5, 8, 6, 3])
+    witness = honest(pair)
+    gone = int(structure_for(pair).others("0", witness.found["a"][0].keep["0"])[0])
+
+    def read(weight: Tensor) -> Tensor:
+        weight[2, gone] = 1e-12
+        return weight
+
+    with pytest.raises(SymmetryError, match=r"tensor '2\.weight' reads units of 0 that are not kept"):
+        lmccheck.verify_dropout(pair, with_level(witness, edited(witness.found["a"][0], "2.weight", read)))
 
 
 def test_biases_of_dropped_units_stay() -> None:
