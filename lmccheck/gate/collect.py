@@ -142,6 +142,11 @@ class CheckItem(Recorded, pytest.Function):
             result = core_of(self.config).run(
                 self.check.property, networks, seed=seed, profile=options.profile, **self.check.settings
             )
+            if result.details.get("limit_from") == "default":
+                raise ManifestError(
+                    f"{self.check.name}: epsilon: given neither here nor by the witness (an older file), expected a "
+                    "limit; mend: say epsilon in this check, or write the witness again"
+                )
         except LmcError as error:
             ended = ended_by(error)
             blank = self.blank()

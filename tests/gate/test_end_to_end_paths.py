@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 from safetensors.torch import save_file
+
+import lmccheck
 
 MODELS = """
 from torch import nn
@@ -142,20 +145,25 @@ def test_verdicts_rows_and_failures(real):
 
 
 def test_witnesses_prove_the_verdict_again(real):
-    """A written path is certified anew by verify_path, and one made for other checkpoints is refused."""
+    """What is written is certified anew, against the limit that is given or the file's own, which older ones lack; a
+    path made for other checkpoints is refused."""
     first = real.runpytest_subprocess("--lmc-models", "--lmc-witness-dir=proof", "-k", "doubled", "--lmc-profile=dev")
     first.stdout.fnmatch_lines(["witness written to */proof/doubled-ten_segment_path.safetensors"])
     assert sorted(path.name for path in (real.path / "proof").iterdir()) == [
         f"doubled-{name}.safetensors"
         for name in ("dropout_path", "dropout_stability", "noise_stability", "ten_segment_path", "through")
     ]
+    old = lmccheck.load_path(real.path / "proof" / "doubled-dropout_path.safetensors")
+    lmccheck.save_path(replace(old, facts={}), real.path / "proof" / "old.safetensors")
     (real.path / "again.lmc.toml").write_text(
         MANIFEST.split("[pair.doubled]")[0]
         + """
 [pair.doubled]
 a = "doubled-a.safetensors"
 b = "doubled-b.safetensors"
-check.ten = { property = "verify_path", path = "proof/doubled-ten_segment_path.safetensors", epsilon = 1e-9 }
+check.ten = { property = "verify_path", path = "proof/doubled-ten_segment_path.safetensors" }
+check.old = { property = "verify_path", path = "proof/old.safetensors" }
+check.given = { property = "verify_path", path = "proof/old.safetensors", epsilon = 1e-9 }
 check.first = { property = "verify_path", path = "proof/doubled-dropout_path.safetensors", epsilon = 1e-9 }
 check.half = { property = "verify_dropout", witness = "proof/doubled-dropout_stability.safetensors", epsilon = 1e-9 }
 
@@ -166,7 +174,8 @@ check.other = { property = "verify_path", path = "proof/doubled-ten_segment_path
 """
     )
     again = real.runpytest_subprocess("again.lmc.toml")
-    again.assert_outcomes(passed=4, failed=1)
+    again.assert_outcomes(passed=5, failed=2)
+    again.stdout.fnmatch_lines_random(["old: epsilon: given neither here nor by the witness*mend: say epsilon in*"])
     again.stdout.fnmatch_lines(["path of pair random: it does not begin at a: tensor * differs; mend: *"])
 
 
