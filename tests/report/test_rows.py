@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 from test_report import record
 
+from lmccheck.report.formats import Run
+from lmccheck.report.formats.json import json as to_json
 from lmccheck.report.matrix import draw, matrices
 from lmccheck.report.notes import notes, unreported
 from lmccheck.report.table import fold, table
+from lmccheck.report.write import write_reports
 from lmccheck.result import Result
 
 
@@ -85,3 +91,22 @@ def test_a_matrix_in_parts_has_all_its_columns() -> None:
     drawn = draw(names, matrix, width=30)
     assert max(map(len, drawn.splitlines())) <= 30
     assert all(f"0.{i + 1}{j + 1}" in drawn for i in range(5) for j in range(5) if i != j)
+
+
+def test_a_report_takes_the_place_of_an_older_one(tmp_path: Path) -> None:
+    """Written twice it is what it is written once; the page of a job keeps what others wrote."""
+    paths, page = {"md": tmp_path / "r.md", "json": tmp_path / "r.json"}, tmp_path / "page"
+    page.write_text("others\n")
+    write_reports(paths, [record()], Run(), summary=page)
+    once = {name: path.read_text() for name, path in paths.items()}
+    write_reports(paths, [record()], Run(), summary=page)
+    assert {name: path.read_text() for name, path in paths.items()} == once
+    assert page.read_text() == "others\n" + 2 * (once["md"] + "\n")
+
+
+def test_pairs_and_sets_are_described_apart() -> None:
+    """Each among its own kind, by name and manifest; the manifest's own item among neither."""
+    rows = [record("p"), record("s", kind="set"), record("", check="manifest"), record("p", manifest="other.lmc.toml")]
+    found = json.loads(to_json(rows, Run()))
+    names = {kind: [(entry["manifest"], entry["name"]) for entry in found[kind]] for kind in ("pairs", "sets")}
+    assert names == {"pairs": [("lmc.toml", "p"), ("other.lmc.toml", "p")], "sets": [("lmc.toml", "s")]}
