@@ -171,3 +171,12 @@ def test_a_percentage_is_a_hundredth_of_the_worse_endpoint() -> None:
         assert Finding(value, "2%", endpoints=ends).judged == "fail"
         assert Finding(value, "2%", endpoints=ends, verdict="pass").judged == "fail"
     assert Finding(0.0, "2%", endpoints=ends, verdict="fail").judged == "fail"
+
+
+def test_only_a_pass_passes() -> None:
+    """Of the four verdicts one."""
+    results = [lmccheck.Result("p", verdict, 0.1, 0.2, "") for verdict in ("pass", "fail", "inconclusive", "error")]
+    assert [result.passed for result in results] == [True, False, False, False]
+    for result in results[1:]:
+        with pytest.raises(lmccheck.VerdictError):
+            result.raise_for_verdict()

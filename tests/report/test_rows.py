@@ -7,7 +7,7 @@ from pathlib import Path
 
 from test_report import record
 
-from lmccheck.report.formats import Run
+from lmccheck.report.formats import Run, shown
 from lmccheck.report.formats.json import json as to_json
 from lmccheck.report.matrix import draw, matrices
 from lmccheck.report.notes import notes, unreported
@@ -110,3 +110,10 @@ def test_pairs_and_sets_are_described_apart() -> None:
     found = json.loads(to_json(rows, Run()))
     names = {kind: [(entry["manifest"], entry["name"]) for entry in found[kind]] for kind in ("pairs", "sets")}
     assert names == {"pairs": [("lmc.toml", "p"), ("other.lmc.toml", "p")], "sets": [("lmc.toml", "s")]}
+
+
+def test_a_manifest_is_shown_where_something_is_wrong_with_it() -> None:
+    """Its own item has a row only then."""
+    wrong, sound = (record("", verdict, check="manifest") for verdict in ("error", "pass"))
+    one = record("one")
+    assert shown([wrong, sound, one]) == [wrong, one]
