@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from networks.dropping import case
 from networks.small import seeded, small_batchnorm, small_mlp
 from torch import Tensor, nn
 
@@ -14,8 +15,10 @@ from lmccheck.errors import SourceError
 from lmccheck.evaluate import batchnorm
 from lmccheck.evaluate.evaluator import Evaluator
 from lmccheck.evaluate.line import Point, barrier, sample
+from lmccheck.evaluate.masked import MaskedRuns
 from lmccheck.evaluate.outputs import FirstOutputs, relative_deviation
 from lmccheck.evaluate.points import interpolate, working_dtype
+from lmccheck.evaluate.repair import UnitMoments
 from lmccheck.modules.runner import Runner
 from lmccheck.store.data import Batch
 
@@ -129,3 +132,37 @@ def test_first_outputs_are_float64_and_stay_when_other_weights_are_run() -> None
     assert first[1].tolist() == ends[0]["w"].double().tolist()
     assert first[0].dtype == torch.float64
     assert torch.equal(first[0], data[0].double()[: len(first[0])] * ends[0]["w"].double())
+
+
+@pytest.mark.parametrize("parts", [[7], [1, 6], [3, 0, 4], [2, 2, 3]])
+def test_moments_of_units_are_those_of_all_samples_however_they_came(parts: list[int]) -> None:
+    """Mean and population deviation; of large means, of small deviations, and exactly 0 where nothing varies."""
+    values = torch.randn(7, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    values = values * torch.tensor([1.0, 1e-3, 5.0, 1e-2, 0.0]) + torch.tensor([0.0, 1.0, 1000.0, -1.0, 3.0])
+    moments = UnitMoments()
+    for part in values.split(parts):
+        alone = moments.add(part)
+        assert alone.count == len(part)
+    assert torch.allclose(moments.mean, values.mean(0), rtol=1e-12)
+    assert torch.allclose(moments.deviation, values.var(0, correction=0).sqrt(), rtol=1e-9)
+    assert float(moments.deviation[4]) == 0.0
+
+
+def losses_of(pair: lmccheck.ModelPair, weights: dict[str, Tensor]) -> Tensor:
+    """Return per-sample losses on the evaluation data by the module itself."""
+    pair.module.load_state_dict(weights)
+    (batch,) = pair.data.batches
+    return nn.functional.cross_entropy(pair.module.eval()(batch.inputs), batch.targets, reduction="none").detach()
+
+
+def test_multipliers_are_counted_one_by_one() -> None:
+    """Three lines are three passes, whether they run together or not, and each has its own losses."""
+    pair, structure = case("relu")
+    runs = MaskedRuns(pair.network, structure.layers, pair.data, torch.float64)
+    runs.load(pair.theta_a)
+    lines = {"2.weight": torch.tensor([[1.0] * 9, [0.0] * 9, [0.5] * 9], dtype=torch.float64)}
+    together = runs.losses(lines)
+    assert runs.evaluations == 3
+    for k in range(3):
+        changed = {**pair.theta_a, "2.weight": pair.theta_a["2.weight"] * lines["2.weight"][k]}
+        assert torch.allclose(together[k], losses_of(pair, changed), atol=1e-12)
