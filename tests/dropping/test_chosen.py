@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
-from networks.dropping import case, mlp
+from networks import Written
+from networks.dropping import case, mlp, pair_of
 from networks.paths import bare_structure, random_state
 from torch import Tensor, nn
 
@@ -147,3 +150,33 @@ def test_all_calibration_samples_that_are_asked_for_are_used() -> None:
     pair, _ = case("relu")
     parts = split(pair.network, "tests", 200)
     assert [sum(batch.samples for batch in part) for part in (parts.fit, parts.held)] == [150, 50]
+
+
+def test_a_refit_that_is_farther_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever was fitted: the nearest of all wins."""
+    pair, structure = case("relu")
+    found = Candidates(pair, structure, "a", SearchSettings(profile="dev"))
+    far = found.search(2)[1]
+    far = replace(far, how="far", refitted=True, facts={**far.facts, "distance": 1e9})
+    monkeypatch.setattr(found, "_refits", lambda *_: [far])
+    best, plain, _ = found.search(2)
+    assert best is plain
+    assert best.how != "far"
+
+
+def test_a_bias_of_two_layers_takes_no_layer_s_constant() -> None:
+    """What one layer needs would change the other: such a layer is scaled only, and says so."""
+
+    def build() -> nn.Module:
+        parts = {"one": nn.Linear(4, 5), "two": nn.Linear(5, 5), "head": nn.Linear(5, 3)}
+        parts["two"].bias = parts["one"].bias
+        return Written(lambda s, x: s.head(s.two(s.one(x).relu()).relu()), **parts).double()
+
+    pair = pair_of(build, (4,))
+    structure = pair.network.structure("tests")
+    theta = structure.canonical(pair.theta_a)
+    found = Refit(pair, structure, theta, split(pair.network, "tests", 200), torch.float64)
+    state, facts = found(0, {group: torch.arange(3) for group in structure.groups}, polish=False)
+    assert "or its bias is used twice" in facts["layers"]["two.weight"]
+    assert torch.equal(state["one.bias"], theta["one.bias"])
+    assert not torch.equal(state["head.bias"], theta["head.bias"])
