@@ -7,8 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from networks import Written
-from networks.dropping import case, mlp, pair_of
+from networks.dropping import case, mlp
 from networks.paths import bare_structure, random_state
 from torch import Tensor, nn
 
@@ -162,21 +161,3 @@ def test_a_refit_that_is_farther_is_not_taken(monkeypatch: pytest.MonkeyPatch) -
     best, plain, _ = found.search(2)
     assert best is plain
     assert best.how != "far"
-
-
-def test_a_bias_of_two_layers_takes_no_layer_s_constant() -> None:
-    """What one layer needs would change the other: such a layer is scaled only, and says so."""
-
-    def build() -> nn.Module:
-        parts = {"one": nn.Linear(4, 5), "two": nn.Linear(5, 5), "head": nn.Linear(5, 3)}
-        parts["two"].bias = parts["one"].bias
-        return Written(lambda s, x: s.head(s.two(s.one(x).relu()).relu()), **parts).double()
-
-    pair = pair_of(build, (4,))
-    structure = pair.network.structure("tests")
-    theta = structure.canonical(pair.theta_a)
-    found = Refit(pair, structure, theta, split(pair.network, "tests", 200), torch.float64)
-    state, facts = found(0, {group: torch.arange(3) for group in structure.groups}, polish=False)
-    assert "or its bias is used twice" in facts["layers"]["two.weight"]
-    assert torch.equal(state["one.bias"], theta["one.bias"])
-    assert not torch.equal(state["head.bias"], theta["head.bias"])
