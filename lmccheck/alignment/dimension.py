@@ -23,6 +23,7 @@ from lmccheck.symmetry.sites import Layer
 
 SOURCE = "tr(S)²/tr(S²) of S = [W b]·Σ·[W b]ᵀ in a, Σ the second moment of (φ, 1) (Ferbach et al. 2024)"
 MOST = 1 << 27  # numbers of S that are held, over all layers: 1 GB
+NO_LAYER = "no linear layer or convolution takes it as it is stored"
 DENSE = 512  # units; of more, only the largest eigenvalue is sought
 
 
@@ -71,6 +72,9 @@ def _measure(pair: ModelPair, found: dict[str, tuple[float, float]], about: dict
             left[layer.weight] = "all that it gives on the calibration data is zero"
         else:
             found[layer.weight] = approximate_dimension(s), largest_eigenvalue(s)
+    named = {traced.spec.tied.get(name, name): p for name, p in pair.module.named_parameters(remove_duplicate=False)}
+    taken = {layer.weight for layer in traced.layers}
+    left |= {name: NO_LAYER for name, p in named.items() if p.ndim > 1 and name not in taken}
     about["with_batchnorm"] = [x.weight for x in layers if x.norm is not None and x.weight in found]
     about["left_out"] = left
 

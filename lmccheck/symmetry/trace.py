@@ -6,9 +6,10 @@ import logging
 import threading
 import warnings
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from functools import cache
+from io import StringIO
 from typing import Any
 
 import torch
@@ -169,7 +170,8 @@ def _export(module: _TensorsOnly, example_inputs: tuple[Any, ...]) -> torch.expo
     fastpath = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # the fused encoder op hides its attention from the rules
     try:
-        return torch.export.export(module, example_inputs, strict=False)
+        with redirect_stderr(StringIO()):  # where it fails it prints the whole graph
+            return torch.export.export(module, example_inputs, strict=False)
     except Exception as error:
         inner = module.module
         outputs_of(inner, stored_tensors(inner), example_inputs, torch.float32)  # inputs that do not fit say so here

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from networks import Written
+from networks import Written, param
 from networks.planted import deep, independent_pair
 from networks.sets import shipped
 from networks.small import perceptron, seeded, small_mlp
@@ -197,6 +197,35 @@ def test_what_cannot_be_said_is_said() -> None:
     found = of(twice, seeded(twice, 0), x)
     assert found["dimension"]["left_out"] == {"twice.weight": "its weight is used more than once"}
     assert list(found["approximate_dimension"]) == ["head.weight"]
+    found = of(product, seeded(product, 0), x)
+    assert found["dimension"]["left_out"] == {"w": "no linear layer or convolution takes it as it is stored"}
+    assert list(found["approximate_dimension"]) == ["head.weight"]
+
+
+def product() -> nn.Module:
+    """A matrix that is multiplied without a layer, and a head."""
+    return Written(lambda s, x: s.head((x @ s.w).relu()), w=param(4, 4), head=nn.Linear(4, 2))
+
+
+class Branching(nn.Module):
+    """Its forward looks at the data, so that it has no one graph."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.head = nn.Linear(4, 6), nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the outputs."""
+        hidden = self.first(x).relu()
+        return self.head(hidden if float(hidden.detach().sum()) > 1 else 2 * hidden)
+
+
+def test_a_network_that_cannot_be_traced_is_measured_unaligned_all_the_same(capfd: pytest.CaptureFixture[str]) -> None:
+    """align = "none" needs no graph: the verdict stands, the reason is among the facts, and nothing is printed."""
+    found = of(Branching, seeded(Branching, 0), torch.randn(6, 4))
+    assert "cannot trace it" in found["dimension"]["why"]
+    assert (found["approximate_dimension"], found["dimension"]["samples"]) == ({}, 0)
+    assert capfd.readouterr() == ("", "")
 
 
 def test_overflow_on_calibration_data_decides_no_verdict() -> None:
