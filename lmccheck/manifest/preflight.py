@@ -16,8 +16,10 @@ from lmccheck.manifest.plan import PairPlan, Plan, SetPlan
 from lmccheck.store.checkpoint import Checkpoint, look_at
 from lmccheck.store.documents import read_document
 from lmccheck.store.header import read_header, require_evaluable, require_samples
+from lmccheck.store.prefixes import prefix_problem
 
 SHOWN_TENSORS = 3
+MOST_TWINS = 8
 LISTED = 1000  # names of a folder that are compared with one that is missing
 
 
@@ -129,7 +131,13 @@ def _pin_problems(key: str, checkpoint: Checkpoint, pin: str | None) -> Iterator
 def _differences(a: str, b: str, first: Checkpoint, second: Checkpoint, kinds: Sequence[str]) -> Iterator[str]:
     """Yield what keeps two checkpoints from being points of one weight space (or of two that differ in widths)."""
     for side, other, own, others in ((a, b, first, second), (b, a, second, first)):
+        if side == a and (problem := prefix_problem(others.tensors, own.tensors, side)):
+            yield f".{other}: {problem}"
+            return
         only = sorted(own.tensors.keys() - others.tensors.keys())
+        if len(only) <= MOST_TWINS:  # weights that one of them has tied, and the other stored twice
+            shared_names = own.tensors.keys() & others.tensors.keys()
+            only = [name for name in only if not own.has_twin(name, shared_names)]
         if only:
             yield f": {_some(only)} in {side} only, expected the same tensors in {other}"
     shared = sorted(first.tensors.keys() & second.tensors.keys())

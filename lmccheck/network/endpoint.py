@@ -16,6 +16,7 @@ from lmccheck.shown import one_line
 from lmccheck.store.checkpoint import Checkpoint
 from lmccheck.store.files import not_finite
 from lmccheck.store.header import TensorHeader, require_evaluable
+from lmccheck.store.prefixes import prefix_problem
 from lmccheck.store.tensors import dtype_name
 
 StateDict = Mapping[str, Tensor]
@@ -66,14 +67,20 @@ def endpoint(network: Network, checkpoint: Checkpoint) -> Endpoint:
     return Endpoint(network, complete(state, network.module), checkpoint)
 
 
-def require_same_tensors(a: Checkpoint, b: Checkpoint) -> None:
-    """Raise CheckpointError unless two checkpoints have the same names, shapes and kinds of numbers."""
+def require_same_tensors(a: Checkpoint, b: Checkpoint, module: nn.Module) -> None:
+    """Raise CheckpointError unless two checkpoints have the same names, shapes and kinds of numbers.
+
+    A name of a tensor that ``module`` knows by several may be in one of them only.
+    """
+    twins = _twins(module)
     for here, there in ((b, a), (a, b)):
         for key in there.tensors:
-            if key not in here.tensors:
+            if not any(name in here.tensors for name in twins.get(key, [key])):
+                if problem := prefix_problem(here.tensors, there.tensors, there.label):
+                    raise CheckpointError(f"{here.label}: {problem}")
                 raise CheckpointError(f"{here.label}: tensor {key!r} is missing, {there.label} has it; {ONE_NETWORK}")
     for key, first in a.tensors.items():
-        second = b.tensors[key]
+        second = next(b.tensors[name] for name in (key, *twins.get(key, [])) if name in b.tensors)
         if first.shape != second.shape:
             raise CheckpointError(
                 f"{b.label}: tensor {key!r} has shape {second.shape}, in {a.label} it has {first.shape}; {ONE_NETWORK}"
@@ -88,6 +95,8 @@ def require_same_tensors(a: Checkpoint, b: Checkpoint) -> None:
 def require_fit(state: Mapping[str, TensorHeader], module: nn.Module, label: str, model: str) -> None:
     """Raise CheckpointError unless a checkpoint has the tensors of a module, tied ones under one name at least."""
     expected, twins = stored_tensors(module), _twins(module)
+    if problem := prefix_problem(state, expected, f"model {model}"):
+        raise CheckpointError(f"{label}: {problem}")
     for name, tensor in expected.items():
         present = [n for n in twins[name] if n in state]
         if not present:

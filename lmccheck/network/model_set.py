@@ -91,10 +91,10 @@ def load_set(models: Sequence[Given], *, name: str | None = None, sha256: Sequen
         )
     pins = dict(enumerate(sha256))
     opened = [open_checkpoint(model, folder, f"model {k}", pins.get(k)) for k, model in enumerate(models)]
-    for other in opened[1:]:
-        require_same_tensors(opened[0], other)
     title = name or "-".join(names)
     network = load_network(name=title, **given)
+    for other in opened[1:]:
+        require_same_tensors(opened[0], other, network.module)
     return ModelSet(title, names, tuple(endpoint(network, checkpoint) for checkpoint in opened))
 
 

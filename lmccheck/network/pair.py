@@ -187,7 +187,8 @@ def load_pair(
 
     ``a``, ``b``: .safetensors file or state dict. ``model``: ``"pkg.mod:build"``, a callable or an nn.Module.
     ``data`` (verdicts are measured on it) and ``calibration`` (aligns, re-estimates BatchNorm; never measured on):
-    a .safetensors file with ``inputs`` and ``targets``, ``"pkg.mod:batches"``, or a pair of tensors. ``loss``:
+    a .safetensors file with ``inputs`` and ``targets``, ``"pkg.mod:batches"``, a pair of tensors or arrays, a
+    dictionary with ``labels``, batches of them, or a data set; next_token needs no targets. ``loss``:
     ``cross_entropy`` (nats), ``mse``, ``next_token`` or ``"pkg.mod:per_sample_loss"``. ``device``: ``auto``, ``cpu``,
     ``cuda[:N]``. Relative paths and modules are looked up in ``base`` (the current folder by default); ``sha256``
     pins the files, ``{"a": hex, "b": hex}``. ``symmetry``: a spec file (.toml, .json) or a PermutationSpec to use in
@@ -196,13 +197,13 @@ def load_pair(
     Raises CheckpointError, SourceError, SymmetryError or DeviceError with one line: what, got, expected, the mend.
     """
     folder = Path(base) if base is not None else Path.cwd()
-    opened = _opened(a, b, folder, sha256 or {})
-    require_same_tensors(*opened)
+    first, second = _opened(a, b, folder, sha256 or {})
     network = load_network(
         name=name or _title(a, b), model=model, data=data, calibration=calibration, loss=loss, device=device,
         base=folder, symmetry=symmetry,
     )  # fmt: skip
-    return ModelPair(network.name, *(endpoint(network, checkpoint) for checkpoint in opened))
+    require_same_tensors(first, second, network.module)
+    return ModelPair(network.name, endpoint(network, first), endpoint(network, second))
 
 
 @own_settings()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -29,7 +29,7 @@ class Checkpoint:
     ``label`` is what messages call it; ``path`` is None, and so is ``digest``, for weights that are in no file.
     ``read`` returns all tensors, on the CPU, in their stored dtypes, in memory that no file changes; names that share a
     tensor go on sharing it. ``digest`` is the hash of what was read. ``require_unchanged`` raises CheckpointError when
-    that is no longer what lies there.
+    that is no longer what lies there. ``same`` says whether two names hold the same bytes, without reading all others.
     """
 
     label: str
@@ -39,11 +39,17 @@ class Checkpoint:
     digest: Callable[[], str] | None = field(default=None, repr=False)
     metadata: Mapping[str, str] = field(default_factory=dict, repr=False)
     require_unchanged: Callable[[], None] = field(default=lambda: None, repr=False)
+    same: Callable[[str, str], bool] = field(default=lambda one, other: False, repr=False)
 
     @cached_property
     def sha256(self) -> str | None:
         """The hex SHA-256 of the file, read at the first look; None for weights that are in no file."""
         return self.digest() if self.digest is not None else None
+
+    def has_twin(self, name: str, among: Iterable[str]) -> bool:
+        """Whether one of the other names holds the same numbers, as tied weights do that were stored twice."""
+        alike = (other for other in among if other != name and self.tensors[other] == self.tensors[name])
+        return any(self.same(name, other) for other in alike)
 
     def facts(self) -> dict[str, Any]:
         """Return what a report says of it; JSON-able. ``parameters`` counts floating numbers."""

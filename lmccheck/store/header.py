@@ -18,6 +18,7 @@ from lmccheck.store.disk import opened
 
 EXPECTED = "a .safetensors checkpoint"
 MOST_HEADER = 100_000_000  # bytes; the format's own limit
+PIECE = 2**20  # bytes that are compared at a time
 MOST_DIMENSIONS = 64  # torch's own limit in most of what it computes
 MOST_NUMBERS = 2**63 - 1  # torch counts with 64 bits
 EIGHT = ("F8_E4M3", "F8_E5M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ")  # floats without their scales
@@ -128,6 +129,29 @@ def header_of_open(file: BufferedReader[Any], path: Path) -> tuple[Header, bytes
     if 8 + length + end != size:
         raise CheckpointError(corrupt(path, f"{size} bytes where the header describes {8 + length + end}"))
     return header, head + raw
+
+
+def same_bytes(path: Path, header: Header, one: str, other: str) -> bool:
+    """Whether two tensors of a file are the same bytes, of which nothing else is read; no if it cannot be read now."""
+    starts, at = {}, 0
+    for name, tensor in header.tensors.items():  # in the order of their bytes, without gaps
+        starts[name], at = at, at + tensor.bytes
+    size = header.tensors[one].bytes
+    if size != header.tensors[other].bytes:
+        return False
+    try:
+        with opened(path, EXPECTED) as file:
+            begin = 8 + struct.unpack("<Q", file.read(8))[0]
+            for done in range(0, size, PIECE):  # those that differ do so early
+                pieces = []
+                for name in (one, other):
+                    file.seek(begin + starts[name] + done)
+                    pieces.append(file.read(min(PIECE, size - done)))
+                if pieces[0] != pieces[1]:
+                    return False
+    except (OSError, ValueError, struct.error):
+        return False
+    return True
 
 
 def require_samples(header: Header, label: str, *, tokens: bool = False) -> None:

@@ -10,7 +10,7 @@ from lmccheck.errors import CheckpointError, shown_path
 from lmccheck.store import files
 from lmccheck.store.checkpoint import SOURCES, Checkpoint, Source
 from lmccheck.store.disk import Held, hashed
-from lmccheck.store.header import read_header
+from lmccheck.store.header import read_header, same_bytes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,6 +41,9 @@ class _File:
         if self.held is not None:
             self.held.require_unchanged()
 
+    def same(self, one: str, other: str) -> bool:
+        return same_bytes(self.path, self.header, one, other)
+
     def _hold(self, held: Held) -> None:
         if self.held is not None and held.sha256 != self.held.sha256:
             raise CheckpointError(
@@ -62,6 +65,7 @@ def open_file(given: str | os.PathLike[str], folder: Path, side: str) -> Checkpo
         file.digest,
         file.header.metadata,
         file.require_unchanged,
+        file.same,
     )
 
 
