@@ -8,8 +8,8 @@ from tabulate import tabulate
 
 from lmccheck.explain import number
 from lmccheck.finding import Matrix
+from lmccheck.report.escape import escaped
 from lmccheck.report.record import CheckRecord, names_of, ordered
-from lmccheck.report.table import ESCAPED
 
 ABOVE = "*"
 
@@ -74,10 +74,9 @@ def draw(
 
 
 def _drawn(rows: Sequence[str], columns: Sequence[str], cells: Sequence[Sequence[str]], fmt: str) -> str:
-    escape = (lambda text: text.replace("|", "\\|")) if fmt in ESCAPED else str
     return tabulate(
-        [[escape(name), *row] for name, row in zip(rows, cells, strict=True)],
-        headers=["", *map(escape, columns)],
+        [[escaped(name, fmt), *row] for name, row in zip(rows, cells, strict=True)],
+        headers=["", *(escaped(column, fmt) for column in columns)],
         tablefmt=fmt,
         disable_numparse=True,
         colalign=["left", *["right"] * len(columns)],

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from tabulate import tabulate
 
-from lmccheck.report.table import ESCAPED
+from lmccheck.errors import printable
+from lmccheck.report.escape import PIPED, escaped
 
 if TYPE_CHECKING:
     from lmccheck.symmetry.slots import Slot
@@ -93,7 +94,6 @@ def _tensors(slots: Iterable[Slot], limit: int | None) -> str:
 
 
 def _draw(headers: Sequence[str], rows: list[list[str]], fmt: str, right: Sequence[str]) -> str:
-    if fmt in ESCAPED:
-        rows = [[text.replace("|", "\\|") for text in row] for row in rows]
+    rows = [[escaped(text, fmt) if fmt in PIPED else printable(text) for text in row] for row in rows]
     align = ["right" if header in right else "left" for header in headers]
     return tabulate(rows, headers=headers, tablefmt=fmt, disable_numparse=True, colalign=align)

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from tabulate import multiline_formats, tabulate
 
 from lmccheck.explain import number
+from lmccheck.report.escape import PIPED, escaped
 from lmccheck.report.record import CheckRecord, names_of, ordered
 
 COLUMNS = (
@@ -30,7 +31,6 @@ HEAD = "pair / check"
 INDENT = 2
 NARROWEST = 16
 SHORT_UNIT = 5  # characters; a longer one stands below its value
-ESCAPED = ("pipe", "github", "orgtbl", "jira")  # formats in which an unescaped | would open a new cell
 
 
 def cells(record: CheckRecord) -> dict[str, str]:
@@ -68,10 +68,9 @@ def table(records: list[CheckRecord], fmt: str = "simple", width: int | None = N
     """
     named = names_of(records)
     rows = [{**cells(record), **({"pair": named(record)} if record.pair else {})} for record in ordered(records)]
-    if fmt in ESCAPED:
-        rows = [{column: text.replace("|", "\\|") for column, text in row.items()} for row in rows]
+    rows = [{column: escaped(text, fmt) for column, text in row.items()} for row in rows]
     wide = _draw(rows, COLUMNS, fmt)
-    if width is None or fmt not in multiline_formats or fmt in ESCAPED or _width(wide) <= width:
+    if width is None or fmt not in multiline_formats or fmt in PIPED or _width(wide) <= width:
         return wide
     columns = list(STACKED)
     for dropped in (None, *DROPPED):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 
 import pytest
 from tabulate import tabulate_formats
@@ -371,3 +372,31 @@ def test_a_result_made_by_hand_says_in_its_details_what_a_finding_does():
     by_hand = dataclasses.replace(result, finding=None)
     assert record().measured(result) == record().measured(by_hand)
     assert record().measured(result).where == "b:fc"
+
+
+HOSTILE = "\x1b[2J\x1b[31mPASSED\r\n::error::x ##[error]y | `c` <img src=x> ![i](http://e) [r]: h **b** $m$ \ud800 層"
+
+
+def test_texts_of_others_are_shown_and_nothing_more():
+    """Names, notes and errors cannot draw cells, code, tags, links or lines, nor command a terminal or a CI log."""
+    row = record(
+        "bad", "error", where=HOSTILE, text=f"tensor {HOSTILE}\nsecond line", notes=[HOSTILE], unit=HOSTILE,
+        settings={HOSTILE: HOSTILE},
+    )  # fmt: skip
+    run = Run(errors=[{"id": HOSTILE, "message": HOSTILE}], report_only=True)
+    sent = CheckRecord.from_dict(row.to_dict())  # as records reach every report
+    for each in FORMATS:
+        text = each.render([sent], run)
+        text.encode()
+        for line in text.split("\n"):
+            assert line.isprintable(), (each.name, line)
+            assert not line.lstrip().startswith("::"), (each.name, line)
+            assert "##[" not in line
+        assert "層" in text
+    text = markdown([sent], run)
+    for line in text.split("```")[0].splitlines():
+        assert not re.search(r"(?<!\\)(<img|\*\*b|`c|\$m|\]\(|\]:)", line), line
+    cells = [line for line in text.splitlines() if line.startswith("| ")]
+    assert len({len(re.findall(r"(?<!\\)\|", line)) for line in cells}) == 1
+    json.loads(FORMATS.get("json").render([sent], run))
+    assert all(str(fact).replace("\n", "").isprintable() for _, fact in row.properties())
