@@ -29,7 +29,13 @@ def save_stated(
     inputs: Iterable[str | os.PathLike[str]] = (),
 ) -> Path:
     """Write tensors, and facts under ``key`` of the metadata, as ``files.save`` does. Raises CheckpointError."""
-    text = json.dumps(facts)
+    try:
+        text = json.dumps(facts)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise CheckpointError(
+            f"{shown_path(path)}: cannot be written: its facts are no JSON ({error}); mend: leave out what is no text, "
+            "number, list or table"
+        ) from None
     return files.save(tensors, Path(path), {key: text, DIGEST: digest(tensors, text)}, inputs=inputs)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import replace
 from pathlib import Path as FilePath
 
 import pytest
@@ -11,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from lmccheck.errors import CheckpointError, LmcError
 from lmccheck.paths.path import Path, Segment, load_path, save_path
+from lmccheck.store.files import read_header
 
 
 def line(*values: float, kinds: str = "") -> Path:
@@ -96,3 +99,51 @@ def test_what_is_no_path_file_is_refused(tmp_path: FilePath) -> None:
         save_file({"0/w": torch.zeros(1)}, tmp_path / "damaged.safetensors", metadata={"lmccheck.path": text})
         with pytest.raises(CheckpointError, match=r"the stored path is damaged \(.*\); mend: write it again"):
             load_path(tmp_path / "damaged.safetensors")
+
+
+def test_facts_that_are_no_json_are_one_line(tmp_path: FilePath) -> None:
+    """A tensor among the facts cannot be written: said, and the file that was there stays."""
+    file = save_path(line(1.0, 3.0), tmp_path / "p.safetensors")
+    before = file.read_bytes()
+    with pytest.raises(CheckpointError, match=r"its facts are no JSON .*Tensor.*; mend: leave out"):
+        save_path(replace(line(1.0, 2.0), facts={"w": torch.ones(1)}), file)
+    assert file.read_bytes() == before
+
+
+@pytest.mark.parametrize(("place", "value", "why"), [
+    ("points", 5, "points: got 5, expected per breakpoint a table"),
+    ("points", [{"w": "0/w"}, {"v": "0/w"}], "tensor 'w' is not at every breakpoint"),
+    ("points", [{"w": "0/w"}], "path: 1 breakpoints for 1 segments"),
+    ("tied", {"w": "v"}, "'tied' names 'v', which no breakpoint has"),
+    ("tied", {}, "tensor 'w' of its breakpoints is that of no name in 'tied'"),
+    ("segments", [{"kind": "c", "does": "", "twins": {"0": [[-1, 2**64]]}}], "segments: got an array"),
+    ("facts", {"epsilon": -1}, "limit = -1"),
+    ("facts", None, "facts: got null, expected a table"),
+])  # fmt: skip
+def test_what_a_file_says_is_read_without_trust(tmp_path: FilePath, place: str, value: object, why: str) -> None:
+    """Every part of the JSON is checked for its form, and that its parts fit one another."""
+    segment = {"kind": "d", "does": "", "twins": {}}
+    good = {"points": [{"w": "0/w"}] * 2, "segments": [segment], "tied": {"w": "w"}, "facts": {}}
+    file, held = tmp_path / "p.safetensors", {"0/w": torch.zeros(2, dtype=torch.float64)}
+    save_file(held, file, metadata={"lmccheck.path": json.dumps(good)})
+    assert load_path(file).kinds == "d"
+    save_file(held, file, metadata={"lmccheck.path": json.dumps({**good, place: value})})
+    with pytest.raises(CheckpointError, match=re.escape(why)):
+        load_path(file)
+
+
+def test_numbers_that_are_none_and_tensors_of_nobody_are_refused(tmp_path: FilePath) -> None:
+    """NaN, a shape that changes, and a tensor that no breakpoint speaks of."""
+    file = save_path(line(1.0, 3.0), tmp_path / "p.safetensors")
+    told, held = read_header(file).metadata["lmccheck.path"], load_file(file)
+    for change, why in (
+        ({"1/w": torch.tensor([float("nan")], dtype=torch.float64)}, "'w' is not finite at breakpoint 1"),
+        (
+            {"1/w": torch.ones(2, dtype=torch.float64)},
+            r"'w': got \(2,\) float64 at breakpoint 1, expected \(1,\)",
+        ),
+        ({"2/w": torch.ones(1)}, "tensor '2/w' belongs to nothing in it"),
+    ):
+        save_file({**held, **change}, file, metadata={"lmccheck.path": told})
+        with pytest.raises(CheckpointError, match=why):
+            load_path(file)
