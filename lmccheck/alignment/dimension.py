@@ -24,6 +24,7 @@ from lmccheck.symmetry.sites import Layer
 SOURCE = "tr(S)²/tr(S²) of S = [W b]·Σ·[W b]ᵀ in a, Σ the second moment of (φ, 1) (Ferbach et al. 2024)"
 MOST = 1 << 27  # numbers of S that are held, over all layers: 1 GB
 NO_LAYER = "no linear layer or convolution takes it as it is stored"
+LARGEST = 1 << 28  # numbers of a network
 DENSE = 512  # units; of more, only the largest eigenvalue is sought
 
 
@@ -43,12 +44,15 @@ def _facts(pair: ModelPair) -> dict[str, Any]:
         about["why"] = "no calibration data"
     elif pair.symmetry is not None:
         about["why"] = "the symmetry is given, the network is not traced"
+    elif (size := sum(tensor.numel() for tensor in pair.theta_a.values())) > LARGEST:
+        about["why"] = f"the network has {size} numbers, of more than {LARGEST} no copy is run for a report alone"
     else:
-        about["samples"] = pair.calibration.samples
+        about["of"] = pair.calibration.samples
         try:
             _measure(pair, found, about)
         except LmcError as error:  # what is only reported decides no verdict
-            about |= {"samples": 0, "why": str(error)}
+            found.clear()
+            about |= {"samples": 0, "with_batchnorm": [], "left_out": {}, "why": str(error)}
     return {
         "approximate_dimension": {name: dimension for name, (dimension, _) in found.items()},
         "largest_eigenvalue": {name: largest for name, (_, largest) in found.items()},
@@ -60,7 +64,7 @@ def _measure(pair: ModelPair, found: dict[str, tuple[float, float]], about: dict
     traced = pair.network.trace_for("approximate dimension: needs", "leave out `symmetry`")
     assert pair.calibration is not None
     layers, left = _measurable(traced.layers, traced.spec.shapes)
-    moments = output_moments(pair.a, traced.trace, layers, pair.calibration)
+    moments, about["samples"] = output_moments(pair.a, traced.trace, layers, pair.calibration)
     for layer in layers:
         if layer.node not in moments:
             left[layer.weight] = "no sample reaches it"

@@ -15,6 +15,7 @@ from networks.small import perceptron, seeded, small_mlp
 from torch import Tensor, nn
 
 import lmccheck
+from lmccheck.alignment import dimension
 from lmccheck.alignment.api import METHODS
 from lmccheck.alignment.dimension import approximate_dimension, largest_eigenvalue
 
@@ -200,6 +201,28 @@ def test_what_cannot_be_said_is_said() -> None:
     found = of(product, seeded(product, 0), x)
     assert found["dimension"]["left_out"] == {"w": "no linear layer or convolution takes it as it is stored"}
     assert list(found["approximate_dimension"]) == ["head.weight"]
+
+
+def test_what_would_cost_too_much_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network too large for another copy; tables too large together; batches of more shapes than are traced."""
+    x = torch.randn(6, 4)
+    state = seeded(small_mlp, 0)
+    shapes = [torch.randn(n, 4) for n in (*range(2, 11), 3)]  # of 54 and 3 samples, those of the ninth shape not seen
+    found = of(small_mlp, state, shapes)
+    assert (found["dimension"]["samples"], found["dimension"]["of"]) == (47, 57)
+    value = torch.cat([batch for batch in shapes if len(batch) != 10]).double()
+    y = value @ state["0.weight"].double().T + state["0.bias"].double()
+    s = y.T @ y / len(y)
+    expected = float(s.trace() ** 2 / (s @ s).trace())
+    assert found["approximate_dimension"]["0.weight"] == pytest.approx(expected, rel=1e-5)
+    monkeypatch.setattr(dimension, "MOST", 49 + 16)
+    found = of(small_mlp, state, x)
+    assert found["dimension"]["left_out"] == {
+        "2.weight": "its 5 units need a table that is too large beside those of other layers"
+    }
+    assert list(found["approximate_dimension"]) == ["0.weight", "4.weight"]
+    monkeypatch.setattr(dimension, "LARGEST", 10)
+    assert of(small_mlp, state, x)["dimension"]["why"].startswith("the network has 83 numbers, of more than 10 no copy")
 
 
 def product() -> nn.Module:

@@ -16,14 +16,13 @@ from torch import Tensor
 
 from lmccheck.alignment.contract import Found, Problem
 from lmccheck.alignment.dimension import dimension_facts
-from lmccheck.alignment.matching.activation_norm import ActivationNorm, SecondMoments, second_moments
+from lmccheck.alignment.matching.activation_norm import ActivationNorm, second_moments
 from lmccheck.alignment.matching.descent import descend
 from lmccheck.alignment.matching.layerwise import IncomingWeights, by_transport
 from lmccheck.alignment.matching.norms import counted, merged_norms
 from lmccheck.alignment.matching.reassign import in_turn, nested_groups
 from lmccheck.alignment.matching.similarity import Counts, WeightSimilarity
 from lmccheck.alignment.methods import method
-from lmccheck.network.pair import ModelPair
 from lmccheck.symmetry.slots import UnitGroup
 
 NEEDS = ("calibration", "traced")
@@ -44,7 +43,7 @@ def transported(problem: Problem, name: str, *, outgoing: bool) -> Found:
     traced = problem.traced(name)
     layers = traced.layers
     data = problem.calibration(name)
-    seen = pair.once(_seen)
+    seen = second_moments(pair.a, traced, data)
     norm = ActivationNorm.of(layers, seen.moments)
     a, b = (merged_norms(counted(spec, w), w, layers) for w in (pair.theta_a, pair.theta_b))
     weighed = norm.weigh(a)
@@ -62,12 +61,6 @@ def transported(problem: Problem, name: str, *, outgoing: bool) -> Found:
         "calibration_samples": {"of": data.samples, **seen.facts()},
     }
     return Found(permutation, objective, facts)
-
-
-def _seen(pair: ModelPair) -> SecondMoments:
-    """Return the second moments of what A's layers read; both transports share them."""
-    problem = Problem(pair)
-    return second_moments(pair.a, problem.traced("transport"), problem.calibration("transport"))
 
 
 def _layer_by_layer(state: WeightSimilarity, a: Mapping[str, Tensor], norm: ActivationNorm) -> dict[str, float]:
