@@ -14,7 +14,7 @@ from lmccheck.errors import SourceError, UnsupportedArchitecture
 from lmccheck.evaluate import batchnorm
 from lmccheck.evaluate.points import upcast, working_dtype
 from lmccheck.modules.random_weights import randomised
-from lmccheck.modules.runner import Runner
+from lmccheck.modules.runner import TWO_OUTPUTS, Runner
 from lmccheck.network.loss import measured
 from lmccheck.store.batches import rebatched
 from lmccheck.store.trees import tensors_in
@@ -82,10 +82,7 @@ class Evaluator:
         again = outputs(theta)
         what = f"model {type(self.network.module).__name__}"
         if not _close(first, again):
-            raise UnsupportedArchitecture(
-                f"{what}: gives two outputs for the same weights and inputs; mend: make forward deterministic in "
-                "evaluation mode"
-            )
+            raise UnsupportedArchitecture(f"{what}: {TWO_OUTPUTS}")
         if not responds:
             raise UnsupportedArchitecture(
                 f"{what}: its output does not change with its weights; mend: do not keep weights computed in an "

@@ -17,11 +17,11 @@ from lmccheck.modules.precision import exact_float32
 from lmccheck.modules.runner import Runner, as_source_error
 from lmccheck.store.batches import in_parts
 from lmccheck.store.data import Batch, Data
-from lmccheck.store.trees import positional
+from lmccheck.store.trees import positional, tensors_in
 from lmccheck.symmetry.facts import facts_of
 from lmccheck.symmetry.rules import RULES
 from lmccheck.symmetry.sites import Layer
-from lmccheck.symmetry.trace import Shaped, Trace, quiet_logs, trace, value_of
+from lmccheck.symmetry.trace import Shaped, Trace, another_graph, quiet_logs, trace, value_of
 
 Look = Callable[[str, Tensor], Tensor | None]
 HELD = 1 << 25  # numbers of watched values held at a time: 128 MB in float32
@@ -35,6 +35,7 @@ class GraphRunner:
 
     def __init__(self, module: torch.nn.Module, device: torch.device, dtype: torch.dtype) -> None:
         self.runner = Runner(module, device, dtype)
+        self._module = module
         self._traces: dict[Any, Trace] = {}
 
     def weights(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -60,7 +61,7 @@ class GraphRunner:
         Raises as ``run`` does.
         """
         arguments = self.runner.cast(positional(inputs, where))
-        traced = self._trace(arguments, where)
+        traced = self._trace(weights, arguments, where)
         names = {node.name for node in traced.graph.nodes}
         absent = next((name for name in watched if name not in names), None)
         if absent is not None:
@@ -68,22 +69,28 @@ class GraphRunner:
                 f"{where}: the network computes something else on inputs of this shape than on the first two samples "
                 f"(no {absent!r}); mend: give batches of one shape"
             )
-        leaves = iter(pytree.tree_leaves(arguments))
-        nodes = [node for node in traced.graph.nodes if node.op == "placeholder"]
-        given = {
-            node: weights[holder.target] if holder.stored else next(leaves) if holder.kind == "input" else holder.value
-            for node, holder in zip(nodes, traced.placeholders.values(), strict=True)
-        }
-        return traced, given
+        return traced, traced.given(weights, arguments)
 
-    def _trace(self, inputs: tuple[Any, ...], where: str) -> Trace:
+    def _trace(self, weights: Mapping[str, Tensor], inputs: tuple[Any, ...], where: str) -> Trace:
+        """Return the trace for inputs of this shape: made with random weights, tried with these.
+
+        Raises UnsupportedArchitecture where it holds what the module computed from the random ones.
+        """
         key = tuple((tuple(v.shape), v.dtype) if isinstance(v, Tensor) else v for v in pytree.tree_leaves(inputs))
         if key not in self._traces:
+            self.runner.draw(self._module, 1)
             try:
-                self._traces[key] = trace(self.runner.module, inputs, RULES)
+                traced = trace(self.runner.pristine, inputs, RULES)
             except LmcError:
                 self.runner(inputs, where)  # inputs that do not fit say so, and where they come from
                 raise
+            self.runner.load(weights)
+            with running(where):
+                found = traced.module(*traced.given(weights, inputs).values())
+            expected = tensors_in(self.runner(inputs, where))
+            if any(not _close(x, y) for x, y in zip(expected, found, strict=True)):
+                raise UnsupportedArchitecture(another_graph(self._module, traced))
+            self._traces[key] = traced
         return self._traces[key]
 
 
@@ -96,6 +103,12 @@ def finite(value: Tensor, where: str) -> Tensor:
             "whose inputs may be too large, and at the checkpoint"
         )
     return value
+
+
+def _close(first: Tensor, second: Tensor) -> bool:
+    """Whether outputs agree to what float32 on the way leaves; those that are no numbers say nothing."""
+    size = 1 + float(first.abs().max()) if first.numel() else 1.0
+    return not first.numel() or not float((first - second).abs().max()) > 1e-3 * size
 
 
 @contextmanager

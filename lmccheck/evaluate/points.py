@@ -7,6 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from lmccheck.modules.precision import working_dtype as working_dtype  # known by this name above
+
 
 def interpolate(theta_a: Mapping[str, Tensor], theta_b: Mapping[str, Tensor], t: float) -> dict[str, Tensor]:
     """Return (1−t)·θ_A + t·θ_B; exact at both ends and where both agree, integer tensors from the nearer end."""
@@ -17,12 +19,6 @@ def interpolate(theta_a: Mapping[str, Tensor], theta_b: Mapping[str, Tensor], t:
         b = theta_b[name]
         out[name] = torch.lerp(a, b, t) if a.is_floating_point() else (a if t < 0.5 else b)
     return out
-
-
-def working_dtype(*weights: Mapping[str, Tensor]) -> torch.dtype:
-    """Return float64 when any tensor is, else float32 (half precision is upcast)."""
-    wide = any(tensor.dtype == torch.float64 for state in weights for tensor in state.values())
-    return torch.float64 if wide else torch.float32
 
 
 def upcast(weights: Mapping[str, Tensor], dtype: torch.dtype, device: torch.device) -> dict[str, Tensor]:

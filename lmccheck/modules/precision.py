@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -61,6 +61,12 @@ def _grouped_product(rows: Tensor, matrices: Tensor, ends: Tensor) -> Tensor:
         out[begin:end] = rows[begin:end] @ matrix
         begin = end
     return out
+
+
+def working_dtype(*weights: Mapping[str, Tensor]) -> torch.dtype:
+    """Return float64 when any tensor is, else float32 (half precision is upcast)."""
+    wide = any(tensor.dtype == torch.float64 for state in weights for tensor in state.values())
+    return torch.float64 if wide else torch.float32
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -10,12 +11,20 @@ import torch
 from torch import Tensor, nn
 
 from lmccheck.errors import LmcError, SourceError
+from lmccheck.modules.caches import clear_caches, tensor_caches
+from lmccheck.modules.copies import in_evaluation_mode, new_body, private_copy, shared_tensors
 from lmccheck.modules.precision import StayDouble, exact_float32
 from lmccheck.modules.random_weights import draws, shake
-from lmccheck.modules.stored import private_copy, stored_tensors
+from lmccheck.modules.stored import stored_tensors
 from lmccheck.store.imports import out_of_memory, say
-from lmccheck.store.tensors import dtype_name, identity
+from lmccheck.store.tensors import dtype_name, equal, identity
 from lmccheck.store.trees import input_tensors, moved, tensors_in
+
+UNSTEADY = (
+    "loading or running it changes its stored tensor {!r} in evaluation mode, so that what it computes is no function "
+    "of the checkpoint; mend: write `if self.training:` before the line that does, or take it out of the state dict"
+)
+TWO_OUTPUTS = "gives two outputs for the same weights and inputs; mend: make forward deterministic in evaluation mode"
 
 
 @contextmanager
@@ -36,7 +45,11 @@ def as_source_error(doing: str, after: str = "", kind: type[SourceError] = Sourc
 class Runner:
     """A private copy of a module in evaluation mode, on one device and in one float dtype, that takes weights.
 
-    The copy shares nothing with the user's module, so neither its weights nor its statistics are ever touched.
+    The copy shares nothing with the user's module, so neither its weights nor its statistics are ever touched. For
+    every point of weight space ``module`` is a new body for the same stored tensors, made as a user would make it:
+    as built, weights put in, what its own ``load_state_dict`` does beside, switched to evaluation mode. So whatever a
+    network keeps of one run (a cache computed from other weights) is unknown to the next, and what it has handed out
+    is left alone.
     """
 
     def __init__(
@@ -44,20 +57,35 @@ class Runner:
     ) -> None:
         self.device = torch.device(device)
         self.dtype = dtype
-        self.module = _in_dtype(private_copy(module).to(self.device), dtype)
-        self.module.requires_grad_(False)
-        self._state = stored_tensors(self.module)
-        self._kept = _Kept(self.module, self._state)
+        self.pristine = private_copy(module, self.device, dtype, evaluate=False)  # never run
+        self.pristine.requires_grad_(False)
+        self._state = stored_tensors(self.pristine)
+        self._shared = shared_tensors(self.pristine)
+        self._caches = tensor_caches(self.pristine)
+        self._loads = loads_itself(self.pristine)
+        self.module = in_evaluation_mode(new_body(self.pristine, self._shared))
 
     def load(self, weights: Mapping[str, Tensor]) -> None:
-        """Copy ``weights`` (every name of the state dict) into the module, converted to its device and dtype.
-
-        What the module kept from earlier runs (a cache computed from other weights) is forgotten.
-        """
-        self._kept.restore()
+        """Copy ``weights`` (every name of the state dict) into the module, converted to its device and dtype."""
         with torch.no_grad():
             for name, target in self._state.items():
                 target.copy_(weights[name])
+        self._renew()
+
+    def changed(self, weights: Mapping[str, Tensor]) -> str | None:
+        """Return the name of a floating tensor that is no longer what was loaded, None where there is none."""
+        for name, tensor in self._state.items():
+            if tensor.is_floating_point() and not equal(tensor, weights[name].to(tensor)):
+                return name
+        return None
+
+    def _renew(self) -> None:
+        """Make a new body for the weights as they now are."""
+        clear_caches(self._caches)
+        self.module = new_body(self.pristine, self._shared)
+        if self._loads:
+            load_into(self.module, self._state)
+        self.module.eval()
 
     def draw(self, module: nn.Module, seed: int, strength: float = 1.0) -> None:
         """Put random weights in, those of ``randomised(module, seed)``, without a second copy of them.
@@ -65,19 +93,19 @@ class Runner:
         A ``strength`` below 1 keeps nearer to the module's own weights; one above 1 goes far from them, and lets
         parameters that are nowhere negative change sign.
         """
-        self._kept.restore()
         buffers = {name for name, _ in module.named_buffers(remove_duplicate=False)}
         with torch.no_grad():
             for name, own, generator in draws(module, seed):
                 free = strength > 1 and name not in buffers
                 shake(self._state[name], own.detach(), generator, strength, signed=free)
+        self._renew()
 
     def change(self, move: Callable[[str, Tensor], None]) -> None:
         """Let ``move(name, tensor)`` change every tensor in place; one with several names is changed once."""
-        self._kept.restore()
         with torch.no_grad():
             for tensor, name in {identity(t): (t, name) for name, t in self._state.items()}.values():
                 move(name, tensor)
+        self._renew()
 
     def cast(self, value: Any) -> Any:
         """Return inputs or targets on the device, floating tensors in the runner's dtype; other objects as they are."""
@@ -88,71 +116,42 @@ class Runner:
 
         Raises SourceError, beginning with ``where``, when the network itself raises.
         """
-        double = self.dtype == torch.float64
-        doing = f"{where}: running the model{' in float64' if double else ''}"
-        after = f"; inputs {_shapes(inputs)}; mend: check the model, and that the data fits it"
-        precision = StayDouble() if double else nullcontext()
-        with as_source_error(doing, after), torch.no_grad(), exact_float32(), precision:
-            inputs = self.cast(inputs)
-            if isinstance(inputs, dict):
-                return self.module(**inputs)
-            return self.module(*inputs) if isinstance(inputs, (tuple, list)) else self.module(inputs)
+        try:
+            return run_module(self.module, inputs, where, self.device, self.dtype)
+        finally:
+            clear_caches(self._caches)  # their user finds nothing of these weights in them
 
 
-def _in_dtype(module: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """Convert a module's floating tensors; complex ones keep their imaginary part, unlike with ``module.to(dtype)``."""
-    named = {torch.float64: module.double, torch.float32: module.float, torch.float16: module.half}
-    named.get(dtype, module.bfloat16)()
-    for tensor in (*module.parameters(), *module.buffers()):
-        if tensor.is_complex() and dtype == torch.float64:
-            tensor.data = tensor.data.to(torch.complex128)
-    return module
+def run_module(module: nn.Module, inputs: Any, where: str, device: torch.device, dtype: torch.dtype) -> Any:
+    """Run a module on one batch as ``Runner`` does, without gradients and in one precision throughout."""
+    double = dtype == torch.float64
+    doing = f"{where}: running the model{' in float64' if double else ''}"
+    after = f"; inputs {_shapes(inputs)}; mend: check the model, and that the data fits it"
+    precision = StayDouble() if double else nullcontext()
+    with as_source_error(doing, after), torch.no_grad(), exact_float32(), precision:
+        inputs = moved(inputs, device, dtype)
+        if isinstance(inputs, dict):
+            return module(**inputs)
+        return module(*inputs) if isinstance(inputs, (tuple, list)) else module(inputs)
 
 
-_REGISTERED = {"_parameters", "_buffers", "_modules"}
+def loads_itself(module: nn.Module) -> bool:
+    """Whether a module's own ``load_state_dict`` does more than to copy tensors: overridden, or with hooks."""
+    return any(
+        part._load_state_dict_pre_hooks
+        or part._load_state_dict_post_hooks
+        or type(part).load_state_dict is not nn.Module.load_state_dict
+        or not type(part)._load_from_state_dict.__module__.startswith("torch.")
+        for part in module.modules()
+    )
 
 
-class _Kept:
-    """What a module holds beside its stored tensors: plain attributes, containers of them, buffers that are not stored.
-
-    A network may keep in them what it computed in an earlier run (attention biases looked up once, for example), which
-    would be wrong under other weights.
-    """
-
-    def __init__(self, module: nn.Module, stored: Mapping[str, Tensor]) -> None:
-        self._attributes = [
-            (part.__dict__, {k: (v, _contents(v)) for k, v in part.__dict__.items() if k not in _REGISTERED})
-            for part in module.modules()
-        ]
-        held = {identity(tensor) for tensor in stored.values()}
-        self._buffers = [
-            (part._buffers, name, buffer, buffer.clone())
-            for part in module.modules()
-            for name, buffer in part._buffers.items()
-            if buffer is not None and identity(buffer) not in held
-        ]
-
-    def restore(self) -> None:
-        """Put everything back as it was."""
-        for held, before in self._attributes:
-            for key in held.keys() - before.keys() - _REGISTERED:
-                del held[key]
-            for key, (value, contents) in before.items():
-                held[key] = value
-                if isinstance(contents, dict):
-                    value.clear()
-                    value.update(contents)
-                elif isinstance(contents, list):
-                    value[:] = contents
-        with torch.no_grad():
-            for buffers, name, buffer, content in self._buffers:
-                buffer.copy_(content)
-                buffers[name] = buffer
-
-
-def _contents(value: Any) -> Any:
-    """Return a shallow copy of a plain dict or list, None for anything else."""
-    return value.copy() if type(value) in (dict, list) else None
+def load_into(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Let a module load weights by its own ``load_state_dict``. Raises SourceError where that raises."""
+    doing = f"model {type(module).__name__}: load_state_dict"
+    with as_source_error(doing, "; mend: make model.load_state_dict(weights) work"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        module.load_state_dict(dict(weights))
 
 
 def _shapes(inputs: Any) -> str:

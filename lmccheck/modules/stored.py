@@ -1,15 +1,12 @@
-"""What a module stores: its tensors by name, which names are one tensor, and private copies that behave."""
+"""What a module stores: its tensors by name, and which names are one tensor."""
 
 from __future__ import annotations
 
-import copy
-
-import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from lmccheck.errors import SourceError, UnsupportedArchitecture
-from lmccheck.store.tensors import equal, identity, overlap
+from lmccheck.store.tensors import identity, overlap
 
 
 def stored_tensors(module: nn.Module) -> dict[str, Tensor]:
@@ -68,33 +65,3 @@ def overlapping_names(module: nn.Module) -> set[str]:
         for _, other in tensors
         if identity(tensor) != identity(other) and overlap(tensor, other)
     }
-
-
-def private_copy(module: nn.Module) -> nn.Module:
-    """Return a copy in evaluation mode that shares nothing with ``module``.
-
-    Raises SourceError when the module cannot be copied, UnsupportedArchitecture when switching it to evaluation mode
-    changes its weights (merged adapters): what it then computes is not a function of the checkpoint alone.
-    """
-    what = f"model {type(module).__name__}"
-    stored_tensors(module)
-    if isinstance(module, torch.jit.ScriptModule):
-        raise UnsupportedArchitecture(
-            f"{what}: got a TorchScript module, expected an eager one; mend: return the original"
-        )
-    try:
-        twin = copy.deepcopy(module)
-    except Exception as error:
-        said = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise SourceError(
-            f"{what}: cannot be copied: {said}; mend: make copy.deepcopy(model) work, for example with "
-            "torch.nn.utils.parametrizations in place of the older weight_norm"
-        ) from error
-    before = stored_tensors(module)
-    for name, tensor in stored_tensors(twin.eval()).items():
-        if name not in before or not equal(tensor, before[name]):
-            raise UnsupportedArchitecture(
-                f"{what}: switching it to evaluation mode changes its tensor {name!r}; mend: merge or remove adapters "
-                "before saving, and return a model whose eval() leaves weights alone"
-            )
-    return twin

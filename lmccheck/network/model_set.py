@@ -13,6 +13,7 @@ from torch import Tensor
 from lmccheck.errors import CheckpointError
 from lmccheck.modules.precision import own_settings
 from lmccheck.network.endpoint import Endpoint, endpoint, inputs_of, require_same_tensors, require_unchanged
+from lmccheck.network.loaded import as_loaded
 from lmccheck.network.network import Network, load_network
 from lmccheck.network.pair import Given, ModelPair
 from lmccheck.shown import one_line, some
@@ -95,7 +96,7 @@ def load_set(models: Sequence[Given], *, name: str | None = None, sha256: Sequen
     network = load_network(name=title, **given)
     for other in opened[1:]:
         require_same_tensors(opened[0], other, network.module)
-    return ModelSet(title, names, tuple(endpoint(network, checkpoint) for checkpoint in opened))
+    return ModelSet(title, names, as_loaded(*(endpoint(network, checkpoint) for checkpoint in opened)))
 
 
 def model_names(models: Sequence[Given]) -> tuple[str, ...]:

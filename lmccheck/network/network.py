@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lmccheck.errors import SymmetryError, UnsupportedArchitecture, shown_path
+from lmccheck.modules.copies import private_copy
 from lmccheck.modules.stored import stored_tensors
 from lmccheck.network.arguments import in_order
 from lmccheck.network.device import resolve_device
@@ -21,13 +23,36 @@ from lmccheck.store.data import Data, load_data
 from lmccheck.store.disk import Held
 from lmccheck.store.imports import input_files
 from lmccheck.store.model import build_module
+from lmccheck.store.tensors import identity
 from lmccheck.store.trees import moved
 from lmccheck.symmetry.discover import Traced, derive, structure_of
 from lmccheck.symmetry.spec import PermutationSpec
 from lmccheck.symmetry.spec_file import read_spec
 from lmccheck.symmetry.structure import Structure
-from lmccheck.symmetry.user_spec import require_given
+from lmccheck.symmetry.user_spec import require_fixed, require_given
 from lmccheck.symmetry.verify import require
+
+COPIED = "a copy of a live module, which cannot be built afresh"
+
+
+class Builder:
+    """Builds a network again, as its user would; ``live`` where there is but one module of it, which is copied."""
+
+    def __init__(self, model: Any, folder: Path, module: nn.Module) -> None:
+        self._model, self._folder, self._module = model, folder, module
+        self.live = isinstance(model, nn.Module)
+
+    def __call__(self, seed: int) -> nn.Module:
+        """Return a module that nothing else refers to, in training mode or as it was built."""
+        module = self._module if self.live else build_module(self._model, self._folder, seed)
+        self.live = self.live or _share(module, self._module)
+        return private_copy(module, evaluate=False) if self.live else module
+
+
+def _share(one: nn.Module, other: nn.Module) -> bool:
+    """Whether two modules store anything in the same memory."""
+    places = {identity(tensor) for tensor in stored_tensors(other).values()}
+    return any(identity(tensor) in places for tensor in stored_tensors(one).values())
 
 
 @one_line(lambda network: f"{network.name!r}, {network.run_on}")
@@ -52,6 +77,8 @@ class Network:
     origin: dict[str, Any] = field(default_factory=lambda: {"origin": "traced"}, repr=False)
     inputs: tuple[Path, ...] = field(default=(), repr=False)  # files that were read for it, beside checkpoints
     spec_file: Held | None = field(default=None, repr=False)
+    constants: Mapping[str, Tensor] = field(default_factory=dict, repr=False)  # equal in all checkpoints
+    build: Builder = field(kw_only=True, repr=False)  # another module like it
 
     @property
     def run_on(self) -> str:
@@ -69,7 +96,7 @@ class Network:
 
     @cached_property
     def _traced(self) -> Traced:
-        return derive(self.module, self.example_inputs())
+        return derive(self.module, self.example_inputs(), self.constants)
 
     @property
     def traced(self) -> Traced | None:
@@ -98,8 +125,10 @@ class Network:
     def _verified(self) -> tuple[PermutationSpec, float]:
         if self.given is not None:
             where = f"symmetry {self.origin['origin']}"
+            require_fixed(self.given, self.constants, where)
             return self.given, require_given(self.given, self.module, self.example_inputs(), where)
-        return self._traced.spec, require(self._traced.spec, self.module, self.example_inputs())
+        traced = self._traced
+        return traced.spec, require(traced.spec, self.module, self.example_inputs(), graph=traced.trace)
 
     def structure(self, purpose: str) -> Structure:
         """Return the network in units, as paths and dropping see it; its permutation spec is verified first.
@@ -121,6 +150,7 @@ class Network:
         """Return what a report says of how it is run; JSON-able."""
         return {
             "model": self.model,
+            "module": COPIED if self.build.live else "built",
             "data": {"origin": self.data.origin, "samples": self.data.samples},
             "calibration": _data_facts(self.calibration),
             "loss": self.loss.name,
@@ -146,7 +176,7 @@ def load_network(
     """
     folder = Path(base) if base is not None else Path.cwd()
     torch_device = resolve_device(device)
-    module, label = named_module(model, folder)
+    module, label, build = named_module(model, folder)
     spec, origin, spec_file = _spec(symmetry, folder, module)
     loss_held = load_loss(loss, folder)
     tokens = loss_held.name == "next_token"
@@ -157,15 +187,15 @@ def load_network(
     inputs = tuple(input_files(folder, model, data, calibration, loss, symmetry))
     return Network(
         name, module, label, held, calibrating, loss_held, str(device), torch_device, folder, spec, origin, inputs,
-        spec_file,
+        spec_file, build=build,
     )  # fmt: skip
 
 
-def named_module(model: Any, folder: Path) -> tuple[nn.Module, str]:
-    """Return the module, checked to be one whose checkpoint can be loaded by name, and what messages call it."""
+def named_module(model: Any, folder: Path) -> tuple[nn.Module, str, Builder]:
+    """Return the module, one whose checkpoint can be loaded by name, what messages call it, and its builder."""
     module = build_module(model, folder)
     stored_tensors(module)
-    return module, model if isinstance(model, str) else type(module).__name__
+    return module, model if isinstance(model, str) else type(module).__name__, Builder(model, folder, module)
 
 
 def _spec(given: Any, folder: Path, module: nn.Module) -> tuple[PermutationSpec | None, dict[str, Any], Held | None]:

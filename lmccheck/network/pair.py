@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from lmccheck.errors import CheckpointError
 from lmccheck.modules.precision import own_settings
 from lmccheck.network.endpoint import Endpoint, StateDict, endpoint, inputs_of, require_same_tensors, require_unchanged
+from lmccheck.network.loaded import as_loaded
 from lmccheck.network.loss import Loss
 from lmccheck.network.network import Network, load_network, named_module
 from lmccheck.shown import one_line
@@ -203,7 +204,7 @@ def load_pair(
         base=folder, symmetry=symmetry,
     )  # fmt: skip
     require_same_tensors(first, second, network.module)
-    return ModelPair(network.name, endpoint(network, first), endpoint(network, second))
+    return ModelPair(network.name, *as_loaded(endpoint(network, first), endpoint(network, second)))
 
 
 @own_settings()
@@ -212,7 +213,7 @@ def load_endpoint(
 ) -> Endpoint:
     """Load and check one checkpoint of a network, called ``name`` in messages; all else as in ``load_pair``."""
     checkpoint = open_checkpoint(given, Path(base) if base is not None else Path.cwd(), name, sha256)
-    return endpoint(load_network(name=name, base=base, **sources), checkpoint)
+    return as_loaded(endpoint(load_network(name=name, base=base, **sources), checkpoint))[0]
 
 
 @own_settings()
@@ -234,9 +235,9 @@ def load_widths(
     folder = Path(base) if base is not None else Path.cwd()
     opened = _opened(a, b, folder, sha256 or {})
     first = load_network(name=name or _title(a, b), model=model_a, base=folder, **given)
-    module, label = named_module(model_b, folder)
-    networks = first, replace(first, module=module, model=label)
-    return WidthPair(first.name, *(endpoint(n, c) for n, c in zip(networks, opened, strict=True)))
+    module, label, build = named_module(model_b, folder)
+    networks = first, replace(first, module=module, model=label, build=build)
+    return WidthPair(first.name, *(as_loaded(endpoint(n, c))[0] for n, c in zip(networks, opened, strict=True)))
 
 
 def _opened(a: Given, b: Given, folder: Path, pins: Mapping[str, str]) -> list[Checkpoint]:

@@ -150,12 +150,18 @@ def _repair_notes(line: Line, between: Segment, facts: dict[str, Any]) -> list[s
 def _notes(pair: ModelPair, evaluator: Evaluator, alignment: Alignment | None) -> list[str]:
     import torch
 
+    from lmccheck.modules.constants import differing_integers
+
     notes = []
     if all(torch.equal(tensor, pair.theta_b[name]) for name, tensor in pair.theta_a.items()):
         notes.append("a and b are identical")
     notes += data_remarks(pair.network)
-    if evaluator.buffers:
-        notes.append(f"float buffers interpolated like weights: {', '.join(evaluator.buffers[:3])}")
+    buffers = [name for name in evaluator.buffers if name not in pair.network.constants]
+    if buffers:
+        notes.append(f"float buffers interpolated like weights: {', '.join(buffers[:3])}")
+    integers = differing_integers(pair.module, pair.theta_a, pair.theta_b)
+    if integers:
+        notes.append(f"integer buffers differ, between a and b the nearer end's are taken: {', '.join(integers[:3])}")
     stored = {facts["dtype"] for facts in pair.description["files"].values()}
     if stored - {"float32", "float64"}:
         notes.append(f"stored as {', '.join(sorted(stored))}, evaluated in {precision_of(evaluator)}")

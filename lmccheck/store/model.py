@@ -13,8 +13,11 @@ from lmccheck.errors import SourceError
 from lmccheck.store.imports import importable, label, load_object, say, takes_nothing
 
 
-def build_module(model: str | nn.Module | Callable[[], Any], folder: Path | None = None) -> nn.Module:
-    """Return the network: an nn.Module as it is, or what ``"module:callable"`` or a callable returns."""
+def build_module(model: str | nn.Module | Callable[[], Any], folder: Path | None = None, seed: int = 0) -> nn.Module:
+    """Return the network: an nn.Module as it is, or what ``"module:callable"`` or a callable returns.
+
+    What it draws to begin with is decided by ``seed``.
+    """
     if isinstance(model, nn.Module):
         return model
     build = load_object(model, folder, "model") if isinstance(model, str) else model
@@ -25,7 +28,7 @@ def build_module(model: str | nn.Module | Callable[[], Any], folder: Path | None
         raise SourceError(f"{what}: got {type(build).__name__}, expected a callable that returns a torch.nn.Module")
     try:
         with importable(folder), torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(0)  # what it draws to begin with is the same in every run
+            torch.default_generator.manual_seed(seed)  # the same in every run
             module = build()
     except (Exception, SystemExit) as error:
         mend = "correct it there" if takes_nothing(build) else "make it callable without arguments"

@@ -9,7 +9,8 @@ wreath product rather than a product.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -36,7 +37,13 @@ RULE_FAILED = "its rule failed"
 class Analysis:
     """Axes of every value of a graph, and everything known about how factors occur together."""
 
-    def __init__(self, trace: Trace, rules: dict[str, Callable[..., Any]], clashing: set[str]) -> None:
+    def __init__(
+        self,
+        trace: Trace,
+        rules: dict[str, Callable[..., Any]],
+        clashing: set[str],
+        constants: Mapping[str, torch.Tensor] = MappingProxyType({}),
+    ) -> None:
         self.trace = trace
         self.rules = rules
         self.values: dict[fx.Node, Any] = {}
@@ -52,6 +59,7 @@ class Analysis:
         self.instances: list[Instance] = []
         self.unruled: dict[str, int] = {}
         self._clashing = clashing
+        self._constants = constants
 
     # -- walking the graph -------------------------------------------------------------------------------------
 
@@ -95,7 +103,8 @@ class Analysis:
             why = Reason("constant", f"{holder.target} is not stored in the checkpoint, so it cannot be permuted along")
             return Symbol(
                 tuple(
-                    fresh(n, None if alike else why) for n, alike in zip(shape, _alike(holder, len(shape)), strict=True)
+                    fresh(n, None if same else why)
+                    for n, same in zip(shape, _unstored(holder, len(shape)), strict=True)
                 )
             )
         name = self.trace.tied.get(holder.target, holder.target)
@@ -105,7 +114,16 @@ class Analysis:
                 why_not = Reason("dtype", f"{str(value.dtype).removeprefix('torch.')} tensors are never permuted")
             elif holder.target in self._clashing:
                 why_not = Reason("storage", "shares memory with a tensor of another shape")
+            elif name in self._constants:
+                return self._constant(name, self._constants[name])
             self.params[name] = Symbol(tuple(fresh(n, why_not) for n in shape), name)
+        return self.params[name]
+
+    def _constant(self, name: str, value: torch.Tensor) -> Symbol:
+        """A stored constant: positions of a dimension may move where all of them hold the same."""
+        why = Reason("constant", f"{name} is equal in all checkpoints, and no running statistic")
+        axes = (fresh(n, None if same else why) for n, same in zip(value.shape, _alike(value), strict=True))
+        self.params[name] = Symbol(tuple(axes), name)
         return self.params[name]
 
     def _call(self, node: fx.Node) -> Any:
@@ -284,9 +302,14 @@ class Analysis:
         return companions([*stored, *self.records], self.families())
 
 
-def _alike(holder: Placeholder, ndim: int) -> list[bool]:
-    """Say for every dimension of a constant whether its positions all hold the same; then it may be permuted."""
+def _unstored(holder: Placeholder, ndim: int) -> list[bool]:
+    """Say for every dimension of a constant that is not stored whether its positions all hold the same."""
     value = holder.value
     if value is None or value.ndim != ndim or not value.numel():
         return [False] * ndim
+    return _alike(value)
+
+
+def _alike(value: torch.Tensor) -> list[bool]:
+    """Say for every dimension of a constant whether its positions all hold the same; then it may be permuted."""
     return [bool(torch.equal(value, value.narrow(d, 0, 1).expand_as(value))) for d in range(value.ndim)]

@@ -6,9 +6,10 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from math import prod
+from types import MappingProxyType
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from lmccheck.errors import SourceError, UnsupportedArchitecture
 from lmccheck.modules.precision import own_settings
@@ -22,6 +23,7 @@ from lmccheck.symmetry.rules import RULES
 from lmccheck.symmetry.sites import Layer, Site, find_sites, layers, made_sites
 from lmccheck.symmetry.slots import Frozen, Layouts, Part, Piece, Slot, UnitGroup, circles, containers_first, slots_of
 from lmccheck.symmetry.spec import PermutationSpec
+from lmccheck.symmetry.statistics import running_statistics
 from lmccheck.symmetry.structure import Structure
 from lmccheck.symmetry.trace import Trace, trace
 
@@ -80,14 +82,22 @@ def discover_symmetry(module: nn.Module, example_inputs: tuple[Any, ...]) -> Per
     return derive(module, example_inputs).spec
 
 
-def derive(module: nn.Module, example_inputs: tuple[Any, ...]) -> Traced:
-    """Trace a network and return its permutation spec with what else the trace says; raises as discover_symmetry."""
+def derive(
+    module: nn.Module, example_inputs: tuple[Any, ...], constants: Mapping[str, Tensor] = MappingProxyType({})
+) -> Traced:
+    """Trace a network and return its permutation spec with what else the trace says; raises as discover_symmetry.
+
+    Stored ``constants``, by canonical name, are left unchanged by every permutation of the spec, unless the graph uses
+    them as running statistics: these move with their channels.
+    """
     if not isinstance(module, nn.Module):
         raise SourceError(f"discover_symmetry: got {type(module).__name__}, expected a torch.nn.Module")
     if not isinstance(example_inputs, tuple):
         raise SourceError(f"discover_symmetry: got example inputs as {type(example_inputs).__name__}, expected a tuple")
     graph = trace(module, example_inputs, RULES)
-    analysis = Analysis(graph, RULES, overlapping_names(module))
+    statistics = running_statistics(graph) if constants else set()
+    fixed = {name: value for name, value in constants.items() if name not in statistics}
+    analysis = Analysis(graph, RULES, overlapping_names(module), fixed)
     analysis.run()
     analysis.settle()
     families = _complete(analysis)
@@ -99,7 +109,7 @@ def derive(module: nn.Module, example_inputs: tuple[Any, ...]) -> Traced:
     pieces_of = partial(_grouped, families=families, names=names)
     layouts: dict[str, dict[int, tuple[Piece, ...]]] = {}
     for name, dim in strided:
-        if pieces := pieces_of(analysis.params[name].axes[dim]):
+        if name not in fixed and (pieces := pieces_of(analysis.params[name].axes[dim])):
             layouts.setdefault(name, {})[dim] = tuple(pieces)
     learned = {graph.tied.get(n, n) for n, _ in module.named_parameters(remove_duplicate=False)}
     groups = _unit_groups(analysis, layouts, _roles(analysis, strided), learned, names, within)

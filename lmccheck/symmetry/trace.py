@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import warnings
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from functools import cache
@@ -15,10 +15,15 @@ from typing import Any
 import torch
 from torch import nn
 from torch.export.graph_signature import InputKind
+from torch.utils._pytree import tree_leaves
 
 from lmccheck.errors import UnsupportedArchitecture
+from lmccheck.modules.caches import clear_caches, tensor_caches
+from lmccheck.modules.copies import private_copy
+from lmccheck.modules.held import held_tensors
 from lmccheck.modules.runner import outputs_of
-from lmccheck.modules.stored import private_copy, stored_tensors, tied_names
+from lmccheck.modules.stored import stored_tensors, tied_names
+from lmccheck.store.tensors import identity, overlap
 from lmccheck.store.trees import tensors_in
 
 _EXPORTING = threading.Lock()  # torch.export patches modules and globals: one at a time
@@ -41,6 +46,23 @@ class Trace:
     module: torch.fx.GraphModule  # runs on its placeholders' values, in order
     placeholders: dict[str, Placeholder]
     tied: dict[str, str]  # every state-dict name -> the name its storage is known by
+
+    def given(self, weights: Mapping[str, torch.Tensor], inputs: Any) -> dict[torch.fx.Node, Any]:
+        """Return what the graph's placeholders stand for, in order, with these weights and positional inputs."""
+        leaves = iter(tree_leaves(inputs))
+        nodes = [node for node in self.graph.nodes if node.op == "placeholder"]
+        return {
+            node: weights[holder.target] if holder.stored else next(leaves) if holder.kind == "input" else holder.value
+            for node, holder in zip(nodes, self.placeholders.values(), strict=True)
+        }
+
+    def constants(self) -> list[str]:
+        """Return the names of the floating constants of several numbers that no checkpoint holds."""
+        return [
+            holder.target
+            for holder in self.placeholders.values()
+            if holder.value is not None and holder.value.is_floating_point() and holder.value.numel() > 1
+        ]
 
     @property
     def graph(self) -> torch.fx.Graph:
@@ -107,6 +129,8 @@ def trace(module: nn.Module, example_inputs: tuple[Any, ...], known: Collection[
     Raises UnsupportedArchitecture when torch.export cannot trace the module.
     """
     twin = _TensorsOnly(private_copy(module))
+    caches = tensor_caches(module)
+    clear_caches(caches)
     with _EXPORTING, warnings.catch_warnings(), torch.enable_grad(), quiet_logs():
         warnings.simplefilter("ignore")  # deprecations inside torch.export are not the user's
         program = _export(twin, example_inputs)
@@ -119,15 +143,62 @@ def trace(module: nn.Module, example_inputs: tuple[Any, ...], known: Collection[
     placeholders: dict[str, Placeholder] = {}
     state = stored_tensors(module).keys()
     values = {**program.constants, **dict(twin.named_buffers(remove_duplicate=False))}
+    shared = _aliases(twin.module)
     for spec in program.graph_signature.input_specs:
         target = (spec.target or spec.arg.name).removeprefix("module.")
+        value = values.get(spec.target or "")
+        if target not in state and isinstance(value, torch.Tensor):
+            target = _stored_name(twin.module, value, shared) or target
         held = target in state
-        value = None if held else values.get(spec.target or "")
+        value = None if held else value
         placeholders[spec.arg.name] = Placeholder(
             _KINDS.get(spec.kind, "constant"), target, held, value.clone() if isinstance(value, torch.Tensor) else None
         )
     _release(twin)
+    clear_caches(caches)  # what tracing put there are no numbers
     return Trace(program.graph_module, placeholders, tied_names(module))
+
+
+def _aliases(module: nn.Module) -> dict[int, list[str]]:
+    """Return the names of stored tensors by where their memory begins."""
+    names: dict[int, list[str]] = {}
+    for name, tensor in stored_tensors(module).items():
+        if tensor.layout == torch.strided and tensor.numel():
+            names.setdefault(tensor.untyped_storage().data_ptr(), []).append(name)
+    return names
+
+
+def _stored_name(module: nn.Module, value: torch.Tensor, shared: dict[int, list[str]]) -> str | None:
+    """Return the name of the stored tensor that a constant of the graph is, None where it is memory of its own.
+
+    Raises UnsupportedArchitecture for one that is a part or another view of a stored tensor.
+    """
+    if value.layout != torch.strided or not value.numel():
+        return None
+    names = shared.get(value.untyped_storage().data_ptr(), [])
+    stored = stored_tensors(module) if names else {}
+    for name in names:
+        if identity(stored[name]) == identity(value):
+            return name
+    near = next((name for name in names if overlap(stored[name], value)), None)
+    if near is None:
+        return None
+    path = next((item.path for item in held_tensors(module) if identity(item.tensor) == identity(value)), "")
+    raise UnsupportedArchitecture(
+        f"model {type(module).__name__}: {f'attribute {path}' if path else 'a constant'} of shape {tuple(value.shape)} "
+        f"is a view of the memory of {near!r}, which the traced graph cannot say; mend: take the view in forward, or "
+        "use align = 'none'"
+    )
+
+
+def another_graph(module: nn.Module, graph: Trace) -> str:
+    """Say that a traced graph does not compute what the module computes with other weights, and what can be done."""
+    names = ", ".join(repr(name) for name in graph.constants()[:3])
+    return (
+        f"model {type(module).__name__}: the traced graph computes something else than the model with other weights: "
+        f"it holds as constants what was computed from weights before it was traced ({names or 'numbers'}); mend: "
+        "compute it in forward from self's own parameters, or use align = 'none'"
+    )
 
 
 @cache

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import ceil, factorial, log
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from lmccheck.errors import SymmetryError
 from lmccheck.symmetry.spec import PermutationSpec
@@ -28,6 +30,20 @@ def require_given(
     if not worst <= TOLERANCE:
         raise SymmetryError(f"{origin}: {refusal(spec, module, example_inputs, worst, seed=seed)}")
     return worst
+
+
+def require_fixed(spec: PermutationSpec, constants: Mapping[str, Tensor], origin: str) -> None:
+    """Raise SymmetryError where a user's spec moves a constant: what is averaged would be another mask or table."""
+    element = spec.moving(0)
+    for name, value in constants.items():
+        moved = value.clone()
+        if name in spec.shapes:
+            spec.move_(name, moved, element)
+        if not torch.equal(moved, value):
+            raise SymmetryError(
+                f"{origin}: it permutes {name!r}, which is equal in all checkpoints and no running statistic, so that "
+                "a merge would average it with itself in another order; mend: leave out the groups that move it"
+            )
 
 
 def enough_trials(spec: PermutationSpec) -> int:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from math import inf, isfinite
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from lmccheck.errors import SymmetryError
-from lmccheck.modules.runner import Runner
+from lmccheck.errors import SymmetryError, UnsupportedArchitecture
+from lmccheck.modules.precision import StayDouble
+from lmccheck.modules.runner import TWO_OUTPUTS, UNSTEADY, Runner
 from lmccheck.modules.stored import stored_tensors
 from lmccheck.store.trees import tensors_in
+from lmccheck.symmetry.trace import Trace, another_graph
 
 TOLERANCE = 1e-9
+_FLOAT32 = 1e-4  # a graph computes in float32 what its model says it does
 _AMPLIFIED = 1e4  # a deviation this many times what rounding alone does to the output is no rounding
 
 
@@ -150,16 +154,48 @@ def _respond(seen: list[list[Tensor]]) -> bool:
     return any(not torch.equal(x, y) for other in seen[1:] for x, y in zip(seen[0], other, strict=True))
 
 
-def require(spec: Spec, module: nn.Module, example_inputs: tuple[Any, ...], *, seed: int = 0) -> float:
-    """Return the deviation of ``spec``; raise SymmetryError when it is above 1e-9."""
+def require(
+    spec: Spec, module: nn.Module, example_inputs: tuple[Any, ...], *, seed: int = 0, graph: Trace | None = None
+) -> float:
+    """Return the deviation of ``spec``, derived from ``graph``; raise SymmetryError when it is above 1e-9.
+
+    Raises UnsupportedArchitecture where the model is to blame: its outputs are no function of weights and inputs, or
+    the graph holds what was computed from weights before it was traced.
+    """
     worst = deviation(spec, module, example_inputs, seed=seed)
     if not worst <= TOLERANCE:
+        blame_model(module, example_inputs, graph, seed)
         raise SymmetryError(
             f"model {type(module).__name__}: the derived permutation spec changes the output {too_much(worst)}; this "
             f"is a defect of lmccheck (ops without a rule: {dict(spec.unruled) or 'none'}); mend: report the model, "
             "and use align = 'none' meanwhile"
         )
     return worst
+
+
+def blame_model(module: nn.Module, example_inputs: tuple[Any, ...], graph: Trace | None = None, seed: int = 0) -> None:
+    """Raise UnsupportedArchitecture where a model's outputs do not follow its weights as its graph says they do."""
+    what = f"model {type(module).__name__}"
+    runner = Runner(module, dtype=torch.float64)
+    runner.draw(module, seed)
+    weights = {name: tensor.clone() for name, tensor in stored_tensors(runner.module).items()}
+
+    def outputs() -> list[Tensor]:
+        runner.load(weights)
+        return [t.clone() for t in tensors_in(runner(example_inputs, f"{what}, example inputs"))]
+
+    first = outputs()
+    changed = runner.changed(weights)
+    if changed:
+        raise UnsupportedArchitecture(f"{what}: {UNSTEADY.format(changed)}")
+    if _relative(first, outputs(), 1e-30) > TOLERANCE:
+        raise UnsupportedArchitecture(f"{what}: {TWO_OUTPUTS}")
+    if graph is not None:
+        traced: list[Tensor] = []
+        with torch.no_grad(), StayDouble(), suppress(RuntimeError):  # constants of another dtype
+            traced = graph.module(*graph.given(weights, runner.cast(example_inputs)).values())
+        if not traced or _relative(first, traced, 1e-30) > _FLOAT32:
+            raise UnsupportedArchitecture(another_graph(module, graph))
 
 
 def too_much(worst: float) -> str:

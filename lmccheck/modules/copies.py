@@ -1,0 +1,187 @@
+"""Private copies of a module, in which what shared memory still does, and new bodies for the same tensors."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from lmccheck.errors import LmcError, SourceError, UnsupportedArchitecture
+from lmccheck.modules.held import Held, held_tensors
+from lmccheck.modules.stored import stored_tensors
+from lmccheck.store.tensors import equal, identity
+
+
+def private_copy(
+    module: nn.Module, device: torch.device | None = None, dtype: torch.dtype | None = None, *, evaluate: bool = True
+) -> nn.Module:
+    """Return a copy that shares nothing with ``module``, on a device and its floats in a dtype where these are given.
+
+    It is in evaluation mode unless ``evaluate`` is False. Whatever shares memory with a stored tensor (a plain
+    attribute, an item of a list) shares memory with that tensor's copy. Raises SourceError when the module cannot be
+    copied, UnsupportedArchitecture when a function of its own holds a stored tensor, which no copy of the module
+    could have changed, or when switching it to evaluation mode changes its weights (merged adapters): what it then
+    computes is not a function of the checkpoint alone.
+    """
+    stored = stored_tensors(module)
+    _require_eager(module)
+    held = held_tensors(module)
+    memo = _copied_tensors(module, stored, held, device, dtype)
+    twin = _in_dtype(_deepcopy(module, memo), device, dtype)
+    return in_evaluation_mode(twin) if evaluate else twin
+
+
+def in_evaluation_mode(module: nn.Module) -> nn.Module:
+    """Switch a private module to evaluation mode; raises UnsupportedArchitecture where that changes its weights."""
+    before = stored_tensors(module)
+    overridden = any(type(part).train is not nn.Module.train for part in module.modules())
+    copies = {name: tensor.clone() for name, tensor in before.items()} if overridden else {}
+    after = stored_tensors(module.eval())
+    for name, tensor in after.items():
+        if name not in before or not equal(tensor, copies.get(name, before[name])):
+            raise UnsupportedArchitecture(
+                f"model {type(module).__name__}: switching it to evaluation mode changes its tensor {name!r}; mend: "
+                "merge or remove adapters before saving, and return a model whose eval() leaves weights alone"
+            )
+    return module
+
+
+def shared_tensors(module: nn.Module) -> dict[int, object]:
+    """Return the tensors that a module stores, and those that share memory with one, by their objects' ids."""
+    stored = list(stored_tensors(module).values())
+    places = {_place(tensor) for tensor in stored} - {None}
+    return {
+        **{id(tensor): tensor for tensor in stored},
+        **{id(item.tensor): item.tensor for item in held_tensors(module) if _place(item.tensor) in places},
+    }
+
+
+def new_body(module: nn.Module, shared: dict[int, object]) -> nn.Module:
+    """Return a copy that has the very tensors ``shared``, and everything else of its own.
+
+    What a network keeps in its plain attributes, containers of them, objects, and buffers that are not stored is as in
+    ``module``, which nobody runs; what one that was run has kept, or has handed out, stays with it.
+    """
+    return _deepcopy(module, shared)
+
+
+def _require_eager(module: nn.Module) -> None:
+    for name, part in module.named_modules():
+        if isinstance(part, torch.jit.ScriptModule):
+            where = f", submodule {name!r}: got" if name else ": got"
+            raise UnsupportedArchitecture(
+                f"model {type(module).__name__}{where} a TorchScript module, expected an eager one; mend: return the "
+                "original, without torch.jit.script or torch.jit.trace"
+            )
+
+
+def _deepcopy(module: nn.Module, memo: dict[int, object]) -> nn.Module:
+    try:
+        twin: nn.Module = copy.deepcopy(module, dict(memo))
+    except LmcError:
+        raise
+    except Exception as error:
+        said = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise SourceError(
+            f"model {type(module).__name__}: cannot be copied: {said}; mend: make copy.deepcopy(model) work"
+        ) from error
+    return twin
+
+
+def _simple(tensor: Tensor) -> bool:
+    """Whether a tensor is numbers in memory of its own that a view of other memory could replace."""
+    kind = type(tensor) in (Tensor, nn.Parameter)
+    return kind and tensor.layout == torch.strided and not tensor.is_quantized and tensor.device.type != "meta"
+
+
+def _place(tensor: Tensor) -> int | None:
+    """Return where the memory of a tensor begins; None where it has none of its own."""
+    if not _simple(tensor) or not tensor.numel():
+        return None
+    return int(tensor.untyped_storage().data_ptr())
+
+
+def _copied_tensors(
+    module: nn.Module,
+    stored: Mapping[str, Tensor],
+    held: list[Held],
+    device: torch.device | None,
+    dtype: torch.dtype | None,
+) -> dict[int, object]:
+    """Return a copy of every stored tensor and of what shares memory with one, by the object's id."""
+    sharing: dict[int, dict[object, Tensor]] = {}
+    names: dict[int, str] = {}
+    plain: dict[int, Tensor] = {id(tensor): tensor for tensor in stored.values() if _place(tensor) is not None}
+    for name, tensor in stored.items():
+        if (place := _place(tensor)) is not None:
+            sharing.setdefault(place, {})[identity(tensor)] = tensor
+            names.setdefault(place, name)
+    memo: dict[int, object] = {}
+    for item in held:
+        place = _place(item.tensor)
+        if place in sharing:
+            if item.by_function:
+                raise UnsupportedArchitecture(_captured(module, item, names[place]))
+            sharing[place][identity(item.tensor)] = item.tensor
+            plain[id(item.tensor)] = item.tensor
+        elif not item.tensor.is_leaf:  # what a hook computed when the module was built, and computes again
+            memo[id(item.tensor)] = item.tensor.detach().clone()
+    copies: dict[object, Tensor] = {}
+    for several in sharing.values():
+        copies.update(_together(module, several, device, dtype))
+    for number, tensor in plain.items():
+        data = copies[identity(tensor)]
+        twin = nn.Parameter(data, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else data.detach()
+        twin.__dict__.update(tensor.__dict__)
+        memo[number] = twin
+    return memo
+
+
+def _captured(module: nn.Module, item: Held, name: str) -> str:
+    return (
+        f"model {type(module).__name__}: {item.path} holds the memory of {name!r} in a function or an array, where no "
+        "copy of the model has its own; mend: take it from self in forward"
+    )
+
+
+def _together(
+    module: nn.Module, several: Mapping[object, Tensor], device: torch.device | None, dtype: torch.dtype | None
+) -> dict[object, Tensor]:
+    """Return copies of tensors of one memory that share memory in turn."""
+    first = next(iter(several.values()))
+    if len(several) == 1:
+        return {identity(first): _converted(first.detach().clone(memory_format=torch.preserve_format), device, dtype)}
+    if any(tensor.dtype != first.dtype for tensor in several.values()):
+        raise UnsupportedArchitecture(
+            f"model {type(module).__name__}: tensors of several dtypes share one memory; mend: give each its own"
+        )
+    whole = first.detach().new_empty(0).set_(first.untyped_storage())
+    new = _converted(whole.clone(), device, dtype)
+    return {
+        identity(tensor): new.as_strided(tensor.shape, tensor.stride(), int(tensor.storage_offset()))
+        for tensor in several.values()
+    }
+
+
+_WIDE = {torch.complex32: torch.complex128, torch.complex64: torch.complex128}
+
+
+def _converted(tensor: Tensor, device: torch.device | None, dtype: torch.dtype | None) -> Tensor:
+    if dtype is not None and tensor.is_floating_point():
+        return tensor.to(device, dtype)
+    wide = _WIDE.get(tensor.dtype) if dtype == torch.float64 else None  # a complex tensor keeps its imaginary part
+    return tensor.to(device, wide) if wide else tensor.to(device)
+
+
+def _in_dtype(module: nn.Module, device: torch.device | None, dtype: torch.dtype | None) -> nn.Module:
+    """Convert what a module registers and does not store; complex tensors keep their imaginary part."""
+    if device is not None:
+        module.to(device)
+    if dtype is not None:
+        named = {torch.float64: module.double, torch.float32: module.float, torch.float16: module.half}
+        named.get(dtype, module.bfloat16)()
+        for tensor in (*module.parameters(), *module.buffers()):
+            tensor.data = _converted(tensor.data, device, dtype)
+    return module

@@ -1,0 +1,163 @@
+"""The network that is measured is the network that loads: compared before anything else, at both ends and between."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from lmccheck.errors import CheckpointError, UnsupportedArchitecture
+from lmccheck.modules.constants import differing_structure, shared_constants
+from lmccheck.modules.fresh import ON_GPU, ROUNDING, apart, difference, freshly_loaded
+from lmccheck.modules.precision import working_dtype
+from lmccheck.modules.runner import TWO_OUTPUTS, UNSTEADY, Runner, run_module
+from lmccheck.modules.watched import Watched, kept_outside
+from lmccheck.network.endpoint import Endpoint
+from lmccheck.network.network import Network
+from lmccheck.store.batches import rebatched
+from lmccheck.store.trees import tensors_in
+
+SAMPLES = 2
+OUTSIDE = (
+    "keeps what it computed from weights in {}, where other weights find it as well; mend: compute it in forward, or "
+    "keep it in an attribute of the module"
+)
+
+
+def as_loaded(*ends: Endpoint) -> tuple[Endpoint, ...]:
+    """Return endpoints of one network, with whose weights a runner gives what a freshly loaded module gives.
+
+    For every endpoint, and for one point between the first two, a module is built, loads the weights by its own
+    ``load_state_dict`` (hooks included), is switched to evaluation mode, run on two samples, and freed. Then one
+    runner takes the same weights, and the first endpoint's once more, so that what it keeps of one point shows at the
+    next. Both compute in the same precision on the same device: outputs may differ by 1e-5 of their size in float32,
+    1e-10 in float64, ten times that on a GPU. The modules are built under different seeds: numbers that are drawn when
+    a network is built and that no checkpoint holds are no part of the model. A live module cannot be built again; a
+    copy of it takes its place. Raises UnsupportedArchitecture, naming the tensor, attribute or submodule.
+    """
+    network = ends[0].network
+    _require_one_structure(ends)
+    check = _Comparison(network, working_dtype(*(end.theta for end in ends)))
+    points = list(_points(ends))
+    for number, (label, theta) in enumerate(points):
+        check.expect(label, theta, number)
+    for label, theta in (*points, points[0]):
+        check.compare(label, theta)
+    network = replace(network, constants=shared_constants(network.module, [end.theta for end in ends]))
+    return tuple(replace(end, network=network) for end in ends)
+
+
+def _require_one_structure(ends: tuple[Endpoint, ...]) -> None:
+    """Raise CheckpointError where endpoints have different masks or tables: what lies between them is none."""
+    for end in ends[1:]:
+        name = differing_structure(end.network.module, ends[0].theta, end.theta)
+        if name is not None:
+            raise CheckpointError(
+                f"{end.checkpoint.label}: buffer {name!r} is not that of {ends[0].checkpoint.label}, and both hold "
+                "whole numbers only: a mask or a table, of which an average is none; mend: take checkpoints that were "
+                "made with the same one"
+            )
+
+
+def _points(ends: tuple[Endpoint, ...]) -> Iterator[tuple[str, Mapping[str, Tensor]]]:
+    yield from ((end.checkpoint.label, end.theta) for end in ends)
+    if len(ends) > 1:
+        yield "the point half way", _half_way(ends[0].theta, ends[1].theta)
+
+
+def _half_way(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {
+        name: torch.lerp(t, second[name].to(t.dtype), 0.5) if t.is_floating_point() else t for name, t in first.items()
+    }
+
+
+class _Comparison:
+    """What freshly loaded modules gave, one after the other, and a runner that has to give the same."""
+
+    def __init__(self, network: Network, dtype: torch.dtype) -> None:
+        self.network, self.dtype, self.device = network, dtype, network.torch_device
+        self.inputs = rebatched(network.data)[0].take(slice(SAMPLES)).inputs
+        self.where = f"{network.data.origin}, first samples"
+        self.what = f"model {network.model}"
+        self.expected: dict[str, list[Tensor]] = {}
+        self.ops: dict[str, list[str]] = {}
+        self._runner: Runner | None = None
+
+    def expect(self, label: str, theta: Mapping[str, Tensor], seed: int) -> None:
+        """Keep what a module that was built under a seed gives; nothing else of it is left."""
+        module = self._fresh(theta, seed)
+        live = self.network.build.live
+        outputs, watched = self._watched(module, trusted=not live)
+        self.expected[label], self.ops[label] = outputs, watched.ops
+        if watched.foreign:
+            place = kept_outside(
+                watched, lambda: self._watched(module if live else self._fresh(theta, seed), trusted=not live)[1]
+            )
+            if place:
+                mend = (
+                    "; the module that was given has been run before: give the callable that builds it" if live else ""
+                )
+                raise UnsupportedArchitecture(f"{self.what}: {OUTSIDE.format(place)}{mend}")
+
+    def compare(self, label: str, theta: Mapping[str, Tensor]) -> None:
+        """Raise UnsupportedArchitecture where the runner gives something else, or changes what is stored."""
+        runner = self._runner = self._runner or Runner(self.network.module, self.device, self.dtype)
+        runner.load(theta)
+        first, watched = self._watched(runner.module)
+        changed = runner.changed(theta)
+        if changed:
+            raise UnsupportedArchitecture(f"{self.what}: {UNSTEADY.format(changed)}")
+        if not self._near(first, self.expected[label]):
+            if not self._near(first, self._outputs(runner.module)):
+                raise UnsupportedArchitecture(f"{self.what}: {TWO_OUTPUTS}")
+            raise UnsupportedArchitecture(self._refusal(label, theta, first, runner))
+        if watched.ops != self.ops[label]:
+            first_op = next((x for x, y in zip(self.ops[label], watched.ops, strict=False) if x != y), "the last ones")
+            place = f"something outside of it (from {first_op} on it computes less, or more, than when first run)"
+            raise UnsupportedArchitecture(f"{self.what}: {OUTSIDE.format(place)}")
+
+    def _fresh(self, theta: Mapping[str, Tensor], seed: int) -> nn.Module:
+        return freshly_loaded(self.network.build(seed), theta, self.device, self.dtype)
+
+    def _watched(self, module: nn.Module, *, trusted: bool = True) -> tuple[list[Tensor], Watched]:
+        with Watched(module, self.inputs, trusted=trusted) as watched:
+            outputs = self._outputs(module)
+        name = watched.reads(self.network.module)
+        if name is not None:
+            raise UnsupportedArchitecture(
+                f"{self.what}: a copy of it still reads the original's {name!r}, through a function that holds the "
+                "original; mend: let hooks and functions use the module that they are called with"
+            )
+        return outputs, watched
+
+    def _outputs(self, module: nn.Module) -> list[Tensor]:
+        given = run_module(module, self.inputs, self.where, self.device, self.dtype)
+        return [tensor.clone() for tensor in tensors_in(given)]
+
+    def _near(self, first: list[Tensor], second: list[Tensor]) -> bool:
+        allowed = ROUNDING[self.dtype] * (ON_GPU if self.device.type == "cuda" else 1)
+        return len(first) == len(second) and apart(first, second) <= allowed
+
+    def _refusal(self, label: str, theta: Mapping[str, Tensor], found: list[Tensor], runner: Runner) -> str:
+        """Say what makes a runner compute something else than a freshly loaded module, and what can be done."""
+        far = (
+            f"outputs {apart(self.expected[label], found):.1e} of their size apart"
+            if len(found) == len(self.expected[label])
+            else "other outputs"
+        )
+        fresh, run = self._fresh(theta, 0), (self.inputs, self.where)
+        if self._near(found, self._outputs(fresh)):
+            drawn = difference(fresh, self._fresh(theta, 1), *run, self.device, self.dtype)
+            return (
+                f"{self.what}: two modules built afresh compute different things with the weights of {label} ({far}): "
+                f"{drawn}; it is drawn when the model is built, and no checkpoint holds it; mend: register it as a "
+                "buffer"
+            )
+        by = difference(self._fresh(theta, 0), runner.module, *run, self.device, self.dtype)
+        return (
+            f"{self.what}: what it computes with the weights of {label} depends on what was loaded or run before "
+            f"({far} from a freshly built module's): {by}; mend: compute it from self's own parameters in forward, "
+            "or register it as a buffer and save it"
+        )
