@@ -31,7 +31,7 @@ def read_limit(value: Any) -> float | str:
 def require_limit(limit: Any) -> None:
     """Raise LmcError for what is neither a limit nor None."""
     if limit is not None:
-        bound_of(limit, 0.0)
+        bound_of(limit, 1.0)
 
 
 def bound_of(limit: float | str, reference: float | None) -> float:
