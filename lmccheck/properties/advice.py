@@ -17,6 +17,10 @@ WANTING = {"calibration": False, "traced": True}
 THOROUGH = "profile = 'thorough' (--lmc-profile=thorough for manifests)"
 
 
+APART = "checkpoints that share more of their training; no setting of this check is left to try"
+DROPPING = "networks that were trained with dropout, or wider ones; no setting of this check is left to try"
+
+
 def other_alignment(network: Network, align: str) -> list[str]:
     """Return which method of alignment may do better than the one that was used; none where no unit may be permuted.
 
@@ -87,9 +91,10 @@ def wider_search(network: Network, structure: Structure, settings: Mapping[str, 
     shares = list(keep.values()) if isinstance(keep, Mapping) else [keep]
     kept = unit_counts(structure, keep)
     subsets = math.prod(math.comb(structure.sizes[group], count) for group, count in kept.items())
-    return [
+    found = [
         *([] if settings["refit"] else ["refit = true"]),
         *([THOROUGH] if profile != "thorough" and subsets > RANDOM[profile] else []),
         *(["keep = 0.5, the most that the theorem allows"] if min(shares) < 0.5 else []),
         *more_data(network, "the search"),
     ]
+    return found or [DROPPING]

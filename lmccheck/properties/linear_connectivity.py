@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from lmccheck.errors import LmcError
 from lmccheck.evaluate.line import BARRIER
 from lmccheck.finding import Failure, Finding, Where
-from lmccheck.properties.advice import maps_beyond, more_data, other_alignment
+from lmccheck.properties.advice import APART, maps_beyond, more_data, other_alignment
 from lmccheck.properties.measured_line import Line, measure_line, measure_point
 from lmccheck.properties.registry import check
 from lmccheck.properties.remarks import (
@@ -197,7 +197,7 @@ def _beyond_note(alignment: Alignment) -> str:
 
 
 def _failure(pair: ModelPair, line: Line, found: Finding, between: Segment, align: str) -> Failure:
-    how = "unaligned" if align == "none" else f"after {align}"
+    how = "as they are, unaligned" if align == "none" else f"after {align}"
     proof = "" if align == "none" else " (no better alignment was found, which does not prove that there is none)"
     ends = [
         name
@@ -215,8 +215,11 @@ def _failure(pair: ModelPair, line: Line, found: Finding, between: Segment, alig
         "(1-t)·a + t·b",
         pair.data,
         [] if align == "none" else [f"unaligned it is {found.naive:.4g}"],
-        next=more_data(pair.network, "BatchNorm") if ends else _advice(pair, found, between, align),
+        next=_advice(pair, found, between, align) if not ends else more_data(pair.network, "BatchNorm") or [ALIKE],
     )
+
+
+ALIKE = "calibration data like what the networks were trained on"
 
 
 def _advice(pair: ModelPair, found: Finding, between: Segment, align: str) -> list[str]:
@@ -229,4 +232,4 @@ def _advice(pair: ModelPair, found: Finding, between: Segment, align: str) -> li
         advice.append("repair = 'bn', which re-estimates BatchNorm on calibration data")
     elif between.method != "repair" and pair.calibration is not None and pair.network.given is None:
         advice.append("repair = 'repair', which mends the statistics of the merged layers")
-    return advice
+    return advice or [APART]

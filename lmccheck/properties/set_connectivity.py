@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lmccheck.evaluate.line import BARRIER, chord
 from lmccheck.finding import End, Failure, Finding, Matrix, Seen, Where, bound_of
-from lmccheck.properties.advice import other_alignment
+from lmccheck.properties.advice import APART, other_alignment
 from lmccheck.properties.registry import check
 from lmccheck.properties.remarks import batchnorm_remark, calibration_remarks, data_remarks, measured_on
 from lmccheck.properties.settings import Frame, Limit, Method, Place, Points, Repair, Seed
@@ -177,4 +177,4 @@ def _advice(many: ManyAlignment, repair: str) -> list[str]:
         advice.append("method = 'merge-many', one frame for all")
     if repair == "bn" and network.calibration is not None and network.given is None:
         advice.append("repair = 'repair', which mends the statistics of the merged layers")
-    return advice
+    return advice or [APART]

@@ -7,7 +7,7 @@ from lmccheck.report.record import NOT_MEASURED, CheckRecord, names_of, ordered
 MEANING = {
     "pass": "pass: the limit holds on the given evaluation data; other data may differ",
     "fail": "fail: the limit is exceeded on the given evaluation data; nothing better was found within the budget",
-    "inconclusive": "inconclusive: the data cannot decide; more of it would",
+    "inconclusive": "inconclusive: not decided; the text of each says what would decide it",
     "error": "error: nothing could be measured",
     NOT_MEASURED: "not measured: selected, and left without a verdict; the exit status is never 0",
 }
