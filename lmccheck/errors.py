@@ -18,11 +18,15 @@ class LmcError(Exception):
     Whatever names, paths and other people's errors are part of it, it shows as one line of printable characters.
     """
 
-    lines = False  # whether its text is several lines, each made by ``one_line`` or by lmccheck alone
+    lines = False  # whether its text may be several lines, each of them as long as one
+    longest = LONGEST
 
     def __init__(self, *told: object) -> None:
-        shown = printable if self.lines else one_line
-        super().__init__(*(shown(part) if isinstance(part, str) else part for part in told))
+        super().__init__(*(self._shown(part) if isinstance(part, str) else part for part in told))
+
+    def _shown(self, text: str) -> str:
+        lines = text.split("\n") if self.lines else [text]
+        return "\n".join(one_line(line, self.longest) for line in lines)
 
 
 class ManifestError(LmcError):
@@ -68,6 +72,7 @@ class VerdictError(LmcError, AssertionError):
     """A property did not hold; raised by ``Result.raise_for_verdict``."""
 
     lines = True
+    longest = 8 * LONGEST  # the command that shows it again is of use only whole
 
 
 def printable(text: str) -> str:
@@ -83,14 +88,14 @@ def printable(text: str) -> str:
     return COMMAND.sub(r"\g<0>\\", text) if "::" in text or "##[" in text else text
 
 
-def one_line(text: str) -> str:
+def one_line(text: str, longest: int = LONGEST) -> str:
     r"""Return a text as ``printable`` does, on one line of at most 500 characters.
 
     >>> one_line("a\nb")
     'a\\nb'
     """
     text = printable(text.strip("\n")).replace("\n", "\\n")
-    return text if len(text) <= LONGEST else f"{text[: LONGEST - 203]} … {text[-200:]}"
+    return text if len(text) <= longest else f"{text[: longest - 203]} … {text[-200:]}"
 
 
 def shown_path(path: str | os.PathLike[str]) -> str:

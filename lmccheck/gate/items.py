@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from lmccheck.errors import LmcError, LmcWarning, ManifestError
+from lmccheck.errors import LmcError, LmcWarning, ManifestError, printable
 from lmccheck.gate.options import options_of
 from lmccheck.gate.selection import blank_manifest
 from lmccheck.manifest.plan import Plan
@@ -60,7 +60,7 @@ class Recorded(pytest.Item):
             if hasattr(report, "wasxfail"):
                 del report.wasxfail
             if self.record.verdict == NOT_MEASURED:
-                report.longrepr = f"{NOT_MEASURED}: {self.record.text}"
+                report.longrepr = printable(f"{NOT_MEASURED}: {self.record.text}")
         if call.excinfo is not None and call.when != "call" and isinstance(call.excinfo.value, LmcError):
             report.longrepr = str(call.excinfo.value)
 
@@ -78,7 +78,7 @@ def without_frames(error: LmcError, config: pytest.Config) -> LmcError:
     """
     whole = config.getoption("tbstyle", "auto") in ("long", "native") or config.getoption("fulltrace", False)
     if whole and not getattr(error, "__notes__", None):
-        error.add_note("".join(traceback.format_exception(error)).rstrip())
+        error.add_note(printable("".join(traceback.format_exception(error)).rstrip()))
     at: BaseException | None = error
     while at is not None:
         at.__traceback__ = None

@@ -167,7 +167,7 @@ def sound(plan: Plan, document: dict[str, Any], what: str) -> None:
                 if isinstance(value, (int, float)):
                     assert math.isfinite(value), f"{what}: {key}"
                     assert value >= 0, f"{what}: {key}"
-                    assert value == said["check"][check.name][key], f"{what}: {key}"
+                    assert value == type(value)(said["check"][check.name][key]), f"{what}: {key}"
 
 
 @pytest.mark.parametrize("seed", range(ROUNDS))

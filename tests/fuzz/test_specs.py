@@ -37,9 +37,11 @@ def damaged(rng: random.Random, base: dict[str, Any]) -> bytes:
     for _ in range(rng.choice([0, 1, 1, 2])):
         table = document
         if rng.random() < 0.9:
-            table = rng.choice(document["group"]) if isinstance(document.get("group"), list) else document
-        if isinstance(table, dict) and isinstance(table.get("slots"), list) and rng.random() < 0.7:
-            table = rng.choice(table["slots"])
+            groups = document.get("group")
+            table = rng.choice(groups) if groups and isinstance(groups, list) else document
+        slots = table.get("slots") if isinstance(table, dict) else None
+        if slots and isinstance(slots, list) and rng.random() < 0.7:
+            table = rng.choice(slots)
         if not isinstance(table, dict) or not table:
             continue
         key, kind = rng.choice(list(table)), rng.randrange(4)
