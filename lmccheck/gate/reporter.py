@@ -40,7 +40,7 @@ class Reporter:
     @property
     def used(self) -> bool:
         """Whether this run has anything to do with manifests; a run without any stays untouched."""
-        return options_of(self.config).models or "summary" in self.__dict__
+        return options_of(self.config).models or bool(self.config.stash[MANIFESTS]) or "summary" in self.__dict__
 
     @property
     def options(self) -> Options:
@@ -54,6 +54,12 @@ class Reporter:
 
     def pytest_sessionstart(self, session: pytest.Session) -> None:
         self.session = session
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collection(self) -> None:
+        """Replace reports of earlier runs where they are known to be such; other files may be inputs, told later."""
+        if self.options.models and not self.config.getoption("collectonly"):
+            self.summary.announce(self.options, self.arguments, only_reports=True)
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Note what was selected, after all who deselect; xdist's controller selects nothing itself."""
@@ -141,7 +147,7 @@ class Reporter:
                 session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def pytest_unconfigure(self) -> None:
-        if self.handles:
+        if self.handles and signal.getsignal(signal.SIGTERM) == self.terminate:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
     @pytest.hookimpl(tryfirst=True)

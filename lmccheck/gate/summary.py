@@ -18,7 +18,7 @@ from lmccheck.gate.selection import Selection
 from lmccheck.report.formats import FORMATS, Run
 from lmccheck.report.record import NOT_MEASURED, CheckRecord
 from lmccheck.report.redact import redacted
-from lmccheck.report.write import announce, write_reports
+from lmccheck.report.write import announce, is_report, write_reports
 
 
 @dataclass
@@ -53,10 +53,11 @@ class Summary:
             self.records[record.id] = record
         self.lines += payload.get("lines", ())
 
-    def announce(self, options: Options, arguments: list[str]) -> None:
-        """Write at the start of the run what is to be found if it is killed."""
+    def announce(self, options: Options, arguments: list[str], only_reports: bool = False) -> None:
+        """Write at the start of the run what is to be found if it is killed; or only over earlier runs' reports."""
+        reports = {n: path for n, path in options.reports.items() if not only_reports or is_report(path)}
         rows = [blank.unmeasured("the run has not finished") for blank in self.selection.blanks.values()]
-        announce(options.reports, rows, self._run(options, arguments, None))
+        announce(reports, rows, self._run(options, arguments, None))
 
     def write(self, options: Options, exit_status: int, arguments: list[str], summary: Path | None) -> bool:
         """Write every report that was asked for; return False if one could not be written."""

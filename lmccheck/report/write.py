@@ -9,8 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from lmccheck.report.formats import FORMATS, Run, formats, shown
+from lmccheck.report.formats.markdown import TITLE
 from lmccheck.report.record import CheckRecord
-from lmccheck.store.whole import is_stream, write_whole
+from lmccheck.store.whole import is_stream, same_file, write_whole
 
 
 def write_reports(
@@ -21,7 +22,8 @@ def write_reports(
     To ``summary``, the page of a CI job, Markdown is appended, where there is anything to show.
     """
     outcomes: list[tuple[str, bool]] = []
-    if summary is not None and shown(records):
+    apart = summary is not None and not any(same_file(summary, path) for path in paths.values())
+    if summary is not None and apart and shown(records):
         text = FORMATS.get("md").render(records, run) + "\n"
         outcomes.append(write_text("Markdown summary", summary, text, append=True))
     for each in formats():
@@ -31,6 +33,16 @@ def write_reports(
             text = each.render(records, replace(run, exit_status=status))
             outcomes.append(write_text(each.title, paths[each.name], text))
     return outcomes
+
+
+def is_report(path: Path) -> bool:
+    """Whether a file is what an earlier run reported, as its beginning says."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(500) if path.is_file() else b""
+    except OSError:
+        return False
+    return head.startswith(TITLE.encode()) or b'"lmccheck_version":' in head
 
 
 def announce(paths: Mapping[str, Path], records: list[CheckRecord], run: Run) -> None:

@@ -54,15 +54,23 @@ def _mode_to_keep(target: Path) -> int | None:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all, see ``replacing``; into a device or a pipe, simply write."""
-    if is_stream(path):
-        with open(path, "wb", buffering=0) as stream:
-            written = memoryview(content)
-            while written:
-                written = written[stream.write(written) :]
-        return
-    with replacing(path) as partial, open(partial, "wb") as file:
-        file.write(content)
+    """Write a file whole or not at all, see ``replacing``.
+
+    Into a device or a pipe, and into a file that cannot be replaced where it is (mounted by itself, or in a folder that
+    may not be written to), it is simply written.
+    """
+    try:
+        if not is_stream(path):
+            with replacing(path) as partial, open(partial, "wb") as file:
+                file.write(content)
+            return
+    except OSError as error:
+        if error.errno not in (errno.EBUSY, errno.EACCES, errno.EPERM) or not path.is_file():
+            raise
+    with open(path, "wb", buffering=0) as stream:
+        written = memoryview(content)
+        while written:
+            written = written[stream.write(written) :]
 
 
 def is_stream(path: Path) -> bool:

@@ -127,6 +127,17 @@ def test_kill_leaves_no_older_green_report(gate):
     assert leftovers(gate) == []
 
 
+def test_a_kill_while_collecting_leaves_no_older_report_either(gate):
+    """Reports of earlier runs are replaced before anything is collected; other files are left alone until then."""
+    (gate.path / "report.json").write_text('{"schema_version": 1, "lmccheck_version": "0", "exit_status": 0}')
+    gate.pytester.makepyfile(test_slow="import pathlib, time\npathlib.Path('reached').touch()\ntime.sleep(60)")
+    with running(gate) as process:
+        process.kill()
+        process.wait()
+    assert (report_of(gate)["status"], report_of(gate)["exit_status"]) == ("not finished", None)
+    assert (gate.path / "report.md").read_text() == "all green"  # it is no report: the manifests may name it
+
+
 def test_under_xdist_too(gate):
     """The controller replaces the reports when its workers have told what they selected."""
     at_p1(gate, WAIT)

@@ -45,3 +45,12 @@ def test_a_report_that_cannot_be_written_turns_the_run_red(project):
     result = project.run("--lmc-models", "--lmc-report-md=.")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stdout.fnmatch_lines(["good *pass *", "Markdown report could not be written to *"])
+
+
+def test_the_page_of_the_job_may_be_asked_for_by_name(project, monkeypatch):
+    """``--lmc-report-md=$GITHUB_STEP_SUMMARY``: one report, not two."""
+    page = project.path / "summary.md"
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(page))
+    project.gate(good="0.01")
+    assert project.run("--lmc-models", f"--lmc-report-md={page}").ret == pytest.ExitCode.OK
+    assert page.read_text(encoding="utf-8").count("## lmccheck") == 1

@@ -210,3 +210,12 @@ def test_junit_has_what_pytest_reports(project):
     assert 'name="lmc.verdict" value="not measured"' in text
     assert "not measured: skipped: later" in text
     assert 'skipped="0"' in text
+
+
+def test_an_id_that_is_not_there_leaves_no_older_report(project):
+    """A check that was renamed: status 4, and a report that says so in place of the green one."""
+    gate(project, 1)
+    project.run("lmc.toml", "--lmc-report-json=report.json")
+    assert report_of(project)["exit_status"] == 0
+    result = project.run("lmc.toml::p0::renamed", "--lmc-report-json=report.json")
+    assert result.ret == report_of(project)["exit_status"] == pytest.ExitCode.USAGE_ERROR

@@ -137,3 +137,18 @@ def test_the_permutation_beside_is_no_input_either(load, folder):
     with pytest.raises(LmcError, match=r"x.permutation.safetensors: was read"):
         lmccheck.save_aligned(alignment, folder / "x.safetensors")
     assert not (folder / "x.safetensors").exists()
+
+
+def test_a_file_that_cannot_be_replaced_is_written_to(tmp_path, monkeypatch):
+    """One that is mounted by itself, as containers do: the rename is refused, and what is there may be written."""
+
+    def busy(*_):
+        raise OSError(16, "Device or resource busy")
+
+    monkeypatch.setattr(os, "replace", busy)
+    (tmp_path / "report").write_text("an older and longer text")
+    write_whole(tmp_path / "report", b"new")
+    assert (tmp_path / "report").read_text() == "new"
+    with pytest.raises(OSError, match="busy"):
+        write_whole(tmp_path / "none", b"new")
+    assert os.listdir(tmp_path) == ["report"]
