@@ -55,7 +55,8 @@ def movable(structure: Structure, dropped: Dropped) -> dict[str, Tensor]:
     """
     layers = readers_of(structure, dropped.keep)
     read = count_readers(structure.trace)
-    names = {layer.weight for layer in layers} | statistics_behind(structure, layers)
+    weights = {n for n, blocks in structure.columns.items() if any(block.group in dropped.keep for block in blocks)}
+    names = weights | statistics_behind(structure, layers)
     names |= {layer.norm.mean for layer in layers if layer.norm is not None}
     free = {name: torch.ones(structure.shapes[name], dtype=torch.bool) for name in names}
     for bias in {layer.bias for layer in layers if layer.bias is not None and read.get(layer.bias) == 1}:
