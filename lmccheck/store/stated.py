@@ -45,9 +45,10 @@ def read_stated(path: Path, key: str, model: type[Facts], what: str, mend: str) 
     Raises CheckpointError where there are none, where they are no ``model``, and where they or the tensors are not what
     was written.
     """
-    stated: Any = files.read_header(path).metadata
-    text = stated.get(key) if isinstance(stated, dict) else None
-    if not isinstance(text, str):
+    stored = files.read(path)
+    stated, held = stored.header.metadata, stored.tensors
+    text = stated.get(key)
+    if text is None:
         raise CheckpointError(f"{shown_path(path)}: {mend}")
     problems: list[str] = []
     try:
@@ -56,7 +57,6 @@ def read_stated(path: Path, key: str, model: type[Facts], what: str, mend: str) 
         damaged(path, what, "nested too deeply" if isinstance(error, RecursionError) else str(error))
     if facts is None:
         damaged(path, what, problems[0])
-    held = files.load(path)
     if stated.get(DIGEST, digest(held, text)) != digest(held, text):
         damaged(path, what, f"its content is not what {DIGEST!r} in its metadata says")
     return facts, held
