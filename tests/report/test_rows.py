@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 from test_report import record
 
+from lmccheck.report.failure import reproduce_command
 from lmccheck.report.formats import Run, shown
 from lmccheck.report.formats.json import json as to_json
+from lmccheck.report.formats.markdown import markdown
 from lmccheck.report.matrix import draw, matrices
 from lmccheck.report.notes import notes, unreported
 from lmccheck.report.table import fold, table
@@ -117,3 +120,16 @@ def test_a_manifest_is_shown_where_something_is_wrong_with_it() -> None:
     wrong, sound = (record("", verdict, check="manifest") for verdict in ("error", "pass"))
     one = record("one")
     assert shown([wrong, sound, one]) == [wrong, one]
+
+
+def test_a_manifest_that_cannot_be_read_is_in_the_page() -> None:
+    """Its message in full, with rows and without."""
+    errors = [{"id": "lmc.toml", "message": "lmc.toml: pair.one.b: missing"}]
+    for rows in ([], [record()]):
+        assert "```\nlmc.toml: pair.one.b: missing\n```" in markdown(rows, Run(errors=errors))
+
+
+def test_flags_of_a_command_are_quoted() -> None:
+    """As the path is: a shell gives them back as they were."""
+    node, flags = "a b/lmc.toml::p::c", ["--lmc-device=cuda:1", "--odd=it's $HOME"]
+    assert shlex.split(reproduce_command(node, flags)) == ["pytest", node, *flags]

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,9 @@ import torch
 from torch import Tensor
 
 from lmccheck.errors import CheckpointError, SourceError
-from lmccheck.store import files
+from lmccheck.store import checkpoint, files
 from lmccheck.store.batches import first_samples, in_parts, numbers, rebatched
-from lmccheck.store.checkpoint import open_checkpoint
+from lmccheck.store.checkpoint import Checkpoint, Source, look_at, open_checkpoint
 from lmccheck.store.data import Batch, Data, load_data
 from lmccheck.store.documents import read_document
 from lmccheck.store.imports import load_object
@@ -184,3 +185,26 @@ def test_a_file_that_may_not_be_written_to_stays(tmp_path: Path, monkeypatch: py
         write_whole(path, b"new")
     assert path.read_bytes() == b"old"
     assert [file.name for file in tmp_path.iterdir()] == ["kept"]
+
+
+def test_names_of_one_tensor_are_each_written(tmp_path: Path) -> None:
+    """Tied names, and a view of another, are read back alike; the file shares nothing."""
+    tensor = torch.arange(6.0).reshape(2, 3)
+    files.save({"one": tensor, "two": tensor, "row": tensor[1], "turned": tensor.T}, tmp_path / "x.safetensors")
+    found = files.load(tmp_path / "x.safetensors")
+    assert torch.equal(found["one"], tensor)
+    assert torch.equal(found["two"], tensor)
+    assert torch.equal(found["row"], tensor[1])
+    assert torch.equal(found["turned"], tensor.T)
+
+
+def test_a_source_that_takes_every_path_is_asked_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever was declared first."""
+
+    def source(name: str, accepts: Callable[[Any], bool], fallback: bool = False) -> Source:
+        return Source(name, accepts, lambda given, folder, side: Checkpoint(name, {}, dict), fallback)
+
+    any_path, own = source("any", lambda given: True, fallback=True), source("own", lambda given: given == "x.own")
+    for several in ([any_path, own], [own, any_path]):
+        monkeypatch.setattr(checkpoint, "SOURCES", several)
+        assert [look_at(given, tmp_path, "a").label for given in ("x.own", "x.other")] == ["own", "any"]
