@@ -159,12 +159,15 @@ def _unwritable(path: Path, error: Exception) -> str:
 
 def _separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the tensors on the CPU, no two of them sharing memory."""
-    seen: set[int] = set()
+    from lmccheck.store.tensors import overlap
+
+    seen: dict[int, list[Tensor]] = {}
     plain = {}
     for name, tensor in tensors.items():
         value = tensor.detach().to("cpu").contiguous()
-        plain[name] = value.clone() if value.data_ptr() in seen else value
-        seen.add(value.data_ptr())
+        beside = seen.setdefault(value.untyped_storage().data_ptr(), [])
+        plain[name] = value.clone() if any(overlap(value, other) for other in beside) else value
+        beside.append(value)
     return plain
 
 
