@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -152,3 +153,15 @@ def test_losses_of_the_users_own_are_added_up_in_float64() -> None:
     """Sums of float32 losses would lose what float64 keeps."""
     values, _ = measured(load_loss(lambda outputs, targets: outputs[:, 0]), torch.ones(3, 1), torch.zeros(3), "data")
     assert values.dtype == torch.float64
+
+
+def test_tokens_that_do_not_count_are_left_out_of_errors_and_losses() -> None:
+    """Of four predictions two count, one of them wrong: half, not a quarter."""
+    targets = torch.tensor([[0, 1, -100, 2, -100]])
+    logits = torch.zeros(1, 5, 3)
+    logits[0, 0, 1] = logits[0, 2, 0] = 5.0  # token 1 is foreseen, token 3 is not
+    values, wrong = measured(load_loss("next_token"), logits, targets, "data")
+    assert wrong is not None
+    assert wrong.tolist() == [0.5]
+    rest = math.log(math.exp(5.0) + 2)
+    assert values.tolist() == [pytest.approx(((rest - 5.0) + rest) / 2, abs=1e-12)]
