@@ -158,7 +158,7 @@ def test_losses_of_the_users_own_are_added_up_in_float64() -> None:
 def test_tokens_that_do_not_count_are_left_out_of_errors_and_losses() -> None:
     """Of four predictions two count, one of them wrong: half, not a quarter."""
     targets = torch.tensor([[0, 1, -100, 2, -100]])
-    logits = torch.zeros(1, 5, 3)
+    logits = torch.zeros(1, 5, 3, dtype=torch.float64)
     logits[0, 0, 1] = logits[0, 2, 0] = 5.0  # token 1 is foreseen, token 3 is not
     values, wrong = measured(load_loss("next_token"), logits, targets, "data")
     assert wrong is not None
