@@ -75,13 +75,26 @@ def test_a_tied_tensor_comes_by_any_of_its_names(kept: str) -> None:
         assert torch.equal(pair.theta_b[name], both[1]["first.weight"])
 
 
+def test_names_of_one_tensor_hold_the_same_numbers() -> None:
+    """Where both are there and differ, neither is the network's."""
+    both = [seeded(tied, k) for k in (0, 1)]
+    lmccheck.load_pair(*both, **{**GIVEN, "model": tied})
+    both[1]["second.weight"] = both[1]["second.weight"] + 1e-3
+    with pytest.raises(
+        CheckpointError, match=r"'first\.weight' and 'second\.weight' differ, in model tied they are one"
+    ):
+        lmccheck.load_pair(*both, **{**GIVEN, "model": tied})
+
+
 def test_models_of_a_set_are_compared_with_the_first_one_each() -> None:
     """The second as well as the last."""
     good, bad = states()[0], {k: v for k, v in states()[1].items() if k != "0.bias"}
     for k in (1, 2):
         models = [good] * 3
         models[k] = bad
-        with pytest.raises(CheckpointError, match=rf"state dict model {k}: tensor '0\.bias' is missing"):
+        with pytest.raises(
+            CheckpointError, match=rf"model {k}: tensor '0\.bias' is missing, state dict model 0 has it"
+        ):
             load_set(models, **GIVEN)
     with pytest.raises(CheckpointError, match=r"got 1 model\(s\), expected at least two"):
         load_set([good], **GIVEN)
