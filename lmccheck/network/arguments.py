@@ -10,7 +10,9 @@ from typing import Any
 from torch import nn
 
 from lmccheck.errors import SourceError, nearest
+from lmccheck.shown import some
 from lmccheck.store.data import Data
+from lmccheck.store.trees import input_tensors
 
 
 def in_order(data: Data, module: nn.Module) -> Data:
@@ -30,11 +32,11 @@ def _ordered(inputs: Any, taken: Mapping[str, inspect.Parameter], origin: str) -
         return inputs
     anything = any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values())
     named = {n: p for n, p in taken.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
-    for name in inputs:
-        if name not in named and not anything:
+    for name, value in inputs.items():
+        if name not in named and not (anything and (value is None or input_tensors(value))):
             raise SourceError(
                 f"{origin}: input {name!r} is unknown to the model{nearest(name, named)}; its forward takes "
-                f"{list(named)}; mend: leave it out"
+                f"{some(named, 8)}; mend: leave it out"
             )
     order = [name for name, parameter in named.items() if parameter.kind is not parameter.KEYWORD_ONLY]
     if not inputs or not set(inputs) <= set(order):

@@ -86,6 +86,21 @@ def test_a_name_that_the_network_does_not_know():
         in_order(data, Tagger())
 
 
+class Anything(Tagger):
+    """Takes whatever is given by name, and ignores it, as models of libraries do."""
+
+    def forward(self, input_ids, **others):
+        return super().forward(input_ids)
+
+
+def test_text_beside_the_tokens_is_told_by_its_key():
+    """A column of texts is no input of any network, also of one that would take it."""
+    data = load_data({"input_ids": TOKENS, "text": ["a"] * 8, "labels": TOKENS})
+    for module in (Tagger(), Anything()):
+        with pytest.raises(SourceError, match=r"input 'text' is unknown to the model; .*mend: leave it out"):
+            in_order(data, module)
+
+
 @pytest.mark.parametrize(
     ("loss", "logits", "targets", "words"),
     [
