@@ -188,7 +188,8 @@ class Certified:
         pair, certificate = self.pair, self.certificate
         sampled = [str(segment.number) for segment in certificate.segments if segment.how == "sampled"]
         total = len(certificate.segments)
-        known = f"{total} segments, all convex or constant: the maximum is known, not sampled"
+        claimed = ", if the loss is convex as it says" if certificate.convex.says else ""
+        known = f"{total} segments, all convex or constant: the maximum is known, not sampled{claimed}"
         if sampled:
             known = f"{total} segments: {', '.join(sampled)} sampled, the others convex or constant"
             if not pair.loss.convex:

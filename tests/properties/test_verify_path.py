@@ -232,6 +232,7 @@ def test_a_claim_to_be_convex_is_tried(loss: Callable[[Tensor, Tensor], Tensor],
         assert (result.verdict, segment["known"], result.details["exact"]) == ("pass", "convex", True)
         assert "is its author's claim: tried on 4 samples along 1 segments, 15 points each" in said
         assert "does not prove it" in said
+        assert "the maximum is known, not sampled, if the loss is convex as it says" in said
         return
     assert (segment["known"], result.details["exact"]) == ("sampled", False)
     assert "says it is convex and is not: on sample" in said
