@@ -23,7 +23,7 @@ from lmccheck.store.data import Batch, Data, load_data
 from lmccheck.store.documents import read_document
 from lmccheck.store.imports import load_object
 from lmccheck.store.tensors import equal, identity, overlap
-from lmccheck.store.whole import write_whole
+from lmccheck.store.whole import replacing, write_whole
 
 
 def written(path: Path, shape: list[int], stop: int, size: int) -> Path:
@@ -176,13 +176,13 @@ def test_documents_say_the_line_of_a_byte_and_the_key_that_is_said_twice(tmp_pat
         read(tmp_path, "x.json", b'{"a": 1, "b": 2, "b": 2}')
 
 
-def test_a_file_that_may_not_be_written_to_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_may_not_be_written_to_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Though the folder would let another take its place."""
     path = tmp_path / "kept"
     write_whole(path, b"old")
     monkeypatch.setattr(os, "access", lambda file, mode: mode != os.W_OK)  # as for a user who is not root
-    with pytest.raises(PermissionError):
-        write_whole(path, b"new")
+    with pytest.raises(PermissionError), replacing(path) as partial:
+        partial.write_bytes(b"new")
     assert path.read_bytes() == b"old"
     assert [file.name for file in tmp_path.iterdir()] == ["kept"]
 

@@ -180,7 +180,7 @@ def test_what_is_no_spec_is_refused(load: Load, folder: Path) -> None:
     """A missing file, another suffix, a mistake in the file, an object of another type: when the pair is loaded."""
     (folder / "spec.toml").write_text(text(SLOTS))
     for given, said in (
-        ("gone.toml", r"gone\.toml: cannot be read: No such file"),
+        ("gone.toml", r"gone\.toml: no such file, expected a TOML file"),
         ("a.safetensors", "got the suffix '.safetensors', expected .toml or .json"),
         ("spec.toml", 'spec.toml: group "hidden": slots.0..tensor: got "first.weight", expected a tensor of model'),
         (3, "symmetry: got int, expected a .toml or .json file or a PermutationSpec"),
