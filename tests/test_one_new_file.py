@@ -66,7 +66,8 @@ FORMATS.add("count", Format("count", "Count", "write how many checks there were"
 """,
         """
 import pathlib, pytest
-pathlib.Path("lmc.toml").write_text('schema = 1\\n[pair.x]\\na = "a"\\nb = "b"\\ncheck.linear_connectivity = {{}}\\n')
+check = "check.linear_connectivity.limit = 1"
+pathlib.Path("lmc.toml").write_text(f'schema = 1\\n[pair.x]\\na = "a"\\nb = "b"\\n{check}\\n')
 assert pytest.main(["-q", "--lmc-models", "lmc.toml", "--lmc-report-count=count.txt"]) == 1
 assert pathlib.Path("count.txt").read_text() == "2"
 """,

@@ -21,9 +21,9 @@ def level_costs(pair: ModelPair, structure: Structure, side: str, dropped: Dropp
     In the loss's unit, on the first calibration samples; kept units are scaled by units over kept ones, nothing is
     refitted. A level of several groups is named by its first.
     """
-    if pair.calibration is None:
+    if pair.network.labelled is None:
         return {}
-    runs = MaskedRuns(pair.network, structure.layers, first_samples(pair.calibration, SAMPLES))
+    runs = MaskedRuns(pair.network, structure.layers, first_samples(pair.network.labelled, SAMPLES))
     runs.load(pair.theta_a if side == "a" else pair.theta_b)
     levels = structure.levels[dropped.level :]
     everything = {group: torch.arange(structure.sizes[group]) for group in dropped.keep}

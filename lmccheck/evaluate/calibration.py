@@ -7,7 +7,6 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from lmccheck.errors import SourceError
 from lmccheck.evaluate.evaluator import Evaluator
 from lmccheck.evaluate.gradient import Gradient
 from lmccheck.evaluate.points import interpolate
@@ -29,11 +28,8 @@ class CalibrationBarrier:
     """max_t L(θ_t) − [(1−t)L(θ_A) + tL(θ_B)] over a few t, on the first samples of a pair's calibration data."""
 
     def __init__(self, pair: ModelPair) -> None:
-        if pair.calibration is None:
-            raise SourceError(f"pair {pair.name}: no calibration data; mend: give `calibration`")
-        first = first_samples(
-            pair.calibration, SAMPLES
-        )  # BatchNorm's statistics too: those of the samples the loss is taken on
+        data = pair.network.require_labelled("comparing alignments")
+        first = first_samples(data, SAMPLES)  # BatchNorm's statistics too: those of the samples the loss is taken on
         self._evaluator = Evaluator(pair.measured_on(first, first).network, pair.theta_a, pair.theta_b)
         self._a = self._evaluator.weights(pair.theta_a)
         ends = (self._a, self._evaluator.weights(pair.theta_b))
@@ -55,11 +51,10 @@ class HalfWayLoss:
     """The loss half-way to θ_A on the first calibration ``samples``, in batches whose statistics BatchNorm takes."""
 
     def __init__(self, pair: ModelPair, samples: int) -> None:
-        if pair.calibration is None:
-            raise SourceError(f"pair {pair.name}: no calibration data; mend: give `calibration`")
+        data = pair.network.require_labelled("comparing networks half-way")
         self._gradient = Gradient(pair.network, pair.theta_a, pair.theta_b)
         self._a = self._gradient.weights(pair.theta_a)
-        self._batches = rebatched(first_samples(pair.calibration, samples), BATCH)
+        self._batches = rebatched(first_samples(data, samples), BATCH)
 
     def __call__(self, weights: Mapping[str, Tensor]) -> float:
         """Return the mean loss of ½(θ_A + ``weights``), in the loss's unit; infinite where it is not a number."""

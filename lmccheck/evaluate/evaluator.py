@@ -15,13 +15,17 @@ from lmccheck.evaluate import batchnorm
 from lmccheck.evaluate.points import upcast, working_dtype
 from lmccheck.modules.random_weights import randomised
 from lmccheck.modules.runner import TWO_OUTPUTS, Runner
-from lmccheck.network.loss import measured
+from lmccheck.network.loss import measured, returns_probabilities
 from lmccheck.store.batches import rebatched
 from lmccheck.store.trees import tensors_in
 
 if TYPE_CHECKING:
     from lmccheck.network.network import Network
 
+PROBABILITIES = (
+    "the model's outputs are probabilities (none below 0, sum 1) and {loss} takes logits: it applies softmax once "
+    "more; mend: return logits, or the logarithms of these"
+)
 FAR = 8.0, 64.0  # strengths of draws ever farther from a model's own weights
 
 
@@ -68,7 +72,10 @@ class Evaluator:
         def outputs(weights: Mapping[str, Tensor] | None = None) -> list[Tensor]:
             if weights is not None:
                 self.runner.load(weights)
-            return [tensor.clone() for tensor in tensors_in(self.runner(inputs, where))]
+            given = self.runner(inputs, where)
+            if weights is theta and returns_probabilities(self.network.loss, given):
+                self.network.remarks[PROBABILITIES.format(loss=self.network.loss.name)] = None
+            return [tensor.clone() for tensor in tensors_in(given)]
 
         def far(seed: int) -> list[Tensor]:
             """Signs of weights may change, without which all units of a tiny network may be dead on two samples."""

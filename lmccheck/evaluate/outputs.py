@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from lmccheck.errors import UnsupportedArchitecture
+from lmccheck.errors import SourceError, UnsupportedArchitecture
+from lmccheck.evaluate.points import working_dtype
 from lmccheck.modules.runner import Runner
+from lmccheck.network.loss import measured
 from lmccheck.store.batches import rebatched
 from lmccheck.store.data import Batch
-from lmccheck.store.trees import tensors_in
+from lmccheck.store.trees import input_tensors, mapped, tensors_in
 
 if TYPE_CHECKING:
     from lmccheck.network.network import Network
@@ -62,3 +64,32 @@ def relative_deviation(before: Sequence[Tensor], after: Sequence[Tensor]) -> flo
             difference = (x - y).abs().max() / (1 + x.abs().max())
             worst = max(worst, float(difference)) if torch.isfinite(difference) else float("inf")
     return worst
+
+
+def require_a_loss(network: Network, theta: Mapping[str, Tensor], draws: int = 4) -> None:
+    """Raise SourceError where the loss of the first batch is the same whatever the network's outputs are."""
+    runner = Runner(network.module, network.torch_device, working_dtype(theta))
+    runner.load(theta)
+    batch = rebatched(network.data)[0]
+    outputs = runner(batch.inputs, network.data.origin)
+    targets = runner.cast(batch.targets)
+    generator = torch.Generator().manual_seed(0)
+
+    def other(tensor: Tensor) -> Tensor:
+        noise = torch.randn(tensor.shape, generator=generator, dtype=torch.float32)
+        return (3.0 * noise).to(tensor) if tensor.is_floating_point() else tensor
+
+    first, _ = measured(network.loss, outputs, targets, network.data.origin)
+    if not any(tensor.is_floating_point() for tensor in input_tensors(outputs)):
+        return  # of a kind that cannot be changed
+    for _ in range(draws):
+        try:
+            drawn, _ = measured(network.loss, mapped(other, outputs), targets, network.data.origin)
+        except SourceError:
+            return  # it looks at them closely enough to refuse them
+        if not torch.equal(first, drawn):
+            return
+    raise SourceError(
+        f"loss {network.loss.name!r} on {network.data.origin}: is {float(first[0]):.4g} whatever the model's outputs "
+        "are, expected one that depends on them; mend: count some of the targets"
+    )

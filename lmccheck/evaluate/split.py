@@ -47,12 +47,7 @@ def split(network: Network, purpose: str, samples: int, seed: int = 0, *, most: 
     Batches have at most ``most`` samples; a user's own are taken as they come. Raises SourceError where there is no
     calibration data, or a single sample.
     """
-    data = network.calibration
-    if data is None:
-        raise SourceError(
-            f"pair {network.name}: {purpose} is searched for on calibration data and none is given; mend: give "
-            "`calibration`, for example the training data"
-        )
+    data = network.require_labelled(f"searching {purpose}")
     if data.rebatch or len(data.batches) < PARTS:
         batches = [part for batch in data.batches for part in _parts(batch, samples // len(data.batches), seed, most)]
     else:

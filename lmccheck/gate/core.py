@@ -67,8 +67,16 @@ class Core:
         if isinstance(plan, SetPlan):
             return self.load_set(plan.models, **given)
         if plan.model_b is None:
-            return self.load_pair(plan.a, plan.b, **given)
-        return self.load_widths(plan.a, plan.b, model_a=given.pop("model"), model_b=plan.model_b, **given)
+            return self.distinct(self.load_pair(plan.a, plan.b, **given))
+        model = given.pop("model")
+        return self.distinct(self.load_widths(plan.a, plan.b, model_a=model, model_b=plan.model_b, **given))
+
+    def distinct(self, pair: Any) -> Any:
+        """Return a pair; raise CheckpointError where a and b are one network: a gate that compares nothing is red."""
+        from lmccheck.network.pair import require_distinct
+
+        require_distinct(pair)
+        return pair
 
     def load_pair(self, a: Any, b: Any, **given: Any) -> ModelPair:
         """``lmccheck.load_pair``."""

@@ -6,6 +6,7 @@ Headers only: even a manifest over large checkpoints is inspected in millisecond
 from __future__ import annotations
 
 import os
+import struct
 from collections.abc import Iterator, Sequence
 from functools import cache
 from itertools import islice
@@ -14,6 +15,7 @@ from pathlib import Path
 from lmccheck.errors import CheckpointError, nearest, one_line, shown_path
 from lmccheck.manifest.plan import PairPlan, Plan, SetPlan
 from lmccheck.store.checkpoint import Checkpoint, look_at
+from lmccheck.store.contents import same_contents
 from lmccheck.store.documents import read_document
 from lmccheck.store.header import read_header, require_evaluable, require_samples
 from lmccheck.store.prefixes import prefix_problem
@@ -113,7 +115,24 @@ def _problems(item: PairPlan | SetPlan, looks: _Looks) -> Iterator[str]:
     kinds = ("dtype",) if isinstance(item, PairPlan) and item.model_b is not None else ("shape", "dtype")
     first = next(iter(headers), "")
     for other in list(headers)[1:]:
-        yield from _differences(first, other, headers[first], headers[other], kinds)
+        found = list(_differences(first, other, headers[first], headers[other], kinds))
+        yield from found
+        if not found and isinstance(item, PairPlan):
+            yield from _twins(first, other, headers[first], headers[other])
+
+
+def _twins(a: str, b: str, first: Checkpoint, second: Checkpoint) -> Iterator[str]:
+    """Yield what two checkpoints are where they are one under two names."""
+    if first.path is None or second.path is None:
+        return
+    try:
+        same = same_contents(Path(first.path), Path(second.path))
+    except (OSError, ValueError, struct.error) as error:
+        yield f": {a} and {b} cannot be compared: {error}"
+        return
+    if same:
+        names = " and ".join(Path(end.path or "").name for end in (first, second))
+        yield f": {a} and {b} hold the same weights, {names}; expected two networks; mend: name the other checkpoint"
 
 
 def _pin_problems(key: str, checkpoint: Checkpoint, pin: str | None) -> Iterator[str]:

@@ -20,6 +20,7 @@ from lmccheck.store.prefixes import prefix_problem
 from lmccheck.store.tensors import dtype_name
 
 StateDict = Mapping[str, Tensor]
+UNUSED = "num_batches_tracked"
 ONE_NETWORK = "mend: compare checkpoints of one network"
 SAVED_FROM = "mend: build the model the checkpoint was saved from"
 
@@ -65,6 +66,27 @@ def endpoint(network: Network, checkpoint: Checkpoint) -> Endpoint:
             "diverged, take another"
         )
     return Endpoint(network, complete(state, network.module), checkpoint)
+
+
+def same_weights(first: Endpoint, second: Endpoint) -> bool:
+    """Whether two endpoints are one network: every tensor equal, in the narrower dtype of the two.
+
+    How many batches a BatchNorm has seen changes nothing and does not count.
+    """
+    if first.theta.keys() != second.theta.keys():
+        return False
+    return all(
+        _same_numbers(tensor, second.theta[name]) for name, tensor in first.theta.items() if not name.endswith(UNUSED)
+    )
+
+
+def _same_numbers(one: Tensor, other: Tensor) -> bool:
+    if one.shape != other.shape:
+        return False
+    if one.dtype != other.dtype and one.is_floating_point() and other.is_floating_point():
+        narrow = min(one, other, key=lambda tensor: tensor.element_size()).dtype
+        one, other = one.to(narrow).float(), other.to(narrow).float()
+    return torch.equal(one, other)
 
 
 def require_same_tensors(a: Checkpoint, b: Checkpoint, module: nn.Module) -> None:

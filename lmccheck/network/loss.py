@@ -1,9 +1,9 @@
-"""Per-sample losses and 0-1 errors by name."""
+"""Per-sample losses and 0-1 errors by name, and which targets they count."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,11 @@ from torch import Tensor
 
 from lmccheck.errors import SourceError, nearest
 from lmccheck.shown import one_line
+from lmccheck.store.data import Batch, Data
 from lmccheck.store.imports import load_object, say
 
 PerSample = Callable[[Any, Tensor], Tensor]
+IGNORED = -100  # the class of a target that is not counted, as torch has it
 
 
 @one_line(lambda loss: f"{loss.name}, in {loss.unit}")
@@ -24,6 +26,7 @@ class Loss:
     """A per-sample loss: ``function(outputs, targets)`` -> (n,), its ``unit``, 0-1 errors where they exist.
 
     ``convex``: whether it is known to be convex in the network's output, on which certified segments rest.
+    ``counted``: targets (n, …) -> (n,) how many of each sample's are counted; None where all are.
     """
 
     name: str
@@ -32,6 +35,7 @@ class Loss:
     errors: PerSample | None
     integer_targets: bool
     convex: bool = False
+    counted: Callable[[Tensor], Tensor] | None = None
 
 
 def logits_of(outputs: Any) -> Tensor:
@@ -48,19 +52,39 @@ def logits_of(outputs: Any) -> Tensor:
     )
 
 
-def _per_sample(values: Tensor) -> Tensor:
-    """Mean over everything but the first dimension, in float64."""
-    return values.double().flatten(1).mean(1) if values.ndim > 1 else values.double()
+def returns_probabilities(loss: Loss, outputs: Any) -> bool:
+    """Whether a loss that takes logits is given what softmax has made of them, at every place."""
+    if loss.name not in ("cross_entropy", "next_token"):
+        return False
+    logits = logits_of(outputs)
+    if logits.ndim < 2 or not logits.is_floating_point() or not bool((logits >= 0).all()):
+        return False
+    sums = logits.double().sum(1 if loss.name == "cross_entropy" else -1)
+    return bool(((sums - 1).abs() < 1e-4).all())
+
+
+def _per_sample(values: Tensor, counted: Tensor | None = None) -> Tensor:
+    """Mean over everything but the first dimension, of what is counted, in float64; 0 where nothing is."""
+    values = values.double().flatten(1) if values.ndim > 1 else values.double().unsqueeze(1)
+    if counted is None:
+        return values.mean(1)
+    which = counted.reshape(values.shape)
+    return values.where(which, 0.0).sum(1) / which.sum(1).clamp(min=1)
 
 
 def cross_entropy(outputs: Any, targets: Tensor) -> Tensor:
-    """−log softmax(logits)[target] in nats; logits (n, classes, …), targets (n, …) int64 -> (n,) float64."""
-    return _per_sample(F.cross_entropy(logits_of(outputs).double(), targets.long(), reduction="none"))
+    """−log softmax(logits)[target] in nats; logits (n, classes, …), targets (n, …) int64 -> (n,) float64.
+
+    Targets of −100 are left out of a sample's mean. Equivalent to ``torch.nn.functional.cross_entropy``; differs in
+    that every sample weighs the same, however many of its targets are counted.
+    """
+    losses = F.cross_entropy(logits_of(outputs).double(), targets.long(), reduction="none", ignore_index=IGNORED)
+    return _per_sample(losses, targets != IGNORED)
 
 
 def classification_errors(outputs: Any, targets: Tensor) -> Tensor:
-    """1 where the largest logit is not the target's (mean over further positions) -> (n,) float64."""
-    return _per_sample((logits_of(outputs).argmax(1) != targets).double())
+    """1 where the largest logit is not the target's (mean over further counted positions) -> (n,) float64."""
+    return _per_sample((logits_of(outputs).argmax(1) != targets).double(), targets != IGNORED)
 
 
 def mse(outputs: Any, targets: Tensor) -> Tensor:
@@ -68,35 +92,45 @@ def mse(outputs: Any, targets: Tensor) -> Tensor:
     return _per_sample((logits_of(outputs).double() - targets) ** 2)
 
 
-def _next(outputs: Any, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    logits, following = logits_of(outputs)[:, :-1], targets[:, 1:].long()
-    return logits, following, (following != -100).double()
+def _next(outputs: Any, targets: Tensor) -> tuple[Tensor, Tensor]:
+    return logits_of(outputs)[:, :-1], targets[:, 1:].long()
 
 
 def next_token(outputs: Any, targets: Tensor) -> Tensor:
     """Mean nats per predicted token: logits (n, T, V) at t against token t+1 of targets (n, T); −100 is ignored."""
-    logits, following, counted = _next(outputs, targets)
-    losses = F.cross_entropy(logits.transpose(1, 2), following, reduction="none", ignore_index=-100).double()
-    return (losses * counted).sum(1) / counted.sum(1).clamp(min=1)
+    logits, following = _next(outputs, targets)
+    losses = F.cross_entropy(logits.transpose(1, 2), following, reduction="none", ignore_index=IGNORED)
+    return _per_sample(losses, following != IGNORED)
 
 
 def next_token_errors(outputs: Any, targets: Tensor) -> Tensor:
-    """Share of a sample's tokens that are not predicted -> (n,) float64."""
-    logits, following, counted = _next(outputs, targets)
-    return ((logits.argmax(-1) != following).double() * counted).sum(1) / counted.sum(1).clamp(min=1)
+    """Share of a sample's counted tokens that are not predicted -> (n,) float64."""
+    logits, following = _next(outputs, targets)
+    return _per_sample((logits.argmax(-1) != following).double(), following != IGNORED)
+
+
+def counted_classes(targets: Tensor) -> Tensor:
+    """How many of a sample's targets are classes -> (n,)."""
+    return (targets != IGNORED).reshape(len(targets), -1).sum(1)
+
+
+def counted_tokens(targets: Tensor) -> Tensor:
+    """How many of a sample's tokens are to be predicted: all but the first -> (n,)."""
+    return counted_classes(targets[:, 1:] if targets.ndim > 1 else targets)
 
 
 LOSSES = {
-    "cross_entropy": Loss("cross_entropy", "nats", cross_entropy, classification_errors, True, True),
+    "cross_entropy": Loss("cross_entropy", "nats", cross_entropy, classification_errors, True, True, counted_classes),
     "mse": Loss("mse", "squared error", mse, None, False, True),
-    "next_token": Loss("next_token", "nats", next_token, next_token_errors, True, True),
+    "next_token": Loss("next_token", "nats", next_token, next_token_errors, True, True, counted_tokens),
 }
 
 
 def load_loss(loss: str | PerSample | Loss, folder: Path | None = None) -> Loss:
     """Return the loss of a name, of ``"module:function"`` or of a callable (outputs, targets) -> (n,) tensor.
 
-    A function that is convex in the outputs may say so with an attribute ``convex = True``.
+    A function that is convex in the outputs may say so with an attribute ``convex = True``; one that leaves samples out
+    says which with an attribute ``counted``, targets -> (n,), 0 or False for a sample in which nothing is counted.
     """
     if isinstance(loss, Loss):
         return loss
@@ -115,7 +149,55 @@ def load_loss(loss: str | PerSample | Loss, folder: Path | None = None) -> Loss:
         raise SourceError(
             f"loss {name!r}: got {type(function).__name__}, expected a function (outputs, targets) -> (n,) tensor"
         )
-    return Loss(name, "loss", function, None, False, getattr(function, "convex", False) is True)
+    convex, counted = getattr(function, "convex", False) is True, getattr(function, "counted", None)
+    return Loss(name, "loss", function, None, False, convex, counted)
+
+
+def counted_only(data: Data, loss: Loss) -> Data | None:
+    """Return data without the samples in which nothing is counted, with their number; None where nothing is at all.
+
+    Data in which every sample counts are returned as they are.
+    """
+    kept = [_counted(batch, loss, data.origin) for batch in data.batches]
+    total = int(sum(which.sum() for which in kept))
+    if total in (0, data.samples):
+        return data if total else None
+    pairs = zip(data.batches, kept, strict=True)
+    batches = tuple(
+        batch if which.all() else batch.take(which.nonzero().flatten()) for batch, which in pairs if which.any()
+    )
+    return replace(data, batches=batches, uncounted=data.uncounted + data.samples - total)
+
+
+def require_counted(data: Data, loss: Loss) -> Data:
+    """Return ``counted_only(…)``; raise SourceError where nothing is counted."""
+    found = counted_only(data, loss)
+    if found is None:
+        raise SourceError(
+            f"{data.origin}: nothing is counted: none of {data.samples} sample(s) has a target that {loss.name} looks "
+            f"at; mend: give targets that are counted, not only {IGNORED} or masks of zeros"
+        )
+    return found
+
+
+def _counted(batch: Batch, loss: Loss, origin: str) -> Tensor:
+    """Return which samples of a batch have something counted in them, (n,) bool on the CPU."""
+    if loss.counted is None:
+        return torch.ones(batch.samples, dtype=torch.bool)
+    try:
+        found = loss.counted(batch.targets)
+        found = torch.as_tensor(found).detach().cpu() > 0
+    except Exception as error:
+        raise SourceError(
+            f"loss {loss.name!r} on {origin}: its attribute counted raised {type(error).__name__}: {error}; mend: "
+            "targets -> (n,) numbers or booleans"
+        ) from error
+    if tuple(found.shape) != (batch.samples,):
+        raise SourceError(
+            f"loss {loss.name!r} on {origin}: its attribute counted returned shape {tuple(found.shape)}, expected "
+            f"({batch.samples},), one a sample"
+        )
+    return found
 
 
 def measured(loss: Loss, outputs: Any, targets: Tensor, origin: str) -> tuple[Tensor, Tensor | None]:
@@ -163,16 +245,24 @@ def _check_targets(loss: Loss, logits: Tensor, targets: Tensor, origin: str) -> 
                 f"{origin}: tensor 'targets' has shape {tuple(targets.shape)}, expected {expected} for outputs "
                 f"{tuple(logits.shape)}; mend: {_mend_shape(targets, expected)}"
             )
-        low, high = int(targets.min()), int(targets.max())
-        if low < 0 or high >= logits.shape[1]:
-            raise SourceError(
-                f"{origin}: tensor 'targets' holds classes {low}..{high}, the model has {logits.shape[1]} outputs; "
-                "mend: class indices from 0"
-            )
+        _check_classes(targets, logits.shape[1], "classes", origin)
     if loss.name == "next_token" and (logits.ndim != 3 or targets.shape != logits.shape[:2]):
         raise SourceError(
             f"{origin}: tensor 'targets' has shape {tuple(targets.shape)}, expected (n, T) for outputs "
             f"{tuple(logits.shape)}"
+        )
+    if loss.name == "next_token":
+        _check_classes(targets[:, 1:], logits.shape[2], "tokens", origin)
+
+
+def _check_classes(targets: Tensor, outputs: int, what: str, origin: str) -> None:
+    """Raise SourceError for a class that the model has no output for; IGNORED is none."""
+    held = targets[targets != IGNORED]
+    if held.numel() and (int(held.min()) < 0 or int(held.max()) >= outputs):
+        mend = f"class indices from 0, or {IGNORED} for what is not counted"
+        raise SourceError(
+            f"{origin}: tensor 'targets' holds {what} {int(held.min())}..{int(held.max())}, the model has {outputs} "
+            f"outputs; mend: {mend if what == 'classes' else 'the tokenizer that the model was trained with'}"
         )
 
 

@@ -35,6 +35,11 @@ class ModelSet:
         return self.endpoints[0].network
 
     @property
+    def named_endpoints(self) -> dict[str, Endpoint]:
+        """What is compared, by name."""
+        return dict(zip(self.names, self.endpoints, strict=True))
+
+    @property
     def thetas(self) -> tuple[dict[str, Tensor], ...]:
         """The weights of each, as ``load_pair`` gives them."""
         return tuple(end.theta for end in self.endpoints)

@@ -12,17 +12,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lmccheck.errors import SymmetryError, UnsupportedArchitecture, shown_path
+from lmccheck.errors import SourceError, SymmetryError, UnsupportedArchitecture, shown_path
 from lmccheck.modules.copies import private_copy
 from lmccheck.modules.stored import stored_tensors
 from lmccheck.network.arguments import in_order
+from lmccheck.network.constant import ConstantAnswer, constant_answer
 from lmccheck.network.device import resolve_device
-from lmccheck.network.loss import Loss, load_loss
+from lmccheck.network.loss import Loss, counted_only, load_loss, require_counted
 from lmccheck.shown import one_line
 from lmccheck.store.data import Data, load_data
 from lmccheck.store.disk import Held
 from lmccheck.store.imports import input_files
 from lmccheck.store.model import build_module
+from lmccheck.store.samples import common_samples
 from lmccheck.store.tensors import identity
 from lmccheck.store.trees import moved
 from lmccheck.symmetry.discover import Traced, derive, structure_of
@@ -62,6 +64,7 @@ class Network:
 
     ``name`` is what messages call it (a pair's, a set's), ``model`` what the user named it by. ``given`` is the
     permutation spec that was handed in, None where it is derived from the traced graph; ``origin`` says which.
+    ``remarks``: what running it has shown and a report has to say, each once.
     """
 
     name: str
@@ -79,6 +82,35 @@ class Network:
     spec_file: Held | None = field(default=None, repr=False)
     constants: Mapping[str, Tensor] = field(default_factory=dict, repr=False)  # equal in all checkpoints
     build: Builder = field(kw_only=True, repr=False)  # another module like it
+    remarks: dict[str, None] = field(default_factory=dict, repr=False)
+
+    @cached_property
+    def constant(self) -> ConstantAnswer | None:
+        """The best constant answer to the evaluation data; None where none is known of the loss."""
+        return constant_answer(self.data, self.loss)
+
+    @cached_property
+    def fitted_samples(self) -> int:
+        """How many evaluation samples are calibration data, too."""
+        return 0 if self.calibration is None else common_samples(self.data, self.calibration)
+
+    @cached_property
+    def labelled(self) -> Data | None:
+        """The calibration data of which a loss may be taken: samples in which nothing is counted are not among them.
+
+        None where there is none. What needs no targets (activations, statistics of BatchNorm) sees all of it.
+        """
+        return None if self.calibration is None else counted_only(self.calibration, self.loss)
+
+    def require_labelled(self, purpose: str) -> Data:
+        """Return the calibration data of which a loss may be taken; raise SourceError where there is none."""
+        if self.labelled is not None:
+            return self.labelled
+        got = "no calibration data" if self.calibration is None else f"{self.calibration.origin}: nothing is counted"
+        raise SourceError(
+            f"pair {self.name}: {purpose} needs losses on calibration data, got {got}; mend: give `calibration` with "
+            "targets, for example the training data"
+        )
 
     @property
     def run_on(self) -> str:
@@ -151,7 +183,7 @@ class Network:
         return {
             "model": self.model,
             "module": COPIED if self.build.live else "built",
-            "data": {"origin": self.data.origin, "samples": self.data.samples},
+            "data": _data_facts(self.data),
             "calibration": _data_facts(self.calibration),
             "loss": self.loss.name,
             "symmetry": self.origin,
@@ -184,9 +216,10 @@ def load_network(
     calibrating = None
     if calibration is not None:
         calibrating = in_order(load_data(calibration, folder, "calibration", tokens=tokens), module)
+    counted = require_counted(held, loss_held)
     inputs = tuple(input_files(folder, model, data, calibration, loss, symmetry))
     return Network(
-        name, module, label, held, calibrating, loss_held, str(device), torch_device, folder, spec, origin, inputs,
+        name, module, label, counted, calibrating, loss_held, str(device), torch_device, folder, spec, origin, inputs,
         spec_file, build=build,
     )  # fmt: skip
 
@@ -214,4 +247,6 @@ def _spec(given: Any, folder: Path, module: nn.Module) -> tuple[PermutationSpec 
 
 
 def _data_facts(data: Data | None) -> dict[str, Any] | None:
-    return {"origin": data.origin, "samples": data.samples} if data is not None else None
+    if data is None:
+        return None
+    return {"origin": data.origin, "samples": data.samples, "uncounted": data.uncounted}

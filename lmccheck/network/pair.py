@@ -13,9 +13,17 @@ from torch import Tensor, nn
 
 from lmccheck.errors import CheckpointError
 from lmccheck.modules.precision import own_settings
-from lmccheck.network.endpoint import Endpoint, StateDict, endpoint, inputs_of, require_same_tensors, require_unchanged
+from lmccheck.network.endpoint import (
+    Endpoint,
+    StateDict,
+    endpoint,
+    inputs_of,
+    require_same_tensors,
+    require_unchanged,
+    same_weights,
+)
 from lmccheck.network.loaded import as_loaded
-from lmccheck.network.loss import Loss
+from lmccheck.network.loss import Loss, require_counted
 from lmccheck.network.network import Network, load_network, named_module
 from lmccheck.shown import one_line
 from lmccheck.store.checkpoint import Checkpoint, open_checkpoint
@@ -111,6 +119,11 @@ class ModelPair:
         files = {"a": self.a.checkpoint.facts(), "b": self.b.checkpoint.facts()}
         return {"files": files, **self.network.facts()}
 
+    @property
+    def named_endpoints(self) -> dict[str, Endpoint]:
+        """What is compared, by name."""
+        return {"a": self.a, "b": self.b}
+
     def example_inputs(self) -> tuple[Any, ...]:
         """Return two samples of the evaluation data as positional inputs, for tracing."""
         return self.network.example_inputs()
@@ -130,7 +143,7 @@ class ModelPair:
 
     def measured_on(self, data: Data, calibration: Data | None) -> ModelPair:
         """Return the same endpoints with other data, and nothing of this pair kept."""
-        network = replace(self.network, data=data, calibration=calibration)
+        network = replace(self.network, data=require_counted(data, self.loss), calibration=calibration)
         return ModelPair(self.name, replace(self.a, network=network), replace(self.b, network=network))
 
 
@@ -142,6 +155,11 @@ class WidthPair:
     name: str
     a: Endpoint
     b: Endpoint
+
+    @property
+    def named_endpoints(self) -> dict[str, Endpoint]:
+        """What is compared, by name."""
+        return {"a": self.a, "b": self.b}
 
     @property
     def network(self) -> Network:
@@ -167,6 +185,15 @@ class WidthPair:
         """What a report says of the pair; JSON-able."""
         files = {"a": self.a.checkpoint.facts(), "b": self.b.checkpoint.facts()}
         return {"files": files, **self.network.facts(), "model_b": self.b.network.model}
+
+
+def require_distinct(pair: ModelPair | WidthPair) -> None:
+    """Raise CheckpointError where a and b are one network under two names."""
+    if same_weights(pair.a, pair.b):
+        raise CheckpointError(
+            f"pair {pair.name}: {pair.a.checkpoint.label} and {pair.b.checkpoint.label} hold the same weights, "
+            "expected two networks; mend: name the other checkpoint"
+        )
 
 
 @own_settings()

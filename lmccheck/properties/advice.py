@@ -7,7 +7,6 @@ from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from lmccheck.errors import LmcError
-from lmccheck.properties.remarks import data_remarks
 
 if TYPE_CHECKING:
     from lmccheck.network.network import Network
@@ -75,7 +74,7 @@ def maps_beyond(network: Network, align: str, used: Collection[str]) -> list[str
 def more_data(network: Network, what: str) -> list[str]:
     """Return that more calibration data may help ``what``, unless it is what is measured on: that is all there is."""
     data = network.calibration
-    if data is None or data_remarks(network):
+    if data is None or network.fitted_samples:
         return []
     return [f"more calibration data for {what} (now {data.samples} samples)"]
 

@@ -10,7 +10,7 @@ from lmccheck.finding import End, Failure, Finding, Seen, Where
 from lmccheck.properties.advice import wider_search
 from lmccheck.properties.low_loss_path import covered_structure, require_calibration, search_both
 from lmccheck.properties.registry import check
-from lmccheck.properties.remarks import data_remarks, measured_endpoints, measured_on, precision_of
+from lmccheck.properties.remarks import measured_endpoints, measured_on, precision_of
 from lmccheck.properties.settings import Limit, Profile, Seed, Shares
 
 if TYPE_CHECKING:
@@ -159,7 +159,6 @@ def _notes(
     notes = [
         f"without refit ε is {plain:.4g}" if facts["refit"] else "units are dropped and scaled, nothing is refitted"
     ]
-    notes += data_remarks(evaluator.network)
     chosen = [dropped for search in searches.values() for dropped in search.best.values()]
     if evaluator.batchnorms:
         again = sum(dropped.facts.get("statistics") == "re-estimated" for dropped in chosen)

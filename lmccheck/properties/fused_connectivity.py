@@ -8,7 +8,7 @@ from lmccheck.finding import End, Failure, Finding, Where
 from lmccheck.properties.advice import more_data
 from lmccheck.properties.measured_line import Line, measure_line
 from lmccheck.properties.registry import check
-from lmccheck.properties.remarks import batchnorm_remark, calibration_remarks, data_remarks, precision_of
+from lmccheck.properties.remarks import batchnorm_remark, calibration_remarks, precision_of
 from lmccheck.properties.settings import Limit, Norm, Points, Profile, Seed
 
 if TYPE_CHECKING:
@@ -104,8 +104,7 @@ def _facts(line: Line, fusion: Fusion, evaluator: Evaluator) -> dict[str, Any]:
 def _notes(network: Network, fusion: Fusion) -> list[str]:
     """Say what was done to θ_B, and to the networks on the segment."""
     restored = [batchnorm_remark(network)] if fusion.facts["batchnorm"] is not None else []
-    looked = calibration_remarks("fuse", fusion.facts)
-    return [fusion.statement, *restored, *looked, *data_remarks(network)]
+    return [fusion.statement, *restored, *calibration_remarks("fuse", fusion.facts)]
 
 
 def _failure(pair: WidthPair, line: Line, fusion: Fusion) -> Failure:

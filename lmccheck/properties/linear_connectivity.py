@@ -10,13 +10,7 @@ from lmccheck.finding import Failure, Finding, Where
 from lmccheck.properties.advice import APART, maps_beyond, more_data, other_alignment
 from lmccheck.properties.measured_line import Line, measure_line, measure_point
 from lmccheck.properties.registry import check
-from lmccheck.properties.remarks import (
-    batchnorm_remark,
-    calibration_remarks,
-    data_remarks,
-    measured_endpoints,
-    precision_of,
-)
+from lmccheck.properties.remarks import batchnorm_remark, calibration_remarks, measured_endpoints, precision_of
 from lmccheck.properties.settings import Align, Beyond, Limit, Points, Profile, Repair, Seed
 
 if TYPE_CHECKING:
@@ -148,14 +142,9 @@ def _repair_notes(line: Line, between: Segment, facts: dict[str, Any]) -> list[s
 
 
 def _notes(pair: ModelPair, evaluator: Evaluator, alignment: Alignment | None) -> list[str]:
-    import torch
-
     from lmccheck.modules.constants import differing_integers
 
     notes = []
-    if all(torch.equal(tensor, pair.theta_b[name]) for name, tensor in pair.theta_a.items()):
-        notes.append("a and b are identical")
-    notes += data_remarks(pair.network)
     buffers = [name for name in evaluator.buffers if name not in pair.network.constants]
     if buffers:
         notes.append(f"float buffers interpolated like weights: {', '.join(buffers[:3])}")

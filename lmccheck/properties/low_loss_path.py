@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lmccheck.errors import SourceError, UnsupportedArchitecture
 from lmccheck.finding import End, Failure, Finding, Seen, Where
-from lmccheck.properties.remarks import data_remarks, measured_on
+from lmccheck.properties.remarks import measured_on
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -197,7 +197,7 @@ class Certified:
         notes = [known, *([certificate.convex.says] if certificate.convex.says else [])]
         if certificate.loss_a != certificate.loss_b:
             notes.append("the excess is over the worse of the two endpoints' losses")
-        return [*notes, *data_remarks(pair.network)]
+        return notes
 
     def _failure(self, what: str, layer: str) -> Failure:
         certificate, kinds = self.certificate, self.path.kinds

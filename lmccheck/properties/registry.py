@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, get_type_hin
 
 from lmccheck.errors import LmcError, nearest
 from lmccheck.finding import Finding
+from lmccheck.properties.endpoints import Endpoints, looked_at
 from lmccheck.properties.judge import judge
 from lmccheck.registry import Registry
 from lmccheck.result import Result
@@ -35,8 +36,10 @@ OF: Mapping[str, str] = {
     "set": "a set",
 }
 UNSAID = ("seed", "profile")  # which no manifest says: they come from the run
-TAKEN = {"property", "severity"}
+TAKEN = {"property", "severity", "endpoints"}
+LIMITS = ("limit", "epsilon")  # names of settings that a verdict depends on, of whatever type
 EMPTY = inspect.Parameter.empty
+ENDPOINTS = inspect.Parameter("endpoints", inspect.Parameter.KEYWORD_ONLY, default="any", annotation=Endpoints)
 
 
 def load_set(
@@ -88,27 +91,46 @@ class Property:
 
     @cached_property
     def table(self) -> type[CheckTable]:
-        """The model of a manifest's table of settings, read with ``stated``."""
+        """The model of a manifest's table of settings, read with ``stated``; limits must be given there."""
         from lmccheck.properties.settings import CheckTable
 
-        return self._model(CheckTable, [name for name in self.parameters if name not in UNSAID])
+        said = [name for name in self.parameters if name not in UNSAID]
+        return self._model(CheckTable, said, given=self.limits)
+
+    @cached_property
+    def limits(self) -> dict[str, Any]:
+        """The defaults of its limits: for Python only, since a manifest's limits are reviewed where they are written.
+
+        One whose default is None gets it from elsewhere, and need not be given.
+        """
+        from lmccheck.properties.settings import Limit
+
+        return {
+            name: p.default
+            for name, p in self.parameters.items()
+            if (p.annotation == Limit or name in LIMITS) and p.default not in (EMPTY, None)
+        }
 
     def stated(self, table: CheckTable) -> dict[str, Any]:
         """Return the settings that a manifest's table states; what it leaves out has the property's own default."""
-        return {name: getattr(table, name) for name in sorted(table.model_fields_set) if name in self.parameters}
+        own = {*self.parameters, ENDPOINTS.name}
+        return {name: getattr(table, name) for name in sorted(table.model_fields_set) if name in own}
 
     @cached_property
     def _call(self) -> type[Strict]:
-        from lmccheck.store.documents import Strict
+        from lmccheck.properties.settings import Common
 
-        return self._model(Strict, self.parameters)
+        return self._model(Common, self.parameters)
 
-    def _model(self, base: type[Table], names: Iterable[str]) -> type[Table]:
+    def _model(self, base: type[Table], names: Iterable[str], given: Iterable[str] = ()) -> type[Table]:
         """Return a strict pydantic model of some settings; a field's description says what is expected."""
         from pydantic import Field, create_model
 
         fields: dict[str, Any] = {
-            name: (p.annotation, Field(... if p.default is EMPTY else p.default, description=self.expected[name]))
+            name: (
+                p.annotation,
+                Field(... if p.default is EMPTY or name in given else p.default, description=self.expected[name]),
+            )
             for name, p in self.parameters.items()
             if name in names
         }
@@ -127,17 +149,16 @@ class Property:
             name = str(problem["loc"][0])
         else:
             return {name: getattr(table, name) for name in settings}
+        known = self._call.model_fields
         if problem["type"] == "extra_forbidden":
-            valid = ", ".join(self.parameters)
-            raise LmcError(
-                f"{self.name}: unknown setting {name!r}{nearest(name, self.parameters)}; expected one of {valid}"
-            )
+            valid = ", ".join(known)
+            raise LmcError(f"{self.name}: unknown setting {name!r}{nearest(name, known)}; expected one of {valid}")
         if problem["type"] == "missing":
             raise LmcError(f"{self.name}: {name}: missing; expected {self.expected[name]}")
         value = settings[name]
-        near = nearest(value, choices(self.parameters[name].annotation)) if isinstance(value, str) else ""
+        near = nearest(value, choices(known[name].annotation)) if isinstance(value, str) else ""
         said = repr(value).splitlines()[0][:200]  # of a tensor, for example, the beginning
-        raise LmcError(f"{self.name}: {name} = {said}{near}; expected {self.expected[name]}")
+        raise LmcError(f"{self.name}: {name} = {said}{near}; expected {known[name].description}")
 
     def measure(self, measured: Any, settings: Mapping[str, Any]) -> Result:
         """Return the Result for a pair, two widths or a set that is loaded; settings are checked first."""
@@ -148,9 +169,13 @@ class Property:
 
         started = time.perf_counter()
         checked = self.checked(settings)
+        endpoints = checked.pop(ENDPOINTS.name, ENDPOINTS.default)
         with own_settings():
             measured = load()
             finding = self.function(measured, **checked)
+            if isinstance(finding, Finding):
+                defaults = {name: value for name, value in self.limits.items() if name not in settings}
+                finding = looked_at(measured, finding, endpoints, defaults)
         made_of = getattr(getattr(finding, "witness", None), "made_of", None)
         if made_of is not None and hasattr(measured, "inputs"):
             made_of(measured.inputs)  # what it was measured of is never written over
@@ -164,15 +189,21 @@ class Property:
     @cached_property
     def signature(self) -> inspect.Signature:
         """The signature of the public function: what is loaded inside is given in parts."""
-        own = inspect.signature(self.function)
+        own = self._own
         first, *settings = own.parameters.values()
         return own.replace(parameters=[*(self._loaded_by.values() or [first]), *settings], return_annotation="Result")
+
+    @cached_property
+    def _own(self) -> inspect.Signature:
+        """The signature of the function, with what every property may be asked."""
+        own = inspect.signature(self.function)
+        return own.replace(parameters=[*own.parameters.values(), ENDPOINTS])
 
     def __call__(self, *given: Any, **named: Any) -> Result:
         """Measure what is given: something loaded, or, for a set and for two widths, what is to be loaded."""
         parts = self._loaded_by
         loads = parts and not (len(given) == 1 and hasattr(given[0], "network"))  # a view is loaded already
-        signature = self.signature if loads else inspect.signature(self.function)
+        signature = self.signature if loads else self._own
         for name in named.keys() - signature.parameters.keys():
             near = nearest(name, signature.parameters)
             raise TypeError(f"{self.name}() got an unexpected keyword argument {name!r}{near}")
@@ -212,7 +243,7 @@ def check(*, of: Kind, claim: str, quantifier: str, certifies: str) -> Any:
 
     def declare(function: Callable[..., Finding]) -> Callable[..., Result]:
         declared = Property(function.__name__, of, claim, quantifier, certifies, function)
-        if taken := TAKEN.intersection(declared.signature.parameters):
+        if taken := TAKEN.intersection(inspect.signature(function).parameters):
             raise LmcError(f"property {declared.name!r}: setting {min(taken)!r} is one of every check; mend: rename it")
         PROPERTIES.add(declared.name, declared, function.__code__.co_filename)
 

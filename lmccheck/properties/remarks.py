@@ -1,30 +1,78 @@
-"""What every property measures of a pair's endpoints and remarks about its data, worded once."""
+"""What every property measures of a pair's endpoints, and remarks about data, endpoints and limits, worded once."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from lmccheck.finding import End
+from lmccheck.finding import End, Finding
 
 if TYPE_CHECKING:
     from lmccheck.evaluate.evaluator import Evaluator
+    from lmccheck.network.constant import ConstantAnswer
+    from lmccheck.network.endpoint import Endpoint
     from lmccheck.network.network import Network
     from lmccheck.network.pair import ModelPair
     from lmccheck.store.data import Data
 
-FITTED = "calibration and evaluation data are the same: what is measured was also fitted to"
+NOTHING = 1000.0  # times a loss (plus one), or this share of it in percent: a limit where no constant answer is known
+REPEATS = 1e-5  # of a loss that is computed in float32: sums in another order differ by so much, generously
 
 
 def data_remarks(network: Network) -> list[str]:
-    """Return what is to be said of the data: nothing, or that a verdict is measured on what was fitted to."""
-    from lmccheck.store.trees import equal
+    """Return what is to be said of the data: what was left out, what was also fitted to, what the outputs showed."""
+    data, said = network.data, []
+    if data.uncounted:
+        of = data.samples + data.uncounted
+        said.append(f"{data.uncounted} of {of} evaluation samples are left out: nothing in them is counted")
+    if fitted := network.fitted_samples:
+        said.append(
+            f"{fitted} of {data.samples} evaluation samples are calibration data, too: what is measured was also "
+            "fitted to"
+        )
+    return [*said, *network.remarks]
 
-    calibration, data = network.calibration, network.data
-    if calibration is None or calibration.samples != data.samples or len(calibration.batches) != len(data.batches):
+
+def twin_remarks(endpoints: Mapping[str, Endpoint]) -> list[str]:
+    """Say which endpoints hold the same weights, each with the first that it is equal to."""
+    from lmccheck.network.endpoint import same_weights
+
+    said: list[str] = []
+    different: dict[str, Endpoint] = {}
+    for name, end in endpoints.items():
+        first = next((other for other, known in different.items() if same_weights(known, end)), None)
+        if first is None:
+            different[name] = end
+        else:
+            said.append(f"{first} and {name} are identical: nothing is learnt from comparing them")
+    return said
+
+
+def limit_remarks(finding: Finding, ends: Sequence[End], constant: ConstantAnswer | None) -> list[str]:
+    """Say that a limit excludes nothing, or asks for more than the measurement repeats."""
+    losses = [end.loss for end in ends]
+    if not losses or not all(map(math.isfinite, losses)):
         return []
-    pairs = zip(calibration.batches, data.batches, strict=True)
-    return [FITTED] if all(equal(one.inputs, other.inputs) for one, other in pairs) else []
+    limit, shown = (
+        finding.bound,
+        f"limit {finding.limit}" + ("" if isinstance(finding.limit, str) else f" {finding.unit}"),
+    )
+    rounding = REPEATS * max(map(abs, losses))
+    if limit < rounding and finding.facts.get("precision") == "float32":
+        return [f"{shown} is below what float32 repeats here, about {rounding:.1g} {finding.unit}"]
+    if constant is not None:
+        room = constant.loss - min(losses)
+        if limit >= room:
+            return [
+                f"{shown} excludes nothing: a constant answer is only {room:.3g} {finding.unit} above the better "
+                "endpoint; mend: lower it"
+            ]
+    elif limit >= NOTHING * (1 + max(map(abs, losses))) or (
+        isinstance(finding.limit, str) and float(finding.limit[:-1]) >= NOTHING
+    ):
+        return [f"{shown} excludes next to nothing beside endpoint losses up to {max(losses):.3g}; mend: lower it"]
+    return []
 
 
 def calibration_remarks(what: str, facts: Mapping[str, Any]) -> list[str]:

@@ -11,7 +11,7 @@ from lmccheck.evaluate.line import BARRIER, chord
 from lmccheck.finding import End, Failure, Finding, Matrix, Seen, Where, bound_of
 from lmccheck.properties.advice import APART, other_alignment
 from lmccheck.properties.registry import check
-from lmccheck.properties.remarks import batchnorm_remark, calibration_remarks, data_remarks, measured_on
+from lmccheck.properties.remarks import batchnorm_remark, calibration_remarks, measured_on
 from lmccheck.properties.settings import Frame, Limit, Method, Place, Points, Repair, Seed
 
 if TYPE_CHECKING:
@@ -124,7 +124,6 @@ def _notes(many: ManyAlignment, barriers: Barriers, repair: str) -> list[str]:
         notes.append(f"REPAIR of the networks between two models, on {samples} calibration samples; not of the mean")
     remarks = (calibration_remarks(many.facts["align"], facts) for facts in many.facts["alignments"].values())
     notes += dict.fromkeys(remark for several in remarks for remark in several)
-    notes += data_remarks(pair.network)
     if not many.spec.groups:
         notes.append("no unit group may be permuted; aligned equals unaligned")
     if many.spec.unruled:

@@ -16,14 +16,25 @@ from pydantic.fields import FieldInfo
 
 from lmccheck.alignment import method_names
 from lmccheck.finding import LIMIT, read_limit
+from lmccheck.properties.endpoints import Endpoints
 from lmccheck.store.documents import Strict
 
 NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
 
 
+ENDPOINTS = '"useful" (each better than a constant answer) or "any"'
+
+
+class Common(Strict):
+    """What may be asked of every property, in Python too."""
+
+    endpoints: Endpoints = Field(default="any", description=ENDPOINTS)
+
+
 class CheckTable(Strict):
     """What a manifest's table of settings may say of every property."""
 
+    endpoints: Endpoints = Field(default="useful", description=ENDPOINTS)
     property: str | None = Field(default=None, description="the name of a property")
     severity: Literal["fail", "warn"] = Field(default="fail", description='"fail" or "warn"')
 

@@ -47,13 +47,15 @@ class Data:
     """Evaluation or calibration data, held in memory: batches and where they came from.
 
     ``rebatch`` is True when the samples came as one tensor, so that lmccheck may choose the batch size. ``held``: the
-    file that they were read from, None for all else.
+    file that they were read from, None for all else. ``uncounted``: how many samples were left out because nothing in
+    them is counted.
     """
 
     batches: tuple[Batch, ...] = field(repr=False)
     origin: str
     rebatch: bool
     held: Held | None = field(default=None, repr=False, compare=False)
+    uncounted: int = 0
 
     @property
     def samples(self) -> int:

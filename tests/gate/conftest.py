@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,7 +23,10 @@ HERE = Path(__file__).parent
 def write_checkpoint(
     path: Path, metadata: dict[str, str] | None = None, shape: tuple[int, ...] = (2,), names: tuple[str, ...] = ("w",)
 ) -> Path:
-    """Write a safetensors file of one float32 tensor ``w``, by hand: the format is a length, JSON, and bytes."""
+    """Write a safetensors file of one float32 tensor ``w``, by hand: the format is a length, JSON, and bytes.
+
+    Files of different names hold different numbers: no pair of theirs is one network twice.
+    """
     size = 4
     for side in shape:
         size *= side
@@ -33,7 +37,8 @@ def write_checkpoint(
     if metadata:
         header["__metadata__"] = metadata
     text = json.dumps(header).encode()
-    path.write_bytes(struct.pack("<Q", len(text)) + text + bytes(size * len(names)))
+    number = struct.pack("<f", 1 + zlib.crc32(path.name.encode()) / 2**32)
+    path.write_bytes(struct.pack("<Q", len(text)) + text + number * (size * len(names) // 4))
     return path
 
 
@@ -60,8 +65,9 @@ class Project:
         return f"\n[set.{name}]\nmodels = {json.dumps(files)}\n"
 
     def check(self, pair: str, name: str = "linear_connectivity", *, kind: str = "pair", **settings: object) -> str:
-        """Return a check's part of a manifest."""
-        lines = [f"{key} = {json.dumps(value)}" for key, value in settings.items()]
+        """Return a check's part of a manifest; it has a limit unless it says None."""
+        limited = {"limit": 0.05, **settings}
+        lines = [f"{key} = {json.dumps(value)}" for key, value in limited.items() if value is not None]
         return "\n".join([f"[{kind}.{pair}.check.{name}]", *lines, ""])
 
     def set_check(self, name: str, **settings: object) -> str:

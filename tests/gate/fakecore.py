@@ -163,6 +163,9 @@ class FakeCore(Core):
     load_set = staticmethod(load_set)
     run = staticmethod(run)
 
+    def distinct(self, pair):
+        return pair
+
     def call(self, property_name, pair, **settings):
         return run(property_name, pair, seed=0, profile="ci", **settings)
 

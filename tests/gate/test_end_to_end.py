@@ -41,12 +41,14 @@ limit = 0.05
 a = "a.safetensors"
 b = "torn.safetensors"
 [pair.torn.check.linear_connectivity]
+limit = 0.05
 
 [pair.unbuilt]
 model = "models:broken"
 a = "a.safetensors"
 b = "permuted.safetensors"
 [pair.unbuilt.check.linear_connectivity]
+limit = 0.05
 """
 
 

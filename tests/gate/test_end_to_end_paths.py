@@ -35,13 +35,14 @@ loss = "mse"
 [pair.doubled]
 a = "doubled-a.safetensors"
 b = "doubled-b.safetensors"
-check.dropout_stability = { epsilon = 1e-9 }
-check.noise_stability = { epsilon = 10.0, p = 0.1, masks = 20 }
-check.ten_segment_path = { epsilon = 1e-9 }
-check.dropout_path = { epsilon = 1e-9, form = "short" }
+check.dropout_stability = { endpoints = "any", epsilon = 1e-9 }
+check.noise_stability = { endpoints = "any", epsilon = 10.0, p = 0.1, masks = 20 }
+check.ten_segment_path = { endpoints = "any", epsilon = 1e-9 }
+check.dropout_path = { endpoints = "any", epsilon = 1e-9, form = "short" }
 
 [pair.doubled.check.through]
 property = "dropout_path"
+endpoints = "any"
 epsilon = 100.0
 through = "narrow.safetensors"
 through_model = "models:narrow"
@@ -60,7 +61,7 @@ check.dropout_path = { epsilon = 1e-3 }
 model = "models:normed"
 a = "normed-a.safetensors"
 b = "normed-b.safetensors"
-check.ten_segment_path = {}
+check.ten_segment_path = { epsilon = 0.01 }
 """
 
 
@@ -170,7 +171,7 @@ check.half = { property = "verify_dropout", witness = "proof/doubled-dropout_sta
 [pair.random]
 a = "random-a.safetensors"
 b = "random-b.safetensors"
-check.other = { property = "verify_path", path = "proof/doubled-ten_segment_path.safetensors" }
+check.other = { property = "verify_path", endpoints = "any", path = "proof/doubled-ten_segment_path.safetensors", epsilon = 1e-9 }
 """
     )
     again = real.runpytest_subprocess("again.lmc.toml")

@@ -28,33 +28,33 @@ loss = "mse"
 
 [set.planted]
 models = ["a.safetensors", "b.safetensors", "c.safetensors"]
-check.set_connectivity = { limit = 1e-6, method = "reference", reference = 1, points = 3 }
+check.set_connectivity = { endpoints = "any", limit = 1e-6, method = "reference", reference = 1, points = 3 }
 
 [set.torn]
 models = ["a.safetensors", "torn.safetensors", "c.safetensors"]
-check.set_connectivity = {}
+check.set_connectivity = { endpoints = "any", limit = 0.01 }
 
 [set.strange]
 models = ["a.safetensors", "b.safetensors", "stranger.safetensors"]
-check.set_connectivity = { limit = 0.01 }
+check.set_connectivity = { endpoints = "any", limit = 0.01 }
 
 [pair.halved]
 a = "a.safetensors"
 b = "narrow.safetensors"
 model_b = "models:narrow"
-check.fused_connectivity = { norm = "weights", limit = 1e-6 }
+check.fused_connectivity = { endpoints = "any", norm = "weights", limit = 1e-6 }
 
 [pair.stranger]
 a = "a.safetensors"
 b = "other-narrow.safetensors"
 model_b = "models:narrow"
-check.fused_connectivity = { norm = "weights", limit = 0.01, points = 5 }
+check.fused_connectivity = { endpoints = "any", norm = "weights", limit = 0.01, points = 5 }
 
 [pair.confused]
 a = "a.safetensors"
 b = "narrow.safetensors"
 model_b = "models:mlp"
-check.fused_connectivity = { norm = "weights" }
+check.fused_connectivity = { endpoints = "any", norm = "weights", limit = 0.01 }
 """
 
 

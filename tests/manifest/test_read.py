@@ -23,7 +23,9 @@ a = "a.safetensors"
 b = "b.safetensors"
 
 [pair.one.check.linear_connectivity]
+limit = 0.05
 """
+WITHOUT_LIMIT = SOUND.removesuffix("limit = 0.05\n")
 
 
 @pytest.fixture
@@ -63,23 +65,24 @@ def test_a_spec_of_symmetries_is_a_source_like_the_others(load):
 
 def test_only_stated_settings_are_passed_on(load):
     """Defaults belong to the property, which may let them depend on the profile."""
-    assert load(SOUND).pairs[0].checks == (CheckPlan("linear_connectivity", "linear_connectivity", "fail", {}),)
-    stated = SOUND + 'limit = 1\nalign = "none"\npoints = 11\nseverity = "warn"\n'
-    settings = {"align": "none", "limit": 1.0, "points": 11}
+    alone = {"limit": 0.05}
+    assert load(SOUND).pairs[0].checks == (CheckPlan("linear_connectivity", "linear_connectivity", "fail", alone),)
+    stated = WITHOUT_LIMIT + 'limit = 1\nalign = "none"\npoints = 11\nseverity = "warn"\nendpoints = "any"\n'
+    settings = {"align": "none", "endpoints": "any", "limit": 1.0, "points": 11}
     assert load(stated).pairs[0].checks == (CheckPlan("linear_connectivity", "linear_connectivity", "warn", settings),)
 
 
 @pytest.mark.parametrize("limit", ["0", "0.05", "3", '"5%"', '"0.5%"'])
 def test_limits(load, limit):
     """A number of nats, zero included, or a percentage."""
-    assert load(SOUND + f"limit = {limit}").pairs[0].checks[0].settings["limit"] == (
+    assert load(WITHOUT_LIMIT + f"limit = {limit}").pairs[0].checks[0].settings["limit"] == (
         limit.strip('"') if "%" in limit else float(limit)
     )
 
 
 def test_several_checks_of_one_property(load):
     """A check of any name may say which property it is."""
-    text = SOUND + '[pair.one.check.unaligned-1]\nproperty = "linear_connectivity"\nalign = "none"\n'
+    text = SOUND + '[pair.one.check.unaligned-1]\nproperty = "linear_connectivity"\nalign = "none"\nlimit = 1\n'
     assert [(check.name, check.property) for check in load(text).pairs[0].checks] == [
         ("linear_connectivity", "linear_connectivity"),
         ("unaligned-1", "linear_connectivity"),
@@ -104,7 +107,7 @@ def test_a_pair_knows_its_line(load, header, line):
 
 def test_an_inline_pair_has_the_first_line(load):
     """Without a header of its own a pair points at the top of the file."""
-    text = 'schema = 1\npair.x = { a = "a", b = "b", check = { linear_connectivity = {} } }\n'
+    text = 'schema = 1\npair.x = { a = "a", b = "b", check = { linear_connectivity = { limit = 1 } } }\n'
     assert load(text).pairs[0].line == 1
 
 
@@ -121,7 +124,7 @@ CHECK = "pair.one.check.linear_connectivity"
 ALIGN = (
     '"none", "activation-matching", "best", "incoming", "learned", "transport", "transport-both" or "weight-matching"'
 )
-SETTINGS = "property, severity, align, limit, points, repair, beyond"
+SETTINGS = "endpoints, property, severity, align, limit, points, repair, beyond"
 
 
 @pytest.mark.parametrize(
@@ -196,12 +199,18 @@ SETTINGS = "property, severity, align, limit, points, repair, beyond"
         ),
         (SOUND + "property = 3", f"{CHECK}.property: got 3, expected a property ({PROPERTIES})"),
         (SOUND + "limits = 1", f"{CHECK}.limits: unknown key (did you mean 'limit'?), expected one of {SETTINGS}"),
-        (SOUND + "limit = true", f"{CHECK}.limit: got true (a boolean), expected {LIMIT}"),
-        (SOUND + "limit = -0.1", f"{CHECK}.limit: got -0.1, expected {LIMIT}"),
-        (SOUND + "limit = nan", f"{CHECK}.limit: got nan, expected {LIMIT}"),
-        (SOUND + "limit = inf", f"{CHECK}.limit: got inf, expected {LIMIT}"),
-        (SOUND + 'limit = "5"', f'{CHECK}.limit: got "5" (a string), expected {LIMIT}'),
-        (SOUND + 'limit = "-5%"', f'{CHECK}.limit: got "-5%" (a string), expected {LIMIT}'),
+        (WITHOUT_LIMIT, f"{CHECK}.limit: missing, expected {LIMIT}"),
+        (
+            SOUND + 'endpoints = "good"',
+            f'{CHECK}.endpoints: got "good" (a string), expected "useful" (each better than a constant answer) or '
+            '"any"',
+        ),
+        (WITHOUT_LIMIT + "limit = true", f"{CHECK}.limit: got true (a boolean), expected {LIMIT}"),
+        (WITHOUT_LIMIT + "limit = -0.1", f"{CHECK}.limit: got -0.1, expected {LIMIT}"),
+        (WITHOUT_LIMIT + "limit = nan", f"{CHECK}.limit: got nan, expected {LIMIT}"),
+        (WITHOUT_LIMIT + "limit = inf", f"{CHECK}.limit: got inf, expected {LIMIT}"),
+        (WITHOUT_LIMIT + 'limit = "5"', f'{CHECK}.limit: got "5" (a string), expected {LIMIT}'),
+        (WITHOUT_LIMIT + 'limit = "-5%"', f'{CHECK}.limit: got "-5%" (a string), expected {LIMIT}'),
         (SOUND + 'points = "25"', f'{CHECK}.points: got "25" (a string), expected a whole number from 3 to 10001'),
         (SOUND + "points = 25.0", f"{CHECK}.points: got 25.0, expected a whole number from 3 to 10001"),
         (SOUND + "points = 2", f"{CHECK}.points: got 2, expected a whole number from 3 to 10001"),
@@ -230,6 +239,7 @@ data = "data.safetensors"
 models = ["a.safetensors", "b.safetensors", "c.safetensors"]
 
 [set.three.check.set_connectivity]
+limit = 0.05
 """
 WIDTHS = SOUND.replace("[pair.one]", '[pair.one]\nmodel_b = "models:narrow"').replace("linear_", "fused_")
 OF_SET = "set.three.check.set_connectivity"
@@ -245,14 +255,14 @@ def test_a_set_inherits_and_overrides_as_a_pair_does(load):
     assert (three.model, three.data, three.loss) == ("models:mlp", "data.safetensors", "mse")
     assert three.pins == {"models[0]": "a" * 64, "models[1]": "b" * 64, "models[2]": "c" * 64}
     assert three.line == 6
-    assert three.checks == (CheckPlan("set_connectivity", "set_connectivity", "fail", {"reference": 2}),)
+    assert three.checks == (CheckPlan("set_connectivity", "set_connectivity", "fail", {"limit": 0.05, "reference": 2}),)
 
 
 def test_pairs_and_sets_share_a_manifest(load):
     """Pairs come first; each has the line of its own header."""
     plan = load(SET + SOUND.split("[defaults]")[1].split("\n", 4)[4].replace("one", "thre"))
     assert [item.name for item in plan.comparisons] == ["thre", "three"]
-    assert [item.line for item in plan.comparisons] == [11, 6]
+    assert [item.line for item in plan.comparisons] == [12, 6]
 
 
 def test_a_pair_of_two_widths_has_a_network_of_its_own_for_b(load):
@@ -260,7 +270,9 @@ def test_a_pair_of_two_widths_has_a_network_of_its_own_for_b(load):
     text = WIDTHS.replace("[defaults]", '[defaults]\nsymmetry = "s.toml"') + 'norm = "weights"\n'
     pair = load(text).pairs[0]
     assert (pair.model, pair.model_b, pair.symmetry) == ("models:mlp", "models:narrow", None)
-    assert pair.checks == (CheckPlan("fused_connectivity", "fused_connectivity", "fail", {"norm": "weights"}),)
+    assert pair.checks == (
+        CheckPlan("fused_connectivity", "fused_connectivity", "fail", {"limit": 0.05, "norm": "weights"}),
+    )
 
 
 @pytest.mark.parametrize(
@@ -347,13 +359,13 @@ def test_a_pair_and_a_set_of_one_name_are_refused(load):
 
 def test_all_mistakes_show_at_once(load):
     """One line each, so that a file is mended in one go."""
-    text = SOUND.replace("model =", "modle =").replace('b = "b', 'c = "b') + "limit = -1\nseverity = 3\n"
+    text = SOUND.replace("model =", "modle =").replace('b = "b', 'c = "b') + "severity = 3\n"
     with pytest.raises(ManifestError) as caught:
         load(text)
     keys = [line.split(": ")[1] for line in str(caught.value).splitlines()]
     assert keys == ["defaults.modle", "pair.one.b", "pair.one.c"]  # a broken pair's checks are not looked at
     with pytest.raises(ManifestError) as caught:
-        load(SOUND + "limit = -1\nseverity = 3\n")
+        load(WITHOUT_LIMIT + "severity = 3\n")
     assert len(str(caught.value).splitlines()) == 2
 
 

@@ -57,7 +57,8 @@ def stated(tmp_path: Path, name: str, **settings: str) -> dict[str, Any]:
 def test_every_setting_may_be_said_in_a_manifest(name: str, tmp_path: Path) -> None:
     """All but seed and profile, which are the run's; what is not said is not passed on."""
     declared = PROPERTIES.get(name)
-    required = {key: VALUES[key] for key, p in declared.parameters.items() if p.default is p.empty}
+    needed = {key for key, p in declared.parameters.items() if p.default is p.empty} | declared.limits.keys()
+    required = {key: VALUES[key] for key in needed}
     assert stated(tmp_path, name, **required).keys() == required.keys()
     every = {key: VALUES[key] for key in declared.parameters if key not in ("seed", "profile")}
     found = stated(tmp_path, name, **every)
@@ -81,7 +82,7 @@ def test_what_is_expected_is_said_alike_in_a_manifest_and_in_python(tmp_path: Pa
         lmccheck.linear_connectivity(None, points=2)  # type: ignore[arg-type]  # settings are looked at first
     assert str(python.value) == "linear_connectivity: points = 2; expected a whole number from 3 to 10001"
     with pytest.raises(ManifestError) as manifest:
-        stated(tmp_path, "linear_connectivity", points="2")
+        stated(tmp_path, "linear_connectivity", points="2", limit="1")
     assert str(manifest.value).endswith(".points: got 2, expected a whole number from 3 to 10001")
 
 

@@ -69,7 +69,7 @@ class _Segment:
     """The segment from θ_A to θ_B under a start and maps: losses on it, over the batches of the calibration data."""
 
     def __init__(self, problem: Problem, start: Permutation, maps: Maps | None) -> None:
-        pair, data = problem.pair, problem.calibration("learned")
+        pair, data = problem.pair, problem.pair.network.require_labelled("align = 'learned'")
         self.maps, self.gradient = maps, Gradient(pair.network, pair.theta_a, pair.theta_b)
         self.theta_a = self.gradient.weights(pair.theta_a)
         self._begun = self.gradient.weights(problem.spec.apply(pair.theta_b, start))

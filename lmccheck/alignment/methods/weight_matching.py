@@ -70,10 +70,11 @@ def match_weights(problem: Problem) -> Found:
     more: dict[str, Permutation] = {}
     looked: dict[str, Any] = {}
     starts = affordable(problem.spec, START_BUDGET, MOST_STARTS)
-    if derived is not None and pair.calibration is not None and starts > 1:
+    data, labelled = pair.calibration, pair.network.labelled
+    if derived is not None and data is not None and labelled is not None and starts > 1:
         looks = Joint(problem, STARTING_SAMPLES)
-        seen = count_first(pair.calibration, STARTING_SAMPLES)
-        counts = {"of": pair.calibration.samples, "activations": seen, "losses half-way": seen}
+        seen, judged = (count_first(part, STARTING_SAMPLES) for part in (data, labelled))
+        counts = {"of": data.samples, "activations": seen, "losses half-way": judged}
         looked = {**looks.facts, "calibration_samples": counts}
         more = {name: looks.match(*shares) for name, shares in STARTING_SHARES.items()}
     layers = derived.layers if derived is not None else ()

@@ -1,0 +1,157 @@
+"""What is said of every finding, whatever property found it: are its endpoints of any use, its data, its limit?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal
+
+from lmccheck.explain import endpoint_losses
+from lmccheck.finding import End, Finding
+from lmccheck.properties.remarks import data_remarks, limit_remarks, twin_remarks
+
+if TYPE_CHECKING:
+    from lmccheck.network.constant import ConstantAnswer
+
+Endpoints = Literal["useful", "any"]
+MEND = (
+    'wrong data, preprocessing, tokenizer, or an untrained model; mend: correct what is wrong, or say endpoints = "any"'
+)
+SHOWN = 3  # endpoints that are named
+
+
+def looked_at(measured: Any, finding: Finding, endpoints: Endpoints, defaults: Mapping[str, Any]) -> Finding:
+    """Return a finding with what must be said of its endpoints, its data and its limit.
+
+    With ``endpoints = "useful"`` it is inconclusive where an endpoint answers no better than a constant: neither in
+    loss nor, for classes, in error; with ``"any"`` that is a note. ``defaults``: limits that nobody gave.
+    Endpoints that the property did not measure are measured, if a verdict depends on them.
+    """
+    if not hasattr(measured, "named_endpoints") or not isinstance(finding.value, (int, float)):
+        return finding
+    network = measured.network
+    ends = _ends(measured, finding)
+    if ends is None and endpoints == "useful" and network.constant is not None:
+        ends, passes = _measure(measured)
+        finding = replace(finding, evaluations=finding.evaluations + passes)
+    _require_a_loss(measured, ends or ())
+    said = [f"{name} = {value!r} is the property's default, none was given" for name, value in defaults.items()]
+    said += [*data_remarks(network), *twin_remarks(measured.named_endpoints)]
+    constant = network.constant if ends is not None else None
+    useless = _useless(ends or (), constant)
+    if not useless and ends is not None and finding.unit == network.loss.unit:
+        said += limit_remarks(finding, ends, constant)
+    facts = {**finding.facts, "endpoints": _facts(endpoints, constant, useless)}
+    found = replace(finding, facts=facts, notes=[*finding.notes, *said])
+    if useless and constant is not None:
+        text = useless_text(useless, constant, network.loss.unit)
+        return _inconclusive(measured.name, found, text) if endpoints == "useful" else _noted(found, text)
+    if endpoints == "useful" and (unjudged := _unjudged(network.loss.name, network.constant)):
+        return _noted(found, unjudged)
+    return found
+
+
+def _noted(finding: Finding, text: str) -> Finding:
+    return replace(finding, notes=[*finding.notes, text])
+
+
+def _ends(measured: Any, finding: Finding) -> Sequence[End] | None:
+    """Return the losses of all that is compared, as the property measured them; None where it did not."""
+    names = [end.name for end in finding.endpoints]
+    known = finding.unit == measured.network.loss.unit and set(names) == set(measured.named_endpoints)
+    return finding.endpoints if known else None
+
+
+def _measure(measured: Any) -> tuple[list[End], int]:
+    """Return the losses of all that is compared, and how many passes over the data they took."""
+    from lmccheck.evaluate.evaluator import Evaluator
+
+    ends, passes = [], 0
+    for name, end in measured.named_endpoints.items():
+        evaluator = Evaluator(end.network, end.theta)
+        found = evaluator.endpoint(end.theta, f"endpoint {name}", end.checkpoint.label)
+        ends.append(End(name, found.loss, found.error))
+        passes += evaluator.evaluations
+    return ends, passes
+
+
+def _require_a_loss(measured: Any, ends: Sequence[End]) -> None:
+    """Raise SourceError where a loss of the user's own is the same whatever the network says."""
+    if measured.network.constant is not None or len({end.loss for end in ends}) != 1:
+        return
+    from lmccheck.evaluate.outputs import require_a_loss
+
+    first = next(iter(measured.named_endpoints.values()))
+    require_a_loss(first.network, first.theta)
+
+
+def _useless(ends: Sequence[End], constant: ConstantAnswer | None) -> list[End]:
+    """Return the endpoints that are known to do no more than a constant; none where a loss is no number."""
+    if constant is None or not all(math.isfinite(end.loss) for end in ends):
+        return []
+    return [end for end in ends if constant.beaten(end.loss, end.error) is False]
+
+
+def _unjudged(loss: str, constant: ConstantAnswer | None) -> str:
+    if constant is None:
+        return f"endpoints not judged: no constant answer is known for the loss {loss!r}"
+    if constant.few and constant.held_out is None:
+        return (
+            f"endpoints not judged: {constant.counted} counted targets of {constant.classes} class(es), "
+            f"{constant.needed} are needed"
+        )
+    return ""
+
+
+def useless_text(useless: Sequence[End], constant: ConstantAnswer, unit: str) -> str:
+    """Say which endpoints answer no better than a constant, with the figures of both, and what to do.
+
+    >>> from lmccheck.network.constant import ConstantAnswer
+    >>> constant = ConstantAnswer("class frequencies", 1.03, 0.66, 1.02, 100, 3, 100.0, 0.02)
+    >>> print(useless_text([End("b", 5.19, 0.77)], constant, "nats").partition(":")[0])
+    b answers no better than the class frequencies (5.19 ≥ 1.03 nats, 77 % errors, majority 66 %)
+    """
+    if constant.perfect:
+        return (
+            f"all {constant.counted} counted targets are the same, a constant answer is never wrong: nothing can be "
+            'said of the endpoints; mend: give data of more than one class or value, or say endpoints = "any"'
+        )
+    first, *others = (f"{end.name} {{}}({_figures(end, constant, unit)})" for end in useless[:SHOWN])
+    parts = [
+        first.format(f"answers no better than the {constant.name} "),
+        *(f"nor does {o.format('')}" for o in others),
+    ]
+    more = [f"nor {len(useless) - SHOWN} more"] if len(useless) > SHOWN else []
+    return f"{', '.join([*parts, *more])}: {MEND}"
+
+
+def _figures(end: End, constant: ConstantAnswer, unit: str) -> str:
+    sign = "≥" if end.loss >= constant.told else "≈"
+    figures = f"{end.loss:.3g} {sign} {constant.told:.3g} {unit}"
+    if end.error is None or constant.error is None:
+        return figures
+    return f"{figures}, {100 * end.error:.3g} % errors, majority {100 * constant.error:.3g} %"
+
+
+def _inconclusive(name: str, finding: Finding, text: str) -> Finding:
+    """Return the finding as one from which nothing follows; an error stays an error."""
+    if finding.verdict == "error":
+        return _noted(finding, text)
+    without = {"pass": "it would pass", "fail": "it would fail"}.get(finding.judged, "it is not settled either")
+    unit = f" {finding.unit}" if finding.unit else ""
+    lines = [
+        f"{name}: {text}",
+        f"measured {finding.value:.4g}{unit}, limit {finding.bound:.4g}{unit}, by which {without}: that says nothing "
+        "about merging them",
+        *([endpoint_losses(finding)] if finding.endpoints else []),
+    ]
+    return replace(finding, verdict="inconclusive", failure=lines)
+
+
+def _facts(endpoints: Endpoints, constant: ConstantAnswer | None, useless: Sequence[End]) -> dict[str, Any]:
+    return {
+        "required": endpoints,
+        "constant": None if constant is None else constant.facts(),
+        "no_better": [end.name for end in useless],
+    }
