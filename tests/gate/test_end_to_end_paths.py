@@ -171,8 +171,8 @@ check.half = { property = "verify_dropout", witness = "proof/doubled-dropout_sta
 [pair.random]
 a = "random-a.safetensors"
 b = "random-b.safetensors"
-check.other = { property = "verify_path", endpoints = "any", path = "proof/doubled-ten_segment_path.safetensors", epsilon = 1e-9 }
-"""
+check.other = { property = "verify_path", path = "proof/doubled-ten_segment_path.safetensors", epsilon = 1e-9 }
+""".replace("{ property", '{ endpoints = "any", property')
     )
     again = real.runpytest_subprocess("again.lmc.toml")
     again.assert_outcomes(passed=5, failed=2)
