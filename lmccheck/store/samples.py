@@ -16,8 +16,8 @@ ODD = (-7046029254386353131, -4417276706812531889)  # two of xxHash's primes, as
 def common_samples(data: Data, other: Data) -> int:
     """Return how many samples of ``data`` have the very inputs of a sample of ``other``.
 
-    Numbers are compared as float32 or as int64, so that one sample stored in two precisions is the same. Few numbers of
-    each sample are looked at first, and all of them only where those agree.
+    Numbers are compared as float32 or as int64, so that one sample stored in two precisions is the same, and in their
+    order, whatever their shape. Few numbers of each sample are looked at first, and all of them only where those agree.
     """
     if data is other:
         return data.samples
@@ -49,7 +49,8 @@ def _of_batch(batch: Batch, most: int | None) -> Tensor:
 
 
 def _of_tensor(tensor: Tensor, most: int | None) -> Tensor:
-    rows = tensor.detach().reshape(len(tensor), -1)
+    real = torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
+    rows = real.detach().reshape(len(tensor), -1)
     width = rows.shape[1]
     places = torch.linspace(0, width - 1, most).long() if most is not None and width > most else None
     factors = _factors(width if places is None else len(places))
@@ -58,14 +59,11 @@ def _of_tensor(tensor: Tensor, most: int | None) -> Tensor:
         part = rows[start : start + max(1, AT_ONCE // max(1, width))].cpu()
         words = _words(part if places is None else part[:, places])
         parts.append((_mixed(words) * factors).sum(1))
-    start_of = sum(size * (k + 3) for k, size in enumerate(tensor.shape[1:]))  # of another shape, another sample
-    return torch.cat([*parts, torch.zeros(0, dtype=torch.int64)]) + start_of
+    return torch.cat([*parts, torch.zeros(0, dtype=torch.int64)])
 
 
 def _words(rows: Tensor) -> Tensor:
     """Return numbers as whole ones, equal where they are: the bits of float32, or int64."""
-    if rows.is_complex():
-        rows = torch.view_as_real(rows).flatten(1)
     if rows.is_floating_point():
         return (rows.float() + 0.0).contiguous().view(torch.int32).long()  # -0.0 is 0.0
     return rows.long()

@@ -17,6 +17,25 @@ def test_sound_files_pass_without_a_row(project):
     result.stdout.no_fnmatch_line("*= lmccheck =*")
 
 
+@pytest.mark.parametrize("how", ["copy", "symbolic", "hard"])
+def test_one_network_under_two_names_is_a_problem(project, checkpoint, how):
+    """A copy with other metadata, a link of either kind: a pair of it compares nothing. In a set it may be."""
+    project.manifest(project.pair("twin") + project.check("twin"))
+    a, b = project.path / "twin-a.safetensors", project.path / "twin-b.safetensors"
+    b.unlink()
+    if how == "copy":
+        checkpoint(b, {"epoch": "3"})
+        raw, start = a.read_bytes(), 8 + int.from_bytes(a.read_bytes()[:8], "little")
+        b.write_bytes(b.read_bytes()[:-8] + raw[start:])
+        said = "hold the same weights, twin-a.safetensors and twin-b.safetensors; expected two networks"
+    else:
+        b.symlink_to(a) if how == "symbolic" else b.hardlink_to(a)
+        said = "are the same file, twin-b.safetensors; expected two checkpoints"
+    result = run_manifest_item(project)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines([f"pair.twin: a and b {said}*"])
+
+
 def test_every_problem_is_one_line(project, checkpoint):
     """All problems of all pairs show at once, each naming its pair, and the item has a row."""
     project.manifest(*(project.pair(name) + project.check(name) for name in ("gone", "torn", "wide", "twin")))
