@@ -36,13 +36,12 @@ def looked_at(measured: Any, finding: Finding, endpoints: Endpoints, defaults: M
         ends, passes = _measure(measured)
         finding = replace(finding, evaluations=finding.evaluations + passes)
     _require_a_loss(measured, ends or ())
-    said = [f"{name} = {value!r} is the property's default, none was given" for name, value in defaults.items()]
-    said += [*data_remarks(network), *twin_remarks(measured.named_endpoints)]
+    said = [*data_remarks(network), *twin_remarks(measured.named_endpoints)]
     constant = network.constant if ends is not None else None
     useless = _useless(ends or (), constant)
     if not useless and ends is not None and finding.unit == network.loss.unit:
         said += limit_remarks(finding, ends, constant)
-    facts = {**finding.facts, "endpoints": _facts(endpoints, constant, useless)}
+    facts = {**finding.facts, "endpoints": _facts(endpoints, constant, useless), "limits_by_default": dict(defaults)}
     found = replace(finding, facts=facts, notes=[*finding.notes, *said])
     if useless and constant is not None:
         text = useless_text(useless, constant, network.loss.unit)

@@ -45,7 +45,7 @@ def twin_remarks(endpoints: Mapping[str, Endpoint]) -> list[str]:
         if first is None:
             different[name] = end
         else:
-            said.append(f"{first} and {name} are identical: nothing is learnt from comparing them")
+            said.append(f"{first} and {name} are identical")
     return said
 
 

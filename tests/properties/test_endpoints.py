@@ -211,9 +211,8 @@ def test_limits_that_mean_nothing_are_said(limit: float | str, said: str | None)
 def test_a_limit_that_nobody_gave_is_said() -> None:
     """In Python, where there is a default."""
     pair = pair_of(useful(), useful(2.0))
-    said = "limit = 0.05 is the property's default, none was given"
-    assert said in lmccheck.linear_connectivity(pair, **LINE).details["notes"]
-    assert said not in lmccheck.linear_connectivity(pair, **LINE, limit=0.05).details["notes"]
+    assert lmccheck.linear_connectivity(pair, **LINE).details["limits_by_default"] == {"limit": 0.05}
+    assert lmccheck.linear_connectivity(pair, **LINE, limit=0.05).details["limits_by_default"] == {}
 
 
 def test_a_property_that_measures_no_loss_has_its_endpoints_measured(bare: str) -> None:
