@@ -142,7 +142,7 @@ def convolutional() -> nn.Module:
 def test_convolutions_and_batchnorm_against_explicit_windows() -> None:
     """Each convolution as a matrix on unfolded windows, its BatchNorm folded in; every batch of the data counts."""
     state = {k: v.double() if v.is_floating_point() else v for k, v in seeded(convolutional, 2).items()}
-    state["0.weight"] *= 3
+    state |= {"0.weight": 3 * state["0.weight"], "1.weight": torch.randn(6).double(), "1.bias": torch.randn(6).double()}
     batches = [torch.randn(n, 2, 8, 8, dtype=torch.float64) for n in (5, 3, 1)]
     found = of(convolutional, state, batches)
     module = convolutional().eval()

@@ -124,6 +124,11 @@ def normed() -> nn.Module:
 def test_a_batchnorm_is_taken_with_its_convolution() -> None:
     """Rows γ·W/√(σ² + ε), biases β + γ·(b − μ)/√(σ² + ε); the next reads channels in their new order."""
     pair = pair_of(normed, (2, 6, 6), torch.float64)
+    ends = [
+        {**theta, "1.weight": torch.randn(6).double(), "1.bias": torch.randn(6).double()}
+        for theta in (pair.theta_a, pair.theta_b)
+    ]
+    pair = pair.with_weights(*ends)
     found = lmccheck.align(pair, "incoming")
     folded = []
     for state in (pair.theta_a, pair.theta_b):

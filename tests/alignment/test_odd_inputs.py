@@ -66,22 +66,22 @@ def test_activations_whose_squares_overflow_are_matched(method: str) -> None:
 
 
 def correlations(dtype: torch.dtype) -> Tensor:
-    """Return correlations of a unit around 1000 that varies by 0.01, beside an ordinary one, with themselves."""
+    """Return correlations, with themselves, of 20 units around 1000 that vary by 0.02, and an ordinary one."""
     generator = torch.Generator().manual_seed(0)
-    noise = torch.randn(2, 5000, generator=generator, dtype=torch.float64)
-    values = torch.stack([1000 + 0.01 * noise[0], noise[1]]).to(dtype)
-    moments = Moments(2)
+    values = torch.randn(21, 5000, generator=generator, dtype=torch.float64)
+    values[:20] = 1000 + 0.02 * values[:20]
+    values = values.to(dtype)
+    moments = Moments(21)
     moments.add(values, values)
     return moments.similarity("correlation")
 
 
 def test_a_correlation_that_squares_cannot_tell_is_none() -> None:
-    """In float32 the squares of 1000 ± 0.01 drown the variance: 0, never a number above 1; in float64 it is known."""
-    assert torch.allclose(correlations(torch.float64), torch.eye(2, dtype=torch.float64), atol=0.05)
+    """In float32 the squares of 1000 ± 0.02 drown the variance: 0, never a number above 1; in float64 it is known."""
+    assert torch.allclose(correlations(torch.float64), torch.eye(21, dtype=torch.float64), atol=0.08)
     found = correlations(torch.float32)
-    assert float(found.abs().max()) <= 1 + 1e-6
-    assert float(found[0].abs().max()) == 0.0
-    assert float(found[1, 1]) == pytest.approx(1.0, abs=1e-6)
+    assert float(found[:20].abs().max()) == 0.0
+    assert float(found[20, 20]) == pytest.approx(1.0, abs=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
