@@ -150,7 +150,9 @@ def _held(source: Any, what: str, folder: Path | None, tokens: bool) -> Data:
         )
     if items and (apart or all(map(collate.single, items))):
         return _checked([_batch(collate.stacked(items, what), what, tokens)], what, rebatch=True)
-    return _checked([_batch(item, f"{what}: batch {k}", tokens) for k, item in enumerate(items)], what, rebatch=False)
+    of = "" if isinstance(source, (list, tuple)) else f" of the {collate.kind(source)}"
+    batches = [_batch(item, f"{what}: batch {k}{of}", tokens) for k, item in enumerate(items)]
+    return _checked(batches, what, rebatch=False)
 
 
 def _whole(part: Any) -> bool:

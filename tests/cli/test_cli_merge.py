@@ -169,5 +169,5 @@ def test_help_is_complete(command: str) -> None:
     shown = subprocess.run(words, capture_output=True, text=True, env={**os.environ, "COLUMNS": "500"})
     assert shown.returncode == 0
     text = " ".join(shown.stdout.split())
-    assert "activation-matching, best, learned, transport, transport-both or weight-matching (default: " in text
+    assert "activation-matching, best, incoming, learned, transport, transport-both or weight-matching" in text
     assert ("none, activation-matching" in text, "-t T" in text) == (command == "merge", command == "merge")

@@ -222,6 +222,7 @@ BAD = [
     (Samples([]), False, "got 0 samples"),
     (7, False, "got int, expected a .safetensors path, 'module:callable', (inputs, targets), a dictionary"),
     (None, False, "got NoneType, expected"),
+    (iter(["column"]), False, "batch 0 of the list_iterator is str, expected (inputs, targets)"),
 ]
 
 
