@@ -62,5 +62,6 @@ def relative(value: Any, root: str) -> Any:
     if isinstance(value, list):
         return [relative(part, root) for part in value]
     if isinstance(value, str) and root in value:
-        return re.sub(rf"(?<![\w./-]){re.escape(root)}(?:{re.escape(os.sep)}|(?![\w.-]))", "", value) or "."
+        below = re.sub(rf"(?<![\w./-]){re.escape(root + os.sep)}(?=[^\s'\"])", "", value)
+        return re.sub(rf"(?<![\w./-]){re.escape(root)}(?![\w.-])", ".", below)
     return value

@@ -45,13 +45,19 @@ def test_paths_are_relative_to_the_root():
     """As values and inside texts; others' names that begin alike stay; a path elsewhere is relative, too."""
     document = {
         "path": "/home/me/p/a.safetensors",
-        "told": ["read /home/me/p/models.py:3", "/home/me/pq/x", "/x/home/me/p/y", "/home/me/p"],
+        "told": [
+            "read /home/me/p/models.py:3",
+            "/home/me/pq/x",
+            "/x/home/me/p/y",
+            "/home/me/p",
+            "--rootdir=/home/me/p",
+        ],
         "files": {"a": {"path": "/home/other/b"}},
         "number": 3,
     }
     assert relative(document, "/home/me/p") == {
         "path": "a.safetensors",
-        "told": ["read models.py:3", "/home/me/pq/x", "/x/home/me/p/y", "."],
+        "told": ["read models.py:3", "/home/me/pq/x", "/x/home/me/p/y", ".", "--root=."],
         "files": {"a": {"path": "../../other/b"}},
         "number": 3,
     }
