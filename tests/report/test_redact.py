@@ -50,7 +50,7 @@ def test_paths_are_relative_to_the_root():
             "/home/me/pq/x",
             "/x/home/me/p/y",
             "/home/me/p",
-            "--rootdir=/home/me/p",
+            "--root=/home/me/p",
         ],
         "files": {"a": {"path": "/home/other/b"}},
         "number": 3,
