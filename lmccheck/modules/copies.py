@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -25,12 +25,19 @@ def private_copy(
     could have changed, or when switching it to evaluation mode changes its weights (merged adapters): what it then
     computes is not a function of the checkpoint alone.
     """
+    require_eager(module)
     stored = stored_tensors(module)
-    _require_eager(module)
     held = held_tensors(module)
     memo = _copied_tensors(module, stored, held, device, dtype)
-    twin = _in_dtype(_deepcopy(module, memo), device, dtype)
+    twin = uncompiled(_in_dtype(_deepcopy(module, memo), device, dtype))
     return in_evaluation_mode(twin) if evaluate else twin
+
+
+def uncompiled(module: nn.Module) -> nn.Module:
+    """Return a private module that runs as it is written, also where ``module.compile()`` was called."""
+    for part in module.modules():
+        part._compiled_call_impl = None
+    return module
 
 
 def in_evaluation_mode(module: nn.Module) -> nn.Module:
@@ -67,14 +74,34 @@ def new_body(module: nn.Module, shared: dict[int, object]) -> nn.Module:
     return _deepcopy(module, shared)
 
 
-def _require_eager(module: nn.Module) -> None:
+def require_eager(module: nn.Module) -> None:
+    """Raise UnsupportedArchitecture where a part of a module is no longer what its author wrote, and say what it is."""
     for name, part in module.named_modules():
-        if isinstance(part, torch.jit.ScriptModule):
-            where = f", submodule {name!r}: got" if name else ": got"
-            raise UnsupportedArchitecture(
-                f"model {type(module).__name__}{where} a TorchScript module, expected an eager one; mend: return the "
-                "original, without torch.jit.script or torch.jit.trace"
-            )
+        for known, what, mend in _MADE_OVER:
+            if known(part):
+                where = f", submodule {name!r}" if name else ""
+                raise UnsupportedArchitecture(
+                    f"model {type(module).__name__}{where}: got {what}, expected an eager float module; mend: {mend}"
+                )
+
+
+_MADE_OVER: tuple[tuple[Callable[[nn.Module], bool], str, str], ...] = (
+    (
+        lambda part: isinstance(part, torch.jit.ScriptModule),
+        "a TorchScript module",
+        "return the original, without torch.jit.script or torch.jit.trace",
+    ),
+    (
+        lambda part: type(part).__name__ == "OptimizedModule",
+        "what torch.compile returns",
+        "return the module itself (model._orig_mod), and take `_orig_mod.` out of the checkpoint's names",
+    ),
+    (
+        lambda part: ".quantized." in type(part).__module__ and type(part).__module__.startswith("torch."),
+        "a quantised module, whose weights are packed",
+        "check the float model that it was made from, before it is quantised",
+    ),
+)
 
 
 def _deepcopy(module: nn.Module, memo: dict[int, object]) -> nn.Module:

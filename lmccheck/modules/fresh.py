@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lmccheck.modules.caches import clear_caches, tensor_caches
-from lmccheck.modules.copies import private_copy
+from lmccheck.modules.copies import private_copy, uncompiled
 from lmccheck.modules.held import held_tensors
 from lmccheck.modules.runner import load_into, run_module
 from lmccheck.modules.stored import stored_tensors
@@ -28,7 +28,7 @@ def freshly_loaded(
     module.requires_grad_(False)
     if any(tensor.device != device or _other(tensor, dtype) for tensor in stored_tensors(module).values()):
         module = private_copy(module, device, dtype, evaluate=False)
-    load_into(module, weights)
+    load_into(uncompiled(module), weights)
     return module.eval()
 
 

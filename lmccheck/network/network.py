@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lmccheck.errors import SourceError, SymmetryError, UnsupportedArchitecture, shown_path
-from lmccheck.modules.copies import private_copy
+from lmccheck.modules.copies import private_copy, require_eager
 from lmccheck.modules.stored import stored_tensors
 from lmccheck.network.arguments import in_order
 from lmccheck.network.constant import ConstantAnswer, constant_answer
@@ -227,6 +227,7 @@ def load_network(
 def named_module(model: Any, folder: Path) -> tuple[nn.Module, str, Builder]:
     """Return the module, one whose checkpoint can be loaded by name, what messages call it, and its builder."""
     module = build_module(model, folder)
+    require_eager(module)
     stored_tensors(module)
     return module, model if isinstance(model, str) else type(module).__name__, Builder(model, folder, module)
 

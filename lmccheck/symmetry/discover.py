@@ -109,7 +109,7 @@ def derive(
     pieces_of = partial(_grouped, families=families, names=names)
     layouts: dict[str, dict[int, tuple[Piece, ...]]] = {}
     for name, dim in strided:
-        if name not in fixed and (pieces := pieces_of(analysis.params[name].axes[dim])):
+        if pieces := pieces_of(analysis.params[name].axes[dim]):
             layouts.setdefault(name, {})[dim] = tuple(pieces)
     learned = {graph.tied.get(n, n) for n, _ in module.named_parameters(remove_duplicate=False)}
     groups = _unit_groups(analysis, layouts, _roles(analysis, strided), learned, names, within)
