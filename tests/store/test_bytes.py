@@ -146,6 +146,19 @@ def test_a_large_settled_file_is_believed_by_its_times(tmp_path: Path, monkeypat
         held.require_unchanged()
 
 
+def test_a_small_file_is_read_again_whatever_its_times_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What writes through mapped memory need not change them, and reading a few megabytes costs nothing."""
+    path = tmp_path / "x"
+    path.write_bytes(b"before")
+    monkeypatch.setattr(disk, "FRESH", 0)
+    held = disk.hashed(path)
+    assert held.settled
+    flip(path)
+    held.stamp = disk.Stamp.of(os.stat(path))  # as if the system had kept no trace
+    with pytest.raises(CheckpointError, match="changed after it was loaded"):
+        held.require_unchanged()
+
+
 def test_a_file_that_changes_while_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tensors of which half are old and half are new are no checkpoint."""
     path = tmp_path / "x.safetensors"
