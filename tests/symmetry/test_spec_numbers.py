@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import lmccheck
 from lmccheck.errors import SymmetryError
 from lmccheck.symmetry.spec import PermutationSpec
-from lmccheck.symmetry.verify import deviation
+from lmccheck.symmetry.verify import deviation, require
 
 X = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
 
@@ -99,3 +99,12 @@ def test_both_permutations_of_a_product_are_checked(spec: PermutationSpec) -> No
     for pair in ((bad, good), (good, bad)):
         with pytest.raises(SymmetryError, match="not a permutation"):
             lmccheck.symmetry.compose.compose(spec, *pair)
+
+
+def test_a_spec_that_is_a_little_wrong_is_refused() -> None:
+    """Units that differ by a millionth of the output are told apart."""
+    nearly = Written(lambda s, x: x * (s.w[0] + s.w[1]) + 1e-6 * s.w[0], w=nn.Parameter(torch.tensor([2.0, 1.0])))
+    spec = lmccheck.spec_from_groups(nearly, [{"name": "w", "size": 2, "slots": [{"tensor": "w"}]}])
+    assert 1e-9 < deviation(spec, nearly, (X,)) < 1e-5
+    with pytest.raises(SymmetryError, match="changes the output by"):
+        require(spec, nearly, (X,))
