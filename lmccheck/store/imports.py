@@ -58,7 +58,12 @@ def importable(folder: Path | None) -> Iterator[None]:
         return
     folder = folder.resolve()
     own = _kept.setdefault(folder, {})
-    aside = {name: module for name, module in sys.modules.items() if _shadows(name, module, folder)}
+    there = {path.stem for path in folder.iterdir()} if folder.is_dir() else set()  # looked up once, not per module
+    aside = {
+        name: module
+        for name, module in sys.modules.items()
+        if name.partition(".")[0] in there and _shadows(name, module, folder)
+    }
     for name in aside:
         del sys.modules[name]
     sys.modules.update({name: module for name, module in own.items() if name not in sys.modules})
