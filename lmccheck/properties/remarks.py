@@ -63,7 +63,7 @@ def limit_remarks(finding: Finding, ends: Sequence[End], constant: ConstantAnswe
         return [f"{shown} is below what float32 repeats here, about {rounding:.1g} {finding.unit}"]
     if constant is not None:
         room = constant.loss - min(losses)
-        if limit >= room:
+        if limit >= room > 0:
             return [
                 f"{shown} excludes nothing: a constant answer is only {room:.3g} {finding.unit} above the better "
                 "endpoint; mend: lower it"
