@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -18,6 +18,14 @@ _WIDE = {
     **dict.fromkeys((torch.float16, torch.bfloat16, torch.float32), torch.float64),
     **dict.fromkeys((torch.complex32, torch.complex64), torch.complex128),
 }
+
+
+_CUDNN: Any = torch.backends.cudnn
+_ONEDNN: Any = torch.backends.mkldnn
+PRECISIONS: tuple[Any, ...] = (  # whose ``fp32_precision`` says what products of float32 may be rounded to
+    *(torch.backends.cuda.matmul, _CUDNN.conv, _CUDNN.rnn),
+    *(_ONEDNN.matmul, _ONEDNN.conv, _ONEDNN.rnn),
+)
 
 
 def _widened(value: Any) -> Any:
@@ -76,8 +84,9 @@ def own_settings() -> Iterator[None]:
     That is: float32 by default and at full precision, tensors on the CPU unless said otherwise, gradients possible, no
     inference mode, no autocast. All is as it was afterwards. Memory that is not there is one line, a DeviceError.
     """
-    dtype, products = torch.get_default_dtype(), torch.get_float32_matmul_precision()
+    dtype = torch.get_default_dtype()
     with ExitStack() as stack:
+        stack.enter_context(exact_float32())
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         for kind in ("cpu", "cuda"):
@@ -87,8 +96,6 @@ def own_settings() -> Iterator[None]:
             stack.enter_context(torch.device("cpu"))
         if dtype != torch.float32:
             torch.set_default_dtype(torch.float32)
-        if products != "highest":
-            torch.set_float32_matmul_precision("highest")
         try:
             yield
         except (MemoryError, RuntimeError) as error:
@@ -97,19 +104,42 @@ def own_settings() -> Iterator[None]:
             raise DeviceError(lacking) from error
         finally:
             torch.set_default_dtype(dtype)
-            if products != "highest":
-                torch.set_float32_matmul_precision(products)
 
 
 @contextmanager
 def exact_float32() -> Iterator[None]:
-    """Keep TF32 off on a GPU; a no-op on a CPU."""
-    if not torch.cuda.is_available():
-        yield
-        return
-    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    """Keep products and convolutions of float32 at full precision: no TF32, no bfloat16 inside.
+
+    torch keeps two records of this, an older and a newer one, and raises where they disagree; so both are set, and both
+    are put back, also where a user's own settings disagreed.
+    """
+    before = [place.fp32_precision for place in PRECISIONS]
+    convolutions = _older_convolutions()
+    _set_precisions(["ieee"] * len(PRECISIONS))  # after which the older record can be read
+    products = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    _CUDNN.allow_tf32 = False
+    _set_precisions(["ieee"] * len(PRECISIONS))
     try:
         yield
     finally:
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+        torch.set_float32_matmul_precision(products)
+        _CUDNN.allow_tf32 = convolutions
+        _set_precisions(before)
+
+
+def _older_convolutions() -> bool:
+    """Return ``cudnn.allow_tf32``, which can be read only while the newer record agrees; may leave that at TF32."""
+    try:
+        return bool(_CUDNN.allow_tf32)
+    except RuntimeError:
+        _CUDNN.conv.fp32_precision = _CUDNN.rnn.fp32_precision = "tf32"
+    try:
+        return bool(_CUDNN.allow_tf32)
+    except RuntimeError:
+        return False
+
+
+def _set_precisions(values: Sequence[str]) -> None:
+    for place, value in zip(PRECISIONS, values, strict=True):
+        place.fp32_precision = value
