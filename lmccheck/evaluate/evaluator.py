@@ -17,6 +17,7 @@ from lmccheck.modules.random_weights import randomised
 from lmccheck.modules.runner import TWO_OUTPUTS, Runner
 from lmccheck.network.loss import measured, returns_probabilities
 from lmccheck.store.batches import rebatched
+from lmccheck.store.tensors import equal
 from lmccheck.store.trees import tensors_in
 
 if TYPE_CHECKING:
@@ -173,7 +174,7 @@ class Evaluator:
 
 
 def _equal(first: list[Tensor], second: list[Tensor]) -> bool:
-    return all(torch.equal(x.nan_to_num(), y.nan_to_num()) for x, y in zip(first, second, strict=True))
+    return all(equal(x, y) for x, y in zip(first, second, strict=True))
 
 
 def _close(first: list[Tensor], second: list[Tensor]) -> bool:

@@ -13,6 +13,7 @@ from lmccheck.modules.copies import private_copy, uncompiled
 from lmccheck.modules.held import held_tensors
 from lmccheck.modules.runner import load_into, run_module
 from lmccheck.modules.stored import stored_tensors
+from lmccheck.store.tensors import equal
 from lmccheck.store.trees import tensors_in
 
 ROUNDING = {torch.float64: 1e-10, torch.float32: 1e-5}  # relative; one device runs the same kernels in the same order
@@ -42,11 +43,13 @@ def apart(first: list[Tensor], second: list[Tensor]) -> float:
     for x, y in zip(first, second, strict=True):
         if x.shape != y.shape:
             return float("inf")
-        if not x.numel() or torch.equal(x.nan_to_num(), y.nan_to_num()):
+        if equal(x, y):
             continue
-        size = float(x[x.isfinite()].abs().max()) if x.isfinite().any() else 0.0
-        difference = (x.nan_to_num() - y.nan_to_num()).abs().max()
-        worst = max(worst, float(difference) / size if size else float("inf"))
+        numbers = x.isfinite()
+        if not equal(x[~numbers], y[~numbers]) or not y[numbers].isfinite().all():
+            return float("inf")
+        size = float(x[numbers].abs().max())
+        worst = max(worst, float((x - y)[numbers].abs().max()) / size if size else float("inf"))
     return worst
 
 

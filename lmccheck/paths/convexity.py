@@ -13,7 +13,9 @@ from lmccheck.evaluate.evaluator import Evaluator
 from lmccheck.network.loss import LOSSES, Loss, measured
 from lmccheck.store.trees import mapped, tensors_in
 
-CELLS = 16  # of the line between the outputs at both ends; its inner points are looked at
+GOLDEN = (5**0.5 - 1) / 2
+CELLS = 16  # of the line between the outputs at both ends, of uneven lengths: no period of a loss meets all their ends
+AT = (0.0, *((k + 0.8 * (k * GOLDEN % 1 - 0.5)) / CELLS for k in range(1, CELLS)), 1.0)
 SLACK = 1e-6  # of a loss that is computed in float32 somewhere, relative to 1 + the largest
 
 
@@ -36,9 +38,9 @@ def tried(loss: Loss, evaluator: Evaluator, weights: Callable[[int, float], Any]
     """Return whether a loss may be taken to be convex along segments on which outputs are affine.
 
     That of the built-in ones is known. Another's claim is tried on the outputs at both ends, at which ``weights`` gives
-    the weights (segment, 0.0 or 1.0): ℓ(z_{k−1}) + ℓ(z_{k+1}) ≥ 2 ℓ(z_k) for every sample and ``CELLS`` − 1 points z_k
-    between them, where z_k needs no run of the network. A finite number of points refutes such a claim and cannot prove
-    it, which is said.
+    the weights (segment, 0.0 or 1.0): at ``CELLS`` − 1 points z_k between them ℓ(z_k) must lie, for every sample, on or
+    below the line from ℓ(z_{k−1}) to ℓ(z_{k+1}), where z_k needs no run of the network. A finite number of points
+    refutes such a claim and cannot prove it, which is said.
     """
     if not loss.convex or loss == LOSSES.get(loss.name):
         return Claim(loss.convex)
@@ -56,12 +58,12 @@ def tried(loss: Loss, evaluator: Evaluator, weights: Callable[[int, float], Any]
             return Claim(
                 False,
                 f"the loss {loss.name!r} says it is convex and is not: on sample {sample} along segment {number + 1} "
-                f"it is {float(values[k, sample]):.4g} halfway from {ends[0]:.4g} to {ends[1]:.4g}; head segments are "
-                "sampled",
+                f"it is {float(values[k, sample]):.4g} on the way from {ends[0]:.4g} to {ends[1]:.4g}; head segments "
+                "are sampled",
             )
         means = values.mean(1)
         top = int(means.argmax())
-        heights[number] = float(means[top]), top / CELLS
+        heights[number] = float(means[top]), AT[top]
     return Claim(
         True,
         f"that the loss {loss.name!r} is convex is its author's claim: tried on {samples} samples along {len(heights)} "
@@ -71,7 +73,7 @@ def tried(loss: Loss, evaluator: Evaluator, weights: Callable[[int, float], Any]
 
 
 def _along(loss: Loss, evaluator: Evaluator, first: Any, second: Any, label: str) -> Tensor:
-    """Return losses at equal steps from the outputs under ``first`` to those under ``second``, (CELLS + 1, n)."""
+    """Return losses at ``AT`` from the outputs under ``first`` to those under ``second``, (CELLS + 1, n)."""
     origin = evaluator.network.data.origin
     found = []
     for batch in evaluator.batches:
@@ -81,7 +83,7 @@ def _along(loss: Loss, evaluator: Evaluator, first: Any, second: Any, label: str
             output = evaluator.runner(batch.inputs, f"{origin}, {label}")
             ends.append(mapped(lambda tensor: tensor.clone(), output))
         targets = evaluator.runner.cast(batch.targets)
-        outputs = (_mixed(ends[0], ends[1], k / CELLS) for k in range(CELLS + 1))
+        outputs = (_mixed(ends[0], ends[1], s) for s in AT)
         rows = [measured(loss, output, targets, origin)[0].cpu() for output in outputs]
         found.append(torch.stack(rows))
     evaluator.evaluations += 2
@@ -99,7 +101,8 @@ def _mixed(first: Any, second: Any, s: float) -> Any:
 def _bent(values: Tensor) -> tuple[int, int, tuple[float, float]] | None:
     """Return (sample, point, losses on both sides) of where losses, (points, n), are least convex, if they are not."""
     below, above = values[:-2], values[2:]
-    bend = 2 * values[1:-1] - below - above
+    at = torch.tensor(AT, dtype=values.dtype)[:, None]
+    bend = 2 * (values[1:-1] - (below * (at[2:] - at[1:-1]) + above * (at[1:-1] - at[:-2])) / (at[2:] - at[:-2]))
     bend = torch.where((below.isinf() & (below > 0)) | (above.isinf() & (above > 0)), -torch.inf, bend)
     excess = bend - SLACK * (1 + values.nan_to_num(0.0, 0.0, 0.0).abs().amax(0))
     excess = excess.nan_to_num(torch.inf, torch.inf, -torch.inf)  # what is no number is not convex

@@ -110,7 +110,7 @@ def _finding(
     from lmccheck.dropping.masks import T_GRID
 
     share = facts["quantile"]
-    worse = max(costs, key=lambda end: costs[end]["quantile"])
+    worse = max(costs, key=lambda end: _standing(costs[end]))
     verdicts = {of_end["verdict"] for of_end in costs.values()}
     return Finding(
         costs[worse]["quantile"],
@@ -135,6 +135,11 @@ def _finding(
             **facts,
         },
     )
+
+
+def _standing(cost: Mapping[str, Any]) -> tuple[float, int, int]:
+    """Return how bad it stands with an endpoint: by what masks cost, then by its verdict and how many masks hold."""
+    return cost["quantile"], -VERDICTS.index(cost["verdict"]), -cost["hits"]
 
 
 def _witness(costs: Mapping[str, dict[str, Any]], p: float, seed: int, sizes: Mapping[str, int]) -> NoiseWitness:

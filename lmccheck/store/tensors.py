@@ -36,8 +36,10 @@ def _span(tensor: Tensor) -> tuple[int, int]:
 
 
 def equal(first: Tensor, second: Tensor) -> bool:
-    """Whether two tensors hold the same numbers, NaN equal to NaN."""
-    return torch.equal(first, second) or torch.equal(first.nan_to_num(), second.nan_to_num())
+    """Whether two tensors of one shape hold the same numbers, NaN equal to NaN and to nothing else."""
+    if torch.equal(first, second):
+        return True
+    return first.shape == second.shape and bool(((first == second) | (first.isnan() & second.isnan())).all())
 
 
 def shape_of(tensor: Tensor) -> str:

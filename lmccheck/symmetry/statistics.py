@@ -31,9 +31,14 @@ def running_statistics(trace: Trace) -> set[str]:
         found |= {
             name
             for name, shape in lengths.items()
-            if name.rpartition(".")[0] == part and shape == lengths[root.target] and len(shape) == 1
+            if name.rpartition(".")[0] == part and shape == lengths[root.target] and _per_channel(shape)
         }
     return found
+
+
+def _per_channel(shape: tuple[int, ...]) -> bool:
+    """Whether a tensor holds a number per channel, laid out as it is broadcast: (C,), (1, C, 1, 1)."""
+    return sum(n > 1 for n in shape) <= 1 <= len(shape)
 
 
 def _stored(trace: Trace, item: object) -> Placeholder | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import chain
 from math import ceil, factorial, log
 from typing import Any
 
@@ -34,16 +35,32 @@ def require_given(
 
 def require_fixed(spec: PermutationSpec, constants: Mapping[str, Tensor], origin: str) -> None:
     """Raise SymmetryError where a user's spec moves a constant: what is averaged would be another mask or table."""
-    element = spec.moving(0)
     for name, value in constants.items():
-        moved = value.clone()
-        if name in spec.shapes:
+        for element in _generators(spec, name):
+            moved = value.clone()
             spec.move_(name, moved, element)
-        if not torch.equal(moved, value):
-            raise SymmetryError(
-                f"{origin}: it permutes {name!r}, which is equal in all checkpoints and no running statistic, so that "
-                "a merge would average it with itself in another order; mend: leave out the groups that move it"
-            )
+            if not torch.equal(moved, value):
+                raise SymmetryError(
+                    f"{origin}: it permutes {name!r}, which is equal in all checkpoints and no running statistic, so "
+                    "that a merge would average it with itself in another order; mend: leave out the groups that move "
+                    "it"
+                )
+
+
+def _generators(spec: PermutationSpec, tensor: str) -> Iterator[dict[str, Tensor]]:
+    """Yield elements of which products make up all that a spec does to a tensor.
+
+    Of each group, and each of its copies, the first two units change places, and all move by one.
+    """
+    pieces = chain.from_iterable(spec.layouts.get(tensor, {}).values())
+    still = spec.identity()
+    for name in sorted({part.group for piece in pieces for part in piece.parts if part.group}):
+        for copy in range(spec.by_name[name].copies):
+            for moved in (lambda row: row.roll(1), lambda row: torch.cat([row[:2].flip(0), row[2:]])):
+                rows = still[name].clone()
+                row = rows[copy] if rows.ndim > 1 else rows
+                row.copy_(moved(row.clone()))
+                yield {**still, name: rows}
 
 
 def enough_trials(spec: PermutationSpec) -> int:

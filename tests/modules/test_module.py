@@ -15,6 +15,7 @@ import lmccheck
 from lmccheck import SourceError, UnsupportedArchitecture
 from lmccheck.evaluate.evaluator import Evaluator
 from lmccheck.evaluate.outputs import function_deviation
+from lmccheck.modules.fresh import apart
 
 DATA = torch.randn(16, 4), torch.randint(0, 3, (16,))
 
@@ -195,3 +196,21 @@ def test_an_output_object_with_logits_is_compared_by_them() -> None:
     assert function_deviation(pair.network, pair.theta_b, swapped) > 1e-3
     with pytest.raises(UnsupportedArchitecture, match="no floating tensor"):
         function_deviation(load(Opaque).network, pair.theta_b, swapped)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "far"),
+    [
+        ([1.0, 4.0], [1.0, 5.0], 0.25),
+        ([math.nan, 4.0], [math.nan, 3.0], 0.25),
+        ([math.inf, 4.0], [math.inf, 4.0], 0.0),
+        ([math.nan, 4.0], [0.0, 4.0], math.inf),
+        ([0.0, 4.0], [math.nan, 4.0], math.inf),
+        ([math.inf, 4.0], [-math.inf, 4.0], math.inf),
+        ([math.nan, math.nan], [0.0, 0.0], math.inf),
+        ([0.0, 0.0], [1e-9, 0.0], math.inf),
+    ],
+)
+def test_how_far_outputs_are_apart(first: list[float], second: list[float], far: float) -> None:
+    """Of their size; what is no number is near nothing but the same in the same place."""
+    assert apart([torch.tensor(first)], [torch.tensor(second)]) == far

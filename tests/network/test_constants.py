@@ -85,12 +85,21 @@ def test_a_mask_that_is_the_same_for_all_units_leaves_them_free() -> None:
     assert torch.equal(lmccheck.align(pair).weights["mask"], mask)
 
 
-@pytest.mark.parametrize("norm", [Frozen, Whitened])
+class Broadcast(Whitened):
+    """The same, with statistics laid out as they are broadcast."""
+
+    def __init__(self, width: int) -> None:
+        nn.Module.__init__(self)
+        for name in ("mu", "sigma2"):
+            self.register_buffer(name, torch.ones(1, width))
+
+
+@pytest.mark.parametrize("norm", [Frozen, Whitened, Broadcast])
 def test_frozen_statistics_move_with_their_channels(norm: type[nn.Module]) -> None:
     """Statistics that both checkpoints share, as a fine-tuned backbone's, are permuted like the units of theirs."""
     build = lambda: nn.Sequential(nn.Linear(3, 8), norm(8), nn.Tanh(), nn.Linear(8, 2))  # noqa: E731
-    names = [name for name, _ in build().named_buffers()]
-    same = {name: torch.rand(8, generator=torch.Generator().manual_seed(5)) + 0.5 for name in names}
+    names = {name: buffer.shape for name, buffer in build().named_buffers()}
+    same = {n: torch.rand(shape, generator=torch.Generator().manual_seed(5)) + 0.5 for n, shape in names.items()}
     pair = pair_of(build, weights(build, 0, **same), weights(build, 1, **same))
     (group,) = pair.network.spec.groups
     assert set(names) <= {slot.tensor for slot in group.slots}
@@ -127,6 +136,25 @@ def test_a_spec_of_the_users_own_that_moves_a_constant_is_refused(tmp_path: Any)
     spec = lmccheck.discover_symmetry(build(), (X,))
     assert "mask" in {slot.tensor for group in spec.groups for slot in group.slots}
     a, b = weights(build, 0), weights(build, 1)
+    pair = lmccheck.load_pair(a, b, model=build, data=(X, Y), device="cpu", symmetry=spec)
+    with pytest.raises(SymmetryError, match="it permutes 'mask'"):
+        lmccheck.align(pair)
+
+
+def test_no_single_element_of_the_group_decides_whether_a_constant_moves() -> None:
+    """A mask that one permutation of the units happens to leave as it is is moved by others."""
+    build = lambda: Masked(torch.ones(8, 3))  # noqa: E731  # a builder in one line
+    spec = lmccheck.discover_symmetry(build(), (X,))
+    (group,) = spec.groups
+    order = spec.moving(0)[group.name]
+    circle, unit = [0], int(order[0])
+    while unit:
+        circle, unit = [*circle, unit], int(order[unit])
+    mask = torch.ones(8, 3)
+    mask[circle, 0] = 0.5
+    assert len(circle) < 8
+    assert torch.equal(mask[order], mask)
+    a, b = weights(build, 0, mask=mask), weights(build, 1, mask=mask)
     pair = lmccheck.load_pair(a, b, model=build, data=(X, Y), device="cpu", symmetry=spec)
     with pytest.raises(SymmetryError, match="it permutes 'mask'"):
         lmccheck.align(pair)

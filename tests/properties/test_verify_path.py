@@ -239,6 +239,22 @@ def test_a_claim_to_be_convex_is_tried(loss: Callable[[Tensor, Tensor], Tensor],
     assert result.verdict == ("fail" if loss is bump else "pass")
 
 
+def waves(outputs: Tensor, targets: Tensor) -> Tensor:
+    """1 + sin²(8π(z + 1)): 1 wherever −1 ≤ z ≤ 1 is divided into sixteen equal parts, and 2 between."""
+    return 1 + torch.sin(8 * torch.pi * (outputs[:, 0] + 1)) ** 2
+
+
+waves.convex = True  # type: ignore[attr-defined]  # it says so
+
+
+def test_no_period_of_a_loss_hides_from_the_points_at_which_it_is_tried() -> None:
+    """Waves that vanish at all equal steps of the segment are seen, and the segment is sampled."""
+    pair = line_pair(torch.float64, 0.0, (1.0, -1.0), (1.0, 1.0), waves)
+    result = lmccheck.verify_path(pair, straight(pair, "a"), epsilon=0.1)
+    assert (result.verdict, result.details["segments"][0]["known"]) == ("fail", "sampled")
+    assert result.value > 0.9
+
+
 def test_a_built_in_loss_is_known_to_be_convex() -> None:
     """Nothing is tried, nothing is said, and no evaluation is spent on it."""
     result = lmccheck.verify_path(PAIR, PATH)

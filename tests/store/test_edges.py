@@ -150,6 +150,9 @@ def test_nan_equals_nan_in_the_same_place() -> None:
     assert equal(torch.tensor([1.0, math.nan]), torch.tensor([1.0, math.nan]))
     assert not equal(torch.tensor([1.0, math.nan]), torch.tensor([math.nan, 1.0]))
     assert not equal(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 3.0]))
+    assert not equal(torch.tensor([1.0, math.nan]), torch.tensor([1.0, 0.0]))
+    assert not equal(torch.tensor([math.nan, math.inf]), torch.tensor([math.nan, torch.finfo(torch.float32).max]))
+    assert not equal(torch.zeros(2), torch.zeros(1))
 
 
 def test_a_name_inside_a_name_is_found(tmp_path: Path) -> None:

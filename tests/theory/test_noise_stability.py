@@ -124,6 +124,15 @@ def test_value_and_interval_are_those_of_the_worse_endpoint(worse: str) -> None:
     assert result.interval == pytest.approx((9 * 0.4, 9 * 0.4))
 
 
+def test_of_equal_quantiles_the_unsettled_endpoint_is_shown() -> None:
+    """y = 0 loses nothing with any mask; y = x with targets 0 loses 1.2 with half of them: both quantiles are 0."""
+    result = noise_stability(pair_of_units(0.0, 1.0, 0.0), p=0.5, masks=8, epsilon=0.5)
+    assert [result.details[end]["quantile"] for end in "ab"] == [0.0, 0.0]
+    assert [result.details[end]["verdict"] for end in "ab"] == ["pass", "inconclusive"]
+    assert (result.verdict, result.details["worse"], result.details["worst_side"]) == ("inconclusive", "b", "b")
+    assert result.interval == result.details["b"]["quantile_interval"]
+
+
 # Verdicts
 
 
