@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -11,7 +12,7 @@ from networks.small import seeded, small_batchnorm, small_mlp
 from torch import Tensor, nn
 
 import lmccheck
-from lmccheck.errors import SourceError
+from lmccheck.errors import SourceError, UnsupportedArchitecture
 from lmccheck.evaluate import batchnorm
 from lmccheck.evaluate.evaluator import Evaluator
 from lmccheck.evaluate.line import Point, barrier, sample
@@ -166,3 +167,18 @@ def test_multipliers_are_counted_one_by_one() -> None:
     for k in range(3):
         changed = {**pair.theta_a, "2.weight": pair.theta_a["2.weight"] * lines["2.weight"][k]}
         assert torch.allclose(together[k], losses_of(pair, changed), atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["random", "deaf"])
+def test_the_probe_refuses_by_itself_what_loading_refuses(kind: str) -> None:
+    """An evaluator may be made of a network that no checkpoint was loaded into."""
+
+    class Wrapped(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) + torch.randn(1) if kind == "random" else 2.0 * x
+
+    data = torch.randn(5, 4), torch.zeros(5, dtype=torch.int64)
+    pair = lmccheck.load_pair(*(seeded(small_mlp, k) for k in (0, 1)), model=small_mlp, data=data, device="cpu")
+    said = "two outputs for the same weights" if kind == "random" else "does not change with its weights"
+    with pytest.raises(UnsupportedArchitecture, match=said):
+        Evaluator(dataclasses.replace(pair.network, module=Wrapped(*small_mlp())), pair.theta_a)
