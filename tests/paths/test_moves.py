@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from networks.paths import bare_structure, mlp, random_state
-from torch import Tensor
+from torch import Tensor, nn
 
 from lmccheck.paths.moves import alive_units, folded_columns, immovable, violation
 from lmccheck.paths.path import Segment
@@ -118,3 +118,15 @@ def test_what_no_move_can_change_is_found(structure: Structure, state: State) ->
     assert immovable(structure, {**state, "scale": torch.zeros(())}, other) == (
         "scale", "it is neither a unit's incoming weight nor the last layer's",
     )  # fmt: skip
+
+
+def test_a_channel_is_read_where_one_of_its_places_is() -> None:
+    """Behind a flatten: three of its four columns are zero, and it is alive all the same."""
+    layers = [nn.Conv2d(1, 3, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(12, 2)]
+    channels = bare_structure(nn.Sequential(*layers), 1, 2, 2)
+    (group,) = channels.groups
+    state = random_state(nn.Sequential(*layers), 1)
+    state["3.weight"][:, [4, 5, 7]] = 0.0
+    assert alive_units(channels, state)[group].tolist() == [True, True, True]
+    state["3.weight"][:, 6] = 0.0
+    assert alive_units(channels, state)[group].tolist() == [True, False, True]

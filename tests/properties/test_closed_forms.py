@@ -12,7 +12,8 @@ from torch import Tensor, nn
 import lmccheck
 from lmccheck.errors import LmcError
 from lmccheck.evaluate.line import Point
-from lmccheck.finding import End, Finding, bound_of, read_limit
+from lmccheck.explain import failure_lines
+from lmccheck.finding import End, Failure, Finding, Seen, bound_of, read_limit
 from lmccheck.properties.dropout_stability import excess, worst_of
 from lmccheck.properties.measured_line import Line
 
@@ -179,3 +180,13 @@ def test_only_a_pass_passes() -> None:
     for result in results[1:]:
         with pytest.raises(lmccheck.VerdictError):
             result.raise_for_verdict()
+
+
+def test_what_equals_its_limit_is_not_above_it() -> None:
+    """Of three measurements one is above, and it is the smallest counterexample as well."""
+    seen = [Seen(0.25, "at its limit"), Seen(0.5, "above"), Seen(1.0, "at its own", bound=1.0)]
+    failure = Failure("p", "too high", "height", "there", "data", seen, "places")
+    found = Finding(0.5, 0.25, "nats", endpoints=(End("a", 0.1), End("b", 0.1)), failure=failure)
+    assert (
+        failure_lines(found)[3] == "worst 0.5 above; smallest counterexample 0.5 above; 1 of 3 places above the limit"
+    )
