@@ -179,6 +179,28 @@ def test_the_solver_is_chosen_by_size() -> None:
     assert assign(similarity).solver == by_assignment(similarity).solver == "scipy"  # 300 units are few
 
 
+def test_the_gap_of_the_auction_is_measured() -> None:
+    """What its noise leaves open is more than nothing, and less than the noise of all rows and columns."""
+    similarity = LARGE["uniform"]
+    found = assign(similarity, exact_to=0)
+    assert 0 < found.gap <= 2 * auction.NOISE * len(similarity) * float(similarity.max() - similarity.min())
+
+
+@pytest.mark.parametrize("name", ["correlations", "tiny"])
+@pytest.mark.parametrize(("tolerance", "solver"), [(None, "scipy"), (0.0, "scipy"), (1e-4, "auction")])
+def test_a_search_ends_where_its_bound_is_within_the_tolerance(
+    name: str, tolerance: float | None, solver: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a bound that is a hundred-thousandth too high nothing is certified, unless more than that is allowed."""
+    similarity, renew = LARGE[name], Search.renew
+    above = 1e-5 * optimum(similarity)
+    monkeypatch.setattr(auction, "PASSES", 6)
+    monkeypatch.setattr(Search, "renew", lambda self, prices: renew(self, prices) + above)
+    found = assign(similarity, exact_to=0, **({} if tolerance is None else {"tolerance": tolerance}))
+    assert found.solver == solver
+    assert found.gap == (0.0 if solver == "scipy" else pytest.approx(above, rel=1e-2))
+
+
 def test_the_exact_solver_works_in_float64() -> None:
     """Sums that differ by 1e-12, and rows that are no columns."""
     close = torch.tensor([[1.0, 1.0 + 1e-12], [1.0, 1.0]], dtype=torch.float64)
