@@ -128,8 +128,9 @@ def best(table: Tensor) -> tuple[int, ...]:
     return max(orders, key=lambda order: sum(float(table[i, j]) for i, j in enumerate(order)))
 
 
-def test_units_and_the_groups_inside_them_are_assigned_together() -> None:
-    """Two outer units of three inner ones each: the best of all 2!·(3!)² orders, also where the inner ones decide."""
+@pytest.mark.parametrize("swap", [0.0, 100.0])
+def test_units_and_the_groups_inside_them_are_assigned_together(swap: float) -> None:
+    """The best of all orders of outer units and of inner ones in them, where the inner ones decide and where not."""
     torch.manual_seed(0)
     module, inputs = NETWORKS["encoder_separate"]()
     spec = lmccheck.discover_symmetry(module, inputs)
@@ -137,6 +138,7 @@ def test_units_and_the_groups_inside_them_are_assigned_together() -> None:
     children = nested_groups(spec, outer)
     generator = torch.Generator().manual_seed(3)
     similarity = torch.randn(1, outer.size, outer.size, generator=generator, dtype=torch.float64)
+    similarity += swap * (1 - torch.eye(outer.size, dtype=torch.float64))
     blocks = {
         child.name: 5 * torch.randn(outer.size, outer.size, child.size, child.size, generator=generator).double()
         for child in children
