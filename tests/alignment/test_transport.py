@@ -78,3 +78,11 @@ def test_a_transport_plan_is_the_best_permutation(size: int) -> None:
             assert sorted(order.tolist()) == list(range(size))
             assert value == pytest.approx(best, abs=1e-12)
             assert value == pytest.approx(float(table[rows, order].sum()), abs=1e-12)
+
+
+def test_a_plan_that_is_a_mixture_becomes_the_best_permutation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where units are tied a solver may split them; a unit of A takes one of B all the same."""
+    monkeypatch.setattr(ot, "emd", lambda a, b, cost, most: np.outer(a, b))
+    found = by_transport(torch.tensor([[0.0, 2.0, 1.0], [2.0, 0.0, 1.0], [0.0, 0.0, 1.0]]))
+    assert found.permutation.tolist() == [1, 0, 2]
+    assert found.value == 5.0
