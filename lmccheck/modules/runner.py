@@ -147,11 +147,19 @@ def loads_itself(module: nn.Module) -> bool:
 
 
 def load_into(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Let a module load weights by its own ``load_state_dict``. Raises SourceError where that raises."""
+    """Let a module load weights by its own ``load_state_dict``. Raises SourceError where that raises.
+
+    A file knows nothing of the versions that torch notes beside a state dict; a module that demands its own gets it.
+    """
     doing = f"model {type(module).__name__}: load_state_dict"
     with as_source_error(doing, "; mend: make model.load_state_dict(weights) work"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        module.load_state_dict(dict(weights))
+        try:
+            module.load_state_dict(dict(weights))
+        except ValueError:  # what torch itself raises of names and shapes is a RuntimeError
+            noted = module.state_dict()
+            noted.update(weights)
+            module.load_state_dict(noted)
 
 
 def _shapes(inputs: Any) -> str:

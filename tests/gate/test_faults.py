@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
+from functools import partial
 
 import pytest
 
@@ -45,7 +46,10 @@ def at_p1(project, statement):
 def running(project, *flags, **options):
     """Run pytest in a process of its own, from where the second pair is being loaded."""
     command = [sys.executable, "-m", "pytest", "-p", "fakecore", "-W", "error", *FLAGS, *flags]
-    process = subprocess.Popen(command, cwd=project.path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options)
+    options |= {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    # what runs in the background of a shell, as these tests may, ignores SIGINT
+    listens = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(command, cwd=project.path, preexec_fn=listens, **options)
     try:
         deadline = time.monotonic() + 60
         while not (project.path / "reached").exists() and process.poll() is None and time.monotonic() < deadline:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from lmccheck.errors import UnsupportedArchitecture
 from lmccheck.modules.random_weights import randomised
-from lmccheck.modules.runner import Runner
+from lmccheck.modules.runner import Runner, outputs_of
 from lmccheck.modules.stored import overlapping_names, tied_names
 
 
@@ -119,3 +120,23 @@ def test_a_buffer_inside_a_weight_is_refused_wherever_it_begins() -> None:
     layer.register_buffer("row", layer.weight.detach()[1], persistent=False)
     with pytest.raises(UnsupportedArchitecture, match="buffer 'row' is not stored but shares memory"):
         Runner(layer)
+
+
+class Versioned(nn.Linear):
+    """Refuses weights without a version, as torchvision's MNASNet does."""
+
+    _version = 2
+
+    def _load_from_state_dict(self, state: Any, prefix: str, notes: dict[str, Any], *rest: Any) -> None:
+        if notes.get("version") != 2:
+            raise ValueError("version should be set")
+        super()._load_from_state_dict(state, prefix, notes, *rest)
+
+
+def test_a_module_that_demands_its_version_gets_it() -> None:
+    """The versions that torch notes beside a state dict are in no file; the outputs are those of the weights given."""
+    weights = {"weight": torch.full((2, 3), 2.0), "bias": torch.ones(2)}
+    (found,) = outputs_of(
+        nn.Sequential(Versioned(3, 2)), {f"0.{k}": v for k, v in weights.items()}, (torch.ones(1, 3),), torch.float64
+    )
+    assert found.tolist() == [[7.0, 7.0]]

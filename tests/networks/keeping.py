@@ -324,5 +324,5 @@ class NumberKept(Plain):
 
     def kept(self) -> Tensor:
         if "gain" not in self.norm:
-            self.norm["gain"] = float(self.gain.norm())
+            self.norm["gain"] = float(self.gain.detach().norm())
         return self.gain * (3 / self.norm["gain"])
