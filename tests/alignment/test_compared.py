@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import lmccheck
 from lmccheck.alignment.many import mean_of
 from lmccheck.alignment.matching.norms import counted, merged_norms, rows_alone
-from lmccheck.alignment.matching.reassign import in_turn, nested_groups, reassign
+from lmccheck.alignment.matching.reassign import affordable, in_turn, nested_groups, reassign
 from lmccheck.alignment.matching.similarity import WeightSimilarity, inner
 from lmccheck.modules.random_weights import randomised
 from lmccheck.symmetry.sites import Layer
@@ -191,3 +191,10 @@ def test_the_mean_of_weights_is_uniform() -> None:
         mean = mean_of(iter(states[:count]))
         assert mean["w"].tolist() == [pytest.approx(expected, abs=1e-15), 0.1]
         assert int(mean["n"]) == 1
+
+
+def test_groups_are_assigned_as_often_as_the_budget_allows() -> None:
+    """Once at least, and never more often than asked for; 6³ + 5³ a time."""
+    spec = lmccheck.discover_symmetry(small_mlp(), (torch.zeros(2, 4),))
+    cost = 6**3 + 5**3
+    assert [affordable(spec, budget, 5) for budget in (0, cost, 3 * cost, 4 * cost - 1, 10**9)] == [1, 1, 3, 3, 5]
