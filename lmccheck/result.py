@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from lmccheck.errors import VerdictError
-from lmccheck.explain import result_lines
+from lmccheck.explain import number, result_lines, shortened
 from lmccheck.finding import PLACES, End, Finding, Matrix, Where
 from lmccheck.finding import Verdict as Verdict
 
@@ -45,6 +45,13 @@ class Result:
         head, advice = f"{self.property}: {self.verdict}", self.details.get("next", ())
         return result_lines(head, finding_of(self), self.limit, passed=self.passed, advice=advice)
 
+    @builtins.property
+    def notes(self) -> list[str]:
+        """What a reader must know beside the verdict, a line each: of the data, the endpoints, a limit nobody gave."""
+        finding, given = finding_of(self), self.details.get("limits_by_default") or {}
+        defaults = [f"{name} = {number(limit)} is the default: none was given" for name, limit in given.items()]
+        return shortened([*finding.notes, *defaults])
+
     def raise_for_verdict(self) -> None:
         """Return quietly on ``pass``; raise ``VerdictError`` (an AssertionError) with the result in words otherwise."""
         if not self.passed:
@@ -52,7 +59,8 @@ class Result:
 
     def __repr__(self) -> str:
         first, *others = self.lines
-        return "\n".join([f"Result({first})", *(f"  {line}" for line in others)])
+        noted = (f"note: {note}" for note in self.notes)
+        return "\n".join([f"Result({first})", *(f"  {line}" for line in (*others, *noted))])
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
         printer.text(repr(self))

@@ -106,3 +106,11 @@ def test_a_gap_within_the_limit_is_not_said():
     ends = End("a", 0.5), End("b", 0.75)
     assert hidden_gap(Finding(0.0, 0.25, endpoints=ends, above="chord")) == []
     assert hidden_gap(Finding(0.0, 0.2499, endpoints=ends, above="chord")) != []
+
+
+def test_notes_are_shown_wherever_a_result_is():
+    """A pass over identical endpoints, and a limit that nobody gave, are said by repr, not only in a report."""
+    found = Finding(0.0, 0.05, "nats", notes=["a and b are identical"], facts={"limits_by_default": {"limit": 0.05}})
+    result = judge("p", found, 0.0)
+    assert result.notes == ["a and b are identical", "limit = 0.05 is the default: none was given"]
+    assert repr(result).splitlines()[-2:] == [f"  note: {note}" for note in result.notes]

@@ -21,7 +21,7 @@ def explain_results(report: pytest.TestReport, call: pytest.CallInfo[None]) -> N
         return
     if (add := getattr(report.longrepr, "addsection", None)) is not None:
         for result in _results(call.excinfo):
-            add("lmccheck", "\n".join(result.lines))
+            add("lmccheck", "\n".join([*result.lines, *(f"note: {note}" for note in result.notes)]))
 
 
 def _results(caught: pytest.ExceptionInfo[BaseException]) -> Iterator[Result]:

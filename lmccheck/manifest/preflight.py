@@ -52,10 +52,10 @@ class _Looks:
             return self.missing(file) or str(error)
         return found
 
-    def _data(self, file: str) -> str | None:
-        """Return what is wrong with a file of samples, or None."""
+    def _data(self, file: str, tokens: bool) -> str | None:
+        """Return what is wrong with a file of samples, or None; ``tokens``: targets may be left out."""
         try:
-            require_samples(read_header(self.folder / file), shown_path(self.folder / file))
+            require_samples(read_header(self.folder / file), shown_path(self.folder / file), tokens=tokens)
         except CheckpointError as error:
             return self.missing(file) or str(error)
         return None
@@ -94,7 +94,9 @@ def _problems(item: PairPlan | SetPlan, looks: _Looks) -> Iterator[str]:
     folder = looks.folder
     for key in ("data", "calibration"):
         source = getattr(item, key)
-        if source is not None and source.endswith(".safetensors") and (problem := looks.data(source)):
+        if source is None or not source.endswith(".safetensors"):
+            continue
+        if problem := looks.data(source, item.loss == "next_token"):
             yield f".{key}: {problem}"
     if item.symmetry is not None and (problem := looks.spec(item.symmetry)):
         yield f".symmetry: {problem}"

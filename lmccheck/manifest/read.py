@@ -15,7 +15,7 @@ from pydantic import Field
 
 from lmccheck.errors import ManifestError, nearest, one_line, shown_path
 from lmccheck.manifest.plan import CheckPlan, PairPlan, Plan, SetPlan
-from lmccheck.properties.registry import OF, PROPERTIES, Kind, properties_of
+from lmccheck.properties.registry import OF, PROPERTIES, TAKEN, Kind, properties_of
 from lmccheck.properties.settings import Place
 from lmccheck.store.documents import Strict, Table, key_text, near, read_document, read_table, shown
 
@@ -43,6 +43,13 @@ class Sources(Strict):
     calibration: str | None = Field(default=None, pattern=SOURCES, description=SOURCE)
     loss: str | None = Field(default=None, description='"cross_entropy", "mse", "next_token" or "module:callable"')
     symmetry: str | None = Field(default=None, pattern=r"\.(toml|json)$", description=SPEC_FILE)
+
+    @classmethod
+    def elsewhere(cls, key: str) -> str:
+        """Say that a setting of a property belongs into its check."""
+        owners = [one.name for one in PROPERTIES if key in one.parameters]
+        known = "PROPERTY" if key in TAKEN else owners[0] if owners else None
+        return f" (it is one of a check: check.{known} = {{ {key} = … }})" if known else ""
 
 
 class PairTable(Sources):

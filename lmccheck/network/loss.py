@@ -230,20 +230,22 @@ def _check_targets(loss: Loss, logits: Tensor, targets: Tensor, origin: str) -> 
     if loss.integer_targets and targets.shape == logits.shape and logits.ndim > 1:
         _refuse_shares(loss, targets, origin)
     if loss.integer_targets and (targets.is_floating_point() or targets.dtype == torch.bool):
+        whole = targets.dtype == torch.bool or bool((targets == targets.round()).all())
+        mend = "targets.long()" if whole else 'loss = "mse" for a regression, or class indices'
         raise SourceError(
-            f"{origin}: tensor 'targets' is {kind}, {loss.name} expects int64 class indices; mend: targets.long()"
+            f"{origin}: tensor 'targets' is {kind}, {loss.name} expects int64 class indices; mend: {mend}"
         )
     if loss.name == "mse" and targets.shape != logits.shape:
         raise SourceError(
             f"{origin}: tensor 'targets' has shape {tuple(targets.shape)}, the model's output {tuple(logits.shape)}; "
-            "mse expects equal shapes; mend: reshape the targets"
+            f"mse expects equal shapes; mend: {_mend_numbers(targets, logits)}"
         )
     if loss.name == "cross_entropy":
         expected = (logits.shape[0], *logits.shape[2:])
         if logits.ndim < 2 or tuple(targets.shape) != expected:
             raise SourceError(
                 f"{origin}: tensor 'targets' has shape {tuple(targets.shape)}, expected {expected} for outputs "
-                f"{tuple(logits.shape)}; mend: {_mend_shape(targets, expected)}"
+                f"{tuple(logits.shape)}; mend: {_mend_shape(targets, logits, expected)}"
             )
         _check_classes(targets, logits.shape[1], "classes", origin)
     if loss.name == "next_token" and (logits.ndim != 3 or targets.shape != logits.shape[:2]):
@@ -282,9 +284,18 @@ def _refuse_shares(loss: Loss, targets: Tensor, origin: str) -> None:
     )
 
 
-def _mend_shape(targets: Tensor, expected: tuple[int, ...]) -> str:
+def _mend_shape(targets: Tensor, logits: Tensor, expected: tuple[int, ...]) -> str:
     """Return what makes targets of the expected shape: an axis of one element is one too many."""
+    if logits.ndim == 3 and targets.shape == logits.shape[:2]:
+        return 'loss = "next_token" for a language model, else outputs of shape (n, classes, T)'
     for axis, size in enumerate(targets.shape):
         if size == 1 and (*targets.shape[:axis], *targets.shape[axis + 1 :]) == expected:
             return f"targets.squeeze({axis})"
     return "one class index a sample"
+
+
+def _mend_numbers(targets: Tensor, logits: Tensor) -> str:
+    """Return what makes numbers of the outputs' shape: a last axis of one element is missing, or is one too many."""
+    if (*targets.shape, 1) == logits.shape:
+        return "targets.unsqueeze(-1)"
+    return "targets.squeeze(-1)" if targets.shape == (*logits.shape, 1) else "reshape the targets"

@@ -31,7 +31,7 @@ def page(name: str) -> str:
         inspect.cleandoc(declared.function.__doc__ or "").replace("``", "`"),
         "## Settings",
         "\n".join(["| setting | expected | default |", "|---|---|---|", *_settings(declared)]),
-        "A manifest says all but " + " and ".join(f"`{name}`" for name in UNSAID) + ", which are those of the run.",
+        _in_manifests(declared),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -41,6 +41,15 @@ def _settings(declared: Property) -> list[str]:
         f"| `{name}` | {declared.expected[name].replace('|', chr(92) + '|')} | {_default(parameter.default)} |"
         for name, parameter in declared.parameters.items()
     ]
+
+
+def _in_manifests(declared: Property) -> str:
+    said = f"A manifest says all but {' and '.join(f'`{name}`' for name in UNSAID)}, which are those of the run"
+    said += "".join(f"; `{name}` must be given" for name in declared.limits)
+    return (
+        f'{said}. Every check may say `severity`, `"fail"` or `"warn"`, and `endpoints`: `"useful"`, by which nothing '
+        'is concluded where an endpoint answers no better than a constant, or `"any"`, the default in Python: a note.'
+    )
 
 
 def _default(value: Any) -> str:

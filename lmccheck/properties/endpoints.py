@@ -15,9 +15,8 @@ if TYPE_CHECKING:
     from lmccheck.network.constant import ConstantAnswer
 
 Endpoints = Literal["useful", "any"]
-MEND = (
-    'wrong data, preprocessing, tokenizer, or an untrained model; mend: correct what is wrong, or say endpoints = "any"'
-)
+MEND = "wrong data, preprocessing, tokenizer, or an untrained model; mend: correct what is wrong"
+ANY = ', or say endpoints = "any" in the check'  # said where it would change the verdict
 SHOWN = 3  # endpoints that are named
 
 
@@ -45,7 +44,9 @@ def looked_at(measured: Any, finding: Finding, endpoints: Endpoints, defaults: M
     found = replace(finding, facts=facts, notes=[*finding.notes, *said])
     if useless and constant is not None:
         text = useless_text(useless, constant, network.loss.unit)
-        return _inconclusive(measured.name, found, text) if endpoints == "useful" else _noted(found, text)
+        return _inconclusive(measured.name, found, text + ANY) if endpoints == "useful" else _noted(found, text)
+    if unsure := _worse_in_loss(ends or (), constant, network.loss.unit):
+        found = _noted(found, unsure)
     if endpoints == "useful" and (unjudged := _unjudged(network.loss.name, network.constant)):
         return _noted(found, unjudged)
     return found
@@ -92,6 +93,20 @@ def _useless(ends: Sequence[End], constant: ConstantAnswer | None) -> list[End]:
     return [end for end in ends if constant.beaten(end.loss, end.error) is False]
 
 
+def _worse_in_loss(ends: Sequence[End], constant: ConstantAnswer | None, unit: str) -> str:
+    """Say which endpoints have a higher loss than a constant answer, though they err less: empty where none has."""
+    if constant is None or constant.few:
+        return ""
+    worse = [end for end in ends if math.isfinite(end.loss) and end.loss > constant.loss + constant.luck]
+    if not worse:
+        return ""
+    listed = ", ".join(f"{end.name} {end.loss:.3g}" for end in worse[:SHOWN])
+    return (
+        f"above the loss of a constant answer, {constant.loss:.3g} {unit}, though with fewer errors: {listed}; is the "
+        "preprocessing (scale, normalisation) that of training?"
+    )
+
+
 def _unjudged(loss: str, constant: ConstantAnswer | None) -> str:
     if constant is None:
         return f"endpoints not judged: no constant answer is known for the loss {loss!r}"
@@ -114,7 +129,7 @@ def useless_text(useless: Sequence[End], constant: ConstantAnswer, unit: str) ->
     if constant.perfect:
         return (
             f"all {constant.counted} counted targets are the same, a constant answer is never wrong: nothing can be "
-            'said of the endpoints; mend: give data of more than one class or value, or say endpoints = "any"'
+            "said of the endpoints; mend: give data of more than one class or value"
         )
     first, *others = (f"{end.name} {{}}({_figures(end, constant, unit)})" for end in useless[:SHOWN])
     parts = [

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from importlib import import_module
+from os import PathLike
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, get_type_hints, overload
 
 from lmccheck.errors import LmcError, nearest
@@ -203,6 +204,11 @@ class Property:
         """Measure what is given: something loaded, or, for a set and for two widths, what is to be loaded."""
         parts = self._loaded_by
         loads = parts and not (len(given) == 1 and hasattr(given[0], "network"))  # a view is loaded already
+        if not loads and given and isinstance(given[0], (str, PathLike, Mapping)):  # what a pair is loaded from
+            got = type(given[0]).__name__
+            raise TypeError(
+                f"{self.name}(): got {got}, expected a pair; mend: lmccheck.load_pair(a, b, model=…, data=…)"
+            )
         signature = self.signature if loads else self._own
         for name in named.keys() - signature.parameters.keys():
             near = nearest(name, signature.parameters)

@@ -31,6 +31,11 @@ class Strict(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, populate_by_name=False)
 
+    @classmethod
+    def elsewhere(cls, key: str) -> str:
+        """Say to which table below this one a key belongs that is unknown here; empty where to none."""
+        return ""
+
 
 Table = TypeVar("Table", bound=Strict)
 
@@ -129,7 +134,8 @@ def read_table(model: type[Table], values: Any, where: str, problems: list[str],
         for key, kind in {str(problem["loc"][0]): problem["type"] for problem in error.errors()}.items():
             if kind == "extra_forbidden":
                 valid = ", ".join(fields)
-                line = f"{prefix}{key_text(key)}: unknown key{nearest(key, fields)}, expected one of {valid}"
+                hint = model.elsewhere(key) or nearest(key, fields)
+                line = f"{prefix}{key_text(key)}: unknown key{hint}, expected one of {valid}"
             elif kind == "missing":
                 line = f"{prefix}{key}: missing, expected {fields[key].description}"
             else:

@@ -128,3 +128,12 @@ def test_lines_are_those_of_a_table_of_its_kind(folder: Path) -> None:
     lines = (folder / "lmc.toml").read_text().splitlines()
     assert lines[found.pairs[0].line - 1] == '[pair."one"]'
     assert lines[found.sets[0].line - 1] == "[set.all]"
+
+
+def test_tokens_serve_as_their_own_targets(folder: Path) -> None:
+    """The loss next_token needs no targets, for data and calibration alike; no other loss is asked to guess them."""
+    save_file({"inputs": torch.zeros(2, 3, dtype=torch.int64)}, str(folder / "ids.safetensors"))
+    files = 'data = "ids.safetensors"\ncalibration = "ids.safetensors"\n'
+    head = HEAD.replace('data = "data.safetensors"\n', "")
+    assert problems(plan(folder, pair(more=files + 'loss = "next_token"\n'), head)) == []
+    assert len(problems(plan(folder, pair(more=files), head))) == 2

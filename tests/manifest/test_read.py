@@ -143,6 +143,11 @@ SETTINGS = "endpoints, property, severity, align, limit, points, repair, beyond"
             "pairs: unknown key (did you mean 'pair'?), expected one of schema, defaults, pair, set",
         ),
         (
+            SOUND.replace("[pair.one]", '[pair.one]\nendpoints = "any"'),
+            "pair.one.endpoints: unknown key (it is one of a check: check.PROPERTY = { endpoints = … }), expected one "
+            "of model, data, calibration, loss, symmetry, a, b, model_b, sha256, check",
+        ),
+        (
             SOUND.replace("model =", "modle ="),
             "defaults.modle: unknown key (did you mean 'model'?), expected one of model, data, calibration, loss, "
             "symmetry",

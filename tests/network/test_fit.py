@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import pytest
@@ -178,3 +179,20 @@ def test_tokens_that_do_not_count_are_left_out_of_errors_and_losses() -> None:
     assert wrong.tolist() == [0.5]
     rest = math.log(math.exp(5.0) + 2)
     assert values.tolist() == [pytest.approx(((rest - 5.0) + rest) / 2, abs=1e-12)]
+
+
+@pytest.mark.parametrize(
+    ("loss", "outputs", "targets", "mend"),
+    [
+        ("cross_entropy", (6, 3), torch.tensor([0.5, -1.0, 2.0, 0.0, 1.0, 1.0]), 'loss = "mse" for a regression'),
+        ("cross_entropy", (6, 3), torch.tensor([0.0, 1.0, 2.0, 0.0, 1.0, 1.0]), "targets.long()"),
+        ("cross_entropy", (6, 5, 3), torch.zeros(6, 5, dtype=torch.int64), 'loss = "next_token" for a language model'),
+        ("mse", (6, 1), torch.zeros(6), "targets.unsqueeze(-1)"),
+        ("mse", (6,), torch.zeros(6, 1), "targets.squeeze(-1)"),
+        ("mse", (6, 2), torch.zeros(6, 3), "reshape the targets"),
+    ],
+)
+def test_the_mend_fits_what_was_forgotten(loss, outputs, targets, mend) -> None:
+    """Numbers are no classes when cut to integers, and tokens no images: the loss is what was left out."""
+    with pytest.raises(SourceError, match=f"; mend: {re.escape(mend)}"):
+        measured(load_loss(loss), torch.zeros(outputs), targets, "data x")

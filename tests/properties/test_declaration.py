@@ -245,6 +245,8 @@ def test_the_readme_has_the_declarations_rows() -> None:
 def test_every_property_has_a_page(name: str) -> None:
     """With its sentence, its row, and every setting with what is expected and its default."""
     text = docs.page(name)
+    assert all(f"`{limit}` must be given" in text for limit in PROPERTIES.get(name).limits)
+    assert '`endpoints`: `"useful"`' in text
     declared = PROPERTIES.get(name)
     assert text.startswith(f"# {name}\n")
     assert docs.row(declared) in text
@@ -267,3 +269,9 @@ def test_declarations_are_read_without_torch() -> None:
     )
     output = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
     assert output.stdout == "9 set()\n"
+
+
+def test_a_property_says_what_it_takes_in_place_of_files() -> None:
+    """Paths are what is at hand: the mend loads them."""
+    with pytest.raises(TypeError, match=r"got str, expected a pair; mend: lmccheck\.load_pair\(a, b, "):
+        lmccheck.linear_connectivity("a.safetensors", "b.safetensors")  # type: ignore[arg-type]

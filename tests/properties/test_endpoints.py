@@ -224,3 +224,23 @@ def test_a_property_that_measures_no_loss_has_its_endpoints_measured(bare: str) 
         "pass",
         0,
     )
+
+
+def test_a_loss_above_that_of_a_constant_is_said_though_errors_are_fewer() -> None:
+    """Inputs of another scale: right more often than not, and far too sure of the rest."""
+    x = INPUTS + torch.tensor([0.5, 0.0, 0.0, 0.0])
+    notes = lmccheck.linear_connectivity(pair_of(useful(), useful(200.0), inputs=x), **LINE, limit=9e9).details["notes"]
+    (said,) = [note for note in notes if "above the loss of a constant answer" in note]
+    listed = said.partition("errors: ")[2].partition(";")[0]
+    assert listed.startswith("b ")
+    assert ", " not in listed
+    notes = lmccheck.linear_connectivity(pair_of(useful(), useful(2.0)), **LINE, limit=1.0).details["notes"]
+    assert not any("fewer errors" in note for note in notes)
+
+
+def test_accepting_is_not_proposed_where_it_was_asked_for() -> None:
+    """The mend names the key where it changes the verdict only."""
+    pair = pair_of(constant(), useful())
+    found = run("linear_connectivity", pair, endpoints="any", **LINE, limit=9.0)
+    (note,) = [note for note in found.details["notes"] if "no better" in note]
+    assert "endpoints =" not in note
