@@ -45,8 +45,10 @@ class Sources(Strict):
     symmetry: str | None = Field(default=None, pattern=r"\.(toml|json)$", description=SPEC_FILE)
 
     @classmethod
-    def elsewhere(cls, key: str) -> str:
-        """Say that a setting of a property belongs into its check."""
+    def elsewhere(cls, key: str, value: Any) -> str:
+        """Say that a setting of a property belongs into its check, and that TOML takes a dot in a name for a table."""
+        if isinstance(value, dict):
+            return ' (a name with a dot is quoted, as in [pair."v1.5"])'
         owners = [one.name for one in PROPERTIES if key in one.parameters]
         known = "PROPERTY" if key in TAKEN else owners[0] if owners else None
         return f" (it is one of a check: check.{known} = {{ {key} = … }})" if known else ""

@@ -32,8 +32,8 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, populate_by_name=False)
 
     @classmethod
-    def elsewhere(cls, key: str) -> str:
-        """Say to which table below this one a key belongs that is unknown here; empty where to none."""
+    def elsewhere(cls, key: str, value: Any) -> str:
+        """Say where a key belongs that is unknown here and like no other; empty where that is not known."""
         return ""
 
 
@@ -134,7 +134,7 @@ def read_table(model: type[Table], values: Any, where: str, problems: list[str],
         for key, kind in {str(problem["loc"][0]): problem["type"] for problem in error.errors()}.items():
             if kind == "extra_forbidden":
                 valid = ", ".join(fields)
-                hint = model.elsewhere(key) or nearest(key, fields)
+                hint = nearest(key, fields) or model.elsewhere(key, values[key])
                 line = f"{prefix}{key_text(key)}: unknown key{hint}, expected one of {valid}"
             elif kind == "missing":
                 line = f"{prefix}{key}: missing, expected {fields[key].description}"

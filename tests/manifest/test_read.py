@@ -148,6 +148,11 @@ SETTINGS = "endpoints, property, severity, align, limit, points, repair, beyond"
             "of model, data, calibration, loss, symmetry, a, b, model_b, sha256, check",
         ),
         (
+            SOUND + "[defaults.v1.5]\n",
+            'defaults.v1: unknown key (a name with a dot is quoted, as in [pair."v1.5"]), expected one of model, data, '
+            "calibration, loss, symmetry",
+        ),
+        (
             SOUND.replace("model =", "modle ="),
             "defaults.modle: unknown key (did you mean 'model'?), expected one of model, data, calibration, loss, "
             "symmetry",
