@@ -22,7 +22,7 @@ from lmccheck.gate.loading import Loaded
 from lmccheck.gate.options import MANIFESTS, options_of
 from lmccheck.gate.outputs import output_problem
 from lmccheck.gate.selection import blank_check
-from lmccheck.gate.witnesses import witness_lines
+from lmccheck.gate.witnesses import unsaid_by, witness_lines
 from lmccheck.manifest.plan import CheckPlan, PairPlan, Plan, SetPlan
 from lmccheck.manifest.read import load_manifest
 from lmccheck.report.failure import failure_text, reproduce_command
@@ -142,11 +142,8 @@ class CheckItem(Recorded, pytest.Function):
             result = core_of(self.config).run(
                 self.check.property, networks, seed=seed, profile=options.profile, **self.check.settings
             )
-            if result.details.get("limit_from") == "default":
-                raise ManifestError(
-                    f"{self.check.name}: epsilon: given neither here nor by the witness (an older file), expected a "
-                    "limit; mend: say epsilon in this check, or write the witness again"
-                )
+            if unsaid := unsaid_by(self.check.settings, result.details):
+                raise ManifestError(f"{self.check.name}: {unsaid}")
         except LmcError as error:
             ended = ended_by(error)
             blank = self.blank()

@@ -1,7 +1,8 @@
-"""Writing what proves a verdict, so that it can be checked again without searching."""
+"""What proves a verdict: written, so that it can be checked again without searching; what it may say of a check."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,3 +29,21 @@ def witness_lines(witness: Any, folder: Path, name: str, check: str) -> list[str
     except OSError as error:
         raise CheckpointError(f"--lmc-witness-dir: cannot write {target}: {error.strerror or error}") from None
     return [f"witness written to {target}"]
+
+
+def unsaid_by(settings: Mapping[str, Any], details: Mapping[str, Any]) -> str | None:
+    """Return what a manifest must say itself, since the witness that it names says nothing that could fail.
+
+    A witness's own limit and share of units serve where they ask for something; nobody has reviewed them.
+    """
+    origin, limit = details.get("limit_from"), details.get("limit_given")
+    if origin == "default":
+        return (
+            "epsilon: given neither here nor by the witness (an older file), expected a limit; mend: say epsilon in "
+            "this check, or write the witness again"
+        )
+    if origin == "witness" and details.get("limit_excludes") is False:
+        return f"epsilon = {limit} is the witness's own and excludes nothing; mend: say epsilon in this check"
+    if details.get("drops") is False and settings.get("keep") is None:
+        return f"keep = {details['keep']} is the witness's own, and no unit is dropped; mend: say keep in this check"
+    return None

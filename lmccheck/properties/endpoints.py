@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from lmccheck.explain import endpoint_losses
 from lmccheck.finding import End, Finding
-from lmccheck.properties.remarks import data_remarks, limit_remarks, twin_remarks
+from lmccheck.properties.remarks import data_remarks, excludes_nothing, limit_remarks, twin_remarks
 
 if TYPE_CHECKING:
     from lmccheck.network.constant import ConstantAnswer
@@ -38,9 +38,10 @@ def looked_at(measured: Any, finding: Finding, endpoints: Endpoints, defaults: M
     said = [*data_remarks(network), *twin_remarks(measured.named_endpoints)]
     constant = network.constant if ends is not None else None
     useless = _useless(ends or (), constant)
-    if not useless and ends is not None and finding.unit == network.loss.unit:
-        said += limit_remarks(finding, ends, constant)
     facts = {**finding.facts, "endpoints": _facts(endpoints, constant, useless), "limits_by_default": dict(defaults)}
+    if ends and finding.unit == network.loss.unit:
+        said += [] if useless else limit_remarks(finding, ends, constant)
+        facts["limit_excludes"] = not excludes_nothing(finding, ends, None if useless else constant)
     found = replace(finding, facts=facts, notes=[*finding.notes, *said])
     if useless and constant is not None:
         text = useless_text(useless, constant, network.loss.unit)

@@ -61,18 +61,22 @@ def limit_remarks(finding: Finding, ends: Sequence[End], constant: ConstantAnswe
     rounding = REPEATS * max(map(abs, losses))
     if limit < rounding and finding.facts.get("precision") == "float32":
         return [f"{shown} is below what float32 repeats here, about {rounding:.1g} {finding.unit}"]
+    lacking = excludes_nothing(finding, ends, constant)
+    return [f"{shown} {lacking}; mend: lower it"] if lacking else []
+
+
+def excludes_nothing(finding: Finding, ends: Sequence[End], constant: ConstantAnswer | None) -> str:
+    """Say that a limit excludes nothing, or next to nothing; no words where it excludes something."""
+    losses, limit = [end.loss for end in ends], finding.bound
     if constant is not None:
         room = constant.loss - min(losses)
         if limit >= room > 0:
-            return [
-                f"{shown} excludes nothing: a constant answer is only {room:.3g} {finding.unit} above the better "
-                "endpoint; mend: lower it"
-            ]
+            return f"excludes nothing: a constant answer is only {room:.3g} {finding.unit} above the better endpoint"
     elif limit >= NOTHING * (1 + max(map(abs, losses))) or (
         isinstance(finding.limit, str) and float(finding.limit[:-1]) >= NOTHING
     ):
-        return [f"{shown} excludes next to nothing beside endpoint losses up to {max(losses):.3g}; mend: lower it"]
-    return []
+        return f"excludes next to nothing beside endpoint losses up to {max(losses):.3g}"
+    return ""
 
 
 def calibration_remarks(what: str, facts: Mapping[str, Any]) -> list[str]:

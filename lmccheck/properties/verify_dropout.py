@@ -80,6 +80,7 @@ def verify_dropout(
             **stated,
             "levels": [list(level) for level in structure.levels],
             "kept": {side: {g: len(u) for g, u in given.found[side][0].keep.items()} for side in costs},
+            "drops": any(len(u) < structure.sizes[g] for d in networks["a"] for g, u in d.keep.items()),
             "samples": pair.data.samples,
             "precision": precision_of(evaluator),
         },

@@ -156,6 +156,7 @@ def test_witnesses_prove_the_verdict_again(real):
     ]
     old = lmccheck.load_path(real.path / "proof" / "doubled-dropout_path.safetensors")
     lmccheck.save_path(replace(old, facts={}), real.path / "proof" / "old.safetensors")
+    lmccheck.save_path(replace(old, facts={"epsilon": 1e9}), real.path / "proof" / "wide.safetensors")
     (real.path / "again.lmc.toml").write_text(
         MANIFEST.split("[pair.doubled]")[0]
         + """
@@ -164,6 +165,7 @@ a = "doubled-a.safetensors"
 b = "doubled-b.safetensors"
 check.ten = { property = "verify_path", path = "proof/doubled-ten_segment_path.safetensors" }
 check.old = { property = "verify_path", path = "proof/old.safetensors" }
+check.wide = { property = "verify_path", path = "proof/wide.safetensors" }
 check.given = { property = "verify_path", path = "proof/old.safetensors", epsilon = 1e-9 }
 check.first = { property = "verify_path", path = "proof/doubled-dropout_path.safetensors", epsilon = 1e-9 }
 check.half = { property = "verify_dropout", witness = "proof/doubled-dropout_stability.safetensors", epsilon = 1e-9 }
@@ -175,7 +177,8 @@ check.other = { property = "verify_path", path = "proof/doubled-ten_segment_path
 """.replace("{ property", '{ endpoints = "any", property')
     )
     again = real.runpytest_subprocess("again.lmc.toml")
-    again.assert_outcomes(passed=5, failed=2)
+    again.assert_outcomes(passed=5, failed=3)
+    again.stdout.fnmatch_lines_random(["wide: epsilon = 1000000000.0 is the witness's own and excludes nothing; mend*"])
     again.stdout.fnmatch_lines_random(["old: epsilon: given neither here nor by the witness*mend: say epsilon in*"])
     again.stdout.fnmatch_lines(["path of pair random: it does not begin at a: tensor * differs; mend: *"])
 
