@@ -25,6 +25,7 @@ from lmccheck.network.model_set import ModelSet, load_set
 from lmccheck.network.pair import Given, ModelPair
 from lmccheck.shown import one_line, some
 from lmccheck.store.files import Written
+from lmccheck.store.tensors import between
 from lmccheck.symmetry.compose import compose, inverse
 from lmccheck.symmetry.spec import Permutation, PermutationSpec
 from lmccheck.symmetry.verify import TOLERANCE
@@ -302,5 +303,5 @@ def mean_of(states: Iterator[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     for k, state in enumerate(states, start=2):
         for name, tensor in mean.items():
             if tensor.is_floating_point():
-                mean[name] = torch.lerp(tensor, state[name], 1 / k)
+                mean[name] = between(tensor, state[name], 1 / k)
     return mean

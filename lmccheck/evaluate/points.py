@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lmccheck.modules.precision import working_dtype as working_dtype  # known by this name above
+from lmccheck.store.tensors import between
 
 
 def interpolate(theta_a: Mapping[str, Tensor], theta_b: Mapping[str, Tensor], t: float) -> dict[str, Tensor]:
@@ -17,7 +18,7 @@ def interpolate(theta_a: Mapping[str, Tensor], theta_b: Mapping[str, Tensor], t:
     out = {}
     for name, a in theta_a.items():
         b = theta_b[name]
-        out[name] = torch.lerp(a, b, t) if a.is_floating_point() else (a if t < 0.5 else b)
+        out[name] = between(a, b, t) if a.is_floating_point() else (a if t < 0.5 else b)
     return out
 
 

@@ -1,14 +1,16 @@
-"""Caches of functions: what ``functools.lru_cache`` keeps beside a module, which outlives every weight."""
+"""What is kept beside a module and outlives its weights: caches of functions, dicts that have the ids of modules."""
 
 from __future__ import annotations
 
 import functools
 import gc
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from torch import Tensor, nn
+
+from lmccheck.modules.held import reached
 
 _Cache = type(functools.lru_cache(lambda: None))
 _DEEP = 4  # an entry is a link that refers to a result, which may hold the tensor in a container
@@ -16,6 +18,11 @@ _DEEP = 4  # an entry is a link that refers to a result, which may hold the tens
 
 def tensor_caches(module: nn.Module) -> list[Any]:
     """Return every ``lru_cache`` that the classes of a module's parts, or the files they are written in, have."""
+    return [value for value in _beside(module) if isinstance(value, _Cache)]
+
+
+def _beside(module: nn.Module) -> Iterator[Any]:
+    """Yield what the classes of a module's parts, and the files they are written in, have in their names."""
     spaces: dict[int, Any] = {}
     for part in module.modules():
         for kind in type(part).__mro__:
@@ -24,7 +31,25 @@ def tensor_caches(module: nn.Module) -> list[Any]:
                 forward = vars(kind).get("forward")
                 space = getattr(forward, "__globals__", vars(sys.modules.get(kind.__module__, object)))
                 spaces[id(space)] = space
-    return [value for space in spaces.values() for value in list(space.values()) if isinstance(value, _Cache)]
+    for space in spaces.values():
+        yield from list(space.values())
+
+
+def kept_by_identity(module: nn.Module) -> bool:
+    """Whether a dict that is not the module's own has the ``id`` of a part of it among its keys, or in one of them.
+
+    Python gives the number to another module as soon as this one is gone.
+    """
+    numbers = {id(part) for part in module.modules()}
+    own = {id(value) for _, value, through in reached(module) if not through}
+    everything = (*gc.get_objects(), *_beside(module))  # of which the first lacks dicts of nothing but numbers
+    dicts = (held for held in everything if issubclass(type(held), dict))  # isinstance would ask every library
+    return any(_names(held, numbers) for held in dicts if id(held) not in own)
+
+
+def _names(held: dict[Any, Any], numbers: set[int]) -> bool:
+    keys = [key for key in list(dict.keys(held)) if type(key) in (int, tuple)]
+    return any(not numbers.isdisjoint(key if type(key) is tuple else (key,)) for key in keys)
 
 
 def clear_caches(caches: Iterable[Any]) -> None:

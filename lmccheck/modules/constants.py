@@ -54,7 +54,7 @@ def shared_constants(module: nn.Module, states: Sequence[Mapping[str, Tensor]]) 
 
 
 def differing_structure(module: nn.Module, one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> str | None:
-    """Return the name of a floating buffer of whole numbers (or ±inf) in which two states differ; None without one.
+    """Return the name of a floating buffer of whole numbers, or with ±inf, in which two states differ; None if none.
 
     A mask or a table between two of its kind is neither; a counter is one number.
     """
@@ -64,7 +64,9 @@ def differing_structure(module: nn.Module, one: Mapping[str, Tensor], other: Map
         if name in learned or name in statistics or name.endswith(COUNTER) or not tensor.is_floating_point():
             continue
         pair = one[name].double(), other[name].double()
-        if tensor.numel() > 1 and not torch.equal(*pair) and all(map(_whole, pair)):
+        if torch.equal(*pair):
+            continue
+        if (tensor.numel() > 1 and all(map(_whole, pair))) or any(bool(value.isinf().any()) for value in pair):
             return name
     return None
 

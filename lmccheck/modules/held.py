@@ -35,9 +35,21 @@ class Held:
 def held_tensors(module: nn.Module) -> list[Held]:
     """Return every tensor that is reachable from the plain attributes of a module, at any depth; each object once,
     and once more where a function holds it as well."""
+    found: list[Held] = []
+    for path, value, through in reached(module):
+        if isinstance(value, np.ndarray):
+            with suppress(TypeError, ValueError):  # of a kind that torch has not
+                found.append(Held(path, torch.from_numpy(value), True))
+        elif isinstance(value, Tensor):
+            found.append(Held(path, value, through))
+    return found
+
+
+def reached(module: nn.Module) -> Iterator[tuple[str, Any, bool]]:
+    """Yield what is reachable from the plain attributes of a module, other than its parts: the path, the object, and
+    whether the way leads through a function."""
     parts = {id(part) for part in module.modules()}
     seen: dict[tuple[int, bool], Any] = {}
-    found: list[Held] = []
     waiting: deque[tuple[str, Any, bool]] = deque()
     for name, part in module.named_modules():
         prefix = f"{name}." if name else ""
@@ -47,19 +59,16 @@ def held_tensors(module: nn.Module) -> list[Held]:
         if isinstance(value, _NOTHING) or id(value) in parts or (id(value), through) in seen:
             continue
         seen[id(value), through] = value  # kept: a number that was given away again would hide another object
+        yield path, value, through
         if isinstance(value, np.ndarray):
-            with suppress(TypeError, ValueError):  # of a kind that torch has not
-                found.append(Held(path, torch.from_numpy(value), True))
             continue
         if isinstance(value, Tensor):
-            found.append(Held(path, value, through))
             waiting += (
                 (f"{path}.{key}", item, through) for key, item in getattr(value, "__dict__", NO_ATTRIBUTES).items()
             )
             continue
         through = through or isinstance(value, types.FunctionType)
         waiting += ((f"{path}{step}", item, through) for step, item in _parts(value))
-    return found
 
 
 def _parts(value: Any) -> Iterator[tuple[str, Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import sqrt
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ MANY = 1_000  # counted targets from which, below that, the frequencies of all o
 LUCK = 2.0  # standard errors that count as luck
 SHARE = 0.1  # of the constant answer's loss, which luck never takes: else nothing rare could be learnt
 SMOOTHINGS = (0.01, 0.03, 0.1, 0.3, 1.0)
+AT_ONCE = 1 << 22  # cells of a table of positions and classes
 ROWS = 1 << 16  # samples that are looked at together
 
 
@@ -26,10 +27,11 @@ class ConstantAnswer:
     """The constant answer with the lowest loss on some data, weighted as the loss is.
 
     ``name``: what it is. ``lowest``: the least loss of any constant answer on this data; ``loss``: the same without
-    the bias that fitting it to this data has, ``error`` its 0-1 error where there is one. ``counted`` targets of
-    ``classes`` classes (1 for a regression) are ``effective`` independent ones of equal weight; ``luck``: by how much a
-    network that knows nothing may be below ``lowest``. ``held_out``: the loss of answering each target by the
-    frequencies of all others, with which few targets of many classes (tokens) are judged; None elsewhere.
+    the bias that fitting it to this data has, ``error`` its 0-1 error where there is one. There are ``counted`` targets
+    of ``classes`` classes (1 for a regression) in ``samples`` samples; ``luck``: by how much a network that knows
+    nothing may be below ``lowest``, for which only samples count: positions of one may all be alike. ``held_out``: the
+    loss of answering each target by the frequencies of all others, with which few targets of many classes (tokens) are
+    judged; None elsewhere.
     """
 
     name: str
@@ -38,7 +40,7 @@ class ConstantAnswer:
     lowest: float
     counted: int
     classes: int
-    effective: float
+    samples: int
     luck: float
     held_out: float | None = None
 
@@ -69,7 +71,7 @@ class ConstantAnswer:
         if loss < self.lowest - self.luck:
             return True
         if error is not None and self.error is not None:
-            chance = LUCK * sqrt(self.error * (1 - self.error) / self.effective)
+            chance = LUCK * sqrt(self.error * (1 - self.error) / self.samples)
             if error < self.error - chance:
                 return True
         if self.few:
@@ -86,7 +88,9 @@ def constant_answer(data: Data, loss: Loss) -> ConstantAnswer | None:
 
     For classes the entropy of their counted frequencies p, plus (K − 1)/(2n) for the bias of frequencies that are
     taken from n targets themselves (Miller 1955), weighted as the loss is: every sample alike, and in it every counted
-    target. For squared error the variance of every coordinate, their mean, times n/(n − 1).
+    target. Where samples of one shape are enough for it, every position has frequencies of its own, if that is better:
+    a segmentation knows where the sky is without looking. For squared error the variance of every coordinate, their
+    mean, times n/(n − 1).
     """
     if loss.name in ("cross_entropy", "next_token"):
         return _of_classes(data, shifted=loss.name == "next_token")
@@ -95,14 +99,14 @@ def constant_answer(data: Data, loss: Loss) -> ConstantAnswer | None:
 
 def _of_classes(data: Data, shifted: bool) -> ConstantAnswer | None:
     weights, counts = torch.zeros(0, dtype=torch.float64), torch.zeros(0, dtype=torch.float64)
-    squares = 0.0
+    squares, samples, widths = 0.0, 0, set()
     for targets in _targets(data):
         if targets.is_floating_point() or (shifted and targets.ndim < 2):
             return None  # measuring says what is wrong with them
-        rows = (targets[:, 1:] if shifted else targets).reshape(len(targets), -1).long()
-        which = (rows != IGNORED) & (rows >= 0)
-        each = 1.0 / which.sum(1).clamp(min=1).double()
+        rows, which, each = _counted(targets, shifted)
         squares += float((each * which.any(1)).sum())
+        samples += int(which.any(1).sum())
+        widths.add(rows.shape[1])
         held = rows[which]
         size = max(len(counts), int(held.max()) + 1) if held.numel() else len(counts)
         weights = _padded(weights, size)
@@ -112,18 +116,63 @@ def _of_classes(data: Data, shifted: bool) -> ConstantAnswer | None:
     shares = weights[weights > 0] / total
     classes = len(shares)
     lowest = float(-(shares * shares.log()).sum()) if classes > 1 else 0.0
-    effective = total**2 / squares
+    fits = _Fit("class frequencies", lowest, 1 - float(shares.max()), (classes - 1) * squares / (2 * total**2))
+    if classes > 1 and samples >= ENOUGH * classes and len(widths) == 1 and widths != {1}:
+        fits = min(fits, _of_positions(data, shifted, weights > 0, squares), key=lambda fit: fit.lowest + fit.bias)
     return ConstantAnswer(
-        "class frequencies",
-        lowest + (classes - 1) / (2 * effective),
-        1 - float(shares.max()),
-        lowest,
+        fits.name,
+        fits.lowest + fits.bias,
+        fits.error,
+        fits.lowest,
         counted,
         classes,
-        effective,
-        min(LUCK**2 / (2 * effective), SHARE * lowest),
+        samples,
+        min(LUCK**2 / (2 * samples), SHARE * fits.lowest),
         _held_out(weights / total, counts) if MANY <= counted < ENOUGH * classes else None,
     )
+
+
+class _Fit(NamedTuple):
+    """Frequencies that answer for targets: their loss and error, and by how much fitting them makes it too low."""
+
+    name: str
+    lowest: float
+    error: float
+    bias: float
+
+
+def _counted(targets: Tensor, shifted: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Return classes (n, positions), which of them count, and what each of a sample's weighs, (n,)."""
+    rows = (targets[:, 1:] if shifted else targets).reshape(len(targets), -1).long()
+    which = (rows != IGNORED) & (rows >= 0)
+    each = 1.0 / which.sum(1).clamp(min=1).double()
+    return rows, which, each
+
+
+def _of_positions(data: Data, shifted: bool, seen: Tensor, squares: float) -> _Fit:
+    """Return the answer of every position by the frequencies of its own, some positions at a time."""
+    classes, place = int(seen.sum()), (seen.cumsum(0) - 1).clamp(min=0)
+    least = right = free = total = 0.0
+    begin, width, step = 0, 1, max(1, AT_ONCE // classes)
+    while begin < width:
+        table = torch.zeros(0, dtype=torch.float64)
+        for targets in _targets(data):
+            rows, which, each = _counted(targets, shifted)
+            width = rows.shape[1]
+            held, here = rows[:, begin : begin + step], which[:, begin : begin + step]
+            cells = place[held.clamp(min=0)] + classes * torch.arange(held.shape[1])
+            found = torch.bincount(
+                cells[here], each.unsqueeze(1).expand_as(held)[here], minlength=classes * held.shape[1]
+            )
+            table = _padded(table, len(found)) + found
+        table = table.reshape(-1, classes)
+        sums = table.sum(1, keepdim=True)
+        least -= float(torch.special.xlogy(table, table / sums.where(sums > 0, 1.0)).sum())
+        right += float(table.max(1).values.sum())
+        free += float(((table > 0).sum(1) - 1).clamp(min=0).sum())
+        total += float(sums.sum())
+        begin += step
+    return _Fit("class frequencies of each position", least / total, 1 - right / total, free * squares / (2 * total**2))
 
 
 def _held_out(shares: Tensor, counts: Tensor) -> float:
@@ -152,7 +201,7 @@ def _of_numbers(data: Data) -> ConstantAnswer | None:
     if lowest <= 1e-12 * float(first.square().mean()):
         lowest = 0.0
     luck = min(LUCK**2 / n, SHARE) * lowest
-    return ConstantAnswer("mean of the targets", lowest * n / max(1, n - 1), None, lowest, n, 1, float(n), luck)
+    return ConstantAnswer("mean of the targets", lowest * n / max(1, n - 1), None, lowest, n, 1, n, luck)
 
 
 def _targets(data: Data) -> Iterator[Tensor]:

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from lmccheck.errors import CheckpointError
+from lmccheck.modules.constants import statistics_of
 from lmccheck.modules.stored import stored_tensors, tied_names
 from lmccheck.network.network import Network
 from lmccheck.shown import one_line
 from lmccheck.store.checkpoint import Checkpoint
-from lmccheck.store.files import not_finite
+from lmccheck.store.files import mask_like, not_finite
 from lmccheck.store.header import TensorHeader, require_evaluable
 from lmccheck.store.prefixes import prefix_problem
 from lmccheck.store.tensors import dtype_name
@@ -59,7 +60,9 @@ def endpoint(network: Network, checkpoint: Checkpoint) -> Endpoint:
     require_evaluable(checkpoint.tensors, checkpoint.label)
     state = checkpoint.read()
     require_tied(state, network.module, checkpoint.label, network.model)
-    bad = not_finite(state)
+    module = network.module
+    finite = dict(module.named_parameters(remove_duplicate=False)).keys() | statistics_of(module)
+    bad = not_finite({name: tensor for name, tensor in state.items() if name in finite or not mask_like(tensor)})
     if bad is not None:
         raise CheckpointError(
             f"{checkpoint.label}: tensor {bad[0]!r}: got {bad[1]}, expected finite weights; mend: this checkpoint "

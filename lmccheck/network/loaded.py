@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lmccheck.errors import CheckpointError, UnsupportedArchitecture
+from lmccheck.modules.caches import kept_by_identity
 from lmccheck.modules.constants import differing_structure, shared_constants
 from lmccheck.modules.fresh import ON_GPU, ROUNDING, apart, difference, freshly_loaded
 from lmccheck.modules.precision import working_dtype
@@ -17,6 +18,7 @@ from lmccheck.modules.watched import Watched, kept_outside
 from lmccheck.network.endpoint import Endpoint
 from lmccheck.network.network import Network
 from lmccheck.store.batches import rebatched
+from lmccheck.store.tensors import between
 from lmccheck.store.trees import tensors_in
 
 SAMPLES = 2
@@ -24,6 +26,7 @@ OUTSIDE = (
     "keeps what it computed from weights in {}, where other weights find it as well; mend: compute it in forward, or "
     "keep it in an attribute of the module"
 )
+BY_ID = "a dict by id(…), which Python gives to another module once this one is gone"
 
 
 def as_loaded(*ends: Endpoint) -> tuple[Endpoint, ...]:
@@ -56,8 +59,8 @@ def _require_one_structure(ends: tuple[Endpoint, ...]) -> None:
         if name is not None:
             raise CheckpointError(
                 f"{end.checkpoint.label}: buffer {name!r} is not that of {ends[0].checkpoint.label}, and both hold "
-                "whole numbers only: a mask or a table, of which an average is none; mend: take checkpoints that were "
-                "made with the same one"
+                "whole numbers, or one of them ±inf: a mask or a table, of which an average is none; mend: take "
+                "checkpoints that were made with the same one"
             )
 
 
@@ -69,7 +72,7 @@ def _points(ends: tuple[Endpoint, ...]) -> Iterator[tuple[str, Mapping[str, Tens
 
 def _half_way(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {
-        name: torch.lerp(t, second[name].to(t.dtype), 0.5) if t.is_floating_point() else t for name, t in first.items()
+        name: between(t, second[name].to(t.dtype), 0.5) if t.is_floating_point() else t for name, t in first.items()
     }
 
 
@@ -85,15 +88,20 @@ class _Comparison:
         self.ops: dict[str, list[str]] = {}
         self._runner: Runner | None = None
 
-    def expect(self, label: str, theta: Mapping[str, Tensor], seed: int) -> None:
-        """Keep what a module that was built under a seed gives; nothing else of it is left."""
-        module = self._fresh(theta, seed)
+    def expect(self, label: str, theta: Mapping[str, Tensor], number: int) -> None:
+        """Keep what a module that was built under a seed of its own gives; nothing else of it is left."""
+        module = self._fresh(theta, number)
         live = self.network.build.live
         outputs, watched = self._watched(module, trusted=not live)
         self.expected[label], self.ops[label] = outputs, watched.ops
+        if not number:
+            again = self._watched(module, trusted=not live)[1]
+            keeps = again.ops != watched.ops or not again.foreign.keys() <= watched.foreign.keys()
+            if keeps and kept_by_identity(module):
+                raise UnsupportedArchitecture(f"{self.what}: {OUTSIDE.format(BY_ID)}")
         if watched.foreign:
             place = kept_outside(
-                watched, lambda: self._watched(module if live else self._fresh(theta, seed), trusted=not live)[1]
+                watched, lambda: self._watched(module if live else self._fresh(theta, number), trusted=not live)[1]
             )
             if place:
                 mend = (

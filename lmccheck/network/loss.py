@@ -145,6 +145,7 @@ def load_loss(loss: str | PerSample | Loss, folder: Path | None = None) -> Loss:
         name = loss
     else:
         function, name = loss, getattr(loss, "__qualname__", type(loss).__name__)
+        name = f"{getattr(loss, '__module__', 'a callable')}:{name}" if name in LOSSES else name  # it is not ours
     if not callable(function):
         raise SourceError(
             f"loss {name!r}: got {type(function).__name__}, expected a function (outputs, targets) -> (n,) tensor"

@@ -48,7 +48,7 @@ def looked_at(measured: Any, finding: Finding, endpoints: Endpoints, defaults: M
         return _inconclusive(measured.name, found, text + ANY) if endpoints == "useful" else _noted(found, text)
     if unsure := _worse_in_loss(ends or (), constant, network.loss.unit):
         found = _noted(found, unsure)
-    if endpoints == "useful" and (unjudged := _unjudged(network.loss.name, network.constant)):
+    if endpoints == "useful" and (unjudged := _unjudged(network.loss.name, network.constant, ends or ())):
         return _noted(found, unjudged)
     return found
 
@@ -108,10 +108,10 @@ def _worse_in_loss(ends: Sequence[End], constant: ConstantAnswer | None, unit: s
     )
 
 
-def _unjudged(loss: str, constant: ConstantAnswer | None) -> str:
+def _unjudged(loss: str, constant: ConstantAnswer | None, ends: Sequence[End]) -> str:
     if constant is None:
         return f"endpoints not judged: no constant answer is known for the loss {loss!r}"
-    if constant.few and constant.held_out is None:
+    if constant.few and (constant.held_out is None or any(constant.beaten(e.loss, e.error) is None for e in ends)):
         return (
             f"endpoints not judged: {constant.counted} counted targets of {constant.classes} class(es), "
             f"{constant.needed} are needed"
@@ -123,14 +123,17 @@ def useless_text(useless: Sequence[End], constant: ConstantAnswer, unit: str) ->
     """Say which endpoints answer no better than a constant, with the figures of both, and what to do.
 
     >>> from lmccheck.network.constant import ConstantAnswer
-    >>> constant = ConstantAnswer("class frequencies", 1.03, 0.66, 1.02, 100, 3, 100.0, 0.02)
+    >>> constant = ConstantAnswer("class frequencies", 1.03, 0.66, 1.02, 100, 3, 100, 0.02)
     >>> print(useless_text([End("b", 5.19, 0.77)], constant, "nats").partition(":")[0])
     b answers no better than the class frequencies (5.19 ≥ 1.03 nats, 77 % errors, majority 66 %)
     """
     if constant.perfect:
+        same = f"all {constant.counted} counted targets are the same"
+        if constant.classes > 1:
+            same = f"all {constant.samples} samples have the same targets"
         return (
-            f"all {constant.counted} counted targets are the same, a constant answer is never wrong: nothing can be "
-            "said of the endpoints; mend: give data of more than one class or value"
+            f"{same}, a constant answer is never wrong: nothing can be said of the endpoints; mend: give data of more "
+            "than one class or value"
         )
     first, *others = (f"{end.name} {{}}({_figures(end, constant, unit)})" for end in useless[:SHOWN])
     parts = [

@@ -180,6 +180,11 @@ def not_finite(tensors: Mapping[str, Tensor]) -> tuple[str, str] | None:
     return None
 
 
+def mask_like(tensor: Tensor) -> bool:
+    """Whether a tensor holds ±inf as masks do: beside numbers, and no NaN."""
+    return tensor.is_floating_point() and bool(tensor.isinf().any() & tensor.isfinite().any() & ~tensor.isnan().any())
+
+
 def _finite(tensor: Tensor) -> bool:
     """Whether all numbers are, by their extremes where there are some: a NaN is both."""
     import torch

@@ -42,6 +42,18 @@ def equal(first: Tensor, second: Tensor) -> bool:
     return first.shape == second.shape and bool(((first == second) | (first.isnan() & second.isnan())).all())
 
 
+def between(first: Tensor, second: Tensor, t: float) -> Tensor:
+    """Return (1−t)·first + t·second, exact where both agree, also where both are the same ±inf.
+
+    >>> between(torch.tensor([0.0, -torch.inf]), torch.tensor([1.0, -torch.inf]), 0.25)
+    tensor([0.2500,   -inf])
+    """
+    found = torch.lerp(first, second, t)
+    if bool(first.detach().sum().isfinite()):
+        return found
+    return torch.where(first == second, first, found)
+
+
 def shape_of(tensor: Tensor) -> str:
     """Return a tensor's shape and dtype, in words: ``(4, 3) float32``."""
     return f"{tuple(tensor.shape)} {dtype_name(tensor)}"

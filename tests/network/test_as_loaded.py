@@ -21,6 +21,7 @@ A, B = state(1), state(2)
 RIGHT = {
     "InNamespace", "InDeepObject", "InCachedProperty", "InMethodCache", "InFunctionCache", "InWeakDictionary",
     "AtEvaluation", "PostHook", "OwnLoading", "Forked", "Alias", "ListAlias", "ViewAlias", "NumberKept",
+    "InOwnDictionaryByIdentity",
 }  # fmt: skip
 
 
@@ -77,6 +78,13 @@ def test_the_line_is_that_of_freshly_loaded_networks(build: Any, filled: bool) -
     pair = refused(build, lambda: pair_of(build))
     if pair is not None:
         require_line(lmccheck.linear_connectivity(pair, align="none", points=5, limit=0.1), B)
+
+
+@pytest.mark.parametrize("name", ["InDictionaryByIdentity", "InDictionaryByIdentityAndName", "NumberByIdentity"])
+def test_what_is_kept_by_id_is_never_trusted(name: str) -> None:
+    """However seldom a number is given away again: another point of a line would then have the losses of this one."""
+    with pytest.raises(LmcError, match=r"keeps what it computed from weights in a dict by id\("):
+        pair_of(KEEPING[name])
 
 
 def test_what_is_aligned_computes_what_it_did(build: Any) -> None:

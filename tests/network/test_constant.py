@@ -35,7 +35,9 @@ def test_positions_weigh_as_the_loss_weighs_them() -> None:
     found = answer("cross_entropy", targets)
     assert found.lowest == pytest.approx(0.75 * log(4 / 3) + 0.25 * log(4), abs=1e-12)
     assert found.counted == 3
-    assert found.effective == pytest.approx(1 / (0.25 + 0.0625 + 0.0625))  # 1/Σw² of weights ½, ¼, ¼
+    squares = 0.25 + 0.0625 + 0.0625  # Σw² of weights ½, ¼, ¼: as many as 1/Σw² of equal weight
+    assert found.loss - found.lowest == pytest.approx(squares / 2)
+    assert found.samples == 2
 
 
 def test_the_first_token_is_never_predicted() -> None:
@@ -115,3 +117,36 @@ def test_many_tokens_of_a_large_vocabulary_answer_for_one_another() -> None:
     assert found.beaten(9.29, 0.999) is False
     assert found.beaten(7.6, 0.999) is None
     assert found.beaten(0.49, 0.1) is True
+
+
+def test_positions_of_a_sample_may_all_be_alike() -> None:
+    """40 images of one class each are 40 targets, however many pixels they have: .79 of what luck gives is no use."""
+    alike = (torch.arange(40) % 4 == 0).long()[:, None, None].expand(40, 32, 32)
+    one = answer("cross_entropy", alike[:, 0, 0])
+    many = answer("cross_entropy", alike)
+    assert (many.lowest, many.luck) == pytest.approx((one.lowest, one.luck), abs=1e-9)
+    assert many.beaten(many.lowest - 0.79 * many.luck, 0.2) is False
+
+
+@pytest.mark.parametrize("at_once", [1 << 22, 6])
+def test_every_position_has_a_constant_answer_of_its_own(monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
+    """Class 0 above, 1 below, and 1 of 3 at random in a column: what is there without looking is not learnt."""
+    monkeypatch.setattr("lmccheck.network.constant.AT_ONCE", at_once)
+    targets = torch.zeros(60, 4, 2, dtype=torch.long)
+    targets[:, 2:] = 1
+    targets[:, 1, 1] = torch.arange(60) % 3
+    targets[:, 3, 0] = -100
+    found = answer("cross_entropy", targets[:25], targets[25:])
+    assert found.name == "class frequencies of each position"
+    assert found.lowest == pytest.approx(log(3) / 7)  # one of seven counted positions
+    assert found.error == pytest.approx(2 / 3 / 7)
+    assert found.loss == pytest.approx(log(3) / 7 + 2 / (2 * 60 * 7))  # two free shares of 420 targets
+    assert found.beaten(0.2, 0.1) is False
+
+
+def test_positions_of_few_samples_have_no_frequencies_of_their_own() -> None:
+    """Ten of each class at every position, or the frequencies of all positions serve; so where shapes differ."""
+    fixed = torch.tensor([0, 1]).expand(19, 2)
+    assert answer("cross_entropy", fixed).lowest == pytest.approx(log(2))
+    assert answer("cross_entropy", fixed, fixed[:1]).perfect
+    assert answer("cross_entropy", fixed, torch.tensor([[0, 1, 0, 1]])).lowest == pytest.approx(log(2))

@@ -118,6 +118,44 @@ def test_masks_that_differ_are_refused_and_floats_that_differ_are_not() -> None:
     assert any("interpolated like weights: mask" in note for note in notes)
 
 
+class Causal(nn.Module):
+    """Attention with a stored mask of 0 and −inf, (3, 3), over three numbers of width 1."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(1, 4), nn.Linear(4, 2)
+        self.register_buffer("mask", torch.full((3, 3), -torch.inf).triu(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.tanh(self.a(x[:, :, None]))
+        return self.b((h @ h.mT + self.mask).softmax(-1) @ h)[:, 1]
+
+
+def test_a_mask_of_infinities_is_one_between_two_networks_too() -> None:
+    """It is no sign of divergence; the middle has the loss of a module by hand, and the aligned mask is the mask."""
+    a, b = weights(Causal, 0), weights(Causal, 1)
+    found = lmccheck.linear_connectivity(pair_of(Causal, a, b), align="weight-matching", points=3, limit=1.0)
+    aligned, between = found.witness.weights, Causal()
+    assert torch.equal(aligned["mask"], a["mask"])
+    between.load_state_dict({k: a[k] if k == "mask" else (a[k] + aligned[k]) / 2 for k in a})
+    middle = found.details["losses"][found.details["t"].index(0.5)]
+    assert middle == pytest.approx(float(F.cross_entropy(between(X), Y).detach()), abs=1e-6)
+
+
+def test_infinities_that_differ_have_nothing_between_them() -> None:
+    """Whatever the other numbers are; those of a parameter or of running statistics have diverged."""
+    a, b = weights(Causal, 0), weights(Causal, 1)
+    for other in (a["mask"].T.clone(), torch.full((3, 3), 0.5), a["mask"] + 0.5):
+        with pytest.raises(CheckpointError, match=r"buffer 'mask' is not that of .*a mask or a table"):
+            pair_of(Causal, a, {**b, "mask": other})
+    with pytest.raises(CheckpointError, match="this checkpoint diverged"):
+        pair_of(Causal, a, {**b, "a.bias": torch.tensor([0.0, torch.inf, 0.0, 0.0])})
+    norm = lambda: nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 2))  # noqa: E731  # a builder in one line
+    bad = weights(norm, 0, **{"0.running_var": torch.tensor([1.0, torch.inf, 1.0])})
+    with pytest.raises(CheckpointError, match="this checkpoint diverged"):
+        pair_of(norm, bad, weights(norm, 1))
+
+
 def test_in_a_set_only_what_all_share_is_a_constant() -> None:
     """Three models, of which one has another (smooth) table: its units move with it."""
     table = torch.rand(8, 3, generator=torch.Generator().manual_seed(3))

@@ -131,6 +131,50 @@ class InWeakDictionary(Plain):
         return _BY_MODULE.setdefault(self, self.effective().detach())
 
 
+_BY_IDENTITY: dict[Any, Any] = {}
+
+
+@keeping
+class InDictionaryByIdentity(Plain):
+    """Whose id another module has as soon as it is gone."""
+
+    def kept(self) -> Tensor:
+        found: Tensor = _BY_IDENTITY.setdefault(id(self), self.effective().detach())
+        return found
+
+
+@keeping
+class InDictionaryByIdentityAndName(Plain):
+    def kept(self) -> Tensor:
+        if (id(self.a), "gain") not in _BY_IDENTITY:
+            _BY_IDENTITY[id(self.a), "gain"] = self.effective().detach()
+        found: Tensor = _BY_IDENTITY[id(self.a), "gain"]
+        return found
+
+
+_LENGTHS: dict[int, float] = {}
+
+
+@keeping
+class NumberByIdentity(Plain):
+    def kept(self) -> Tensor:
+        if id(self) not in _LENGTHS:
+            _LENGTHS[id(self)] = float(self.gain.norm())
+        return self.gain * (3 / _LENGTHS[id(self)])
+
+
+@keeping
+class InOwnDictionaryByIdentity(Plain):
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: dict[int, Tensor] = {}
+
+    def kept(self) -> Tensor:
+        if id(self.a) not in self.found:
+            self.found[id(self.a)] = self.effective().detach()
+        return self.found[id(self.a)]
+
+
 _BY_NAME: dict[str, Tensor] = {}
 
 

@@ -168,6 +168,31 @@ def test_few_samples_are_a_note() -> None:
     assert "endpoints not judged: 25 counted targets of 3 class(es), 30 are needed" in found.details["notes"]
 
 
+def test_many_tokens_may_still_decide_nothing() -> None:
+    """A loss between what the frequencies of 1,920 tokens read and what those of the others give: which says so."""
+    x = torch.randn(1920, 4, generator=torch.Generator().manual_seed(2))
+    y = torch.multinomial(1 / torch.arange(1.0, 2001), 1920, True, generator=torch.Generator().manual_seed(3))
+    logs = -torch.arange(1.0, 2001).log()
+    a, b = ({"weight": torch.full((2000, 4), s), "bias": logs} for s in (1e-4, 2e-4))
+    pair = lmccheck.load_pair(a, b, model=lambda: nn.Linear(4, 2000), data=(x, y), device="cpu")
+    found = run("linear_connectivity", pair, **LINE, limit=1.0, endpoints="useful")
+    assert found.verdict == "pass"
+    assert any(note.startswith("endpoints not judged: 1920 counted targets of") for note in found.details["notes"])
+
+
+def test_a_loss_of_ones_own_may_have_the_name_of_another() -> None:
+    """A tenth of the cross entropy is no cross entropy: of random networks nothing may be concluded."""
+
+    def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
+        return 0.1 * nn.functional.cross_entropy(outputs, targets, reduction="none")
+
+    cross_entropy.__qualname__ = "cross_entropy"
+    pair = pair_of(useful(), constant(), loss=cross_entropy)
+    assert pair.loss.name.endswith(":cross_entropy")
+    found = run("linear_connectivity", pair, **LINE, limit=100.0, endpoints="useful")
+    assert any(note.startswith("endpoints not judged: no constant answer") for note in found.details["notes"])
+
+
 def test_twins_are_said_in_pairs_and_sets() -> None:
     """By their weights, in the narrower of two dtypes."""
     half = {name: tensor.bfloat16() for name, tensor in seeded(build, 3).items()}
