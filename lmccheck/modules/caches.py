@@ -38,18 +38,22 @@ def _beside(module: nn.Module) -> Iterator[Any]:
 def kept_by_identity(module: nn.Module) -> bool:
     """Whether a dict that is not the module's own has the ``id`` of a part of it among its keys, or in one of them.
 
-    Python gives the number to another module as soon as this one is gone.
+    Python gives the number to another module as soon as this one is gone. Names and modules are no results.
     """
     numbers = {id(part) for part in module.modules()}
     own = {id(value) for _, value, through in reached(module) if not through}
-    everything = (*gc.get_objects(), *_beside(module))  # of which the first lacks dicts of nothing but numbers
-    dicts = (held for held in everything if issubclass(type(held), dict))  # isinstance would ask every library
+    objects = (*_beside(module), *gc.get_objects())  # of which the second lack dicts of nothing but numbers
+    dicts = (held for held in objects if issubclass(type(held), dict))  # isinstance would ask every library
     return any(_names(held, numbers) for held in dicts if id(held) not in own)
 
 
 def _names(held: dict[Any, Any], numbers: set[int]) -> bool:
-    keys = [key for key in list(dict.keys(held)) if type(key) in (int, tuple)]
-    return any(not numbers.isdisjoint(key if type(key) is tuple else (key,)) for key in keys)
+    named = [
+        value
+        for key, value in list(dict.items(held))
+        if type(key) in (int, tuple) and not numbers.isdisjoint(key if type(key) is tuple else (key,))
+    ]
+    return any(not issubclass(type(value), (str, nn.Module, type(None))) for value in named)
 
 
 def clear_caches(caches: Iterable[Any]) -> None:

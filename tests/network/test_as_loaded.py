@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from networks.keeping import KEEPING, Plain, plain, state
+from networks.keeping import BY_IDENTITY, KEEPING, LENGTHS, Plain, plain, state
 from torch import Tensor, nn
 
 import lmccheck
@@ -32,6 +32,8 @@ def own(weights: dict[str, Tensor]) -> float:
 
 @pytest.fixture(params=sorted(KEEPING))
 def build(request: pytest.FixtureRequest) -> Any:
+    BY_IDENTITY.clear()
+    LENGTHS.clear()
     return KEEPING[request.param]
 
 

@@ -131,7 +131,7 @@ class InWeakDictionary(Plain):
         return _BY_MODULE.setdefault(self, self.effective().detach())
 
 
-_BY_IDENTITY: dict[Any, Any] = {}
+BY_IDENTITY: dict[Any, Any] = {}  # what one network leaves behind, another may be taken to have put there
 
 
 @keeping
@@ -139,28 +139,28 @@ class InDictionaryByIdentity(Plain):
     """Whose id another module has as soon as it is gone."""
 
     def kept(self) -> Tensor:
-        found: Tensor = _BY_IDENTITY.setdefault(id(self), self.effective().detach())
+        found: Tensor = BY_IDENTITY.setdefault(id(self), self.effective().detach())
         return found
 
 
 @keeping
 class InDictionaryByIdentityAndName(Plain):
     def kept(self) -> Tensor:
-        if (id(self.a), "gain") not in _BY_IDENTITY:
-            _BY_IDENTITY[id(self.a), "gain"] = self.effective().detach()
-        found: Tensor = _BY_IDENTITY[id(self.a), "gain"]
+        if (id(self.a), "gain") not in BY_IDENTITY:
+            BY_IDENTITY[id(self.a), "gain"] = self.effective().detach()
+        found: Tensor = BY_IDENTITY[id(self.a), "gain"]
         return found
 
 
-_LENGTHS: dict[int, float] = {}
+LENGTHS: dict[int, float] = {}
 
 
 @keeping
 class NumberByIdentity(Plain):
     def kept(self) -> Tensor:
-        if id(self) not in _LENGTHS:
-            _LENGTHS[id(self)] = float(self.gain.norm())
-        return self.gain * (3 / _LENGTHS[id(self)])
+        if id(self) not in LENGTHS:
+            LENGTHS[id(self)] = float(self.gain.detach().norm())
+        return self.gain * (3 / LENGTHS[id(self)])
 
 
 @keeping
