@@ -44,7 +44,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="DIR",
         help="write PAIR-b-aligned.safetensors for each pair, and SET/FILE-aligned.safetensors for each set, whose "
         "selected checks all passed, under the alignment of its first check that aligns; a check that only warns must "
-        "pass too",
+        "pass too; what an earlier run aligned for a selected pair or set is removed first",
     )
     add(
         "--lmc-witness-dir",
@@ -126,6 +126,9 @@ def pytest_testnodedown(node: Any, error: object) -> None:
     if problem := getattr(node, "workeroutput", {}).get("lmc_usage_error"):
         node.config.stash[USAGE_ERROR] = problem
         node.config.stash[REFUSED] |= {Path(path) for path in node.workeroutput["lmc_refused"]}
+        from lmccheck.gate.outputs import spare
+
+        spare(node.config)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -10,6 +10,7 @@ and outgoing weights are summed instead of averaged.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -73,7 +74,8 @@ class Fusion(files.Written):
 
     def ship(self, target: Path, names: Sequence[str]) -> None:
         """Write θ_B at θ_A's widths to ``target``."""
-        files.save(self.weights, target, self.metadata, inputs=self.inputs)
+        said = json.dumps({"method": "soft transport", "norm": self.norm, "seed": self.seed})
+        files.save(self.weights, target, {**self.metadata, "lmccheck": said}, inputs=self.inputs)
 
     def summary(self) -> dict[str, Any]:
         """Return what a report says about this fusion; JSON-able."""

@@ -17,7 +17,7 @@ import pytest
 
 from lmccheck.errors import DeviceError, LmcError, LmcWarning, ManifestError, VerdictError
 from lmccheck.gate.core import Sources, core_of
-from lmccheck.gate.items import ManifestItem, Recorded, without_frames
+from lmccheck.gate.items import ManifestItem, Recorded, causes, without_frames
 from lmccheck.gate.loading import Loaded
 from lmccheck.gate.options import MANIFESTS, options_of
 from lmccheck.gate.outputs import output_problem
@@ -202,12 +202,12 @@ def check_pair(
 
 def ended_by(error: LmcError) -> bool:
     """Whether an error stands for code that ended the program; one that ended pytest's run ends it: that is raised."""
-    cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, SystemExit):
+    for cause in causes(error):
         if isinstance(cause, pytest.exit.Exception):
             raise cause
-        cause = cause.__cause__ or cause.__context__
-    return cause is not None
+        if isinstance(cause, SystemExit):
+            return True
+    return False
 
 
 def item_seed(root: int, check: str, description: dict[str, Any]) -> int:

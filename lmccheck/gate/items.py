@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -79,11 +80,19 @@ def without_frames(error: LmcError, config: pytest.Config) -> LmcError:
     whole = config.getoption("tbstyle", "auto") in ("long", "native") or config.getoption("fulltrace", False)
     if whole and not getattr(error, "__notes__", None):
         error.add_note(printable("".join(traceback.format_exception(error)).rstrip()))
-    at: BaseException | None = error
-    while at is not None:
+    for at in causes(error):
         at.__traceback__ = None
-        at = at.__cause__ or at.__context__
     return error
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error and those it came from, each once: some say that they came from themselves."""
+    seen: set[int] = set()
+    at: BaseException | None = error
+    while at is not None and id(at) not in seen:
+        seen.add(id(at))
+        yield at
+        at = at.__cause__ or at.__context__
 
 
 def interruption(error: BaseException) -> str | None:

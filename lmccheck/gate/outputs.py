@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from glob import escape, glob
 from pathlib import Path
 
 import pytest
@@ -12,10 +14,15 @@ from lmccheck.errors import LmcError, shown_path
 from lmccheck.gate.options import MANIFESTS, REFUSED, options_of
 from lmccheck.gate.witnesses import witness_path
 from lmccheck.manifest.plan import CheckPlan, PairPlan, SetPlan
+from lmccheck.report.record import CheckRecord
+from lmccheck.report.write import is_report
+from lmccheck.store.header import read_header
 from lmccheck.store.whole import is_stream, place_of
 
 Checked = tuple[PairPlan | SetPlan, CheckPlan]
 PYTESTS = {"xmlpath": "--junitxml", "log_file": "--log-file"}
+READ = {".py", ".toml", ".ini", ".cfg", ".safetensors"}  # files of other people's, whatever they hold
+REPORTS = ("--lmc-report-", *PYTESTS.values())
 
 
 def output_problem(checks: Iterable[Checked], config: pytest.Config) -> str | None:
@@ -27,7 +34,7 @@ def output_problem(checks: Iterable[Checked], config: pytest.Config) -> str | No
     places: dict[str, tuple[str, Path]] = {}
     for option, path in _outputs(checks, config):
         first = places.setdefault(place_of(path), (option, path))
-        if (inode := _inode(path)) is not None and first == (option, path):
+        if (inode := _inode(Path(os.path.realpath(path)))) is not None and first == (option, path):
             first = inodes.setdefault(inode, first)
         if first != (option, path):
             _refuse(config, path, first[1])
@@ -41,6 +48,10 @@ def output_problem(checks: Iterable[Checked], config: pytest.Config) -> str | No
                 f"{found[0]}: {shown_path(found[1])} is an input, {shown_path(file)}, which would be overwritten; "
                 "mend: give it a file of its own"
             )
+    for option, path in places.values():
+        if option.startswith(REPORTS) and path.suffix in READ and path.is_file() and not is_report(path):
+            _refuse(config, path)
+            return f"{option}: {shown_path(path)} is there already, and no report; mend: give it a file of its own"
     return None
 
 
@@ -50,7 +61,7 @@ def _outputs(checks: Iterable[Checked], config: pytest.Config) -> Iterator[tuple
         if not is_stream(path):
             yield f"--lmc-report-{name}", path
     for key, option in PYTESTS.items():
-        if options.reports and (given := config.getoption(key, None)):
+        if given := config.getoption(key, None):
             yield option, config.invocation_params.dir / str(given)
     shipped: set[tuple[str, str]] = set()
     for plan, check in checks:
@@ -78,6 +89,11 @@ def _shipped(plan: PairPlan | SetPlan, folder: Path) -> Iterator[Path]:
 
 
 def _inputs(config: pytest.Config) -> Iterator[Path]:
+    if config.inipath is not None:
+        yield config.inipath
+    for plugin in config.pluginmanager.get_plugins():
+        if Path(getattr(plugin, "__file__", None) or "").name == "conftest.py":
+            yield Path(plugin.__file__)
     for manifest, plan in config.stash[MANIFESTS].items():
         yield manifest
         yield manifest.parent / "conftest.py"
@@ -94,3 +110,38 @@ def _inode(path: Path) -> tuple[int, int] | None:
 
 def _refuse(config: pytest.Config, *paths: Path) -> None:
     config.stash[REFUSED] |= set(paths)
+    spare(config)
+
+
+def spare(config: pytest.Config) -> None:
+    """Turn away JUnit's file where it was refused: pytest writes it whatever the exit status."""
+    refused = {place_of(path) for path in config.stash[REFUSED]}
+    for plugin in config.pluginmanager.get_plugins():
+        if isinstance(file := getattr(plugin, "logfile", None), str) and place_of(Path(file)) in refused:
+            plugin.logfile = os.devnull
+
+
+def remove_stale(folder: Path, records: Iterable[CheckRecord]) -> list[Path]:
+    """Remove what an earlier run aligned for the selected pairs and sets, so that nobody ships what fails now.
+
+    Return those files. Only what says that lmccheck made it is removed; what cannot be removed stays.
+    """
+    removed = []
+    for name in sorted({record.pair for record in records if record.pair}):
+        beside = [folder / f"{name}-b-{how}.safetensors" for how in ("aligned", "fused")]
+        for path in (*beside, *map(Path, sorted(glob(f"{escape(str(folder / name))}/*-aligned.safetensors")))):
+            permutation = path.with_name(f"{path.name.removesuffix('.safetensors')}.permutation.safetensors")
+            if _is_ours(permutation) or _is_ours(path):
+                for file in (path, permutation):
+                    with suppress(OSError):
+                        os.unlink(os.path.realpath(file))
+                        removed += [path] if file == path else []
+    return removed
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a file's header says that lmccheck aligned or fused it."""
+    try:
+        return '"method":' in read_header(path).metadata.get("lmccheck", "")
+    except LmcError:
+        return False

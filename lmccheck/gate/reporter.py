@@ -6,9 +6,9 @@ import os
 import signal
 import threading
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 
@@ -30,6 +30,8 @@ class Reporter:
         self.config = config
         self.session: pytest.Session | None = None
         self.terminated = self.ending = self.handles = False
+        self.stale: list[Path] = []  # aligned files of earlier runs that this one removed
+        self.leave = os._exit
 
     @cached_property
     def summary(self) -> Summary:
@@ -83,10 +85,15 @@ class Reporter:
         profile = self.options.profile
         self.summary.selection.blanks = {id: replace(blank, profile=profile) for id, blank in blanks.items()}
         self.summary.announce(self.options, self.arguments)
+        if (folder := self.options.aligned_dir) is not None:
+            from lmccheck.gate.outputs import remove_stale
+
+            self.stale = remove_stale(folder, blanks.values())
         main = threading.current_thread() is threading.main_thread()
         if main and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
             signal.signal(signal.SIGTERM, self.terminate)
             self.handles = True
+        self.leave, os._exit = os._exit, partial(self.left, os.getpid())
 
     def terminate(self, number: int, frame: FrameType | None) -> None:
         """End the run as Ctrl-C does, with its reports; also where the code that runs holds on to the interrupt."""
@@ -95,6 +102,11 @@ class Reporter:
             self.session.shouldstop = TERMINATED
         if not self.ending:
             raise KeyboardInterrupt(TERMINATED)
+
+    def left(self, process: int, status: int) -> NoReturn:
+        """Leave as ``os._exit`` does; where that ends the run itself before its end, not with the status of success."""
+        ended = self.ending or os.getpid() != process
+        self.leave(status if ended else status or int(pytest.ExitCode.INTERRUPTED))
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
         if self.used:
@@ -137,6 +149,8 @@ class Reporter:
             session.exitstatus = pytest.ExitCode.USAGE_ERROR
             self.summary.lines.append(f"ERROR: {problem}")
         if self.used and not self.config.getoption("collectonly"):
+            gone = (path for path in self.stale if not os.path.exists(path))
+            self.summary.lines += [f"{path}, of an earlier run, was removed: it did not pass now" for path in gone]
             early = session.shouldfail or session.shouldstop
             self.summary.selection.stopped = self.summary.selection.stopped or (str(early) if early else "")
             session.exitstatus = self.summary.status(int(session.exitstatus), self.options.report_only)
@@ -147,6 +161,7 @@ class Reporter:
                 session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def pytest_unconfigure(self) -> None:
+        os._exit = self.leave
         if self.handles and signal.getsignal(signal.SIGTERM) == self.terminate:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lmccheck.errors import one_line
 from lmccheck.gate.options import Options
 from lmccheck.gate.selection import Selection
 from lmccheck.report.formats import FORMATS, Run
@@ -85,7 +86,7 @@ class Summary:
         yield from FORMATS.get("terminal").render(self.rows, run).splitlines()
         if self.lines:
             yield ""
-            yield from self.lines
+            yield from map(one_line, self.lines)
 
 
 def run_environment(options: Options, arguments: list[str]) -> dict[str, Any]:

@@ -55,7 +55,7 @@ def announce(paths: Mapping[str, Path], records: list[CheckRecord], run: Run) ->
         if is_stream(path):
             continue
         _, written = write_text(name, path, FORMATS.get(name).render(records, unfinished))
-        if not written and path.is_file() and os.access(path, os.W_OK):
+        if not written and os.path.isfile(path) and os.access(path, os.W_OK):
             with suppress(OSError):
                 os.unlink(os.path.realpath(path))
 

@@ -123,9 +123,17 @@ def say(error: BaseException) -> str:
     """Return an exception's type, the first line of its text, and where in the user's code it came from."""
     if isinstance(error, BaseExceptionGroup):
         return f"{type(error).__name__}: {error.message}: {say(error.exceptions[0])}"
-    text = str(error).strip().splitlines()
+    text = text_of(error).splitlines()
     said = f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
     return said + place(error)
+
+
+def text_of(error: BaseException) -> str:
+    """Return an exception's text, also where the code that makes it fails."""
+    try:
+        return str.strip(str(error))  # of a type of the user's, it may be anything
+    except (Exception, SystemExit) as failed:
+        return f"(its text could not be made: {type(failed).__name__})"
 
 
 def takes_nothing(call: Callable[..., Any]) -> bool:
@@ -141,7 +149,7 @@ def takes_nothing(call: Callable[..., Any]) -> bool:
 
 def out_of_memory(error: BaseException) -> str | None:
     """Return what is said of memory that was asked for and is not there, with the mend; None for other errors."""
-    text = str(error)
+    text = text_of(error)
     lacking = "not enough memory", "can't allocate memory", "out of memory"
     if not isinstance(error, MemoryError) and not any(words in text.lower() for words in lacking):
         return None

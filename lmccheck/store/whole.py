@@ -93,7 +93,7 @@ def same_file(one: Path, other: Path) -> bool:
 def place_of(path: Path) -> str:
     """Return what tells a path that may not exist from others: links followed, case folded where it does not count."""
     real = os.path.realpath(path)
-    folder = next((parent for parent in Path(real).parents if parent.exists()), Path(real).anchor)
+    folder = next((parent for parent in Path(real).parents if os.path.exists(parent)), Path(real).anchor)
     swapped = str(folder).swapcase()
     caseless = swapped != str(folder) and os.path.exists(swapped) and os.path.samefile(swapped, folder)
     return real.casefold() if caseless else real

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from torch import nn
 
 import lmccheck
 from lmccheck.modules.runner import outputs_of
+from lmccheck.store.header import read_header
 
 
 def test_float32_checkpoints_keep_their_dtype() -> None:
@@ -124,6 +126,10 @@ def test_each_endpoint_is_checked_against_its_own_network(tmp_path: Path) -> Non
     given: dict[str, Any] = {"data": data, "calibration": data, "base": tmp_path}
     found = lmccheck.fuse("wide.safetensors", "slim.safetensors", model_a=wide, model_b=slim, **given)
     assert found.metadata == {"of": "slim"}
+    found.ship(tmp_path / "fused.safetensors", ())
+    said = read_header(tmp_path / "fused.safetensors").metadata
+    assert json.loads(said.pop("lmccheck")) == {"method": "soft transport", "norm": "activations", "seed": 0}
+    assert said == {"of": "slim"}
     with pytest.raises(lmccheck.CheckpointError, match=r"slim.safetensors: tensor '0.weight' has shape \(5, 6\)"):
         lmccheck.fuse("wide.safetensors", "slim.safetensors", model_a=wide, model_b=wide, **given)
     with pytest.raises(lmccheck.CheckpointError, match=r"state dict b: tensor '0.weight' has shape \(5, 6\)"):

@@ -226,3 +226,12 @@ def test_a_full_disk_keeps_the_summary_page_whole(gate, monkeypatch):
         command, cwd=gate.path, env=environment, preexec_fn=full_disk, check=False, stdout=-3
     ).returncode
     assert page.read_text() == "an earlier step\n"
+
+
+def test_code_that_ends_the_process_is_not_green(gate):
+    """os._exit(0) ends no run as a success; a child of it may."""
+    at_p1(gate, "os._exit(0)")
+    assert gate.run_subprocess("--lmc-models", *FLAGS).ret == pytest.ExitCode.INTERRUPTED
+    assert report_of(gate)["status"] == "not finished"
+    at_p1(gate, "assert os.waitstatus_to_exitcode(os.waitpid(os.fork() or os._exit(0), 0)[1]) == 0")
+    assert gate.run_subprocess("--lmc-models", *FLAGS).ret == pytest.ExitCode.OK

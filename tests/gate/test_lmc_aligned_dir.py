@@ -97,3 +97,33 @@ def test_a_pair_that_is_not_written_says_why(project):
     result = project.run("--lmc-models", "--lmc-aligned-dir=out")
     result.stdout.fnmatch_lines(["aligned b not written for bad: linear_connectivity did not pass"])
     result.stdout.fnmatch_lines(["aligned b not written for plain: none of its checks aligns"])
+
+
+@pytest.mark.parametrize("flags", [[], ["-n", "1", "--dist=loadscope"]])
+def test_what_an_earlier_run_aligned_is_not_shipped_now(project, checkpoint, flags):
+    """Where a pair fails now, its file and the permutation go, and a line says so; what is not lmccheck's stays."""
+    project.gate(bad="2", good="0.01", other="2")
+    said = {"lmccheck": '{"method": "weight-matching"}'}
+    (project.path / "out" / "bad").mkdir(parents=True)
+    for name in ("bad-b-aligned", "good-b-aligned", "bad/x-aligned"):
+        checkpoint(project.path / "out" / f"{name}.safetensors")
+        checkpoint(project.path / "out" / f"{name}.permutation.safetensors", said)
+    checkpoint(project.path / "out" / "bad-b-fused.safetensors", said)
+    checkpoint(project.path / "out" / "other-b-aligned.safetensors", {"lmccheck": '{"t": 0.5}'})
+    result = project.run_subprocess("--lmc-models", "--lmc-aligned-dir=out", *flags)
+    assert written(project) == ["bad", "good-b-aligned.safetensors", "other-b-aligned.safetensors"]
+    assert (project.path / "out" / "good-b-aligned.safetensors").read_bytes() == b"aligned"
+    assert not list((project.path / "out" / "bad").iterdir())
+    for name in ("bad-b-aligned", "bad-b-fused", "bad/x-aligned"):
+        result.stdout.fnmatch_lines([f"*/out/{name}.safetensors, of an earlier run, was removed: it did not pass now"])
+    assert "good-b-aligned.safetensors, of an earlier run" not in result.stdout.str()
+
+
+def test_collecting_removes_nothing(project, checkpoint):
+    """Nor does a run of other pairs."""
+    project.gate(bad="2", good="0.01")
+    (project.path / "out").mkdir()
+    checkpoint(project.path / "out" / "bad-b-fused.safetensors", {"lmccheck": '{"method": "soft transport"}'})
+    for flags in (["--collect-only"], ["-k", "good"]):
+        project.run("--lmc-models", "--lmc-aligned-dir=out", *flags)
+        assert "bad-b-fused.safetensors" in written(project)

@@ -150,3 +150,33 @@ def test_rows_name_their_manifest_where_there_are_several(project):
         ("y/lmc.toml", "same"),
     ]
     project.run("--lmc-models", "x").stdout.fnmatch_lines(["same *linear_connectivity*"])
+
+
+@pytest.mark.parametrize("option", ["--lmc-report-json", "--lmc-report-md", "--junitxml"])
+def test_code_and_settings_that_no_manifest_names_are_inputs_too(gate, option):
+    """A helper, pytest's settings, under a hard link too, another folder's conftest; through a folder that is not."""
+    gate.pytester.makeini("[pytest]")
+    (gate.path / "helper.py").write_text("X = 1")
+    (gate.path / "conftest.py").write_text("Y = 1")
+    os.link(gate.path / "tox.ini", gate.path / "r.json")
+    before = contents(gate)
+    for name in ("helper.py", "tox.ini", "r.json", "conftest.py", "./no/../lmc.toml"):
+        assert gate.run("--lmc-models", f"{option}={name}").ret == pytest.ExitCode.USAGE_ERROR
+        assert contents(gate) == before
+    assert gate.run_subprocess("--lmc-models", f"{option}=lmc.toml", "-n", "1").ret == pytest.ExitCode.USAGE_ERROR
+    assert contents(gate) == before
+
+
+def test_a_place_that_cannot_be_is_one_line(project):
+    """A name too long for the file system; characters that a terminal would obey."""
+    project.gate(p="0.01")
+    long = "r" * 300
+    result = project.run("--lmc-models", f"--lmc-report-json={long}")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines([f"JSON report could not be written to *{long[:100]}*: File name too long"])
+    result = project.run("--lmc-models", f"--lmc-aligned-dir={long}")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(["--lmc-aligned-dir: cannot write *: File name too long"])
+    result = project.run("--lmc-models", "--lmc-report-json=r\x1b[2J\n::error::x")
+    assert result.ret == pytest.ExitCode.OK
+    result.stdout.fnmatch_lines([r"JSON report written to */r\x1b[[]2J\n\::error::x"])

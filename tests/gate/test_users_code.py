@@ -185,3 +185,18 @@ def test_a_group_of_errors_is_one_line(gate):
     """The group, and its first error."""
     _, row = gate(more="\ndef mlp():\n    raise ExceptionGroup('both', [ValueError('one'), OSError('two')])\n", ret=1)
     assert "ExceptionGroup: both: ValueError: one" in row["message"]
+
+
+@pytest.mark.parametrize("made", ["itself", "each other", "no text"])
+def test_errors_that_cannot_be_told_are_told(gate, made):
+    """Causes that lead back, which must not be followed for ever; a text that cannot be made."""
+    statement = {
+        "itself": "e = ValueError('e'); e.__cause__ = e; raise e",
+        "each other": "e, f = ValueError('e'), ValueError('f'); e.__cause__, f.__cause__ = f, e; raise e",
+        "no text": "raise type('E', (Exception,), {'__str__': lambda self: 1 // 0})()",
+    }[made]
+    result, row = gate(more=f"\ndef batches():\n    {statement}\n", ret=1)
+    assert row["verdict"] == "error"
+    said = "E: (its text could not be made: ZeroDivisionError)" if made == "no text" else "ValueError: e"
+    assert f"raised {said}" in row["message"]
+    assert "Traceback" not in result.stdout.str()
