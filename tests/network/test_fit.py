@@ -196,3 +196,15 @@ def test_the_mend_fits_what_was_forgotten(loss, outputs, targets, mend) -> None:
     """Numbers are no classes when cut to integers, and tokens no images: the loss is what was left out."""
     with pytest.raises(SourceError, match=f"; mend: {re.escape(mend)}"):
         measured(load_loss(loss), torch.zeros(outputs), targets, "data x")
+
+
+def test_places_that_do_not_count_are_no_errors() -> None:
+    """Of four places two count, one of them wrong; the loss is that of the same two."""
+    targets = torch.tensor([[2, -100, 0, -100]])
+    logits = torch.zeros(1, 3, 4, dtype=torch.float64)
+    logits[0, 2, :] = 5.0  # class 2 is the answer everywhere
+    values, wrong = measured(load_loss("cross_entropy"), logits, targets, "data")
+    assert wrong is not None
+    assert wrong.tolist() == [0.5]
+    rest = math.log(math.exp(5.0) + 2)
+    assert values.tolist() == [pytest.approx(((rest - 5.0) + rest) / 2, abs=1e-12)]

@@ -130,3 +130,13 @@ def test_a_channel_is_read_where_one_of_its_places_is() -> None:
     assert alive_units(channels, state)[group].tolist() == [True, True, True]
     state["3.weight"][:, 6] = 0.0
     assert alive_units(channels, state)[group].tolist() == [True, False, True]
+
+
+def test_a_negative_running_variance_is_no_point_of_a_path() -> None:
+    """At either end, for every kind; zero is one."""
+    layers = [nn.Conv2d(1, 3, 3, padding=1), nn.BatchNorm2d(3), nn.ReLU(), nn.Flatten(), nn.Linear(12, 2)]
+    channels = bare_structure(nn.Sequential(*layers), 1, 2, 2)
+    good = random_state(nn.Sequential(*layers), 1)
+    for number, said in ((-1e-9, "running variance '1.running_var' is negative"), (0.0, None)):
+        bad = edited(good, "1.running_var", 2, number)
+        assert [clause(channels, "d", *ends) for ends in ((good, bad), (bad, good))] == [said, said]
