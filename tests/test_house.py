@@ -165,3 +165,17 @@ def test_nothing_is_kept_in_a_bag() -> None:
                 bag = ast.unparse(node.annotation) == "dict[Any, Any]"
                 wrong += [f"{place(file, node.lineno)} {ast.unparse(node)}"] if bag else []
     assert not wrong, "\n".join(wrong)
+
+
+def test_every_test_can_be_collected_with_all_others() -> None:
+    """Folders of tests are no packages: two files of one name, or an import of ``tests``, break a run of all."""
+    files = sorted(Path(__file__).parent.rglob("*.py"))
+    names = [path.name for path in files if path.name.startswith("test_")]
+    assert sorted(names) == sorted(set(names))
+    imported = [
+        f"{path}: {node.module}"
+        for path in files
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "tests"
+    ]
+    assert not imported

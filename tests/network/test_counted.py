@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from networks.small import perceptron, seeded
 from torch import Tensor, nn
 
 import lmccheck
@@ -12,7 +13,6 @@ from lmccheck.dropping.choose_units import SearchSettings
 from lmccheck.dropping.search import find_dropped
 from lmccheck.evaluate.evaluator import Evaluator
 from lmccheck.network.loss import LOSSES, measured
-from tests.networks.small import perceptron, seeded
 
 
 def pair_of(targets: Tensor, calibration: Tensor | None = None, loss: object = "cross_entropy") -> lmccheck.ModelPair:

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from networks.small import perceptron, seeded
 from torch import Tensor, nn
 
 import lmccheck
 from lmccheck.finding import Finding
 from lmccheck.properties import run
 from lmccheck.properties.registry import PROPERTIES, Property
-from tests.networks.small import perceptron, seeded
 
 INPUTS = torch.randn(200, 4, generator=torch.Generator().manual_seed(0))
 LABELS = INPUTS[:, :3].argmax(1)
