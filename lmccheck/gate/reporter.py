@@ -121,7 +121,8 @@ class Reporter:
         if payload := getattr(report, "lmc", None):
             self.summary.receive(payload)
         elif self.used and report.failed and report.when not in ("setup", "call", "teardown"):  # its worker is gone
-            self.summary.selection.lost[report.nodeid] = report.longreprtext.strip()
+            *_, reason = report.longreprtext.strip().split("\n")  # below a line on the worker's platform
+            self.summary.selection.lost[report.nodeid] = reason
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         if report.failed and is_manifest(Path(report.nodeid)):

@@ -162,6 +162,7 @@ def test_a_crashed_worker_is_a_row(gate, death):
     found = verdicts(gate)
     assert (found["p0"][0], found["p2"][0]) == ("pass", "pass")
     assert found["p1"][0] == "not measured"
+    assert found["p1"][1].startswith("worker 'gw")
     assert "crashed while running 'lmc.toml::p1::linear_connectivity'" in found["p1"][1]
     result.stdout.fnmatch_lines(["1 of 3 checks not measured"])
 
