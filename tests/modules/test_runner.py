@@ -140,3 +140,15 @@ def test_a_module_that_demands_its_version_gets_it() -> None:
         nn.Sequential(Versioned(3, 2)), {f"0.{k}": v for k, v in weights.items()}, (torch.ones(1, 3),), torch.float64
     )
     assert found.tolist() == [[7.0, 7.0]]
+
+
+@pytest.mark.parametrize("strength", [1.0, 8.0, 64.0])
+def test_drawn_variances_stay_positive(strength: float) -> None:
+    """A running variance is a variance however far a draw goes; the weights beside it change sign where it goes far."""
+    module = nn.BatchNorm1d(64)
+    runner = Runner(module)
+    for seed in range(4):
+        runner.draw(module, seed, strength)
+        assert (runner.module.running_var > 0).all()
+        assert strength == 1.0 or (runner.module.weight < 0).any()
+        assert (randomised(module, seed)["running_var"] > 0).all()
