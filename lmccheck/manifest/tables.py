@@ -1,0 +1,73 @@
+"""The tables of ``lmc.toml``: which keys there are, of which types, and what a mistake is told to expect."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field
+
+from lmccheck.properties.registry import PROPERTIES, TAKEN
+from lmccheck.store.documents import Strict
+
+CALLABLE = r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*"
+SOURCES = rf"\.safetensors$|^{CALLABLE}$"
+LOSSES = ("cross_entropy", "mse", "next_token")
+
+SOURCE = 'a path ending ".safetensors" or "module:callable"'
+SPEC_FILE = 'a path ending ".toml" or ".json"'
+MODEL = '"module:callable", the callable returning a torch.nn.Module'
+FILE = "the path of a .safetensors file"
+HASH = "64 hexadecimal digits"
+
+
+class Sources(Strict):
+    """Keys of ``[defaults]``, each of which a pair or a set may override."""
+
+    model: str | None = Field(default=None, pattern=f"^{CALLABLE}$", description=MODEL)
+    data: str | None = Field(default=None, pattern=SOURCES, description=SOURCE)
+    calibration: str | None = Field(default=None, pattern=SOURCES, description=SOURCE)
+    loss: str | None = Field(default=None, description='"cross_entropy", "mse", "next_token" or "module:callable"')
+    symmetry: str | None = Field(default=None, pattern=r"\.(toml|json)$", description=SPEC_FILE)
+
+    @classmethod
+    def elsewhere(cls, key: str, value: Any) -> str:
+        """Say that a setting of a property belongs into its check, and that TOML takes a dot in a name for a table."""
+        if isinstance(value, dict):
+            return ' (a name with a dot is quoted, as in [pair."v1.5"])'
+        owners = [one.name for one in PROPERTIES if key in one.parameters]
+        known = "PROPERTY" if key in TAKEN else owners[0] if owners else None
+        return f" (it is one of a check: check.{known} = {{ {key} = … }})" if known else ""
+
+
+class PairTable(Sources):
+    """Keys of ``[pair.NAME]``."""
+
+    a: str = Field(min_length=1, description=FILE)
+    b: str = Field(min_length=1, description=FILE)
+    model_b: str | None = Field(default=None, pattern=f"^{CALLABLE}$", description=MODEL)
+    sha256: dict[str, Any] = Field(default={}, description='a table such as { a = "…", b = "…" }')
+    check: dict[str, Any] = Field(default={}, description="a table of checks")
+
+
+class SetTable(Sources):
+    """Keys of ``[set.NAME]``."""
+
+    models: list[Any] = Field(min_length=2, description="an array of the paths of two .safetensors files or more")
+    sha256: list[Any] = Field(default=[], description="an array of hashes, one for each of the models, in order")
+    check: dict[str, Any] = Field(default={}, description="a table of checks")
+
+
+class Pins(Strict):
+    """Keys of a pair's ``sha256``."""
+
+    a: str | None = Field(default=None, pattern="^[0-9a-fA-F]{64}$", description=HASH)
+    b: str | None = Field(default=None, pattern="^[0-9a-fA-F]{64}$", description=HASH)
+
+
+class Top(Strict):
+    """Keys of the file itself."""
+
+    version: int = Field(alias="schema", ge=1, le=1, description="1")
+    defaults: dict[str, Any] = Field(default={}, description="a table")
+    pair: dict[str, Any] = Field(default={}, description="a table of pairs")
+    sets: dict[str, Any] = Field(default={}, alias="set", description="a table of sets")
