@@ -38,7 +38,7 @@ class Endpoint:
 
 def inputs_of(*ends: Endpoint) -> tuple[Path, ...]:
     """Return every file that endpoints were read from, and that their networks are run with."""
-    own = [Path(end.checkpoint.path) for end in ends if end.checkpoint.path is not None]
+    own = [file for end in ends for file in end.checkpoint.files]
     return (*own, *dict.fromkeys(file for end in ends for file in end.network.inputs))
 
 

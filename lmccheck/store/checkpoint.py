@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from lmccheck.errors import CheckpointError
 from lmccheck.registry import Registry
@@ -18,7 +19,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+Read = TypeVar("Read")
 PIN = re.compile("[0-9a-fA-F]{64}")
+
+
+def _of_all(name: str) -> Tensor:
+    """Stand for ``get`` where no tensor can be read without the others."""
+    raise NotImplementedError(name)
 
 
 @one_line(lambda checkpoint: f"{checkpoint.label}, {len(checkpoint.tensors)} tensors: {some(checkpoint.tensors)}")
@@ -30,6 +37,8 @@ class Checkpoint:
     ``read`` returns all tensors, on the CPU, in their stored dtypes, in memory that no file changes; names that share a
     tensor go on sharing it. ``digest`` is the hash of what was read. ``require_unchanged`` raises CheckpointError when
     that is no longer what lies there. ``same`` says whether two names hold the same bytes, without reading all others.
+    ``files`` are all that are read for it. ``home`` is the folder whose config and tokenizer belong to it, None where
+    none does. ``get`` returns one tensor as ``read`` would, without reading the others.
     """
 
     label: str
@@ -40,10 +49,22 @@ class Checkpoint:
     metadata: Mapping[str, str] = field(default_factory=dict, repr=False)
     require_unchanged: Callable[[], None] = field(default=lambda: None, repr=False)
     same: Callable[[str, str], bool] = field(default=lambda one, other: False, repr=False)
+    files: tuple[Path, ...] = ()
+    home: Path | None = None
+    get: Callable[[str], Tensor] = field(default=_of_all, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.get is _of_all:
+            object.__setattr__(self, "get", lambda name: self.read()[name])
+        if self.path is not None and not self.files:
+            object.__setattr__(self, "files", (Path(self.path),))
 
     @cached_property
     def sha256(self) -> str | None:
-        """The hex SHA-256 of the file, read at the first look; None for weights that are in no file."""
+        """The hex SHA-256 of the files, read at the first look; None for weights that are in no file.
+
+        Of several files it is that of one line each, see ``store/shards.py``.
+        """
         return self.digest() if self.digest is not None else None
 
     def has_twin(self, name: str, among: Iterable[str]) -> bool:
@@ -66,7 +87,8 @@ class Checkpoint:
 class Source:
     """A kind of checkpoint: what it opens, in words, whether it can open a thing, and how.
 
-    One that is a ``fallback`` is asked after all others: it takes every path.
+    One that is a ``fallback`` is asked after all others: it takes every path. ``there`` is asked of a path as well,
+    with its folder: whether what lies there is of this kind.
 
     ``open(given, folder, side)`` returns the Checkpoint, paths being relative to ``folder``; ``side`` (``a``, ``b``,
     ``model 2``) names it where it has no name of its own. Raises CheckpointError.
@@ -76,6 +98,7 @@ class Source:
     accepts: Callable[[Any], bool]
     open: Callable[[Any, Path, str], Checkpoint]
     fallback: bool = False
+    there: Callable[[Path], bool] = lambda path: True
 
 
 SOURCES: Registry[Source] = Registry("checkpoint source", "lmccheck.store.sources")
@@ -87,7 +110,8 @@ def look_at(given: Any, folder: Path, side: str) -> Checkpoint:
     Raises CheckpointError.
     """
     sources = sorted(SOURCES, key=lambda source: source.fallback)
-    source = next((source for source in sources if source.accepts(given)), None)
+    path = folder / given if isinstance(given, (str, os.PathLike)) else None
+    source = next((s for s in sources if s.accepts(given) and (path is None or s.there(path))), None)
     if source is None:
         expected = " or ".join(source.opens for source in SOURCES)
         raise CheckpointError(f"{side}: got {type(given).__name__}, expected {expected}")
@@ -105,11 +129,11 @@ def open_checkpoint(given: Any, folder: Path, side: str, pin: str | None = None)
         raise CheckpointError(
             f"{found.label}: got the pin {pin!r}, expected 64 hexadecimal digits; mend: the file's sha256"
         )
-    return replace(found, read=partial(_pinned, found, pin))
+    return replace(found, read=partial(_pinned, found.read, found, pin), get=partial(_pinned, found.get, found, pin))
 
 
-def _pinned(found: Checkpoint, pin: str) -> dict[str, Tensor]:
-    tensors = found.read()
+def _pinned(read: Callable[..., Read], found: Checkpoint, pin: str, *name: str) -> Read:
+    tensors = read(*name)
     if pin.lower() != found.sha256:
         raise CheckpointError(
             f"{found.label}: sha256 is {found.sha256}, the pin says {pin}; mend: restore the file or review and update "

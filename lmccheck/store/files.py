@@ -73,8 +73,25 @@ def read(path: str | os.PathLike[str], header: Header | None = None) -> Stored:
         raise CheckpointError(str(error)) from None
 
 
+def read_one(path: Path, name: str, header: TensorHeader, start: int, held: Held) -> Tensor:
+    """Return one tensor of a file that was hashed before, whose bytes begin at ``start``; no other is read.
+
+    Raises CheckpointError, also where the file is no longer in the state in which it was hashed.
+    """
+    try:
+        with opened(path, EXPECTED) as file:
+            if Stamp.of(os.fstat(file.fileno())) != held.stamp:
+                held.require_unchanged()  # the same bytes may have been copied there
+            file.seek(start)
+            return _tensor(file, path, name, header, None)
+    except OSError as error:
+        raise CheckpointError(cannot_read(path, error)) from None
+    except ValueError as error:
+        raise CheckpointError(str(error)) from None
+
+
 def _tensor(file: BufferedReader[Any], path: Path, name: str, header: TensorHeader, digest: Any) -> Tensor:
-    """Return the tensor whose bytes come next, hashed on their way into memory that is its own."""
+    """Return the tensor whose bytes come next, hashed by ``digest`` on their way into memory that is its own."""
     import torch
 
     try:
@@ -91,7 +108,8 @@ def _tensor(file: BufferedReader[Any], path: Path, name: str, header: TensorHead
         part = view[start : start + CHUNK]
         if file.readinto(part) != len(part):
             raise CheckpointError(corrupt(path, f"a file that ends within tensor {name!r}"))
-        digest.update(part)
+        if digest is not None:
+            digest.update(part)
     if header.dtype == "BOOL" and int(tensor.view(torch.uint8).max()) > 1:
         raise CheckpointError(corrupt(path, f"tensor {name!r} of dtype BOOL with a byte that is neither 0 nor 1"))
     return tensor

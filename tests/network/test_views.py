@@ -81,7 +81,7 @@ def test_a_file_and_a_state_dict_are_described_alike(tmp_path: Path) -> None:
     assert all(torch.equal(file.read()[name], tensor) for name, tensor in state.items())
     with pytest.raises(CheckpointError, match="state dict a: got a pin, expected one for files only"):
         open_checkpoint(state, tmp_path, "a", "0" * 64)
-    with pytest.raises(CheckpointError, match=r"a: got int, expected a \.safetensors path or a state dict"):
+    with pytest.raises(CheckpointError, match=r"a: got int, expected .* or a \.safetensors path or a state dict"):
         open_checkpoint(3, tmp_path, "a")
 
 

@@ -1,0 +1,140 @@
+"""Safetensors files that hold one checkpoint together, read whole or tensor by tensor, and only as they were found."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lmccheck.errors import CheckpointError, shown_path
+from lmccheck.store import files
+from lmccheck.store.checkpoint import Checkpoint
+from lmccheck.store.disk import Held, Stamp, hashed, opened
+from lmccheck.store.header import EXPECTED, cannot_read, header_of_open, same_bytes
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class File:
+    """A safetensors file whose header was looked at; what is read of it must go on being the same bytes."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.held: Held | None = None
+        try:
+            with opened(path, EXPECTED) as file:
+                self.stamp = Stamp.of(os.fstat(file.fileno()))
+                self.header, raw = header_of_open(file, path)
+        except OSError as error:
+            raise CheckpointError(cannot_read(path, error)) from None
+        except ValueError as error:
+            raise CheckpointError(str(error)) from None
+        self.starts, at = {}, len(raw)
+        for name, tensor in self.header.tensors.items():  # in the order of their bytes, without gaps
+            self.starts[name], at = at, at + tensor.bytes
+
+    def read(self) -> dict[str, Tensor]:
+        """Return every tensor, hashed as it is read."""
+        stored = files.read(self.path, self.header)
+        self._hold(stored.held)
+        return stored.tensors
+
+    def get(self, name: str) -> Tensor:
+        """Return one tensor, of the bytes that ``digest`` is the hash of; no other is read."""
+        self.digest()
+        assert self.held is not None
+        return files.read_one(self.path, name, self.header.tensors[name], self.starts[name], self.held)
+
+    def digest(self) -> str:
+        """Return the file's SHA-256."""
+        if self.held is None:
+            try:
+                self._hold(hashed(self.path))
+            except ValueError as error:
+                raise CheckpointError(str(error)) from None
+        assert self.held is not None
+        return self.held.sha256
+
+    def require_unchanged(self) -> None:
+        """Raise CheckpointError where what was read is no longer what lies there."""
+        if self.held is not None:
+            self.held.require_unchanged()
+
+    def _hold(self, held: Held) -> None:
+        if self.held is not None and held.sha256 != self.held.sha256:
+            raise CheckpointError(
+                f"{shown_path(self.path)}: changed while it was loaded: sha256 is {held.sha256}, was "
+                f"{self.held.sha256}; mend: run again when nothing writes to it"
+            )
+        self.held = held
+
+
+@dataclass(frozen=True)
+class Shards:
+    """Files in which each tensor lies once; ``beside`` are files of another kind that say how they belong together."""
+
+    files: Sequence[File]
+    beside: Sequence[Held] = ()
+    where: Mapping[str, File] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "where", {name: file for file in self.files for name in file.header.tensors})
+
+    def checkpoint(self, path: Path, home: Path | None) -> Checkpoint:
+        """Return them as the checkpoint that lies at ``path``."""
+        return Checkpoint(
+            shown_path(path),
+            {name: file.header.tensors[name] for name, file in self.where.items()},
+            self.read,
+            str(path),
+            self.digest,
+            self.metadata(),
+            self.require_unchanged,
+            self.same,
+            files=(*(file.path for file in self.files), *(held.path for held in self.beside)),
+            home=home,
+            get=lambda name: self.where[name].get(name),
+        )
+
+    def read(self) -> dict[str, Tensor]:
+        """Return every tensor of every file."""
+        return {name: tensor for file in self.files for name, tensor in file.read().items()}
+
+    def digest(self) -> str:
+        """Return the hash of all files, see ``together``."""
+        return together({file.path: file.digest() for file in self.files} | {h.path: h.sha256 for h in self.beside})
+
+    def metadata(self) -> dict[str, str]:
+        """Return what the metadata of all files say alike."""
+        first, *others = (file.header.metadata for file in self.files)
+        return {key: text for key, text in first.items() if all(other.get(key) == text for other in others)}
+
+    def require_unchanged(self) -> None:
+        """Raise CheckpointError where one of the files is another by now."""
+        read: tuple[File | Held, ...] = (*self.files, *self.beside)
+        for one in read:
+            one.require_unchanged()
+
+    def same(self, one: str, other: str) -> bool:
+        """Whether two names hold the same bytes."""
+        return self.where[one] is self.where[other] and same_bytes(
+            self.where[one].path, self.where[one].header, one, other
+        )
+
+
+def together(hashes: Mapping[Path, str]) -> str:
+    """Return the SHA-256 that stands for several files; that of one file is its own.
+
+    It is what ``sha256sum FILE … | LC_ALL=C sort -k 2 | sha256sum`` says in their folder: the hash of one line for each
+    file, its hash, two spaces and its name, in the order of names.
+    """
+    if len(hashes) == 1:
+        return next(iter(hashes.values()))
+    lines = sorted(((path.name, digest) for path, digest in hashes.items()), key=lambda line: os.fsencode(line[0]))
+    return hashlib.sha256(
+        b"".join(f"{digest}  ".encode() + os.fsencode(name) + b"\n" for name, digest in lines)
+    ).hexdigest()

@@ -1,0 +1,68 @@
+"""A folder as save_pretrained writes it is its weights; what else lies there decides whether it can be trusted."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from lmccheck.errors import CheckpointError
+from lmccheck.store.checkpoint import look_at, open_checkpoint
+
+STATE = {"w": torch.arange(6.0).reshape(2, 3), "v": torch.tensor([7, 8]), "h": torch.ones(2).half()}
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    """A folder with one file of weights and a config."""
+    folder = tmp_path / "m"
+    folder.mkdir()
+    save_file(STATE, folder / "model.safetensors", {"format": "pt"})
+    (folder / "config.json").write_text("{}")
+    return folder
+
+
+def test_a_folder_is_its_weights(saved: Path) -> None:
+    """Tensors, hash and metadata are those of the file in it; the folder is where config and tokenizer belong."""
+    found, lone = look_at("m", saved.parent, "a"), look_at("m/model.safetensors", saved.parent, "a")
+    assert (found.tensors, found.metadata) == (lone.tensors, {"format": "pt"})
+    assert found.sha256 == lone.sha256 == hashlib.sha256((saved / "model.safetensors").read_bytes()).hexdigest()
+    assert found.files == lone.files == (saved / "model.safetensors",)
+    assert found.home == lone.home == saved
+    assert all(torch.equal(tensor, STATE[name]) for name, tensor in found.read().items())
+
+
+def test_one_tensor_at_a_time(saved: Path) -> None:
+    """``get`` gives each tensor in its stored dtype, of memory that no file changes, and only of the bytes hashed."""
+    found = look_at(saved, saved, "a")
+    for name, tensor in STATE.items():
+        assert found.get(name).dtype == tensor.dtype
+        assert torch.equal(found.get(name), tensor)
+    save_file({**STATE, "w": torch.zeros(2, 3)}, saved / "model.safetensors", {"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"changed after it was loaded"):
+        found.get("v")
+
+
+def test_a_pin_holds_for_single_tensors_too(saved: Path) -> None:
+    """No tensor is given of other bytes than those pinned."""
+    with pytest.raises(CheckpointError, match=r"the pin says 000"):
+        open_checkpoint(saved, saved, "a", "0" * 64).get("v")
+
+
+def test_a_state_dict_gives_single_tensors(tmp_path: Path) -> None:
+    """Of a source that reads all at once, too; it has no files and no home."""
+    found = look_at(STATE, tmp_path, "a")
+    assert torch.equal(found.get("w"), STATE["w"])
+    assert (found.files, found.home) == ((), None)
+
+
+def test_a_lone_file_has_no_home(tmp_path: Path) -> None:
+    """Neither where no config is, nor where its name is not that of a model's weights."""
+    save_file(STATE, tmp_path / "model.safetensors")
+    assert look_at("model.safetensors", tmp_path, "a").home is None
+    (tmp_path / "config.json").write_text("{}")
+    save_file(STATE, tmp_path / "x.safetensors")
+    assert look_at("x.safetensors", tmp_path, "a").home is None
