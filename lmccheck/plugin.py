@@ -35,10 +35,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add("--lmc-profile", metavar="dev|ci|thorough", help="budget of every search (default: ci)")
     add("--lmc-table", metavar="FMT", help="any tabulate format for the terminal table (default: simple)")
     for each in formats():
-        add(f"--lmc-report-{each.name}", metavar="PATH", help=each.help)
-        parser.addini(
-            f"lmc_report_{each.name}", f"default of --lmc-report-{each.name}, relative to this file", default=""
-        )
+        add(each.flag, metavar="PATH", help=each.help)
+        parser.addini(each.key, f"default of {each.flag}, relative to this file", default="")
     add(
         "--lmc-aligned-dir",
         metavar="DIR",

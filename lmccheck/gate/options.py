@@ -72,7 +72,7 @@ def options_of(config: pytest.Config) -> Options:
             profile=_one_of("--lmc-profile", _value(config, "lmc_profile") or DEFAULT_PROFILE, PROFILES),
             report_only=bool(config.getoption("lmc_report_only")),
             table=_table_format(_value(config, "lmc_table") or "simple"),
-            reports={each.name: path for each in formats() if (path := _path(config, f"lmc_report_{each.name}"))},
+            reports={each.name: path for each in formats() if (path := _path(config, each.key))},
             aligned_dir=_path(config, "lmc_aligned_dir"),
             witness_dir=_path(config, "lmc_witness_dir"),
         )

@@ -14,6 +14,7 @@ from lmccheck.errors import LmcError, shown_path
 from lmccheck.gate.options import MANIFESTS, REFUSED, options_of
 from lmccheck.gate.witnesses import witness_path
 from lmccheck.manifest.plan import CheckPlan, PairPlan, SetPlan
+from lmccheck.report.formats import FORMATS
 from lmccheck.report.record import CheckRecord
 from lmccheck.report.write import is_report
 from lmccheck.store.header import read_header
@@ -22,7 +23,6 @@ from lmccheck.store.whole import is_stream, place_of
 Checked = tuple[PairPlan | SetPlan, CheckPlan]
 PYTESTS = {"xmlpath": "--junitxml", "log_file": "--log-file"}
 READ = {".py", ".toml", ".ini", ".cfg", ".safetensors"}  # files of other people's, whatever they hold
-REPORTS = ("--lmc-report-", *PYTESTS.values())
 
 
 def output_problem(checks: Iterable[Checked], config: pytest.Config) -> str | None:
@@ -48,8 +48,9 @@ def output_problem(checks: Iterable[Checked], config: pytest.Config) -> str | No
                 f"{found[0]}: {shown_path(found[1])} is an input, {shown_path(file)}, which would be overwritten; "
                 "mend: give it a file of its own"
             )
+    reports = {*PYTESTS.values(), *(each.flag for each in FORMATS)}
     for option, path in places.values():
-        if option.startswith(REPORTS) and path.suffix in READ and path.is_file() and not is_report(path):
+        if option in reports and path.suffix in READ and path.is_file() and not is_report(path):
             _refuse(config, path)
             return f"{option}: {shown_path(path)} is there already, and no report; mend: give it a file of its own"
     return None
@@ -59,7 +60,7 @@ def _outputs(checks: Iterable[Checked], config: pytest.Config) -> Iterator[tuple
     options = options_of(config)
     for name, path in options.reports.items():
         if not is_stream(path):
-            yield f"--lmc-report-{name}", path
+            yield FORMATS.get(name).flag, path
     for key, option in PYTESTS.items():
         if given := config.getoption(key, None):
             yield option, config.invocation_params.dir / str(given)

@@ -67,6 +67,7 @@ def blank_check(
         severity=check.severity if check else "fail", verdict="pass", blocking=True,
         settings=dict(check.settings) if check else {},
         pair_description={"files": {key: {"path": str(folder / path)} for key, path in files.items()}},
+        line=measured.line if measured else 0,
     )  # fmt: skip
 
 

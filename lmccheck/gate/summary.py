@@ -7,6 +7,7 @@ items' reports, so nothing here differs between the two.
 from __future__ import annotations
 
 import datetime
+import os
 import platform
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -87,6 +88,8 @@ class Summary:
         if self.lines:
             yield ""
             yield from map(one_line, self.lines)
+        if os.environ.get("GITHUB_ACTIONS") == "true":  # whose runner reads them from the log
+            yield from FORMATS.get("github").render(self.rows, run).splitlines()
 
 
 def run_environment(options: Options, arguments: list[str]) -> dict[str, Any]:

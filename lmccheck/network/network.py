@@ -250,4 +250,5 @@ def _spec(given: Any, folder: Path, module: nn.Module) -> tuple[PermutationSpec 
 def _data_facts(data: Data | None) -> dict[str, Any] | None:
     if data is None:
         return None
-    return {"origin": data.origin, "samples": data.samples, "uncounted": data.uncounted}
+    facts = {"origin": data.origin, "samples": data.samples, "uncounted": data.uncounted}
+    return facts if data.held is None else {**facts, "sha256": data.held.sha256}

@@ -23,7 +23,8 @@ class CheckRecord:
     ``pair`` is the name of what was measured, ``kind`` whether that is a pair or a set; ``endpoints`` are its models,
     each a ``name``, its own ``loss`` and ``error``, and ``worst_loss`` is the loss where the worst was seen.
     ``failure`` is what failed, a line each, ``next`` what may help. ``place`` are the parts of ``where`` by name,
-    ``matrix`` those of a set's Matrix.
+    ``matrix`` those of a set's Matrix. ``line``: where the manifest names what was measured,
+    0 where that is not known.
     """
 
     id: str
@@ -61,6 +62,7 @@ class CheckRecord:
     details: dict[str, Any] = field(default_factory=dict)
     pair_description: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, Any] = field(default_factory=dict)
+    line: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain lists, dicts and scalars only."""

@@ -9,9 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from lmccheck.report.formats import FORMATS, Run, formats, shown
-from lmccheck.report.formats.markdown import TITLE
 from lmccheck.report.record import CheckRecord
 from lmccheck.store.whole import is_stream, same_file, write_whole
+
+PAGE = 1024 * 1000  # bytes: GitHub drops the summary of a step whole where it is larger than 1,024 kB
 
 
 def write_reports(
@@ -24,7 +25,8 @@ def write_reports(
     outcomes: list[tuple[str, bool]] = []
     apart = summary is not None and not any(same_file(summary, path) for path in paths.values())
     if summary is not None and apart and shown(records):
-        text = FORMATS.get("md").render(records, run) + "\n"
+        there = summary.stat().st_size if summary.is_file() else 0
+        text = FORMATS.get("md").render(records, replace(run, most=PAGE - there)) + "\n"
         outcomes.append(write_text("Markdown summary", summary, text, append=True))
     for each in formats():
         if each.name in paths:
@@ -42,7 +44,7 @@ def is_report(path: Path) -> bool:
             head = file.read(500) if path.is_file() else b""
     except OSError:
         return False
-    return head.startswith(TITLE.encode()) or b'"lmccheck_version":' in head
+    return any(each.known(head) for each in formats())
 
 
 def announce(paths: Mapping[str, Path], records: list[CheckRecord], run: Run) -> None:

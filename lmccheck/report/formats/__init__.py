@@ -22,7 +22,7 @@ class Run:
     ``errors``: one ``{"id": …, "message": …}`` per manifest that could not be collected. ``created``: date and time.
     ``environment``: what the run was given. ``finished``: False in what is written at the start of a run, for the case
     that it is killed; there is no ``exit_status`` then. ``root``: the folder that paths in JSON are relative to.
-    ``table`` and ``width``: how tables are drawn on the terminal.
+    ``table`` and ``width``: how tables are drawn on the terminal. ``most``: bytes that a page has room for.
     """
 
     errors: Sequence[Mapping[str, str]] = ()
@@ -34,12 +34,14 @@ class Run:
     finished: bool = True
     root: str = ""
     table: str = "simple"
+    most: int | None = None
     width: int | None = None
 
 
 @dataclass(frozen=True)
 class Format:
-    """A format: ``render`` makes its text of all records. ``name`` ends its option, ``--lmc-report-NAME=PATH``.
+    """A format: ``render`` makes its text of all records. ``name`` ends its option, ``--lmc-report-NAME=PATH``, where
+    ``option`` says no other. ``known``: whether a file that begins with such bytes (500 of them) is one of its reports.
 
     ``title`` is what the user is told was written, ``help`` the option's line of help; without ``to_file`` there is no
     option. ``last``: it states the exit status, which files that cannot be written change. What is slow to import is
@@ -52,6 +54,18 @@ class Format:
     render: Callable[[list[CheckRecord], Run], str]
     to_file: bool = True
     last: bool = False
+    option: str = ""
+    known: Callable[[bytes], bool] = lambda head: False
+
+    @property
+    def flag(self) -> str:
+        """Its option on the command line."""
+        return self.option or f"--lmc-report-{self.name}"
+
+    @property
+    def key(self) -> str:
+        """The key of its option in ini files, and the option's name inside of pytest."""
+        return self.flag.removeprefix("--").replace("-", "_")
 
 
 FORMATS: Registry[Format] = Registry("report format", "lmccheck.report.formats")

@@ -58,4 +58,15 @@ def described(rows: Sequence[CheckRecord], kind: str) -> list[dict[str, Any]]:
     return [{"manifest": manifest, "name": name, **entry} for (manifest, name), entry in entries.items()]
 
 
-FORMATS.add("json", Format("json", "JSON report", "write every measurement as JSON", json, last=True), __name__)
+FORMATS.add(
+    "json",
+    Format(
+        "json",
+        "JSON report",
+        "write every measurement as JSON",
+        json,
+        last=True,
+        known=lambda head: b'"lmccheck_version":' in head,
+    ),
+    __name__,
+)

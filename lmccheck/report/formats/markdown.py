@@ -11,17 +11,46 @@ if TYPE_CHECKING:
     from lmccheck.report.record import CheckRecord
 
 TITLE = "## lmccheck"
+SPARE = 200  # bytes for the line that says what does not fit
 
 
 def markdown(records: list[CheckRecord], run: Run) -> str:
-    """Return a heading, the table, the notes, and in full every text of what did not pass."""
-    from lmccheck.report.escape import code, escaped
+    """Return a heading, the table, the notes, and in full every text of what did not pass.
+
+    Where a page has less room, texts are left out, and then rows, those that passed first; how many is said.
+    """
+    from lmccheck.report.escape import code
+    from lmccheck.report.record import NOT_MEASURED, ordered
+
+    rows = ordered(shown(records))
+    shortened = rows
+    parts = _head(records, shortened, run)
+    while run.most is not None and _bytes(parts) > run.most - SPARE and shortened:
+        shortened = shortened[: len(shortened) // 2]
+        parts = _head(records, shortened, run)
+    if len(shortened) < len(rows):
+        return _joined([*parts, f"{len(rows) - len(shortened)} more rows do not fit this page: see the report files."])
+    texts = [
+        f"### {code(record.id)}\n\n{fenced(record.text)}"
+        for record in rows
+        if record.text and record.verdict != NOT_MEASURED  # whose reasons are among the notes
+    ]
+    texts += [fenced(error["message"]) for error in run.errors]
+    for k, text in enumerate(texts):
+        if run.most is not None and _bytes([*parts, text]) > run.most - SPARE:
+            parts.append(f"{len(texts) - k} more texts do not fit this page: see the report files.")
+            break
+        parts.append(text)
+    return _joined(parts)
+
+
+def _head(records: list[CheckRecord], rows: list[CheckRecord], run: Run) -> list[str]:
+    """Return what stands above the texts: what is missing of all records, the table of some rows, and their notes."""
+    from lmccheck.report.escape import escaped
     from lmccheck.report.matrix import matrices
     from lmccheck.report.notes import missing, notes
-    from lmccheck.report.record import NOT_MEASURED, ordered
     from lmccheck.report.table import table
 
-    rows = shown(records)
     parts = [TITLE]
     if not run.finished:
         parts.append("**NOT FINISHED: this run is still going on, or was killed.**")
@@ -33,13 +62,17 @@ def markdown(records: list[CheckRecord], run: Run) -> str:
         parts.append(table(rows, "github"))
         parts += [f"{escaped(title)}\n\n{matrix}" for title, matrix in matrices(rows, "github")]
         parts.append("\n".join(f"- {escaped(line)}" for line in notes(rows)))
-    elif not run.errors:
+    elif not run.errors and not shown(records):
         parts.append("No check ran.")
-    for record in ordered(rows):
-        if record.text and record.verdict != NOT_MEASURED:  # whose reasons are among the notes
-            parts.append(f"### {code(record.id)}\n\n{fenced(record.text)}")
-    parts += [fenced(error["message"]) for error in run.errors]
+    return parts
+
+
+def _joined(parts: list[str]) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _bytes(parts: list[str]) -> int:
+    return len(_joined(parts).encode(errors="backslashreplace"))
 
 
 def fenced(text: str) -> str:
@@ -52,6 +85,12 @@ def fenced(text: str) -> str:
 
 FORMATS.add(
     "md",
-    Format("md", "Markdown report", "write the report as Markdown ($GITHUB_STEP_SUMMARY gets it as well)", markdown),
+    Format(
+        "md",
+        "Markdown report",
+        "write the report as Markdown ($GITHUB_STEP_SUMMARY gets it as well)",
+        markdown,
+        known=lambda head: head.startswith(TITLE.encode()),
+    ),
     __name__,
 )
