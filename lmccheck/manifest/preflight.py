@@ -6,7 +6,6 @@ Headers only: even a manifest over large checkpoints is inspected in millisecond
 from __future__ import annotations
 
 import os
-import struct
 from collections.abc import Iterator, Sequence
 from functools import cache
 from itertools import islice
@@ -15,7 +14,6 @@ from pathlib import Path
 from lmccheck.errors import CheckpointError, nearest, one_line, shown_path
 from lmccheck.manifest.plan import PairPlan, Plan, SetPlan
 from lmccheck.store.checkpoint import Checkpoint, look_at
-from lmccheck.store.contents import same_contents
 from lmccheck.store.documents import read_document
 from lmccheck.store.header import read_header, require_evaluable, require_samples
 from lmccheck.store.prefixes import prefix_problem
@@ -125,11 +123,9 @@ def _problems(item: PairPlan | SetPlan, looks: _Looks) -> Iterator[str]:
 
 def _twins(a: str, b: str, first: Checkpoint, second: Checkpoint) -> Iterator[str]:
     """Yield what two checkpoints are where they are one under two names."""
-    if first.path is None or second.path is None:
-        return
     try:
-        same = same_contents(Path(first.path), Path(second.path))
-    except (OSError, ValueError, struct.error) as error:
+        same = first.same_contents(second)
+    except (OSError, ValueError) as error:
         yield f": {a} and {b} cannot be compared: {error}"
         return
     if same:

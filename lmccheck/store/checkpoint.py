@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from lmccheck.errors import CheckpointError
 from lmccheck.registry import Registry
 from lmccheck.shown import one_line, some
+from lmccheck.store.contents import Lying, same_tensors
 from lmccheck.store.header import TensorHeader
 
 if TYPE_CHECKING:
@@ -38,7 +39,8 @@ class Checkpoint:
     tensor go on sharing it. ``digest`` is the hash of what was read. ``require_unchanged`` raises CheckpointError when
     that is no longer what lies there. ``same`` says whether two names hold the same bytes, without reading all others.
     ``files`` are all that are read for it. ``home`` is the folder whose config and tokenizer belong to it, None where
-    none does. ``get`` returns one tensor as ``read`` would, without reading the others.
+    none does. ``get`` returns one tensor as ``read`` would, without reading the others. ``lies`` says of tensors in
+    files which bytes they are made of.
     """
 
     label: str
@@ -52,6 +54,7 @@ class Checkpoint:
     files: tuple[Path, ...] = ()
     home: Path | None = None
     get: Callable[[str], Tensor] = field(default=_of_all, repr=False)
+    lies: Mapping[str, Lying] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         if self.get is _of_all:
@@ -71,6 +74,10 @@ class Checkpoint:
         """Whether one of the other names holds the same numbers, as tied weights do that were stored twice."""
         alike = (other for other in among if other != name and self.tensors[other] == self.tensors[name])
         return any(self.same(name, other) for other in alike)
+
+    def same_contents(self, other: Checkpoint) -> bool:
+        """Whether both lie in files and hold the same tensors, found without torch; raises OSError and ValueError."""
+        return bool(self.lies) and same_tensors(self.tensors, self.lies, other.tensors, other.lies)
 
     def facts(self) -> dict[str, Any]:
         """Return what a report says of it; JSON-able. ``parameters`` counts floating numbers."""

@@ -1,52 +1,76 @@
-"""Whether two safetensors files hold the same tensors, found without torch and read until the first difference."""
+"""Where the bytes of tensors lie, and whether those of two are the same: found without torch, until they differ."""
 
 from __future__ import annotations
 
-import json
-import struct
 from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any
+
+from lmccheck.store.disk import opened
+from lmccheck.store.header import EXPECTED, TensorHeader
 
 CHUNK = 1 << 20
 UNUSED = "num_batches_tracked"  # changes nothing that a network computes
 
-Layout = Mapping[str, tuple[str, list[int], int, int]]  # dtype, shape, where the bytes begin and end
+
+@dataclass(frozen=True)
+class Span:
+    """The bytes of a file from ``begin`` up to ``end``."""
+
+    path: Path
+    begin: int
+    end: int
 
 
-def same_contents(first: Path, second: Path) -> bool:
-    """Return whether two files, whose headers were read before, hold equal tensors under the same names.
+@dataclass(frozen=True)
+class Lying:
+    """What a tensor is made of: the bytes of one place, or of several that are put together as ``how`` says."""
 
-    Metadata, the order of tensors, and how many batches a BatchNorm has seen may differ.
+    spans: tuple[Span, ...]
+    how: str = ""
+
+
+def same_bytes(first: Lying, second: Lying) -> bool:
+    """Whether two tensors are made alike of the same bytes.
+
+    Raises OSError, and ValueError for what is no file any more.
     """
-    with first.open("rb") as one, second.open("rb") as other:
-        mine, theirs = _layout(one), _layout(other)
-        if {name: entry[:2] for name, entry in mine.items()} != {name: entry[:2] for name, entry in theirs.items()}:
-            return False
-        in_order = sorted(mine, key=lambda name: mine[name][2])
-        return all(_equal(one, mine[name][2:], other, theirs[name][2:]) for name in in_order)
-
-
-def _layout(file: BinaryIO) -> Layout:
-    (length,) = struct.unpack("<Q", file.read(8))
-    header = json.loads(file.read(length))
-    start = 8 + length
-    return {
-        name: (entry["dtype"], entry["shape"], *(start + place for place in entry["data_offsets"]))
-        for name, entry in header.items()
-        if name != "__metadata__" and not name.endswith(UNUSED)
-    }
-
-
-def _equal(one: BinaryIO, mine: tuple[int, int], other: BinaryIO, theirs: tuple[int, int]) -> bool:
-    if mine[1] - mine[0] != theirs[1] - theirs[0]:
+    if first.how != second.how or len(first.spans) != len(second.spans):
         return False
-    one.seek(mine[0])
-    other.seek(theirs[0])
-    left = mine[1] - mine[0]
-    while left > 0:
-        size = min(CHUNK, left)
-        if one.read(size) != other.read(size):
-            return False
-        left -= size
+    return all(_equal(one, other) for one, other in zip(first.spans, second.spans, strict=True))
+
+
+def same_tensors(
+    first: Mapping[str, TensorHeader], mine: Mapping[str, Lying], second: Mapping[str, TensorHeader],
+    theirs: Mapping[str, Lying],
+) -> bool:  # fmt: skip
+    """Whether two checkpoints hold equal tensors under the same names, of one dtype and shape. Raises as above.
+
+    The files they lie in, the order of tensors, and how many batches a BatchNorm has seen may differ.
+    """
+    one, other = ({n: h for n, h in headers.items() if not n.endswith(UNUSED)} for headers in (first, second))
+    if one != other or not mine.keys() >= one.keys() or not theirs.keys() >= one.keys():
+        return False
+    return all(same_bytes(mine[name], theirs[name]) for name in one)
+
+
+def _equal(one: Span, other: Span) -> bool:
+    if one == other:
+        return True
+    if one.end - one.begin != other.end - other.begin:
+        return False
+    with ExitStack() as stack:
+        files = [stack.enter_context(opened(span.path, EXPECTED)) for span in (one, other)]
+        for done in range(0, one.end - one.begin, CHUNK):
+            pieces = [_piece(file, span, done) for file, span in zip(files, (one, other), strict=True)]
+            if pieces[0] != pieces[1]:
+                return False
     return True
+
+
+def _piece(file: BufferedReader[Any], span: Span, done: int) -> bytes:
+    file.seek(span.begin + done)
+    return file.read(min(CHUNK, span.end - span.begin - done))

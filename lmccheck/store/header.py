@@ -18,13 +18,13 @@ from lmccheck.store.disk import opened
 
 EXPECTED = "a .safetensors checkpoint"
 MOST_HEADER = 100_000_000  # bytes; the format's own limit
-PIECE = 2**20  # bytes that are compared at a time
 MOST_DIMENSIONS = 64  # torch's own limit in most of what it computes
 MOST_NUMBERS = 2**63 - 1  # torch counts with 64 bits
 EIGHT = ("F8_E4M3", "F8_E5M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ")  # floats without their scales
 KEYS = {"dtype", "shape", "data_offsets"}
 
-_PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"}
+SAFETENSORS = ".safetensors"
+PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"}
 _FLOATS = {  # as safetensors and as torch spell them
     "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "F8_E4M3": "float8_e4m3fn",
     "F8_E5M2": "float8_e5m2", "F8_E8M0": "float8_e8m0fnu", "F8_E4M3FNUZ": "float8_e4m3fnuz",
@@ -129,29 +129,6 @@ def header_of_open(file: BufferedReader[Any], path: Path) -> tuple[Header, bytes
     if 8 + length + end != size:
         raise CheckpointError(corrupt(path, f"{size} bytes where the header describes {8 + length + end}"))
     return header, head + raw
-
-
-def same_bytes(path: Path, header: Header, one: str, other: str) -> bool:
-    """Whether two tensors of a file are the same bytes, of which nothing else is read; no if it cannot be read now."""
-    starts, at = {}, 0
-    for name, tensor in header.tensors.items():  # in the order of their bytes, without gaps
-        starts[name], at = at, at + tensor.bytes
-    size = header.tensors[one].bytes
-    if size != header.tensors[other].bytes:
-        return False
-    try:
-        with opened(path, EXPECTED) as file:
-            begin = 8 + struct.unpack("<Q", file.read(8))[0]
-            for done in range(0, size, PIECE):  # those that differ do so early
-                pieces = []
-                for name in (one, other):
-                    file.seek(begin + starts[name] + done)
-                    pieces.append(file.read(min(PIECE, size - done)))
-                if pieces[0] != pieces[1]:
-                    return False
-    except (OSError, ValueError, struct.error):
-        return False
-    return True
 
 
 def require_samples(header: Header, label: str, *, tokens: bool = False) -> None:
@@ -278,9 +255,14 @@ def _refuse_other_formats(path: Path, head: bytes) -> None:
         )
     protocol = head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")
     pickled = protocol or head[:4] == b"PK\x03\x04"
-    if path.suffix.lower() in _PICKLES or (pickled and head[8:9] != b"{"):
-        raise CheckpointError(
-            f"{shown_path(path)}: got a pickle, which can run code when it is loaded, expected safetensors; mend: "
-            "convert it once where you trust it: "
-            "safetensors.torch.save_file(torch.load(path, weights_only=True), 'model.safetensors')"
-        )
+    if path.suffix.lower() in PICKLES or (pickled and head[8:9] != b"{"):
+        raise CheckpointError(refused_pickle(path, "a pickle", "path"))
+
+
+def refused_pickle(path: Path, got: str, file: str) -> str:
+    """Return the line that refuses a pickle, which is ``file`` in the way to convert it."""
+    return (
+        f"{shown_path(path)}: got {got}, which can run code when it is loaded, expected safetensors; mend: convert it "
+        f"once where you trust it: safetensors.torch.save_file(torch.load({file}, weights_only=True), "
+        "'model.safetensors')"
+    )

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 from lmccheck.errors import CheckpointError, shown_path
 from lmccheck.store import files
 from lmccheck.store.checkpoint import Checkpoint
+from lmccheck.store.contents import Lying, Span, same_bytes
 from lmccheck.store.disk import Held, Stamp, hashed, opened
-from lmccheck.store.header import EXPECTED, cannot_read, header_of_open, same_bytes
+from lmccheck.store.header import EXPECTED, cannot_read, header_of_open
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -59,6 +60,11 @@ class File:
         assert self.held is not None
         return self.held.sha256
 
+    def lying(self, name: str) -> Lying:
+        """Return where a tensor's bytes lie."""
+        start = self.starts[name]
+        return Lying((Span(self.path, start, start + self.header.tensors[name].bytes),))
+
     def require_unchanged(self) -> None:
         """Raise CheckpointError where what was read is no longer what lies there."""
         if self.held is not None:
@@ -98,6 +104,7 @@ class Shards:
             files=(*(file.path for file in self.files), *(held.path for held in self.beside)),
             home=home,
             get=lambda name: self.where[name].get(name),
+            lies={name: file.lying(name) for name, file in self.where.items()},
         )
 
     def read(self) -> dict[str, Tensor]:
@@ -120,10 +127,11 @@ class Shards:
             one.require_unchanged()
 
     def same(self, one: str, other: str) -> bool:
-        """Whether two names hold the same bytes."""
-        return self.where[one] is self.where[other] and same_bytes(
-            self.where[one].path, self.where[one].header, one, other
-        )
+        """Whether two names hold the same bytes; no if they cannot be read now."""
+        try:
+            return same_bytes(*(self.where[name].lying(name) for name in (one, other)))
+        except (OSError, ValueError):
+            return False
 
 
 def together(hashes: Mapping[Path, str]) -> str:

@@ -66,3 +66,41 @@ def test_a_lone_file_has_no_home(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     save_file(STATE, tmp_path / "x.safetensors")
     assert look_at("x.safetensors", tmp_path, "a").home is None
+
+
+def refused(folder: Path) -> str:
+    with pytest.raises(CheckpointError) as error:
+        look_at(folder, folder, "a")
+    text = str(error.value)
+    assert "\n" not in text
+    assert "; mend: " in text
+    return text
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        ([], "got an empty folder, expected the folder of a saved model"),
+        (["config.json"], "got a folder without model.safetensors or diffusion_pytorch_model.safetensors"),
+        (["pytorch_model.bin", "training_args.bin"], "got a folder of pickles, pytorch_model.bin, which can run code"),
+        (["pytorch_model.bin.index.json", "pytorch_model-00001-of-00001.bin"], "got a folder of pickles"),
+        (["x.pt"], "torch.load('x.pt', weights_only=True)"),
+        (["adapter_config.json", "adapter_model.safetensors"], "mend: name its base, too: { base = …, adapter = … }"),
+        (["adapter_config.json", "model.safetensors"], "an adapter, beside model.safetensors, a whole model"),
+        (["model-00001-of-00002.safetensors"], "without model.safetensors.index.json"),
+        (["model.safetensors", "model-00001-of-00002.safetensors"], "shards that no index names"),
+        (["ema.safetensors"], "got ema.safetensors, and neither model.safetensors nor"),
+        (["model.safetensors", "diffusion_pytorch_model.safetensors"], "the weights of two models"),
+    ],
+)
+def test_what_is_no_folder_of_one_model(tmp_path: Path, names: list[str], words: str) -> None:
+    """Is told by what lies there instead, with what to do; no pickle is opened."""
+    for name in names:
+        (tmp_path / name).write_bytes(b"\x80\x04nothing that could be read")
+    assert words in refused(tmp_path)
+
+
+def test_pickles_beside_safetensors_are_not_read(saved: Path) -> None:
+    """Optimizer states and old weights may lie there."""
+    (saved / "pytorch_model.bin").write_bytes(b"\x80\x04")
+    assert look_at(saved, saved, "a").tensors.keys() == STATE.keys()

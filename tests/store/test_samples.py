@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from lmccheck.store.contents import same_contents
+from lmccheck.store.checkpoint import Checkpoint, look_at
 from lmccheck.store.data import Data, load_data
 from lmccheck.store.samples import common_samples
 
@@ -69,15 +69,15 @@ def test_files_are_compared_by_their_tensors(tmp_path: Path) -> None:
     """Whatever their metadata, their order and what BatchNorm has counted; one number makes them differ."""
     state = {"a": torch.randn(700_000), "b.weight": torch.ones(3), "n.num_batches_tracked": torch.tensor(1)}
 
-    def file(name: str, metadata: dict[str, str] | None = None, **changed: torch.Tensor) -> Path:
+    def file(name: str, metadata: dict[str, str] | None = None, **changed: torch.Tensor) -> Checkpoint:
         save_file({**state, **changed}, tmp_path / name, metadata=metadata)
-        return tmp_path / name
+        return look_at(name, tmp_path, name)
 
     first = file("first")
-    assert same_contents(first, file("copy", {"epoch": "3"}))
-    assert same_contents(first, file("later", **{"n.num_batches_tracked": torch.tensor(9)}))
+    assert first.same_contents(file("copy", {"epoch": "3"}))
+    assert first.same_contents(file("later", **{"n.num_batches_tracked": torch.tensor(9)}))
     changed = state["a"].clone()
     changed[-1] += 1e-3
-    assert not same_contents(first, file("other", a=changed))
-    assert not same_contents(first, file("half", a=state["a"].half()))
-    assert not same_contents(first, file("more", c=torch.zeros(1)))
+    assert not first.same_contents(file("other", a=changed))
+    assert not first.same_contents(file("half", a=state["a"].half()))
+    assert not first.same_contents(file("more", c=torch.zeros(1)))

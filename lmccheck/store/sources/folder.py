@@ -1,4 +1,4 @@
-"""A folder as ``save_pretrained`` writes it: the weights in one safetensors file."""
+"""A folder as ``save_pretrained`` writes it: its weights lie in one safetensors file, or in shards with an index."""
 
 from __future__ import annotations
 
@@ -6,22 +6,18 @@ import os
 from pathlib import Path
 from typing import Any
 
-from lmccheck.errors import CheckpointError, shown_path
 from lmccheck.store.checkpoint import SOURCES, Checkpoint, Source
-from lmccheck.store.folders import WEIGHTS
+from lmccheck.store.folders import INDEX, weights_in
 from lmccheck.store.shards import File, Shards
+from lmccheck.store.sources.index import shards_of_index
 
 
 def open_folder(given: str | os.PathLike[str], folder: Path, side: str) -> Checkpoint:
     """Return the weights of a folder as a checkpoint; nothing but headers is read."""
     path = folder / given
-    found = next((path / name for name in WEIGHTS if os.path.lexists(path / name)), None)
-    if found is None:
-        raise CheckpointError(
-            f"{shown_path(path)}: got a folder without {' or '.join(WEIGHTS)}, expected the folder of a saved model; "
-            "mend: name the folder that save_pretrained wrote, or the file itself"
-        )
-    return Shards([File(found)]).checkpoint(path, path)
+    weights = weights_in(path)
+    found = shards_of_index(weights) if weights.name.endswith(INDEX) else Shards([File(weights)])
+    return found.checkpoint(path, path)
 
 
 def _is_path(given: Any) -> bool:
