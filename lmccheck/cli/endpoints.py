@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from lmccheck.alignment import method_names
 from lmccheck.errors import LmcError
+from lmccheck.store.given import files_of
 from lmccheck.store.imports import input_files
 from lmccheck.store.whole import overwritten
 
@@ -21,8 +22,8 @@ METHODS = " or ".join([", ".join(method_names()[:-1]), method_names()[-1]])
 def add_pair(command: argparse.ArgumentParser, methods: str, output: str) -> None:
     """Add the arguments that name a pair, how it is aligned, and the file to write."""
     add = command.add_argument
-    add("a", metavar="A", help="the checkpoint that stays, a .safetensors file")
-    add("b", metavar="B", help="the checkpoint that is permuted towards it, a .safetensors file")
+    add("a", metavar="A", help="the checkpoint that stays: a .safetensors file, a model's folder or an index")
+    add("b", metavar="B", help="the checkpoint that is permuted towards it, of the same kinds")
     add("--model", metavar="NAME", required=True, help='"module:callable" returning a torch.nn.Module')
     add(
         "--data",
@@ -91,7 +92,10 @@ def output_path(options: argparse.Namespace, *beside: Path) -> Path:
 
 def require_unread(options: argparse.Namespace, *written: Path) -> None:
     """Raise LmcError where a file to be written is one that the arguments name as input, under whatever name."""
-    inputs = input_files(Path.cwd(), *(given for name, given in vars(options).items() if name != "output"))
+    here = Path.cwd()
+    named = [given for name, given in vars(options).items() if name != "output"]
+    checkpoints = (getattr(options, side, None) for side in ("a", "b"))
+    inputs = [*input_files(here, *named), *(file for given in checkpoints for file in files_of(given, here))]
     for target in written:
         if overwritten(target, inputs) is not None:
             raise LmcError(f"--output: {target} is read from, expected a file of its own; mend: choose another name")

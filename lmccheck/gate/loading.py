@@ -9,6 +9,7 @@ from typing import Any
 from lmccheck.errors import CheckpointError, LmcError
 from lmccheck.gate.core import Core, Sources
 from lmccheck.manifest.plan import PairPlan, SetPlan
+from lmccheck.store.given import paths_of
 
 
 class Loaded:
@@ -21,7 +22,7 @@ class Loaded:
         self.passed: set[str] = set()
         self.lines: list[str] = []  # what became of the aligned file, for the terminal
         self.description: dict[str, Any] = {
-            "files": {key: {"path": str(folder / path)} for key, path in plan.files.items()}
+            "files": {key: {"path": str(paths_of(given, folder)[0])} for key, given in plan.files.items()}
         }
         self.environment: dict[str, Any] = {}
         self._witnesses: dict[str, Any] = {}

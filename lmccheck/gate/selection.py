@@ -12,6 +12,7 @@ from lmccheck.gate.options import is_manifest
 from lmccheck.manifest.plan import CheckPlan, PairPlan, Plan, SetPlan
 from lmccheck.manifest.read import load_manifest
 from lmccheck.report.record import CheckRecord
+from lmccheck.store.given import paths_of
 
 LOST = "pytest ended it without a measurement"
 UNREACHED = "the run ended before it"
@@ -66,7 +67,7 @@ def blank_check(
         kind=measured.kind if measured else "pair", check=name, property=check.property if check else name,
         severity=check.severity if check else "fail", verdict="pass", blocking=True,
         settings=dict(check.settings) if check else {},
-        pair_description={"files": {key: {"path": str(folder / path)} for key, path in files.items()}},
+        pair_description={"files": {key: {"path": str(paths_of(given, folder)[0])} for key, given in files.items()}},
         line=measured.line if measured else 0,
     )  # fmt: skip
 

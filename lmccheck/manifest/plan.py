@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lmccheck.errors import CheckpointError
+from lmccheck.store.given import Named, files_of, name_of
 from lmccheck.store.imports import input_files
 
 
@@ -42,8 +43,8 @@ class PairPlan(Comparison):
     ``model_b`` is b's own network where that has other widths than a's, ``model``; else None.
     """
 
-    a: str
-    b: str
+    a: Named
+    b: Named
     sha256: Mapping[str, str]
     model_b: str | None = None
     kind = "pair"
@@ -64,7 +65,7 @@ class PairPlan(Comparison):
         return f"{self.name}-b-{'aligned' if self.model_b is None else 'fused'}.safetensors"
 
     @property
-    def files(self) -> dict[str, str]:
+    def files(self) -> dict[str, Named]:
         """Checkpoints by the key that names them below the pair's table."""
         return {"a": self.a, "b": self.b}
 
@@ -78,7 +79,7 @@ class PairPlan(Comparison):
 class SetPlan(Comparison):
     """Two checkpoints of one network or more; ``sha256`` is empty or as long as ``models``."""
 
-    models: tuple[str, ...]
+    models: tuple[Named, ...]
     sha256: tuple[str, ...] = ()
     kind = "set"
     ships = "aligned models"
@@ -91,13 +92,13 @@ class SetPlan(Comparison):
     @property
     def shipped_files(self) -> tuple[str, ...]:
         """The names of the files in it; raises CheckpointError for two files of one stem."""
-        names = [f"{Path(model).stem}-aligned.safetensors" for model in self.models]
+        names = [f"{name_of(model, '')}-aligned.safetensors" for model in self.models]
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise CheckpointError(f"two models would be {twice}; mend: give their files different names")
         return tuple(names)
 
     @property
-    def files(self) -> dict[str, str]:
+    def files(self) -> dict[str, Named]:
         """Checkpoints by the key that names them below the set's table."""
         return {f"models[{k}]": model for k, model in enumerate(self.models)}
 
@@ -122,7 +123,9 @@ class Plan:
         for each in self.comparisons:
             named = [each.model, each.data, each.calibration, each.loss, each.symmetry, getattr(each, "model_b", None)]
             settings = (value for check in each.checks for value in check.settings.values())
-            yield from input_files(self.folder, *each.files.values(), *named, *settings)
+            yield from input_files(self.folder, *named, *settings)
+            for given in each.files.values():
+                yield from files_of(given, self.folder)
 
     @property
     def folder(self) -> Path:

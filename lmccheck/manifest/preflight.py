@@ -15,6 +15,7 @@ from lmccheck.errors import CheckpointError, nearest, one_line, shown_path
 from lmccheck.manifest.plan import PairPlan, Plan, SetPlan
 from lmccheck.store.checkpoint import Checkpoint, look_at
 from lmccheck.store.documents import read_document
+from lmccheck.store.given import Named, paths_of
 from lmccheck.store.header import read_header, require_evaluable, require_samples
 from lmccheck.store.prefixes import prefix_problem
 
@@ -41,13 +42,13 @@ class _Looks:
         self.data = cache(self._data)
         self.spec = cache(self._spec)
 
-    def _checkpoint(self, file: str) -> Checkpoint | str:
+    def _checkpoint(self, file: Named) -> Checkpoint | str:
         """Return a checkpoint that a network could be evaluated with, or what is wrong with it."""
         try:
-            found = look_at(file, self.folder, file)
+            found = look_at(file, self.folder, str(file))
             require_evaluable(found.tensors, found.label)
         except CheckpointError as error:
-            return self.missing(file) or str(error)
+            return next(filter(None, map(self.missing, paths_of(file, self.folder))), str(error))
         return found
 
     def _data(self, file: str, tokens: bool) -> str | None:
@@ -66,7 +67,7 @@ class _Looks:
             return self.missing(file) or str(error)
         return None
 
-    def missing(self, file: str) -> str | None:
+    def missing(self, file: str | Path) -> str | None:
         """Say that a file is not there, with the nearest name that is; None for one that is, or cannot be asked for."""
         path = self.folder / file
         try:
@@ -89,7 +90,6 @@ class _Looks:
 
 def _problems(item: PairPlan | SetPlan, looks: _Looks) -> Iterator[str]:
     """Yield problems, each beginning with the key below the item's table ('.a: …') or with ': '."""
-    folder = looks.folder
     for key in ("data", "calibration"):
         source = getattr(item, key)
         if source is None or not source.endswith(".safetensors"):
@@ -99,17 +99,18 @@ def _problems(item: PairPlan | SetPlan, looks: _Looks) -> Iterator[str]:
     if item.symmetry is not None and (problem := looks.spec(item.symmetry)):
         yield f".symmetry: {problem}"
     headers: dict[str, Checkpoint] = {}
-    seen: list[str] = []
+    seen: dict[str, Checkpoint] = {}
     for key, file in item.files.items():
-        path, checkpoint = folder / file, looks.checkpoint(file)
+        checkpoint = looks.checkpoint(file)
         if isinstance(checkpoint, str):
             yield f".{key}: {checkpoint}"
             continue
-        same = next((other for other in seen if os.path.samefile(path, folder / item.files[other])), None)
-        seen.append(key)
+        same = next((other for other, known in seen.items() if known.same_files(checkpoint)), None)
+        seen[key] = checkpoint
         yield from _pin_problems(key, checkpoint, item.pins.get(key))
         if same is not None:
-            yield f": {same} and {key} are the same file, {file}; expected two checkpoints"
+            what = "file" if len(checkpoint.files) == 1 else "files"
+            yield f": {same} and {key} are the same {what}, {file}; expected two checkpoints"
         else:
             headers[key] = checkpoint
     kinds = ("dtype",) if isinstance(item, PairPlan) and item.model_b is not None else ("shape", "dtype")

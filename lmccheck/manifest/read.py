@@ -13,10 +13,11 @@ from typing import Any
 
 from lmccheck.errors import ManifestError, nearest, one_line, shown_path
 from lmccheck.manifest.plan import CheckPlan, PairPlan, Plan, SetPlan
-from lmccheck.manifest.tables import CALLABLE, FILE, HASH, LOSSES, PairTable, Pins, SetTable, Sources, Top
+from lmccheck.manifest.tables import CALLABLE, FILE, HASH, LOSSES, AdaptedTable, PairTable, Pins, SetTable, Sources, Top
 from lmccheck.properties.registry import OF, PROPERTIES, Kind, properties_of
 from lmccheck.properties.settings import Place
 from lmccheck.store.documents import Table, key_text, near, read_document, read_table, shown
+from lmccheck.store.given import Adapted, Named
 
 NAME = re.compile(r"[A-Za-z0-9._-]+")
 TOLD = 100  # problems of one manifest that are told at once
@@ -77,8 +78,8 @@ class _Reader:
             self.problems.append(f"{where}.symmetry: not read where model_b says another network, expected none")
         return PairPlan(
             name=name,
-            a=table.a,
-            b=table.b,
+            a=self.checkpoint(table.a, f"{where}.a"),
+            b=self.checkpoint(table.b, f"{where}.b"),
             model_b=table.model_b,
             sha256={key: value.lower() for key, value in pins if value},
             checks=self.checks(table.check, where, "pair" if table.model_b is None else "widths"),
@@ -93,9 +94,7 @@ class _Reader:
         if table is None:
             return None
         count = len(table.models)
-        for k, file in enumerate(table.models):
-            if not isinstance(file, str) or not file:
-                self.problems.append(f"{where}.models[{k}]: got {shown(file)}, expected {FILE}")
+        models = [self.checkpoint(model, f"{where}.models[{k}]") for k, model in enumerate(table.models)]
         for k, pin in enumerate(table.sha256):
             if not isinstance(pin, str) or not re.fullmatch("[0-9a-fA-F]{64}", pin):
                 self.problems.append(f"{where}.sha256[{k}]: got {shown(pin)}, expected {HASH}")
@@ -113,12 +112,21 @@ class _Reader:
                     )
         return SetPlan(
             name=name,
-            models=tuple(table.models),
+            models=tuple(models),
             sha256=tuple(str(pin).lower() for pin in table.sha256),
             checks=checks,
             line=self.line_of("set", name),
             **_inherited(table, defaults),
         )
+
+    def checkpoint(self, value: Any, where: str) -> Named:
+        """Return what is named as a checkpoint: a path, or an adapter on its base."""
+        if isinstance(value, dict):
+            table = self.table(AdaptedTable, value, where)
+            return Adapted(self.checkpoint(table.base, f"{where}.base"), table.adapter) if table else ""
+        if not isinstance(value, str) or not value:
+            self.problems.append(f"{where}: got {shown(value)}, expected {FILE}")
+        return str(value)
 
     def checks(self, tables: dict[str, Any], where: str, kind: Kind) -> tuple[CheckPlan, ...]:
         if not tables:

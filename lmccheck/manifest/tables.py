@@ -16,7 +16,7 @@ LOSSES = ("cross_entropy", "mse", "next_token")
 SOURCE = 'a path ending ".safetensors" or "module:callable"'
 SPEC_FILE = 'a path ending ".toml" or ".json"'
 MODEL = '"module:callable", the callable returning a torch.nn.Module'
-FILE = "the path of a .safetensors file"
+FILE = 'the path of a .safetensors file or of a model\'s folder, or { base = "…", adapter = "…" }'
 HASH = "64 hexadecimal digits"
 
 
@@ -42,8 +42,8 @@ class Sources(Strict):
 class PairTable(Sources):
     """Keys of ``[pair.NAME]``."""
 
-    a: str = Field(min_length=1, description=FILE)
-    b: str = Field(min_length=1, description=FILE)
+    a: Any = Field(description=FILE)
+    b: Any = Field(description=FILE)
     model_b: str | None = Field(default=None, pattern=f"^{CALLABLE}$", description=MODEL)
     sha256: dict[str, Any] = Field(default={}, description='a table such as { a = "…", b = "…" }')
     check: dict[str, Any] = Field(default={}, description="a table of checks")
@@ -52,9 +52,16 @@ class PairTable(Sources):
 class SetTable(Sources):
     """Keys of ``[set.NAME]``."""
 
-    models: list[Any] = Field(min_length=2, description="an array of the paths of two .safetensors files or more")
+    models: list[Any] = Field(min_length=2, description="an array of two checkpoints or more, each " + FILE)
     sha256: list[Any] = Field(default=[], description="an array of hashes, one for each of the models, in order")
     check: dict[str, Any] = Field(default={}, description="a table of checks")
+
+
+class AdaptedTable(Strict):
+    """Keys of a checkpoint that is an adapter on its base."""
+
+    base: Any = Field(description=FILE)
+    adapter: str = Field(min_length=1, description="the path of an adapter's folder")
 
 
 class Pins(Strict):

@@ -18,6 +18,7 @@ from lmccheck.network.network import Network, load_network
 from lmccheck.network.pair import Given, ModelPair
 from lmccheck.shown import one_line, some
 from lmccheck.store.checkpoint import Checkpoint, open_checkpoint
+from lmccheck.store.given import Adapted, name_of
 
 
 @one_line(lambda models: f"{models.name!r}, {len(models.names)} models: {some(models.names)}; {models.network.run_on}")
@@ -105,11 +106,10 @@ def load_set(models: Sequence[Given], *, name: str | None = None, sha256: Sequen
 
 
 def model_names(models: Sequence[Given]) -> tuple[str, ...]:
-    """Return a name for each model: its file's stem, the path where stems meet, ``model k`` for a state dict."""
-    paths = {k: Path(os.fspath(m)) for k, m in enumerate(models) if isinstance(m, (str, os.PathLike))}
-    stems = [path.stem for path in paths.values()]
+    """Return a name for each model: its file's or folder's, the path where these meet, ``model k`` for a state dict."""
+    names = [name_of(model, f"model {k}") for k, model in enumerate(models)]
     short = [
-        (paths[k].stem if stems.count(paths[k].stem) == 1 else str(paths[k])) if k in paths else f"model {k}"
-        for k in range(len(models))
+        str(model) if names.count(name) > 1 and isinstance(model, (str, os.PathLike, Adapted)) else name
+        for name, model in zip(names, models, strict=True)
     ]
     return tuple(name if short.count(name) == 1 else f"{name} ({k})" for k, name in enumerate(short))

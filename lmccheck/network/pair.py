@@ -28,10 +28,11 @@ from lmccheck.network.network import Network, load_network, named_module
 from lmccheck.shown import one_line
 from lmccheck.store.checkpoint import Checkpoint, open_checkpoint
 from lmccheck.store.data import Data
+from lmccheck.store.given import Named, name_of
 from lmccheck.symmetry.spec import PermutationSpec
 
 Made = TypeVar("Made")
-Given = str | os.PathLike[str] | StateDict
+Given = Named | os.PathLike[str] | Mapping[str, Any]  # a state dict, or an adapter on its base
 
 
 @one_line(lambda pair: f"{pair.name!r}, {pair.a.checkpoint.label}, {pair.b.checkpoint.label}, {pair.network.run_on}")
@@ -213,7 +214,8 @@ def load_pair(
 ) -> ModelPair:
     """Load and check two checkpoints of one network.
 
-    ``a``, ``b``: .safetensors file or state dict. ``model``: ``"pkg.mod:build"``, a callable or an nn.Module.
+    ``a``, ``b``: .safetensors file, a model's folder or index, ``{"base": …, "adapter": …}`` for an adapter on its
+    base, or state dict. ``model``: ``"pkg.mod:build"``, a callable or an nn.Module.
     ``data`` (verdicts are measured on it) and ``calibration`` (aligns, re-estimates BatchNorm; never measured on):
     a .safetensors file with ``inputs`` and ``targets``, ``"pkg.mod:batches"``, a pair of tensors or arrays, a
     dictionary with ``labels``, batches of them, or a data set; next_token needs no targets. ``loss``:
@@ -274,7 +276,4 @@ def _opened(a: Given, b: Given, folder: Path, pins: Mapping[str, str]) -> list[C
 
 
 def _title(a: Given, b: Given) -> str:
-    return "-".join(
-        Path(given).stem if isinstance(given, (str, os.PathLike)) else f"state dict {side}"
-        for side, given in (("a", a), ("b", b))
-    )
+    return "-".join(name_of(given, f"state dict {side}") for side, given in (("a", a), ("b", b)))

@@ -15,6 +15,7 @@ from lmccheck.registry import Registry
 from lmccheck.shown import one_line, some
 from lmccheck.store.contents import Lying, same_tensors
 from lmccheck.store.header import TensorHeader
+from lmccheck.store.whole import same_file
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -74,6 +75,10 @@ class Checkpoint:
         """Whether one of the other names holds the same numbers, as tied weights do that were stored twice."""
         alike = (other for other in among if other != name and self.tensors[other] == self.tensors[name])
         return any(self.same(name, other) for other in alike)
+
+    def same_files(self, other: Checkpoint) -> bool:
+        """Whether both are read from the same files, whatever these are called."""
+        return len(self.files) == len(other.files) > 0 and all(map(same_file, self.files, other.files))
 
     def same_contents(self, other: Checkpoint) -> bool:
         """Whether both lie in files and hold the same tensors, found without torch; raises OSError and ValueError."""

@@ -8,6 +8,7 @@ from lmccheck.errors import ManifestError
 from lmccheck.finding import LIMIT
 from lmccheck.manifest.plan import CheckPlan
 from lmccheck.manifest.read import load_manifest
+from lmccheck.manifest.tables import FILE
 from lmccheck.properties.registry import properties_of
 
 SOUND = """\
@@ -175,10 +176,10 @@ SETTINGS = "endpoints, property, severity, align, limit, points, repair, beyond"
             SOUND.replace("[pair.one]", '[pair.one]\nsymmetry = "m:spec"'),
             'pair.one.symmetry: got "m:spec" (a string), expected a path ending ".toml" or ".json"',
         ),
-        (SOUND.replace('a = "a.safetensors"', ""), "pair.one.a: missing, expected the path of a .safetensors file"),
+        (SOUND.replace('a = "a.safetensors"', ""), f"pair.one.a: missing, expected {FILE}"),
         (
             SOUND.replace('"a.safetensors"', "3"),
-            "pair.one.a: got 3, expected the path of a .safetensors file",
+            f"pair.one.a: got 3, expected {FILE}",
         ),
         (
             SOUND.replace("[pair.one]", '[pair.one]\nsha256 = { a = "ab" }'),
@@ -290,13 +291,13 @@ def test_a_pair_of_two_widths_has_a_network_of_its_own_for_b(load):
     [
         (
             SET.replace('["a.safetensors", "b.safetensors", "c.safetensors"]', '["a.safetensors"]'),
-            "set.three.models: got an array, expected an array of the paths of two .safetensors files or more",
+            f"set.three.models: got an array, expected an array of two checkpoints or more, each {FILE}",
         ),
-        (SET.replace('"b.safetensors"', "3"), "set.three.models[1]: got 3, expected the path of a .safetensors file"),
+        (SET.replace('"b.safetensors"', "3"), f"set.three.models[1]: got 3, expected {FILE}"),
         (
             SET.replace("models =", "model ="),
             'set.three.model: got an array, expected "module:callable", the callable returning a torch.nn.Module\n'
-            "lmc.toml: set.three.models: missing, expected an array of the paths of two .safetensors files or more",
+            f"lmc.toml: set.three.models: missing, expected an array of two checkpoints or more, each {FILE}",
         ),
         (
             SET.replace("models =", f'sha256 = ["{"0" * 64}"]\nmodels ='),
