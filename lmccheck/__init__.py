@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from lmccheck.errors import VerdictError as VerdictError
     from lmccheck.fusion.fuse import Fusion as Fusion
     from lmccheck.fusion.fuse import fuse as fuse
+    from lmccheck.merging.merge import Merge as Merge
+    from lmccheck.merging.merge import load_merge as load_merge
     from lmccheck.network.model_set import ModelSet as ModelSet
     from lmccheck.network.model_set import load_set as load_set
     from lmccheck.network.pair import ModelPair as ModelPair
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
     from lmccheck.properties.dropout_stability import dropout_stability as dropout_stability
     from lmccheck.properties.fused_connectivity import fused_connectivity as fused_connectivity
     from lmccheck.properties.linear_connectivity import linear_connectivity as linear_connectivity
+    from lmccheck.properties.merged_loss import merged_loss as merged_loss
     from lmccheck.properties.noise_stability import noise_stability as noise_stability
     from lmccheck.properties.set_connectivity import set_connectivity as set_connectivity
     from lmccheck.properties.ten_segment_path import ten_segment_path as ten_segment_path
@@ -63,6 +66,7 @@ _PUBLIC = {
     "errors": "CheckpointError DeviceError LmcError LmcWarning ManifestError SourceError SymmetryError "
     "UnsupportedArchitecture VerdictError",
     "fusion.fuse": "Fusion fuse",
+    "merging.merge": "Merge load_merge",
     "network.model_set": "ModelSet load_set",
     "network.pair": "ModelPair WidthPair load_pair load_widths",
     "paths.path": "Path load_path save_path",
@@ -70,6 +74,7 @@ _PUBLIC = {
     "properties.dropout_stability": "dropout_stability",
     "properties.fused_connectivity": "fused_connectivity",
     "properties.linear_connectivity": "linear_connectivity",
+    "properties.merged_loss": "merged_loss",
     "properties.noise_stability": "noise_stability",
     "properties.set_connectivity": "set_connectivity",
     "properties.ten_segment_path": "ten_segment_path",

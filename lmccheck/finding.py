@@ -67,7 +67,7 @@ class End:
 
 @dataclass(frozen=True)
 class Where:
-    """Where the worst was seen: a point of a line, a segment of a path, an endpoint, a layer, two models, a seed."""
+    """Where the worst was seen: a point of a line, a segment of a path, an endpoint, a layer, models, a seed, data."""
 
     t: float | None = None
     segment: str | None = None
@@ -75,6 +75,7 @@ class Where:
     layer: str | None = None
     pair: tuple[str, ...] | None = None
     seed: int | None = None
+    data: str | None = None
 
     def __str__(self) -> str:
         """Return it short enough for a column.
@@ -87,12 +88,12 @@ class Where:
         if self.side:
             return f"{self.side}:{self.layer}" if self.layer else self.side
         t = None if self.t is None else f"{self.t:.4g}"
-        parts = {"t": t, "seg": self.segment, "layer": self.layer, "seed": self.seed}
+        parts = {"t": t, "seg": self.segment, "layer": self.layer, "seed": self.seed, "on": self.data}
         return " ".join(f"{name}={part}" for name, part in parts.items() if part is not None)
 
 
 PLACES = {"worst_t": "t", "worst_segment": "segment", "worst_side": "side"}  # keys of details, fields of Where
-PLACES |= {"worst_layer": "layer", "worst_pair": "pair", "worst_seed": "seed"}
+PLACES |= {"worst_layer": "layer", "worst_pair": "pair", "worst_seed": "seed", "worst_data": "data"}
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ FLOORS = (  # each may import from those above it in this list, and from itself;
     ("network",),
     ("evaluate",),
     ("alignment",),
-    ("fusion",),
+    ("fusion", "merging"),
     ("dropping",),
     ("paths",),
     ("diagnose",),

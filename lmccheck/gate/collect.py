@@ -1,4 +1,4 @@
-"""A manifest as pytest nodes: file > pair or set > check, so that ids, ``-k``, fixtures, JUnit and xdist just work.
+"""A manifest as pytest nodes: file > pair > check (or set, or merge), so that ids, ``-k``, JUnit and xdist just work.
 
 Only public names of pytest are used. Nothing here imports torch before a check runs.
 """
@@ -23,7 +23,7 @@ from lmccheck.gate.options import MANIFESTS, options_of
 from lmccheck.gate.outputs import output_problem
 from lmccheck.gate.selection import blank_check
 from lmccheck.gate.witnesses import unsaid_by, witness_lines
-from lmccheck.manifest.plan import CheckPlan, PairPlan, Plan, SetPlan
+from lmccheck.manifest.plan import CheckPlan, Measured, Plan
 from lmccheck.manifest.read import load_manifest
 from lmccheck.report.failure import failure_text, reproduce_command
 from lmccheck.report.record import NOT_MEASURED, CheckRecord
@@ -36,7 +36,7 @@ class ManifestFile(pytest.File):
     """One ``lmc.toml``; a malformed one is a collection error."""
 
     def collect(self) -> Iterator[pytest.Item | pytest.Collector]:
-        """Yield the manifest's own item, then its pairs and its sets.
+        """Yield the manifest's own item, then its pairs, its sets and its merges.
 
         Only now does the manifest count as found: pytest also lists the files of folders above the ones it was given.
         """
@@ -51,8 +51,7 @@ class ManifestFile(pytest.File):
         item.add_marker("lmc")
         yield item
         for comparison in plan.comparisons:
-            kind = SetCollector if isinstance(comparison, SetPlan) else PairCollector
-            collector = kind.from_parent(self, name=comparison.name)
+            collector = COLLECTORS[comparison.kind].from_parent(self, name=comparison.name)
             collector.adopt(plan, comparison)
             yield collector
 
@@ -61,10 +60,10 @@ class PairCollector(pytest.Collector):
     """One pair; loads its checkpoints once for all its checks, and lets go of them after the last."""
 
     manifest: Plan
-    plan: PairPlan | SetPlan
+    plan: Measured
     loaded: Loaded
 
-    def adopt(self, manifest: Plan, plan: PairPlan | SetPlan) -> None:
+    def adopt(self, manifest: Plan, plan: Measured) -> None:
         """Take the part of the plan that this node stands for."""
         self.manifest, self.plan = manifest, plan
         self.loaded = Loaded(manifest.folder, plan, core_of(self.config))
@@ -95,8 +94,15 @@ class SetCollector(PairCollector):
     """One set of models, treated as a pair is."""
 
 
+class MergeCollector(PairCollector):
+    """One merge, likewise."""
+
+
+COLLECTORS: dict[str, Any] = {"pair": PairCollector, "set": SetCollector, "merge": MergeCollector}
+
+
 class CheckItem(Recorded, pytest.Function):
-    """One property of one pair or set; ``pair`` is either."""
+    """One property of one pair, set or merge; ``pair`` is any of them."""
 
     check: CheckPlan
 

@@ -14,7 +14,7 @@ import pytest
 from lmccheck.errors import SourceError
 
 if TYPE_CHECKING:
-    from lmccheck.manifest.plan import PairPlan, SetPlan
+    from lmccheck.manifest.plan import Measured
     from lmccheck.network.pair import ModelPair
     from lmccheck.result import Result
 
@@ -43,9 +43,9 @@ class Sources:
 class Core:
     """Loads what a plan names, and runs properties of it; nothing heavy is imported before it is needed."""
 
-    def load(self, folder: Path, plan: PairPlan | SetPlan, sources: Sources) -> Any:
-        """Return the pair, the pair of two widths or the set that a plan names; raise the ``LmcError`` it gives."""
-        from lmccheck.manifest.plan import SetPlan
+    def load(self, folder: Path, plan: Measured, sources: Sources) -> Any:
+        """Return the pair, the pair of two widths, the set or the merge of a plan; raise the ``LmcError`` it gives."""
+        from lmccheck.manifest.plan import MergePlan, SetPlan
 
         for key, fixture in (("model", "lmc_model_factory"), ("data", "lmc_data")):
             if getattr(sources, key) is None:
@@ -66,6 +66,9 @@ class Core:
         }
         if isinstance(plan, SetPlan):
             return self.load_set(plan.models, **given)
+        if isinstance(plan, MergePlan):
+            own = {"base_model": plan.base, "shipped": plan.shipped, "align": plan.align, "accept": plan.accept}
+            return self.load_merge(plan.parents, plan.recipe, **own, sources=plan.sources, **given)
         if plan.model_b is None:
             return self.distinct(self.load_pair(plan.a, plan.b, **given))
         model = given.pop("model")
@@ -95,6 +98,12 @@ class Core:
         from lmccheck.network.model_set import load_set
 
         return load_set(models, **given)
+
+    def load_merge(self, parents: Any, recipe: Any, **given: Any) -> Any:
+        """``lmccheck.load_merge``."""
+        from lmccheck.merging.merge import load_merge
+
+        return load_merge(parents, recipe, **given)
 
     def run(self, property_name: str, loaded: Any, *, seed: int, profile: str, **settings: Any) -> Result:
         """Run a property of what was loaded, with a seed and a search profile.

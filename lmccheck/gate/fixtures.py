@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,6 +12,7 @@ from lmccheck.errors import SourceError, nearest
 from lmccheck.gate.options import options_of
 
 if TYPE_CHECKING:
+    from lmccheck.merging.merge import Merge
     from lmccheck.network.pair import ModelPair
     from lmccheck.result import Result
 
@@ -67,17 +67,26 @@ class Facade:
         self._request = request
         self._device = device
 
-    def load_pair(self, a: Any, b: Any, **options: Any) -> ModelPair:
-        """Load a pair as ``lmccheck.load_pair`` does; model, data and loss default to the fixtures of that name."""
+    def _sources(self, what: str, options: dict[str, Any]) -> dict[str, Any]:
         for key, fixture in (("model", "lmc_model_factory"), ("data", "lmc_data"), ("loss", "lmc_loss")):
             if options.get(key) is None:
                 options[key] = self._request.getfixturevalue(fixture)
             if options[key] is None:
-                raise SourceError(f"lmc.load_pair: no {key}; say {key}=… or override the fixture {fixture}")
+                raise SourceError(f"lmc.{what}: no {key}; say {key}=… or override the fixture {fixture}")
+        return {"device": self._device, "base": self._request.path.parent, **options}
+
+    def load_pair(self, a: Any, b: Any, **options: Any) -> ModelPair:
+        """Load a pair as ``lmccheck.load_pair`` does; model, data and loss default to the fixtures of that name."""
         from lmccheck.gate.core import core_of  # here, as below: a run without manifests pays for none of it
 
-        folder: Path = self._request.path.parent
-        return core_of(self._request.config).load_pair(a, b, **{"device": self._device, "base": folder, **options})
+        return core_of(self._request.config).load_pair(a, b, **self._sources("load_pair", options))
+
+    def load_merge(self, parents: Any, recipe: Any, **options: Any) -> Merge:
+        """Load a merge as ``lmccheck.load_merge`` does; model, data and loss default to the fixtures of that name."""
+        from lmccheck.gate.core import core_of
+
+        merge: Merge = core_of(self._request.config).load_merge(parents, recipe, **self._sources("load_merge", options))
+        return merge
 
     def __getattr__(self, name: str) -> Callable[..., Result]:
         """Return a property as a method; what it loads itself has the run's device and the test's folder, too."""
@@ -87,7 +96,7 @@ class Facade:
         if name.startswith("_") or name not in PROPERTIES:
             raise AttributeError(f"lmc has no {name!r}{nearest(name, dir(self))}")
         call = partial(core_of(self._request.config).call, name)
-        if PROPERTIES.get(name).of == "pair":
+        if PROPERTIES.get(name).of in ("pair", "merge"):
             return call
         sources = {"device": self._device, "base": self._request.path.parent}
 
@@ -100,7 +109,7 @@ class Facade:
     def __dir__(self) -> list[str]:
         from lmccheck.properties.registry import PROPERTIES
 
-        return ["load_pair", *PROPERTIES.names()]
+        return ["load_merge", "load_pair", *PROPERTIES.names()]
 
 
 @pytest.fixture

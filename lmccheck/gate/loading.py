@@ -8,14 +8,14 @@ from typing import Any
 
 from lmccheck.errors import CheckpointError, LmcError
 from lmccheck.gate.core import Core, Sources
-from lmccheck.manifest.plan import PairPlan, SetPlan
+from lmccheck.manifest.plan import Measured
 from lmccheck.store.given import paths_of
 
 
 class Loaded:
     """What a pair or a set has loaded, or the error that loading it gave; both are kept for its next check."""
 
-    def __init__(self, folder: Path, plan: PairPlan | SetPlan, core: Core) -> None:
+    def __init__(self, folder: Path, plan: Measured, core: Core) -> None:
         self.folder = folder
         self.plan = plan
         self.core = core

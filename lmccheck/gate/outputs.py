@@ -13,14 +13,14 @@ import pytest
 from lmccheck.errors import LmcError, shown_path
 from lmccheck.gate.options import MANIFESTS, REFUSED, options_of
 from lmccheck.gate.witnesses import witness_path
-from lmccheck.manifest.plan import CheckPlan, PairPlan, SetPlan
+from lmccheck.manifest.plan import CheckPlan, Measured, PairPlan
 from lmccheck.report.formats import FORMATS
 from lmccheck.report.record import CheckRecord
 from lmccheck.report.write import is_report
 from lmccheck.store.header import read_header
 from lmccheck.store.whole import is_stream, place_of
 
-Checked = tuple[PairPlan | SetPlan, CheckPlan]
+Checked = tuple[Measured, CheckPlan]
 PYTESTS = {"xmlpath": "--junitxml", "log_file": "--log-file"}
 READ = {".py", ".toml", ".ini", ".cfg", ".safetensors"}  # files of other people's, whatever they hold
 
@@ -76,11 +76,11 @@ def _outputs(checks: Iterable[Checked], config: pytest.Config) -> Iterator[tuple
             yield from ((f"--lmc-aligned-dir ({plan.name})", file) for file in _shipped(plan, options.aligned_dir))
 
 
-def _shipped(plan: PairPlan | SetPlan, folder: Path) -> Iterator[Path]:
+def _shipped(plan: Measured, folder: Path) -> Iterator[Path]:
     target = folder / plan.shipped_name
     yield target
     try:
-        files = [target / name for name in plan.shipped_files] if isinstance(plan, SetPlan) else [target]
+        files = [target / name for name in plan.shipped_files] if not isinstance(plan, PairPlan) else [target]
     except LmcError:  # two files of one name, which is that set's own error
         return
     for file in files:

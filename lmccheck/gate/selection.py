@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lmccheck.errors import LmcError
 from lmccheck.gate.options import is_manifest
-from lmccheck.manifest.plan import CheckPlan, PairPlan, Plan, SetPlan
+from lmccheck.manifest.plan import CheckPlan, Measured, Plan
 from lmccheck.manifest.read import load_manifest
 from lmccheck.report.record import CheckRecord
 from lmccheck.store.given import paths_of
@@ -56,7 +56,7 @@ def blank_manifest(id: str, manifest: str, plan: Plan | None) -> CheckRecord:
 
 
 def blank_check(
-    id: str, manifest: str, plan: Plan | None, measured: PairPlan | SetPlan | None, check: CheckPlan | None
+    id: str, manifest: str, plan: Plan | None, measured: Measured | None, check: CheckPlan | None
 ) -> CheckRecord:
     """Return the record of a check before anything is measured; where there is no plan, what its id says."""
     _, pair, name = id.rsplit("::", 2)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from lmccheck.errors import CheckpointError
+from lmccheck.merging.contract import Recipe
 from lmccheck.store.given import Named, files_of, name_of
 from lmccheck.store.imports import input_files
 
@@ -24,7 +25,7 @@ class CheckPlan:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What pairs and sets have in common: sources, checks, and the line of the manifest where they begin."""
+    """What pairs, sets and merges have in common: sources, checks, and the line of the manifest where they begin."""
 
     name: str
     model: str | None
@@ -109,6 +110,46 @@ class SetPlan(Comparison):
 
 
 @dataclass(frozen=True)
+class MergePlan(Comparison):
+    """Parents by name and the recipe that makes one of them; ``sources`` are the manifest's data by name."""
+
+    parents: Mapping[str, Named]
+    recipe: Recipe
+    base: Named | None = None
+    shipped: Named | None = None
+    align: str = "none"
+    accept: tuple[str, ...] = ()
+    sha256: Mapping[str, str] = field(default_factory=dict)
+    sources: Mapping[str, Any] = field(default_factory=dict)
+    kind = "merge"
+    ships = "the merge"
+
+    @property
+    def shipped_name(self) -> str:
+        """The name of the folder written."""
+        return f"{self.name}-merged"
+
+    @property
+    def shipped_files(self) -> tuple[str, ...]:
+        """The names of the files in it, as far as they are known beforehand."""
+        return ("merged.safetensors",)
+
+    @property
+    def files(self) -> dict[str, Named]:
+        """Checkpoints by the key that names them below the merge's table."""
+        base = {} if self.base is None else {"base": self.base}
+        return {**{f"parents.{name}": given for name, given in self.parents.items()}, **base}
+
+    @property
+    def pins(self) -> dict[str, str]:
+        """Expected hashes by the same keys."""
+        return {"base" if key == "base" else f"parents.{key}": pin for key, pin in self.sha256.items()}
+
+
+Measured = PairPlan | SetPlan | MergePlan
+
+
+@dataclass(frozen=True)
 class Plan:
     """A whole manifest."""
 
@@ -116,16 +157,20 @@ class Plan:
     sha256: str
     pairs: tuple[PairPlan, ...]
     sets: tuple[SetPlan, ...] = ()
+    merges: tuple[MergePlan, ...] = ()
 
     @property
     def inputs(self) -> Iterator[Path]:
         """Every file that its checks read, of those that exist."""
         for each in self.comparisons:
             named = [each.model, each.data, each.calibration, each.loss, each.symmetry, getattr(each, "model_b", None)]
-            settings = (value for check in each.checks for value in check.settings.values())
-            yield from input_files(self.folder, *named, *settings)
-            for given in each.files.values():
+            named += [text for check in each.checks for text in _texts(check.settings)]
+            yield from input_files(self.folder, *named)
+            merged = [each.shipped] if isinstance(each, MergePlan) and each.shipped is not None else []
+            for given in (*each.files.values(), *merged):
                 yield from files_of(given, self.folder)
+            if isinstance(each, MergePlan):
+                yield from each.recipe.inputs
 
     @property
     def folder(self) -> Path:
@@ -133,6 +178,15 @@ class Plan:
         return self.path.parent
 
     @property
-    def comparisons(self) -> tuple[PairPlan | SetPlan, ...]:
+    def comparisons(self) -> tuple[Measured, ...]:
         """Everything that has checks, pairs first."""
-        return (*self.pairs, *self.sets)
+        return (*self.pairs, *self.sets, *self.merges)
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Yield every text in a setting, however deep."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (Mapping, list, tuple)):
+        for part in value.values() if isinstance(value, Mapping) else value:
+            yield from _texts(part)

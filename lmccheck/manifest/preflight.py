@@ -11,8 +11,8 @@ from functools import cache
 from itertools import islice
 from pathlib import Path
 
-from lmccheck.errors import CheckpointError, nearest, one_line, shown_path
-from lmccheck.manifest.plan import PairPlan, Plan, SetPlan
+from lmccheck.errors import CheckpointError, LmcError, nearest, one_line, shown_path
+from lmccheck.manifest.plan import Measured, MergePlan, PairPlan, Plan
 from lmccheck.store.checkpoint import Checkpoint, look_at
 from lmccheck.store.documents import read_document
 from lmccheck.store.given import Named, paths_of
@@ -88,7 +88,7 @@ class _Looks:
             return None
 
 
-def _problems(item: PairPlan | SetPlan, looks: _Looks) -> Iterator[str]:
+def _problems(item: Measured, looks: _Looks) -> Iterator[str]:
     """Yield problems, each beginning with the key below the item's table ('.a: …') or with ': '."""
     for key in ("data", "calibration"):
         source = getattr(item, key)
@@ -114,12 +114,22 @@ def _problems(item: PairPlan | SetPlan, looks: _Looks) -> Iterator[str]:
         else:
             headers[key] = checkpoint
     kinds = ("dtype",) if isinstance(item, PairPlan) and item.model_b is not None else ("shape", "dtype")
+    if isinstance(item, MergePlan):
+        yield from _recipe_problems(item)
+        kinds = ("shape",) if item.recipe.settings.get("dtype") else kinds
     first = next(iter(headers), "")
     for other in list(headers)[1:]:
         found = list(_differences(first, other, headers[first], headers[other], kinds))
         yield from found
         if not found and isinstance(item, PairPlan):
             yield from _twins(first, other, headers[first], headers[other])
+
+
+def _recipe_problems(item: MergePlan) -> Iterator[str]:
+    try:
+        item.recipe.look(tuple(item.parents))
+    except LmcError as error:
+        yield f".recipe{error}"
 
 
 def _twins(a: str, b: str, first: Checkpoint, second: Checkpoint) -> Iterator[str]:

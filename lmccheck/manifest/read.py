@@ -8,12 +8,27 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from lmccheck.errors import ManifestError, nearest, one_line, shown_path
-from lmccheck.manifest.plan import CheckPlan, PairPlan, Plan, SetPlan
-from lmccheck.manifest.tables import CALLABLE, FILE, HASH, LOSSES, AdaptedTable, PairTable, Pins, SetTable, Sources, Top
+from lmccheck.errors import LmcError, ManifestError, nearest, one_line, shown_path
+from lmccheck.manifest.merges import check_problems, first_data, merge_problems
+from lmccheck.manifest.plan import CheckPlan, MergePlan, PairPlan, Plan, SetPlan
+from lmccheck.manifest.tables import (
+    CALLABLE,
+    FILE,
+    HASH,
+    LOSSES,
+    AdaptedTable,
+    MergeTable,
+    PairTable,
+    Pins,
+    SetTable,
+    Sources,
+    Top,
+)  # fmt: skip
+from lmccheck.merging.contract import read_recipe
 from lmccheck.properties.registry import OF, PROPERTIES, Kind, properties_of
 from lmccheck.properties.settings import Place
 from lmccheck.store.documents import Table, key_text, near, read_document, read_table, shown
@@ -22,8 +37,9 @@ from lmccheck.store.given import Adapted, Named
 NAME = re.compile(r"[A-Za-z0-9._-]+")
 TOLD = 100  # problems of one manifest that are told at once
 LONGEST_NAME = 120  # characters: files are called after a pair and one of its checks, in at most 255 bytes
+AT_LEAST = "at least one [pair.NAME], [set.NAME] or [merge.NAME]"
 RESERVED_NAMES = ("manifest",)  # the manifest's own item has this name
-HEADER = re.compile(r"""\s*\[\s*(pair|set)\s*\.\s*(?:"([^"]*)"|'([^']*)'|([A-Za-z0-9_-]+))""")
+HEADER = re.compile(r"""\s*\[\s*(pair|set|merge)\s*\.\s*(?:"([^"]*)"|'([^']*)'|([A-Za-z0-9_-]+))""")
 
 
 def load_manifest(path: Path) -> Plan:
@@ -35,37 +51,44 @@ def load_manifest(path: Path) -> Plan:
         held, text, document = read_document(path)
     except ValueError as error:
         raise ManifestError(str(error)) from None
-    reader = _Reader(text)
-    pairs, sets = reader.everything(document)
+    reader = _Reader(text, path.parent)
+    pairs, sets, merges = reader.everything(document)
     if reader.problems:
         told = [one_line(f"{shown_path(path)}: {problem}") for problem in reader.problems[:TOLD]]
         more = len(reader.problems) - TOLD
         raise ManifestError("\n".join([*told, *([f"{shown_path(path)}: {more} more problems"] if more > 0 else [])]))
-    return Plan(path, held.sha256, pairs, sets)
+    return Plan(path, held.sha256, pairs, sets, merges)
 
 
 class _Reader:
     """Walks the tables of one document and gathers every problem, so that one run shows them all."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, folder: Path) -> None:
+        self.folder = folder
         self.lines = _lines_of(text)
         self.problems: list[str] = []
 
-    def everything(self, document: dict[str, Any]) -> tuple[tuple[PairPlan, ...], tuple[SetPlan, ...]]:
+    def everything(
+        self, document: dict[str, Any]
+    ) -> tuple[tuple[PairPlan, ...], tuple[SetPlan, ...], tuple[MergePlan, ...]]:
         if not document:
-            self.problems.append("the file is empty, expected schema = 1 and at least one [pair.NAME] or [set.NAME]")
-            return (), ()
+            self.problems.append(f"the file is empty, expected schema = 1 and {AT_LEAST}")
+            return (), (), ()
         top = self.table(Top, document, "")
         if top is None:
-            return (), ()
+            return (), (), ()
         defaults = self.table(Sources, top.defaults, "defaults") or Sources()
-        if not top.pair and not top.sets:
-            self.problems.append("no pairs and no sets, expected at least one [pair.NAME] or [set.NAME]")
+        if not top.pair and not top.sets and not top.merge:
+            self.problems.append(f"no pairs, no sets and no merges, expected {AT_LEAST}")
         pairs = [self.pair(name, table, defaults) for name, table in top.pair.items()]
-        for name in top.sets.keys() & top.pair.keys():
-            self.problems.append(f"set.{key_text(name)}: the name {name!r} is taken by a pair, expected another")
+        kinds = {"pair": top.pair, "set": top.sets, "merge": top.merge}
+        for one, other in combinations(kinds, 2):
+            for name in sorted(kinds[one].keys() & kinds[other].keys()):
+                taken = f"the name {name!r} is taken by a {one}, expected another"
+                self.problems.append(f"{other}.{key_text(name)}: {taken}")
         sets = [self.set(name, table, defaults) for name, table in top.sets.items()]
-        return tuple(plan for plan in pairs if plan), tuple(plan for plan in sets if plan)
+        merges = [self.merge(name, table, defaults) for name, table in top.merge.items()]
+        return tuple(filter(None, pairs)), tuple(filter(None, sets)), tuple(filter(None, merges))
 
     def pair(self, name: str, values: Any, defaults: Sources) -> PairPlan | None:
         where = f"pair.{key_text(name)}"
@@ -128,6 +151,40 @@ class _Reader:
             self.problems.append(f"{where}: got {shown(value)}, expected {FILE}")
         return str(value)
 
+    def merge(self, name: str, values: Any, defaults: Sources) -> MergePlan | None:
+        where = f"merge.{key_text(name)}"
+        self.name(name, where, reserved=RESERVED_NAMES)
+        table = self.table(MergeTable, values, where)
+        if table is None:
+            return None
+        parents = tuple(table.parents)
+        self.problems += [f"{where}{problem}" for problem in merge_problems(table)]
+        try:
+            recipe = read_recipe(table.recipe, parents, self.folder)
+        except LmcError as error:
+            self.problems.append(f"{where}.recipe{error}")
+            return None
+        checks = self.checks(table.check, where, "merge")
+        for check in checks:
+            at = f"{where}.check.{key_text(check.name)}"
+            self.problems += [f"{at}{problem}" for problem in check_problems(check, parents)]
+        sources = _inherited(table, defaults)
+        return MergePlan(
+            name=name,
+            checks=checks,
+            line=self.line_of("merge", name),
+            **sources | {"data": sources["data"] or first_data(checks)},
+            parents={
+                key: self.checkpoint(given, f"{where}.parents.{key_text(key)}") for key, given in table.parents.items()
+            },
+            recipe=recipe,
+            base=None if table.base is None else self.checkpoint(table.base, f"{where}.base"),
+            shipped=None if table.shipped is None else self.checkpoint(table.shipped, f"{where}.shipped"),
+            align=table.align,
+            accept=tuple(table.accept),
+            sha256={key: str(pin).lower() for key, pin in table.sha256.items()},
+        )
+
     def checks(self, tables: dict[str, Any], where: str, kind: Kind) -> tuple[CheckPlan, ...]:
         if not tables:
             self.problems.append(f"{where}: no checks, expected at least one [{where}.check.PROPERTY]")
@@ -169,12 +226,12 @@ class _Reader:
         return None
 
     def line_of(self, kind: str, name: str) -> int:
-        """Return the 1-based line of the first header that names a pair or a set (1 when it is written inline)."""
+        """Return the 1-based line of the first header that names it (1 when it is written inline)."""
         return self.lines.get((kind, name), 1)
 
 
 def _lines_of(text: str) -> dict[tuple[str, str], int]:
-    """Return the first line that names each pair and each set in a header."""
+    """Return the first line that names each pair, set and merge in a header."""
     found: dict[tuple[str, str], int] = {}
     for number, line in enumerate(text.split("\n"), start=1):
         if header := HEADER.match(line):

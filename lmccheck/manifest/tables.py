@@ -21,7 +21,7 @@ HASH = "64 hexadecimal digits"
 
 
 class Sources(Strict):
-    """Keys of ``[defaults]``, each of which a pair or a set may override."""
+    """Keys of ``[defaults]``, each of which a pair, a set or a merge may override."""
 
     model: str | None = Field(default=None, pattern=f"^{CALLABLE}$", description=MODEL)
     data: str | None = Field(default=None, pattern=SOURCES, description=SOURCE)
@@ -64,6 +64,21 @@ class AdaptedTable(Strict):
     adapter: str = Field(min_length=1, description="the path of an adapter's folder")
 
 
+class MergeTable(Sources):
+    """Keys of ``[merge.NAME]``."""
+
+    parents: dict[str, Any] = Field(
+        min_length=1, description='a table of checkpoints by name such as { chat = "…", math = "…" }'
+    )
+    recipe: Any = Field(description="a table such as { linear = { chat = 0.5, math = 0.5 } }")
+    base: Any = Field(default=None, description=FILE)
+    shipped: Any = Field(default=None, description=FILE)
+    align: str = Field(default="none", description="none or a method of alignment")
+    accept: list[str] = Field(default=[], description="an array of differences that are meant")
+    sha256: dict[str, Any] = Field(default={}, description="a table of hashes by parent, or of the base")
+    check: dict[str, Any] = Field(default={}, description="a table of checks")
+
+
 class Pins(Strict):
     """Keys of a pair's ``sha256``."""
 
@@ -78,3 +93,4 @@ class Top(Strict):
     defaults: dict[str, Any] = Field(default={}, description="a table")
     pair: dict[str, Any] = Field(default={}, description="a table of pairs")
     sets: dict[str, Any] = Field(default={}, alias="set", description="a table of sets")
+    merge: dict[str, Any] = Field(default={}, description="a table of merges")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -170,6 +170,12 @@ class Network:
         _ = self.spec  # verified before anyone may use it
         needs = f"{purpose}: a permutation spec that is handed in says too little: this needs"
         return structure_of(self.trace_for(needs, "leave out `symmetry`"), purpose, head=False)
+
+    def on(self, source: Any, what: str = "data") -> Network:
+        """Return the same network measured on other data, with nothing kept of this one; ``what`` names them."""
+        tokens = self.loss.name == "next_token"
+        data = require_counted(in_order(load_data(source, self.base, what, tokens=tokens), self.module), self.loss)
+        return replace(self, data=data, inputs=(*self.inputs, *input_files(self.base, source)), remarks={})
 
     def require_unchanged(self) -> None:
         """Raise CheckpointError where its data, calibration or spec came from a file that is another by now."""

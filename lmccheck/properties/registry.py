@@ -30,11 +30,16 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 Table = TypeVar("Table", bound="Strict")
-Kind = Literal["pair", "widths", "set"]
+Kind = Literal["pair", "widths", "set", "merge"]
 OF: Mapping[str, str] = {
     "pair": "a pair without model_b",
     "widths": "a pair with model_b, of two widths",
     "set": "a set",
+    "merge": "a merge",
+}
+LOADED = {  # what a public function takes that loads nothing itself, and what makes one
+    "pair": "a pair; mend: lmccheck.load_pair(a, b, model=…, data=…)",
+    "merge": "a merge; mend: lmccheck.load_merge(parents, recipe, model=…, data=…)",
 }
 UNSAID = ("seed", "profile")  # which no manifest says: they come from the run
 TAKEN = {"property", "severity", "endpoints"}
@@ -206,9 +211,7 @@ class Property:
         loads = parts and not (len(given) == 1 and hasattr(given[0], "network"))  # a view is loaded already
         if not loads and given and isinstance(given[0], (str, PathLike, Mapping)):  # what a pair is loaded from
             got = type(given[0]).__name__
-            raise TypeError(
-                f"{self.name}(): got {got}, expected a pair; mend: lmccheck.load_pair(a, b, model=…, data=…)"
-            )
+            raise TypeError(f"{self.name}(): got {got}, expected {LOADED.get(self.of, LOADED['pair'])}")
         signature = self.signature if loads else self._own
         for name in named.keys() - signature.parameters.keys():
             near = nearest(name, signature.parameters)
@@ -229,14 +232,14 @@ PROPERTIES: Registry[Property] = Registry("property", "lmccheck.properties", gro
 
 @overload
 def check(
-    *, of: Literal["pair"], claim: str, quantifier: str, certifies: str
+    *, of: Literal["pair", "merge"], claim: str, quantifier: str, certifies: str
 ) -> Callable[[Callable[P, Finding]], Callable[P, Result]]: ...
 @overload
 def check(
     *, of: Literal["widths", "set"], claim: str, quantifier: str, certifies: str
 ) -> Callable[[Callable[P, Finding]], Callable[..., Result]]: ...
 def check(*, of: Kind, claim: str, quantifier: str, certifies: str) -> Any:
-    """Declare a property: a function of a pair, of two widths or of a set that returns a Finding.
+    """Declare a property: a function of a pair, of two widths, of a set or of a merge that returns a Finding.
 
     Its name and its keyword arguments, with their types and defaults, are the property's; the docstring says what a
     reader needs to know. ``claim``, ``quantifier`` ("for all t", "there is a π") and ``certifies``, what a pass does,
@@ -264,5 +267,5 @@ def check(*, of: Kind, claim: str, quantifier: str, certifies: str) -> Any:
 
 
 def properties_of(kind: Kind) -> list[str]:
-    """Return the names of the properties of a pair, of two widths or of a set."""
+    """Return the names of the properties of a pair, of two widths, of a set or of a merge."""
     return [declared.name for declared in PROPERTIES if declared.of == kind]

@@ -81,6 +81,23 @@ def _reader(text: str, accepts: Callable[[Any], bool]) -> tuple[PlainValidator, 
 Limit = Annotated[float | str, PlainValidator(read_limit), Field(description=LIMIT)]
 Points = Annotated[int, Field(ge=3, le=10_001, description="a whole number from 3 to 10001")]
 Seed = Annotated[int, Field(description="an integer")]
+
+AGAINST = ("better-parent", "worse-parent", "mean")  # beside the names of parents
+Against = Annotated[str, Field(min_length=1, description=f"{', '.join(AGAINST)} or a parent's name")]
+MERGE_DATA = "the name of data, a list of names, or a table of a name for each parent"
+
+
+def _merge_data(value: Any) -> bool:
+    if isinstance(value, Mapping) and value and all(isinstance(name, str) for name in value.values()):
+        return True
+    return (
+        value is None
+        or (not isinstance(value, (Mapping, list)) and value != "")
+        or (isinstance(value, list) and bool(value) and all(isinstance(name, str) and name for name in value))
+    )
+
+
+MergeData = Annotated[Any, *_reader(MERGE_DATA, _merge_data)]
 Profile = Literal["dev", "ci", "thorough"]
 
 if TYPE_CHECKING:

@@ -119,6 +119,7 @@ def test_what_editors_do_to_files_is_harmless(load, prefix, newline):
     assert load((prefix + SOUND).replace("\n", newline)).pairs[0].name == "one"
 
 
+AT_LEAST = "at least one [pair.NAME], [set.NAME] or [merge.NAME]"
 NONE = '"none", '
 PROPERTIES = ", ".join(properties_of("pair"))
 CHECK = "pair.one.check.linear_connectivity"
@@ -131,9 +132,15 @@ SETTINGS = "endpoints, property, severity, align, limit, points, repair, beyond"
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "the file is empty, expected schema = 1 and at least one [pair.NAME] or [set.NAME]"),
-        ("# nothing\n", "the file is empty, expected schema = 1 and at least one [pair.NAME] or [set.NAME]"),
-        ("schema = 1\n", "no pairs and no sets, expected at least one [pair.NAME] or [set.NAME]"),
+        ("", f"the file is empty, expected schema = 1 and {AT_LEAST}"),
+        (
+            "# nothing\n",
+            f"the file is empty, expected schema = 1 and {AT_LEAST}",
+        ),
+        (
+            "schema = 1\n",
+            f"no pairs, no sets and no merges, expected {AT_LEAST}",
+        ),
         (SOUND.replace("schema = 1\n", ""), "schema: missing, expected 1"),
         (SOUND.replace("schema = 1", "schema = 2"), "schema: got 2, expected 1"),
         (SOUND.replace("schema = 1", "schema = true"), "schema: got true (a boolean), expected 1"),
@@ -141,7 +148,7 @@ SETTINGS = "endpoints, property, severity, align, limit, points, repair, beyond"
         (SOUND.replace("schema = 1", 'schema = "1"'), 'schema: got "1" (a string), expected 1'),
         (
             "pairs = 3\n" + SOUND,
-            "pairs: unknown key (did you mean 'pair'?), expected one of schema, defaults, pair, set",
+            "pairs: unknown key (did you mean 'pair'?), expected one of schema, defaults, pair, set, merge",
         ),
         (
             SOUND.replace("[pair.one]", '[pair.one]\nendpoints = "any"'),

@@ -36,6 +36,7 @@ def json(records: list[CheckRecord], run: Run) -> str:
         ],
         "pairs": described(rows, "pair"),
         "sets": described(rows, "set"),
+        "merges": described(rows, "merge"),
         "checks": [check(row) for row in rows],
         "errors": plain(list(run.errors)),
     }

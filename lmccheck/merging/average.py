@@ -1,0 +1,124 @@
+"""Weighted sums of checkpoints, one tensor at a time: summed in float64, rounded once to what is stored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from lmccheck.errors import CheckpointError
+from lmccheck.merging.contract import Making
+from lmccheck.modules.constants import COUNTER
+from lmccheck.store.files import header_of
+from lmccheck.store.header import NAMES, TensorHeader
+from lmccheck.store.streamed import save_streamed
+
+if TYPE_CHECKING:
+    from lmccheck.store.checkpoint import Checkpoint
+
+Get = Callable[[str], Tensor]
+MERGE_ONE = "mend: merge checkpoints of one network"
+
+
+def write_average(making: Making, weights: Mapping[str, float], dtype: str | None = None) -> Path:
+    """Write Σ_k w_k·θ_k of the parents that have a weight, streamed; return where it lies.
+
+    Floating tensors are summed in float64 in the order of the parents' names and rounded once to the parents' dtype (or
+    ``dtype``). Integers must be equal; of BatchNorm's counters the largest is taken. Raises CheckpointError.
+    """
+    chosen = {name: making.parents[name] for name in sorted(weights)}
+    headers = common_headers(chosen, dtype)
+    gets = {name: checkpoint.get for name, checkpoint in chosen.items()}
+    return write(making, headers, lambda tensor: averaged(tensor, gets, weights, headers[tensor]))
+
+
+def write_tensors(making: Making, tensors: Mapping[str, Tensor]) -> Path:
+    """Write tensors that are in memory as the merge; return where it lies."""
+    return write(making, {name: header_of(tensor) for name, tensor in tensors.items()}, tensors.__getitem__)
+
+
+def write(making: Making, headers: Mapping[str, TensorHeader], get: Get) -> Path:
+    """Write the merge's tensors, one at a time; return where it lies."""
+    first = next(iter(making.parents.values()))
+    metadata = {key: text for key, text in first.metadata.items() if key != "lmccheck"}
+    making.target.mkdir(parents=True, exist_ok=True)
+    return save_streamed(making.target / "merged.safetensors", headers, get, metadata)
+
+
+def common_headers(parents: Mapping[str, Checkpoint], dtype: str | None) -> dict[str, TensorHeader]:
+    """Return what the merge's file will say of its tensors. Raises CheckpointError where parents do not agree."""
+    (first, reference), *others = parents.items()
+    for name, checkpoint in others:
+        for one, two, a, b in ((reference, checkpoint, first, name), (checkpoint, reference, name, first)):
+            if lacking := next((tensor for tensor in one.tensors if tensor not in two.tensors), None):
+                raise CheckpointError(f"parent {b}: tensor {lacking!r} is missing, parent {a} has it; {MERGE_ONE}")
+        for tensor, header in reference.tensors.items():
+            _require_alike(tensor, (first, header), (name, checkpoint.tensors[tensor]), dtype)
+    if dtype is None:
+        return dict(reference.tensors)
+    said = next(key for key, text in NAMES.items() if text == dtype)
+    return {n: replace(h, dtype=said) if h.is_floating_point else h for n, h in reference.tensors.items()}
+
+
+def _require_alike(
+    tensor: str, first: tuple[str, TensorHeader], second: tuple[str, TensorHeader], dtype: str | None
+) -> None:
+    (a, one), (b, two) = first, second
+    if one.shape != two.shape:
+        raise CheckpointError(
+            f"parent {b}: tensor {tensor!r} has shape {two.shape}, in parent {a} it has {one.shape}; {MERGE_ONE}"
+        )
+    if one.dtype != two.dtype and (dtype is None or one.is_floating_point != two.is_floating_point):
+        mend = 'mend: say dtype = "float32" in the recipe, or save both alike'
+        raise CheckpointError(
+            f"parent {b}: tensor {tensor!r} is {two.torch_dtype}, in parent {a} it is {one.torch_dtype}; {mend}"
+        )
+
+
+def averaged(tensor: str, gets: Mapping[str, Get], weights: Mapping[str, float], header: TensorHeader) -> Tensor:
+    """Return one tensor of the merge."""
+    if header.is_floating_point:
+        return rounded(weighted_sum((gets[name](tensor), weights[name]) for name in gets), header.torch_dtype)
+    (first, whole), *others = ((name, get(tensor)) for name, get in gets.items())
+    for name, other in others:
+        if tensor.endswith(COUNTER):
+            whole = torch.maximum(whole, other)
+        elif not torch.equal(whole, other):
+            raise CheckpointError(
+                f"parent {name}: tensor {tensor!r} is {header.torch_dtype} and not that of parent {first}: a sum of "
+                "whole numbers is none of a network; mend: take parents that were made with the same one"
+            )
+    return whole
+
+
+def weighted_sum(parts: Iterator[tuple[Tensor, float]]) -> Tensor:
+    """Return Σ w·θ in float64; infinities in which all agree, as in masks, stay what they are, whatever the weights."""
+    part, weight = next(parts)
+    first = part.double()
+    total, agreed = first * weight, first.isinf()
+    for part, weight in parts:
+        value = part.double()
+        total.add_(value, alpha=weight)
+        agreed &= value == first
+    return total.where(~agreed, first)
+
+
+def rounded(value: Tensor, dtype: str) -> Tensor:
+    """Return float64 numbers rounded once, to nearest, ties to even.
+
+    torch rounds float64 to 16 bits by way of float32, which rounds twice. Here float32 is rounded to odd in between,
+    after which the second rounding is that of the number itself (Boldo and Melquiond 2008).
+    """
+    kind: torch.dtype = getattr(torch, dtype)
+    if kind not in (torch.float16, torch.bfloat16):
+        return value.to(kind)
+    near = value.float()
+    lost = value - near.double()
+    even = (near.view(torch.int32) & 1) == 0
+    towards = torch.where(lost > 0, torch.inf, -torch.inf).float()
+    odd = torch.where(even & (lost != 0) & near.isfinite(), torch.nextafter(near, towards), near)
+    return odd.to(kind)

@@ -1,0 +1,258 @@
+"""Parents, a recipe, and the network that it makes of them: a Merge, made once, measured as it is."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from lmccheck.errors import CheckpointError, LmcError, nearest
+from lmccheck.evaluate.evaluator import Evaluator
+from lmccheck.merging.contract import Made, Recipe, read_recipe
+from lmccheck.merging.product import Product
+from lmccheck.modules.precision import own_settings
+from lmccheck.network.endpoint import Endpoint, endpoint, inputs_of, require_same_tensors, require_unchanged
+from lmccheck.network.loaded import as_loaded
+from lmccheck.network.network import Network, load_network
+from lmccheck.network.pair import Given, ModelPair
+from lmccheck.shown import one_line, some
+from lmccheck.store.checkpoint import Checkpoint, look_at, open_checkpoint
+
+Kept = TypeVar("Kept")
+SAID = ("better-parent", "worse-parent", "mean", "base", "merge")  # which no parent may be called
+
+
+@one_line(lambda merge: f"{merge.name!r}, {merge.recipe.text} of {some(merge.parents)}; {merge.network.run_on}")
+@dataclass(frozen=True, eq=False)
+class Merge:
+    """Parents of one network, a recipe, and what it makes of them. Made by ``load_merge``.
+
+    ``files`` are the parents' checkpoints as a recipe reads them, under the names of their files; ``base_file`` that of
+    the base. ``shipped`` is what is published, described without reading it. ``sources`` are data by name.
+    """
+
+    name: str
+    parents: dict[str, Endpoint]
+    recipe: Recipe
+    files: Mapping[str, Checkpoint] = field(repr=False)
+    base_file: Checkpoint | None = field(default=None, repr=False)
+    shipped: Checkpoint | None = field(default=None, repr=False)
+    align: str = "none"
+    seed: int = 0
+    sources: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    accept: tuple[str, ...] = ()
+    origin: Merge | None = field(default=None, repr=False)  # the same merge, measured on other data
+    _made: dict[tuple[object, ...], Any] = field(default_factory=dict, init=False, repr=False)
+
+    @property
+    def network(self) -> Network:
+        """The network of the parents, with the data that are measured on."""
+        return next(iter(self.parents.values())).network
+
+    @property
+    def named_endpoints(self) -> dict[str, Endpoint]:
+        """What the merge is compared with: its parents, by name."""
+        return self.parents
+
+    @property
+    def device(self) -> str:
+        """The device that was asked for."""
+        return self.network.device
+
+    @cached_property
+    def base_model(self) -> Endpoint | None:
+        """The base, read at the first look; None where there is none."""
+        return None if self.base_file is None else endpoint(self.network, self.base_file)
+
+    @cached_property
+    def product(self) -> Product:
+        """What the recipe makes, on disk; made at the first look."""
+        return self.origin.product if self.origin else Product(self.make, f"merge {self.name}")
+
+    @cached_property
+    def merged(self) -> Endpoint:
+        """The merge as its own consumer loads it. Raises LmcError where the recipe fails, or makes no such network."""
+        if self.origin is not None:
+            return replace(self.origin.merged, network=self.network)
+        return as_loaded(endpoint(self.network, self.product.checkpoint))[0]
+
+    def make(self, target: Path, seed: int | None = None) -> Made:
+        """Make it once more, below ``target``; with the merge's own seed where none is given."""
+        seed = self.seed if seed is None else seed
+        return self.recipe.make(self.given, self.base_file, target, seed=seed, measure=self._measure)
+
+    @cached_property
+    def given(self) -> Mapping[str, Checkpoint]:
+        """The parents as the recipe gets them: their files, or, aligned to the first, their weights."""
+        return self.files
+
+    def _measure(self, name: Any) -> Callable[[Mapping[str, Tensor]], float]:
+        """Return what gives the mean loss of weights on other data than the merge's own."""
+        network = self.on(name).network
+        first = next(iter(self.parents.values())).theta
+        evaluator = Evaluator(network, first)
+
+        def loss(weights: Mapping[str, Tensor]) -> float:
+            return evaluator.measure(evaluator.weights(weights), reestimate=False, label="a soup").loss
+
+        return loss
+
+    def on(self, data: Any) -> Merge:
+        """Return the same merge measured on other data: one of its named data, or whatever ``load_pair`` takes."""
+        source = self.sources.get(data, data) if isinstance(data, str) else data
+        network = self.network.on(source, f"data {data}" if isinstance(data, str) else "data")
+        parents = {name: replace(end, network=network) for name, end in self.parents.items()}
+        return replace(self, parents=parents, origin=self.origin or self)
+
+    def pair(self, a: str, b: str) -> ModelPair:
+        """Return two parents as a pair."""
+        return ModelPair(f"{a}-{b}", self.parents[a], self.parents[b])
+
+    def once(self, make: Callable[..., Kept], *args: Any) -> Kept:
+        """Return ``make(self, *args)``, computed at the first call and kept as long as the merge is."""
+        key = (make, *args)
+        if key not in self._made:
+            self._made[key] = make(self, *args)
+        kept: Kept = self._made[key]
+        return kept
+
+    @property
+    def inputs(self) -> tuple[Path, ...]:
+        """Every file that was read for it, none of which may be written to."""
+        others = [file for one in (self.base_file, self.shipped) if one is not None for file in one.files]
+        return (*inputs_of(*self.parents.values()), *others, *self.recipe.inputs)
+
+    def require_unchanged(self) -> None:
+        """Raise CheckpointError where a file that was read for it is another by now."""
+        require_unchanged(*self.parents.values())
+        for one in (self.base_file, self.shipped):
+            if one is not None:
+                one.require_unchanged()
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """What a report says of the merge; JSON-able."""
+        others = {"base": self.base_file, "shipped": self.shipped}
+        files = {name: end.checkpoint.facts() for name, end in self.parents.items()}
+        files |= {key: one.facts() for key, one in others.items() if one is not None}
+        return {"files": files, "recipe": self.recipe.facts(), "align": self.align, **self.network.facts()}
+
+
+@own_settings()
+def load_merge(
+    parents: Mapping[str, Given],
+    recipe: Mapping[str, Any] | str | Recipe,
+    *,
+    model: Any,
+    data: Any,
+    base_model: Given | None = None,
+    shipped: Given | None = None,
+    align: str = "none",
+    calibration: Any = None,
+    loss: Any = "cross_entropy",
+    device: str | torch.device = "auto",
+    base: str | os.PathLike[str] | None = None,
+    name: str | None = None,
+    seed: int = 0,
+    accept: Sequence[str] = (),
+    symmetry: Any = None,
+    sources: Mapping[str, Any] | None = None,
+    sha256: Mapping[str, str] | None = None,
+) -> Merge:
+    """Load and check the parents of a merge, and how it is made of them.
+
+    ``parents``: checkpoints by name, as ``load_pair`` takes them; ``base_model``: the checkpoint they were tuned from,
+    for recipes that need it. ``recipe``: ``{"linear": {"chat": 0.5, "math": 0.5}}``, ``"uniform"``, ``{"call":
+    "module:callable"}`` and others, one of ``lmccheck.merging.recipes``. ``shipped``: what is published, for the
+    property ``shipped``. ``align``: a method of ``lmccheck.align`` by which the parents are aligned to the first before
+    a linear recipe; ``none`` by default. ``sources``: further data by name, for properties that say ``data``.
+    ``accept``: differences of configs and tokenizers that are meant. All else as in ``load_pair``.
+
+    The merge itself is made at the first look at ``.merged``. Raises CheckpointError, SourceError, SymmetryError,
+    DeviceError or LmcError with one line: what, got, expected, the mend.
+    """
+    folder = Path(base) if base is not None else Path.cwd()
+    names = _names(parents)
+    read = _recipe(recipe, names, folder)
+    _require_enough(names, read, base_model)
+    pins = _pins(sha256, names)
+    opened = {key: open_checkpoint(given, folder, f"parent {key}", pins.get(key)) for key, given in parents.items()}
+    _require_distinct(opened)
+    origin = None if base_model is None else open_checkpoint(base_model, folder, "base_model", pins.get("base"))
+    published = None if shipped is None else look_at(shipped, folder, "shipped")
+    title = name or "-".join(names)
+    network = load_network(
+        name=title, model=model, data=data, calibration=calibration, loss=loss, device=device, base=folder,
+        symmetry=symmetry,
+    )  # fmt: skip
+    first, *rest = opened.values()
+    for other in (*rest, *([] if origin is None else [origin])):
+        require_same_tensors(first, other, network.module)
+    ends = as_loaded(*(endpoint(network, checkpoint) for checkpoint in opened.values()))
+    return Merge(
+        title, dict(zip(names, ends, strict=True)), read, opened, origin, published, align, seed, dict(sources or {}),
+        tuple(accept),
+    )  # fmt: skip
+
+
+def _recipe(given: Any, names: tuple[str, ...], folder: Path) -> Recipe:
+    if isinstance(given, Recipe):
+        return given
+    try:
+        return read_recipe(given, names, folder)
+    except LmcError as error:
+        raise LmcError(f"recipe{error}") from None
+
+
+def _pins(given: Mapping[str, str] | None, names: tuple[str, ...]) -> Mapping[str, str]:
+    if other := next((key for key in given or {} if key not in (*names, "base")), None):
+        raise CheckpointError(
+            f"sha256: got the key {other!r}{nearest(other, names)}, expected parents' names and base only; mend: name "
+            "the one it pins"
+        )
+    return given or {}
+
+
+def _names(parents: Any) -> tuple[str, ...]:
+    if not isinstance(parents, Mapping) or not parents:
+        raise CheckpointError(
+            f"parents: got {type(parents).__name__}, expected a table of checkpoints by name; mend: "
+            'parents = {"chat": "chat.safetensors", "math": "math.safetensors"}'
+        )
+    for name in parents:
+        if not isinstance(name, str) or not name or name in SAID:
+            raise CheckpointError(f"parents: got the name {name!r}, expected a text other than {', '.join(SAID)}")
+    return tuple(parents)
+
+
+def _require_enough(names: tuple[str, ...], recipe: Recipe, base_model: Any) -> None:
+    if recipe.declared.needs_base and base_model is None:
+        raise CheckpointError(
+            f"recipe {recipe.name} needs the base of the parents, and none is given; mend: give base_model (in a "
+            "manifest: base)"
+        )
+    if len(names) < 2 and base_model is None:
+        raise CheckpointError(
+            f"parents: got one, {names[0]}, and no base, expected at least two checkpoints to merge; mend: give the "
+            "others, or the base"
+        )
+
+
+def _require_distinct(opened: Mapping[str, Checkpoint]) -> None:
+    """Raise CheckpointError where two parents are one file."""
+    places: dict[tuple[str, ...], str] = {}
+    for name, checkpoint in opened.items():
+        if not checkpoint.files:
+            continue
+        first = places.setdefault(tuple(os.path.realpath(file) for file in checkpoint.files), name)
+        if first != name:
+            raise CheckpointError(
+                f"parents {first} and {name} are the same file, {checkpoint.label}; expected two checkpoints; mend: "
+                "name the other"
+            )

@@ -1,0 +1,109 @@
+"""Weighted sums of checkpoints: exact but for one rounding, one tensor at a time."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from lmccheck.errors import CheckpointError, LmcError
+from lmccheck.merging.average import rounded
+from lmccheck.merging.contract import read_recipe
+from lmccheck.store.checkpoint import look_at
+
+
+def merged(folder: Path, recipe: object, **parents: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Make a merge of state dicts that were saved to files, and read it back."""
+    for name, state in parents.items():
+        save_file(state, folder / f"{name}.safetensors")
+    opened = {name: look_at(f"{name}.safetensors", folder, name) for name in parents}
+    made = read_recipe(recipe, tuple(parents), folder).make(opened, None, folder / "out")
+    return load_file(made.path)
+
+
+def neighbours(value: Tensor) -> list[Fraction]:
+    """Return a number of some dtype and those beside it, by counting its bits."""
+    kind = torch.int16 if value.dtype.itemsize == 2 else torch.int32
+    return [Fraction(float((value.view(kind) + k).view(value.dtype))) for k in (-1, 0, 1)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_a_sum_is_the_exact_sum_rounded_once(dtype: torch.dtype, tmp_path: Path) -> None:
+    """Checked against rational arithmetic; float64 may differ from it where the sum lies within 4e-16 of a tie."""
+    torch.manual_seed(0)
+    weights = {"x": 0.3, "y": 0.45, "z": -0.1}
+    parents = {name: {"w": torch.randn(200).to(dtype)} for name in weights}
+    found = merged(tmp_path, {"linear": weights}, **parents)["w"]
+    for k in range(200):
+        exact = sum(Fraction(weights[n]) * Fraction(float(p["w"][k])) for n, p in parents.items())
+        below, here, above = (abs(value - exact) for value in neighbours(found[k]))
+        assert here <= min(below, above) + Fraction(4e-16)
+
+
+def test_rounding_to_sixteen_bits_is_not_done_twice() -> None:
+    """Just above half way between two bfloat16: float32 would make a tie of it, which goes to the even one below."""
+    value = torch.tensor([1 + 2**-8 + 2**-40, -(1 + 2**-8 + 2**-40), 1 + 2**-8, 0.0], dtype=torch.float64)
+    assert rounded(value, "bfloat16").tolist() == [1 + 2**-7, -(1 + 2**-7), 1.0, 0.0]
+    assert float(value[0].to(torch.bfloat16)) == 1.0  # what torch makes of it
+
+
+def test_the_sum_is_as_written_unless_it_is_normalised(tmp_path: Path) -> None:
+    """0.5 and 0.7 of ones are 1.2; with normalize they are 1."""
+    ones = {"w": torch.ones(3)}
+    table = {"linear": {"x": 0.5, "y": 0.7}}
+    assert merged(tmp_path, table, x=ones, y=ones)["w"].tolist() == pytest.approx([1.2] * 3)
+    assert merged(tmp_path, {**table, "normalize": True}, x=ones, y=ones)["w"].tolist() == [1.0] * 3
+
+
+def test_whole_numbers_are_kept_or_refused(tmp_path: Path) -> None:
+    """Equal ones stay; differing ones have no mean; of BatchNorm's counters the largest is taken."""
+    state = {"ids": torch.arange(3), "bn.num_batches_tracked": torch.tensor(7), "w": torch.zeros(2)}
+    other = {**state, "bn.num_batches_tracked": torch.tensor(9)}
+    half = {"linear": {"x": 0.5, "y": 0.5}}
+    found = merged(tmp_path, half, x=state, y=other)
+    assert (found["ids"].tolist(), int(found["bn.num_batches_tracked"])) == ([0, 1, 2], 9)
+    with pytest.raises(CheckpointError, match="parent y: tensor 'ids' is int64 and not that of parent x"):
+        merged(tmp_path, half, x=state, y={**state, "ids": torch.arange(3) + 1})
+
+
+def test_infinities_in_which_parents_agree_stay(tmp_path: Path) -> None:
+    """A mask is one whatever the weights: 0 times infinity is nothing."""
+    mask = {"mask": torch.tensor([0.0, -torch.inf])}
+    assert merged(tmp_path, {"linear": {"x": 1.0, "y": 0.0}}, x=mask, y=mask)["mask"].tolist() == [0.0, -torch.inf]
+
+
+def test_parents_of_several_dtypes_need_one_said(tmp_path: Path) -> None:
+    """Nobody guesses which is meant."""
+    x, y = {"w": torch.ones(2)}, {"w": torch.ones(2, dtype=torch.bfloat16)}
+    half = {"linear": {"x": 0.5, "y": 0.5}}
+    with pytest.raises(CheckpointError, match="parent y: tensor 'w' is bfloat16, in parent x it is float32; mend: say"):
+        merged(tmp_path, half, x=x, y=y)
+    assert merged(tmp_path, {**half, "dtype": "float16"}, x=x, y=y)["w"].dtype == torch.float16
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"liner": {}}, ": unknown recipe 'liner' (did you mean 'linear'?); expected one of "),
+        ({"linear": {"x": 1, "y": 1}, "call": "m:f"}, ": got 2 recipes, linear and call, expected one"),
+        ({"linear": {"x": 1, "why": 1}}, ".linear.why: no such parent; expected x, y"),
+        ({"linear": {"x": 1}}, ".linear: nothing is said of parent 'y', expected weights for each"),
+        ({"linear": {"x": float("nan"), "y": 1}}, ".linear.x: got nan, expected a finite number"),
+        ({"linear": {"x": 0, "y": 0}}, ".linear: every weight is 0"),
+        ({"linear": {"x": 1, "y": -1}, "normalize": True}, ".normalize: the weights sum to 0"),
+        ({"linear": {"x": 1, "y": 1}, "normalise": True}, ".normalise: unknown option of linear (did you mean 'norm"),
+        ({"linear": {"x": 1, "y": 1}, "dtype": "float"}, ".dtype: got 'float' (did you mean 'float"),
+        ({"call": "no callable"}, ".call: got 'no callable', expected \"module:callable\""),
+        (3, ": got 3, expected a table with one of "),
+        ({}, ": got {}, expected a table with one of "),
+    ],
+)
+def test_a_recipe_that_says_something_else_is_told(given: object, said: str) -> None:
+    """What was got, what is expected, the nearest name."""
+    with pytest.raises(LmcError) as caught:
+        read_recipe(given, ("x", "y"), Path())
+    assert str(caught.value).startswith(said)

@@ -1,0 +1,201 @@
+"""A merge is made by its recipe, once, and measured as it is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from networks.small import seeded, small_mlp
+from safetensors.torch import load_file
+from torch import Tensor
+
+import lmccheck
+from lmccheck.errors import CheckpointError, LmcError, SourceError
+
+State = dict[str, Tensor]
+
+
+@pytest.fixture
+def load_merge(folder: Path) -> Callable[..., lmccheck.Merge]:
+    """Load a merge of the folder's two checkpoints, with any argument replaced."""
+
+    def load(recipe: Any, **changes: Any) -> lmccheck.Merge:
+        parents = {"x": "a.safetensors", "y": "b.safetensors"}
+        given = {"parents": parents, "model": "models:mlp", "data": "data.safetensors", "base": folder, **changes}
+        return lmccheck.load_merge(given.pop("parents"), recipe, **given)
+
+    return load
+
+
+def loss_of(weights: State, folder: Path) -> float:
+    """Cross entropy by torch alone."""
+    module = small_mlp()
+    module.load_state_dict(weights)
+    data = load_file(folder / "data.safetensors")
+    with torch.no_grad():
+        return float(torch.nn.functional.cross_entropy(module.double()(data["inputs"].double()), data["targets"]))
+
+
+def test_the_merge_is_the_weighted_sum_and_its_loss_is_measured(load_merge, folder: Path) -> None:
+    """Against plain torch: the weights, the parents' losses, the merge's, and what the verdict compares."""
+    merge = load_merge({"linear": {"x": 0.25, "y": 0.75}})
+    a, b = load_file(folder / "a.safetensors"), load_file(folder / "b.safetensors")
+    expected = {name: (0.25 * a[name].double() + 0.75 * b[name].double()).float() for name in a}
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in merge.merged.theta.items())
+    result = lmccheck.merged_loss(merge, limit=10.0)
+    losses = {"x": loss_of(a, folder), "y": loss_of(b, folder)}
+    assert {end.name: end.loss for end in result.finding.endpoints} == pytest.approx(losses, abs=1e-6)
+    assert result.value == pytest.approx(loss_of(expected, folder) - min(losses.values()), abs=1e-6)
+    assert result.passed
+
+
+def test_a_function_of_the_users_own_makes_the_merge(load_merge, folder: Path) -> None:
+    """It gets the parents by name and the base; a function of one argument the parents only."""
+    seen = {}
+
+    def task_arithmetic(parents: dict[str, State], base: State) -> State:
+        seen.update(parents=list(parents), base=sorted(base))
+        return {n: base[n] + 6 * (parents["x"][n] - base[n]) for n in base}
+
+    merge = load_merge({"call": task_arithmetic}, base_model="b.safetensors", parents={"x": "a.safetensors"})
+    a, b = load_file(folder / "a.safetensors"), load_file(folder / "b.safetensors")
+    assert all(torch.equal(t, b[n] + 6 * (a[n] - b[n])) for n, t in merge.merged.theta.items())
+    assert seen == {"parents": ["x"], "base": sorted(b)}
+    assert lmccheck.merged_loss(load_merge({"call": lambda parents: parents["y"]}), limit=0.0, against="y").value == 0
+
+
+def wrong(name: str) -> Callable[[dict[str, State]], Any]:
+    """Return a recipe that does something wrong."""
+
+    def merge(parents: dict[str, State]) -> Any:
+        state = {n: t.clone() for n, t in parents["x"].items()}
+        first = "0.weight"
+        if name == "raises":
+            raise ValueError("out of luck")
+        if name == "no table":
+            return list(state.values())
+        if name == "shape":
+            state[first] = state[first].T
+        if name == "missing":
+            del state[first]
+        if name == "unknown":
+            state["extra"] = state[first]
+        if name == "nan":
+            state[first][0] = math.nan
+        if name == "no tensor":
+            state[first] = 3  # type: ignore[assignment]  # which is what is refused
+        if name == "changes":
+            parents["y"][first].mul_(0.5)
+        if name == "takes away":
+            del parents["y"][first]
+        return state
+
+    return merge
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("raises", "raised ValueError: out of luck"),
+        ("no table", "returned list, expected a table of the merge's tensors by name"),
+        ("shape", r"returned '0.weight' as \(4, 6\) float32, the parents have \(6, 4\) float32"),
+        ("missing", "returned no tensor '0.weight'"),
+        ("unknown", "returned a tensor 'extra' that no parent has"),
+        ("nan", "returned NaN in '0.weight'"),
+        ("no tensor", "returned int for '0.weight', expected a tensor"),
+        ("changes", "changed its input, tensor '0.weight' of y"),
+        ("takes away", "changed its input, tensor '0.weight' of y"),
+    ],
+)
+def test_a_function_that_makes_no_merge_is_told(load_merge, name: str, said: str) -> None:
+    """One line that names the tensor."""
+    with pytest.raises(SourceError, match=said):
+        lmccheck.merged_loss(load_merge({"call": wrong(name)}), limit=1.0)
+
+
+HALF = {"linear": {"x": 0.5, "y": 0.5}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"parents": {"x": "a.safetensors", "y": "./a.safetensors"}}, "parents x and y are the same file"),
+        ({"parents": {"x": "a.safetensors"}, "recipe": {"linear": {"x": 1}}}, "got one, x, and no base"),
+        ({"parents": ["a.safetensors"]}, "parents: got list, expected a table of checkpoints by name"),
+        ({"parents": {"mean": "a.safetensors", "y": "b.safetensors"}}, "got the name 'mean', expected a text other"),
+        ({"parents": {"x": "a.safetensors", "y": "c.safetensors"}}, "c.safetensors"),
+        ({"recipe": {"linear": {"x": 1, "z": 1}}}, "recipe.linear.z: no such parent"),
+        ({"recipe": "liner"}, r"recipe: unknown recipe 'liner' \(did you mean 'linear'\?\)"),
+        ({"sha256": {"z": "0" * 64}}, "sha256: got the key 'z'"),
+        ({"base_model": "gone.safetensors"}, "gone.safetensors"),
+    ],
+)
+def test_what_is_no_merge_is_told(load_merge, changes: dict[str, Any], said: str) -> None:
+    """Before anything is made."""
+    given = {"recipe": HALF, **changes}
+    with pytest.raises(LmcError, match=said):
+        load_merge(given.pop("recipe"), **given)
+
+
+def test_against_names_a_parent_or_a_rule(load_merge) -> None:
+    """The reference is the better one, the worse one, their mean, or the one that is named."""
+    merge = load_merge(HALF)
+    found = lmccheck.merged_loss(merge, limit=9.0)
+    losses = {end.name: end.loss for end in found.finding.endpoints}
+    merged = found.details["merged"]["loss"]
+    references = {"better-parent": min(losses.values()), "worse-parent": max(losses.values()), **losses}
+    for against, loss in {**references, "mean": sum(losses.values()) / 2}.items():
+        assert lmccheck.merged_loss(merge, limit=9.0, against=against).value == pytest.approx(merged - loss)
+    with pytest.raises(LmcError, match=r"against = 'z': no such parent; expected one of better-parent, worse-parent"):
+        lmccheck.merged_loss(merge, against="z")
+
+
+def test_several_data_sets_are_judged_by_the_worst(load_merge, folder: Path) -> None:
+    """By name, each with its own limit where that is a share; a table names each parent's own task."""
+    torch.manual_seed(3)
+    other = (torch.randn(30, 4), torch.randint(0, 3, (30,)))
+    merge = load_merge(HALF, sources={"other": other, "same": "data.safetensors"})
+    both = lmccheck.merged_loss(merge, data=["same", "other"], limit=9.0)
+    alone = {name: lmccheck.merged_loss(merge, data=name, limit=9.0).value for name in ("same", "other")}
+    assert both.value == max(alone.values())
+    assert str(both.finding.where) == f"on={max(alone, key=alone.__getitem__)}"
+    own = lmccheck.merged_loss(merge, data={"x": "same", "y": "other"}, limit=9.0)
+    assert [found["reference"] for found in own.details["data"].values()] == ["x", "y"]
+    with pytest.raises(LmcError, match=r"data.z: no such parent; expected one of x, y"):
+        lmccheck.merged_loss(merge, data={"z": "same"}, limit=9.0)
+
+
+def test_the_merge_is_made_once_and_leaves_nothing(load_merge, monkeypatch, tmp_path: Path) -> None:
+    """However many data sets and checks look at it; its files go with it."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    calls = []
+
+    def first(parents: dict[str, State]) -> State:
+        calls.append(1)
+        return parents["x"]
+
+    merge = load_merge({"call": first}, sources={"other": "data.safetensors"})
+    before = set(tmp_path.iterdir())
+    lmccheck.merged_loss(merge, data=["other", "data.safetensors"], limit=1.0)
+    lmccheck.merged_loss(merge, limit=1.0)
+    assert len(calls) == 1
+    assert set(tmp_path.iterdir()) != before
+    del merge
+    import gc
+
+    gc.collect()
+    assert set(tmp_path.iterdir()) == before
+
+
+def test_a_state_dict_is_a_parent_too() -> None:
+    """Nothing has to lie in a file."""
+    data = (torch.randn(12, 4), torch.randint(0, 3, (12,)))
+    parents = {"x": seeded(small_mlp, 0), "y": seeded(small_mlp, 1)}
+    merge = lmccheck.load_merge(parents, HALF, model=small_mlp, data=data)
+    assert torch.equal(merge.merged.theta["0.weight"], (parents["x"]["0.weight"] + parents["y"]["0.weight"]) / 2)
+    with pytest.raises(CheckpointError, match=r"tensor '.*' is missing"):
+        lmccheck.load_merge({**parents, "z": {}}, {"linear": {"x": 1, "y": 1, "z": 1}}, model=small_mlp, data=data)
