@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from lmccheck.errors import CheckpointError
 from lmccheck.merging.contract import Recipe
+from lmccheck.store.described import DataSpec
 from lmccheck.store.given import Named, files_of, name_of
 from lmccheck.store.imports import input_files
 
@@ -29,8 +30,8 @@ class Comparison:
 
     name: str
     model: str | None
-    data: str | None
-    calibration: str | None
+    data: str | DataSpec | None
+    calibration: str | DataSpec | None
     loss: str | None
     symmetry: str | None
     checks: tuple[CheckPlan, ...]
@@ -120,7 +121,7 @@ class MergePlan(Comparison):
     align: str = "none"
     accept: tuple[str, ...] = ()
     sha256: Mapping[str, str] = field(default_factory=dict)
-    sources: Mapping[str, Any] = field(default_factory=dict)
+    sources: Mapping[str, DataSpec] = field(default_factory=dict)
     kind = "merge"
     ships = "the merge"
 
@@ -151,13 +152,14 @@ Measured = PairPlan | SetPlan | MergePlan
 
 @dataclass(frozen=True)
 class Plan:
-    """A whole manifest."""
+    """A whole manifest; ``data`` are those that it gives a name."""
 
     path: Path
     sha256: str
     pairs: tuple[PairPlan, ...]
     sets: tuple[SetPlan, ...] = ()
     merges: tuple[MergePlan, ...] = ()
+    data: Mapping[str, DataSpec] = field(default_factory=dict)
 
     @property
     def inputs(self) -> Iterator[Path]:
@@ -171,6 +173,9 @@ class Plan:
                 yield from files_of(given, self.folder)
             if isinstance(each, MergePlan):
                 yield from each.recipe.inputs
+            for described in (each.data, each.calibration, *getattr(each, "sources", {}).values()):
+                if isinstance(described, DataSpec):
+                    yield from described.inputs(self.folder)
 
     @property
     def folder(self) -> Path:

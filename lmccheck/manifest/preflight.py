@@ -11,12 +11,14 @@ from functools import cache
 from itertools import islice
 from pathlib import Path
 
-from lmccheck.errors import CheckpointError, LmcError, nearest, one_line, shown_path
+from lmccheck.errors import CheckpointError, LmcError, SourceError, nearest, one_line, shown_path
 from lmccheck.manifest.plan import Measured, MergePlan, PairPlan, Plan
 from lmccheck.store.checkpoint import Checkpoint, look_at
+from lmccheck.store.described import DataSpec
 from lmccheck.store.documents import read_document
 from lmccheck.store.given import Named, paths_of
 from lmccheck.store.header import read_header, require_evaluable, require_samples
+from lmccheck.store.look_at_data import look_at_data
 from lmccheck.store.prefixes import prefix_problem
 
 SHOWN_TENSORS = 3
@@ -27,7 +29,8 @@ LISTED = 1000  # names of a folder that are compared with one that is missing
 def problems(plan: Plan) -> list[str]:
     """Return one line per problem of the manifest's files; an empty list means that all of them can be loaded."""
     looks = _Looks(plan.folder)
-    return [
+    named = ((name, looks.described(spec)) for name, spec in plan.data.items() if spec.form != "safetensors")
+    return [one_line(f"data.{name}: {problem}") for name, problem in named if problem] + [
         one_line(f"{item.kind}.{item.name}{problem}") for item in plan.comparisons for problem in _problems(item, looks)
     ]
 
@@ -40,6 +43,7 @@ class _Looks:
         self.names = cache(self._names)
         self.checkpoint = cache(self._checkpoint)
         self.data = cache(self._data)
+        self.described = cache(self._described)
         self.spec = cache(self._spec)
 
     def _checkpoint(self, file: Named) -> Checkpoint | str:
@@ -57,6 +61,17 @@ class _Looks:
             require_samples(read_header(self.folder / file), shown_path(self.folder / file), tokens=tokens)
         except CheckpointError as error:
             return self.missing(file) or str(error)
+        return None
+
+    def _described(self, spec: DataSpec) -> str | None:
+        """Return what is wrong with data that a table describes, as far as their first lines tell, or None."""
+        for file in (spec.path, spec.tokenizer):
+            if isinstance(file, str) and spec.form != "call" and (problem := self.missing(file)):
+                return problem
+        try:
+            look_at_data(spec, self.folder)
+        except SourceError as error:
+            return str(error)
         return None
 
     def _spec(self, file: str) -> str | None:
@@ -92,9 +107,12 @@ def _problems(item: Measured, looks: _Looks) -> Iterator[str]:
     """Yield problems, each beginning with the key below the item's table ('.a: …') or with ': '."""
     for key in ("data", "calibration"):
         source = getattr(item, key)
-        if source is None or not source.endswith(".safetensors"):
-            continue
-        if problem := looks.data(source, item.loss == "next_token"):
+        if isinstance(source, DataSpec) and source.form != "safetensors":
+            problem = looks.described(source) if source.name is None else None
+        else:
+            file = source.path if isinstance(source, DataSpec) else source
+            problem = looks.data(file, item.loss == "next_token") if str(file).endswith(".safetensors") else None
+        if problem:
             yield f".{key}: {problem}"
     if item.symmetry is not None and (problem := looks.spec(item.symmetry)):
         yield f".symmetry: {problem}"

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lmccheck.errors import LmcError, ManifestError, nearest, one_line, shown_path
+from lmccheck.manifest.data import NamedData
 from lmccheck.manifest.merges import check_problems, first_data, merge_problems
 from lmccheck.manifest.plan import CheckPlan, MergePlan, PairPlan, Plan, SetPlan
 from lmccheck.manifest.tables import (
@@ -57,7 +58,7 @@ def load_manifest(path: Path) -> Plan:
         told = [one_line(f"{shown_path(path)}: {problem}") for problem in reader.problems[:TOLD]]
         more = len(reader.problems) - TOLD
         raise ManifestError("\n".join([*told, *([f"{shown_path(path)}: {more} more problems"] if more > 0 else [])]))
-    return Plan(path, held.sha256, pairs, sets, merges)
+    return Plan(path, held.sha256, pairs, sets, merges, reader.data.specs)
 
 
 class _Reader:
@@ -67,6 +68,7 @@ class _Reader:
         self.folder = folder
         self.lines = _lines_of(text)
         self.problems: list[str] = []
+        self.data = NamedData({}, self.problems)
 
     def everything(
         self, document: dict[str, Any]
@@ -77,6 +79,9 @@ class _Reader:
         top = self.table(Top, document, "")
         if top is None:
             return (), (), ()
+        self.data = NamedData(top.data, self.problems)
+        for name in top.data:
+            self.name(name, f"data.{key_text(name)}")
         defaults = self.table(Sources, top.defaults, "defaults") or Sources()
         if not top.pair and not top.sets and not top.merge:
             self.problems.append(f"no pairs, no sets and no merges, expected {AT_LEAST}")
@@ -89,6 +94,10 @@ class _Reader:
         sets = [self.set(name, table, defaults) for name, table in top.sets.items()]
         merges = [self.merge(name, table, defaults) for name, table in top.merge.items()]
         return tuple(filter(None, pairs)), tuple(filter(None, sets)), tuple(filter(None, merges))
+
+    def inherited(self, table: Sources, defaults: Sources) -> dict[str, Any]:
+        """Return every source: the table's own value, or that of [defaults]."""
+        return {key: getattr(table, key) or getattr(defaults, key) for key in Sources.model_fields}
 
     def pair(self, name: str, values: Any, defaults: Sources) -> PairPlan | None:
         where = f"pair.{key_text(name)}"
@@ -107,7 +116,7 @@ class _Reader:
             sha256={key: value.lower() for key, value in pins if value},
             checks=self.checks(table.check, where, "pair" if table.model_b is None else "widths"),
             line=self.line_of("pair", name),
-            **_inherited(table, defaults) | ({} if table.model_b is None else {"symmetry": None}),
+            **self.inherited(table, defaults) | ({} if table.model_b is None else {"symmetry": None}),
         )
 
     def set(self, name: str, values: Any, defaults: Sources) -> SetPlan | None:
@@ -139,7 +148,7 @@ class _Reader:
             sha256=tuple(str(pin).lower() for pin in table.sha256),
             checks=checks,
             line=self.line_of("set", name),
-            **_inherited(table, defaults),
+            **self.inherited(table, defaults),
         )
 
     def checkpoint(self, value: Any, where: str) -> Named:
@@ -168,12 +177,14 @@ class _Reader:
         for check in checks:
             at = f"{where}.check.{key_text(check.name)}"
             self.problems += [f"{at}{problem}" for problem in check_problems(check, parents)]
-        sources = _inherited(table, defaults)
+            self.data.require(check.settings.get("data"), f"{at}.data")
+        sources, first = self.inherited(table, defaults), first_data(checks)
         return MergePlan(
             name=name,
             checks=checks,
             line=self.line_of("merge", name),
-            **sources | {"data": sources["data"] or first_data(checks)},
+            **sources | {"data": sources["data"] or self.data.specs.get(first, first)},
+            sources=self.data.specs,
             parents={
                 key: self.checkpoint(given, f"{where}.parents.{key_text(key)}") for key, given in table.parents.items()
             },
@@ -218,12 +229,14 @@ class _Reader:
     def table(self, model: type[Table], values: Any, where: str) -> Table | None:
         """Return the table as its model, or None after noting every problem in it."""
         table = read_table(model, values, where, self.problems)
-        loss = table.loss if isinstance(table, Sources) else None
-        if loss is None or loss in LOSSES or re.fullmatch(CALLABLE, loss):
+        if not isinstance(table, Sources):
             return table
-        expected = f"expected {Sources.model_fields['loss'].description}{nearest(loss, LOSSES)}"
-        self.problems.append(f"{where}.loss: got {shown(loss)}, {expected}")
-        return None
+        before = len(self.problems)
+        if table.loss is not None and table.loss not in LOSSES and not re.fullmatch(CALLABLE, table.loss):
+            expected = f"expected {Sources.model_fields['loss'].description}{nearest(table.loss, LOSSES)}"
+            self.problems.append(f"{where}.loss: got {shown(table.loss)}, {expected}")
+        named = {key: self.data.source(getattr(table, key), f"{where}.{key}") for key in ("data", "calibration")}
+        return None if len(self.problems) > before else table.model_copy(update=named)
 
     def line_of(self, kind: str, name: str) -> int:
         """Return the 1-based line of the first header that names it (1 when it is written inline)."""
@@ -239,11 +252,6 @@ def _lines_of(text: str) -> dict[tuple[str, str], int]:
             for name in filter(None, names):
                 found.setdefault((kind, name), number)
     return found
-
-
-def _inherited(table: Sources, defaults: Sources) -> dict[str, Any]:
-    """Return every source: the table's own value, or that of [defaults]."""
-    return {key: getattr(table, key) or getattr(defaults, key) for key in Sources.model_fields}
 
 
 def _expected_property(named: object, kind: Kind, stated: bool) -> str:

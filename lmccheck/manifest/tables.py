@@ -13,7 +13,7 @@ CALLABLE = r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*"
 SOURCES = rf"\.safetensors$|^{CALLABLE}$"
 LOSSES = ("cross_entropy", "mse", "next_token")
 
-SOURCE = 'a path ending ".safetensors" or "module:callable"'
+SOURCE = 'a path ending ".safetensors", "module:callable" or the name of a [data.NAME]'
 SPEC_FILE = 'a path ending ".toml" or ".json"'
 MODEL = '"module:callable", the callable returning a torch.nn.Module'
 FILE = 'the path of a .safetensors file or of a model\'s folder, or { base = "…", adapter = "…" }'
@@ -24,8 +24,8 @@ class Sources(Strict):
     """Keys of ``[defaults]``, each of which a pair, a set or a merge may override."""
 
     model: str | None = Field(default=None, pattern=f"^{CALLABLE}$", description=MODEL)
-    data: str | None = Field(default=None, pattern=SOURCES, description=SOURCE)
-    calibration: str | None = Field(default=None, pattern=SOURCES, description=SOURCE)
+    data: str | dict[str, Any] | None = Field(default=None, description=SOURCE)
+    calibration: str | dict[str, Any] | None = Field(default=None, description=SOURCE)
     loss: str | None = Field(default=None, description='"cross_entropy", "mse", "next_token" or "module:callable"')
     symmetry: str | None = Field(default=None, pattern=r"\.(toml|json)$", description=SPEC_FILE)
 
@@ -91,6 +91,7 @@ class Top(Strict):
 
     version: int = Field(alias="schema", ge=1, le=1, description="1")
     defaults: dict[str, Any] = Field(default={}, description="a table")
+    data: dict[str, Any] = Field(default={}, description="a table of data by name, [data.NAME]")
     pair: dict[str, Any] = Field(default={}, description="a table of pairs")
     sets: dict[str, Any] = Field(default={}, alias="set", description="a table of sets")
     merge: dict[str, Any] = Field(default={}, description="a table of merges")

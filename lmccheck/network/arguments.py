@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from lmccheck.errors import SourceError, nearest
+from lmccheck.network.text_fit import fitted
 from lmccheck.shown import some
 from lmccheck.store.data import Data
 from lmccheck.store.trees import input_tensors
@@ -20,6 +21,7 @@ def in_order(data: Data, module: nn.Module) -> Data:
 
     Raises SourceError, beginning with the data's origin, for a name that the network does not know.
     """
+    data = fitted(data, module)
     if not any(isinstance(batch.inputs, Mapping) for batch in data.batches):
         return data
     taken = inspect.signature(module.forward).parameters

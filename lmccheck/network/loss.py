@@ -163,11 +163,7 @@ def counted_only(data: Data, loss: Loss) -> Data | None:
     total = int(sum(which.sum() for which in kept))
     if total in (0, data.samples):
         return data if total else None
-    pairs = zip(data.batches, kept, strict=True)
-    batches = tuple(
-        batch if which.all() else batch.take(which.nonzero().flatten()) for batch, which in pairs if which.any()
-    )
-    return replace(data, batches=batches, uncounted=data.uncounted + data.samples - total)
+    return replace(data.only(kept), uncounted=data.uncounted + data.samples - total)
 
 
 def require_counted(data: Data, loss: Loss) -> Data:

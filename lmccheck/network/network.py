@@ -175,14 +175,14 @@ class Network:
         """Return the same network measured on other data, with nothing kept of this one; ``what`` names them."""
         tokens = self.loss.name == "next_token"
         data = require_counted(in_order(load_data(source, self.base, what, tokens=tokens), self.module), self.loss)
-        return replace(self, data=data, inputs=(*self.inputs, *input_files(self.base, source)), remarks={})
+        read = [*input_files(self.base, source), *(held.path for held in data.held)]
+        return replace(self, data=data, inputs=tuple(dict.fromkeys([*self.inputs, *read])), remarks={})
 
     def require_unchanged(self) -> None:
         """Raise CheckpointError where its data, calibration or spec came from a file that is another by now."""
-        calibration = None if self.calibration is None else self.calibration.held
-        for held in (self.data.held, calibration, self.spec_file):
-            if held is not None:
-                held.require_unchanged()
+        calibration = () if self.calibration is None else self.calibration.held
+        for held in (*self.data.held, *calibration, *([] if self.spec_file is None else [self.spec_file])):
+            held.require_unchanged()
 
     def facts(self) -> dict[str, Any]:
         """Return what a report says of how it is run; JSON-able."""
@@ -223,7 +223,8 @@ def load_network(
     if calibration is not None:
         calibrating = in_order(load_data(calibration, folder, "calibration", tokens=tokens), module)
     counted = require_counted(held, loss_held)
-    inputs = tuple(input_files(folder, model, data, calibration, loss, symmetry))
+    read = [one.path for each in (counted, calibrating) if each is not None for one in each.held]
+    inputs = tuple(dict.fromkeys([*input_files(folder, model, data, calibration, loss, symmetry), *read]))
     return Network(
         name, module, label, counted, calibrating, loss_held, str(device), torch_device, folder, spec, origin, inputs,
         spec_file, build=build,

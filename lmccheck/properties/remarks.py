@@ -22,7 +22,7 @@ REPEATS = 1e-5  # of a loss that is computed in float32: sums in another order d
 
 def data_remarks(network: Network) -> list[str]:
     """Return what is to be said of the data: what was left out, what was also fitted to, what the outputs showed."""
-    data, said = network.data, []
+    data, said = network.data, list(network.data.notes)
     if data.uncounted:
         of = data.samples + data.uncounted
         said.append(f"{data.uncounted} of {of} evaluation samples are left out: nothing in them is counted")

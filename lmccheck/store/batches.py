@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 from lmccheck.store.data import Batch, Data
@@ -19,7 +20,7 @@ def rebatched(data: Data, most: int | None = None) -> tuple[Batch, ...]:
     if not data.rebatch:
         return data.batches
     whole = data.batches[0]
-    limit = min(MOST_SAMPLES, max(1, ELEMENTS // numbers(whole)), most or MOST_SAMPLES)
+    limit = min(MOST_SAMPLES, max(1, ELEMENTS // numbers(whole)), most or MOST_SAMPLES, data.most or MOST_SAMPLES)
     count = -(-whole.samples // limit)
     return data.batches if count == 1 else in_parts(whole, count, whole.samples)
 
@@ -44,4 +45,6 @@ def first_samples(data: Data, samples: int) -> Data:
     """Return at most ``samples`` samples; batches of a user's own as they came."""
     if not data.rebatch or data.samples <= samples:
         return data
-    return Data((data.batches[0].take(slice(samples)),), data.origin, True)
+    columns = {name: values[:samples] for name, values in data.columns.items()}
+    batches = (data.batches[0].take(slice(samples)),)
+    return replace(data, batches=batches, columns=columns, places=data.places[:samples])

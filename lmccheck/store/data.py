@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,11 @@ from torch import Tensor
 from lmccheck.errors import CheckpointError, LmcError, SourceError, shown_path
 from lmccheck.shown import one_line, some
 from lmccheck.store import collate, files
+from lmccheck.store.described import DataSpec, describes, read_spec
 from lmccheck.store.disk import Held
 from lmccheck.store.header import require_samples
 from lmccheck.store.imports import importable, label, load_object, say
+from lmccheck.store.read_described import read_described
 from lmccheck.store.reading import gathered
 from lmccheck.store.tensors import shape_of
 from lmccheck.store.trees import input_tensors, positional, take_samples
@@ -46,21 +49,36 @@ class Batch:
 class Data:
     """Evaluation or calibration data, held in memory: batches and where they came from.
 
-    ``rebatch`` is True when the samples came as one tensor, so that lmccheck may choose the batch size. ``held``: the
-    file that they were read from, None for all else. ``uncounted``: how many samples were left out because nothing in
-    them is counted.
+    ``rebatch`` is True when the samples came as one tensor, so that lmccheck may choose the batch size, of ``most``
+    samples where that is said. ``held``: the files that they were read from. ``uncounted``: how many samples were left
+    out because nothing in them is counted. ``kind``: what they are ("text", "images"), None where nothing says.
+    ``columns``: what else is known of the samples, (n,) by name; ``places``: where each is from ("math.jsonl:12").
+    ``notes``: what reading them left to be said.
     """
 
     batches: tuple[Batch, ...] = field(repr=False)
     origin: str
     rebatch: bool
-    held: Held | None = field(default=None, repr=False, compare=False)
+    held: tuple[Held, ...] = field(default=(), repr=False, compare=False)
     uncounted: int = 0
+    kind: str | None = None
+    columns: Mapping[str, tuple[Any, ...]] = field(default_factory=dict, repr=False, compare=False)
+    places: tuple[str, ...] = field(default=(), repr=False)
+    notes: tuple[str, ...] = ()
+    most: int | None = None
 
     @property
     def samples(self) -> int:
         """Number of samples over all batches."""
         return sum(batch.samples for batch in self.batches)
+
+    def only(self, kept: Sequence[Tensor]) -> Data:
+        """Return some of the samples: ``kept``, (k,) bool for each batch, says which."""
+        parts = zip(self.batches, kept, strict=True)
+        batches = tuple(b if which.all() else b.take(which.nonzero().flatten()) for b, which in parts if which.any())
+        which = torch.cat([one.cpu() for one in kept]).tolist()
+        columns = {name: tuple(compress(values, which)) for name, values in self.columns.items()}
+        return replace(self, batches=batches, columns=columns, places=tuple(compress(self.places, which)))
 
     def example(self, samples: int = 2) -> tuple[Any, ...]:
         """Return the first samples as positional example inputs for tracing."""
@@ -70,14 +88,18 @@ class Data:
 def load_data(source: Any, folder: Path | None = None, what: str = "data", *, tokens: bool = False) -> Data:
     """Return data from what holds it.
 
-    ``source``: a .safetensors file with ``inputs`` and ``targets``; ``"module:callable"``; a pair (inputs, targets) of
-    tensors, arrays or lists; a dictionary with a key ``targets`` or ``labels``, all else being the network's keyword
-    arguments (what a tokenizer returns); an iterable of such batches; or a data set of single samples (torch's, or
-    the library datasets'). ``tokens``: where targets are left out, the inputs serve, as for the loss next_token.
+    ``source``: a .safetensors file with ``inputs`` and ``targets``; ``"module:callable"``; a DataSpec, or the
+    dictionary that a ``[data.NAME]`` of a manifest is (``{"jsonl": "math.jsonl", "tokenizer": "models/a"}``); a pair
+    (inputs, targets) of tensors, arrays or lists; a dictionary with a key ``targets`` or ``labels``, all else being the
+    network's keyword arguments (what a tokenizer returns); an iterable of such batches; or a data set of single samples
+    (torch's, or the library datasets'). ``tokens``: where targets are left out, the inputs serve, as for the loss
+    next_token.
     Raises SourceError or CheckpointError.
     """
     if isinstance(source, Data):
         return source
+    if isinstance(source, DataSpec) or describes(source):
+        return _described(source, folder, what, tokens)
     if isinstance(source, (str, os.PathLike)):
         text = os.fspath(source)
         if ":" in text and not text.endswith(".safetensors") and not Path(text).exists():
@@ -86,6 +108,30 @@ def load_data(source: Any, folder: Path | None = None, what: str = "data", *, to
     if callable(source) and not collate.is_dataset(source):
         return _called(source, f"{what} {label(source)!r}", folder, tokens)
     return _held(source, what, folder, tokens)
+
+
+def _described(given: Any, folder: Path | None, what: str, tokens: bool) -> Data:
+    """Return the data of a DataSpec, or of a dictionary that says what one says."""
+    problems: list[str] = []
+    spec = given if isinstance(given, DataSpec) else read_spec(given, what, problems)
+    if spec is None:
+        raise SourceError(problems[0])
+    if spec.form == "call":
+        return _called(_object(spec.path, folder, what), f"{what} {label(spec.path)!r}", folder, tokens)
+    if spec.form == "safetensors":
+        return _from_file(Path(spec.path) if folder is None else folder / spec.path, what, tokens)
+    try:
+        found = read_described(spec, folder or Path())
+    except SourceError as error:
+        raise SourceError(f"{what} {error}") from None
+    origin = f"{what} {shown_path((folder or Path()) / spec.path)}"
+    data = _checked([Batch(found.inputs, found.targets)], origin, rebatch=True)
+    known = {f.name: getattr(found, f.name) for f in fields(found) if f.name not in ("inputs", "targets")}
+    return replace(data, **known)
+
+
+def _object(given: Any, folder: Path | None, what: str) -> Any:
+    return load_object(given, folder, what) if isinstance(given, str) else given
 
 
 def _from_file(path: Path, what: str, tokens: bool) -> Data:
@@ -102,7 +148,7 @@ def _from_file(path: Path, what: str, tokens: bool) -> Data:
         raise SourceError(f"{what} {error}") from None
     origin = f"{what} {shown_path(path)}"
     batch = _batch((stored.tensors["inputs"], stored.tensors.get("targets")), origin, tokens)
-    return replace(_checked([batch], origin, rebatch=True), held=stored.held)
+    return replace(_checked([batch], origin, rebatch=True), held=(stored.held,))
 
 
 def _called(build: Any, what: str, folder: Path | None, tokens: bool) -> Data:

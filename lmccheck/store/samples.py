@@ -31,8 +31,7 @@ def common_samples(data: Data, other: Data) -> int:
 def _some(data: Data, which: Tensor) -> Data:
     """Return the samples that ``which``, (n,) bool, is true of."""
     parts = which.split([batch.samples for batch in data.batches])  # type: ignore[no-untyped-call]  # torch leaves it without types
-    batches = [b.take(part.nonzero().flatten()) for b, part in zip(data.batches, parts, strict=True) if part.any()]
-    return Data(tuple(batches), data.origin, data.rebatch)
+    return data.only(parts)
 
 
 def _hashes(data: Data, most: int | None = None) -> Tensor:

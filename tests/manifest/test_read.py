@@ -148,7 +148,7 @@ SETTINGS = "endpoints, property, severity, align, limit, points, repair, beyond"
         (SOUND.replace("schema = 1", 'schema = "1"'), 'schema: got "1" (a string), expected 1'),
         (
             "pairs = 3\n" + SOUND,
-            "pairs: unknown key (did you mean 'pair'?), expected one of schema, defaults, pair, set, merge",
+            "pairs: unknown key (did you mean 'pair'?), expected one of schema, defaults, data, pair, set, merge",
         ),
         (
             SOUND.replace("[pair.one]", '[pair.one]\nendpoints = "any"'),
@@ -172,7 +172,8 @@ SETTINGS = "endpoints, property, severity, align, limit, points, repair, beyond"
         ),
         (
             SOUND.replace("data.safetensors", "data.npz"),
-            'defaults.data: got "data.npz" (a string), expected a path ending ".safetensors" or "module:callable"',
+            'defaults.data: got "data.npz" (a string), expected a path ending ".safetensors", "module:callable" or '
+            "the name of a [data.NAME]",
         ),
         (
             SOUND.replace("[pair.one]", '[pair.one]\nloss = "cross-entropy"'),

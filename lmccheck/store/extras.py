@@ -1,0 +1,23 @@
+"""Libraries that only some need: imported where they are used, and missed in one line."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+from lmccheck.errors import SourceError
+from lmccheck.store.imports import say
+
+
+def extra(module: str, name: str, what: str) -> Any:
+    """Return a module of an optional library. Raises SourceError, beginning with ``what``, where it is not there.
+
+    ``name`` is the extra of lmccheck that installs it.
+    """
+    root = module.partition(".")[0]
+    try:
+        return import_module(module)
+    except ImportError as error:
+        missing = isinstance(error, ModuleNotFoundError) and error.name == root
+        got = "is not installed" if missing else f"cannot be imported ({say(error)})"
+        raise SourceError(f'{what}: needs {root}, which {got}; mend: pip install "lmccheck[{name}]"') from None

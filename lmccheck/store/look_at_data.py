@@ -1,0 +1,17 @@
+"""What the first lines of described data tell before anything is loaded: do they parse, and are they of one kind?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lmccheck.store.described import DataSpec
+from lmccheck.store.rows import first_rows, kind_of
+from lmccheck.store.tokenizing import require_tokenizer
+
+
+def look_at_data(spec: DataSpec, folder: Path) -> None:
+    """Raise SourceError where the files of a spec are not there, or their first lines cannot be read; no torch."""
+    if spec.tokenizer is not None:
+        require_tokenizer(folder / spec.tokenizer)
+    if spec.form == "jsonl":
+        kind_of(first_rows(folder / spec.path), spec.column)

@@ -1,0 +1,15 @@
+"""From a DataSpec to samples: one way for each form of data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lmccheck.store.described import DataSpec
+from lmccheck.store.rows import read_rows
+from lmccheck.store.text import Read, read_text
+
+
+def read_described(spec: DataSpec, folder: Path) -> Read:
+    """Return the samples that a spec describes, paths being relative to ``folder``. Raises SourceError."""
+    rows, held = read_rows(folder / spec.path)
+    return read_text(spec, rows, held, folder)
