@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -34,6 +35,7 @@ from lmccheck.symmetry.structure import Structure
 from lmccheck.symmetry.user_spec import require_fixed, require_given
 from lmccheck.symmetry.verify import require
 
+LISTED = 20  # files of data that a report names
 COPIED = "a copy of a live module, which cannot be built afresh"
 
 
@@ -258,4 +260,9 @@ def _data_facts(data: Data | None) -> dict[str, Any] | None:
     if data is None:
         return None
     facts = {"origin": data.origin, "samples": data.samples, "uncounted": data.uncounted}
-    return facts if data.held is None else {**facts, "sha256": data.held.sha256}
+    if len(data.held) <= 1:
+        return {**facts, "sha256": data.held[0].sha256} if data.held else facts
+    names = sorted((shown_path(held.path), held.sha256) for held in data.held)
+    listing = "".join(f"{sha256}  {name}\n" for name, sha256 in names).encode()
+    facts |= {"sha256": hashlib.sha256(listing).hexdigest()}  # of what sha256sum would say of the files
+    return facts | ({"files": dict(names)} if len(names) <= LISTED else {})
