@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from lmccheck.errors import CheckpointError
 from lmccheck.registry import Registry
 from lmccheck.shown import one_line, some
-from lmccheck.store.contents import Lying, same_tensors
+from lmccheck.store.contents import Lying, same_tensors, together
 from lmccheck.store.header import TensorHeader
 from lmccheck.store.whole import same_file
 
@@ -41,7 +41,8 @@ class Checkpoint:
     that is no longer what lies there. ``same`` says whether two names hold the same bytes, without reading all others.
     ``files`` are all that are read for it. ``home`` is the folder whose config and tokenizer belong to it, None where
     none does. ``get`` returns one tensor as ``read`` would, without reading the others. ``lies`` says of tensors in
-    files which bytes they are made of.
+    files which bytes they are made of. ``digests``, the hash of each of its files, may be given in place of
+    ``digest``, and is then made one. ``about`` is what a report says beside.
     """
 
     label: str
@@ -56,18 +57,22 @@ class Checkpoint:
     home: Path | None = None
     get: Callable[[str], Tensor] = field(default=_of_all, repr=False)
     lies: Mapping[str, Lying] = field(default_factory=dict, repr=False)
+    digests: Callable[[], Mapping[Path, str]] | None = field(default=None, repr=False)
+    about: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         if self.get is _of_all:
             object.__setattr__(self, "get", lambda name: self.read()[name])
         if self.path is not None and not self.files:
             object.__setattr__(self, "files", (Path(self.path),))
+        if self.digest is None and (digests := self.digests) is not None:
+            object.__setattr__(self, "digest", lambda: together(digests()))
 
     @cached_property
     def sha256(self) -> str | None:
         """The hex SHA-256 of the files, read at the first look; None for weights that are in no file.
 
-        Of several files it is that of one line each, see ``store/shards.py``.
+        Of several files it is that of one line each, see ``together``.
         """
         return self.digest() if self.digest is not None else None
 
@@ -92,6 +97,7 @@ class Checkpoint:
             "sha256": self.sha256,
             "parameters": sum(header.numbers for header in floats),
             "dtype": "+".join(sorted({header.torch_dtype for header in floats})),
+            **self.about,
         }
 
 
@@ -126,7 +132,7 @@ def look_at(given: Any, folder: Path, side: str) -> Checkpoint:
     source = next((s for s in sources if s.accepts(given) and (path is None or s.there(path))), None)
     if source is None:
         expected = " or ".join(source.opens for source in SOURCES)
-        raise CheckpointError(f"{side}: got {type(given).__name__}, expected {expected}")
+        raise CheckpointError(f"{side}: got {type(given).__name__}, expected {expected}; mend: name one")
     return source.open(given, folder, side)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -74,3 +76,17 @@ def _equal(one: Span, other: Span) -> bool:
 def _piece(file: BufferedReader[Any], span: Span, done: int) -> bytes:
     file.seek(span.begin + done)
     return file.read(min(CHUNK, span.end - span.begin - done))
+
+
+def together(hashes: Mapping[Path, str]) -> str:
+    """Return the SHA-256 that stands for several files; that of one file is its own.
+
+    It is what ``sha256sum FILE … | LC_ALL=C sort -k 2 | sha256sum`` says in their folder: the hash of one line for each
+    file, its hash, two spaces and its name, in the order of names.
+    """
+    if len(hashes) == 1:
+        return next(iter(hashes.values()))
+    lines = sorted(((path.name, digest) for path, digest in hashes.items()), key=lambda line: os.fsencode(line[0]))
+    return hashlib.sha256(
+        b"".join(f"{digest}  ".encode() + os.fsencode(name) + b"\n" for name, digest in lines)
+    ).hexdigest()

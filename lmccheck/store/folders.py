@@ -14,6 +14,7 @@ from lmccheck.store.header import PICKLES, SAFETENSORS, refused_pickle
 
 CONFIG = "config.json"
 ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER = "adapter_model.safetensors"
 STEMS = ("model", "diffusion_pytorch_model")  # what transformers and timm, and what diffusers call weights
 WEIGHTS = tuple(f"{stem}{SAFETENSORS}" for stem in STEMS)
 INDEX = ".index.json"
@@ -48,6 +49,26 @@ def weights_in(folder: Path) -> Path:
                 f"remove what is stale, or restore {found[0]}{INDEX}",
             )
     return folder / found[-1]
+
+
+def adapter_in(path: Path) -> Path:
+    """Return the file of an adapter that is named by it, or by its folder; its config lies beside.
+
+    Raises CheckpointError where no adapter lies there.
+    """
+    if path.name == ADAPTER:
+        return path
+    names = names_in(path)
+    if ADAPTER in names and ADAPTER_CONFIG in names:
+        return path / ADAPTER
+    pickle = next((name for name in sorted(names) if name.startswith("adapter_model.")), ADAPTER)
+    if ADAPTER not in names and pickle != ADAPTER:
+        raise CheckpointError(refused_pickle(path, f"an adapter that is a pickle, {pickle}", repr(pickle), ADAPTER))
+    missing = ADAPTER if ADAPTER not in names else ADAPTER_CONFIG
+    raise CheckpointError(
+        f"{shown_path(path)}: got a folder without {missing}, expected the folder of an adapter; mend: name the folder "
+        "that PEFT's save_pretrained wrote"
+    )
 
 
 def names_in(folder: Path) -> set[str]:

@@ -259,10 +259,10 @@ def _refuse_other_formats(path: Path, head: bytes) -> None:
         raise CheckpointError(refused_pickle(path, "a pickle", "path"))
 
 
-def refused_pickle(path: Path, got: str, file: str) -> str:
+def refused_pickle(path: Path, got: str, file: str, target: str = "model.safetensors") -> str:
     """Return the line that refuses a pickle, which is ``file`` in the way to convert it."""
     return (
         f"{shown_path(path)}: got {got}, which can run code when it is loaded, expected safetensors; mend: convert it "
         f"once where you trust it: safetensors.torch.save_file(torch.load({file}, weights_only=True), "
-        "'model.safetensors')"
+        f"{target!r})"
     )

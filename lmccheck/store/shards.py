@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -97,10 +96,10 @@ class Shards:
             {name: file.header.tensors[name] for name, file in self.where.items()},
             self.read,
             str(path),
-            self.digest,
-            self.metadata(),
-            self.require_unchanged,
-            self.same,
+            metadata=self.metadata(),
+            require_unchanged=self.require_unchanged,
+            same=self.same,
+            digests=self.digests,
             files=(*(file.path for file in self.files), *(held.path for held in self.beside)),
             home=home,
             get=lambda name: self.where[name].get(name),
@@ -111,9 +110,9 @@ class Shards:
         """Return every tensor of every file."""
         return {name: tensor for file in self.files for name, tensor in file.read().items()}
 
-    def digest(self) -> str:
-        """Return the hash of all files, see ``together``."""
-        return together({file.path: file.digest() for file in self.files} | {h.path: h.sha256 for h in self.beside})
+    def digests(self) -> dict[Path, str]:
+        """Return the hash of every file."""
+        return {file.path: file.digest() for file in self.files} | {held.path: held.sha256 for held in self.beside}
 
     def metadata(self) -> dict[str, str]:
         """Return what the metadata of all files say alike."""
@@ -132,17 +131,3 @@ class Shards:
             return same_bytes(*(self.where[name].lying(name) for name in (one, other)))
         except (OSError, ValueError):
             return False
-
-
-def together(hashes: Mapping[Path, str]) -> str:
-    """Return the SHA-256 that stands for several files; that of one file is its own.
-
-    It is what ``sha256sum FILE … | LC_ALL=C sort -k 2 | sha256sum`` says in their folder: the hash of one line for each
-    file, its hash, two spaces and its name, in the order of names.
-    """
-    if len(hashes) == 1:
-        return next(iter(hashes.values()))
-    lines = sorted(((path.name, digest) for path, digest in hashes.items()), key=lambda line: os.fsencode(line[0]))
-    return hashlib.sha256(
-        b"".join(f"{digest}  ".encode() + os.fsencode(name) + b"\n" for name, digest in lines)
-    ).hexdigest()
