@@ -65,7 +65,7 @@ class Core:
             "symmetry": plan.symmetry,
         }
         if isinstance(plan, SetPlan):
-            return self.load_set(plan.models, **given)
+            return self.load_set(plan.models, **given, **({"matched": plan.matched} if plan.matched else {}))
         if isinstance(plan, MergePlan):
             own = {"base_model": plan.base, "shipped": plan.shipped, "align": plan.align, "accept": plan.accept}
             return self.load_merge(plan.parents, plan.recipe, **own, sources=plan.sources, **given)

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from lmccheck.errors import CheckpointError
 from lmccheck.merging.contract import Recipe
 from lmccheck.store.described import DataSpec
-from lmccheck.store.given import Named, files_of, name_of
+from lmccheck.store.given import Named, files_of
 from lmccheck.store.imports import input_files
+from lmccheck.store.names import model_names
 
 
 @dataclass(frozen=True)
@@ -79,10 +79,14 @@ class PairPlan(Comparison):
 
 @dataclass(frozen=True)
 class SetPlan(Comparison):
-    """Two checkpoints of one network or more; ``sha256`` is empty or as long as ``models``."""
+    """Two checkpoints of one network or more; ``sha256`` is empty or as long as ``models``.
+
+    ``matched`` says what each pattern among them was replaced by.
+    """
 
     models: tuple[Named, ...]
     sha256: tuple[str, ...] = ()
+    matched: tuple[str, ...] = ()
     kind = "set"
     ships = "aligned models"
 
@@ -93,11 +97,8 @@ class SetPlan(Comparison):
 
     @property
     def shipped_files(self) -> tuple[str, ...]:
-        """The names of the files in it; raises CheckpointError for two files of one stem."""
-        names = [f"{name_of(model, '')}-aligned.safetensors" for model in self.models]
-        if twice := next((name for name in names if names.count(name) > 1), None):
-            raise CheckpointError(f"two models would be {twice}; mend: give their files different names")
-        return tuple(names)
+        """The names of the files in it: those of the models, which tell them apart."""
+        return tuple(f"{name}-aligned.safetensors" for name in model_names(self.models))
 
     @property
     def files(self) -> dict[str, Named]:

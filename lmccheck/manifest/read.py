@@ -12,7 +12,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from lmccheck.errors import LmcError, ManifestError, nearest, one_line, shown_path
+from lmccheck.errors import CheckpointError, LmcError, ManifestError, nearest, one_line, shown_path
 from lmccheck.manifest.data import NamedData
 from lmccheck.manifest.merges import check_problems, first_data, merge_problems
 from lmccheck.manifest.plan import CheckPlan, MergePlan, PairPlan, Plan, SetPlan
@@ -21,6 +21,7 @@ from lmccheck.manifest.tables import (
     FILE,
     HASH,
     LOSSES,
+    MODELS,
     AdaptedTable,
     MergeTable,
     PairTable,
@@ -34,6 +35,7 @@ from lmccheck.properties.registry import OF, PROPERTIES, Kind, properties_of
 from lmccheck.properties.settings import Place
 from lmccheck.store.documents import Table, key_text, near, read_document, read_table, shown
 from lmccheck.store.given import Adapted, Named
+from lmccheck.store.names import expanded
 
 NAME = re.compile(r"[A-Za-z0-9._-]+")
 TOLD = 100  # problems of one manifest that are told at once
@@ -65,8 +67,8 @@ class _Reader:
     """Walks the tables of one document and gathers every problem, so that one run shows them all."""
 
     def __init__(self, text: str, folder: Path) -> None:
-        self.folder = folder
         self.lines = _lines_of(text)
+        self.folder = folder
         self.problems: list[str] = []
         self.data = NamedData({}, self.problems)
 
@@ -125,8 +127,9 @@ class _Reader:
         table = self.table(SetTable, values, where)
         if table is None:
             return None
-        count = len(table.models)
-        models = [self.checkpoint(model, f"{where}.models[{k}]") for k, model in enumerate(table.models)]
+        given, matched = self.models(table, where)
+        count = len(given)
+        models = [self.checkpoint(model, f"{where}.models[{k}]") for k, model in enumerate(given)]
         for k, pin in enumerate(table.sha256):
             if not isinstance(pin, str) or not re.fullmatch("[0-9a-fA-F]{64}", pin):
                 self.problems.append(f"{where}.sha256[{k}]: got {shown(pin)}, expected {HASH}")
@@ -145,6 +148,7 @@ class _Reader:
         return SetPlan(
             name=name,
             models=tuple(models),
+            matched=tuple(matched),
             sha256=tuple(str(pin).lower() for pin in table.sha256),
             checks=checks,
             line=self.line_of("set", name),
@@ -195,6 +199,18 @@ class _Reader:
             accept=tuple(table.accept),
             sha256={key: str(pin).lower() for key, pin in table.sha256.items()},
         )
+
+    def models(self, table: SetTable, where: str) -> tuple[list[Any], list[str]]:
+        """Return the models of a set, patterns replaced by what they match, and a line on each pattern."""
+        try:
+            models, matched = expanded(table.models, self.folder)
+        except CheckpointError as error:
+            self.problems.append(f"{where}.models: {error}")
+            return [], []
+        if len(models) < 2:
+            got = f"{shown(table.models)}{''.join(f', and {told}' for told in matched)}"
+            self.problems.append(f"{where}.models: got {got}, expected {MODELS}")
+        return models, matched
 
     def checks(self, tables: dict[str, Any], where: str, kind: Kind) -> tuple[CheckPlan, ...]:
         if not tables:

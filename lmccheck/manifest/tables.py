@@ -17,6 +17,7 @@ SOURCE = 'a path ending ".safetensors", "module:callable" or the name of a [data
 SPEC_FILE = 'a path ending ".toml" or ".json"'
 MODEL = '"module:callable", the callable returning a torch.nn.Module'
 FILE = 'the path of a .safetensors file or of a model\'s folder, or { base = "…", adapter = "…" }'
+MODELS = f"an array of two checkpoints or more, each {FILE}, or a pattern of paths"
 HASH = "64 hexadecimal digits"
 
 
@@ -52,7 +53,7 @@ class PairTable(Sources):
 class SetTable(Sources):
     """Keys of ``[set.NAME]``."""
 
-    models: list[Any] = Field(min_length=2, description="an array of two checkpoints or more, each " + FILE)
+    models: list[Any] | str = Field(min_length=1, description=MODELS)
     sha256: list[Any] = Field(default=[], description="an array of hashes, one for each of the models, in order")
     check: dict[str, Any] = Field(default={}, description="a table of checks")
 

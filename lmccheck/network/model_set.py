@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from lmccheck.network.network import Network, load_network
 from lmccheck.network.pair import Given, ModelPair
 from lmccheck.shown import one_line, some
 from lmccheck.store.checkpoint import Checkpoint, open_checkpoint
-from lmccheck.store.given import Adapted, name_of
+from lmccheck.store.names import expanded, is_pattern, model_names
 
 
 @one_line(lambda models: f"{models.name!r}, {len(models.names)} models: {some(models.names)}; {models.network.run_on}")
@@ -76,21 +75,35 @@ class ModelSet:
 
 
 @own_settings()
-def load_set(models: Sequence[Given], *, name: str | None = None, sha256: Sequence[str] = (), **given: Any) -> ModelSet:
+def load_set(
+    models: Sequence[Given] | str,
+    *,
+    name: str | None = None,
+    sha256: Sequence[str] = (),
+    matched: Sequence[str] = (),
+    **given: Any,
+) -> ModelSet:
     """Load and check two checkpoints of one network or more; the network and the data are loaded once.
 
-    ``models``: .safetensors files or state dicts; ``sha256`` pins them, in their order; all else as in ``load_pair``.
-    Raises as ``load_pair`` does, naming the model.
+    ``models``: .safetensors files, patterns of such (``"round-12/*.safetensors"``, in natural order) or state dicts;
+    ``sha256`` pins them, in their order; ``matched``: what a report says of patterns that were replaced already; all
+    else as in ``load_pair``. Raises as ``load_pair`` does, naming the model.
     """
-    if not isinstance(models, Sequence) or isinstance(models, (str, bytes)):
-        raise CheckpointError(
-            f"models: got {type(models).__name__}, expected a list of .safetensors paths or state dicts"
-        )
-    if len(models) < 2:
-        raise CheckpointError(f"models: got {len(models)} model(s), expected at least two; mend: give the others, too")
-    names = model_names(models)
     base = given.get("base")
     folder = Path(base) if base is not None else Path.cwd()
+    if (
+        not isinstance(models, Sequence)
+        or isinstance(models, bytes)
+        or (isinstance(models, str) and not is_pattern(models, folder))
+    ):
+        raise CheckpointError(
+            f"models: got {type(models).__name__}, expected a list of .safetensors paths or state dicts, or a pattern"
+        )
+    models, found = expanded(models, folder)
+    if len(models) < 2:
+        got = "; ".join(found) or f"{len(models)} model(s)"
+        raise CheckpointError(f"models: got {got}, expected at least two; mend: give the others, too")
+    names = model_names(models)
     if len(sha256) not in (0, len(models)):
         raise CheckpointError(
             f"sha256: got {len(sha256)} hash(es), expected one for each of the {len(models)} models; mend: give them "
@@ -100,16 +113,7 @@ def load_set(models: Sequence[Given], *, name: str | None = None, sha256: Sequen
     opened = [open_checkpoint(model, folder, f"model {k}", pins.get(k)) for k, model in enumerate(models)]
     title = name or "-".join(names)
     network = load_network(name=title, **given)
+    network.remarks.update(dict.fromkeys((*matched, *found)))
     for other in opened[1:]:
         require_same_tensors(opened[0], other, network.module)
     return ModelSet(title, names, as_loaded(*(endpoint(network, checkpoint) for checkpoint in opened)))
-
-
-def model_names(models: Sequence[Given]) -> tuple[str, ...]:
-    """Return a name for each model: its file's or folder's, the path where these meet, ``model k`` for a state dict."""
-    names = [name_of(model, f"model {k}") for k, model in enumerate(models)]
-    short = [
-        str(model) if names.count(name) > 1 and isinstance(model, (str, os.PathLike, Adapted)) else name
-        for name, model in zip(names, models, strict=True)
-    ]
-    return tuple(name if short.count(name) == 1 else f"{name} ({k})" for k, name in enumerate(short))

@@ -28,7 +28,8 @@ from lmccheck.network.network import Network, load_network, named_module
 from lmccheck.shown import one_line
 from lmccheck.store.checkpoint import Checkpoint, open_checkpoint
 from lmccheck.store.data import Data
-from lmccheck.store.given import Named, name_of
+from lmccheck.store.given import Named
+from lmccheck.store.names import model_names
 from lmccheck.symmetry.spec import PermutationSpec
 
 Made = TypeVar("Made")
@@ -276,4 +277,4 @@ def _opened(a: Given, b: Given, folder: Path, pins: Mapping[str, str]) -> list[C
 
 
 def _title(a: Given, b: Given) -> str:
-    return "-".join(name_of(given, f"state dict {side}") for side, given in (("a", a), ("b", b)))
+    return "-".join(model_names((a, b), ("state dict a", "state dict b")))

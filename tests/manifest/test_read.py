@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from lmccheck.errors import ManifestError
@@ -292,6 +294,29 @@ def test_a_pair_of_two_widths_has_a_network_of_its_own_for_b(load):
     assert pair.checks == (
         CheckPlan("fused_connectivity", "fused_connectivity", "fail", {"limit": 0.05, "norm": "weights"}),
     )
+
+
+def test_a_pattern_is_replaced_by_what_it_matches(tmp_path: Path) -> None:
+    """Beside the manifest, in natural order, alone or among paths; what matches fewer than two files is refused."""
+    for k in (10, 2, 1):
+        (tmp_path / f"client-{k}.safetensors").touch()
+    file, listed = tmp_path / "lmc.toml", '["a.safetensors", "b.safetensors", "c.safetensors"]'
+    file.write_text(SET.replace(listed, '"client-*.safetensors"'))
+    (found,) = load_manifest(file).sets
+    clients = tuple(f"client-{k}.safetensors" for k in (1, 2, 10))
+    assert found.models == clients
+    assert found.matched == (f"client-*.safetensors matches 3: {', '.join(clients)}",)
+    file.write_text(SET.replace(listed, '["client-1*.safetensors", "a.safetensors"]'))
+    assert load_manifest(file).sets[0].models == (clients[0], clients[2], "a.safetensors")
+    for pattern, message in (
+        ("round-*", "set.three.models: no file matches 'round-*' in"),
+        ("*-10.safetensors", 'got "*-10.safetensors" (a string), and *-10.safetensors matches 1: client-10.safe'),
+        ("one.safetensors", 'set.three.models: got "one.safetensors" (a string), expected an array of the paths'),
+    ):
+        file.write_text(SET.replace(listed, f'"{pattern}"'))
+        with pytest.raises(ManifestError) as raised:
+            load_manifest(file)
+        assert message in str(raised.value)
 
 
 @pytest.mark.parametrize(
