@@ -5,15 +5,21 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
 
 from lmccheck.alignment.many import ManyAlignment, mean_of
 from lmccheck.alignment.merge import traced_for_repair
 from lmccheck.errors import LmcError
 from lmccheck.evaluate.evaluator import Evaluator
 from lmccheck.evaluate.line import Point, barrier, sample
+from lmccheck.evaluate.means import RunningMean
 from lmccheck.evaluate.segment import Segment, require_repair
 from lmccheck.modules.precision import own_settings
 from lmccheck.network.endpoint import StateDict
+from lmccheck.network.model_set import ModelSet
+from lmccheck.network.pair import ModelPair
 from lmccheck.symmetry.discover import Traced
 
 LOG = logging.getLogger("lmccheck")
@@ -54,11 +60,42 @@ def barrier_matrix(many: ManyAlignment, *, points: int = 5, naive: bool = False)
     return found.naive if naive else found.aligned
 
 
-def measure_barriers(many: ManyAlignment, *, points: int = 5, repair: str = "bn") -> Barriers:
+@dataclass(frozen=True)
+class Unmoved:
+    """A set as it is given, where ManyAlignment says what a set is like in one frame."""
+
+    names: tuple[str, ...]
+    originals: tuple[dict[str, Tensor], ...]
+    pair: ModelPair
+    is_identity = True
+    spec = None
+    function_deviations = ()
+    method = "none"
+
+    @classmethod
+    def of(cls, models: ModelSet) -> Unmoved:
+        """Return a set as it is given."""
+        return cls(models.names, models.thetas, models.pair(0, 1))
+
+    @property
+    def weights(self) -> tuple[dict[str, Tensor], ...]:
+        """The weights of each, as they are."""
+        return self.originals
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a report says of it, as of an alignment."""
+        return {"method": "none", "align": "none", "names": list(self.names), "alignments": {}, "cycle_error": 0.0}
+
+
+def measure_barriers(
+    many: ManyAlignment | Unmoved, *, points: int = 5, repair: str = "bn", weights: Sequence[float] | None = None
+) -> Barriers:
     """Measure every segment between two models of a set, and the mean of all; every end is measured once.
 
     ``repair`` mends the networks between as it does for linear_connectivity; the mean of all has its BatchNorm
-    re-estimated (unless ``none``) and nothing else, since REPAIR is about two ends. Raises SourceError when BatchNorm
+    re-estimated (unless ``none``) and nothing else, since REPAIR is about two ends; ``weights`` are its, uniform where
+    none are given. Raises SourceError when BatchNorm
     cannot be re-estimated, or when the loss of a model is not finite; LmcError for a grid of fewer than 3 points.
     """
     if isinstance(points, bool) or not isinstance(points, int) or points < 3:
@@ -78,7 +115,7 @@ def measure_barriers(many: ManyAlignment, *, points: int = 5, repair: str = "bn"
     heights_naive = {key: barrier(curve, losses[key[0]], losses[key[1]])[0] for key, curve in naive.items()}
     count = len(losses)
     mean, mean_naive = (
-        evaluator.measure(mean_of(map(evaluator.weights, states)), reestimate=reestimates, label="the mean of all")
+        evaluator.measure(_mean(evaluator, states, weights), reestimate=reestimates, label="the mean of all")
         for states in (many.weights, many.originals)
     )
     errors = [end.error for end in ends if end.error is not None]
@@ -130,6 +167,15 @@ def _segments(
             del between
             LOG.info("models %d and %d: %d points", i, j, points)
     return found
+
+
+def _mean(evaluator: Evaluator, states: Sequence[StateDict], weights: Sequence[float] | None) -> dict[str, Tensor]:
+    if weights is None or len(set(weights)) == 1:
+        return mean_of(map(evaluator.weights, states))
+    mean = RunningMean()
+    for state, weight in zip(states, weights, strict=True):
+        mean.add(state, weight)
+    return evaluator.weights(mean.at(evaluator.dtype))
 
 
 def _matrix(values: Mapping[tuple[int, int], float], count: int) -> Matrix:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -32,25 +32,31 @@ def statistics_of(module: nn.Module) -> set[str]:
     return found
 
 
-def shared_constants(module: nn.Module, states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+def shared_constants(module: nn.Module, states: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     """Return the stored tensors that are constants of the network, by the first of their names.
 
     That is every floating buffer that is equal in all states, running statistics aside, and every such parameter that
     takes no gradient and holds whole numbers only (a mask). What merges average must not be a permuted structure, so
-    only permutations that leave these unchanged are allowed.
+    only permutations that leave these unchanged are allowed. States are looked at one after the other.
     """
     learned = dict(module.named_parameters(remove_duplicate=False))
     statistics, tied = statistics_of(module), tied_names(module)
-    found: dict[str, Tensor] = {}
-    for name, tensor in stored_tensors(module).items():
-        values = [state[name] for state in states]
-        if not tensor.is_floating_point() or name in statistics or len(states) < 2:
-            continue
-        if name in learned and (learned[name].requires_grad or tensor.numel() < 2 or not _whole(values[0])):
-            continue
-        if all(torch.equal(value.double(), values[0].double()) for value in values[1:]):
-            found[tied[name]] = values[0]
-    return found
+    each = iter(states)
+    first = next(each)
+    found = {
+        name: first[name]
+        for name, tensor in stored_tensors(module).items()
+        if tensor.is_floating_point()
+        and name not in statistics
+        and not (name in learned and (learned[name].requires_grad or tensor.numel() < 2 or not _whole(first[name])))
+    }
+    del first
+    several = False
+    for state in each:
+        several = True
+        alike = {name for name, value in found.items() if torch.equal(state[name].double(), value.double())}
+        found = {name: value for name, value in found.items() if name in alike}
+    return {tied[name]: value for name, value in found.items()} if several else {}
 
 
 def differing_structure(module: nn.Module, one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> str | None:

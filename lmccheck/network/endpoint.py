@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -81,6 +82,19 @@ def same_weights(first: Endpoint, second: Endpoint) -> bool:
     return all(
         _same_numbers(tensor, second.theta[name]) for name, tensor in first.theta.items() if not name.endswith(UNUSED)
     )
+
+
+def twin_key(end: Endpoint) -> tuple[tuple[str, ...], str]:
+    """Return the dtypes of an endpoint and a hash of its numbers: endpoints of equal dtypes that are one share both."""
+    digest, dtypes = hashlib.sha256(), []
+    for name, tensor in sorted(end.theta.items()):
+        if name.endswith(UNUSED):
+            continue
+        dtypes.append(dtype_name(tensor))
+        numbers = tensor + 0.0 if tensor.is_floating_point() else tensor  # −0 is 0
+        if numbers.numel():
+            digest.update(numbers.contiguous().flatten().view(torch.uint8).numpy().data)
+    return tuple(dtypes), digest.hexdigest()
 
 
 def _same_numbers(one: Tensor, other: Tensor) -> bool:

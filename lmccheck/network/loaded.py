@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain, islice
 
 import torch
 from torch import Tensor, nn
@@ -40,22 +41,30 @@ def as_loaded(*ends: Endpoint) -> tuple[Endpoint, ...]:
     a network is built and that no checkpoint holds are no part of the model. A live module cannot be built again; a
     copy of it takes its place. Raises UnsupportedArchitecture, naming the tensor, attribute or submodule.
     """
-    network = ends[0].network
-    _require_one_structure(ends)
-    check = _Comparison(network, working_dtype(*(end.theta for end in ends)))
-    points = list(_points(ends))
-    for number, (label, theta) in enumerate(points):
-        check.expect(label, theta, number)
-    for label, theta in (*points, points[0]):
-        check.compare(label, theta)
-    network = replace(network, constants=shared_constants(network.module, [end.theta for end in ends]))
+    network = as_it_loads(ends, working_dtype(*(end.theta for end in ends)))
     return tuple(replace(end, network=network) for end in ends)
 
 
-def _require_one_structure(ends: tuple[Endpoint, ...]) -> None:
+def as_it_loads(ends: Sequence[Endpoint], dtype: torch.dtype) -> Network:
+    """Return the network of ``as_loaded(*ends)``; ``dtype`` is that in which all of them are computed.
+
+    Endpoints are asked for one after the other, and may be read as they are.
+    """
+    network = ends[0].network
+    _require_one_structure(ends)
+    check = _Comparison(network, dtype)
+    for number, (label, theta) in enumerate(_points(ends)):
+        check.expect(label, theta, number)
+    for label, theta in chain(_points(ends), islice(_points(ends), 1)):
+        check.compare(label, theta)
+    return replace(network, constants=shared_constants(network.module, (end.theta for end in ends)))
+
+
+def _require_one_structure(ends: Sequence[Endpoint]) -> None:
     """Raise CheckpointError where endpoints have different masks or tables: what lies between them is none."""
-    for end in ends[1:]:
-        name = differing_structure(end.network.module, ends[0].theta, end.theta)
+    first = ends[0].theta
+    for end in islice(ends, 1, None):
+        name = differing_structure(end.network.module, first, end.theta)
         if name is not None:
             raise CheckpointError(
                 f"{end.checkpoint.label}: buffer {name!r} is not that of {ends[0].checkpoint.label}, and both hold "
@@ -64,7 +73,7 @@ def _require_one_structure(ends: tuple[Endpoint, ...]) -> None:
             )
 
 
-def _points(ends: tuple[Endpoint, ...]) -> Iterator[tuple[str, Mapping[str, Tensor]]]:
+def _points(ends: Sequence[Endpoint]) -> Iterator[tuple[str, Mapping[str, Tensor]]]:
     yield from ((end.checkpoint.label, end.theta) for end in ends)
     if len(ends) > 1:
         yield "the point half way", _half_way(ends[0].theta, ends[1].theta)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,11 @@ from torch import Tensor
 
 from lmccheck.errors import CheckpointError
 from lmccheck.modules.precision import own_settings
-from lmccheck.network.endpoint import Endpoint, endpoint, inputs_of, require_same_tensors, require_unchanged
-from lmccheck.network.loaded import as_loaded
+from lmccheck.network.endpoint import Endpoint, require_same_tensors
+from lmccheck.network.loaded import as_it_loads
 from lmccheck.network.network import Network, load_network
 from lmccheck.network.pair import Given, ModelPair
+from lmccheck.network.resident import Endpoints, Named
 from lmccheck.shown import one_line, some
 from lmccheck.store.checkpoint import Checkpoint, open_checkpoint
 from lmccheck.store.names import expanded, is_pattern, model_names
@@ -27,17 +28,17 @@ class ModelSet:
 
     name: str
     names: tuple[str, ...]
-    endpoints: tuple[Endpoint, ...]
+    endpoints: Endpoints
 
     @property
     def network(self) -> Network:
         """The network of all of them."""
-        return self.endpoints[0].network
+        return self.endpoints.network
 
     @property
-    def named_endpoints(self) -> dict[str, Endpoint]:
-        """What is compared, by name."""
-        return dict(zip(self.names, self.endpoints, strict=True))
+    def named_endpoints(self) -> Mapping[str, Endpoint]:
+        """What is compared, by name; large models are read as they are asked for."""
+        return Named(self.names, self.endpoints)
 
     @property
     def thetas(self) -> tuple[dict[str, Tensor], ...]:
@@ -47,16 +48,19 @@ class ModelSet:
     @property
     def origins(self) -> tuple[Checkpoint, ...]:
         """The checkpoint of each."""
-        return tuple(end.checkpoint for end in self.endpoints)
+        return self.endpoints.checkpoints
 
     @property
     def inputs(self) -> tuple[Path, ...]:
         """Every file that was read for it, none of which may be written to."""
-        return inputs_of(*self.endpoints)
+        own = [Path(origin.path) for origin in self.origins if origin.path is not None]
+        return (*own, *self.network.inputs)
 
     def require_unchanged(self) -> None:
         """Raise CheckpointError where a file that was read for it is another by now."""
-        require_unchanged(*self.endpoints)
+        for checkpoint in self.origins:
+            checkpoint.require_unchanged()
+        self.network.require_unchanged()
 
     @property
     def device(self) -> str:
@@ -66,7 +70,7 @@ class ModelSet:
     @property
     def description(self) -> dict[str, Any]:
         """What a report says of the set; JSON-able."""
-        files = {name: end.checkpoint.facts() for name, end in zip(self.names, self.endpoints, strict=True)}
+        files = {name: origin.facts() for name, origin in zip(self.names, self.origins, strict=True)}
         return {"files": files, **self.network.facts()}
 
     def pair(self, i: int, j: int) -> ModelPair:
@@ -116,4 +120,6 @@ def load_set(
     network.remarks.update(dict.fromkeys((*matched, *found)))
     for other in opened[1:]:
         require_same_tensors(opened[0], other, network.module)
-    return ModelSet(title, names, as_loaded(*(endpoint(network, checkpoint) for checkpoint in opened)))
+    ends = Endpoints(network, opened)
+    ends.check()
+    return ModelSet(title, names, ends.of(as_it_loads(ends, ends.dtype)))

@@ -36,14 +36,17 @@ def data_remarks(network: Network) -> list[str]:
 
 def twin_remarks(endpoints: Mapping[str, Endpoint]) -> list[str]:
     """Say which endpoints hold the same weights, each with the first that it is equal to."""
-    from lmccheck.network.endpoint import same_weights
+    from lmccheck.network.endpoint import same_weights, twin_key
 
     said: list[str] = []
-    different: dict[str, Endpoint] = {}
-    for name, end in endpoints.items():
-        first = next((other for other, known in different.items() if same_weights(known, end)), None)
+    keys = {name: twin_key(end) for name, end in endpoints.items()}  # each endpoint is read once
+    one_dtype = len({dtypes for dtypes, _ in keys.values()}) == 1
+    different: dict[str, list[str]] = {}  # names of endpoints that differ, by what twins have in common
+    for name, (_, numbers) in keys.items():
+        alike = different.setdefault(numbers if one_dtype else "", [])
+        first = next((other for other in alike if same_weights(endpoints[other], endpoints[name])), None)
         if first is None:
-            different[name] = end
+            alike.append(name)
         else:
             said.append(f"{first} and {name} are identical")
     return said

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 from lmccheck.evaluate.line import BARRIER, chord
 from lmccheck.finding import End, Failure, Finding, Matrix, Seen, Where, bound_of
 from lmccheck.properties.advice import APART, other_alignment
+from lmccheck.properties.measured_mean import mean_finding, shares
 from lmccheck.properties.registry import check
 from lmccheck.properties.remarks import batchnorm_remark, calibration_remarks, measured_on
-from lmccheck.properties.settings import Frame, Limit, Method, Place, Points, Repair, Seed
+from lmccheck.properties.settings import Align, Frame, Limit, MeanWeights, Over, Place, Points, Repair, Seed
 
 if TYPE_CHECKING:
-    from lmccheck.alignment.barriers import Barriers
+    from lmccheck.alignment.barriers import Barriers, Unmoved
     from lmccheck.alignment.many import ManyAlignment
     from lmccheck.network.model_set import ModelSet
 
@@ -30,34 +31,44 @@ def set_connectivity(
     models: ModelSet,
     *,
     method: Frame = "merge-many",
-    align: Method = "weight-matching",
+    align: Align = "weight-matching",
     reference: Place = 0,
     seed: Seed = 0,
     limit: Limit = 0.05,
     points: Points = 5,
     repair: Repair = "bn",
+    over: Over = "pairs",
+    weights: MeanWeights | None = None,
 ) -> Finding:
     """Assert that the loss on the segments between all pairs of aligned networks stays within ``limit`` of the chord.
 
-    Networks and alignment are given as to ``align_many``, which brings all of them into one frame; every segment is
-    measured as ``linear_connectivity`` does, on a grid of ``points``. ``limit``: in the loss's unit (nats for cross
-    entropy), or ``"5%"`` of the loss of a pair's worse model. ``value`` is the barrier of the worst pair, ``limit``
-    that pair's: the largest barrier where the limit is a number. ``repair`` mends the networks between as in
-    ``linear_connectivity``; the mean of all has its BatchNorm re-estimated (unless ``none``), and nothing else.
+    Networks and alignment are given as to ``align_many``, which brings all of them into one frame (``align = "none"``
+    leaves them as they are); every segment is measured as ``linear_connectivity`` does, on a grid of ``points``. With
+    ``over = "mean"`` no pair is measured but the mean of all, of ``weights`` where they are given (numbers of samples,
+    say), and the means that leave one model out, in O(n): ``value`` is L(Σ w_k·θ_k) − Σ w_k·L(θ_k), Σ w_k = 1.
+    ``limit``: in the loss's unit (nats for cross entropy), or ``"5%"`` of the loss of a pair's worse model (of all
+    models', over the mean). ``value`` is the barrier of the worst pair, ``limit`` that pair's: the largest barrier
+    where the limit is a number. ``repair`` mends the networks between as in ``linear_connectivity``; the mean of all
+    has its BatchNorm re-estimated (unless ``none``), and nothing else.
 
     ``details`` hold ``names``, the (n, n) ``matrix`` of barriers, ``matrix_naive`` (nothing moved) and, with BatchNorm,
     ``matrix_reestimated``; ``above_limit`` (the pairs of names), ``table`` (the matrix as text), ``worst_pair``,
-    ``worst_t``, ``barrier_naive`` (of that pair), ``losses``, ``mean_loss`` and ``mean_loss_naive`` (of the uniform
-    mean of all models, not part of the verdict), ``cycle_error``, ``notes`` and more; the
-    witness is the ManyAlignment. A pass is about this data and these points; a fail about this alignment.
+    ``worst_t``, ``barrier_naive`` (of that pair), ``losses``, ``mean_loss`` and ``mean_loss_naive`` (of the mean of all
+    models), ``cycle_error``, ``notes`` and more; over the mean ``leave_one_out`` (losses by name), ``helps_most`` (the
+    model without which the mean is lowest), ``weights`` and ``mean_of_losses``. The witness is the ManyAlignment, None
+    where nothing is aligned. A pass is about this data and these points; a fail about this alignment.
     Raises LmcError (CheckpointError, SourceError, SymmetryError, UnsupportedArchitecture) when nothing sound can be
     said. Source: Entezari et al. 2022 (barrier), Ainsworth et al. 2023, Algorithm 3 (alignment of many).
     """
-    from lmccheck.alignment.barriers import measure_barriers
+    from lmccheck.alignment.barriers import Unmoved, measure_barriers
     from lmccheck.alignment.many import align_set
 
-    many = align_set(models, method=method, align=align, reference=reference, seed=seed)
-    barriers = measure_barriers(many, points=points, repair=repair)
+    shared = shares(weights, models.names)
+    aligned = None if align == "none" else align_set(models, method=method, align=align, reference=reference, seed=seed)
+    if over == "mean":
+        return mean_finding(models, aligned, shared, limit, repair)
+    many = aligned or Unmoved.of(models)
+    barriers = measure_barriers(many, points=points, repair=repair, weights=shared)
     bounds = {pair: bound_of(limit, max(barriers.losses[k] for k in pair)) for pair in barriers.worst_t}
     above = [(i, j) for (i, j), bound in bounds.items() if not barriers.aligned[i][j] <= bound]
     i, j = worst = max(bounds, key=lambda pair: _excess(barriers.aligned[pair[0]][pair[1]], bounds[pair]))
@@ -80,7 +91,7 @@ def set_connectivity(
         barrier_definition=BARRIER,
         alignment=many.facts,
         notes=_notes(many, barriers, repair),
-        witness=many,
+        witness=aligned,
         evaluations=barriers.evaluations,
         facts=_facts(many, barriers, points, repair),
     )  # fmt: skip
@@ -92,7 +103,7 @@ def _excess(value: float, bound: float) -> float:
     return value - bound if value == value else math.inf
 
 
-def _facts(many: ManyAlignment, barriers: Barriers, points: int, repair: str) -> dict[str, Any]:
+def _facts(many: ManyAlignment | Unmoved, barriers: Barriers, points: int, repair: str) -> dict[str, Any]:
     return {
         "matrix_reestimated": barriers.reestimated,
         "table": table(many.names, barriers.aligned),
@@ -109,7 +120,7 @@ def _facts(many: ManyAlignment, barriers: Barriers, points: int, repair: str) ->
     }
 
 
-def _notes(many: ManyAlignment, barriers: Barriers, repair: str) -> list[str]:
+def _notes(many: ManyAlignment | Unmoved, barriers: Barriers, repair: str) -> list[str]:
     """Say what the mean of all comes to, and what was done to the networks between."""
     pair = many.pair
     notes = [
@@ -124,6 +135,8 @@ def _notes(many: ManyAlignment, barriers: Barriers, repair: str) -> list[str]:
         notes.append(f"REPAIR of the networks between two models, on {samples} calibration samples; not of the mean")
     remarks = (calibration_remarks(many.facts["align"], facts) for facts in many.facts["alignments"].values())
     notes += dict.fromkeys(remark for several in remarks for remark in several)
+    if many.spec is None:
+        return notes
     if not many.spec.groups:
         notes.append("no unit group may be permuted; aligned equals unaligned")
     if many.spec.unruled:
@@ -146,7 +159,7 @@ def table(names: Sequence[str], matrix: Sequence[Sequence[float]]) -> str:
 
 
 def _failure(
-    many: ManyAlignment,
+    many: ManyAlignment | Unmoved,
     barriers: Barriers,
     worst: tuple[int, int],
     bounds: Mapping[tuple[int, int], float],
@@ -155,8 +168,10 @@ def _failure(
     names, (i, j) = many.names, worst
     return Failure(
         f"{names[i]} and {names[j]}",
-        f"not linearly connected after {many.method} (no better alignment was found, which does not prove that there "
-        "is none)",
+        "not linearly connected as they are, unaligned"
+        if many.spec is None
+        else f"not linearly connected after {many.method} (no better alignment was found, which does not prove that "
+        "there is none)",
         "barrier",
         f"t = {barriers.worst_t[worst]:.4g} of θ_t = (1-t)·{names[i]} + t·{names[j]}",
         measured_on(many.pair.data),
@@ -168,7 +183,7 @@ def _failure(
     )
 
 
-def _advice(many: ManyAlignment, repair: str) -> list[str]:
+def _advice(many: ManyAlignment | Unmoved, repair: str) -> list[str]:
     """Return what was not tried and may help."""
     network, facts = many.pair.network, many.facts
     advice = other_alignment(network, facts["align"])

@@ -5,10 +5,11 @@ A property's signature is made of these (or of plain types); a type's text stand
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, Union, get_args, get_origin
 
 from pydantic import Field, PlainValidator
@@ -108,6 +109,7 @@ else:  # whatever methods there are
     Align = Literal[("none", *method_names())]
 Repair = Literal["none", "bn", "repair"]
 Frame = Literal["merge-many", "reference"]
+Over = Literal["pairs", "mean"]
 Norm = Literal["activations", "weights"]
 Place = Annotated[int, Field(ge=0, description="the place of one of the models, counted from 0")]
 
@@ -138,6 +140,18 @@ def _shares(value: Any) -> bool:
 
 
 Shares = Annotated[float | Mapping[str, float], *_reader(f"{SHARE}, or a table of them by unit group", _shares)]
+
+
+def _mean_weights(value: Any) -> bool:
+    if isinstance(value, (str, bytes)) or not (isinstance(value, Mapping) or hasattr(value, "__iter__")):
+        return False
+    several = list(value.values() if isinstance(value, Mapping) else value)
+    numbers = (weight for weight in several if isinstance(weight, (int, float)) and not isinstance(weight, bool))
+    return bool(several) and sum(0 <= weight < math.inf for weight in numbers) == len(several)
+
+
+MEAN_WEIGHTS = "numbers ≥ 0, one for each of the models in their order, or a table of them by model"
+MeanWeights = Annotated[Mapping[str, float] | Sequence[float], *_reader(MEAN_WEIGHTS, _mean_weights)]
 
 
 def _file(value: Any) -> bool:

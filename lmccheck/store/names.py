@@ -19,8 +19,8 @@ SHOWN = 3  # matches that a remark names, the last among them
 def model_names(models: Sequence[Any], otherwise: Sequence[str] = ()) -> tuple[str, ...]:
     """Return a name for each model: its file's stem, or the parts of the paths that tell files of one stem apart.
 
-    An adapter on a base is named after the adapter; a state dict is ``otherwise[k]``, or ``model k``. Parts are joined by a dash, so that
-    a name is one of a file, too; what is the same path is told apart by its place.
+    An adapter on a base is named after the adapter; a state dict is ``otherwise[k]``, or ``model k``. Parts are joined
+    by a dash, so that a name is one of a file, too; what is the same path is told apart by its place.
 
     >>> model_names(["a/model.safetensors", "b/model.safetensors"])
     ('a', 'b')

@@ -12,6 +12,7 @@ from lmccheck.manifest.plan import CheckPlan
 from lmccheck.manifest.read import load_manifest
 from lmccheck.manifest.tables import FILE
 from lmccheck.properties.registry import properties_of
+from lmccheck.properties.settings import MEAN_WEIGHTS
 
 SOUND = """\
 schema = 1
@@ -122,7 +123,6 @@ def test_what_editors_do_to_files_is_harmless(load, prefix, newline):
 
 
 AT_LEAST = "at least one [pair.NAME], [set.NAME] or [merge.NAME]"
-NONE = '"none", '
 PROPERTIES = ", ".join(properties_of("pair"))
 CHECK = "pair.one.check.linear_connectivity"
 ALIGN = (
@@ -351,7 +351,8 @@ def test_a_pattern_is_replaced_by_what_it_matches(tmp_path: Path) -> None:
             f"{OF_SET}.reference: got -1, expected the place of one of the models, counted from 0",
         ),
         (SET + 'method = "merge"', f'{OF_SET}.method: got "merge" (a string), expected "merge-many" or "reference"'),
-        (SET + 'align = "none"', f'{OF_SET}.align: got "none" (a string), expected {ALIGN.removeprefix(NONE)}'),
+        (SET + 'align = "non"', f'{OF_SET}.align: got "non" (a string), expected {ALIGN}'),
+        (SET + "weights = [1, -2, 1]", f"{OF_SET}.weights: got an array, expected {MEAN_WEIGHTS}"),
         (
             SET.replace("set_connectivity", "set_conectivity"),
             'set.three.check.set_conectivity: got "set_conectivity" (a string), expected a property '

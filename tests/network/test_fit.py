@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import re
+import weakref
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +19,7 @@ import lmccheck
 from lmccheck.errors import CheckpointError, SourceError
 from lmccheck.network.loss import load_loss, measured
 from lmccheck.network.model_set import load_set
+from lmccheck.properties.remarks import twin_remarks
 from lmccheck.store.files import sha256_of
 
 GIVEN: dict[str, Any] = {"model": small_mlp, "data": (torch.zeros(4, 4), torch.zeros(4, dtype=torch.int64))}
@@ -205,3 +208,39 @@ def test_places_that_do_not_count_are_no_errors() -> None:
     assert wrong.tolist() == [0.5]
     rest = math.log(math.exp(5.0) + 2)
     assert values.tolist() == [pytest.approx(((rest - 5.0) + rest) / 2, abs=1e-12)]
+
+
+def test_large_models_of_a_set_are_read_when_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Held by nobody else they are gone, however many there are; read again they are the same, or the set says so."""
+    monkeypatch.setattr("lmccheck.network.resident.KEPT", 0)
+    paths = [tmp_path / f"{k}.safetensors" for k in range(5)]
+    for k, path in enumerate(paths):
+        save_file(seeded(small_mlp, k), str(path))
+    models = load_set([*paths, seeded(small_mlp, 9)], **GIVEN)
+    gone = weakref.ref(models.endpoints[3])
+    assert gone() is None
+    held = models.endpoints[3]
+    assert models.endpoints[3] is held
+    assert models.endpoints[5] is models.endpoints[5], "what is in no file is held"
+    assert torch.equal(models.thetas[3]["0.weight"], seeded(small_mlp, 3)["0.weight"])
+    result = lmccheck.set_connectivity(models, align="none", over="mean")
+    monkeypatch.undo()
+    kept = lmccheck.set_connectivity(load_set([*paths, seeded(small_mlp, 9)], **GIVEN), align="none", over="mean")
+    assert result.value == kept.value
+    assert result.details["leave_one_out"] == kept.details["leave_one_out"]
+    del held
+    save_file(seeded(small_mlp, 8), str(paths[3]))
+    with pytest.raises(CheckpointError, match=r"3\.safetensors: (changed while|describes other)"):
+        _ = models.endpoints[3]
+
+
+def test_twins_in_a_set_are_named_in_one_reading(tmp_path: Path) -> None:
+    """Each with the first that it equals; of two dtypes too, in the narrower."""
+    state, other = seeded(small_mlp, 0), seeded(small_mlp, 1)
+    half = {name: tensor.bfloat16() for name, tensor in state.items()}
+    assert twin_remarks(load_set([state, other, dict(state)], **GIVEN).named_endpoints) == [
+        "model 0 and model 2 are identical"
+    ]
+    assert twin_remarks(load_set([state, other, half], **GIVEN).named_endpoints) == [
+        "model 0 and model 2 are identical"
+    ]

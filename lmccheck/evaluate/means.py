@@ -1,0 +1,159 @@
+"""Weighted means of many weights, summed in float64 as each is read, and the losses of the mean and of leaving one out.
+
+Peak memory does not grow with the number of models: the sum, the model that is being added, and the network that runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from lmccheck.evaluate.evaluator import Evaluator
+
+Theta = Mapping[str, Tensor]
+
+
+class RunningMean:
+    """Σ w_k·θ_k / Σ w_k, kept as a float64 sum; tensors of integers are those of the first model added.
+
+    What is ±inf in one model (a mask, which all share) stays as it is. Names that share a tensor are summed once.
+
+    >>> mean = RunningMean()
+    >>> mean.add({"w": torch.tensor([1.0])}, 3)
+    >>> mean.add({"w": torch.tensor([5.0])}, 1)
+    >>> mean.at()["w"], mean.at(add={"w": torch.tensor([6.0])}, weight=2)["w"]
+    (tensor([2.]), tensor([3.3333]))
+    """
+
+    def __init__(self) -> None:
+        self.weight = 0.0
+        self._sums: dict[str, Tensor] = {}
+        self._dtypes: dict[str, torch.dtype] = {}
+        self._same: dict[str, str] = {}  # the first name of each name's tensor
+
+    def add(self, theta: Theta, weight: float = 1.0) -> None:
+        """Add a model; one of weight 0 changes nothing but what the first model says of integers."""
+        self._begin(theta)
+        self.weight += weight
+        for name, total in self._sums.items():
+            if weight and total.is_floating_point():
+                _plus(total, theta[name], weight)
+
+    def at(
+        self, dtype: torch.dtype | None = None, *, add: Theta | None = None, weight: float = 0.0
+    ) -> dict[str, Tensor]:
+        """Return the mean, with a model added as ``add`` would or, with a negative weight, taken out again.
+
+        Floating tensors are in ``dtype``, by default that of the first model's.
+        """
+        found, whole = {}, self.weight + weight
+        for name, total in self._sums.items():
+            if not total.is_floating_point():
+                found[name] = total
+                continue
+            value = total
+            if add is not None and weight:
+                value = _plus(total.clone(), add[name], weight)
+            value = torch.where(total.isinf(), total, value / whole) if _infinite(total) else value / whole
+            found[name] = value.to(dtype or self._dtypes[name])
+        return {name: found[first] for name, first in self._same.items()}
+
+    def _begin(self, theta: Theta) -> None:
+        if self._same:
+            return
+        first: dict[int, str] = {}
+        for name, tensor in theta.items():
+            self._same[name] = first.setdefault(id(tensor), name)
+            if self._same[name] != name:
+                continue
+            self._dtypes[name] = tensor.dtype
+            self._sums[name] = torch.zeros(tensor.shape, dtype=torch.float64) if tensor.is_floating_point() else tensor
+
+
+def _plus(total: Tensor, tensor: Tensor, weight: float) -> Tensor:
+    """Add weight·tensor to a sum, in place."""
+    if _infinite(total) or _infinite(tensor):
+        there = torch.where(total.isinf(), total, total + weight * tensor.double())
+        return total.copy_(torch.where(tensor.isinf(), tensor.double(), there))
+    return total.add_(tensor.to(total.dtype), alpha=weight)
+
+
+def _infinite(tensor: Tensor) -> bool:
+    return not bool(tensor.sum().isfinite()) and bool(tensor.isinf().any())
+
+
+@dataclass(frozen=True)
+class MeanLosses:
+    """Losses of n models, of their weighted mean, and of the n means that leave one model out each.
+
+    ``weights`` sum to 1. ``without`` is None for the model that has all the weight.
+    """
+
+    weights: list[float]
+    losses: list[float]
+    errors: list[float] | None
+    loss: float
+    error: float | None
+    without: list[float | None]
+
+    @property
+    def chord(self) -> float:
+        """Σ w_k·L(θ_k): the loss that the mean would have where the loss is linear between the models."""
+        return sum(weight * loss for weight, loss in zip(self.weights, self.losses, strict=True))
+
+    @property
+    def height(self) -> float:
+        """By how much the mean lies above the chord."""
+        return self.loss - self.chord
+
+    def height_without(self, k: int) -> float | None:
+        """By how much the mean of the others lies above theirs; None where the others have no weight."""
+        loss, rest = self.without[k], 1 - self.weights[k]
+        return None if loss is None else loss - (self.chord - self.weights[k] * self.losses[k]) / rest
+
+
+def mean_losses(
+    evaluator: Evaluator,
+    models: Callable[[], Iterable[tuple[str, Theta]]],
+    weights: Sequence[float],
+    *,
+    reestimate: bool,
+    each: bool = True,
+    known: MeanLosses | None = None,
+) -> MeanLosses:
+    """Measure n models, their mean and the n means without one: 2n + 1 passes over the data, each model read twice.
+
+    ``models()`` yields names and weights one after the other, and may read each as it is asked for. ``known``: the same
+    models as they were given, of which their own losses are taken. ``each``: whether the means without one are asked
+    for. ``reestimate``: BatchNorm statistics of every mean are taken afresh. Raises SourceError where a model's loss is
+    not finite.
+    """
+    mean, ends = RunningMean(), []
+    for (name, theta), weight in zip(models(), weights, strict=True):
+        if known is None:
+            ends.append(evaluator.endpoint(theta, name, name))
+        mean.add(theta, weight)
+        del theta
+    measure, dtype = partial(evaluator.measure, reestimate=reestimate), evaluator.dtype
+    found = measure(evaluator.weights(mean.at(dtype)), label="the mean of all")
+    without: list[float | None] = []
+    for (name, theta), weight in zip(models() if each else (), weights if each else (), strict=True):
+        if weight < mean.weight:
+            others = mean.at(dtype, add=theta, weight=-weight) if weight else mean.at(dtype)
+            without.append(measure(evaluator.weights(others), label=f"the mean without {name}").loss)
+        else:
+            without.append(None)
+        del theta
+    errors = [end.error for end in ends if end.error is not None]
+    return MeanLosses(
+        [weight / mean.weight for weight in weights],
+        [end.loss for end in ends] if known is None else known.losses,
+        (errors if len(errors) == len(ends) else None) if known is None else known.errors,
+        found.loss,
+        found.error,
+        without,
+    )
