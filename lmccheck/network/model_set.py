@@ -53,7 +53,7 @@ class ModelSet:
     @property
     def inputs(self) -> tuple[Path, ...]:
         """Every file that was read for it, none of which may be written to."""
-        own = [Path(origin.path) for origin in self.origins if origin.path is not None]
+        own = [file for origin in self.origins for file in origin.files]
         return (*own, *self.network.inputs)
 
     def require_unchanged(self) -> None:

@@ -67,7 +67,7 @@ class Endpoints(Sequence[Endpoint]):
         return self._note(k, Endpoint(self.network, complete(checkpoint.read(), self.network.module), checkpoint))
 
     def _note(self, k: int, end: Endpoint) -> Endpoint:
-        if self._keeps or self.checkpoints[k].path is None:
+        if self._keeps or not self.checkpoints[k].files:
             self._held[k] = end
         self._seen[k] = ref(end)
         return end

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
@@ -69,6 +70,10 @@ def set_connectivity(
         return mean_finding(models, aligned, shared, limit, repair)
     many = aligned or Unmoved.of(models)
     barriers = measure_barriers(many, points=points, repair=repair, weights=shared)
+    return replace(_finding(many, barriers, limit, repair), witness=aligned)
+
+
+def _finding(many: ManyAlignment | Unmoved, barriers: Barriers, limit: float | str, repair: str) -> Finding:
     bounds = {pair: bound_of(limit, max(barriers.losses[k] for k in pair)) for pair in barriers.worst_t}
     above = [(i, j) for (i, j), bound in bounds.items() if not barriers.aligned[i][j] <= bound]
     i, j = worst = max(bounds, key=lambda pair: _excess(barriers.aligned[pair[0]][pair[1]], bounds[pair]))
@@ -91,9 +96,8 @@ def set_connectivity(
         barrier_definition=BARRIER,
         alignment=many.facts,
         notes=_notes(many, barriers, repair),
-        witness=aligned,
         evaluations=barriers.evaluations,
-        facts=_facts(many, barriers, points, repair),
+        facts=_facts(many, barriers, repair),
     )  # fmt: skip
     return found.explained(lambda: _failure(many, barriers, worst, bounds, repair))
 
@@ -103,11 +107,11 @@ def _excess(value: float, bound: float) -> float:
     return value - bound if value == value else math.inf
 
 
-def _facts(many: ManyAlignment | Unmoved, barriers: Barriers, points: int, repair: str) -> dict[str, Any]:
+def _facts(many: ManyAlignment | Unmoved, barriers: Barriers, repair: str) -> dict[str, Any]:
     return {
         "matrix_reestimated": barriers.reestimated,
         "table": table(many.names, barriers.aligned),
-        "points": points,
+        "points": barriers.points,
         "losses": barriers.losses,
         "errors": barriers.errors,
         "mean_loss": barriers.mean_loss,

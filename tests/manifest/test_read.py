@@ -10,7 +10,7 @@ from lmccheck.errors import ManifestError
 from lmccheck.finding import LIMIT
 from lmccheck.manifest.plan import CheckPlan
 from lmccheck.manifest.read import load_manifest
-from lmccheck.manifest.tables import FILE
+from lmccheck.manifest.tables import FILE, MODELS
 from lmccheck.properties.registry import properties_of
 from lmccheck.properties.settings import MEAN_WEIGHTS
 
@@ -311,7 +311,7 @@ def test_a_pattern_is_replaced_by_what_it_matches(tmp_path: Path) -> None:
     for pattern, message in (
         ("round-*", "set.three.models: no file matches 'round-*' in"),
         ("*-10.safetensors", 'got "*-10.safetensors" (a string), and *-10.safetensors matches 1: client-10.safe'),
-        ("one.safetensors", 'set.three.models: got "one.safetensors" (a string), expected an array of the paths'),
+        ("one.safetensors", 'set.three.models: got "one.safetensors" (a string), expected an array of two'),
     ):
         file.write_text(SET.replace(listed, f'"{pattern}"'))
         with pytest.raises(ManifestError) as raised:
@@ -324,13 +324,13 @@ def test_a_pattern_is_replaced_by_what_it_matches(tmp_path: Path) -> None:
     [
         (
             SET.replace('["a.safetensors", "b.safetensors", "c.safetensors"]', '["a.safetensors"]'),
-            f"set.three.models: got an array, expected an array of two checkpoints or more, each {FILE}",
+            f"set.three.models: got an array, expected {MODELS}",
         ),
         (SET.replace('"b.safetensors"', "3"), f"set.three.models[1]: got 3, expected {FILE}"),
         (
             SET.replace("models =", "model ="),
             'set.three.model: got an array, expected "module:callable", the callable returning a torch.nn.Module\n'
-            f"lmc.toml: set.three.models: missing, expected an array of two checkpoints or more, each {FILE}",
+            f"lmc.toml: set.three.models: missing, expected {MODELS}",
         ),
         (
             SET.replace("models =", f'sha256 = ["{"0" * 64}"]\nmodels ='),
