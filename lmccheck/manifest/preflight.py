@@ -19,7 +19,7 @@ from lmccheck.store.documents import read_document
 from lmccheck.store.given import Named, paths_of
 from lmccheck.store.header import read_header, require_evaluable, require_samples
 from lmccheck.store.look_at_data import look_at_data
-from lmccheck.store.prefixes import prefix_problem
+from lmccheck.store.prefixes import alike, prefix_problem
 
 SHOWN_TENSORS = 3
 MOST_TWINS = 8
@@ -137,10 +137,11 @@ def _problems(item: Measured, looks: _Looks) -> Iterator[str]:
         kinds = ("shape",) if item.recipe.settings.get("dtype") else kinds
     first = next(iter(headers), "")
     for other in list(headers)[1:]:
-        found = list(_differences(first, other, headers[first], headers[other], kinds))
+        one, two = alike(headers[first], headers[other])
+        found = list(_differences(first, other, one, two, kinds))
         yield from found
         if not found and isinstance(item, PairPlan):
-            yield from _twins(first, other, headers[first], headers[other])
+            yield from _twins(first, other, one, two)
 
 
 def _recipe_problems(item: MergePlan) -> Iterator[str]:

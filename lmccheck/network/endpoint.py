@@ -18,7 +18,7 @@ from lmccheck.shown import one_line
 from lmccheck.store.checkpoint import Checkpoint
 from lmccheck.store.files import mask_like, not_finite
 from lmccheck.store.header import TensorHeader, require_evaluable
-from lmccheck.store.prefixes import prefix_problem
+from lmccheck.store.prefixes import prefix_problem, without_prefix
 from lmccheck.store.tensors import dtype_name
 
 StateDict = Mapping[str, Tensor]
@@ -55,8 +55,9 @@ def endpoint(network: Network, checkpoint: Checkpoint) -> Endpoint:
     """Return a checkpoint's tensors as an endpoint of the network; they are read once what is said of them fits.
 
     Raises CheckpointError where a tensor is missing, unknown, of another shape or kind, of a dtype that cannot be
-    evaluated, or not finite.
+    evaluated, or not finite. A prefix that all names have is taken off, see ``without_prefix``.
     """
+    checkpoint = without_prefix(checkpoint, stored_tensors(network.module))
     require_fit(checkpoint.tensors, network.module, checkpoint.label, network.model)
     require_evaluable(checkpoint.tensors, checkpoint.label)
     state = checkpoint.read()
@@ -111,7 +112,8 @@ def require_same_tensors(a: Checkpoint, b: Checkpoint, module: nn.Module) -> Non
 
     A name of a tensor that ``module`` knows by several may be in one of them only.
     """
-    twins = _twins(module)
+    twins, stored = _twins(module), stored_tensors(module)
+    a, b = without_prefix(a, stored), without_prefix(b, stored)
     for here, there in ((b, a), (a, b)):
         for key in there.tensors:
             if not any(name in here.tensors for name in twins.get(key, [key])):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from lmccheck.explain import endpoint_losses
 from lmccheck.finding import End, Finding
-from lmccheck.properties.remarks import data_remarks, excludes_nothing, limit_remarks, twin_remarks
+from lmccheck.properties.remarks import data_remarks, excludes_nothing, limit_remarks, origin_remarks, twin_remarks
 
 if TYPE_CHECKING:
     from lmccheck.network.constant import ConstantAnswer
@@ -35,7 +35,8 @@ def looked_at(measured: Any, finding: Finding, endpoints: Endpoints, defaults: M
         ends, passes = _measure(measured)
         finding = replace(finding, evaluations=finding.evaluations + passes)
     _require_a_loss(measured, ends or ())
-    said = [*data_remarks(network), *twin_remarks(measured.named_endpoints)]
+    named = measured.named_endpoints
+    said = [*data_remarks(network), *origin_remarks(named), *twin_remarks(named)]
     constant = network.constant if ends is not None else None
     useless = _useless(ends or (), constant)
     facts = {**finding.facts, "endpoints": _facts(endpoints, constant, useless), "limits_by_default": dict(defaults)}

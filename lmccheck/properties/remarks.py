@@ -34,6 +34,11 @@ def data_remarks(network: Network) -> list[str]:
     return [*said, *network.remarks]
 
 
+def origin_remarks(endpoints: Mapping[str, Endpoint]) -> list[str]:
+    """Return what is to be said of the checkpoints that endpoints came from: how their names were changed, say."""
+    return [f"{name}: {said}" for name, end in endpoints.items() for said in end.checkpoint.remarks]
+
+
 def twin_remarks(endpoints: Mapping[str, Endpoint]) -> list[str]:
     """Say which endpoints hold the same weights, each with the first that it is equal to."""
     from lmccheck.network.endpoint import same_weights, twin_key

@@ -42,7 +42,8 @@ class Checkpoint:
     ``files`` are all that are read for it. ``home`` is the folder whose config and tokenizer belong to it, None where
     none does. ``get`` returns one tensor as ``read`` would, without reading the others. ``lies`` says of tensors in
     files which bytes they are made of. ``digests``, the hash of each of its files, may be given in place of
-    ``digest``, and is then made one. ``about`` is what a report says beside.
+    ``digest``, and is then made one. ``about`` is what a report says beside, ``remarks`` what
+    is to be said of it with every verdict.
     """
 
     label: str
@@ -59,6 +60,7 @@ class Checkpoint:
     lies: Mapping[str, Lying] = field(default_factory=dict, repr=False)
     digests: Callable[[], Mapping[Path, str]] | None = field(default=None, repr=False)
     about: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    remarks: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.get is _of_all:
@@ -98,6 +100,7 @@ class Checkpoint:
             "parameters": sum(header.numbers for header in floats),
             "dtype": "+".join(sorted({header.torch_dtype for header in floats})),
             **self.about,
+            **({"remarks": list(self.remarks)} if self.remarks else {}),
         }
 
 

@@ -1,10 +1,19 @@
-"""Names of tensors that differ by a prefix only, as wrappers and training scripts leave them; no torch here."""
+"""Names of tensors that differ by a prefix only, as wrappers and training scripts leave them; no torch at import.
+
+One that all names of a file begin with is taken off where that makes them those of the network, and that is said.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from lmccheck.shown import some
+from lmccheck.store.checkpoint import Checkpoint
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 WRAPPERS = {  # parts of names that a wrapper adds wherever it stands
     "module": "DataParallel",
@@ -12,6 +21,63 @@ WRAPPERS = {  # parts of names that a wrapper adds wherever it stands
     "_fsdp_wrapped_module": "FSDP",
     "_checkpoint_wrapped_module": "activation checkpointing",
 }
+COUNTERS = {"n_averaged"}  # what AveragedModel stores beside the names that it adds its prefix to
+
+
+def without_prefix(checkpoint: Checkpoint, others: Collection[str]) -> Checkpoint:
+    """Return a checkpoint whose names lack what all of them begin with, where they are ``others`` without it.
+
+    Else it is returned as it is.
+    """
+    prefix = shared_prefix(checkpoint.tensors, others)
+    return _without(checkpoint, prefix) if prefix else checkpoint
+
+
+def alike(first: Checkpoint, second: Checkpoint) -> tuple[Checkpoint, Checkpoint]:
+    """Return two checkpoints without the prefixes that one of them has, or each has its own of, and nothing else."""
+    one = without_prefix(first, second.tensors)
+    two = without_prefix(second, one.tensors)
+    mine, theirs = _common(set(one.tensors)), _common(set(two.tensors))
+    meet = _stripped(set(one.tensors), mine) & _stripped(set(two.tensors), theirs)
+    if mine and theirs and mine != theirs and len(meet) == len(one.tensors) == len(two.tensors):
+        return _without(one, mine), _without(two, theirs)
+    return one, two
+
+
+def _without(checkpoint: Checkpoint, prefix: str) -> Checkpoint:
+    names = {name.removeprefix(prefix): name for name in checkpoint.tensors if name.startswith(prefix)}
+
+    def read() -> dict[str, Tensor]:
+        state = checkpoint.read()
+        return {short: state[name] for short, name in names.items()}
+
+    return replace(
+        checkpoint,
+        tensors={short: checkpoint.tensors[name] for short, name in names.items()},
+        read=read,
+        get=lambda short: checkpoint.get(names[short]),
+        same=lambda one, other: checkpoint.same(names[one], names[other]),
+        lies={short: checkpoint.lies[name] for short, name in names.items() if name in checkpoint.lies},
+        remarks=(*checkpoint.remarks, f"names are taken without their prefix {prefix!r}{_by(prefix)}"),
+    )
+
+
+def shared_prefix(names: Collection[str], others: Collection[str]) -> str:
+    """Return the prefix of all names without which more than half of them, and more than with it, are ``others``.
+
+    >>> shared_prefix(["module.w", "module.b", "n_averaged"], ["w", "b"]), shared_prefix(["ema.w", "w"], ["w"])
+    ('module.', '')
+    """
+    names, others = set(names) - (COUNTERS - set(others)), set(others)
+    if not names or not others:
+        return ""
+    parts = _common(names).split(".")[:-1]
+    best, met = "", max(len(names & others), min(len(names), len(others)) / 2)
+    for k in range(1, len(parts) + 1):
+        prefix = "".join(f"{part}." for part in parts[:k])
+        if (meet := len(_stripped(names, prefix) & others)) > met:
+            best, met = prefix, meet
+    return best
 
 
 def prefix_problem(names: Collection[str], others: Collection[str], owner: str) -> str | None:

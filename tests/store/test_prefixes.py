@@ -1,4 +1,4 @@
-"""Names that differ by a prefix are told so, from either side; tied weights may be stored once or twice."""
+"""A prefix of all names is taken off and told; others are named with the mend; tied weights may be stored twice."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import lmccheck
@@ -68,32 +68,66 @@ def refused(a: Any, b: Any, model: Any = Net) -> str:
     return text
 
 
-@pytest.mark.parametrize(
-    ("prefix", "words"),
-    [
-        ("module.", "names begin with 'module.' (as DataParallel saves them), those of model Net do not"),
-        ("_orig_mod.", "names begin with '_orig_mod.' (as torch.compile saves them)"),
-        ("module._orig_mod.", "names begin with 'module._orig_mod.' (as DataParallel saves them)"),
-        ("ema.", "names begin with 'ema.', those of model Net do not; mend: strip it from every name"),
-        ("student.backbone.", "names begin with 'student.backbone.', those of model Net do not"),
-    ],
-)
-def test_a_prefix_in_both_checkpoints(prefix: str, words: str) -> None:
-    """Is named with who saves such names, and the mend."""
-    a, b = (prefixed(Net().state_dict(), prefix) for _ in "ab")
-    assert words in refused(a, b)
-    assert words in refused({**a, "steps": torch.zeros(1)}, {**b, "steps": torch.zeros(1)})
+WRAPPED = [
+    ("module.", "names are taken without their prefix 'module.' (as DataParallel saves them)"),
+    ("_orig_mod.", "names are taken without their prefix '_orig_mod.' (as torch.compile saves them)"),
+    ("module._orig_mod.", "names are taken without their prefix 'module._orig_mod.' (as DataParallel saves them)"),
+    ("ema.", "names are taken without their prefix 'ema.'"),
+    ("student.backbone.", "names are taken without their prefix 'student.backbone.'"),
+]
 
 
-def test_a_prefix_in_one_checkpoint() -> None:
-    """Of two checkpoints the one that has it is named, or the one that lacks it."""
+@pytest.mark.parametrize(("prefix", "words"), WRAPPED)
+@pytest.mark.parametrize("sides", ["ab", "a", "b"])
+def test_a_prefix_of_all_names(prefix: str, words: str, sides: str) -> None:
+    """In both checkpoints or in one: taken off for loading, and told with every result."""
+    plain = {side: Net().state_dict() for side in "ab"}
+    given = [prefixed(state, prefix) if side in sides else state for side, state in plain.items()]
+    pair = lmccheck.load_pair(*given, model=Net, data=DATA, device="cpu")
+    for theta, state in ((pair.theta_a, plain["a"]), (pair.theta_b, plain["b"])):
+        assert theta.keys() == state.keys()
+        assert all(torch.equal(theta[name], tensor) for name, tensor in state.items())
+    notes = lmccheck.linear_connectivity(pair, align="none", limit=1e9).details["notes"]
+    assert [note for note in notes if "prefix" in note] == [f"{side}: {words}" for side in sides]
+    assert pair.description["files"]["a"].get("remarks") == ([words] if "a" in sides else None)
+    origin = pair.origins["ab".index(sides[0])]
+    assert all(torch.equal(origin.get(name), tensor) for name, tensor in plain[sides[0]].items())
+
+
+@pytest.mark.parametrize(("prefix", "words"), WRAPPED)
+def test_a_prefix_of_most_names(prefix: str, words: str) -> None:
+    """Where one name has it not it is not taken off; it is named with who saves such names, and the mend."""
+    a, b = ({**prefixed(Net().state_dict(), prefix), "steps": torch.zeros(1)} for _ in "ab")
+    by = words.removeprefix("names are taken without their prefix ")
+    assert f"names begin with {by}, those of model Net do not; mend: strip it from every name" in refused(a, b)
+
+
+def test_an_averaged_model() -> None:
+    """torch.optim.swa_utils.AveragedModel adds a prefix and a counter, which is no weight."""
+    averaged = torch.optim.swa_utils.AveragedModel(Net())
     plain = Net().state_dict()
-    text = refused(plain, prefixed(plain, "module."))
-    assert "state dict b: names begin with 'module.'" in text
-    assert "those of state dict a do not" in text
-    assert "state dict b: names lack the prefix 'ema.' of those of state dict a" in refused(
-        prefixed(plain, "ema."), plain
-    )
+    pair = lmccheck.load_pair(averaged.state_dict(), plain, model=Net, data=DATA, device="cpu")
+    assert all(torch.equal(pair.theta_a[name], t) for name, t in averaged.module.state_dict().items())
+
+
+def test_the_merge_of_prefixed_files_has_the_names_of_the_network(tmp_path: Path) -> None:
+    """What is written is what was measured."""
+    for side in "ab":
+        save_file(prefixed(Net().state_dict(), "module."), tmp_path / f"{side}.safetensors")
+    pair = lmccheck.load_pair("a.safetensors", "b.safetensors", model=Net, data=DATA, device="cpu", base=tmp_path)
+    written = lmccheck.save_merged(pair, None, tmp_path / "m.safetensors", t=0.5)
+    expected = {name: (tensor + pair.theta_b[name]) / 2 for name, tensor in pair.theta_a.items()}
+    assert {n.removeprefix("module."): t for n, t in load_file(written).items()}.keys() == expected.keys()
+    for name, tensor in load_file(written).items():
+        assert torch.allclose(tensor, expected[name.removeprefix("module.")])
+
+
+def test_names_that_the_network_has_stay(tmp_path: Path) -> None:
+    """A prefix that the model itself has is none."""
+    plain = prefixed(Net().state_dict(), "model.")
+    pair = lmccheck.load_pair(plain, prefixed(Net().state_dict(), "model."), model=Wrapped, data=DATA, device="cpu")
+    assert pair.theta_a.keys() == plain.keys()
+    assert not pair.a.checkpoint.remarks
 
 
 def test_a_prefix_of_the_model() -> None:
@@ -186,12 +220,15 @@ check.linear_connectivity = { limit = 1.0 }
     [
         (tied(1), tied(2, **{"head.weight": tied(2)["embed.weight"]}), []),
         (tied(1), tied(2, **{"head.weight": torch.ones(5, 4)}), ["head.weight in b only"]),
-        (tied(1), prefixed(tied(2), "module."), ["pair.x.b: names begin with 'module.'"]),
-        (prefixed(tied(2), "ema."), tied(1), ["pair.x.b: names lack the prefix 'ema.'"]),
+        (tied(1), prefixed(tied(2), "module."), []),
+        (prefixed(tied(2), "ema."), tied(1), []),
+        (prefixed(tied(2), "ema."), tied(2), ["pair.x: a and b hold the same weights"]),
+        (tied(1), {**prefixed(tied(2), "module."), "x": DATA[0]}, ["pair.x.b: names begin with 'module.'"]),
+        (prefixed(tied(1), "ema."), prefixed(tied(2), "module."), []),
     ],
 )
 def test_the_manifest_item_says_so_too(tmp_path: Path, a: Any, b: Any, said: list[str]) -> None:
-    """A twin that equals another tensor of its file is no difference; a prefix is one line, not two lists of names."""
+    """A twin that equals another tensor of its file is no difference, nor is a prefix that loading takes off."""
     save_file(a, tmp_path / "a.safetensors")
     save_file(b, tmp_path / "b.safetensors")
     (tmp_path / "lmc.toml").write_text(MANIFEST)
