@@ -57,7 +57,7 @@ def constants(
     stages = chain_of(structure)
     if isinstance(stages, str):
         return {"why": stages}
-    graph = GraphRunner(pair.module, pair.torch_device, torch.float64)
+    graph = GraphRunner.of(pair.network, torch.float64)
     batch = pair.data.batches[0].take(slice(SAMPLES))
     where = f"{pair.data.origin}, diagnostics"
     given = [

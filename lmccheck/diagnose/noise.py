@@ -34,7 +34,7 @@ class NoiseRuns:
         self.readers = readers
         self.batch = batch
         self.loss: Loss = network.loss
-        self.graph = GraphRunner(network.module, network.torch_device, dtype)
+        self.graph = GraphRunner.of(network, dtype)
         self.where = f"{network.data.origin}, with noise in the activations"
         self._wrap = Wrapping(self.graph.runner)
 

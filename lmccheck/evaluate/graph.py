@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from math import prod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, fx
@@ -23,20 +23,35 @@ from lmccheck.symmetry.rules import RULES
 from lmccheck.symmetry.sites import Layer
 from lmccheck.symmetry.trace import Shaped, Trace, another_graph, quiet_logs, trace, value_of
 
+if TYPE_CHECKING:
+    from lmccheck.network.network import Network
+
 Look = Callable[[str, Tensor], Tensor | None]
 HELD = 1 << 25  # numbers of watched values held at a time: 128 MB in float32
 
 
 class GraphRunner:
-    """Runs a module's traced graph on batches of any shape; it is traced once per shape.
+    """Runs a module's traced graph on batches of any shape; it is traced once per shape, by all runners of a network.
 
     What a node of the graph gives is shown to ``look(name, value)``, which may return a tensor to go on with instead.
+    ``traces`` are those that are known already, and take the new ones.
     """
 
-    def __init__(self, module: torch.nn.Module, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        module: torch.nn.Module,
+        device: torch.device,
+        dtype: torch.dtype,
+        traces: dict[Any, Trace] | None = None,
+    ) -> None:
         self.runner = Runner(module, device, dtype)
         self._module = module
-        self._traces: dict[Any, Trace] = {}
+        self._traces = {} if traces is None else traces
+
+    @classmethod
+    def of(cls, network: Network, dtype: torch.dtype) -> GraphRunner:
+        """Return a runner of a network's module, on its device, that shares the network's traces."""
+        return cls(network.module, network.torch_device, dtype, network.traces)
 
     def weights(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return weights on the device, in the working dtype."""
@@ -76,7 +91,8 @@ class GraphRunner:
 
         Raises UnsupportedArchitecture where it holds what the module computed from the random ones.
         """
-        key = tuple((tuple(v.shape), v.dtype) if isinstance(v, Tensor) else v for v in pytree.tree_leaves(inputs))
+        shapes = ((tuple(v.shape), v.dtype) if isinstance(v, Tensor) else v for v in pytree.tree_leaves(inputs))
+        key = (self.runner.dtype, *shapes)
         if key not in self._traces:
             self.runner.draw(self._module, 1)
             try:

@@ -31,7 +31,7 @@ class LayerData:
         parts: Split,
         dtype: torch.dtype,
     ) -> None:
-        self.graph = GraphRunner(network.module, network.torch_device, dtype)
+        self.graph = GraphRunner.of(network, dtype)
         self.layers = {layer.node: (k, layer) for k, layer in enumerate(layers)}
         self.parts, self.shapes = parts, shapes
         self.batches = [(batch, True) for batch in parts.fit] + [(batch, False) for batch in parts.held]

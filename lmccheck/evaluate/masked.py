@@ -43,7 +43,7 @@ class MaskedRuns:
         self.network = network
         self.layers = {layer.weight: layer for layer in layers}
         self.data = data if data is not None else network.data
-        self.graph = GraphRunner(network.module, network.torch_device, dtype)
+        self.graph = GraphRunner.of(network, dtype)
         self.batches = rebatched(self.data)
         self.evaluations = 0
         self.vectorised = True

@@ -1,9 +1,10 @@
-"""Private copies of a module, in which what shared memory still does, and new bodies for the same tensors."""
+"""Private copies of a module, in which what shared memory still does."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -65,13 +66,11 @@ def shared_tensors(module: nn.Module) -> dict[int, object]:
     }
 
 
-def new_body(module: nn.Module, shared: dict[int, object]) -> nn.Module:
-    """Return a copy that has the very tensors ``shared``, and everything else of its own.
-
-    What a network keeps in its plain attributes, containers of them, objects, and buffers that are not stored is as in
-    ``module``, which nobody runs; what one that was run has kept, or has handed out, stays with it.
-    """
-    return _deepcopy(module, shared)
+def copied_by_python(part: nn.Module) -> bool:
+    """Whether ``copy.deepcopy`` of a module does no more than to copy its ``__dict__``."""
+    own = ("__deepcopy__", "__reduce__", "__reduce_ex__", "__getstate__", "__setstate__", "__slots__", "__getnewargs__")
+    kinds = [kind for kind in type(part).__mro__[:-1] if kind is not nn.Module]
+    return type(type(part)) is type and not any(name in vars(kind) for kind in kinds for name in own)
 
 
 def require_eager(module: nn.Module) -> None:
@@ -105,8 +104,16 @@ _MADE_OVER: tuple[tuple[Callable[[nn.Module], bool], str, str], ...] = (
 
 
 def _deepcopy(module: nn.Module, memo: dict[int, object]) -> nn.Module:
-    try:
+    with copying(module):
         twin: nn.Module = copy.deepcopy(module, dict(memo))
+    return twin
+
+
+@contextmanager
+def copying(module: nn.Module) -> Iterator[None]:
+    """Turn what copying a module raises into a SourceError."""
+    try:
+        yield
     except LmcError:
         raise
     except Exception as error:
@@ -114,7 +121,6 @@ def _deepcopy(module: nn.Module, memo: dict[int, object]) -> nn.Module:
         raise SourceError(
             f"model {type(module).__name__}: cannot be copied: {said}; mend: make copy.deepcopy(model) work"
         ) from error
-    return twin
 
 
 def _simple(tensor: Tensor) -> bool:

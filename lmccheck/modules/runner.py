@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from lmccheck.errors import LmcError, SourceError
+from lmccheck.modules.bodies import Bodies
 from lmccheck.modules.caches import clear_caches, tensor_caches
-from lmccheck.modules.copies import in_evaluation_mode, new_body, private_copy, shared_tensors
+from lmccheck.modules.copies import in_evaluation_mode, private_copy
 from lmccheck.modules.precision import StayDouble, exact_float32
 from lmccheck.modules.random_weights import draws, shake
 from lmccheck.modules.stored import stored_tensors
@@ -60,10 +61,10 @@ class Runner:
         self.pristine = private_copy(module, self.device, dtype, evaluate=False)  # never run
         self.pristine.requires_grad_(False)
         self._state = stored_tensors(self.pristine)
-        self._shared = shared_tensors(self.pristine)
+        self._bodies = Bodies(self.pristine)
         self._caches = tensor_caches(self.pristine)
         self._loads = loads_itself(self.pristine)
-        self.module = in_evaluation_mode(new_body(self.pristine, self._shared))
+        self.module = in_evaluation_mode(self._bodies.make())
 
     def load(self, weights: Mapping[str, Tensor]) -> None:
         """Copy ``weights`` (every name of the state dict) into the module, converted to its device and dtype."""
@@ -82,7 +83,7 @@ class Runner:
     def _renew(self) -> None:
         """Make a new body for the weights as they now are."""
         clear_caches(self._caches)
-        self.module = new_body(self.pristine, self._shared)
+        self.module = self._bodies.make()
         if self._loads:
             load_into(self.module, self._state)
         self.module.eval()

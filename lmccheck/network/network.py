@@ -32,6 +32,7 @@ from lmccheck.symmetry.discover import Traced, derive, structure_of
 from lmccheck.symmetry.spec import PermutationSpec
 from lmccheck.symmetry.spec_file import read_spec
 from lmccheck.symmetry.structure import Structure
+from lmccheck.symmetry.trace import Trace
 from lmccheck.symmetry.user_spec import require_fixed, require_given
 from lmccheck.symmetry.verify import require
 
@@ -85,6 +86,7 @@ class Network:
     constants: Mapping[str, Tensor] = field(default_factory=dict, repr=False)  # equal in all checkpoints
     build: Builder = field(kw_only=True, repr=False)  # another module like it
     remarks: dict[str, None] = field(default_factory=dict, repr=False)
+    traces: dict[Any, Trace] = field(default_factory=dict, repr=False)  # of the module, by the inputs it was traced on
 
     @cached_property
     def constant(self) -> ConstantAnswer | None:

@@ -266,7 +266,7 @@ def load_widths(
     opened = _opened(a, b, folder, sha256 or {})
     first = load_network(name=name or _title(a, b), model=model_a, base=folder, **given)
     module, label, build = named_module(model_b, folder)
-    networks = first, replace(first, module=module, model=label, build=build)
+    networks = first, replace(first, module=module, model=label, build=build, traces={})
     return WidthPair(first.name, *(as_loaded(endpoint(n, c))[0] for n, c in zip(networks, opened, strict=True)))
 
 

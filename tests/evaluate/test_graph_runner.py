@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -262,3 +264,21 @@ def test_a_users_own_batches_are_left_as_they_are() -> None:
     batches = tuple(Batch(torch.randn(n, 5), torch.zeros(n)) for n in (3, 1, 4))
     traced = trace(module, of_size(inputs, 2), RULES)
     assert even_batches(Data(batches, "mine", False), traced, {"tanh"}, 2) == batches
+
+
+def test_runners_of_a_network_share_its_traces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shape is traced once per network and dtype, however many runners are made; another dtype is traced anew."""
+    seen: list[torch.dtype] = []
+
+    def counted(module: nn.Module, inputs: Any, known: Any) -> Any:
+        seen.append(inputs[0].dtype)
+        return trace(module, inputs, known)
+
+    monkeypatch.setattr("lmccheck.evaluate.graph.trace", counted)
+    module = nn.Sequential(nn.Linear(3, 3), nn.Tanh())
+    weights, x = module.state_dict(), torch.ones(4, 3)
+    network = lmccheck.load_pair(weights, weights, model=module, data=(x, x), loss="mse", device="cpu").network
+    for dtype in (torch.float32, torch.float32, torch.float64, torch.float64):
+        runner = GraphRunner.of(network, dtype)
+        runner.prepared(runner.weights(weights), x, [], "here")
+    assert seen == [torch.float32, torch.float64]
