@@ -43,9 +43,11 @@ if TYPE_CHECKING:
     from lmccheck.properties.dropout_stability import dropout_stability as dropout_stability
     from lmccheck.properties.fused_connectivity import fused_connectivity as fused_connectivity
     from lmccheck.properties.linear_connectivity import linear_connectivity as linear_connectivity
+    from lmccheck.properties.merge_laws import merge_laws as merge_laws
     from lmccheck.properties.merged_loss import merged_loss as merged_loss
     from lmccheck.properties.noise_stability import noise_stability as noise_stability
     from lmccheck.properties.set_connectivity import set_connectivity as set_connectivity
+    from lmccheck.properties.shipped import shipped as shipped
     from lmccheck.properties.ten_segment_path import ten_segment_path as ten_segment_path
     from lmccheck.properties.verify_dropout import verify_dropout as verify_dropout
     from lmccheck.properties.verify_path import verify_path as verify_path
@@ -74,9 +76,11 @@ _PUBLIC = {
     "properties.dropout_stability": "dropout_stability",
     "properties.fused_connectivity": "fused_connectivity",
     "properties.linear_connectivity": "linear_connectivity",
+    "properties.merge_laws": "merge_laws",
     "properties.merged_loss": "merged_loss",
     "properties.noise_stability": "noise_stability",
     "properties.set_connectivity": "set_connectivity",
+    "properties.shipped": "shipped",
     "properties.ten_segment_path": "ten_segment_path",
     "properties.verify_dropout": "verify_dropout",
     "properties.verify_path": "verify_path",

@@ -159,7 +159,7 @@ class Finding:
     verdict is not to pass, as data or as lines of text. ``witness``: what proves the finding. ``facts``: all else that
     a reader may want, JSON-able. ``worst_loss``: the loss itself where the worst was seen. ``above``: what ``value`` is
     measured above, the chord between the endpoints' losses, the worse of them, or an endpoint's own. ``merge``: the
-    loss of a merge, by a name such as "at t = 0.5".
+    loss of a merge, by a name such as "at t = 0.5". ``of_losses``: whether the verdict depends on losses at all.
     """
 
     value: float
@@ -184,6 +184,7 @@ class Finding:
     worst_loss: float | None = None
     above: Above | None = None
     merge: End | None = None
+    of_losses: bool = True
 
     @property
     def bound(self) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from lmccheck.errors import LmcError, nearest
 from lmccheck.registry import Registry
@@ -59,6 +59,7 @@ class Declared:
     which the key is added. ``expects`` says what its value is, ``options`` which keys may stand beside it. ``claims``
     gives the laws that hold under some settings. ``linear``: a weighted mean of parents, which may be aligned before;
     ``needs_base``: cannot be made without one. ``look`` finds what is wrong with files that the settings name.
+    ``drawn``: on which small networks its laws are tried; empty where it runs on its own parents only.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Declared:
     linear: bool = False
     needs_base: bool = False
     look: Callable[[Mapping[str, Any], tuple[str, ...], Path], None] | None = field(default=None, repr=False)
+    drawn: Literal["perceptron", "llama", "adapters", ""] = "perceptron"
 
 
 RECIPES: Registry[Declared] = Registry("recipe", "lmccheck.merging.recipes")

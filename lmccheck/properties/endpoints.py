@@ -29,6 +29,8 @@ def looked_at(measured: Any, finding: Finding, endpoints: Endpoints, defaults: M
     """
     if not hasattr(measured, "named_endpoints") or not isinstance(finding.value, (int, float)):
         return finding
+    if not finding.of_losses:  # what files hold is not less true of networks that are of no use
+        return finding
     network = measured.network
     ends = _ends(measured, finding)
     if ends is None and endpoints == "useful" and network.constant is not None:

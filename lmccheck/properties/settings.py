@@ -132,6 +132,18 @@ Quantile = Annotated[float, Field(ge=0.01, le=0.99, description="a number from 0
 Noise = Annotated[float, Field(ge=0, le=10, description="a number from 0 to 10")]
 Masks = Annotated[int, Field(ge=1, le=100_000, description="a whole number from 1 to 100000")]
 
+Examples = Annotated[int, Field(ge=1, le=1000, description="a whole number from 1 to 1000")]
+
+TOLERANCE = '"bits", "rounded" (to the dtype that is shipped), or the largest difference allowed, a number ≥ 0'
+
+
+def _tolerance(value: Any) -> bool:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return value in ("bits", "rounded") if isinstance(value, str) else number and 0 <= value < float("inf")
+
+
+Tolerance = Annotated[str | float, *_reader(TOLERANCE, _tolerance)]
+
 
 def _shares(value: Any) -> bool:
     several = list(value.values()) if isinstance(value, Mapping) else [value]

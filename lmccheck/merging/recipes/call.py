@@ -26,7 +26,7 @@ def _read(value: Any, parents: tuple[str, ...], options: Mapping[str, Any]) -> M
     return {"call": value}
 
 
-@recipe("call", read=_read, expects='"module:callable" of (parents, base)')
+@recipe("call", read=_read, expects='"module:callable" of (parents, base)', drawn="")
 def call(making: Making) -> Made:
     """Return what ``merge(parents, base)`` returns: tensors by name, from the parents' by parent and name.
 

@@ -1,0 +1,81 @@
+"""A merge keeps the laws that its recipe claims: on its parents and on drawn networks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from networks.small import seeded, small_mlp
+from safetensors.torch import save_file
+from torch import Tensor
+
+import lmccheck
+
+State = dict[str, Tensor]
+
+
+@pytest.fixture
+def laws(tmp_path: Path) -> Callable[..., lmccheck.Result]:
+    """Try the laws of a recipe on two parents of one base."""
+    base = seeded(small_mlp, 0)
+    generator = torch.Generator().manual_seed(1)
+    save_file(base, tmp_path / "base.safetensors")
+    for name in "xy":
+        noise = {k: 0.1 * torch.randn(v.shape, generator=generator) for k, v in base.items()}
+        save_file({k: v + noise[k] for k, v in base.items()}, tmp_path / f"{name}.safetensors")
+
+    def tried(recipe: Any, **options: Any) -> lmccheck.Result:
+        parents = {n: str(tmp_path / f"{n}.safetensors") for n in "xy"}
+        data = torch.randn(6, 4, generator=torch.Generator().manual_seed(2)), torch.arange(6) % 3
+        origin = str(tmp_path / "base.safetensors")
+        merge = lmccheck.load_merge(parents, recipe, model=small_mlp, data=data, base_model=origin, device="cpu")
+        return lmccheck.merge_laws(merge, examples=5, **options)
+
+    return tried
+
+
+def test_a_weighted_sum_keeps_its_laws(laws) -> None:
+    """Weights that sum to one: all laws but scale, which they do not claim, and which is listed as such."""
+    result = laws({"linear": {"x": 0.5, "y": 0.5}})
+    assert result.passed
+    verdicts = result.details["laws"]
+    assert {law for law, verdict in verdicts.items() if verdict == "not claimed"} == {"scale"}
+    assert {verdicts[law] for law in ("unit", "equal", "order", "equivariant", "linear", "seed")} == {"holds"}
+    assert "not claimed by linear: scale" in result.notes
+    assert result.details["drawn"] == 5
+
+
+def test_a_normalised_sum_keeps_scale_as_well(laws) -> None:
+    """Nothing is left that it does not claim."""
+    result = laws({"linear": {"x": 0.7, "y": 0.7}, "normalize": True})
+    assert result.passed
+    assert "not claimed" not in result.details["laws"].values()
+
+
+def test_a_merge_that_is_its_base_fails(laws) -> None:
+    """A function that forgets to write its result into the copy returns the base: bit for bit, and no merge."""
+
+    def forgot(parents: dict[str, State], base: State) -> State:
+        merged = dict(base)
+        for name in base:
+            _ = (parents["x"][name] + parents["y"][name]) / 2
+        return merged
+
+    result = laws({"call": forgot})
+    assert result.verdict == "fail"
+    assert (result.value, result.details["laws"]["mixed"]) == (1.0, "broken")
+    assert any("the merge equals the base bit for bit: nothing was merged into it" in line for line in result.lines)
+
+
+def test_a_function_that_draws_without_its_seed_fails(laws) -> None:
+    """Random dropping (as DARE does) must give the same bytes when it is run again."""
+
+    def dare(parents: dict[str, State], base: State) -> State:
+        return {k: b + 2 * (parents["x"][k] - b) * (torch.rand(b.shape) < 0.5) for k, b in base.items()}
+
+    result = laws({"call": dare})
+    assert result.verdict == "fail"
+    assert any("seed: made twice with one seed, the merge differs: tensor '0." in line for line in result.lines)

@@ -1,0 +1,180 @@
+"""What is published is what was measured: the merge, none of its parents, in its dtype, and it loads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from networks.small import seeded, small_batchnorm, small_mlp
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+import lmccheck
+from lmccheck.errors import CheckpointError
+
+State = dict[str, Tensor]
+HALF = {"linear": {"x": 0.5, "y": 0.5}}
+
+
+@pytest.fixture
+def given(tmp_path: Path) -> dict[str, State]:
+    """Two parents and their base, on disk."""
+    base = seeded(small_mlp, 0)
+    generator = torch.Generator().manual_seed(1)
+    noise = {n: {k: 0.1 * torch.randn(v.shape, generator=generator) for k, v in base.items()} for n in "xy"}
+    states = {"base": base, **{n: {k: v + noise[n][k] for k, v in base.items()} for n in "xy"}}
+    for name, state in states.items():
+        save_file(state, tmp_path / f"{name}.safetensors")
+    return states
+
+
+@pytest.fixture
+def shipped(given: dict[str, State], tmp_path: Path) -> Callable[..., lmccheck.Result]:
+    """Judge a state as what is shipped of a merge of the two parents."""
+
+    def judge(state: State, recipe: Any = HALF, tolerance: Any = "bits", **changes: Any) -> lmccheck.Result:
+        save_file({k: v.contiguous() for k, v in state.items()}, tmp_path / "out.safetensors")
+        inputs = torch.randn(30, 4, generator=torch.Generator().manual_seed(2))
+        options = {
+            "model": small_mlp, "data": (inputs, torch.arange(30) % 3), "base_model": "base.safetensors",
+            "base": tmp_path, "device": "cpu", "shipped": "out.safetensors", **changes,
+        }  # fmt: skip
+        merge = lmccheck.load_merge({n: f"{n}.safetensors" for n in "xy"}, recipe, **options)
+        return lmccheck.shipped(merge, tolerance=tolerance)
+
+    return judge
+
+
+def total(given: dict[str, State], x: float, y: float) -> State:
+    """The weighted sum, in float64 and rounded once."""
+    return {k: (x * given["x"][k].double() + y * given["y"][k].double()).float() for k in given["x"]}
+
+
+def test_the_merge_itself_passes(shipped, given) -> None:
+    """The sum made by hand, rounded once, is the recipe's bit for bit; nothing is measured that need not be."""
+    result = shipped(total(given, 0.5, 0.5))
+    assert (result.verdict, result.value, result.details["differing"]) == ("pass", 0.0, {})
+
+
+@pytest.mark.parametrize(
+    ("weights", "normalize", "ships", "said"),
+    [
+        ((0.7, 0.7), False, (0.5, 0.5), "what is shipped is the sum divided by the weights' sum (a normalised sum)"),
+        ((0.7, 0.7), True, (0.7, 0.7), "what is shipped is the weighted sum (0.7·x, 0.7·y), not divided by"),
+        ((0.9, 0.1), False, (0.5, 0.5), "what is shipped is the plain mean of the parents"),
+        ((0.9, 0.1), False, (0.1, 0.9), "what is shipped is the same weights given to other parents"),
+        ((0.5, 0.5), False, (0.25, 0.75), "what is shipped is 0.25·x + 0.75·y"),
+        ((0.5, 0.5), False, (1.0, 1.0), "what is shipped is the plain sum of the parents"),
+    ],
+)
+def test_another_recipe_is_named(shipped, given, weights, normalize, ships, said) -> None:
+    """Weighted or normalised, other weights, exchanged weights: the failure says which sum is shipped, and where."""
+    recipe = {"linear": dict(zip("xy", weights, strict=True)), "normalize": normalize}
+    result = shipped(total(given, *ships), recipe)
+    assert result.verdict == "fail"
+    assert any(said in line for line in result.lines), result.lines
+    shown = {k: (1 / sum(weights) if normalize else 1) * v for k, v in total(given, *weights).items()}
+    largest = max(float((shown[k] - v).abs().max()) for k, v in total(given, *ships).items())
+    assert result.value == pytest.approx(largest, rel=1e-5)
+    assert f"furthest: tensor {result.details['worst']['tensor']!r}" in result.lines[0]
+    assert {"x", "y", "the merge", "shipped"} == result.details["losses"].keys()
+
+
+def test_one_number_is_found(shipped, given) -> None:
+    """One entry of one tensor, one unit in the last place off, fails bits and passes a tolerance above it."""
+    state = total(given, 0.5, 0.5)
+    state["2.weight"][3, 1] = torch.nextafter(state["2.weight"][3, 1], torch.tensor(9.0))
+    result = shipped(state)
+    assert result.verdict == "fail"
+    assert result.details["worst"]["tensor"] == "2.weight"
+    assert result.details["worst"]["index"] == [3, 1]
+    assert "(1 units in the last place); 1 of 30 entries differ" in result.lines[0]
+    assert shipped(state, tolerance=1e-6).passed
+    assert not shipped(state, tolerance=1e-9).passed
+
+
+@pytest.mark.parametrize(("name", "who"), [("base", "the base"), ("x", "parent x")])
+def test_a_parent_or_the_base_is_no_merge(shipped, given, name: str, who: str) -> None:
+    """What equals one of them bit for bit fails, whatever the tolerance."""
+    result = shipped(given[name], tolerance=100.0)
+    assert result.verdict == "fail"
+    assert f"equals {who} bit for bit: nothing was merged into it" in result.lines[0]
+
+
+def test_a_recipe_that_takes_one_parent_ships_that(shipped, given) -> None:
+    """Weight 1 of one parent is that parent: a note, no failure."""
+    result = shipped(given["x"], {"linear": {"x": 1.0, "y": 0.0}})
+    assert result.passed
+    assert "it is parent x, which the recipe takes alone" in result.notes
+
+
+def test_another_dtype_is_explained_by_rounding(shipped, given) -> None:
+    """A float32 merge in bfloat16 is not the same bits; ``rounded`` says that it is meant, and nothing more passes."""
+    narrow = {k: v.bfloat16() for k, v in total(given, 0.5, 0.5).items()}
+    result = shipped(narrow)
+    assert result.verdict == "fail"
+    assert "is bfloat16, expected float32; it is the merge rounded to that" in result.lines[0]
+    rounded = shipped(narrow, tolerance="rounded")
+    assert rounded.passed
+    assert "rounded from float32 to bfloat16, by" in rounded.notes[0]
+    narrow["0.weight"][0, 0] *= 1.01
+    assert not shipped(narrow, tolerance="rounded").passed
+
+
+def test_missing_and_unknown_tensors_are_named(shipped, given) -> None:
+    """A renamed tensor is missing under the one name and unknown under the other; the file does not load."""
+    state = total(given, 0.5, 0.5)
+    state["head.weight"] = state.pop("4.weight")
+    lines = shipped(state).lines
+    assert "lacks 1 of 6 tensors of the merge: 4.weight" in lines[0]
+    assert any("has 1 tensors that the merge has not: head.weight" in line for line in lines)
+    assert any("does not load:" in line for line in lines)
+    assert any("'4.weight' is there, bit for bit, under the name 'head.weight'" in line for line in lines)
+
+
+def test_unaveraged_batchnorm_statistics_are_measured_as_they_are(tmp_path: Path) -> None:
+    """The average of clients with one client's statistics differs, its own loss is told, and what would mend it."""
+    states = {n: seeded(small_batchnorm, k) for k, n in enumerate("xy")}
+    for state in states.values():
+        state["1.running_var"] *= 0.01
+    mean = {k: (states["x"][k] + states["y"][k]) / 2 if v.is_floating_point() else v for k, v in states["x"].items()}
+    wrong = {**mean, "1.running_mean": torch.full((4,), -5.0), "1.running_var": torch.full((4,), 1e-4)}
+    for name, state in {**states, "out": wrong}.items():
+        save_file(state, tmp_path / f"{name}.safetensors")
+    inputs = torch.randn(40, 1, 4, 4, generator=torch.Generator().manual_seed(2))
+    data = inputs, torch.arange(40) % 3
+    merge = lmccheck.load_merge(
+        {n: f"{n}.safetensors" for n in "xy"}, HALF, model=small_batchnorm, data=data, calibration=data, base=tmp_path,
+        device="cpu", shipped="out.safetensors",
+    )  # fmt: skip
+    result = lmccheck.shipped(merge)
+    assert result.verdict == "fail"
+    assert "tensor '1.running_mean'" in result.lines[0]
+    module = small_batchnorm()
+    module.load_state_dict(wrong)
+    with torch.no_grad():
+        expected = nn.functional.cross_entropy(module.eval()(inputs), data[1])
+    assert result.details["losses"]["shipped"] == pytest.approx(float(expected), rel=1e-5)
+    assert any("its BatchNorm statistics are not those of its weights: re-estimated on 40" in x for x in result.lines)
+
+
+def test_a_merge_without_anything_shipped_is_told_so(given, tmp_path: Path) -> None:
+    """The property needs what is published."""
+    data = torch.randn(6, 4), torch.arange(6) % 3
+    parents = {n: str(tmp_path / f"{n}.safetensors") for n in "xy"}
+    merge = lmccheck.load_merge(parents, HALF, model=small_mlp, data=data, device="cpu")
+    with pytest.raises(
+        CheckpointError, match='nothing is shipped, expected what will be published; mend: shipped = "out/"'
+    ):
+        lmccheck.shipped(merge)
+
+
+def test_files_are_judged_also_where_parents_are_of_no_use(shipped, given) -> None:
+    """That a file is not the merge does not depend on what its parents can do."""
+    inputs = torch.randn(400, 4, generator=torch.Generator().manual_seed(2))
+    data = inputs, torch.randint(0, 3, (400,), generator=torch.Generator().manual_seed(3))
+    result = shipped(given["x"], data=data)
+    assert result.verdict == "fail"
