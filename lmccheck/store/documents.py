@@ -45,9 +45,14 @@ def read_document(path: Path) -> tuple[Held, str, dict[str, Any]]:
 
     Raises ValueError with one line that begins with the file's name.
     """
-    shown_name = shown_path(path)
     kind = "JSON" if path.suffix == ".json" else "TOML"
     raw, held = read_bytes(path, f"a {kind} file", MOST[kind])
+    return held, *decoded(raw, path, kind)
+
+
+def decoded(raw: bytes, path: Path, kind: str) -> tuple[str, dict[str, Any]]:
+    """Return the text and the tables of a file's bytes; raise ValueError as ``read_document`` does."""
+    shown_name = shown_path(path)
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -67,12 +72,13 @@ def read_document(path: Path) -> tuple[Held, str, dict[str, Any]]:
         raise ValueError(f"{shown_name}: not valid {kind}: {error}") from None
     if not isinstance(found, dict):
         raise ValueError(f"{shown_name}: got {shown(found)}, expected a table")
-    return held, text, found
+    return text, found
 
 
 def parsed_json(text: str) -> Any:
     """Return what JSON says. Raises ValueError, for a key that occurs twice too, and RecursionError."""
-    return json.loads(text, object_pairs_hook=_once)
+    escapes = "\\ud" in text or "\\uD" in text  # without which no text has half of a character
+    return json.loads(text, object_pairs_hook=_once_in_unicode if escapes else _once)
 
 
 def write_document(path: Path, lines: Iterable[str]) -> None:
@@ -115,6 +121,12 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         times = Counter(key for key, _ in pairs)
         raise ValueError(f"the key {next(key for key in found if times[key] > 1)!r} occurs twice in one object")
+    return found
+
+
+def _once_in_unicode(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make a JSON object as ``_once`` does, of whole characters only."""
+    found = _once(pairs)
     for text in (*found, *found.values()):
         if isinstance(text, str) and not text.isascii() and SURROGATE.search(text):
             raise ValueError(f"the text {text!r} is no Unicode")

@@ -1,0 +1,159 @@
+"""Everything that belongs to checkpoints beside their weights, compared; what is accepted is taken out by its name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lmccheck.beside import configs, fit, processors, tokenizers
+from lmccheck.beside.difference import Difference
+from lmccheck.beside.folder import CONFIG, Folder
+from lmccheck.errors import CheckpointError, nearest, one_line
+from lmccheck.store.header import TensorHeader
+
+MOST = 12  # lines of one comparison
+STAND_ALONE = ("dtype", "vocabulary", "vocab_size")
+Open = Callable[[Path], Folder]  # a folder by its path: the same one each time, where many compare with it
+
+
+@dataclass(frozen=True)
+class Side:
+    """One checkpoint by the name that messages call it; ``adapter`` is the folder of an adapter on its base."""
+
+    name: str
+    home: Path | None
+    tensors: Mapping[str, TensorHeader]
+    adapter: Path | None = None
+
+
+@dataclass
+class Compared:
+    """A line for each difference that is not accepted, and for each that is only said."""
+
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def compare(sides: Sequence[Side], accept: Iterable[str] = (), opened: Open = Folder) -> Compared:
+    """Compare the folders of several checkpoints with the first that has one, and each with its own weights."""
+    found, accepted = Compared(), _Accepted(accept)
+    known = [_Opened(side, opened) for side in sides if side.home is not None]
+    if not known:
+        found.problems += accepted.unused([])
+        return found
+    bare = [side.name for side in sides if side.home is None]
+    bare += [side.side.name for side in known if not side.folder.has(CONFIG)]
+    if bare and len(bare) < len(sides):
+        found.notes.append(f"{', '.join(bare[:3])}: no config.json beside the weights, so that none is compared")
+    for side in known:
+        _faults(found, side, accepted)
+    for other in known[1:]:
+        if (known[0].folder.path, known[0].tokenizer.path) != (other.folder.path, other.tokenizer.path):
+            _differences(found, known[0], other, accepted)
+    found.problems += accepted.unused([folder for side in known for folder in (side.folder, side.tokenizer)])
+    found.notes += accepted.stale
+    return found
+
+
+class _Opened:
+    """A side with its folders."""
+
+    def __init__(self, side: Side, opened: Open) -> None:
+        assert side.home is not None
+        self.side = side
+        self.folder = opened(side.home)
+        own = None if side.adapter is None else opened(side.adapter)
+        self.tokenizer = own if own is not None and tokenizers.exists(own) else self.folder
+        self.label = f"{side.name} ({self.folder})"
+
+    def name(self, difference: Difference) -> str:
+        """Return what a difference calls it: with the folder that the file lies in."""
+        folder = self.folder if difference.file == CONFIG else self.tokenizer
+        return f"{self.side.name} ({folder})"
+
+
+class _Accepted:
+    """Names that a user accepts, and which of them met a difference."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self.names = dict.fromkeys(names)
+        self.met: set[str] = set()
+        self.stale: list[str] = []
+
+    def takes(self, names: Iterable[str]) -> bool:
+        """Whether one of a difference's names is accepted."""
+        if hit := self.names.keys() & set(names):
+            self.met |= hit
+        return bool(hit)
+
+    def unused(self, folders: Sequence[Folder]) -> list[str]:
+        """Return a line for each name that is none, and note those that met no difference."""
+        rest = [name for name in self.names if name not in self.met]
+        if not rest:
+            return []
+        valid = set(known_names(folders))
+        wrong = [name for name in rest if name not in valid]
+        self.stale = [f"accept: {name!r} meets no difference; mend: leave it out" for name in rest if name in valid]
+        return [
+            f"accept: got {name!r}, expected a key of {CONFIG} or a part of a tokenizer{nearest(name, sorted(valid))}"
+            for name in wrong
+        ]
+
+
+def known_names(folders: Iterable[Folder]) -> Iterator[str]:
+    """Yield every name that a difference of some folders could be accepted by."""
+    yield from (spelling for family in configs.FAMILIES for spelling in family)
+    yield from (*tokenizers.FACETS, *tokenizers.NOTED, *tokenizers.SWITCHES, processors.ALL, *STAND_ALONE)
+    for folder in folders:
+        for name in (CONFIG, tokenizers.CONFIG, tokenizers.SPECIAL, *processors.FILES):
+            with suppress(CheckpointError):  # of a damaged file, which is told where it is compared
+                yield from _keys(folder.table(name) or {}, "", 3)
+
+
+def _keys(table: Mapping[str, object], above: str, depth: int) -> Iterator[str]:
+    for key, value in table.items():
+        yield from {f"{above}{key}", key}
+        if isinstance(value, dict) and depth:
+            yield from _keys(value, f"{above}{key}.", depth - 1)
+
+
+def _faults(found: Compared, side: _Opened, accepted: _Accepted) -> None:
+    """Add what does not fit in one checkpoint by itself."""
+    lines = []
+    try:
+        for text, names in fit.faults(side.folder, side.tokenizer, side.side.tensors):
+            if not accepted.takes(names):
+                lines.append(f"{side.label}: {text}")
+    except CheckpointError as error:
+        lines.append(str(error))
+    _add(found.problems, lines, side.label)
+
+
+def _differences(found: Compared, one: _Opened, other: _Opened, accepted: _Accepted) -> None:
+    lines = Compared()
+    for differences, ends in (
+        (configs.differences, (one.folder, other.folder)),
+        (processors.differences, (one.folder, other.folder)),
+        (tokenizers.differences, (one.tokenizer, other.tokenizer)),
+    ):
+        try:
+            for each in differences(*ends):
+                if not accepted.takes(each.names):
+                    (lines.notes if each.note else lines.problems).append(each.line(one.name(each), other.name(each)))
+        except CheckpointError as error:
+            lines.problems.append(str(error))
+        except RecursionError:
+            lines.problems.append(f"{one.label} or {other.label}: JSON nested too deeply; mend: save the model again")
+    both = f"{one.label} and {other.label}"
+    _add(found.problems, lines.problems, both)
+    _add(found.notes, lines.notes, both)
+
+
+def _add(told: list[str], lines: Iterable[str], between: str) -> None:
+    """Add lines that were not told yet, of very many the first ones."""
+    new = [line for line in dict.fromkeys(map(one_line, lines)) if line not in told]
+    told += new[:MOST]
+    if len(new) > MOST:
+        told.append(one_line(f"{len(new) - MOST} more differences of {between}"))

@@ -1,0 +1,69 @@
+"""A folder against the weights beside it: tokens that have no row, and a stated dtype that rounds what is stored."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+
+from lmccheck.beside.configs import canonical
+from lmccheck.beside.difference import brief
+from lmccheck.beside.folder import CONFIG, Folder
+from lmccheck.beside.vocabulary import vocabulary_of
+from lmccheck.store.header import TensorHeader
+
+EMBEDDING = re.compile(
+    r"(^|\.)(embed_tokens|wte|word_embeddings?|embed_in|shared|tok_embeddings|token_embedding|embed_tokens_extend"
+    r"|embeddings\.tok_embeddings)\.weight$"
+)
+HOLDS = {  # dtypes whose every number one of the key's is, too
+    "float64": ("float64", "float32", "float16", "bfloat16"),
+    "float32": ("float32", "float16", "bfloat16"),
+    "float16": ("float16",),
+    "bfloat16": ("bfloat16",),
+}
+
+Fault = tuple[str, tuple[str, ...]]  # what is wrong, and the names it may be accepted by
+
+
+def faults(folder: Folder, tokenizer: Folder, tensors: Mapping[str, TensorHeader]) -> Iterator[Fault]:
+    """Yield what does not fit: a folder's config.json, or a tokenizer, to the tensors of a checkpoint."""
+    yield from _rows(folder, tokenizer, tensors)
+    config = folder.config
+    declared = canonical(config, {}).get("dtype") if config is not None else None
+    counts: Counter[str] = Counter()
+    for header in tensors.values():
+        if header.is_floating_point:
+            counts[header.torch_dtype] += header.numbers
+    if counts and isinstance(declared, str):
+        stored = counts.most_common(1)[0][0]
+        if stored not in HOLDS.get(declared, (stored,)):
+            text = (
+                f"{CONFIG}: dtype is {brief(declared)}, and the weights are stored as {stored}, which loading rounds; "
+                f'mend: state the stored dtype, or store the weights as {declared}, or accept = ["dtype"]'
+            )
+            yield text, ("dtype", "torch_dtype")
+
+
+def _rows(folder: Folder, tokenizer: Folder, tensors: Mapping[str, TensorHeader]) -> Iterator[Fault]:
+    rows = {name: h.shape[0] for name, h in tensors.items() if len(h.shape) == 2 and EMBEDDING.search(name)}
+    if not rows:
+        return
+    name = max(rows, key=lambda each: rows[each])
+    config = folder.config or {}
+    within = config.get("text_config")
+    for table in (config, within if isinstance(within, dict) else {}):
+        size = table.get("vocab_size")
+        if isinstance(size, int) and not isinstance(size, bool) and size > rows[name]:
+            text = f"{CONFIG}: vocab_size is {size}, and {name} has {rows[name]} rows"
+            yield f"{text}; mend: save config and weights of one model", ("vocab_size",)
+    vocabulary = vocabulary_of(tokenizer)
+    if vocabulary is None or not vocabulary.ids or vocabulary.largest[1] < rows[name]:
+        return
+    token, place = vocabulary.largest
+    count = sum(1 for each in vocabulary.ids.values() if each >= rows[name])
+    text = (
+        f"{vocabulary.file}: token {brief(token)} has id {place}, and {name} has {rows[name]} rows ({count} tokens have "
+        'none); mend: resize the embedding to the tokenizer and train it, or accept = ["vocabulary"]'
+    )
+    yield text, ("vocabulary", "tokenizer")
