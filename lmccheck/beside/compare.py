@@ -13,6 +13,7 @@ from lmccheck.beside.folder import CONFIG, Folder
 from lmccheck.errors import CheckpointError, nearest, one_line
 from lmccheck.store.header import TensorHeader
 
+DEEP = "JSON nested too deeply, expected what save_pretrained writes; mend: save the model again"
 MOST = 12  # lines of one comparison
 STAND_ALONE = ("dtype", "vocabulary", "vocab_size")
 Open = Callable[[Path], Folder]  # a folder by its path: the same one each time, where many compare with it
@@ -30,19 +31,26 @@ class Side:
 
 @dataclass
 class Compared:
-    """A line for each difference that is not accepted, and for each that is only said."""
+    """A line for each difference that is not accepted, and for each that is only said.
+
+    ``unmet`` are the accepted names that met no difference, ``unknown`` those that can meet none, with a line each.
+    """
 
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    unmet: dict[str, str] = field(default_factory=dict)
+    unknown: dict[str, str] = field(default_factory=dict)
 
 
-def compare(sides: Sequence[Side], accept: Iterable[str] = (), opened: Open = Folder) -> Compared:
-    """Compare the folders of several checkpoints with the first that has one, and each with its own weights."""
-    found, accepted = Compared(), _Accepted(accept)
+def compare(
+    sides: Sequence[Side], accept: Iterable[str] = (), opened: Open = Folder, meant: Iterable[str] = ()
+) -> Compared:
+    """Compare the folders of several checkpoints with the first that has one, and each with its own weights.
+
+    ``accept`` are the names that a user accepts; ``meant`` those of what differs by the kind of comparison.
+    """
+    found, accepted = Compared(), _Accepted(accept, meant)
     known = [_Opened(side, opened) for side in sides if side.home is not None]
-    if not known:
-        found.problems += accepted.unused([])
-        return found
     bare = [side.name for side in sides if side.home is None]
     bare += [side.side.name for side in known if not side.folder.has(CONFIG)]
     if bare and len(bare) < len(sides):
@@ -52,8 +60,7 @@ def compare(sides: Sequence[Side], accept: Iterable[str] = (), opened: Open = Fo
     for other in known[1:]:
         if (known[0].folder.path, known[0].tokenizer.path) != (other.folder.path, other.tokenizer.path):
             _differences(found, known[0], other, accepted)
-    found.problems += accepted.unused([folder for side in known for folder in (side.folder, side.tokenizer)])
-    found.notes += accepted.stale
+    accepted.tell([folder for side in known for folder in (side.folder, side.tokenizer)], found)
     return found
 
 
@@ -77,29 +84,28 @@ class _Opened:
 class _Accepted:
     """Names that a user accepts, and which of them met a difference."""
 
-    def __init__(self, names: Iterable[str]) -> None:
+    def __init__(self, names: Iterable[str], meant: Iterable[str]) -> None:
         self.names = dict.fromkeys(names)
+        self.meant = set(meant)
         self.met: set[str] = set()
-        self.stale: list[str] = []
 
     def takes(self, names: Iterable[str]) -> bool:
         """Whether one of a difference's names is accepted."""
         if hit := self.names.keys() & set(names):
             self.met |= hit
-        return bool(hit)
+        return bool(hit) or not self.meant.isdisjoint(names)
 
-    def unused(self, folders: Sequence[Folder]) -> list[str]:
-        """Return a line for each name that is none, and note those that met no difference."""
+    def tell(self, folders: Sequence[Folder], found: Compared) -> None:
+        """Say which names met no difference, and which are none."""
         rest = [name for name in self.names if name not in self.met]
-        if not rest:
-            return []
-        valid = set(known_names(folders))
-        wrong = [name for name in rest if name not in valid]
-        self.stale = [f"accept: {name!r} meets no difference; mend: leave it out" for name in rest if name in valid]
-        return [
-            f"accept: got {name!r}, expected a key of {CONFIG} or a part of a tokenizer{nearest(name, sorted(valid))}"
-            for name in wrong
-        ]
+        valid = sorted(set(known_names(folders))) if rest else []
+        for name in rest:
+            if name in valid:
+                found.unmet[name] = f"accept: {name!r} meets no difference; mend: leave it out"
+            else:
+                found.unknown[name] = (
+                    f"accept: got {name!r}, expected a key of {CONFIG} or a part of a tokenizer{nearest(name, valid)}"
+                )
 
 
 def known_names(folders: Iterable[Folder]) -> Iterator[str]:
@@ -128,6 +134,8 @@ def _faults(found: Compared, side: _Opened, accepted: _Accepted) -> None:
                 lines.append(f"{side.label}: {text}")
     except CheckpointError as error:
         lines.append(str(error))
+    except RecursionError:
+        lines.append(f"{side.label}: {DEEP}")
     _add(found.problems, lines, side.label)
 
 
@@ -145,7 +153,7 @@ def _differences(found: Compared, one: _Opened, other: _Opened, accepted: _Accep
         except CheckpointError as error:
             lines.problems.append(str(error))
         except RecursionError:
-            lines.problems.append(f"{one.label} or {other.label}: JSON nested too deeply; mend: save the model again")
+            lines.problems.append(f"{one.label} or {other.label}: {DEEP}")
     both = f"{one.label} and {other.label}"
     _add(found.problems, lines.problems, both)
     _add(found.notes, lines.notes, both)

@@ -57,6 +57,12 @@ FAMILIES = (  # one thing under several names; the first is proposed where none 
     ("num_hidden_layers", "n_layer", "num_layers", "n_layers"),
     ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length"),
 )
+SIZES = """
+hidden_size intermediate_size num_attention_heads num_key_value_heads head_dim n_embd n_inner n_head d_model d_ff d_kv
+num_heads ffn_dim encoder_ffn_dim decoder_ffn_dim encoder_attention_heads decoder_attention_heads dim hidden_dim n_heads
+moe_intermediate_size shared_expert_intermediate_size hidden_sizes embedding_size ffn_hidden_size num_kv_heads
+"""
+WIDTHS = tuple(SIZES.split())  # what two networks that differ in widths differ in
 ONE_SPELLING = FAMILIES[3:5]  # compared across spellings too
 LABELLED = re.compile("Classification|Detection|Segmentation|MultipleChoice|Tagging")
 
@@ -85,7 +91,7 @@ def _differences(one: Mapping[str, Any], other: Mapping[str, Any], above: str) -
             ]
             spelt = next((spelling for spelling in family(key) if spelling in one or spelling in other), key)
             accepted = [f"{above}{spelt}", *names(name), *(above + spelling for spelling in family(key)), *family(key)]
-            yield Difference(CONFIG, f"{place}{more}", (told[0], told[1]), tuple(dict.fromkeys(accepted)))
+            yield Difference(CONFIG, place, (told[0], told[1]), tuple(dict.fromkeys(accepted)), more=more)
 
 
 def _within(one: Any, other: Any) -> tuple[Mapping[str, Any], Mapping[str, Any]] | None:

@@ -32,11 +32,16 @@ class Difference:
     values: tuple[str, str]
     names: tuple[str, ...]
     note: bool = False
+    more: str = ""  # how much else differs in the same way
 
     def line(self, one: str, other: str) -> str:
         """Say it of two folders by their names."""
-        said = f"{self.file}: {self.what} is {self.values[0]} in {one} and {self.values[1]} in {other}"
-        return said if self.note else f'{said}; mend: make them equal, or accept = ["{self.names[0]}"]'
+        said = f"{self.file}: {_cut(self.what)} is {self.values[0]} in {one} and {self.values[1]} in {other}{self.more}"
+        return said if self.note else f'{said}; mend: make them equal, or accept = ["{_cut(self.names[0])}"]'
+
+
+def _cut(name: str) -> str:
+    return name if len(name) <= BRIEF else f"{name[:BRIEF]} …"
 
 
 def same(one: Any, other: Any) -> bool:

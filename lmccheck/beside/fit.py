@@ -61,9 +61,7 @@ def _rows(folder: Folder, tokenizer: Folder, tensors: Mapping[str, TensorHeader]
     if vocabulary is None or not vocabulary.ids or vocabulary.largest[1] < rows[name]:
         return
     token, place = vocabulary.largest
-    count = sum(1 for each in vocabulary.ids.values() if each >= rows[name])
-    text = (
-        f"{vocabulary.file}: token {brief(token)} has id {place}, and {name} has {rows[name]} rows ({count} tokens have "
-        'none); mend: resize the embedding to the tokenizer and train it, or accept = ["vocabulary"]'
-    )
+    few = f"{name} has {rows[name]} rows, {place + 1 - rows[name]} too few"
+    mend = 'resize the embedding to the tokenizer and train it, or accept = ["vocabulary"]'
+    text = f"{vocabulary.file}: token {brief(token)} has id {place}, and {few}; mend: {mend}"
     yield text, ("vocabulary", "tokenizer")

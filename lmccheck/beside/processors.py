@@ -32,8 +32,8 @@ def differences(a: Folder, b: Folder) -> Iterator[Difference]:
     for file in [*mine, *(file for file in theirs if file not in mine)]:
         one, other = mine.get(file), theirs.get(file)
         if one is None or other is None:
-            told = ["there" if end is not None else "not" for end in (one, other)]
-            yield Difference(file, "it", (told[0], told[1]), (ALL,))
+            there = ["there" if end is not None else "not" for end in (one, other)]
+            yield Difference(file, "it", (there[0], there[1]), (ALL,))
             continue
         for key in [*one, *(key for key in other if key not in one)]:
             if key in HARMLESS:
@@ -41,7 +41,8 @@ def differences(a: Folder, b: Folder) -> Iterator[Difference]:
             ends = [_one_form(key, end.get(key, DEFAULTS.get(key))) for end in (one, other)]
             if not same(*ends) and not all(map(empty, ends)):
                 place, *values, more = first_leaf(one.get(key, MISSING), other.get(key, MISSING), key)
-                yield Difference(file, f"{place}{more}", (brief(values[0]), brief(values[1])), (*names(place), ALL))
+                told = brief(values[0]), brief(values[1])
+                yield Difference(file, place, told, (*names(place), ALL), more=more)
 
 
 def _stated(folder: Folder) -> dict[str, Mapping[str, Any]]:

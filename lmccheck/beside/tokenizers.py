@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from lmccheck.beside import pipeline
 from lmccheck.beside.configs import names
 from lmccheck.beside.difference import MISSING, Difference, brief, first_leaf, same
 from lmccheck.beside.folder import Folder
+from lmccheck.beside.pipeline import ALL
 from lmccheck.beside.vocabulary import FAST, OTHERS, PIECES, Vocabulary, vocabulary_of
 
-ALL = "tokenizer"  # accepts whatever two tokenizers differ in
 CONFIG, SPECIAL = "tokenizer_config.json", "special_tokens_map.json"
 TEMPLATES = ("chat_template.jinja", "chat_template.json")
 FILES = (FAST, "vocab.json", "vocab.txt", *PIECES, *OTHERS)  # any of which makes a tokenizer
-PARTS = ("normalizer", "pre_tokenizer", "post_processor", "decoder")
 HARMLESS_KEYS = """
 name_or_path tokenizer_file special_tokens_map_file added_tokens_decoder tokenizer_class processor_class auto_map
 backend is_local local_files_only use_fast from_slow model_input_names max_length stride pad_to_multiple_of
@@ -30,7 +30,7 @@ SWITCHES = {
     "use_default_system_prompt": False,
 }
 PLURAL = ("additional_special_tokens", "extra_special_tokens")
-FACETS = (ALL, "vocabulary", "scores", "merges", "added_tokens", "chat_template", "special_tokens", *PARTS)
+FACETS = (ALL, "vocabulary", "scores", "merges", "added_tokens", "chat_template", "special_tokens", *pipeline.PARTS)
 
 
 def exists(folder: Folder) -> bool:
@@ -74,7 +74,7 @@ def text_differences(a: Folder, b: Folder) -> Iterator[Difference]:
     one, other = (folder.table(FAST) if found.file == FAST else None for folder, found in ((a, mine), (b, theirs)))
     yield from _merges(_merged(a, one), _merged(b, other))
     if one is not None and other is not None:
-        yield from _pipeline(one, other)
+        yield from pipeline.differences((one, other), [_texts(special_tokens(folder)) for folder in (a, b)])
 
 
 def _ids(mine: Vocabulary, theirs: Vocabulary) -> Iterator[Difference]:
@@ -90,7 +90,7 @@ def _ids(mine: Vocabulary, theirs: Vocabulary) -> Iterator[Difference]:
     more = f" ({len(unlike) - 1} more ids differ)" if len(unlike) > 1 else ""
     file = mine.file if mine.file == theirs.file else f"{mine.file} and {theirs.file}"
     told = [brief(end.get(first, MISSING)) for end in (one, other)]
-    yield Difference(file, f"id {first}{more}", (told[0], told[1]), ("vocabulary", ALL))
+    yield Difference(file, f"id {first}", (told[0], told[1]), ("vocabulary", ALL), more=more)
 
 
 def _merged(folder: Folder, fast: Mapping[str, Any] | None) -> list[Any] | None:
@@ -119,40 +119,6 @@ def _merges(one: list[Any] | None, other: list[Any] | None) -> Iterator[Differen
     yield Difference("merges", f"number {place}", (told[0], told[1]), ("merges", ALL))
 
 
-def _pipeline(one: Mapping[str, Any], other: Mapping[str, Any]) -> Iterator[Difference]:
-    """Yield what the parts of two tokenizer.json differ in, beside tokens and merges."""
-    for part in (*PARTS, "model", "added_tokens"):
-        ends = [_plain(part, end.get(part)) for end in (one, other)]
-        if not same(*ends):
-            place, *values, more = first_leaf(ends[0], ends[1], part)
-            yield Difference(FAST, f"{place}{more}", (brief(values[0]), brief(values[1])), (part, *names(place), ALL))
-
-
-def _plain(part: str, value: Any) -> Any:
-    """Return a part as every version would write it: nothing that is false or null, one spelling of Metaspace."""
-    if isinstance(value, list):
-        if part == "added_tokens":
-            flags = ("lstrip", "rstrip", "normalized", "single_word", "special")
-            return {str(e.get("content")): {f: True for f in flags if e.get(f)} for e in value if isinstance(e, dict)}
-        return [_plain("", each) for each in value]
-    if not isinstance(value, dict):
-        return value
-    dropped = ("vocab", "merges", "dropout") if part == "model" else ()
-    found = {key: _plain("", each) for key, each in value.items() if each not in (None, False) and key not in dropped}
-    if found.get("type") == "Metaspace":
-        before = value.get("add_prefix_space", True)
-        return {"prepend_scheme": "always" if before else "never", "split": True} | {
-            key: each for key, each in found.items() if key not in ("add_prefix_space", "str_rep")
-        }
-    if found.get("type") == "ByteLevel":
-        return {
-            key: each
-            for key, each in {"use_regex": True, **value}.items()
-            if each not in (None, False) and key != "trim_offsets"
-        }
-    return found
-
-
 def special_tokens(folder: Folder) -> dict[str, Any]:
     """Return the texts of a tokenizer's special tokens by role: bos_token, eos_token, pad_token …"""
     found: dict[str, Any] = {}
@@ -164,6 +130,16 @@ def special_tokens(folder: Folder) -> dict[str, Any]:
             elif key.endswith("_token") and not isinstance(value, bool) and value is not None:
                 found[key] = _content(value)
     return found
+
+
+def _texts(special: Mapping[str, Any]) -> set[str]:
+    """Return the texts of special tokens, whatever their roles."""
+    return {
+        text
+        for held in special.values()
+        for text in (held if isinstance(held, set) else {held})
+        if isinstance(text, str)
+    }
 
 
 def _special(a: Folder, b: Folder) -> Iterator[Difference]:
@@ -224,9 +200,7 @@ def _settings(a: Folder, b: Folder) -> Iterator[Difference]:
         if not same(*ends) and not all(end in (None, False, [], {}) for end in ends):
             place, *values, more = first_leaf(one.get(key, MISSING), other.get(key, MISSING), key)
             noted = key in NOTED
-            yield Difference(
-                CONFIG, f"{place}{more}", (brief(values[0]), brief(values[1])), (*names(place), ALL), noted
-            )
+            yield Difference(CONFIG, place, (brief(values[0]), brief(values[1])), (*names(place), ALL), noted, more)
 
 
 def _assumed(key: str, table: Mapping[str, Any]) -> Any:

@@ -115,12 +115,14 @@ class ManifestItem(Recorded):
 
     def runtest(self) -> None:
         """Raise ``ManifestError`` with one line per problem."""
-        from lmccheck.manifest.preflight import problems
+        from lmccheck.manifest.preflight import inspected
 
-        self.remember(self.blank())
-        if found := problems(self.plan):
-            text = "\n".join(found)
-            self.remember(dataclasses.replace(self.blank(), verdict="error", text=text))
+        found = inspected(self.plan)
+        blank = dataclasses.replace(self.blank(), notes=found.notes)
+        self.remember(blank)
+        if found.problems:
+            text = "\n".join(found.problems)
+            self.remember(dataclasses.replace(blank, verdict="error", text=text))
             if not options_of(self.config).report_only:
                 raise ManifestError(text)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -26,7 +26,10 @@ class CheckPlan:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What pairs, sets and merges have in common: sources, checks, and the line of the manifest where they begin."""
+    """What pairs, sets and merges have in common: sources, checks, and the line of the manifest where they begin.
+
+    ``accept`` names what may differ in configs and tokenizers.
+    """
 
     name: str
     model: str | None
@@ -36,6 +39,7 @@ class Comparison:
     symmetry: str | None
     checks: tuple[CheckPlan, ...]
     line: int
+    accept: Sequence[str] = field(default=(), kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -120,7 +124,6 @@ class MergePlan(Comparison):
     base: Named | None = None
     shipped: Named | None = None
     align: str = "none"
-    accept: tuple[str, ...] = ()
     sha256: Mapping[str, str] = field(default_factory=dict)
     sources: Mapping[str, DataSpec] = field(default_factory=dict)
     kind = "merge"

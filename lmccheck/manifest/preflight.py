@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from itertools import islice
 from pathlib import Path
 
+from lmccheck.beside.compare import Compared
+from lmccheck.beside.folder import Folder
 from lmccheck.errors import CheckpointError, LmcError, SourceError, nearest, one_line, shown_path
+from lmccheck.manifest.beside import acceptances, compared
 from lmccheck.manifest.plan import Measured, MergePlan, PairPlan, Plan
 from lmccheck.store.checkpoint import Checkpoint, look_at
 from lmccheck.store.described import DataSpec
@@ -28,11 +32,36 @@ LISTED = 1000  # names of a folder that are compared with one that is missing
 
 def problems(plan: Plan) -> list[str]:
     """Return one line per problem of the manifest's files; an empty list means that all of them can be loaded."""
-    looks = _Looks(plan.folder)
+    return inspected(plan).problems
+
+
+@dataclass
+class Inspected:
+    """One line per problem, and one per remark: what is no mistake, and may explain one."""
+
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def inspected(plan: Plan) -> Inspected:
+    """Return what a manifest's files show before any network runs."""
+    looks, found = _Looks(plan.folder), Inspected()
     named = ((name, looks.described(spec)) for name, spec in plan.data.items() if spec.form != "safetensors")
-    return [one_line(f"data.{name}: {problem}") for name, problem in named if problem] + [
-        one_line(f"{item.kind}.{item.name}{problem}") for item in plan.comparisons for problem in _problems(item, looks)
-    ]
+    found.problems += [one_line(f"data.{name}: {problem}") for name, problem in named if problem]
+    accepting: dict[int, list[tuple[str, Compared]]] = {}  # by the list, which items may have from [defaults]
+    for item in plan.comparisons:
+        name = f"{item.kind}.{item.name}"
+        headers: dict[str, Checkpoint] = {}
+        found.problems += [one_line(f"{name}{problem}") for problem in _problems(item, looks, headers)]
+        beside = compared(item, headers, plan.folder, looks.beside)
+        found.problems += [one_line(f"{name}: {problem}") for problem in beside.problems]
+        found.notes += [one_line(f"{name}: {note}") for note in beside.notes]
+        accepting.setdefault(id(item.accept), []).append((name, beside))
+    for items in accepting.values():
+        unknown, unmet = acceptances(items)
+        found.problems += unknown
+        found.notes += unmet
+    return found
 
 
 class _Looks:
@@ -45,6 +74,7 @@ class _Looks:
         self.data = cache(self._data)
         self.described = cache(self._described)
         self.spec = cache(self._spec)
+        self.beside = cache(Folder)
 
     def _checkpoint(self, file: Named) -> Checkpoint | str:
         """Return a checkpoint that a network could be evaluated with, or what is wrong with it."""
@@ -103,8 +133,8 @@ class _Looks:
             return None
 
 
-def _problems(item: Measured, looks: _Looks) -> Iterator[str]:
-    """Yield problems, each beginning with the key below the item's table ('.a: …') or with ': '."""
+def _problems(item: Measured, looks: _Looks, headers: dict[str, Checkpoint]) -> Iterator[str]:
+    """Yield problems, each beginning with the key below the item's table ('.a: …') or with ': '; fill ``headers``."""
     for key in ("data", "calibration"):
         source = getattr(item, key)
         if isinstance(source, DataSpec) and source.form != "safetensors":
@@ -116,7 +146,6 @@ def _problems(item: Measured, looks: _Looks) -> Iterator[str]:
             yield f".{key}: {problem}"
     if item.symmetry is not None and (problem := looks.spec(item.symmetry)):
         yield f".symmetry: {problem}"
-    headers: dict[str, Checkpoint] = {}
     seen: dict[str, Checkpoint] = {}
     for key, file in item.files.items():
         checkpoint = looks.checkpoint(file)

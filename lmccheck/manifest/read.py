@@ -99,7 +99,9 @@ class _Reader:
 
     def inherited(self, table: Sources, defaults: Sources) -> dict[str, Any]:
         """Return every source: the table's own value, or that of [defaults]."""
-        return {key: getattr(table, key) or getattr(defaults, key) for key in Sources.model_fields}
+        found = {key: getattr(table, key) or getattr(defaults, key) for key in Sources.model_fields}
+        accept = defaults.accept if table.accept is None else table.accept
+        return found | {"accept": accept or ()}
 
     def pair(self, name: str, values: Any, defaults: Sources) -> PairPlan | None:
         where = f"pair.{key_text(name)}"
@@ -196,7 +198,6 @@ class _Reader:
             base=None if table.base is None else self.checkpoint(table.base, f"{where}.base"),
             shipped=None if table.shipped is None else self.checkpoint(table.shipped, f"{where}.shipped"),
             align=table.align,
-            accept=tuple(table.accept),
             sha256={key: str(pin).lower() for key, pin in table.sha256.items()},
         )
 

@@ -18,6 +18,7 @@ SPEC_FILE = 'a path ending ".toml" or ".json"'
 MODEL = '"module:callable", the callable returning a torch.nn.Module'
 FILE = 'the path of a .safetensors file or of a model\'s folder, or { base = "…", adapter = "…" }'
 MODELS = f"an array of two checkpoints or more, each {FILE}, or a pattern of paths"
+ACCEPT = 'an array of names of what may differ between configs or tokenizers, such as ["rope_scaling"]'
 HASH = "64 hexadecimal digits"
 
 
@@ -29,6 +30,7 @@ class Sources(Strict):
     calibration: str | dict[str, Any] | None = Field(default=None, description=SOURCE)
     loss: str | None = Field(default=None, description='"cross_entropy", "mse", "next_token" or "module:callable"')
     symmetry: str | None = Field(default=None, pattern=r"\.(toml|json)$", description=SPEC_FILE)
+    accept: list[str] | None = Field(default=None, description=ACCEPT)
 
     @classmethod
     def elsewhere(cls, key: str, value: Any) -> str:
@@ -75,7 +77,6 @@ class MergeTable(Sources):
     base: Any = Field(default=None, description=FILE)
     shipped: Any = Field(default=None, description=FILE)
     align: str = Field(default="none", description="none or a method of alignment")
-    accept: list[str] = Field(default=[], description="an array of differences that are meant")
     sha256: dict[str, Any] = Field(default={}, description="a table of hashes by parent, or of the base")
     check: dict[str, Any] = Field(default={}, description="a table of checks")
 

@@ -23,7 +23,7 @@ def notes(records: list[CheckRecord]) -> list[str]:
     remarks: dict[str, list[str]] = {}
     for record in ordered(records):
         for remark in record.notes:
-            remarks.setdefault(remark, []).append(f"{named(record)}::{record.check}")
+            remarks.setdefault(remark, []).append("::".join(filter(None, (named(record), record.check))))
     for remark, names in remarks.items():
         more = f" and {len(names) - 2} more" if len(names) > 2 else ""
         lines.append(f"{', '.join(names[:2])}{more}: {remark}")

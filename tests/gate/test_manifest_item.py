@@ -157,3 +157,26 @@ def test_a_spec_that_cannot_be_read_is_a_problem(project):
     project.manifest(project.pair("good") + 'symmetry = "good.toml"\n' + project.check("good"))
     (project.path / "good.toml").write_bytes(b"schema = \xff")
     run_manifest_item(project).stdout.fnmatch_lines(["pair.good.symmetry: good.toml: line 1: got the byte 0xff*"])
+
+
+def test_what_lies_beside_the_weights_is_compared(project, checkpoint):
+    """A difference of configs is an error of the item; what is only remarked stands under the table."""
+    from networks.beside import folder
+
+    project.manifest("[pair.one]\n" + 'a = "a"\nb = "b"\naccept = ["hidden_act"]\n' + project.check("one"))
+    for name, theta in (("a", 1e4), ("b", 5e5)):
+        folder(project.path / name, rope_theta=theta)
+        checkpoint(project.path / f"{name}.safetensors")  # of other numbers, for another name
+        (project.path / f"{name}.safetensors").rename(project.path / name / "model.safetensors")
+    result = run_manifest_item(project)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(
+        [
+            "pair.one: config.json: rope_theta is 10000.0 in a (*a) and 500000.0 in b (*b); mend: *",
+            "manifest: pair.one.accept: 'hidden_act' meets no difference; mend: leave it out",
+        ]
+    )
+    folder(project.path / "b", rope_theta=1e4)
+    passed = run_manifest_item(project)
+    passed.assert_outcomes(passed=1)
+    passed.stdout.fnmatch_lines(["manifest: pair.one.accept: 'hidden_act' meets no difference*"])

@@ -155,17 +155,17 @@ SETTINGS = "endpoints, property, severity, align, limit, points, repair, beyond"
         (
             SOUND.replace("[pair.one]", '[pair.one]\nendpoints = "any"'),
             "pair.one.endpoints: unknown key (it is one of a check: check.PROPERTY = { endpoints = … }), expected one "
-            "of model, data, calibration, loss, symmetry, a, b, model_b, sha256, check",
+            "of model, data, calibration, loss, symmetry, accept, a, b, model_b, sha256, check",
         ),
         (
             SOUND + "[defaults.v1.5]\n",
             'defaults.v1: unknown key (a name with a dot is quoted, as in [pair."v1.5"]), expected one of model, data, '
-            "calibration, loss, symmetry",
+            "calibration, loss, symmetry, accept",
         ),
         (
             SOUND.replace("model =", "modle ="),
             "defaults.modle: unknown key (did you mean 'model'?), expected one of model, data, calibration, loss, "
-            "symmetry",
+            "symmetry, accept",
         ),
         (
             SOUND.replace("models:mlp", "models.mlp"),

@@ -77,5 +77,5 @@ def formats() -> list[Format]:
 
 
 def shown(records: list[CheckRecord]) -> list[CheckRecord]:
-    """Return the records a reader wants to see: every check, and a manifest's own item only if it found a problem."""
-    return [record for record in records if record.pair or record.verdict != "pass"]
+    """Return the records a reader wants to see: every check, and a manifest's own item if it has something to say."""
+    return [record for record in records if record.pair or record.verdict != "pass" or record.notes]

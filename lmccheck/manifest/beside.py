@@ -1,0 +1,38 @@
+"""The folders that a manifest's checkpoints lie in, compared: configs and tokenizers, but for what is accepted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from lmccheck.beside.compare import Compared, Open, Side, compare
+from lmccheck.beside.configs import WIDTHS
+from lmccheck.errors import one_line
+from lmccheck.manifest.plan import Measured, PairPlan
+from lmccheck.store.checkpoint import Checkpoint
+from lmccheck.store.given import Adapted
+
+
+def compared(item: Measured, checkpoints: Mapping[str, Checkpoint], folder: Path, opened: Open) -> Compared:
+    """Compare what lies beside an item's checkpoints, which are given by their keys; paths are relative to a folder."""
+    sides = []
+    for key, found in checkpoints.items():
+        named = item.files.get(key)
+        adapter = folder / named.adapter if isinstance(named, Adapted) else None
+        sides.append(Side(key, found.home, found.tensors, adapter))
+    meant = WIDTHS if isinstance(item, PairPlan) and item.model_b is not None else ()
+    return compare(sides, item.accept, opened, meant)
+
+
+def acceptances(items: Sequence[tuple[str, Compared]]) -> tuple[list[str], list[str]]:
+    """Return a line for each accepted name that is none, and for each that no item of those that share it needs."""
+    name, first = items[0]
+    unknown, unmet = [], []
+    for accepted in (*first.unmet, *first.unknown):
+        if all(accepted in each.unknown for _, each in items):
+            unknown.append(one_line(f"{name}.{first.unknown[accepted]}"))
+        elif all(accepted in each.unmet or accepted in each.unknown for _, each in items):
+            unmet.append(
+                one_line(f"{name}.{next(each.unmet[accepted] for _, each in items if accepted in each.unmet)}")
+            )
+    return unknown, unmet
