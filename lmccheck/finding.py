@@ -58,11 +58,15 @@ def bound_of(limit: float | str, reference: float | None) -> float:
 
 @dataclass(frozen=True)
 class End:
-    """A model that was compared: its name, its own mean loss, and its mean 0-1 error where the loss has one."""
+    """A model that was compared: its name, its own mean loss, and its mean 0-1 error where the loss has one.
+
+    ``token_loss``: of tokens, the mean over all that count, whichever sample they are in.
+    """
 
     name: str
     loss: float
     error: float | None = None
+    token_loss: float | None = None
 
 
 @dataclass(frozen=True)

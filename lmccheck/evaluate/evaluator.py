@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from lmccheck.evaluate import batchnorm
 from lmccheck.evaluate.points import upcast, working_dtype
 from lmccheck.modules.random_weights import randomised
 from lmccheck.modules.runner import TWO_OUTPUTS, Runner
-from lmccheck.network.loss import measured, returns_probabilities
+from lmccheck.network.loss import counts, measured, returns_probabilities
 from lmccheck.store.batches import rebatched
 from lmccheck.store.tensors import equal
 from lmccheck.store.trees import tensors_in
@@ -27,6 +28,7 @@ PROBABILITIES = (
     "the model's outputs are probabilities (none below 0, sum 1) and {loss} takes logits: it applies softmax once "
     "more; mend: return logits, or the logarithms of these"
 )
+TOKEN_LOSSES = ("next_token", "token_cross_entropy")
 FAR = 8.0, 64.0  # strengths of draws ever farther from a model's own weights
 
 
@@ -36,6 +38,12 @@ class Measured:
 
     losses: Tensor
     errors: Tensor | None
+    counted: Tensor | None = None  # how many tokens count in each sample, where they are tokens
+
+    @property
+    def token_loss(self) -> float | None:
+        """Mean loss over all tokens that count; None where they are none."""
+        return None if self.counted is None else float((self.losses * self.counted).sum() / self.counted.sum())
 
     @property
     def loss(self) -> float:
@@ -97,6 +105,11 @@ class Evaluator:
                 "earlier call"
             )
 
+    @cached_property
+    def counted(self) -> Tensor:
+        """How many targets count in each sample, (n,) float64; 1 where the loss does not say."""
+        return torch.cat([counts(self.network.loss, batch, self.network.data.origin) for batch in self.batches])
+
     def weights(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return ``state`` ready for interpolation: on the device, in the working dtype."""
         return upcast(state, self.dtype, self.network.torch_device)
@@ -128,7 +141,8 @@ class Evaluator:
             losses.append(values.cpu())
             if wrong is not None:
                 errors.append(wrong.cpu())
-        return Measured(torch.cat(losses), torch.cat(errors) if errors else None)
+        counted = self.counted if self.network.loss.name in TOKEN_LOSSES else None
+        return Measured(torch.cat(losses), torch.cat(errors) if errors else None, counted)
 
     def endpoint(self, weights: Mapping[str, Tensor], label: str, shown: str) -> Measured:
         """Measure an original model with its own statistics.

@@ -179,11 +179,16 @@ def require_counted(data: Data, loss: Loss) -> Data:
 
 def _counted(batch: Batch, loss: Loss, origin: str) -> Tensor:
     """Return which samples of a batch have something counted in them, (n,) bool on the CPU."""
+    return counts(loss, batch, origin) > 0
+
+
+def counts(loss: Loss, batch: Batch, origin: str) -> Tensor:
+    """Return how many targets of each sample count, (n,) float64 on the CPU; 1 where the loss does not say."""
     if loss.counted is None:
-        return torch.ones(batch.samples, dtype=torch.bool)
+        return torch.ones(batch.samples, dtype=torch.float64)
     try:
         found = loss.counted(batch.targets)
-        found = torch.as_tensor(found).detach().cpu() > 0
+        found = torch.as_tensor(found).detach().cpu().to(torch.float64)
     except Exception as error:
         raise SourceError(
             f"loss {loss.name!r} on {origin}: its attribute counted raised {type(error).__name__}: {error}; mend: "

@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from lmccheck.explain import endpoint_losses
 from lmccheck.finding import End, Finding
-from lmccheck.properties.remarks import data_remarks, excludes_nothing, limit_remarks, origin_remarks, twin_remarks
+from lmccheck.properties.remarks import (
+    data_remarks,
+    end_of,
+    excludes_nothing,
+    limit_remarks,
+    origin_remarks,
+    token_facts,
+    token_remarks,
+    twin_remarks,
+)
 
 if TYPE_CHECKING:
     from lmccheck.network.constant import ConstantAnswer
@@ -42,6 +51,9 @@ def looked_at(measured: Any, finding: Finding, endpoints: Endpoints, defaults: M
     constant = network.constant if ends is not None else None
     useless = _useless(ends or (), constant)
     facts = {**finding.facts, "endpoints": _facts(endpoints, constant, useless), "limits_by_default": dict(defaults)}
+    if tokens := token_facts([*(ends or ()), *([finding.merge] if finding.merge is not None else [])]):
+        facts["tokens"] = tokens
+        said += token_remarks(tokens, network.loss.unit)
     if ends and finding.unit == network.loss.unit:
         said += [] if useless else limit_remarks(finding, ends, constant)
         facts["limit_excludes"] = not excludes_nothing(finding, ends, None if useless else constant)
@@ -75,7 +87,7 @@ def _measure(measured: Any) -> tuple[list[End], int]:
     for name, end in measured.named_endpoints.items():
         evaluator = Evaluator(end.network, end.theta)
         found = evaluator.endpoint(end.theta, f"endpoint {name}", end.checkpoint.label)
-        ends.append(End(name, found.loss, found.error))
+        ends.append(end_of(name, found))
         passes += evaluator.evaluations
     return ends, passes
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lmccheck.errors import LmcError, nearest
 from lmccheck.finding import End, bound_of
+from lmccheck.properties.remarks import end_of
 from lmccheck.properties.settings import AGAINST
 
 if TYPE_CHECKING:
@@ -86,13 +87,13 @@ def _measured(merge: Merge, label: str, against: str) -> Task:
     parents = []
     for name, end in merge.parents.items():
         found = evaluator.endpoint(end.theta, f"parent {name}", end.checkpoint.label)
-        parents.append(End(name, found.loss, found.error))
+        parents.append(end_of(name, found))
     of_merge = evaluator.measure(evaluator.weights(merged.theta), reestimate=False, label=f"merge {merge.name}")
     return Task(
         label,
         merge,
         tuple(parents),
-        End("of the merge", of_merge.loss, of_merge.error),
+        end_of("of the merge", of_merge),
         _reference(tuple(parents), against),
         evaluator.evaluations,
     )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from lmccheck.finding import End, Finding
 
 if TYPE_CHECKING:
-    from lmccheck.evaluate.evaluator import Evaluator
+    from lmccheck.evaluate.evaluator import Evaluator, Measured
     from lmccheck.network.constant import ConstantAnswer
     from lmccheck.network.endpoint import Endpoint
     from lmccheck.network.network import Network
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from lmccheck.store.data import Data
 
 NOTHING = 1000.0  # times a loss (plus one), or this share of it in percent: a limit where no constant answer is known
+MOST_SHOWN = 4  # models in one line
 REPEATS = 1e-5  # of a loss that is computed in float32: sums in another order differ by so much, generously
 
 
@@ -120,8 +121,37 @@ def measured_endpoints(pair: ModelPair, evaluator: Evaluator) -> tuple[End, End]
     ends = []
     for side, end in (("a", pair.a), ("b", pair.b)):
         found = evaluator.endpoint(end.theta, f"endpoint {side}", end.checkpoint.label)
-        ends.append(End(side, found.loss, found.error))
+        ends.append(end_of(side, found))
     return ends[0], ends[1]
+
+
+def end_of(name: str, found: Measured) -> End:
+    """Return what was measured of a model as what a report says of it."""
+    return End(name, found.loss, found.error, found.token_loss)
+
+
+def token_facts(ends: Sequence[End]) -> dict[str, dict[str, float]]:
+    """Return the loss over all tokens that count and its exponential by name, of what is measured on tokens."""
+    told = {end.name: end.token_loss for end in ends if end.token_loss is not None}
+    return {name: {"loss": loss, "perplexity": perplexity(loss)} for name, loss in told.items()}
+
+
+def perplexity(loss: float) -> float:
+    """Return e to the loss over tokens, infinite where that is more than a float holds."""
+    return math.exp(loss) if loss < 709 else math.inf
+
+
+def token_remarks(facts: Mapping[str, Mapping[str, float]], unit: str) -> list[str]:
+    """Say in one line what the losses are where every token weighs the same: long samples weigh more than short ones.
+
+    >>> token_remarks({"a": {"loss": 2.0, "perplexity": 7.389}}, "nats")
+    ['where each token weighs the same, not each sample: a 2 nats (perplexity 7.389)']
+    """
+    shown = [
+        f"{name} {one['loss']:.4g} {unit} (perplexity {one['perplexity']:.4g})"
+        for name, one in list(facts.items())[:MOST_SHOWN]
+    ]
+    return [f"where each token weighs the same, not each sample: {', '.join(shown)}"] if shown else []
 
 
 def precision_of(evaluator: Evaluator) -> str:

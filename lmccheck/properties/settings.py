@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, Union, get_args, get_origin
@@ -18,6 +17,7 @@ from pydantic.fields import FieldInfo
 from lmccheck.alignment import method_names
 from lmccheck.finding import LIMIT, read_limit
 from lmccheck.properties.endpoints import Endpoints
+from lmccheck.store.described import CALLABLE
 from lmccheck.store.documents import Strict
 
 NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
@@ -99,6 +99,19 @@ def _merge_data(value: Any) -> bool:
 
 
 MergeData = Annotated[Any, *_reader(MERGE_DATA, _merge_data)]
+METRICS = ("loss", "token-loss", "perplexity", "error", "accuracy")  # evaluate/metrics.py says what they are
+METRIC = f'{", ".join(METRICS)}, "module:callable" (model, batches -> per-sample values) or {{ lm_eval = "task" }}'
+
+
+def _metric(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return set(value) == {"lm_eval"} and isinstance(value["lm_eval"], str) and bool(value["lm_eval"])
+    named = isinstance(value, str) and (value in METRICS or CALLABLE.fullmatch(value) is not None)
+    return named or callable(value) or hasattr(value, "higher_is_better")
+
+
+Metric = Annotated[Any, *_reader(METRIC, _metric)]
+By = Annotated[str, Field(min_length=1, description='"class" or the name of a column of the data')]
 Profile = Literal["dev", "ci", "thorough"]
 
 if TYPE_CHECKING:
@@ -176,7 +189,7 @@ def _weights(value: Any) -> bool:
 
 
 def _model(value: Any) -> bool:
-    named = isinstance(value, str) and re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*", value) is not None
+    named = isinstance(value, str) and CALLABLE.fullmatch(value) is not None
     return value is None or named or callable(value)
 
 

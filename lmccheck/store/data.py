@@ -53,7 +53,7 @@ class Data:
     samples where that is said. ``held``: the files that they were read from. ``uncounted``: how many samples were left
     out because nothing in them is counted. ``kind``: what they are ("text", "images"), None where nothing says.
     ``columns``: what else is known of the samples, (n,) by name; ``places``: where each is from ("math.jsonl:12").
-    ``notes``: what reading them left to be said.
+    ``notes``: what reading them left to be said. ``tokenizer``: what made tokens of them, None where nothing did.
     """
 
     batches: tuple[Batch, ...] = field(repr=False)
@@ -66,6 +66,7 @@ class Data:
     places: tuple[str, ...] = field(default=(), repr=False)
     notes: tuple[str, ...] = ()
     most: int | None = None
+    tokenizer: Path | None = None
 
     @property
     def samples(self) -> int:
@@ -127,7 +128,8 @@ def _described(given: Any, folder: Path | None, what: str, tokens: bool) -> Data
     origin = f"{what} {shown_path((folder or Path()) / spec.path)}"
     data = _checked([Batch(found.inputs, found.targets)], origin, rebatch=True)
     known = {f.name: getattr(found, f.name) for f in fields(found) if f.name not in ("inputs", "targets")}
-    return replace(data, **known)
+    tokenizer = None if spec.tokenizer is None else (folder or Path()) / spec.tokenizer
+    return replace(data, tokenizer=tokenizer, **known)
 
 
 def _object(given: Any, folder: Path | None, what: str) -> Any:
