@@ -9,6 +9,7 @@ from typing import Any
 from lmccheck.finding import End, Failure, Finding, Seen
 
 LONGEST = 500  # characters of a line
+MOST_ENDS = 12  # endpoints that are all named
 ABOVE = {  # what a value is measured above, and what a gap between the endpoints therefore hides
     "chord": "the chord between them hides up to {gap}",
     "worse": "a path may lie up to {gap} above the better one",
@@ -86,14 +87,20 @@ def shortened(lines: Iterable[str]) -> list[str]:
 
 
 def endpoint_losses(finding: Finding) -> str:
-    """Return the endpoints' own losses, their 0-1 errors, and the loss at the worst point, as far as they are known."""
+    """Return the endpoints' own losses, their 0-1 errors, and the loss at the worst point, as far as they are known.
+
+    Of many the best and the worst are named.
+    """
 
     def listed(values: Iterable[tuple[str, float]]) -> str:
         return ", ".join(f"{name} {value:.4g}" for name, value in values)
 
-    losses = listed((end.name, end.loss) for end in finding.endpoints)
-    errors = listed((end.name, end.error) for end in finding.endpoints if end.error is not None)
-    text = f"endpoint losses: {losses}{_unit(finding)}" + (f" (0-1 error {errors})" if errors else "")
+    ends = sorted(finding.endpoints, key=lambda end: (end.loss != end.loss, end.loss))
+    shown = finding.endpoints if len(ends) <= MOST_ENDS else [ends[0], ends[-1]]
+    of = "" if len(ends) <= MOST_ENDS else f" of {len(ends)}, the best and the worst"
+    losses = listed((end.name, end.loss) for end in shown)
+    errors = listed((end.name, end.error) for end in shown if end.error is not None)
+    text = f"endpoint losses{of}: {losses}{_unit(finding)}" + (f" (0-1 error {errors})" if errors else "")
     return text if finding.worst_loss is None else f"{text}; at the worst point {finding.worst_loss:.4g}"
 
 

@@ -153,6 +153,19 @@ class Failure:
     next: Sequence[str] = ()
 
 
+@dataclass(frozen=True)
+class Examined:
+    """Data on which endpoints were measured: a ``network`` with these data, and the endpoints' losses.
+
+    ``required``: names of those that what was found refers to; ``label`` is what the data are called.
+    """
+
+    network: Any = field(repr=False)
+    ends: tuple[End, ...]
+    required: tuple[str, ...] = ()
+    label: str = ""
+
+
 @one_line(lambda found: f"{found.value!r} {found.unit}, limit {found.limit!r}, {found.where}")
 @dataclass(frozen=True)
 class Finding:
@@ -164,6 +177,8 @@ class Finding:
     a reader may want, JSON-able. ``worst_loss``: the loss itself where the worst was seen. ``above``: what ``value`` is
     measured above, the chord between the endpoints' losses, the worse of them, or an endpoint's own. ``merge``: the
     loss of a merge, by a name such as "at t = 0.5". ``of_losses``: whether the verdict depends on losses at all.
+    ``examined``: where several data sets were measured on, or others than the network's: each, the one that the value
+    is of first.
     """
 
     value: float
@@ -189,6 +204,7 @@ class Finding:
     above: Above | None = None
     merge: End | None = None
     of_losses: bool = True
+    examined: tuple[Examined, ...] = field(default=(), repr=False)
 
     @property
     def bound(self) -> float:

@@ -14,7 +14,8 @@ from lmccheck.errors import CheckpointError
 from lmccheck.merging.contract import Making
 from lmccheck.modules.constants import COUNTER
 from lmccheck.store.files import header_of
-from lmccheck.store.header import NAMES, TensorHeader
+from lmccheck.store.folders import WEIGHTS, copy_companions
+from lmccheck.store.header import NAMES, SAFETENSORS, TensorHeader
 from lmccheck.store.streamed import save_streamed
 
 if TYPE_CHECKING:
@@ -24,8 +25,10 @@ Get = Callable[[str], Tensor]
 MERGE_ONE = "mend: merge checkpoints of one network"
 
 
-def write_average(making: Making, weights: Mapping[str, float], dtype: str | None = None) -> Path:
-    """Write Σ_k w_k·θ_k of the parents that have a weight, streamed; return where it lies.
+def write_average(
+    making: Making, weights: Mapping[str, float], dtype: str | None = None, *, divisor: float = 1.0
+) -> Path:
+    """Write Σ_k w_k·θ_k / divisor of the parents that have a weight, streamed; return where it lies.
 
     Floating tensors are summed in float64 in the order of the parents' names and rounded once to the parents' dtype (or
     ``dtype``). Integers must be equal; of BatchNorm's counters the largest is taken. Raises CheckpointError.
@@ -33,7 +36,7 @@ def write_average(making: Making, weights: Mapping[str, float], dtype: str | Non
     chosen = {name: making.parents[name] for name in sorted(weights)}
     headers = common_headers(chosen, dtype)
     gets = {name: checkpoint.get for name, checkpoint in chosen.items()}
-    return write(making, headers, lambda tensor: averaged(tensor, gets, weights, headers[tensor]))
+    return write(making, headers, lambda tensor: averaged(tensor, gets, weights, headers[tensor], divisor))
 
 
 def write_tensors(making: Making, tensors: Mapping[str, Tensor]) -> Path:
@@ -46,7 +49,11 @@ def write(making: Making, headers: Mapping[str, TensorHeader], get: Get) -> Path
     first = next(iter(making.parents.values()))
     metadata = {key: text for key, text in first.metadata.items() if key != "lmccheck"}
     making.target.mkdir(parents=True, exist_ok=True)
-    return save_streamed(making.target / "merged.safetensors", headers, get, metadata)
+    if first.home is None:
+        return save_streamed(making.target / f"merged{SAFETENSORS}", headers, get, metadata)
+    save_streamed(making.target / WEIGHTS[0], headers, get, {"format": "pt", **metadata})
+    copy_companions(first.home, making.target, making.settings.get("dtype"))
+    return making.target
 
 
 def common_headers(parents: Mapping[str, Checkpoint], dtype: str | None) -> dict[str, TensorHeader]:
@@ -79,20 +86,65 @@ def _require_alike(
         )
 
 
-def averaged(tensor: str, gets: Mapping[str, Get], weights: Mapping[str, float], header: TensorHeader) -> Tensor:
+def averaged(
+    tensor: str, gets: Mapping[str, Get], weights: Mapping[str, float], header: TensorHeader, divisor: float
+) -> Tensor:
     """Return one tensor of the merge."""
     if header.is_floating_point:
-        return rounded(weighted_sum((gets[name](tensor), weights[name]) for name in gets), header.torch_dtype)
-    (first, whole), *others = ((name, get(tensor)) for name, get in gets.items())
-    for name, other in others:
-        if tensor.endswith(COUNTER):
-            whole = torch.maximum(whole, other)
-        elif not torch.equal(whole, other):
-            raise CheckpointError(
-                f"parent {name}: tensor {tensor!r} is {header.torch_dtype} and not that of parent {first}: a sum of "
-                "whole numbers is none of a network; mend: take parents that were made with the same one"
-            )
-    return whole
+        total = weighted_sum((gets[name](tensor), weights[name]) for name in gets)
+        return rounded(total / divisor, header.torch_dtype)
+    first, *others = gets.items()
+    found = first[1](tensor)
+    for name, get in others:
+        found = whole(tensor, found, get(tensor), (first[0], name))
+    return found
+
+
+def whole(tensor: str, one: Tensor, other: Tensor, names: tuple[str, str]) -> Tensor:
+    """Return what a merge has of two parents' integers or truth values. Raises CheckpointError where they differ."""
+    if tensor.endswith(COUNTER):
+        return torch.maximum(one, other)
+    if not torch.equal(one, other):
+        kind = str(one.dtype).removeprefix("torch.")
+        raise CheckpointError(
+            f"parent {names[1]}: tensor {tensor!r} is {kind} and not that of parent {names[0]}: a mean of whole "
+            "numbers is none of a network; mend: take parents that were made with the same one"
+        )
+    return one
+
+
+class Sum:
+    """A running sum of checkpoints in float64, of which the mean is taken at any time; adding leaves it as it was."""
+
+    def __init__(self, headers: Mapping[str, TensorHeader]) -> None:
+        self.headers = headers
+        self.tensors: dict[str, Tensor] = {}
+        self.count = 0
+
+    def plus(self, parent: Checkpoint) -> Sum:
+        """Return the sum with one more."""
+        found = Sum(self.headers)
+        found.count = self.count + 1
+        for name, header in self.headers.items():
+            value, held = parent.get(name), self.tensors.get(name)
+            value = value.double() if header.is_floating_point else value
+            if held is None:
+                found.tensors[name] = value
+            elif header.is_floating_point:
+                total = held + value
+                found.tensors[name] = total.where(~(value.isinf() & total.isnan()), held)
+            else:
+                found.tensors[name] = whole(name, held, value, ("before it", parent.label))
+        return found
+
+    def mean(self) -> dict[str, Tensor]:
+        """Return the mean, each tensor rounded once."""
+        return {
+            name: rounded(total / self.count, self.headers[name].torch_dtype)
+            if self.headers[name].is_floating_point
+            else total
+            for name, total in self.tensors.items()
+        }
 
 
 def weighted_sum(parts: Iterator[tuple[Tensor, float]]) -> Tensor:

@@ -23,6 +23,7 @@ from lmccheck.network.network import Network, load_network
 from lmccheck.network.pair import Given, ModelPair
 from lmccheck.shown import one_line, some
 from lmccheck.store.checkpoint import Checkpoint, look_at, open_checkpoint
+from lmccheck.store.data import Data
 
 Kept = TypeVar("Kept")
 SAID = ("better-parent", "worse-parent", "mean", "base", "merge")  # which no parent may be called
@@ -48,6 +49,7 @@ class Merge:
     sources: Mapping[str, Any] = field(default_factory=dict, repr=False)
     accept: tuple[str, ...] = ()
     origin: Merge | None = field(default=None, repr=False)  # the same merge, measured on other data
+    chosen_by: dict[str, Data] = field(default_factory=dict, init=False, repr=False)  # data that the recipe looked at
     _made: dict[tuple[object, ...], Any] = field(default_factory=dict, init=False, repr=False)
 
     @property
@@ -95,11 +97,12 @@ class Merge:
     def _measure(self, name: Any) -> Callable[[Mapping[str, Tensor]], float]:
         """Return what gives the mean loss of weights on other data than the merge's own."""
         network = self.on(name).network
-        first = next(iter(self.parents.values())).theta
-        evaluator = Evaluator(network, first)
+        (self.origin or self).chosen_by[str(name)] = network.data
+        evaluator = Evaluator(network, next(iter(self.parents.values())).theta)
 
         def loss(weights: Mapping[str, Tensor]) -> float:
-            return evaluator.measure(evaluator.weights(weights), reestimate=False, label="a soup").loss
+            end = endpoint(network, look_at(weights, Path(), "of a soup"))
+            return evaluator.measure(evaluator.weights(end.theta), reestimate=False, label="a soup").loss
 
         return loss
 

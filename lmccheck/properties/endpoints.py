@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from lmccheck.explain import endpoint_losses
-from lmccheck.finding import End, Finding
+from lmccheck.finding import End, Examined, Finding
 from lmccheck.properties.remarks import (
     data_remarks,
     end_of,
@@ -22,6 +22,7 @@ from lmccheck.properties.remarks import (
 
 if TYPE_CHECKING:
     from lmccheck.network.constant import ConstantAnswer
+    from lmccheck.network.network import Network
 
 Endpoints = Literal["useful", "any"]
 MEND = "wrong data, preprocessing, tokenizer, or an untrained model; mend: correct what is wrong"
@@ -33,43 +34,83 @@ def looked_at(measured: Any, finding: Finding, endpoints: Endpoints, defaults: M
     """Return a finding with what must be said of its endpoints, its data and its limit.
 
     With ``endpoints = "useful"`` it is inconclusive where an endpoint answers no better than a constant: neither in
-    loss nor, for classes, in error; with ``"any"`` that is a note. ``defaults``: limits that nobody gave.
-    Endpoints that the property did not measure are measured, if a verdict depends on them.
+    loss nor, for classes, in error; with ``"any"`` that is a note. Of several data sets an endpoint must be useful on
+    one, and on those where the finding refers to it. ``defaults``: limits that nobody gave. Endpoints that the property
+    did not measure are measured, if a verdict depends on them.
     """
     if not hasattr(measured, "named_endpoints") or not isinstance(finding.value, (int, float)):
         return finding
     if not finding.of_losses:  # what files hold is not less true of networks that are of no use
         return finding
-    network = measured.network
-    ends = _ends(measured, finding)
-    if ends is None and endpoints == "useful" and network.constant is not None:
-        ends, passes = _measure(measured)
-        finding = replace(finding, evaluations=finding.evaluations + passes)
-    _require_a_loss(measured, ends or ())
+    looks, passes = _looks(measured, finding, endpoints)
+    finding = replace(finding, evaluations=finding.evaluations + passes)
+    first, network = looks[0], looks[0].network
+    constant = network.constant if first.ends else None
+    _require_a_loss(measured, network, first.ends)
     named = measured.named_endpoints
-    said = [*data_remarks(network), *origin_remarks(named), *twin_remarks(named)]
-    constant = network.constant if ends is not None else None
-    useless = _useless(ends or (), constant)
+    said = [*_data_remarks(looks), *origin_remarks(named), *twin_remarks(named)]
+    faults = [(look, bad) for look in looks if (bad := _at_fault(look, looks))]
+    mild = [text for look in looks if (text := _elsewhere(look, looks))]
+    useless = [end for _, bad in faults for end in bad]
     facts = {**finding.facts, "endpoints": _facts(endpoints, constant, useless), "limits_by_default": dict(defaults)}
-    if tokens := token_facts([*(ends or ()), *([finding.merge] if finding.merge is not None else [])]):
+    if tokens := token_facts([*first.ends, *([finding.merge] if finding.merge is not None else [])]):
         facts["tokens"] = tokens
         said += token_remarks(tokens, network.loss.unit)
-    if ends and finding.unit == network.loss.unit:
-        said += [] if useless else limit_remarks(finding, ends, constant)
-        facts["limit_excludes"] = not excludes_nothing(finding, ends, None if useless else constant)
-    found = replace(finding, facts=facts, notes=[*finding.notes, *said])
-    if useless and constant is not None:
-        text = useless_text(useless, constant, network.loss.unit)
-        return _inconclusive(measured.name, found, text + ANY) if endpoints == "useful" else _noted(found, text)
-    if unsure := _worse_in_loss(ends or (), constant, network.loss.unit):
+    if first.ends and finding.unit == network.loss.unit:
+        said += [] if useless else limit_remarks(finding, first.ends, constant)
+        facts["limit_excludes"] = not excludes_nothing(finding, first.ends, None if useless else constant)
+    found = replace(finding, facts=facts, notes=[*finding.notes, *said, *mild])
+    if faults:
+        texts = [_on(look, looks, useless_text(bad, look.network.constant, network.loss.unit)) for look, bad in faults]
+        return _inconclusive(measured.name, found, texts[0] + ANY) if endpoints == "useful" else _noted(found, *texts)
+    if not mild and (unsure := _worse_in_loss(first.ends, constant, network.loss.unit)):
         found = _noted(found, unsure)
-    if endpoints == "useful" and (unjudged := _unjudged(network.loss.name, network.constant, ends or ())):
+    if endpoints == "useful" and (unjudged := _unjudged(network.loss.name, network.constant, first.ends)):
         return _noted(found, unjudged)
     return found
 
 
-def _noted(finding: Finding, text: str) -> Finding:
-    return replace(finding, notes=[*finding.notes, text])
+def _looks(measured: Any, finding: Finding, endpoints: Endpoints) -> tuple[list[Examined], int]:
+    """Return what endpoints were measured on, the data of the finding first, and how many passes this took."""
+    if finding.examined:
+        return list(finding.examined), 0
+    ends, passes = _ends(measured, finding), 0
+    if ends is None and endpoints == "useful" and measured.network.constant is not None:
+        ends, passes = _measure(measured)
+    return [Examined(measured.network, tuple(ends or ()))], passes
+
+
+def _data_remarks(looks: Sequence[Examined]) -> list[str]:
+    """Return what is to be said of the data, of each that is measured on."""
+    return list(dict.fromkeys(_on(look, looks, text) for look in looks for text in data_remarks(look.network)))
+
+
+def _on(look: Examined, looks: Sequence[Examined], text: str) -> str:
+    return f"on {look.label}: {text}" if len(looks) > 1 else text
+
+
+def _at_fault(look: Examined, looks: Sequence[Examined]) -> list[End]:
+    """Return the useless endpoints that are needed here, or are useless on all data."""
+    nowhere = set.intersection(*({end.name for end in _useless_in(each)} for each in looks))
+    return [end for end in _useless_in(look) if end.name in look.required or end.name in nowhere]
+
+
+def _useless_in(look: Examined) -> list[End]:
+    return _useless(look.ends, look.network.constant if look.ends else None)
+
+
+def _elsewhere(look: Examined, looks: Sequence[Examined]) -> str:
+    """Say which endpoints are useless on these data and not on others; empty where none is."""
+    bad = _at_fault(look, looks)
+    others = [end for end in _useless_in(look) if end not in bad]
+    if not others or look.network.constant is None:
+        return ""
+    figures = _listed(others, look.network.constant, look.network.loss.unit)
+    return _on(look, looks, f"{figures}, and on other data it does")
+
+
+def _noted(finding: Finding, *texts: str) -> Finding:
+    return replace(finding, notes=[*finding.notes, *texts])
 
 
 def _ends(measured: Any, finding: Finding) -> Sequence[End] | None:
@@ -92,14 +133,13 @@ def _measure(measured: Any) -> tuple[list[End], int]:
     return ends, passes
 
 
-def _require_a_loss(measured: Any, ends: Sequence[End]) -> None:
+def _require_a_loss(measured: Any, network: Network, ends: Sequence[End]) -> None:
     """Raise SourceError where a loss of the user's own is the same whatever the network says."""
-    if measured.network.constant is not None or len({end.loss for end in ends}) != 1:
+    if network.constant is not None or len({end.loss for end in ends}) != 1:
         return
     from lmccheck.evaluate.outputs import require_a_loss
 
-    first = next(iter(measured.named_endpoints.values()))
-    require_a_loss(first.network, first.theta)
+    require_a_loss(network, next(iter(measured.named_endpoints.values())).theta)
 
 
 def _useless(ends: Sequence[End], constant: ConstantAnswer | None) -> list[End]:
@@ -150,13 +190,18 @@ def useless_text(useless: Sequence[End], constant: ConstantAnswer, unit: str) ->
             f"{same}, a constant answer is never wrong: nothing can be said of the endpoints; mend: give data of more "
             "than one class or value"
         )
+    return f"{_listed(useless, constant, unit)}: {MEND}"
+
+
+def _listed(useless: Sequence[End], constant: ConstantAnswer, unit: str) -> str:
+    """Name endpoints that answer no better than a constant, with the figures of both."""
     first, *others = (f"{end.name} {{}}({_figures(end, constant, unit)})" for end in useless[:SHOWN])
     parts = [
         first.format(f"answers no better than the {constant.name} "),
         *(f"nor does {o.format('')}" for o in others),
     ]
     more = [f"nor {len(useless) - SHOWN} more"] if len(useless) > SHOWN else []
-    return f"{', '.join([*parts, *more])}: {MEND}"
+    return ", ".join([*parts, *more])
 
 
 def _figures(end: End, constant: ConstantAnswer, unit: str) -> str:

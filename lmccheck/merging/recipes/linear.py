@@ -36,6 +36,6 @@ def linear(making: Making) -> Made:
     from lmccheck.merging.average import write_average
 
     given, total = making.settings["weights"], sum(making.settings["weights"].values())
-    divided = {name: weight / total for name, weight in given.items()} if making.settings["normalize"] else given
-    facts = {"weights": divided, "sum_of_weights": sum(divided.values())}
-    return Made(write_average(making, divided, making.settings["dtype"]), facts)
+    divisor = total if making.settings["normalize"] else 1.0
+    facts = {"weights": {name: weight / divisor for name, weight in given.items()}, "sum_of_weights": total / divisor}
+    return Made(write_average(making, given, making.settings["dtype"], divisor=divisor), facts)
