@@ -29,6 +29,7 @@ def failure_lines(finding: Finding) -> list[str]:
         f"where: {failure.where}, on {failure.data}",
         _extremes(failure, finding.bound),
         f"{endpoint_losses(finding)}{failure.beside}",
+        *failure.diagnosis,
     ]
 
 

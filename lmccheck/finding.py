@@ -137,7 +137,7 @@ class Failure:
     ``measured`` is the measurement's name, ``remarks`` what belongs beside it; ``value`` only where it is not that of
     the finding. ``where`` describes the worst, ``data`` what it was measured on. ``seen`` is all that the limit bounds,
     ``things`` what that is called. ``beside`` belongs to the endpoints' losses. ``next``: what may help, and was not
-    tried; nothing that cannot.
+    tried; nothing that cannot. ``diagnosis``: further lines that say why.
     """
 
     subject: str
@@ -151,6 +151,7 @@ class Failure:
     beside: str = ""
     value: float | None = None
     next: Sequence[str] = ()
+    diagnosis: Sequence[str] = ()
 
 
 @dataclass(frozen=True)

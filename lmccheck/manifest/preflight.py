@@ -152,7 +152,8 @@ def _problems(item: Measured, looks: _Looks, headers: dict[str, Checkpoint]) -> 
         if isinstance(checkpoint, str):
             yield f".{key}: {checkpoint}"
             continue
-        same = next((other for other, known in seen.items() if known.same_files(checkpoint)), None)
+        twice = (other for other, known in seen.items() if known.same_files(checkpoint))
+        same = None if key == "base" else next(twice, None)  # a base may be merged with what was tuned from it
         seen[key] = checkpoint
         yield from _pin_problems(key, checkpoint, item.pins.get(key))
         if same is not None:
@@ -199,7 +200,8 @@ def _pin_problems(key: str, checkpoint: Checkpoint, pin: str | None) -> Iterator
         yield f".{key}: {error}"
         return
     if found != pin:
-        named = key.replace("models", "sha256") if key.startswith("models") else f"sha256.{key}"
+        named = f"sha256.{key.removeprefix('parents.')}"
+        named = key.replace("models", "sha256") if key.startswith("models") else named
         name = Path(checkpoint.path or key).name
         yield f".{named}: {name} has sha256 {found}, expected {pin}; pin the file that was reviewed"
 

@@ -179,6 +179,7 @@ class _Reader:
         except LmcError as error:
             self.problems.append(f"{where}.recipe{error}")
             return None
+        self.data.require(recipe.settings.get("validation"), f"{where}.recipe.{recipe.name}")
         checks = self.checks(table.check, where, "merge")
         for check in checks:
             at = f"{where}.check.{key_text(check.name)}"

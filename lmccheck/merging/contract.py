@@ -56,8 +56,9 @@ class Declared:
     """A recipe as its file declares it.
 
     ``read(value, parents, options)`` returns the settings, checked without reading a file; it raises LmcError, to
-    which the key is added. ``expects`` says what its value is, ``options`` which keys may stand beside it. ``claims``
-    gives the laws that hold under some settings. ``linear``: a weighted mean of parents, which may be aligned before;
+    which the key is added; a setting ``validation`` is the name of data. ``expects`` says what its value is,
+    ``options`` which keys may stand beside it. ``claims`` gives the laws that hold under some settings. ``linear``: a
+    weighted mean of parents, which may be aligned before;
     ``needs_base``: cannot be made without one. ``look`` finds what is wrong with files that the settings name.
     ``drawn``: on which small networks its laws are tried; empty where it runs on its own parents only.
     """

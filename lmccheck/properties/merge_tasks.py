@@ -3,29 +3,35 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from lmccheck.errors import LmcError, nearest
-from lmccheck.finding import End, bound_of
-from lmccheck.properties.remarks import end_of
+from lmccheck.errors import LmcError, SourceError, nearest
+from lmccheck.finding import End, Examined, bound_of
 from lmccheck.properties.settings import AGAINST
 
 if TYPE_CHECKING:
+    from lmccheck.evaluate.evaluator import Evaluator
     from lmccheck.merging.merge import Merge
 
 
 @dataclass(frozen=True)
 class Task:
-    """One data set: the parents and the merge measured on it, and what the merge is compared with there."""
+    """One data set: the parents and the merge measured on it, and what the merge is compared with there.
+
+    ``required``: the parents that the reference is made of. ``reestimated``: the merge with BatchNorm statistics taken
+    afresh from calibration data; None where there is neither BatchNorm nor such data.
+    """
 
     label: str
     merge: Merge
     parents: tuple[End, ...]
     merged: End
     reference: End
-    evaluations: int
+    required: tuple[str, ...]
+    reestimated: End | None
+    evaluator: Evaluator = field(repr=False)
 
     @property
     def value(self) -> float:
@@ -41,6 +47,11 @@ class Task:
         """By how much the value exceeds the limit."""
         return self.value - self.bound(limit)
 
+    @property
+    def examined(self) -> Examined:
+        """What the parents were measured on, for what must be said of them."""
+        return Examined(self.merge.network, self.parents, self.required, self.label)
+
     def facts(self) -> dict[str, Any]:
         """Return what a report says of it; JSON-able."""
         return {
@@ -48,6 +59,7 @@ class Task:
             "merge": {"loss": self.merged.loss, "error": self.merged.error},
             "reference": self.reference.name,
             "reference_loss": self.reference.loss,
+            "reestimated_loss": None if self.reestimated is None else self.reestimated.loss,
             "worse_by": self.value,
             "samples": self.merge.network.data.samples,
         }
@@ -68,44 +80,83 @@ def _asked(merge: Merge, data: Any, against: str | None) -> list[tuple[str, Merg
         )
     if data is None:
         return [(merge.network.data.origin, merge, common)]
-    if isinstance(data, Mapping):
-        for parent in data:
-            if parent not in merge.parents:
-                near = nearest(str(parent), merge.parents)
-                raise LmcError(f"data.{parent}: no such parent{near}; expected one of {', '.join(merge.parents)}")
-        return [(f"{name} ({parent})", merge.on(name), against or parent) for parent, name in data.items()]
-    several = data if isinstance(data, Sequence) and not isinstance(data, (str, tuple)) else [data]
-    return [(name if isinstance(name, str) else "data", merge.on(name), common) for name in several]
+    if isinstance(data, Mapping) and all(isinstance(name, str) and name in merge.parents for name in data):
+        return [(f"{_label(name)} ({parent})", merge.on(name), against or parent) for parent, name in data.items()]
+    if isinstance(data, Mapping) and all(isinstance(name, str) for name in data.values()) and not _describes(data):
+        wrong = next(name for name in data if name not in merge.parents)
+        near = nearest(str(wrong), merge.parents)
+        raise LmcError(f"data.{wrong}: no such parent{near}; expected one of {', '.join(merge.parents)}")
+    several = data if isinstance(data, list) and all(isinstance(name, str) for name in data) else [data]
+    return [(_label(name), merge.on(name), common) for name in several]
+
+
+def _describes(data: Mapping[str, Any]) -> bool:
+    """Whether a table says how data are read, ``{"jsonl": …}``, and not whose they are."""
+    from lmccheck.store.described import FORMS
+
+    return any(form in data for form in FORMS)
+
+
+def _label(data: Any) -> str:
+    return data if isinstance(data, str) else "data"
 
 
 def _measured(merge: Merge, label: str, against: str) -> Task:
     from lmccheck.evaluate.evaluator import Evaluator
 
     merged = merge.merged
-    thetas = [end.theta for end in merge.parents.values()]
-    evaluator = Evaluator(merge.network, *thetas, merged.theta)
+    evaluator = Evaluator(merge.network, *(end.theta for end in merge.parents.values()))
     parents = []
     for name, end in merge.parents.items():
         found = evaluator.endpoint(end.theta, f"parent {name}", end.checkpoint.label)
-        parents.append(end_of(name, found))
-    of_merge = evaluator.measure(evaluator.weights(merged.theta), reestimate=False, label=f"merge {merge.name}")
-    return Task(
-        label,
-        merge,
-        tuple(parents),
-        end_of("of the merge", of_merge),
-        _reference(tuple(parents), against),
-        evaluator.evaluations,
-    )
+        parents.append(End(name, found.loss, found.error))
+    own = evaluator if merged.network.module is merge.network.module else Evaluator(merged.network, merged.theta)
+    of_merge, again = _of_merge(own, merge)
+    reference, required = _reference(tuple(parents), against)
+    _require_unseen(merge)
+    return Task(label, merge, tuple(parents), of_merge, reference, required, again, evaluator)
 
 
-def _reference(parents: tuple[End, ...], against: str) -> End:
-    """Return what the merge is compared with: a parent, or the mean of them."""
+def _of_merge(evaluator: Evaluator, merge: Merge) -> tuple[End, End | None]:
+    """Return the merge as it is, and with BatchNorm statistics taken afresh, where there are any to take."""
+    weights = evaluator.weights(merge.merged.theta)
+    found = evaluator.measure(weights, reestimate=False, label=f"merge {merge.name}")
+    as_made = End("of the merge", found.loss, found.error)
+    if not evaluator.batchnorms or not evaluator.calibration:
+        return as_made, None
+    found = evaluator.measure(weights, reestimate=True, label=f"merge {merge.name}, BatchNorm re-estimated")
+    return as_made, End("of the merge, BatchNorm re-estimated", found.loss, found.error)
+
+
+def _reference(parents: tuple[End, ...], against: str) -> tuple[End, tuple[str, ...]]:
+    """Return what the merge is compared with, a parent or the mean of them, and the parents that it is made of."""
     if against == "mean":
         errors = [end.error for end in parents if end.error is not None]
         error = math.fsum(errors) / len(errors) if len(errors) == len(parents) else None
-        return End("the mean of the parents", math.fsum(end.loss for end in parents) / len(parents), error)
+        loss = math.fsum(end.loss for end in parents) / len(parents)
+        return End("the mean of the parents", loss, error), tuple(end.name for end in parents)
     if against in AGAINST:
-        choose = min if against == "better-parent" else max
-        return choose(parents, key=lambda end: end.loss)
-    return next(end for end in parents if end.name == against)
+        choose = min if against == AGAINST[0] else max
+        found = choose(parents, key=lambda end: end.loss)
+    else:
+        found = next(end for end in parents if end.name == against)
+    return found, (found.name,)
+
+
+def _require_unseen(merge: Merge) -> None:
+    """Raise SourceError where the recipe chose by the very data that the merge is measured on."""
+    for name, seen, common in seen_by_recipe(merge):
+        if common == merge.network.data.samples:
+            raise SourceError(
+                f"merge {merge.name}: {merge.recipe.name} chose by {name}, and all {common} samples of "
+                f"{merge.network.data.origin} are among its {seen}: it fits what it is judged by; mend: give other "
+                "validation data"
+            )
+
+
+def seen_by_recipe(merge: Merge) -> Iterator[tuple[str, int, int]]:
+    """Yield the data that the recipe looked at: name, samples, and how many of those measured on are among them."""
+    from lmccheck.store.samples import common_samples
+
+    for name, data in (merge.origin or merge).chosen_by.items():
+        yield name, data.samples, common_samples(merge.network.data, data)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from lmccheck.finding import Failure, Finding, Seen, Where
-from lmccheck.properties.merge_tasks import Task, measure_tasks
+from lmccheck.properties.merge_tasks import Task, measure_tasks, seen_by_recipe
 from lmccheck.properties.registry import check
-from lmccheck.properties.remarks import measured_on
+from lmccheck.properties.remarks import measured_on, precision_of
 from lmccheck.properties.settings import Against, Limit, MergeData
+from lmccheck.shown import some
 
 if TYPE_CHECKING:
     from lmccheck.merging.merge import Merge
@@ -46,26 +48,70 @@ def merged_loss(
         worst_loss=worst.merged.loss,
         where=Where(data=worst.label) if len(tasks) > 1 else Where(),
         merge=worst.merged,
+        notes=_notes(tasks, limit),
         witness=merge,
-        evaluations=sum(task.evaluations for task in tasks),
-        facts={
-            "reference": worst.reference.name,
-            "merged": {"loss": worst.merged.loss, "error": worst.merged.error},
-            "data": {task.label: task.facts() for task in tasks},
-            "recipe": merge.recipe.facts(),
-            "made": dict(merge.product.made.facts),
-        },
+        examined=tuple(task.examined for task in (worst, *(task for task in tasks if task is not worst))),
+        facts=_facts(merge, worst, tasks),
     )
-    return found.explained(lambda: _failure(merge, worst, tasks, found))
+    explained = found.explained(lambda: _failure(merge, worst, tasks, found))
+    return replace(explained, evaluations=sum(task.evaluator.evaluations for task in tasks))
+
+
+def _facts(merge: Merge, worst: Task, tasks: list[Task]) -> dict[str, Any]:
+    return {
+        "reference": worst.reference.name,
+        "merged": {"loss": worst.merged.loss, "error": worst.merged.error},
+        "data": {task.label: task.facts() for task in tasks},
+        "recipe": merge.recipe.facts(),
+        "made": dict(merge.product.made.facts),
+        "precision": precision_of(worst.evaluator),
+    }
+
+
+def _notes(tasks: list[Task], limit: float | str) -> list[str]:
+    """Say what became of BatchNorm, and which data the recipe looked at before."""
+    notes = []
+    for task in tasks:
+        on = f"on {task.label}: " if len(tasks) > 1 else ""
+        if task.reestimated is not None:
+            within = task.reestimated.loss - task.reference.loss <= task.bound(limit)
+            notes.append(
+                f"{on}the merge is measured as it is made, loss {task.merged.loss:.4g}; with BatchNorm re-estimated on "
+                f"{_samples(task)} calibration samples it has {task.reestimated.loss:.4g}, "
+                f"{'within' if within else 'above'} the limit (do so before it is published)"
+            )
+        elif task.evaluator.batchnorms:
+            notes.append(
+                f"{on}{task.evaluator.batchnorms} BatchNorm layer(s) have the statistics that the recipe made; give "
+                "calibration data to see what re-estimating them does"
+            )
+        for name, samples, common in seen_by_recipe(task.merge):
+            if common:
+                notes.append(f"{on}{common} samples are among the {samples} of {name}, by which the recipe chose")
+    return notes
+
+
+def _samples(task: Task) -> int:
+    data = task.merge.network.calibration
+    return 0 if data is None else data.samples
 
 
 def _failure(merge: Merge, worst: Task, tasks: list[Task], found: Finding) -> Failure:
+    from lmccheck.properties.merge_diagnosis import diagnose
+
+    why = diagnose(worst, found.limit)
+    better = [end.name for end in worst.parents if end.loss < worst.merged.loss]
+    beaten = f"worse than {worst.reference.name}"
+    if len(better) == len(worst.parents) > 1:
+        beaten += ", and than every parent" if len(better) > 2 else ", and than both parents"
     return Failure(
         f"{merge.name}: {merge.recipe.text}",
-        f"the merge is worse than {worst.reference.name}",
-        f"merge {worst.merged.loss:.4g}, {worst.reference.name} {worst.reference.loss:.4g}; worse by",
-        f"the merge of {', '.join(merge.parents)}",
+        f"the merge is {beaten}",
+        f"{worst.merged.loss:.4g} of the merge, {worst.reference.loss:.4g} of {worst.reference.name}: worse by",
+        f"the merge of {some(merge.parents)}",
         measured_on(worst.merge.network.data),
         [Seen(task.value, f"on {task.label}", task.bound(found.limit)) for task in tasks],
         "data sets",
+        next=why.next,
+        diagnosis=why.lines,
     )
