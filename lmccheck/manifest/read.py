@@ -179,6 +179,9 @@ class _Reader:
         except LmcError as error:
             self.problems.append(f"{where}.recipe{error}")
             return None
+        if table.align != "none" and not recipe.declared.linear:
+            expected = f"expected none: {recipe.name} gets the parents as they are"
+            self.problems.append(f"{where}.align: got {shown(table.align)}, {expected}")
         self.data.require(recipe.settings.get("validation"), f"{where}.recipe.{recipe.name}")
         checks = self.checks(table.check, where, "merge")
         for check in checks:

@@ -24,10 +24,11 @@ DTYPES = ("float32", "float16", "bfloat16", "float64")
 
 @dataclass(frozen=True)
 class Made:
-    """What a recipe wrote: one file, or a folder with its config, and JSON-able facts for the report."""
+    """What a recipe wrote: one file, or a folder with its config, JSON-able facts, and remarks for the report."""
 
     path: Path
     facts: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,12 @@ class Recipe:
     @property
     def text(self) -> str:
         """The recipe in few words, for a reader."""
-        said = ", ".join(f"{key} = {_said(value)}" for key, value in self.settings.items() if value is not None)
+        parts = (
+            _said(value) if isinstance(value, Mapping) else f"{key} = {_said(value)}"
+            for key, value in self.settings.items()
+            if value is not None and value is not False
+        )
+        said = ", ".join(parts)
         return f"{self.name} ({said})" if said else self.name
 
     @property
@@ -167,7 +173,7 @@ def read_recipe(given: Any, parents: tuple[str, ...], folder: Path) -> Recipe:
 def _said(value: Any) -> str:
     if isinstance(value, Mapping):
         parts = [f"{key} {_said(part)}" for key, part in value.items()]
-        return f"{{{', '.join(parts[:6])}{', …' if len(parts) > 6 else ''}}}"
+        return ", ".join([*parts[:6], *(["…"] if len(parts) > 6 else [])])
     return f"{value:.4g}" if isinstance(value, float) else label(value) if callable(value) else str(value)
 
 

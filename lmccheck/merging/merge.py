@@ -12,6 +12,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from lmccheck.alignment import method_names
+from lmccheck.alignment.api import Alignment
+from lmccheck.alignment.api import align as align_pair
 from lmccheck.errors import CheckpointError, LmcError, nearest
 from lmccheck.evaluate.evaluator import Evaluator
 from lmccheck.merging.contract import Made, Recipe, read_recipe
@@ -92,7 +95,22 @@ class Merge:
     @cached_property
     def given(self) -> Mapping[str, Checkpoint]:
         """The parents as the recipe gets them: their files, or, aligned to the first, their weights."""
-        return self.files
+        if self.align == "none":
+            return self.files
+        weights = {name: end.theta for name, end in self.parents.items()}
+        weights |= {name: found.weights for name, found in self.alignments.items()}
+        return {
+            name: replace(look_at(state, Path(), f"parent {name}"), metadata=self.files[name].metadata)
+            for name, state in weights.items()
+        }
+
+    @cached_property
+    def alignments(self) -> dict[str, Alignment]:
+        """How every other parent is aligned to the first; none where nothing is aligned. Raises as ``align`` does."""
+        if self.align == "none":
+            return {}
+        first, *others = self.parents
+        return {name: align_pair(self.pair(first, name), self.align, seed=self.seed) for name in others}
 
     def _measure(self, name: Any) -> Callable[[Mapping[str, Tensor]], float]:
         """Return what gives the mean loss of weights on other data than the merge's own."""
@@ -183,6 +201,7 @@ def load_merge(
     folder = Path(base) if base is not None else Path.cwd()
     names = _names(parents)
     read = _recipe(recipe, names, folder)
+    require_alignable(align, read)
     _require_enough(names, read, base_model)
     pins = _pins(sha256, names)
     opened = {key: open_checkpoint(given, folder, f"parent {key}", pins.get(key)) for key, given in parents.items()}
@@ -202,6 +221,19 @@ def load_merge(
         title, dict(zip(names, ends, strict=True)), read, opened, origin, published, align, seed, dict(sources or {}),
         tuple(accept),
     )  # fmt: skip
+
+
+def require_alignable(align: str, recipe: Recipe) -> None:
+    """Raise LmcError for what is no method of alignment, and where the recipe aligns or mixes by itself."""
+    known = ("none", *method_names())
+    if align not in known:
+        near = nearest(align, known) if isinstance(align, str) else ""
+        raise LmcError(f"align = {align!r}{near}; expected one of {', '.join(known)}")
+    if align != "none" and not recipe.declared.linear:
+        raise LmcError(
+            f"align = {align!r}: {recipe.name} gets the parents as they are, expected none; mend: leave it out, or "
+            "align the files before (lmccheck align)"
+        )
 
 
 def _recipe(given: Any, names: tuple[str, ...], folder: Path) -> Recipe:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 MOST_BLOCKS = 12  # of the merge's layers, each exchanged once
 MOST_LINES = 4  # other parents that the better one is joined with
 TOLD_BLOCKS = 3
+FAR = 1.05  # times as far from the base as its parents: more than rounding
 ALONG = (0.25, 0.5, 0.75)
 METHOD = "weight-matching"
 
@@ -64,9 +65,13 @@ def diagnose(task: Task, limit: float | str) -> Diagnosis:
         lines.append("the line between parents: " + "; ".join(_told(line, better.name, unit) for line in between))
         advice += _aligning(task, between)
     halfway = _loss(task, _mixed(task, better.name))
-    lines.append(f"half-way back to {better.name} the loss is {halfway:.4g} {unit}{_far(task)}")
+    far = _far(task)
+    beyond = f"; the merge lies {far:.2g} times as far from the base as its parents do" if far > FAR else ""
+    lines.append(f"half-way back to {better.name} the loss is {halfway:.4g} {unit}{beyond}")
     if halfway <= reach:
         advice.append(f"smaller weights: half-way back to {better.name} is within the limit")
+    elif far > FAR:
+        advice.append("smaller weights, by which the merge stays as near to the base as its parents")
     blocks = _blocks(task, better.name)
     if blocks:
         told = "; ".join(f"{name}: {loss:.4g}" for name, loss in blocks[:TOLD_BLOCKS])
@@ -103,8 +108,8 @@ def _barrier(task: Task, pair: ModelPair, ends: tuple[End, End]) -> tuple[float,
     """Return how far the line rises above its chord, never below 0, and the loss a quarter of the way."""
     from lmccheck.evaluate.points import interpolate
 
-    weights = [task.evaluator.weights(theta) for theta in (pair.theta_a, pair.theta_b)]
-    losses = [_loss(task, interpolate(*weights, t)) for t in ALONG]
+    first, second = (task.evaluator.weights(theta) for theta in (pair.theta_a, pair.theta_b))
+    losses = [_loss(task, interpolate(first, second, t)) for t in ALONG]
     heights = [loss - (1 - t) * ends[0].loss - t * ends[1].loss for t, loss in zip(ALONG, losses, strict=True)]
     return max(0.0, *heights), losses[0]
 
@@ -140,19 +145,18 @@ def _mixed(task: Task, better: str) -> dict[str, Tensor]:
     from lmccheck.evaluate.points import interpolate
 
     merge = task.merge
-    ends = (task.evaluator.weights(theta) for theta in (merge.merged.theta, merge.parents[better].theta))
-    return dict(interpolate(*ends, 0.5))
+    merged, parent = (task.evaluator.weights(end.theta) for end in (merge.merged, merge.parents[better]))
+    return interpolate(merged, parent, 0.5)
 
 
-def _far(task: Task) -> str:
-    """Say how far the merge is from the base, in units of how far its parents are; nothing where it is no farther."""
+def _far(task: Task) -> float:
+    """Return how far the merge is from the base, in units of how far its parents are; 0 where there is no base."""
     merge = task.merge
     if merge.base_model is None:
-        return ""
+        return 0.0
     base = merge.base_model.theta
     far = max(_distance(end.theta, base) for end in merge.parents.values())
-    ratio = _distance(merge.merged.theta, base) / far if far else math.inf
-    return f"; the merge lies {ratio:.2g} times as far from the base as its parents do" if ratio > 1.05 else ""
+    return _distance(merge.merged.theta, base) / far if far else 0.0
 
 
 def _distance(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> float:

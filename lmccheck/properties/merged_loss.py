@@ -49,6 +49,7 @@ def merged_loss(
         where=Where(data=worst.label) if len(tasks) > 1 else Where(),
         merge=worst.merged,
         notes=_notes(tasks, limit),
+        alignment=_alignment(merge),
         witness=merge,
         examined=tuple(task.examined for task in (worst, *(task for task in tasks if task is not worst))),
         facts=_facts(merge, worst, tasks),
@@ -68,9 +69,16 @@ def _facts(merge: Merge, worst: Task, tasks: list[Task]) -> dict[str, Any]:
     }
 
 
+def _alignment(merge: Merge) -> dict[str, Any] | None:
+    if merge.align == "none":
+        return None
+    made = (merge.origin or merge).alignments
+    return {"method": merge.align, "parents": {name: found.summary() for name, found in made.items()}}
+
+
 def _notes(tasks: list[Task], limit: float | str) -> list[str]:
     """Say what became of BatchNorm, and which data the recipe looked at before."""
-    notes = []
+    notes = list(tasks[0].merge.product.made.notes)
     for task in tasks:
         on = f"on {task.label}: " if len(tasks) > 1 else ""
         if task.reestimated is not None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from lmccheck.errors import LmcError, SourceError
 from lmccheck.merging.contract import Made, Making, recipe
 from lmccheck.merging.settings import dtype
+from lmccheck.shown import some
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,7 +48,9 @@ def greedy_soup(making: Making) -> Made:
             soup, best, taken = trial, loss, [*taken, name]
         steps.append({"parent": name, "loss": loss, "taken": name == taken[-1]})
     facts = {"taken": taken, "order": order, "losses": losses, "steps": steps, "validation_loss": best}
-    return Made(write_tensors(making, soup.mean()), facts)
+    said = f"the greedy soup took {len(taken)} of {len(order)} parents, {some(taken)}: validation loss {best:.4g}, of "
+    said += f"its best parent {losses[order[0]]:.4g}"
+    return Made(write_tensors(making, soup.mean()), facts, (said,))
 
 
 def _state(making: Making, name: str) -> dict[str, Tensor]:

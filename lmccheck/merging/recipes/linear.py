@@ -38,4 +38,6 @@ def linear(making: Making) -> Made:
     given, total = making.settings["weights"], sum(making.settings["weights"].values())
     divisor = total if making.settings["normalize"] else 1.0
     facts = {"weights": {name: weight / divisor for name, weight in given.items()}, "sum_of_weights": total / divisor}
-    return Made(write_average(making, given, making.settings["dtype"], divisor=divisor), facts)
+    said = f"the weights sum to {total:.4g} and are used as written; normalize = true would divide by it"
+    notes = () if abs(total / divisor - 1) < 1e-9 else (said,)
+    return Made(write_average(making, given, making.settings["dtype"], divisor=divisor), facts, notes)

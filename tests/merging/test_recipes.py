@@ -1,0 +1,152 @@
+"""uniform, fedavg and greedy_soup, each against its definition written out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from networks.small import seeded, small_mlp
+from torch import Tensor
+
+import lmccheck
+from lmccheck.errors import LmcError, SourceError
+
+State = dict[str, Tensor]
+DATA = (torch.randn(60, 4, generator=torch.Generator().manual_seed(0)), torch.arange(60) % 3)
+VALIDATION = (torch.randn(40, 4, generator=torch.Generator().manual_seed(1)), torch.arange(40) % 3)
+PARENTS = {f"m{k}": seeded(small_mlp, k) for k in range(5)}
+
+
+def merge_of(recipe: Any, parents: dict[str, State] = PARENTS, **more: Any) -> lmccheck.Merge:
+    return lmccheck.load_merge(parents, recipe, model=small_mlp, data=DATA, sources={"val": VALIDATION}, **more)
+
+
+def mean(states: list[State], weights: list[float]) -> State:
+    total = sum(weights)
+    return {
+        n: (sum(w * s[n].double() for w, s in zip(weights, states, strict=True)) / total).float() for n in states[0]
+    }
+
+
+def near(found: State, expected: State) -> bool:
+    return all(torch.allclose(found[n], t, rtol=2e-7, atol=0) for n, t in expected.items())
+
+
+def test_uniform_is_the_mean() -> None:
+    """Of all parents, each alike; of equal parents the parent, bit for bit."""
+    assert near(merge_of("uniform").merged.theta, mean(list(PARENTS.values()), [1.0] * 5))
+    same = dict.fromkeys(("x", "y", "z"), PARENTS["m0"])
+    assert all(torch.equal(t, PARENTS["m0"][n]) for n, t in merge_of("uniform", same).merged.theta.items())
+    with pytest.raises(LmcError, match=r"recipe.uniform: got False, expected true"):
+        merge_of({"uniform": False})
+
+
+def test_fedavg_weighs_clients_by_their_samples(tmp_path: Path) -> None:
+    """From a table or a JSON file; the order of clients changes no bit."""
+    counts = {"m0": 10, "m1": 0, "m2": 300, "m3": 7, "m4": 1}
+    (tmp_path / "samples.json").write_text(json.dumps(counts))
+    found = merge_of({"fedavg": counts}).merged.theta
+    assert near(found, mean(list(PARENTS.values()), list(map(float, counts.values()))))
+    again = merge_of({"fedavg": "samples.json"}, dict(reversed(PARENTS.items())), base=tmp_path).merged.theta
+    assert all(torch.equal(tensor, again[name]) for name, tensor in found.items())
+
+
+@pytest.mark.parametrize(
+    ("counts", "said"),
+    [
+        ({"m0": 1, "m1": 2}, "nothing is said of parent 'm2'"),
+        ({**dict.fromkeys(PARENTS, 1), "m9": 1}, r"fedavg.m9: no such parent \(did you mean 'm4'\?\)|no such parent"),
+        ({**dict.fromkeys(PARENTS, 1), "m1": 0.5}, "fedavg.m1: got 0.5, expected how many samples it saw"),
+        (dict.fromkeys(PARENTS, 0), "every count is 0"),
+        ("clients.json", "clients.json: no such file|clients.json"),
+        (3, "fedavg: got 3, expected a table of sample counts by parent"),
+    ],
+)
+def test_counts_that_are_none_are_told(counts: Any, said: str, tmp_path: Path) -> None:
+    """Whether they stand in the recipe or in its file."""
+    (tmp_path / "c.json").write_text(json.dumps(counts))
+    for given in [counts] if not isinstance(counts, dict) else [counts, "c.json"]:
+        with pytest.raises(LmcError, match=said):
+            _ = merge_of({"fedavg": given}, base=tmp_path).merged
+
+
+def loss_of(state: State) -> float:
+    module = small_mlp()
+    module.load_state_dict(state)
+    with torch.no_grad():
+        return float(torch.nn.functional.cross_entropy(module(VALIDATION[0]), VALIDATION[1]))
+
+
+def noisy(state: State, seed: int) -> State:
+    generator = torch.Generator().manual_seed(seed)
+    return {n: t + 0.1 * seed * torch.randn(t.shape, generator=generator) for n, t in state.items()}
+
+
+def test_a_greedy_soup_keeps_what_does_not_make_it_worse() -> None:
+    """Wortsman et al. 2022, Recipe 1, written out; the list that was taken is in the report."""
+    parents = {f"n{k}": noisy(PARENTS["m1"], k) for k in range(5)}
+    order = sorted(parents, key=lambda name: loss_of(parents[name]))
+    taken, best = [order[0]], loss_of(parents[order[0]])
+    for name in order[1:]:
+        states = [parents[n] for n in [*taken, name]]
+        if (loss := loss_of(mean(states, [1.0] * len(states)))) <= best:
+            taken, best = [*taken, name], loss
+    merge = merge_of({"greedy_soup": "val"}, parents)
+    result = lmccheck.merged_loss(merge, limit=9.0)
+    made = result.details["made"]
+    assert (made["order"], made["taken"]) == (order, taken)
+    assert 1 < len(taken) < 5  # else the test says little
+    assert made["validation_loss"] == pytest.approx(best, abs=1e-6)
+    assert near(merge.merged.theta, mean([parents[n] for n in taken], [1.0] * len(taken)))
+    assert any(note.startswith(f"the greedy soup took {len(taken)} of 5 parents") for note in result.notes)
+
+
+def test_a_soup_is_not_judged_by_the_data_that_chose_it() -> None:
+    """All of the evaluation data among the validation data is an error, some of it a note."""
+    merge = merge_of({"greedy_soup": DATA})
+    with pytest.raises(SourceError, match=r"greedy_soup chose by .*, and all 60 samples of .* mend: give other valid"):
+        lmccheck.merged_loss(merge, limit=9.0)
+    both = tuple(torch.cat(parts) for parts in zip(DATA, VALIDATION, strict=True))
+    found = lmccheck.merged_loss(merge_of({"greedy_soup": "val"}), data=both, limit=9.0)
+    assert any("40 samples are among the 40 of val, by which the recipe chose" in note for note in found.notes)
+
+
+def test_weights_that_do_not_sum_to_one_are_told() -> None:
+    """The sum is as written, and said."""
+    parents = {name: PARENTS[name] for name in ("m0", "m1")}
+    table = {"linear": {"m0": 0.5, "m1": 0.7}}
+    said = "the weights sum to 1.2 and are used as written; normalize = true would divide by it"
+    assert said in lmccheck.merged_loss(merge_of(table, parents), limit=9.0).notes
+    assert said not in lmccheck.merged_loss(merge_of({**table, "normalize": True}, parents), limit=9.0).notes
+
+
+def test_parents_are_aligned_before_they_are_averaged() -> None:
+    """A permuted copy of a network and the network itself: their mean is the network again, if aligned."""
+    first = PARENTS["m0"]
+    order = torch.randperm(6, generator=torch.Generator().manual_seed(3))
+    moved = {**first, "0.weight": first["0.weight"][order], "0.bias": first["0.bias"][order]}
+    moved["2.weight"] = first["2.weight"][:, order]
+    parents = {"x": first, "y": moved}
+    as_they_are = merge_of("uniform", parents).merged.theta
+    assert not torch.equal(as_they_are["0.weight"], first["0.weight"])
+    merge = merge_of("uniform", parents, align="weight-matching")
+    assert all(torch.equal(tensor, first[name]) for name, tensor in merge.merged.theta.items())
+    result = lmccheck.merged_loss(merge, limit=1e-6)
+    assert result.passed
+    assert result.details["alignment"]["parents"].keys() == {"y"}
+
+
+@pytest.mark.parametrize(
+    ("recipe", "align", "said"),
+    [
+        ({"call": lambda parents: parents["m0"]}, "best", "align = 'best': call gets the parents as they are"),
+        ("uniform", "weight-maching", "align = 'weight-maching'.*did you mean 'weight-matching'"),
+    ],
+)
+def test_an_alignment_that_cannot_be_is_told(recipe: Any, align: str, said: str) -> None:
+    """Only what is a weighted mean of parents may be aligned for it."""
+    with pytest.raises(LmcError, match=said):
+        merge_of(recipe, align=align)
