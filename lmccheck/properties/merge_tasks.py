@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lmccheck.errors import LmcError, SourceError, nearest
 from lmccheck.finding import End, Examined, bound_of
+from lmccheck.properties.remarks import end_of
 from lmccheck.properties.settings import AGAINST
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ def _measured(merge: Merge, label: str, against: str) -> Task:
     parents = []
     for name, end in merge.parents.items():
         found = evaluator.endpoint(end.theta, f"parent {name}", end.checkpoint.label)
-        parents.append(End(name, found.loss, found.error))
+        parents.append(end_of(name, found))
     own = evaluator if merged.network.module is merge.network.module else Evaluator(merged.network, merged.theta)
     of_merge, again = _of_merge(own, merge)
     reference, required = _reference(tuple(parents), against)
@@ -121,11 +122,11 @@ def _of_merge(evaluator: Evaluator, merge: Merge) -> tuple[End, End | None]:
     """Return the merge as it is, and with BatchNorm statistics taken afresh, where there are any to take."""
     weights = evaluator.weights(merge.merged.theta)
     found = evaluator.measure(weights, reestimate=False, label=f"merge {merge.name}")
-    as_made = End("of the merge", found.loss, found.error)
+    as_made = end_of("of the merge", found)
     if not evaluator.batchnorms or not evaluator.calibration:
         return as_made, None
     found = evaluator.measure(weights, reestimate=True, label=f"merge {merge.name}, BatchNorm re-estimated")
-    return as_made, End("of the merge, BatchNorm re-estimated", found.loss, found.error)
+    return as_made, end_of("of the merge, BatchNorm re-estimated", found)
 
 
 def _reference(parents: tuple[End, ...], against: str) -> tuple[End, tuple[str, ...]]:

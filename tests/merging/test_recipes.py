@@ -90,7 +90,7 @@ def loss_of(state: State) -> float:
 
 def noisy(state: State, seed: int) -> State:
     generator = torch.Generator().manual_seed(seed)
-    return {n: t + 0.3 * torch.randn(t.shape, generator=generator) for n, t in state.items()}
+    return {n: 4 * t + 0.6 * torch.randn(t.shape, generator=generator) for n, t in state.items()}
 
 
 def test_a_greedy_soup_keeps_what_does_not_make_it_worse() -> None:
