@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 DTYPES = ("float32", "bfloat16", "float64", "float16")
-MOST = 300  # examples that a broken law is shrunk with
+SHRINKS = 300  # examples that a broken law is shrunk with
 Strategy = Any  # hypothesis' strategies have no types that survive a composite
 
 
@@ -114,7 +114,14 @@ Maker = Callable[[Setting, Path], Made]
 
 
 def tried(
-    strategy: Strategy, make: Maker, laws: Iterable[str], trial: Mapping[str, Any], *, examples: int, start: int
+    strategy: Strategy,
+    make: Maker,
+    laws: Iterable[str],
+    trial: Mapping[str, Any],
+    *,
+    examples: int,
+    start: int,
+    shrinks: int = SHRINKS,
 ) -> tuple[dict[str, tuple[Broken, str]], int]:
     """Return the laws that do not hold on drawn networks, each with its smallest example, and how many were drawn.
 
@@ -122,9 +129,9 @@ def tried(
     """
     seen: dict[str, tuple[Broken, str]] = {}
     laws = list(laws)
-    drawn = _run(strategy, make, laws, trial, seen, (examples, start, False))
+    drawn = _run(strategy, make, laws, trial, seen, (examples, start, 0))
     for law in list(seen):
-        _run(strategy, make, [law], trial, seen, (examples, start, True))
+        _run(strategy, make, [law], trial, seen, (examples, start, shrinks))
     return seen, drawn
 
 
@@ -134,10 +141,11 @@ def _run(
     laws: list[str],
     trial: Mapping[str, Any],
     seen: dict[str, tuple[Broken, str]],
-    how: tuple[int, int, bool],
+    how: tuple[int, int, int],
 ) -> int:
     """Try laws on networks, each example in a folder of its own; what is broken is noted, the last one the smallest."""
-    examples, start, shrink = how
+    examples, start, shrinks = how
+    shrink = shrinks > 0
     runs = 0
 
     @seed(start)
@@ -149,7 +157,7 @@ def _run(
     def attempt(drawn: Drawn) -> None:
         nonlocal runs
         runs += 1
-        if runs > (MOST if shrink else examples):
+        if runs > (shrinks if shrink else examples):
             raise Stop
         with tempfile.TemporaryDirectory(prefix="lmccheck-law-") as folder:
             numbered = iter(range(1_000_000))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from lmccheck.errors import LmcError
 from lmccheck.merging.contract import LAWS as CLAIMED
-from lmccheck.merging.drawn import acted, networks, tried
+from lmccheck.merging.drawn import SHRINKS, acted, networks, tried
 from lmccheck.merging.laws import ALWAYS, SAID, broken
 from lmccheck.merging.trial import Act, Broken, Made, Setting, Trial
 from lmccheck.store.checkpoint import Checkpoint, look_at
@@ -89,7 +89,7 @@ def _on_parents(merge: Merge, laws: tuple[str, ...], found: Tried) -> None:
 
 def _on_drawn(merge: Merge, laws: tuple[str, ...], found: Tried, examples: int, seed: int) -> None:
     names = tuple(merge.given)[:MOST]
-    strategy, most = _strategy(merge, names)
+    strategy, most, shrinks = _strategy(merge, names)
     if strategy is None:
         found.notes.append(
             f"{merge.recipe.name} was not tried on drawn networks: it needs the parents' own names or data"
@@ -101,7 +101,13 @@ def _on_drawn(merge: Merge, laws: tuple[str, ...], found: Tried, examples: int, 
 
     layout = merge.product.made.facts.get("layout", True)
     seen, found.drawn = tried(
-        strategy, make, laws, {"layout": layout, **_promised(merge)}, examples=min(examples, most), start=seed
+        strategy,
+        make,
+        laws,
+        {"layout": layout, **_promised(merge)},
+        examples=min(examples, most),
+        start=seed,
+        shrinks=shrinks,
     )
     for law, (one, words) in seen.items():
         found.examples[law] = words
@@ -109,24 +115,27 @@ def _on_drawn(merge: Merge, laws: tuple[str, ...], found: Tried, examples: int, 
             found.broken[law], found.where[law] = one, "on a drawn network"
 
 
-def _strategy(merge: Merge, names: tuple[str, ...]) -> tuple[Any, int]:
-    """Return what draws networks for the recipe, and how many at most; None where it runs on its own parents only."""
+def _strategy(merge: Merge, names: tuple[str, ...]) -> tuple[Any, int, int]:
+    """Return what draws networks for a recipe, how many at most, and how many more where a law is broken.
+
+    None where it runs on its own parents only.
+    """
     from lmccheck.merging import drawn_folders
 
     kind, shared = merge.recipe.declared.drawn, _shared(merge, names)
     if kind == "perceptron":
-        return networks(names, merge.base_file is not None, shared), 1000
+        return networks(names, merge.base_file is not None, shared), 1000, SHRINKS
     if kind == "llama":
         originals: dict[str | None, Checkpoint] = dict(merge.files.items())
         if merge.base_file is not None:
             originals[None] = merge.base_file
-        return drawn_folders.llamas(originals, int(merge.product.made.facts.get("layers", 1)), None), 4
+        return drawn_folders.llamas(originals, int(merge.product.made.facts.get("layers", 1)), None), 4, 20
     if kind == "adapters":
         from lmccheck.merging.recipes.adapters import adapter_config
 
         configs = {name: adapter_config(merge.files[name], name) for name in names}
-        return drawn_folders.adapters(configs, shared), 6
-    return None, 0
+        return drawn_folders.adapters(configs, shared), 6, 30
+    return None, 0, 0
 
 
 def _shared(merge: Merge, names: tuple[str, ...]) -> dict[str, float] | None:
