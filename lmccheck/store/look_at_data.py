@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from lmccheck.store.data_files import image_files, parquet_files
 from lmccheck.store.described import DataSpec
 from lmccheck.store.rows import first_rows, kind_of
 from lmccheck.store.tokenizing import require_tokenizer
@@ -15,3 +16,7 @@ def look_at_data(spec: DataSpec, folder: Path) -> None:
         require_tokenizer(folder / spec.tokenizer)
     if spec.form == "jsonl":
         kind_of(first_rows(folder / spec.path), spec.column)
+    elif spec.form == "images":
+        image_files(folder / spec.path)
+    elif spec.form == "parquet":
+        parquet_files(folder / spec.path)

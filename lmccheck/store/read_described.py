@@ -5,11 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 from lmccheck.store.described import DataSpec
+from lmccheck.store.images import read_images
+from lmccheck.store.parquet import read_parquet
 from lmccheck.store.rows import read_rows
 from lmccheck.store.text import Read, read_text
 
 
 def read_described(spec: DataSpec, folder: Path) -> Read:
     """Return the samples that a spec describes, paths being relative to ``folder``. Raises SourceError."""
+    if spec.form == "images":
+        return read_images(spec, folder)
+    if spec.form == "parquet":
+        return read_parquet(spec, folder)
     rows, held = read_rows(folder / spec.path)
-    return read_text(spec, rows, held, folder)
+    return read_text(spec, rows, (held,), folder)

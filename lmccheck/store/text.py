@@ -36,7 +36,7 @@ class Read:
 
     inputs: Any
     targets: Tensor
-    kind: str
+    kind: str | None
     held: tuple[Held, ...]
     columns: dict[str, tuple[Any, ...]] = field(default_factory=dict)
     places: tuple[str, ...] = ()
@@ -60,7 +60,7 @@ class Tokens:
         return any(self.counted[1:])
 
 
-def read_text(spec: DataSpec, rows: Sequence[Row], held: Held, folder: Path) -> Read:
+def read_text(spec: DataSpec, rows: Sequence[Row], held: tuple[Held, ...], folder: Path) -> Read:
     """Return rows as tokens. Raises SourceError with the file and line of the first row that cannot be used."""
     kind = kind_of(rows, spec.column)
     if spec.count == "completion" and kind == "text":
@@ -87,7 +87,9 @@ def read_text(spec: DataSpec, rows: Sequence[Row], held: Held, folder: Path) -> 
         )
     kept = [k for k, one in enumerate(samples) if spec.target is not None or one.counts]
     if not kept:
-        raise SourceError(f"{shown_path(held.path)}: cut to {spec.max_length} tokens, no row has a token that counts")
+        raise SourceError(
+            f"{shown_path(held[0].path)}: cut to {spec.max_length} tokens, no row has a token that counts"
+        )
     samples = [samples[k] for k in kept]
     columns = {name: tuple(values[k] for k in kept) for name, values in columns.items()}
     inputs, targets = _padded(samples, next((p for p in (tokenizer.pad, tokenizer.eos) if p is not None), 0))
@@ -98,7 +100,7 @@ def read_text(spec: DataSpec, rows: Sequence[Row], held: Held, folder: Path) -> 
         inputs,
         targets,
         "text" if spec.target is None else "labels",
-        (held, *tokenizer.held),
+        (*held, *tokenizer.held),
         columns,
         tuple(one.place for one in samples),
         max(1, budget // targets.shape[1]) if spec.target is None else max(1, budget // len(samples[0].ids)),
