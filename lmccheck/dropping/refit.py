@@ -19,6 +19,7 @@ from lmccheck.evaluate.regression import Moments, chosen_ridge
 from lmccheck.evaluate.split import Split
 from lmccheck.evaluate.stepwise import Stepwise
 from lmccheck.network.pair import ModelPair
+from lmccheck.network.targets import OF_TOKENS
 from lmccheck.symmetry.sites import Layer, stored_name
 from lmccheck.symmetry.structure import Structure, Units
 from lmccheck.symmetry.trace import value_of
@@ -130,7 +131,7 @@ class Refit:
         if last is None or layer.window is not None or layer.weight not in self.structure.columns:
             return None
         dims = len(getattr(value_of(last), "shape", ()))
-        fits = self.pair.loss.name == "next_token" or (self.pair.loss.name == "cross_entropy" and dims == 2)
+        fits = self.pair.loss.name in OF_TOKENS or (self.pair.loss.name == "cross_entropy" and dims == 2)
         return layer if fits else None
 
     def _polish(self, run: Stepwise, layer: Layer, keep: Units, state: dict[str, Tensor]) -> bool:

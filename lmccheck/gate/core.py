@@ -40,6 +40,20 @@ class Sources:
         )
 
 
+def described(first: Any, folder: Path) -> bool:
+    """Whether a checkpoint lies in a folder whose config describes its model; headers are read at most."""
+    from lmccheck.store.checkpoint import look_at
+    from lmccheck.store.folders import CONFIG
+
+    home = look_at(first, folder, "model").home
+    return home is not None and (home / CONFIG).is_file()
+
+
+def default_loss(model: Any, data: Any) -> str | None:
+    """Return the loss of a model and samples that are the user's own; None where what they are decides."""
+    return "cross_entropy" if model is not None and isinstance(data, str) else None
+
+
 class Core:
     """Loads what a plan names, and runs properties of it; nothing heavy is imported before it is needed."""
 
@@ -47,8 +61,9 @@ class Core:
         """Return the pair, the pair of two widths, the set or the merge of a plan; raise the ``LmcError`` it gives."""
         from lmccheck.manifest.plan import MergePlan, SetPlan
 
+        first = next(iter(plan.files.values()))
         for key, fixture in (("model", "lmc_model_factory"), ("data", "lmc_data")):
-            if getattr(sources, key) is None:
+            if getattr(sources, key) is None and not (key == "model" and described(first, folder)):
                 raise SourceError(
                     f"{plan.kind}.{plan.name}.{key}: missing in the {plan.kind} and in [defaults], and no "
                     f"conftest.py beside the manifest overrides the fixture {fixture}"

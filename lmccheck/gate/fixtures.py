@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
+from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from lmccheck.errors import SourceError, nearest
+from lmccheck.errors import LmcError, SourceError, nearest
 from lmccheck.gate.options import options_of
 
 if TYPE_CHECKING:
@@ -57,7 +59,9 @@ def lmc_data(request: pytest.FixtureRequest) -> Any:
 @pytest.fixture
 def lmc_loss(request: pytest.FixtureRequest) -> Any:
     """The loss of the pair or set under test; override it to return a name or a callable giving per-sample losses."""
-    return _planned(request, "loss") or "cross_entropy"
+    from lmccheck.gate.core import default_loss
+
+    return _planned(request, "loss") or default_loss(_planned(request, "model"), _planned(request, "data"))
 
 
 class Facade:
@@ -67,25 +71,37 @@ class Facade:
         self._request = request
         self._device = device
 
-    def _sources(self, what: str, options: dict[str, Any]) -> dict[str, Any]:
+    def _sources(self, what: str, first: Any, options: dict[str, Any]) -> dict[str, Any]:
+        from lmccheck.gate.core import default_loss, described  # here: a run without manifests pays for none of it
+
+        folder: Path = self._request.path.parent
         for key, fixture in (("model", "lmc_model_factory"), ("data", "lmc_data"), ("loss", "lmc_loss")):
             if options.get(key) is None:
                 options[key] = self._request.getfixturevalue(fixture)
-            if options[key] is None:
+            if key == "loss":
+                options[key] = options[key] or default_loss(options["model"], options["data"])
+                continue
+            own = False
+            if key == "model" and options[key] is None:
+                with suppress(LmcError):
+                    own = described(first, folder)
+            if options[key] is None and not own:
                 raise SourceError(f"lmc.{what}: no {key}; say {key}=… or override the fixture {fixture}")
-        return {"device": self._device, "base": self._request.path.parent, **options}
+        return {"device": self._device, "base": folder, **options}
 
     def load_pair(self, a: Any, b: Any, **options: Any) -> ModelPair:
         """Load a pair as ``lmccheck.load_pair`` does; model, data and loss default to the fixtures of that name."""
-        from lmccheck.gate.core import core_of  # here, as below: a run without manifests pays for none of it
+        from lmccheck.gate.core import core_of
 
-        return core_of(self._request.config).load_pair(a, b, **self._sources("load_pair", options))
+        return core_of(self._request.config).load_pair(a, b, **self._sources("load_pair", a, options))
 
     def load_merge(self, parents: Any, recipe: Any, **options: Any) -> Merge:
         """Load a merge as ``lmccheck.load_merge`` does; model, data and loss default to the fixtures of that name."""
         from lmccheck.gate.core import core_of
 
-        merge: Merge = core_of(self._request.config).load_merge(parents, recipe, **self._sources("load_merge", options))
+        first = next(iter(parents.values())) if isinstance(parents, Mapping) and parents else parents
+        sources = self._sources("load_merge", first, options)
+        merge: Merge = core_of(self._request.config).load_merge(parents, recipe, **sources)
         return merge
 
     def __getattr__(self, name: str) -> Callable[..., Result]:

@@ -11,9 +11,10 @@ from lmccheck.store.documents import Strict
 
 CALLABLE = r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*"
 SOURCES = rf"\.safetensors$|^{CALLABLE}$"
-LOSSES = ("cross_entropy", "mse", "next_token")
+LOSSES = ("cross_entropy", "mse", "next_token", "token_cross_entropy")
 
 SOURCE = 'a path ending ".safetensors", "module:callable" or the name of a [data.NAME]'
+LOSS = ", ".join(f'"{name}"' for name in LOSSES) + ' or "module:callable"'
 SPEC_FILE = 'a path ending ".toml" or ".json"'
 MODEL = '"module:callable", the callable returning a torch.nn.Module'
 FILE = 'the path of a .safetensors file or of a model\'s folder, or { base = "…", adapter = "…" }'
@@ -28,7 +29,7 @@ class Sources(Strict):
     model: str | None = Field(default=None, pattern=f"^{CALLABLE}$", description=MODEL)
     data: str | dict[str, Any] | None = Field(default=None, description=SOURCE)
     calibration: str | dict[str, Any] | None = Field(default=None, description=SOURCE)
-    loss: str | None = Field(default=None, description='"cross_entropy", "mse", "next_token" or "module:callable"')
+    loss: str | None = Field(default=None, description=LOSS)
     symmetry: str | None = Field(default=None, pattern=r"\.(toml|json)$", description=SPEC_FILE)
     accept: list[str] | None = Field(default=None, description=ACCEPT)
 

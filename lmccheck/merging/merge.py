@@ -21,6 +21,7 @@ from lmccheck.merging.contract import Made, Recipe, read_recipe
 from lmccheck.merging.product import Product
 from lmccheck.modules.precision import own_settings
 from lmccheck.network.endpoint import Endpoint, endpoint, inputs_of, require_same_tensors, require_unchanged
+from lmccheck.network.hub.names import as_described, model_for, under_module_names
 from lmccheck.network.loaded import as_loaded
 from lmccheck.network.network import Network, load_network
 from lmccheck.network.pair import Given, ModelPair
@@ -73,7 +74,9 @@ class Merge:
     @cached_property
     def base_model(self) -> Endpoint | None:
         """The base, read at the first look; None where there is none."""
-        return None if self.base_file is None else endpoint(self.network, self.base_file)
+        if self.base_file is None:
+            return None
+        return endpoint(self.network, under_module_names(self.base_file, self.network))
 
     @cached_property
     def product(self) -> Product:
@@ -85,7 +88,9 @@ class Merge:
         """The merge as its own consumer loads it. Raises LmcError where the recipe fails, or makes no such network."""
         if self.origin is not None:
             return replace(self.origin.merged, network=self.network)
-        return as_loaded(endpoint(self.network, self.product.checkpoint))[0]
+        made = self.product.checkpoint
+        network = as_described(self.network, made)
+        return as_loaded(endpoint(network, under_module_names(made, network)))[0]
 
     def make(self, target: Path, seed: int | None = None) -> Made:
         """Make it once more, below ``target``; with the merge's own seed where none is given."""
@@ -170,13 +175,13 @@ def load_merge(
     parents: Mapping[str, Given],
     recipe: Mapping[str, Any] | str | Recipe,
     *,
-    model: Any,
+    model: Any = None,
     data: Any,
     base_model: Given | None = None,
     shipped: Given | None = None,
     align: str = "none",
     calibration: Any = None,
-    loss: Any = "cross_entropy",
+    loss: Any = None,
     device: str | torch.device = "auto",
     base: str | os.PathLike[str] | None = None,
     name: str | None = None,
@@ -210,13 +215,13 @@ def load_merge(
     published = None if shipped is None else look_at(shipped, folder, "shipped")
     title = name or "-".join(names)
     network = load_network(
-        name=title, model=model, data=data, calibration=calibration, loss=loss, device=device, base=folder,
-        symmetry=symmetry,
+        name=title, model=model_for(model, next(iter(opened.values()))), data=data, calibration=calibration, loss=loss,
+        device=device, base=folder, symmetry=symmetry,
     )  # fmt: skip
-    first, *rest = opened.values()
-    for other in (*rest, *([] if origin is None else [origin])):
+    first, *rest = named = [under_module_names(checkpoint, network) for checkpoint in opened.values()]
+    for other in (*rest, *([] if origin is None else [under_module_names(origin, network)])):
         require_same_tensors(first, other, network.module)
-    ends = as_loaded(*(endpoint(network, checkpoint) for checkpoint in opened.values()))
+    ends = as_loaded(*(endpoint(network, checkpoint) for checkpoint in named))
     return Merge(
         title, dict(zip(names, ends, strict=True)), read, opened, origin, published, align, seed, dict(sources or {}),
         tuple(accept),

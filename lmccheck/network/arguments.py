@@ -7,13 +7,17 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from lmccheck.errors import SourceError, nearest
 from lmccheck.network.text_fit import fitted
 from lmccheck.shown import some
-from lmccheck.store.data import Data
+from lmccheck.store.collate import UNCOUNTED
+from lmccheck.store.data import Batch, Data
 from lmccheck.store.trees import input_tensors
+
+DECODER = ("decoder_input_ids", "decoder_inputs_embeds")
 
 
 def in_order(data: Data, module: nn.Module) -> Data:
@@ -22,11 +26,34 @@ def in_order(data: Data, module: nn.Module) -> Data:
     Raises SourceError, beginning with the data's origin, for a name that the network does not know.
     """
     data = fitted(data, module)
-    if not any(isinstance(batch.inputs, Mapping) for batch in data.batches):
+    batches = tuple(replace(batch, inputs=_for_decoder(batch, module)) for batch in data.batches)
+    if not any(isinstance(batch.inputs, Mapping) for batch in batches):
         return data
     taken = inspect.signature(module.forward).parameters
-    batches = tuple(replace(batch, inputs=_ordered(batch.inputs, taken, data.origin)) for batch in data.batches)
-    return replace(data, batches=batches)
+    ordered = (replace(batch, inputs=_ordered(batch.inputs, taken, data.origin)) for batch in batches)
+    return replace(data, batches=tuple(ordered))
+
+
+def _for_decoder(batch: Batch, module: nn.Module) -> Any:
+    """Return a batch's inputs, with what a decoder of transformers reads: the targets, each a place later.
+
+    Left out, its model makes them of the labels, which it is not given here, or (BART) of the encoder's tokens.
+    """
+    config, inputs, labels = getattr(module, "config", None), batch.inputs, batch.targets
+    start = getattr(config, "decoder_start_token_id", None)
+    of_tokens = labels.ndim == 2 and not labels.is_floating_point() and labels.dtype != torch.bool
+    if not getattr(config, "is_encoder_decoder", False) or start is None or not of_tokens:
+        return inputs
+    if isinstance(inputs, Tensor):
+        inputs = {str(getattr(module, "main_input_name", "input_ids")): inputs}
+    if not isinstance(inputs, Mapping) or any(inputs.get(name) is not None for name in DECODER):
+        return inputs
+    shift = getattr(module, "prepare_decoder_input_ids_from_labels", None)
+    pad = getattr(config, "pad_token_id", None)
+    if shift is not None:
+        return {**inputs, DECODER[0]: shift(labels=labels.long())}
+    before = torch.cat([torch.full_like(labels[:, :1], start), labels[:, :-1]], 1)
+    return {**inputs, DECODER[0]: before.masked_fill(before == UNCOUNTED, 0 if pad is None else pad)}
 
 
 def _ordered(inputs: Any, taken: Mapping[str, inspect.Parameter], origin: str) -> Any:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lmccheck.network.loss import IGNORED, Loss
+from lmccheck.network.targets import OF_TOKENS
 from lmccheck.store.data import Data
 
 ENOUGH = 10  # counted targets per class, below which nothing is concluded from the frequencies of this data
@@ -92,7 +93,7 @@ def constant_answer(data: Data, loss: Loss) -> ConstantAnswer | None:
     a segmentation knows where the sky is without looking. For squared error the variance of every coordinate, their
     mean, times n/(n − 1).
     """
-    if loss.name in ("cross_entropy", "next_token"):
+    if loss.name in ("cross_entropy", *OF_TOKENS):
         return _of_classes(data, shifted=loss.name == "next_token")
     return _of_numbers(data) if loss.name == "mse" else None
 

@@ -12,12 +12,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lmccheck.errors import SourceError, nearest
+from lmccheck.network.targets import OF_TOKENS, require_targets
 from lmccheck.shown import one_line
+from lmccheck.store.collate import UNCOUNTED
 from lmccheck.store.data import Batch, Data
 from lmccheck.store.imports import load_object, say
 
 PerSample = Callable[[Any, Tensor], Tensor]
-IGNORED = -100  # the class of a target that is not counted, as torch has it
+IGNORED = UNCOUNTED
 
 
 @one_line(lambda loss: f"{loss.name}, in {loss.unit}")
@@ -54,7 +56,7 @@ def logits_of(outputs: Any) -> Tensor:
 
 def returns_probabilities(loss: Loss, outputs: Any) -> bool:
     """Whether a loss that takes logits is given what softmax has made of them, at every place."""
-    if loss.name not in ("cross_entropy", "next_token"):
+    if loss.name not in ("cross_entropy", *OF_TOKENS):
         return False
     logits = logits_of(outputs)
     if logits.ndim < 2 or not logits.is_floating_point() or not bool((logits >= 0).all()):
@@ -92,21 +94,28 @@ def mse(outputs: Any, targets: Tensor) -> Tensor:
     return _per_sample((logits_of(outputs).double() - targets) ** 2)
 
 
-def _next(outputs: Any, targets: Tensor) -> tuple[Tensor, Tensor]:
-    return logits_of(outputs)[:, :-1], targets[:, 1:].long()
+def token_cross_entropy(outputs: Any, targets: Tensor) -> Tensor:
+    """Mean nats per token: logits (n, T, V) at t against targets (n, T) at t; −100 is ignored -> (n,) float64.
+
+    That of masked language models, of encoder-decoder models and of classes of tokens.
+    """
+    losses = F.cross_entropy(logits_of(outputs).transpose(1, 2), targets.long(), reduction="none", ignore_index=IGNORED)
+    return _per_sample(losses, targets != IGNORED)
+
+
+def token_errors(outputs: Any, targets: Tensor) -> Tensor:
+    """Share of a sample's counted tokens that do not have the largest logit -> (n,) float64."""
+    return _per_sample((logits_of(outputs).argmax(-1) != targets).double(), targets != IGNORED)
 
 
 def next_token(outputs: Any, targets: Tensor) -> Tensor:
     """Mean nats per predicted token: logits (n, T, V) at t against token t+1 of targets (n, T); −100 is ignored."""
-    logits, following = _next(outputs, targets)
-    losses = F.cross_entropy(logits.transpose(1, 2), following, reduction="none", ignore_index=IGNORED)
-    return _per_sample(losses, following != IGNORED)
+    return token_cross_entropy(logits_of(outputs)[:, :-1], targets[:, 1:])
 
 
 def next_token_errors(outputs: Any, targets: Tensor) -> Tensor:
     """Share of a sample's counted tokens that are not predicted -> (n,) float64."""
-    logits, following = _next(outputs, targets)
-    return _per_sample((logits.argmax(-1) != following).double(), following != IGNORED)
+    return token_errors(logits_of(outputs)[:, :-1], targets[:, 1:])
 
 
 def counted_classes(targets: Tensor) -> Tensor:
@@ -123,6 +132,9 @@ LOSSES = {
     "cross_entropy": Loss("cross_entropy", "nats", cross_entropy, classification_errors, True, True, counted_classes),
     "mse": Loss("mse", "squared error", mse, None, False, True),
     "next_token": Loss("next_token", "nats", next_token, next_token_errors, True, True, counted_tokens),
+    "token_cross_entropy": Loss(
+        "token_cross_entropy", "nats", token_cross_entropy, token_errors, True, True, counted_classes
+    ),
 }
 
 
@@ -152,6 +164,11 @@ def load_loss(loss: str | PerSample | Loss, folder: Path | None = None) -> Loss:
         )
     convex, counted = getattr(function, "convex", False) is True, getattr(function, "counted", None)
     return Loss(name, "loss", function, None, False, convex, counted)
+
+
+def default_loss(data: Data) -> str:
+    """Return the name of the loss that samples of their kind have by default."""
+    return "next_token" if getattr(data, "kind", None) == "text" else "cross_entropy"
 
 
 def counted_only(data: Data, loss: Loss) -> Data | None:
@@ -206,7 +223,7 @@ def measured(loss: Loss, outputs: Any, targets: Tensor, origin: str) -> tuple[Te
     """Return per-sample losses and 0-1 errors of one batch, float64 (n,); raise SourceError when they do not fit."""
     logits = logits_of(outputs) if loss.name in LOSSES else None
     if logits is not None:
-        _check_targets(loss, logits, targets, origin)
+        require_targets(loss.name, logits, targets, origin)
         if not targets.is_floating_point() and loss.name == "mse":
             targets = targets.to(logits.dtype)
     try:
@@ -225,79 +242,3 @@ def measured(loss: Loss, outputs: Any, targets: Tensor, origin: str) -> tuple[Te
             "reduction='none'"
         )
     return values.detach().to(torch.float64), wrong
-
-
-def _check_targets(loss: Loss, logits: Tensor, targets: Tensor, origin: str) -> None:
-    kind = str(targets.dtype).removeprefix("torch.")
-    if loss.integer_targets and targets.shape == logits.shape and logits.ndim > 1:
-        _refuse_shares(loss, targets, origin)
-    if loss.integer_targets and (targets.is_floating_point() or targets.dtype == torch.bool):
-        whole = targets.dtype == torch.bool or bool((targets == targets.round()).all())
-        mend = "targets.long()" if whole else 'loss = "mse" for a regression, or class indices'
-        raise SourceError(
-            f"{origin}: tensor 'targets' is {kind}, {loss.name} expects int64 class indices; mend: {mend}"
-        )
-    if loss.name == "mse" and targets.shape != logits.shape:
-        raise SourceError(
-            f"{origin}: tensor 'targets' has shape {tuple(targets.shape)}, the model's output {tuple(logits.shape)}; "
-            f"mse expects equal shapes; mend: {_mend_numbers(targets, logits)}"
-        )
-    if loss.name == "cross_entropy":
-        expected = (logits.shape[0], *logits.shape[2:])
-        if logits.ndim < 2 or tuple(targets.shape) != expected:
-            raise SourceError(
-                f"{origin}: tensor 'targets' has shape {tuple(targets.shape)}, expected {expected} for outputs "
-                f"{tuple(logits.shape)}; mend: {_mend_shape(targets, logits, expected)}"
-            )
-        _check_classes(targets, logits.shape[1], "classes", origin)
-    if loss.name == "next_token" and (logits.ndim != 3 or targets.shape != logits.shape[:2]):
-        raise SourceError(
-            f"{origin}: tensor 'targets' has shape {tuple(targets.shape)}, expected (n, T) for outputs "
-            f"{tuple(logits.shape)}"
-        )
-    if loss.name == "next_token":
-        _check_classes(targets[:, 1:], logits.shape[2], "tokens", origin)
-
-
-def _check_classes(targets: Tensor, outputs: int, what: str, origin: str) -> None:
-    """Raise SourceError for a class that the model has no output for; IGNORED is none."""
-    held = targets[targets != IGNORED]
-    if held.numel() and (int(held.min()) < 0 or int(held.max()) >= outputs):
-        mend = f"class indices from 0, or {IGNORED} for what is not counted"
-        raise SourceError(
-            f"{origin}: tensor 'targets' holds {what} {int(held.min())}..{int(held.max())}, the model has {outputs} "
-            f"outputs; mend: {mend if what == 'classes' else 'the tokenizer that the model was trained with'}"
-        )
-
-
-def _refuse_shares(loss: Loss, targets: Tensor, origin: str) -> None:
-    """Raise SourceError where targets hold a share of every class: all of one, or some of several."""
-    axis = 1 if loss.name == "cross_entropy" else -1
-    shares = targets.double()
-    if shares.shape[axis] < 2 or not bool((shares >= 0).all()):
-        return
-    if not bool(((shares.sum(axis) - 1).abs() < 1e-3).all()):
-        return
-    hot = bool(((shares == 0) | (shares == 1)).all())
-    mend = f"targets.argmax({axis})" + ("" if hot else ", or a loss of your own, 'module:function'")
-    raise SourceError(
-        f"{origin}: tensor 'targets' has shape {tuple(targets.shape)} and is {'one-hot' if hot else 'probabilities'}, "
-        f"{loss.name} expects int64 class indices; mend: {mend}"
-    )
-
-
-def _mend_shape(targets: Tensor, logits: Tensor, expected: tuple[int, ...]) -> str:
-    """Return what makes targets of the expected shape: an axis of one element is one too many."""
-    if logits.ndim == 3 and targets.shape == logits.shape[:2]:
-        return 'loss = "next_token" for a language model, else outputs of shape (n, classes, T)'
-    for axis, size in enumerate(targets.shape):
-        if size == 1 and (*targets.shape[:axis], *targets.shape[axis + 1 :]) == expected:
-            return f"targets.squeeze({axis})"
-    return "one class index a sample"
-
-
-def _mend_numbers(targets: Tensor, logits: Tensor) -> str:
-    """Return what makes numbers of the outputs' shape: a last axis of one element is missing, or is one too many."""
-    if (*targets.shape, 1) == logits.shape:
-        return "targets.unsqueeze(-1)"
-    return "targets.squeeze(-1)" if targets.shape == (*logits.shape, 1) else "reshape the targets"

@@ -12,6 +12,7 @@ from torch import Tensor
 from lmccheck.errors import CheckpointError
 from lmccheck.modules.precision import own_settings
 from lmccheck.network.endpoint import Endpoint, require_same_tensors
+from lmccheck.network.hub.names import model_for, under_module_names
 from lmccheck.network.loaded import as_it_loads
 from lmccheck.network.network import Network, load_network
 from lmccheck.network.pair import Given, ModelPair
@@ -116,8 +117,9 @@ def load_set(
     pins = dict(enumerate(sha256))
     opened = [open_checkpoint(model, folder, f"model {k}", pins.get(k)) for k, model in enumerate(models)]
     title = name or "-".join(names)
-    network = load_network(name=title, **given)
+    network = load_network(name=title, **{**given, "model": model_for(given.get("model"), opened[0])})
     network.remarks.update(dict.fromkeys((*matched, *found)))
+    opened = [under_module_names(checkpoint, network) for checkpoint in opened]
     for other in opened[1:]:
         require_same_tensors(opened[0], other, network.module)
     ends = Endpoints(network, opened)

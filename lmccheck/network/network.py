@@ -19,7 +19,8 @@ from lmccheck.modules.stored import stored_tensors
 from lmccheck.network.arguments import in_order
 from lmccheck.network.constant import ConstantAnswer, constant_answer
 from lmccheck.network.device import resolve_device
-from lmccheck.network.loss import Loss, counted_only, load_loss, require_counted
+from lmccheck.network.hub.folder import FolderModel
+from lmccheck.network.loss import Loss, counted_only, default_loss, load_loss, require_counted
 from lmccheck.shown import one_line
 from lmccheck.store.data import Data, load_data
 from lmccheck.store.disk import Held
@@ -85,6 +86,7 @@ class Network:
     spec_file: Held | None = field(default=None, repr=False)
     constants: Mapping[str, Tensor] = field(default_factory=dict, repr=False)  # equal in all checkpoints
     build: Builder = field(kw_only=True, repr=False)  # another module like it
+    described: FolderModel | None = field(default=None, kw_only=True, repr=False)  # by the config of a folder
     remarks: dict[str, None] = field(default_factory=dict, repr=False)
     traces: dict[Any, Trace] = field(default_factory=dict, repr=False)  # of the module, by the inputs it was traced on
 
@@ -182,10 +184,17 @@ class Network:
         read = [*input_files(self.base, source), *(held.path for held in data.held)]
         return replace(self, data=data, inputs=tuple(dict.fromkeys([*self.inputs, *read])), remarks={})
 
+    def with_model(self, model: Any) -> Network:
+        """Return another network that is run as this one is, with nothing of this one kept."""
+        module, label, build = named_module(model, self.base)
+        described = model if isinstance(model, FolderModel) else None
+        return replace(self, module=module, model=label, build=build, described=described, traces={})
+
     def require_unchanged(self) -> None:
         """Raise CheckpointError where its data, calibration or spec came from a file that is another by now."""
         calibration = () if self.calibration is None else self.calibration.held
-        for held in (*self.data.held, *calibration, *([] if self.spec_file is None else [self.spec_file])):
+        others = [] if self.described is None else [self.described.held]
+        for held in (*self.data.held, *calibration, *others, *([] if self.spec_file is None else [self.spec_file])):
             held.require_unchanged()
 
     def facts(self) -> dict[str, Any]:
@@ -207,7 +216,7 @@ def load_network(
     model: Any,
     data: Any,
     calibration: Any = None,
-    loss: Any = "cross_entropy",
+    loss: Any = None,
     device: str | torch.device = "auto",
     base: str | os.PathLike[str] | None = None,
     symmetry: str | os.PathLike[str] | PermutationSpec | None = None,
@@ -220,18 +229,23 @@ def load_network(
     torch_device = resolve_device(device)
     module, label, build = named_module(model, folder)
     spec, origin, spec_file = _spec(symmetry, folder, module)
-    loss_held = load_loss(loss, folder)
-    tokens = loss_held.name == "next_token"
-    held = in_order(load_data(data, folder, "data", tokens=tokens), module)
+    if isinstance(model, FolderModel):
+        loss = model.require_loss() if loss is None else loss
+    tokens = loss is not None and load_loss(loss, folder).name == "next_token"
+    given = load_data(data, folder, "data", tokens=tokens)
+    loss_held = load_loss(default_loss(given) if loss is None else loss, folder)
+    held = in_order(given, module)
     calibrating = None
     if calibration is not None:
         calibrating = in_order(load_data(calibration, folder, "calibration", tokens=tokens), module)
     counted = require_counted(held, loss_held)
+    described = model if isinstance(model, FolderModel) else None
     read = [one.path for each in (counted, calibrating) if each is not None for one in each.held]
+    read += [] if described is None else [described.held.path]
     inputs = tuple(dict.fromkeys([*input_files(folder, model, data, calibration, loss, symmetry), *read]))
     return Network(
         name, module, label, counted, calibrating, loss_held, str(device), torch_device, folder, spec, origin, inputs,
-        spec_file, build=build,
+        spec_file, build=build, described=described,
     )  # fmt: skip
 
 
@@ -240,7 +254,8 @@ def named_module(model: Any, folder: Path) -> tuple[nn.Module, str, Builder]:
     module = build_module(model, folder)
     require_eager(module)
     stored_tensors(module)
-    return module, model if isinstance(model, str) else type(module).__name__, Builder(model, folder, module)
+    name = model if isinstance(model, str) else type(module).__name__
+    return module, model.label if isinstance(model, FolderModel) else name, Builder(model, folder, module)
 
 
 def _spec(given: Any, folder: Path, module: nn.Module) -> tuple[PermutationSpec | None, dict[str, Any], Held | None]:

@@ -22,9 +22,10 @@ from lmccheck.network.endpoint import (
     require_unchanged,
     same_weights,
 )
+from lmccheck.network.hub.names import model_for, under_module_names
 from lmccheck.network.loaded import as_loaded
 from lmccheck.network.loss import Loss, require_counted
-from lmccheck.network.network import Network, load_network, named_module
+from lmccheck.network.network import Network, load_network
 from lmccheck.shown import one_line
 from lmccheck.store.checkpoint import Checkpoint, open_checkpoint
 from lmccheck.store.data import Data
@@ -203,10 +204,10 @@ def load_pair(
     a: Given,
     b: Given,
     *,
-    model: Any,
+    model: Any = None,
     data: Any,
     calibration: Any = None,
-    loss: Any = "cross_entropy",
+    loss: Any = None,
     device: str | torch.device = "auto",
     base: str | os.PathLike[str] | None = None,
     name: str | None = None,
@@ -216,11 +217,13 @@ def load_pair(
     """Load and check two checkpoints of one network.
 
     ``a``, ``b``: .safetensors file, a model's folder or index, ``{"base": …, "adapter": …}`` for an adapter on its
-    base, or state dict. ``model``: ``"pkg.mod:build"``, a callable or an nn.Module.
+    base, or state dict. ``model``: ``"pkg.mod:build"``, a callable or an nn.Module; left out, the one that the
+    config.json of a's folder describes, built by transformers (extra ``hf``).
     ``data`` (verdicts are measured on it) and ``calibration`` (aligns, re-estimates BatchNorm; never measured on):
     a .safetensors file with ``inputs`` and ``targets``, ``"pkg.mod:batches"``, a pair of tensors or arrays, a
     dictionary with ``labels``, batches of them, or a data set; next_token needs no targets. ``loss``:
-    ``cross_entropy`` (nats), ``mse``, ``next_token`` or ``"pkg.mod:per_sample_loss"``. ``device``: ``auto``, ``cpu``,
+    ``cross_entropy`` (nats), ``mse``, ``next_token``, ``token_cross_entropy`` or ``"pkg.mod:per_sample_loss"``; left
+    out, what a folder's model is trained with, next_token for text, else cross_entropy. ``device``: ``auto``, ``cpu``,
     ``cuda[:N]``. Relative paths and modules are looked up in ``base`` (the current folder by default); ``sha256``
     pins the files, ``{"a": hex, "b": hex}``. ``symmetry``: a spec file (.toml, .json) or a PermutationSpec to use in
     place of the derived one, for a network that cannot be traced; it is verified before use like any other.
@@ -230,9 +233,10 @@ def load_pair(
     folder = Path(base) if base is not None else Path.cwd()
     first, second = _opened(a, b, folder, sha256 or {})
     network = load_network(
-        name=name or _title(a, b), model=model, data=data, calibration=calibration, loss=loss, device=device,
-        base=folder, symmetry=symmetry,
+        name=name or _title(a, b), model=model_for(model, first), data=data, calibration=calibration, loss=loss,
+        device=device, base=folder, symmetry=symmetry,
     )  # fmt: skip
+    first, second = under_module_names(first, network), under_module_names(second, network)
     require_same_tensors(first, second, network.module)
     return ModelPair(network.name, *as_loaded(endpoint(network, first), endpoint(network, second)))
 
@@ -243,7 +247,8 @@ def load_endpoint(
 ) -> Endpoint:
     """Load and check one checkpoint of a network, called ``name`` in messages; all else as in ``load_pair``."""
     checkpoint = open_checkpoint(given, Path(base) if base is not None else Path.cwd(), name, sha256)
-    return as_loaded(endpoint(load_network(name=name, base=base, **sources), checkpoint))[0]
+    network = load_network(name=name, base=base, **{**sources, "model": model_for(sources.get("model"), checkpoint)})
+    return as_loaded(endpoint(network, under_module_names(checkpoint, network)))[0]
 
 
 @own_settings()
@@ -251,8 +256,8 @@ def load_widths(
     a: Given,
     b: Given,
     *,
-    model_a: Any,
-    model_b: Any,
+    model_a: Any = None,
+    model_b: Any = None,
     base: str | os.PathLike[str] | None = None,
     name: str | None = None,
     sha256: Mapping[str, str] | None = None,
@@ -264,10 +269,10 @@ def load_widths(
     """
     folder = Path(base) if base is not None else Path.cwd()
     opened = _opened(a, b, folder, sha256 or {})
-    first = load_network(name=name or _title(a, b), model=model_a, base=folder, **given)
-    module, label, build = named_module(model_b, folder)
-    networks = first, replace(first, module=module, model=label, build=build, traces={})
-    return WidthPair(first.name, *(as_loaded(endpoint(n, c))[0] for n, c in zip(networks, opened, strict=True)))
+    first = load_network(name=name or _title(a, b), model=model_for(model_a, opened[0]), base=folder, **given)
+    second = first.with_model(model_for(model_b, opened[1]))
+    found = ((n, under_module_names(c, n)) for n, c in zip((first, second), opened, strict=True))
+    return WidthPair(first.name, *(as_loaded(endpoint(n, c))[0] for n, c in found))
 
 
 def _opened(a: Given, b: Given, folder: Path, pins: Mapping[str, str]) -> list[Checkpoint]:

@@ -49,7 +49,7 @@ ENDPOINTS = inspect.Parameter("endpoints", inspect.Parameter.KEYWORD_ONLY, defau
 
 
 def load_set(
-    models: Any, *, model: Any, data: Any, calibration: Any = None, loss: Any = "cross_entropy", device: Any = "auto",
+    models: Any, *, model: Any = None, data: Any, calibration: Any = None, loss: Any = None, device: Any = "auto",
     base: Any = None, symmetry: Any = None,
 ) -> Any:  # fmt: skip
     """``load_set``, imported when it is called: its arguments are part of public signatures."""
@@ -57,7 +57,7 @@ def load_set(
 
 
 def load_widths(
-    a: Any, b: Any, *, model_a: Any, model_b: Any, data: Any, calibration: Any = None, loss: Any = "cross_entropy",
+    a: Any, b: Any, *, model_a: Any = None, model_b: Any = None, data: Any, calibration: Any = None, loss: Any = None,
     device: Any = "auto", base: Any = None,
 ) -> Any:  # fmt: skip
     """``load_widths`` likewise."""

@@ -43,7 +43,8 @@ class Checkpoint:
     none does. ``get`` returns one tensor as ``read`` would, without reading the others. ``lies`` says of tensors in
     files which bytes they are made of. ``digests``, the hash of each of its files, may be given in place of
     ``digest``, and is then made one. ``about`` is what a report says beside, ``remarks`` what
-    is to be said of it with every verdict.
+    is to be said of it with every verdict. ``as_stored``, where the files have other names than these tensors, returns
+    weights under those of the files.
     """
 
     label: str
@@ -61,6 +62,7 @@ class Checkpoint:
     digests: Callable[[], Mapping[Path, str]] | None = field(default=None, repr=False)
     about: Mapping[str, Any] = field(default_factory=dict, repr=False)
     remarks: tuple[str, ...] = ()
+    as_stored: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if self.get is _of_all:

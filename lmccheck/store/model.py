@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lmccheck.errors import SourceError
+from lmccheck.errors import LmcError, SourceError
 from lmccheck.store.imports import importable, label, load_object, say, takes_nothing
 
 
@@ -30,6 +30,8 @@ def build_module(model: str | nn.Module | Callable[[], Any], folder: Path | None
         with importable(folder), torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)  # the same in every run
             module = build()
+    except LmcError:
+        raise
     except (Exception, SystemExit) as error:
         mend = "correct it there" if takes_nothing(build) else "make it callable without arguments"
         raise SourceError(f"{what}: raised {say(error)}; expected a torch.nn.Module; mend: {mend}") from error

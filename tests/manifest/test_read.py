@@ -179,8 +179,8 @@ SETTINGS = "endpoints, property, severity, align, limit, points, repair, beyond"
         ),
         (
             SOUND.replace("[pair.one]", '[pair.one]\nloss = "cross-entropy"'),
-            'pair.one.loss: got "cross-entropy" (a string), expected "cross_entropy", "mse", "next_token" or '
-            "\"module:callable\" (did you mean 'cross_entropy'?)",
+            'pair.one.loss: got "cross-entropy" (a string), expected "cross_entropy", "mse", "next_token", '
+            '"token_cross_entropy" or "module:callable" (did you mean \'cross_entropy\'?)',
         ),
         (
             SOUND.replace("[pair.one]", '[pair.one]\nsymmetry = "m:spec"'),

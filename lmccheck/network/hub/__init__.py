@@ -1,0 +1,1 @@
+"""Folders as save_pretrained writes them: transformers builds their model and knows the names of its tensors."""
