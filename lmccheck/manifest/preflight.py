@@ -141,7 +141,11 @@ def _problems(item: Measured, looks: _Looks, headers: dict[str, Checkpoint]) -> 
             problem = looks.described(source) if source.name is None else None
         else:
             file = source.path if isinstance(source, DataSpec) else source
-            problem = looks.data(file, item.loss == "next_token") if str(file).endswith(".safetensors") else None
+            problem = (
+                looks.data(file, item.loss == "next_token" or item.loss is item.model is None)
+                if str(file).endswith(".safetensors")
+                else None
+            )
         if problem:
             yield f".{key}: {problem}"
     if item.symmetry is not None and (problem := looks.spec(item.symmetry)):

@@ -59,7 +59,8 @@ def under_module_names(checkpoint: Checkpoint, network: Network) -> Checkpoint:
         return checkpoint
     require_evaluable(checkpoint.tensors, checkpoint.label)
     expected = stored_tensors(network.module)
-    once = _Converted(without_prefix(checkpoint, expected), model)
+    checkpoint = without_prefix(checkpoint, expected)
+    once = _Converted(checkpoint, model)
     tensors = {name: files.header_of(tensor) for name, tensor in once.described(expected).items()}
     return replace(
         checkpoint, tensors=tensors, read=once.read, get=lambda name: once.read()[name], same=once.same, lies={},
