@@ -2,7 +2,8 @@
 
 Units that were never moved are still nearest to themselves: of networks that share their initialisation (fine-tunes,
 members of a soup, clients of a round) nearly every row of a weight matrix is, of networks that do not one in as many
-as there are. Measured on this project's fixtures and on networks trained for it: 98 % and more against 5 % and less.
+as there are. Measured on networks of digits: 86 % and more (70 pairs of fine-tunes, of runs from one start and of noisy
+copies) against 27 % and less (75 pairs of seeds, layers 8 to 128 wide), so that none of either was taken for the other.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from lmccheck.shown import some
 Theta = Mapping[str, Tensor]
 ROWS, COLUMNS, TENSORS = 256, 1024, 24  # of a tensor, and tensors of a model, that are looked at, spread evenly
 FEWEST = 4  # rows of a tensor: among fewer, a row is nearest to itself by chance
-SHARED, INDEPENDENT = 0.6, 0.25  # shares of units that are nearest to themselves
+SHARED, INDEPENDENT = 0.6, 0.4  # shares of units that are nearest to themselves
 SAMPLED = 2**16  # numbers of a model that distances are estimated by
 FAR, SCORE = 3.0, 6.0  # times as far from the others as these from one another; robust z-score of its logarithm
 SPREAD = 0.1  # of a logarithm: members that differ by less are not told apart
@@ -97,7 +98,9 @@ def kinship(a: Theta, b: Theta) -> Kinship:
     apart = math.sqrt(sum(_norm(a[name].double() - b[name].double()) ** 2 for name in names))
     size = sum(math.hypot(*side) for side in zip(*norms.values(), strict=True)) / 2 if norms else 0.0
     if not math.isfinite(apart):
-        return Kinship(None, 0, 0.0, math.inf, math.inf, next(n for n in names if not math.isfinite(sum(norms[n]))), False)
+        return Kinship(
+            None, 0, 0.0, math.inf, math.inf, next(n for n in names if not math.isfinite(sum(norms[n]))), False
+        )
     matrices = [name for name in names if a[name].ndim > 1 and a[name].shape[0] >= FEWEST and a[name][0].numel() > 1]
     own, units, nearest = 0, 0, 0.0
     scales = {name: _ratio(*norms[name]) for name in names if a[name].ndim > 1}
@@ -149,7 +152,9 @@ def _top(matrix: Tensor, steps: int = 8) -> float:
 
 
 def _norm(tensor: Tensor) -> float:
-    return float(torch.linalg.vector_norm(tensor, dtype=torch.float64 if tensor.dtype == torch.float64 else torch.float32))
+    return float(
+        torch.linalg.vector_norm(tensor, dtype=torch.float64 if tensor.dtype == torch.float64 else torch.float32)
+    )
 
 
 def _ratio(one: float, other: float) -> float:
@@ -202,7 +207,10 @@ class SetTriage:
 
 
 def triage_set(models: Callable[[], Iterable[tuple[str, Theta]]]) -> SetTriage:
-    """Look at a set, each model read twice: distances by a sample of numbers, then kinship with the one in the middle."""
+    """Look at a set of one network: distances by a sample of numbers, then kinship with the member in the middle.
+
+    ``models()`` yields names and weights, and may read each as it is asked for: each is read twice, or three times.
+    """
     samples: dict[str, Tensor] = {}
     norms: dict[str, dict[str, float]] = {}
     outliers: dict[str, str] = {}

@@ -19,6 +19,7 @@ from lmccheck.properties.remarks import (
     token_remarks,
     twin_remarks,
 )
+from lmccheck.properties.triaged import triaged
 
 if TYPE_CHECKING:
     from lmccheck.network.constant import ConstantAnswer
@@ -42,6 +43,7 @@ def looked_at(measured: Any, finding: Finding, endpoints: Endpoints, defaults: M
         return finding
     if not finding.of_losses:  # what files hold is not less true of networks that are of no use
         return finding
+    finding = triaged(measured, finding)
     looks, passes = _looks(measured, finding, endpoints)
     finding = replace(finding, evaluations=finding.evaluations + passes)
     first, network = looks[0], looks[0].network

@@ -312,9 +312,9 @@ def test_none_leaves_interpolated_statistics() -> None:
         for repair in ("none", "bn")
     )
     assert none.value > bn.value
-    assert none.details["notes"] == [
-        "interpolated BatchNorm statistics are used, not re-estimated ones (repair = 'none')"
-    ]
+    said, triage = none.details["notes"]
+    assert said == "interpolated BatchNorm statistics are used, not re-estimated ones (repair = 'none')"
+    assert triage.startswith("triage: independent initialisations")
     assert none.details["barrier_reestimated"] is None
     assert none.details["batchnorm"] == {"layers": 2, "method": "statistics interpolated like weights"}
     data = torch.randn(8, 1, 4, 4), torch.zeros(8, dtype=torch.int64)
