@@ -99,9 +99,10 @@ def endpoint_losses(finding: Finding) -> str:
     ends = sorted(finding.endpoints, key=lambda end: (end.loss != end.loss, end.loss))
     shown = finding.endpoints if len(ends) <= MOST_ENDS else [ends[0], ends[-1]]
     of = "" if len(ends) <= MOST_ENDS else f" of {len(ends)}, the best and the worst"
+    what = "parents" if finding.examined else "endpoint losses"
     losses = listed((end.name, end.loss) for end in shown)
     errors = listed((end.name, end.error) for end in shown if end.error is not None)
-    text = f"endpoint losses{of}: {losses}{_unit(finding)}" + (f" (0-1 error {errors})" if errors else "")
+    text = f"{what}{of}: {losses}{_unit(finding)}" + (f" (0-1 error {errors})" if errors else "")
     if finding.examined and finding.merge is not None:
         return f"{text}; {finding.merge.name} {finding.merge.loss:.4g}"
     return text if finding.worst_loss is None else f"{text}; at the worst point {finding.worst_loss:.4g}"

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lmccheck.errors import LmcError
-from lmccheck.finding import End
-from lmccheck.properties.merge_tasks import Task
+from lmccheck.properties.merge_tasks import Part, Task
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,90 +30,72 @@ class Between:
     other: str
     barrier: float
     aligned: float | None
-    near: float  # the loss a quarter of the way
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What is known of a merge that is too bad: lines of text, and what may help. All in the loss's unit."""
+    """What is known of a merge that is too bad: lines of text, and what may help."""
 
     lines: Sequence[str] = ()
     next: Sequence[str] = ()
-    facts: Mapping[str, object] = field(default_factory=dict)
 
 
-def diagnose(task: Task, limit: float | str) -> Diagnosis:
+def diagnose(part: Part, limit: float | str) -> Diagnosis:
     """Return why the merge is worse than its reference on these data, as far as some more evaluations tell.
 
     At most 12 of blocks, 3 a line, 3 of the line aligned, and one half-way. Raises nothing of what it cannot do.
     """
-    merge, unit = task.merge, task.merge.network.loss.unit
-    better = min((end for end in task.parents), key=lambda end: end.loss)
-    if {n: t.shape for n, t in merge.merged.theta.items()} != {
-        n: t.shape for n, t in merge.parents[better.name].theta.items()
-    }:
+    task, merge = part.task, part.task.merge
+    metric = task.asked.metric
+    better = sorted(part.parents, key=part.parents.__getitem__, reverse=metric.higher_is_better)[0]
+    if not metric.on_data or _shapes(merge.merged.theta) != _shapes(merge.parents[better].theta):
         return Diagnosis()
-    reach = task.reference.loss + task.bound(limit)
     lines, advice = [], []
-    if task.reestimated is not None and task.reestimated.loss <= reach:
-        advice.append(
-            f"re-estimating the BatchNorm statistics of what is published: {task.reestimated.loss:.4g} {unit} then"
-        )
-    between = [*_lines(task, better)]
-    if between:
-        lines.append("the line between parents: " + "; ".join(_told(line, better.name, unit) for line in between))
-        advice += _aligning(task, between)
-    halfway = _loss(task, _mixed(task, better.name))
-    far = _far(task)
+    if part.within(part.reestimated, limit):
+        advice.append(f"re-estimating BatchNorm in what is published: {part.reestimated:.4g} {metric.unit} then")
+    if between := [*_lines(part, better)]:
+        lines.append("the line between parents: " + "; ".join(_told(line, better, metric.unit) for line in between))
+        advice += _aligning(part, between)
+    halfway, far = part.figure(_mixed(task, better)), _far(task)
     beyond = f"; the merge lies {far:.2g} times as far from the base as its parents do" if far > FAR else ""
-    lines.append(f"half-way back to {better.name} the loss is {halfway:.4g} {unit}{beyond}")
-    if halfway <= reach:
-        advice.append(f"smaller weights: half-way back to {better.name} is within the limit")
+    lines.append(f"half-way back to {better} it is {halfway:.4g} {metric.unit}{beyond}")
+    if part.within(halfway, limit):
+        advice.append(f"smaller weights: half-way back to {better} is within the limit")
     elif far > FAR:
         advice.append("smaller weights, by which the merge stays as near to the base as its parents")
-    blocks = _blocks(task, better.name)
-    if blocks:
-        told = "; ".join(f"{name}: {loss:.4g}" for name, loss in blocks[:TOLD_BLOCKS])
-        lines.append(
-            f"layers that matter most, each taken from {better.name}: {told} (the merge {task.merged.loss:.4g})"
-        )
-    facts = {"blocks": dict(blocks), "half_way": halfway, "lines": {b.other: [b.barrier, b.aligned] for b in between}}
-    return Diagnosis(lines, advice, facts)
+    if blocks := _blocks(part, better):
+        told = "; ".join(f"{name}: {value:.4g}" for name, value in blocks[:TOLD_BLOCKS])
+        lines.append(f"layers that matter most, each taken from {better}: {told} (the merge {part.merged:.4g})")
+    return Diagnosis(lines, advice)
 
 
-def _loss(task: Task, weights: Mapping[str, Tensor]) -> float:
-    """Return the loss of weights on the data; infinite where it has none."""
-    evaluator = task.evaluator
-    reestimate = task.reestimated is not None
-    loss = evaluator.measure(evaluator.weights(weights), reestimate=reestimate, label="a diagnosis").loss
-    return loss if not math.isnan(loss) else math.inf
+def _shapes(weights: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in weights.items()}
 
 
-def _lines(task: Task, better: End) -> Iterator[Between]:
+def _lines(part: Part, better: str) -> Iterator[Between]:
     """Yield the lines from the better parent to others; the highest is measured aligned as well."""
-    merge = task.merge
-    others = [end for end in task.parents if end.name != better.name][:MOST_LINES]
-    found = {end.name: _barrier(task, merge.pair(better.name, end.name), (better, end)) for end in others}
-    worst = max(found, key=lambda name: found[name][0], default="")
-    for end in others:
-        height, near = found[end.name]
-        aligned = None
-        if end.name == worst and height > 0:
-            aligned = _aligned(task, merge.pair(better.name, end.name), (better, end))
-        yield Between(end.name, height, aligned, near)
+    pairs = {name: part.task.merge.pair(better, name) for name in part.parents if name != better}
+    pairs = dict(list(pairs.items())[:MOST_LINES])
+    found = {name: _barrier(part, pair, (better, name)) for name, pair in pairs.items()}
+    worst = max(found, key=found.__getitem__, default="")
+    for name, height in found.items():
+        aligned = _aligned(part, pairs[name], (better, name)) if name == worst and height > 0 else None
+        yield Between(name, height, aligned)
 
 
-def _barrier(task: Task, pair: ModelPair, ends: tuple[End, End]) -> tuple[float, float]:
-    """Return how far the line rises above its chord, never below 0, and the loss a quarter of the way."""
+def _barrier(part: Part, pair: ModelPair, names: tuple[str, str]) -> float:
+    """Return by how much the line is worse than its chord, never below 0."""
     from lmccheck.evaluate.points import interpolate
 
-    first, second = (task.evaluator.weights(theta) for theta in (pair.theta_a, pair.theta_b))
-    losses = [_loss(task, interpolate(first, second, t)) for t in ALONG]
-    heights = [loss - (1 - t) * ends[0].loss - t * ends[1].loss for t, loss in zip(ALONG, losses, strict=True)]
-    return max(0.0, *heights), losses[0]
+    evaluator, metric = part.task.evaluator, part.task.asked.metric
+    first, second = (evaluator.weights(theta) for theta in (pair.theta_a, pair.theta_b))
+    a, b = (part.parents[name] for name in names)
+    heights = (metric.worse_by(part.figure(interpolate(first, second, t)), (1 - t) * a + t * b) for t in ALONG)
+    return max(0.0, *heights)
 
 
-def _aligned(task: Task, pair: ModelPair, ends: tuple[End, End]) -> float | None:
+def _aligned(part: Part, pair: ModelPair, names: tuple[str, str]) -> float | None:
     """Return the barrier of the line after alignment; None where there is nothing to align by."""
     from lmccheck.alignment.api import align
 
@@ -124,7 +105,7 @@ def _aligned(task: Task, pair: ModelPair, ends: tuple[End, End]) -> float | None
         return None
     if alignment.is_identity:
         return None
-    return _barrier(task, pair.with_weights(pair.theta_a, alignment.weights), ends)[0]
+    return _barrier(part, pair.with_weights(pair.theta_a, alignment.weights), names)
 
 
 def _told(line: Between, better: str, unit: str) -> str:
@@ -132,12 +113,13 @@ def _told(line: Between, better: str, unit: str) -> str:
     return f"{better} to {line.other} rises {line.barrier:.4g} {unit} above its chord{then}"
 
 
-def _aligning(task: Task, between: Sequence[Between]) -> list[str]:
+def _aligning(part: Part, between: Sequence[Between]) -> list[str]:
+    merge = part.task.merge
     helps = [line for line in between if line.aligned is not None and line.aligned < line.barrier / 2]
-    if helps and task.merge.align == "none":
-        made = task.merge.recipe.declared.linear
-        return [f'align = "{METHOD}"' if made else f"aligning {helps[0].other} before it is merged (lmccheck align)"]
-    high = [line for line in between if line.barrier > task.reference.loss]
+    if helps and merge.align == "none":
+        linear = merge.recipe.declared.linear
+        return [f'align = "{METHOD}"' if linear else f"aligning {helps[0].other} before it is merged (lmccheck align)"]
+    high = [line for line in between if line.barrier > abs(part.reference)]
     return ["parents that share more of their training"] if high and not helps else []
 
 
@@ -164,19 +146,20 @@ def _distance(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> float:
     return math.sqrt(sum(float((one[n].double() - other[n].double()).square().sum()) for n in floating))
 
 
-def _blocks(task: Task, better: str) -> list[tuple[str, float]]:
-    """Return what the merge's loss becomes where one block of layers is the better parent's, lowest first."""
+def _blocks(part: Part, better: str) -> list[tuple[str, float]]:
+    """Return what the merge becomes where one block of layers is the better parent's, best first, if that helps."""
     from lmccheck.modules.stored import tied_names
 
-    merged, parent = task.merge.merged.theta, task.merge.parents[better].theta
-    tied = tied_names(task.merge.merged.network.module)
+    merge, metric = part.task.merge, part.task.asked.metric
+    merged, parent = merge.merged.theta, merge.parents[better].theta
+    tied = tied_names(merge.network.module)
     found = []
     for name, tensors in blocks_of(list(merged)).items():
         own = {tied[tensor] for tensor in tensors}
         taken = {tensor: parent[tensor] for tensor in merged if tied[tensor] in own}
-        found.append((name, _loss(task, {**merged, **taken})))
-    found.sort(key=lambda pair: pair[1])
-    return [(name, loss) for name, loss in found if loss < task.merged.loss]
+        found.append((name, part.figure({**merged, **taken})))
+    found.sort(key=lambda pair: pair[1], reverse=metric.higher_is_better)
+    return [(name, value) for name, value in found if metric.worse_by(part.merged, value) > 0]
 
 
 def blocks_of(names: Sequence[str]) -> dict[str, list[str]]:

@@ -1,147 +1,253 @@
-"""What a merge is measured on, and against which parent: each data set with the losses of parents and merge."""
+"""What a merge is measured on, and against which parent: each data set, and its parts where it is told apart."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from lmccheck.errors import LmcError, SourceError, nearest
 from lmccheck.finding import End, Examined, bound_of
 from lmccheck.properties.remarks import end_of
-from lmccheck.properties.settings import AGAINST
+from lmccheck.properties.settings import AGAINST, METRICS
 
 if TYPE_CHECKING:
-    from lmccheck.evaluate.evaluator import Evaluator
+    from torch import Tensor
+
+    from lmccheck.evaluate.evaluator import Evaluator, Measured
+    from lmccheck.evaluate.metrics import Metric, Scores
+    from lmccheck.evaluate.slices import Slices
     from lmccheck.merging.merge import Merge
+
+REFERENCES = {"mean": "the mean of the parents"}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What every data set is measured with: the metric, what the merge is compared with, and the column of parts."""
+
+    metric: Metric
+    against: str
+    by: str | None = None
 
 
 @dataclass(frozen=True)
 class Task:
-    """One data set: the parents and the merge measured on it, and what the merge is compared with there.
+    """One data set: parents and merge measured on it.
 
-    ``required``: the parents that the reference is made of. ``reestimated``: the merge with BatchNorm statistics taken
-    afresh from calibration data; None where there is neither BatchNorm nor such data.
+    ``ends`` and ``merged_end`` are their losses, ``scores`` and ``merged`` what the metric says of them, by name.
+    ``reestimated``: the merge's with BatchNorm statistics taken afresh from calibration data, None where there is
+    nothing to take. ``required``: the parents that the merge is compared with, ``reference`` what they are called.
     """
 
     label: str
     merge: Merge
-    parents: tuple[End, ...]
-    merged: End
-    reference: End
-    required: tuple[str, ...]
-    reestimated: End | None
+    asked: Asked
     evaluator: Evaluator = field(repr=False)
-
-    @property
-    def value(self) -> float:
-        """By how much the merge is worse than the reference; infinite where it has no loss."""
-        worse = self.merged.loss - self.reference.loss
-        return worse if not math.isnan(worse) else math.inf
-
-    def bound(self, limit: float | str) -> float:
-        """The limit here, in the loss's unit."""
-        return bound_of(limit, self.reference.loss)
-
-    def excess(self, limit: float | str) -> float:
-        """By how much the value exceeds the limit."""
-        return self.value - self.bound(limit)
+    ends: tuple[End, ...]
+    scores: Mapping[str, Scores]
+    merged: Scores
+    merged_end: End
+    reestimated: Scores | None
+    required: tuple[str, ...]
+    reference: str
 
     @property
     def examined(self) -> Examined:
         """What the parents were measured on, for what must be said of them."""
-        return Examined(self.merge.network, self.parents, self.required, self.label)
+        return Examined(self.merge.network, self.ends, self.required, self.label)
+
+    @cached_property
+    def slices(self) -> Slices | None:
+        """The parts of the data; None where they are judged as a whole."""
+        from lmccheck.evaluate.slices import slices
+
+        return None if self.asked.by is None else slices(self.merge.network.data, self.asked.by)
+
+    @cached_property
+    def parts(self) -> list[Part]:
+        """What is judged: all of the data, or every part of them."""
+        if self.slices is None:
+            return [Part(self)]
+        return [Part(self, name, self.slices.index == k) for k, name in enumerate(self.slices.names)]
 
     def facts(self) -> dict[str, Any]:
         """Return what a report says of it; JSON-able."""
-        return {
-            "parents": {end.name: {"loss": end.loss, "error": end.error} for end in self.parents},
-            "merge": {"loss": self.merged.loss, "error": self.merged.error},
-            "reference": self.reference.name,
-            "reference_loss": self.reference.loss,
-            "reestimated_loss": None if self.reestimated is None else self.reestimated.loss,
-            "worse_by": self.value,
+        whole = Part(self)
+        found = {
+            "metric": self.asked.metric.name,
+            "parents": {
+                end.name: {"value": whole.parents[end.name], "loss": end.loss, "error": end.error} for end in self.ends
+            },
+            "merge": {"value": whole.merged, "loss": self.merged_end.loss, "error": self.merged_end.error},
+            "reference": self.reference,
+            "reference_value": whole.reference,
+            "reestimated": whole.reestimated,
+            "worse_by": whole.worse_by,
             "samples": self.merge.network.data.samples,
         }
+        if self.slices is None:
+            return found
+        counts = self.slices.counts
+        parts = {p.name: {**p.facts(), "samples": count} for p, count in zip(self.parts, counts, strict=True)}
+        return {**found, "by": self.asked.by, "parts": parts}
 
 
-def measure_tasks(merge: Merge, data: Any, against: str | None) -> list[Task]:
+@dataclass(frozen=True)
+class Part:
+    """All samples of a data set, or those of a part of it, in the metric's unit."""
+
+    task: Task
+    name: str = ""
+    which: Tensor | None = field(default=None, repr=False)
+
+    def of(self, scores: Scores) -> float:
+        """Return the figure of these samples."""
+        return scores.value if self.which is None else scores.of(self.which).value
+
+    @cached_property
+    def parents(self) -> dict[str, float]:
+        """The parents' figures."""
+        return {name: self.of(scores) for name, scores in self.task.scores.items()}
+
+    @cached_property
+    def merged(self) -> float:
+        """The merge's figure."""
+        return self.of(self.task.merged)
+
+    @property
+    def reestimated(self) -> float | None:
+        """The merge's with BatchNorm re-estimated."""
+        return None if self.task.reestimated is None else self.of(self.task.reestimated)
+
+    @cached_property
+    def reference(self) -> float:
+        """What the merge is compared with."""
+        values = [self.parents[name] for name in self.task.required]
+        return math.fsum(values) / len(values)
+
+    @property
+    def worse_by(self) -> float:
+        """By how much the merge is worse than the reference; infinite where it has no figure."""
+        return self.task.asked.metric.worse_by(self.merged, self.reference)
+
+    def bound(self, limit: float | str) -> float:
+        """The limit here; a share of nothing is nothing."""
+        return 0.0 if isinstance(limit, str) and self.reference == 0 else bound_of(limit, self.reference)
+
+    def within(self, value: float | None, limit: float | str) -> bool:
+        """Whether another figure of the merge would do."""
+        return value is not None and self.task.asked.metric.worse_by(value, self.reference) <= self.bound(limit)
+
+    def excess(self, limit: float | str) -> float:
+        """By how much the value exceeds the limit."""
+        return self.worse_by - self.bound(limit)
+
+    @property
+    def label(self) -> str:
+        """What a reader calls it."""
+        return f"{self.task.asked.by} {self.name}" if self.name else self.task.label
+
+    def figure(self, weights: Mapping[str, Tensor]) -> float:
+        """Measure other weights here, BatchNorm re-estimated where there is something to do it on."""
+        task = self.task
+        prepared = task.evaluator.weights(weights)
+        again = task.reestimated is not None
+        found = task.evaluator.measure(prepared, reestimate=again, label="a diagnosis")
+        return self.of(task.asked.metric.scores(task.evaluator, prepared, found))
+
+    def facts(self) -> dict[str, Any]:
+        """Return what a report says of it; JSON-able."""
+        return {"merge": self.merged, "reference": self.reference, "worse_by": self.worse_by}
+
+
+def measure_tasks(merge: Merge, data: Any, asked: Asked) -> list[Task]:
     """Measure parents and merge on each data set. Raises LmcError for what names no parent or no data."""
-    return [_measured(measured, label, reference) for label, measured, reference in _asked(merge, data, against)]
+    if asked.by is not None and not asked.metric.on_data:
+        raise LmcError(f"by = {asked.by!r}: {asked.metric.name} has documents of its own; mend: leave `by` out")
+    return [_measured(measured, label, asked, against) for label, measured, against in _sets(merge, data, asked)]
 
 
-def _asked(merge: Merge, data: Any, against: str | None) -> list[tuple[str, Merge, str]]:
-    """Return every data set with its label, the merge on it, and what the merge is compared with there."""
-    common = against or AGAINST[0]
-    if common not in (*AGAINST, *merge.parents):
-        near = nearest(common, (*merge.parents, *AGAINST))
+def require_reference(merge: Merge, against: str) -> None:
+    """Raise LmcError for what is neither a parent nor a rule by which one is chosen."""
+    known = (*AGAINST, *merge.parents)
+    if against not in known:
         raise LmcError(
-            f"against = {common!r}: no such parent{near}; expected one of {', '.join((*AGAINST, *merge.parents))}"
+            f"against = {against!r}: no such parent{nearest(against, known)}; expected one of {', '.join(known)}"
         )
+
+
+def _sets(merge: Merge, data: Any, asked: Asked) -> Iterator[tuple[str, Merge, str]]:
+    """Yield every data set with its label, the merge on it, and what the merge is compared with there."""
+    if asked.against:
+        require_reference(merge, asked.against)
+    common = asked.against or AGAINST[0]
     if data is None:
-        return [(merge.network.data.origin, merge, common)]
-    if isinstance(data, Mapping) and all(isinstance(name, str) and name in merge.parents for name in data):
-        return [(f"{_label(name)} ({parent})", merge.on(name), against or parent) for parent, name in data.items()]
-    if isinstance(data, Mapping) and all(isinstance(name, str) for name in data.values()) and not _describes(data):
-        wrong = next(name for name in data if name not in merge.parents)
-        near = nearest(str(wrong), merge.parents)
-        raise LmcError(f"data.{wrong}: no such parent{near}; expected one of {', '.join(merge.parents)}")
-    several = data if isinstance(data, list) and all(isinstance(name, str) for name in data) else [data]
-    return [(_label(name), merge.on(name), common) for name in several]
+        yield merge.network.data.origin, merge, common
+    elif isinstance(data, Mapping) and not _describes(data):
+        if wrong := [name for name in data if name not in merge.parents]:
+            near = nearest(str(wrong[0]), merge.parents)
+            raise LmcError(f"data.{wrong[0]}: no such parent{near}; expected one of {', '.join(merge.parents)}")
+        for parent, name in data.items():
+            yield f"{_label(name)} ({parent})", merge.on(name), asked.against or parent
+    else:
+        several = isinstance(data, list) and all(isinstance(name, str) for name in data)
+        for name in data if several else [data]:
+            yield _label(name), merge.on(name), common
 
 
 def _describes(data: Mapping[str, Any]) -> bool:
-    """Whether a table says how data are read, ``{"jsonl": …}``, and not whose they are."""
+    """Whether a table holds data, or says how they are read, ``{"jsonl": …}``, and not whose they are."""
     from lmccheck.store.described import FORMS
 
-    return any(form in data for form in FORMS)
+    return any(form in data for form in FORMS) or not all(isinstance(name, str) for name in data.values())
 
 
 def _label(data: Any) -> str:
     return data if isinstance(data, str) else "data"
 
 
-def _measured(merge: Merge, label: str, against: str) -> Task:
+def _measured(merge: Merge, label: str, asked: Asked, against: str) -> Task:
     from lmccheck.evaluate.evaluator import Evaluator
 
-    merged = merge.merged
+    metric = asked.metric
     evaluator = Evaluator(merge.network, *(end.theta for end in merge.parents.values()))
-    parents = []
+    ends, scores = [], {}
     for name, end in merge.parents.items():
         found = evaluator.endpoint(end.theta, f"parent {name}", end.checkpoint.label)
-        parents.append(end_of(name, found))
+        ends.append(end_of(name, found))
+        scores[name] = metric.scores(evaluator, evaluator.weights(end.theta), found)
+    merged = merge.merged
     own = evaluator if merged.network.module is merge.network.module else Evaluator(merged.network, merged.theta)
-    of_merge, again = _of_merge(own, merge)
-    reference, required = _reference(tuple(parents), against)
+    found, of_merge, again = _of_merge(own, merge, metric)
     _require_unseen(merge)
-    return Task(label, merge, tuple(parents), of_merge, reference, required, again, evaluator)
+    required, reference = _reference({name: each.value for name, each in scores.items()}, metric, against)
+    merged_end = end_of("of the merge", found)
+    return Task(label, merge, asked, evaluator, tuple(ends), scores, of_merge, merged_end, again, required, reference)
 
 
-def _of_merge(evaluator: Evaluator, merge: Merge) -> tuple[End, End | None]:
-    """Return the merge as it is, and with BatchNorm statistics taken afresh, where there are any to take."""
+def _of_merge(evaluator: Evaluator, merge: Merge, metric: Metric) -> tuple[Measured, Scores, Scores | None]:
+    """Return the merge as it is made, and with BatchNorm statistics taken afresh, where there are any to take."""
     weights = evaluator.weights(merge.merged.theta)
     found = evaluator.measure(weights, reestimate=False, label=f"merge {merge.name}")
-    as_made = end_of("of the merge", found)
-    if not evaluator.batchnorms or not evaluator.calibration:
-        return as_made, None
-    found = evaluator.measure(weights, reestimate=True, label=f"merge {merge.name}, BatchNorm re-estimated")
-    return as_made, end_of("of the merge, BatchNorm re-estimated", found)
+    as_made = metric.scores(evaluator, weights, found)
+    if not evaluator.batchnorms or not evaluator.calibration or metric.name not in METRICS:
+        return found, as_made, None
+    again = evaluator.measure(weights, reestimate=True, label=f"merge {merge.name}, BatchNorm re-estimated")
+    return found, as_made, metric.scores(evaluator, weights, again)
 
 
-def _reference(parents: tuple[End, ...], against: str) -> tuple[End, tuple[str, ...]]:
-    """Return what the merge is compared with, a parent or the mean of them, and the parents that it is made of."""
-    if against == "mean":
-        errors = [end.error for end in parents if end.error is not None]
-        error = math.fsum(errors) / len(errors) if len(errors) == len(parents) else None
-        loss = math.fsum(end.loss for end in parents) / len(parents)
-        return End("the mean of the parents", loss, error), tuple(end.name for end in parents)
-    if against in AGAINST:
-        choose = min if against == AGAINST[0] else max
-        found = choose(parents, key=lambda end: end.loss)
-    else:
-        found = next(end for end in parents if end.name == against)
-    return found, (found.name,)
+def _reference(values: Mapping[str, float], metric: Metric, against: str) -> tuple[tuple[str, ...], str]:
+    """Return the parents that the merge is compared with, and what they are called."""
+    if against in REFERENCES:
+        return tuple(values), REFERENCES[against]
+    if against not in AGAINST:
+        return (against,), against
+    best_first = sorted(values, key=values.__getitem__, reverse=metric.higher_is_better)
+    chosen = best_first[0 if against == AGAINST[0] else -1]
+    return (chosen,), chosen
 
 
 def _require_unseen(merge: Merge) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from lmccheck.finding import Failure, Finding, Seen, Where
-from lmccheck.properties.merge_tasks import Task, measure_tasks, seen_by_recipe
+from lmccheck.explain import number
+from lmccheck.finding import End, Failure, Finding, Seen, Where
+from lmccheck.properties.merge_tasks import Asked, Part, Task, measure_tasks, seen_by_recipe
 from lmccheck.properties.registry import check
 from lmccheck.properties.remarks import measured_on, precision_of
-from lmccheck.properties.settings import Against, Limit, MergeData
+from lmccheck.properties.settings import Against, By, Limit, MergeData, Metric
 from lmccheck.shown import some
 
 if TYPE_CHECKING:
@@ -18,54 +19,78 @@ if TYPE_CHECKING:
 
 @check(
     of="merge",
-    claim="L(M(θ_1, …, θ_n)) − L(θ_ref) ≤ limit, the merge as the recipe makes it",
-    quantifier="for the merge, on every data set named",
-    certifies="the merge's own loss on this data, beside that of its parents",
+    claim="m(M(θ_1, …, θ_n)) − m(θ_ref) ≤ limit for a metric m, the merge as the recipe makes it",
+    quantifier="for the merge, on every data set named and every part of it",
+    certifies="the merge's own loss (or metric) on this data, beside that of its parents",
 )
 def merged_loss(
-    merge: Merge, *, data: MergeData = None, against: Against | None = None, limit: Limit = 0.05
+    merge: Merge,
+    *,
+    data: MergeData = None,
+    against: Against | None = None,
+    metric: Metric = "loss",
+    by: By | None = None,
+    limit: Limit = 0.05,
 ) -> Finding:
     """Assert that a merge, as its recipe makes it, is at most ``limit`` worse than what it was made of.
 
-    value = max over data of L(merge) − L(reference), each the mean loss on that data. ``against``: ``better-parent``
-    (default; the parent of lowest loss), ``worse-parent``, ``mean`` (of the parents' losses), or a parent's name.
-    ``data``: by default that of the merge; a name, a list of names, or a table of a name for each parent, by which
-    every parent is measured on its own task and is the reference there. ``limit``: in the loss's unit, or ``"2%"`` of
-    the reference's. Nothing is re-estimated or aligned beyond what the recipe does: what is measured is what is made.
+    value = max over data of m(merge) − m(reference), m the ``metric``: ``loss`` (mean per sample), ``token-loss``,
+    ``perplexity``, ``error`` or ``accuracy`` (in points), ``"module:callable"`` (model, batches -> per-sample values),
+    ``{"lm_eval": "task"}``. ``against``: ``better-parent`` (default), ``worse-parent``, ``mean`` (of the parents), or a
+    parent's name. ``data``: by default that of the merge; a name, a list of names, or a table of a name for each
+    parent, by which every parent is measured on its own task and is the reference there. ``by``: ``class`` or a column
+    of the data: the worst part is judged, against the same parent. ``limit``: in the metric's unit, or ``"2%"`` of the
+    reference's. Nothing is re-estimated or aligned beyond what the recipe does: what is measured is what is made.
 
-    ``details`` hold ``data`` (for each the parents' losses, the merge's, the reference and the difference),
-    ``reference``, ``merged`` and more. A pass is about this data; a fail about this merge.
-    Raises LmcError (CheckpointError, SourceError, SymmetryError) when nothing sound can be said.
+    ``details`` hold ``data`` (for each the parents' figures, the merge's, the reference and the difference; ``parts``),
+    ``reference``, ``merged``, ``made`` and more; the witness is the Merge. A pass is about this data; a fail about this
+    merge. Raises LmcError (CheckpointError, SourceError, SymmetryError) when nothing sound can be said.
     """
-    tasks = measure_tasks(merge, data, against)
-    worst = max(tasks, key=lambda task: task.excess(limit))
+    from lmccheck.evaluate.metrics import metric as metric_of
+
+    measured = metric_of(metric, merge.network.base, unit=merge.network.loss.unit)
+    tasks = measure_tasks(merge, data, Asked(measured, against or "", by))
+    worst = max((part for task in tasks for part in task.parts), key=lambda part: part.excess(limit))
     found = Finding(
-        worst.value,
-        limit,
-        merge.network.loss.unit,
-        reference=worst.reference.loss,
-        endpoints=worst.parents,
-        worst_loss=worst.merged.loss,
-        where=Where(data=worst.label) if len(tasks) > 1 else Where(),
-        merge=worst.merged,
-        notes=_notes(tasks, limit),
+        worst.worse_by,
+        limit if worst.reference else worst.bound(limit),
+        measured.unit,
+        reference=worst.reference,
+        endpoints=_ends(worst),
+        worst_loss=worst.merged,
+        where=_where(worst, tasks),
+        merge=End("of the merge", worst.merged, worst.task.merged_end.error, worst.task.merged_end.token_loss),
+        notes=_notes(tasks, worst, limit),
         alignment=_alignment(merge),
         witness=merge,
-        examined=tuple(task.examined for task in (worst, *(task for task in tasks if task is not worst))),
+        examined=tuple(task.examined for task in sorted(tasks, key=lambda task: task is not worst.task)),
         facts=_facts(merge, worst, tasks),
     )
     explained = found.explained(lambda: _failure(merge, worst, tasks, found))
     return replace(explained, evaluations=sum(task.evaluator.evaluations for task in tasks))
 
 
-def _facts(merge: Merge, worst: Task, tasks: list[Task]) -> dict[str, Any]:
+def _ends(worst: Part) -> tuple[End, ...]:
+    """Return the parents' figures as reports show endpoints; 0-1 errors are those of all the data."""
+    whole = worst.which is None
+    return tuple(End(e.name, worst.parents[e.name], e.error if whole else None) for e in worst.task.ends)
+
+
+def _where(worst: Part, tasks: list[Task]) -> Where:
+    parts = [worst.task.label] if len(tasks) > 1 else []
+    return Where(data=", ".join([*parts, *([worst.label] if worst.name else [])]) or None)
+
+
+def _facts(merge: Merge, worst: Part, tasks: list[Task]) -> dict[str, Any]:
+    end = worst.task.merged_end
     return {
-        "reference": worst.reference.name,
-        "merged": {"loss": worst.merged.loss, "error": worst.merged.error},
+        "metric": worst.task.asked.metric.name,
+        "reference": worst.task.reference,
+        "merged": {"value": worst.merged, "loss": end.loss, "error": end.error},
         "data": {task.label: task.facts() for task in tasks},
         "recipe": merge.recipe.facts(),
         "made": dict(merge.product.made.facts),
-        "precision": precision_of(worst.evaluator),
+        "precision": precision_of(worst.task.evaluator),
     }
 
 
@@ -76,17 +101,23 @@ def _alignment(merge: Merge) -> dict[str, Any] | None:
     return {"method": merge.align, "parents": {name: found.summary() for name, found in made.items()}}
 
 
-def _notes(tasks: list[Task], limit: float | str) -> list[str]:
-    """Say what became of BatchNorm, and which data the recipe looked at before."""
+def _notes(tasks: list[Task], worst: Part, limit: float | str) -> list[str]:
+    """Say what became of BatchNorm, which part is judged, and which data the recipe looked at before."""
     notes = list(tasks[0].merge.product.made.notes)
+    if worst.task.slices is not None:
+        parts = worst.task.slices
+        notes.append(
+            f"the worst of {sum(len(task.parts) for task in tasks)} parts by {parts.by!r} is judged, "
+            f"{worst.label} ({parts.counts[parts.names.index(worst.name)]} samples); on all of {worst.task.label} the "
+            f"merge is {number(Part(worst.task).worse_by)} {worst.task.asked.metric.unit} worse"
+        )
     for task in tasks:
-        on = f"on {task.label}: " if len(tasks) > 1 else ""
-        if task.reestimated is not None:
-            within = task.reestimated.loss - task.reference.loss <= task.bound(limit)
+        on, whole = f"on {task.label}: " if len(tasks) > 1 else "", Part(task)
+        if whole.reestimated is not None:
             notes.append(
-                f"{on}the merge is measured as it is made, loss {task.merged.loss:.4g}; with BatchNorm re-estimated on "
-                f"{_samples(task)} calibration samples it has {task.reestimated.loss:.4g}, "
-                f"{'within' if within else 'above'} the limit (do so before it is published)"
+                f"{on}the merge is measured as it is made, {whole.merged:.4g} {task.asked.metric.unit}; with BatchNorm "
+                f"re-estimated on {_samples(task)} calibration samples it has {whole.reestimated:.4g}, "
+                f"{'within' if whole.within(whole.reestimated, limit) else 'above'} the limit"
             )
         elif task.evaluator.batchnorms:
             notes.append(
@@ -104,22 +135,25 @@ def _samples(task: Task) -> int:
     return 0 if data is None else data.samples
 
 
-def _failure(merge: Merge, worst: Task, tasks: list[Task], found: Finding) -> Failure:
+def _failure(merge: Merge, worst: Part, tasks: list[Task], found: Finding) -> Failure:
     from lmccheck.properties.merge_diagnosis import diagnose
 
-    why = diagnose(worst, found.limit)
-    better = [end.name for end in worst.parents if end.loss < worst.merged.loss]
-    beaten = f"worse than {worst.reference.name}"
+    why, task = diagnose(worst, found.limit), worst.task
+    metric = task.asked.metric
+    better = [name for name, value in worst.parents.items() if metric.worse_by(worst.merged, value) > 0]
+    beaten = f"worse than {task.reference}"
     if len(better) == len(worst.parents) > 1:
         beaten += ", and than every parent" if len(better) > 2 else ", and than both parents"
+    named = "" if metric.name == "loss" else f"{metric.name} "
+    on = f"{worst.label} of {measured_on(task.merge.network.data)}" if worst.name else None
     return Failure(
         f"{merge.name}: {merge.recipe.text}",
         f"the merge is {beaten}",
-        f"{worst.merged.loss:.4g} of the merge, {worst.reference.loss:.4g} of {worst.reference.name}: worse by",
+        f"{named}{worst.merged:.4g} of the merge, {worst.reference:.4g} of {task.reference}: worse by",
         f"the merge of {some(merge.parents)}",
-        measured_on(worst.merge.network.data),
-        [Seen(task.value, f"on {task.label}", task.bound(found.limit)) for task in tasks],
-        "data sets",
+        on or measured_on(task.merge.network.data),
+        [Seen(part.worse_by, f"on {part.label}", part.bound(found.limit)) for each in tasks for part in each.parts],
+        "parts of the data" if task.slices is not None else "data sets",
         next=why.next,
         diagnosis=why.lines,
     )
