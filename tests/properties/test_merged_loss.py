@@ -107,7 +107,7 @@ def normed(seed: int, inputs: Tensor) -> State:
     torch.manual_seed(seed)
     module = Normed()
     with torch.no_grad():
-        module.first.weight.mul_(3.0)
+        module.head.weight.mul_(20.0)
         hidden = module.first(inputs)
         module.norm.running_mean.copy_(hidden.mean(0))
         module.norm.running_var.copy_(hidden.var(0))
@@ -118,7 +118,7 @@ def test_averaged_batchnorm_statistics_are_measured_as_they_are() -> None:
     """The loss is that of the file; re-estimated it is another, which is said, with calibration data or without."""
     inputs = draw(0, 200, 4)
     x = normed(0, inputs)
-    y = {**x, "norm.running_mean": x["norm.running_mean"] + 18}  # one client's statistics are off, and so is the mean
+    y = {**x, "norm.running_mean": x["norm.running_mean"] - 18}  # one client's statistics are off, and so is the mean
     module = Normed()
     module.load_state_dict(x)
     module.eval()
