@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import os
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from lmccheck.beside import configs, fit, processors, tokenizers
 from lmccheck.beside.difference import Difference
 from lmccheck.beside.folder import CONFIG, Folder
 from lmccheck.errors import CheckpointError, nearest, one_line
+from lmccheck.store.checkpoint import Checkpoint
 from lmccheck.store.header import TensorHeader
 
 DEEP = "JSON nested too deeply, expected what save_pretrained writes; mend: save the model again"
@@ -21,12 +23,24 @@ Open = Callable[[Path], Folder]  # a folder by its path: the same one each time,
 
 @dataclass(frozen=True)
 class Side:
-    """One checkpoint by the name that messages call it; ``adapter`` is the folder of an adapter on its base."""
+    """One checkpoint by the name that messages call it; ``adapter`` is the folder of an adapter on its base.
+
+    Of one that is ``made``, its folder is not told. ``meant`` are the names of what differs in it by its kind.
+    """
 
     name: str
     home: Path | None
     tensors: Mapping[str, TensorHeader]
     adapter: Path | None = None
+    made: bool = False
+    meant: Collection[str] = ()
+
+    @classmethod
+    def of(cls, name: str, checkpoint: Checkpoint) -> Side:
+        """Return the side of an open checkpoint."""
+        told = checkpoint.about.get("adapter")
+        path = Path(told["path"]) if isinstance(told, Mapping) else None
+        return cls(name, checkpoint.home, checkpoint.tensors, path)
 
 
 @dataclass
@@ -42,14 +56,12 @@ class Compared:
     unknown: dict[str, str] = field(default_factory=dict)
 
 
-def compare(
-    sides: Sequence[Side], accept: Iterable[str] = (), opened: Open = Folder, meant: Iterable[str] = ()
-) -> Compared:
+def compare(sides: Sequence[Side], accept: Iterable[str] = (), opened: Open = Folder) -> Compared:
     """Compare the folders of several checkpoints with the first that has one, and each with its own weights.
 
-    ``accept`` are the names that a user accepts; ``meant`` those of what differs by the kind of comparison.
+    ``accept`` are the names that a user accepts.
     """
-    found, accepted = Compared(), _Accepted(accept, meant)
+    found, accepted = Compared(), _Accepted(accept)
     known = [_Opened(side, opened) for side in sides if side.home is not None]
     bare = [side.name for side in sides if side.home is None]
     bare += [side.side.name for side in known if not side.folder.has(CONFIG)]
@@ -64,6 +76,27 @@ def compare(
     return found
 
 
+def require_same_beside(
+    checkpoints: Mapping[str, Checkpoint], accept: Iterable[str] = (), *, built: bool, meant: Collection[str] = ()
+) -> None:
+    """Raise CheckpointError where checkpoints, by name, differ beside their weights in what is not accepted.
+
+    ``built``: their model is built of the first one's config; else lone files are not asked for what lies beside them.
+    """
+    if isinstance(accept, str):
+        raise CheckpointError(f"accept: got {accept!r}, expected a list of names; mend: accept=[{accept!r}]")
+    asked = [
+        (name, one if built or one.path is None or not os.path.isfile(one.path) else replace(one, home=None))
+        for name, one in checkpoints.items()
+    ]
+    found = compare([replace(Side.of(name, one), meant=meant) for name, one in asked], accept)
+    if found.problems:
+        first, *others = found.problems
+        more = f" (and {len(others)} more)" if others else ""
+        hint = "".join(f"; {line}" for line in list(found.unknown.values())[:1])
+        raise CheckpointError(f"{first.replace('accept = [', 'accept=[')}{more}{hint}")
+
+
 class _Opened:
     """A side with its folders."""
 
@@ -73,27 +106,26 @@ class _Opened:
         self.folder = opened(side.home)
         own = None if side.adapter is None else opened(side.adapter)
         self.tokenizer = own if own is not None and tokenizers.exists(own) else self.folder
-        self.label = f"{side.name} ({self.folder})"
+        self.label = side.name if side.made else f"{side.name} ({self.folder})"
 
     def name(self, difference: Difference) -> str:
         """Return what a difference calls it: with the folder that the file lies in."""
         folder = self.folder if difference.file == CONFIG else self.tokenizer
-        return f"{self.side.name} ({folder})"
+        return self.side.name if self.side.made else f"{self.side.name} ({folder})"
 
 
 class _Accepted:
     """Names that a user accepts, and which of them met a difference."""
 
-    def __init__(self, names: Iterable[str], meant: Iterable[str]) -> None:
+    def __init__(self, names: Iterable[str]) -> None:
         self.names = dict.fromkeys(names)
-        self.meant = set(meant)
         self.met: set[str] = set()
 
     def takes(self, names: Iterable[str]) -> bool:
         """Whether one of a difference's names is accepted."""
-        if hit := self.names.keys() & set(names):
-            self.met |= hit
-        return bool(hit) or not self.meant.isdisjoint(names)
+        hit = self.names.keys() & set(names)
+        self.met |= hit
+        return bool(hit)
 
     def tell(self, folders: Sequence[Folder], found: Compared) -> None:
         """Say which names met no difference, and which are none."""
@@ -140,7 +172,7 @@ def _faults(found: Compared, side: _Opened, accepted: _Accepted) -> None:
 
 
 def _differences(found: Compared, one: _Opened, other: _Opened, accepted: _Accepted) -> None:
-    lines = Compared()
+    lines, meant = Compared(), {*one.side.meant, *other.side.meant}
     for differences, ends in (
         (configs.differences, (one.folder, other.folder)),
         (processors.differences, (one.folder, other.folder)),
@@ -148,7 +180,7 @@ def _differences(found: Compared, one: _Opened, other: _Opened, accepted: _Accep
     ):
         try:
             for each in differences(*ends):
-                if not accepted.takes(each.names):
+                if not accepted.takes(each.names) and meant.isdisjoint(each.names):
                     (lines.notes if each.note else lines.problems).append(each.line(one.name(each), other.name(each)))
         except CheckpointError as error:
             lines.problems.append(str(error))

@@ -79,10 +79,12 @@ class Core:
             "sha256": plan.sha256,
             "symmetry": plan.symmetry,
         }
+        if plan.accept:
+            given["accept"] = plan.accept
         if isinstance(plan, SetPlan):
             return self.load_set(plan.models, **given, **({"matched": plan.matched} if plan.matched else {}))
         if isinstance(plan, MergePlan):
-            own = {"base_model": plan.base, "shipped": plan.shipped, "align": plan.align, "accept": plan.accept}
+            own = {"base_model": plan.base, "shipped": plan.shipped, "align": plan.align}
             return self.load_merge(plan.parents, plan.recipe, **own, sources=plan.sources, **given)
         if plan.model_b is None:
             return self.distinct(self.load_pair(plan.a, plan.b, **given))

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from dataclasses import replace
 
 from lmccheck.beside.compare import Compared, Open, Side, compare
 from lmccheck.beside.configs import WIDTHS
 from lmccheck.errors import one_line
 from lmccheck.manifest.plan import Measured, PairPlan
 from lmccheck.store.checkpoint import Checkpoint
-from lmccheck.store.given import Adapted
+
+OF_ITS_TENSORS = ("dtype", "num_hidden_layers", "layer_types")  # of what is shipped, which its own check compares
 
 
-def compared(item: Measured, checkpoints: Mapping[str, Checkpoint], folder: Path, opened: Open) -> Compared:
-    """Compare what lies beside an item's checkpoints, which are given by their keys; paths are relative to a folder."""
-    sides = []
-    for key, found in checkpoints.items():
-        named = item.files.get(key)
-        adapter = folder / named.adapter if isinstance(named, Adapted) else None
-        sides.append(Side(key, found.home, found.tensors, adapter))
-    meant = WIDTHS if isinstance(item, PairPlan) and item.model_b is not None else ()
-    return compare(sides, item.accept, opened, meant)
+def compared(item: Measured, checkpoints: Mapping[str, Checkpoint], opened: Open) -> Compared:
+    """Compare what lies beside an item's checkpoints, which are given by their keys."""
+    meant: dict[str, tuple[str, ...]] = {"shipped": OF_ITS_TENSORS}
+    if isinstance(item, PairPlan) and item.model_b is not None:
+        meant = {"b": WIDTHS}
+    sides = [replace(Side.of(key, found), meant=meant.get(key, ())) for key, found in checkpoints.items()]
+    return compare(sides, item.accept, opened)
 
 
 def acceptances(items: Sequence[tuple[str, Compared]]) -> tuple[list[str], list[str]]:

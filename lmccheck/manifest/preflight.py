@@ -53,7 +53,7 @@ def inspected(plan: Plan) -> Inspected:
         name = f"{item.kind}.{item.name}"
         headers: dict[str, Checkpoint] = {}
         found.problems += [one_line(f"{name}{problem}") for problem in _problems(item, looks, headers)]
-        beside = compared(item, headers, plan.folder, looks.beside)
+        beside = compared(item, headers, looks.beside)
         found.problems += [one_line(f"{name}: {problem}") for problem in beside.problems]
         found.notes += [one_line(f"{name}: {note}") for note in beside.notes]
         accepting.setdefault(id(item.accept), []).append((name, beside))
@@ -170,7 +170,13 @@ def _problems(item: Measured, looks: _Looks, headers: dict[str, Checkpoint]) -> 
         yield from _recipe_problems(item)
         kinds = ("shape",) if item.recipe.settings.get("dtype") else kinds
     first = next(iter(headers), "")
-    for other in list(headers)[1:]:
+    if isinstance(item, MergePlan) and item.shipped is not None:
+        published = looks.checkpoint(item.shipped)
+        if isinstance(published, str):
+            yield f".shipped: {published}"
+        else:
+            headers["shipped"] = published
+    for other in [key for key in headers if key not in (first, "shipped")]:
         one, two = alike(headers[first], headers[other])
         found = list(_differences(first, other, one, two, kinds))
         yield from found

@@ -15,6 +15,7 @@ from torch import Tensor
 from lmccheck.alignment import method_names
 from lmccheck.alignment.api import Alignment
 from lmccheck.alignment.api import align as align_pair
+from lmccheck.beside.compare import require_same_beside
 from lmccheck.errors import CheckpointError, LmcError, nearest
 from lmccheck.evaluate.evaluator import Evaluator
 from lmccheck.merging.contract import Made, Recipe, read_recipe
@@ -213,6 +214,8 @@ def load_merge(
     _require_distinct(opened)
     origin = None if base_model is None else open_checkpoint(base_model, folder, "base_model", pins.get("base"))
     published = None if shipped is None else look_at(shipped, folder, "shipped")
+    named = {**opened, **({} if origin is None else {"base_model": origin})}
+    require_same_beside(named, accept, built=model is None)
     title = name or "-".join(names)
     network = load_network(
         name=title, model=model_for(model, next(iter(opened.values()))), data=data, calibration=calibration, loss=loss,

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from lmccheck.beside.compare import require_same_beside
 from lmccheck.errors import CheckpointError
 from lmccheck.modules.precision import own_settings
 from lmccheck.network.endpoint import Endpoint, require_same_tensors
@@ -86,6 +87,7 @@ def load_set(
     name: str | None = None,
     sha256: Sequence[str] = (),
     matched: Sequence[str] = (),
+    accept: Sequence[str] = (),
     **given: Any,
 ) -> ModelSet:
     """Load and check two checkpoints of one network or more; the network and the data are loaded once.
@@ -116,6 +118,8 @@ def load_set(
         )
     pins = dict(enumerate(sha256))
     opened = [open_checkpoint(model, folder, f"model {k}", pins.get(k)) for k, model in enumerate(models)]
+    named = {f"model {k}": checkpoint for k, checkpoint in enumerate(opened)}
+    require_same_beside(named, accept, built=given.get("model") is None)
     title = name or "-".join(names)
     network = load_network(name=title, **{**given, "model": model_for(given.get("model"), opened[0])})
     network.remarks.update(dict.fromkeys((*matched, *found)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from lmccheck.beside.compare import require_same_beside
+from lmccheck.beside.configs import WIDTHS
 from lmccheck.errors import CheckpointError
 from lmccheck.modules.precision import own_settings
 from lmccheck.network.endpoint import (
@@ -213,6 +215,7 @@ def load_pair(
     name: str | None = None,
     sha256: Mapping[str, str] | None = None,
     symmetry: str | os.PathLike[str] | PermutationSpec | None = None,
+    accept: Sequence[str] = (),
 ) -> ModelPair:
     """Load and check two checkpoints of one network.
 
@@ -227,11 +230,13 @@ def load_pair(
     ``cuda[:N]``. Relative paths and modules are looked up in ``base`` (the current folder by default); ``sha256``
     pins the files, ``{"a": hex, "b": hex}``. ``symmetry``: a spec file (.toml, .json) or a PermutationSpec to use in
     place of the derived one, for a network that cannot be traced; it is verified before use like any other.
+    Folders are compared in their config.json and tokenizers; ``accept`` names what may differ: ``["rope_scaling"]``.
 
     Raises CheckpointError, SourceError, SymmetryError or DeviceError with one line: what, got, expected, the mend.
     """
     folder = Path(base) if base is not None else Path.cwd()
     first, second = _opened(a, b, folder, sha256 or {})
+    require_same_beside({"a": first, "b": second}, accept, built=model is None)
     network = load_network(
         name=name or _title(a, b), model=model_for(model, first), data=data, calibration=calibration, loss=loss,
         device=device, base=folder, symmetry=symmetry,
@@ -261,6 +266,7 @@ def load_widths(
     base: str | os.PathLike[str] | None = None,
     name: str | None = None,
     sha256: Mapping[str, str] | None = None,
+    accept: Sequence[str] = (),
     **given: Any,
 ) -> WidthPair:
     """Load and check two checkpoints, each of its own network, which differ in nothing but hidden widths.
@@ -269,6 +275,7 @@ def load_widths(
     """
     folder = Path(base) if base is not None else Path.cwd()
     opened = _opened(a, b, folder, sha256 or {})
+    require_same_beside(dict(zip("ab", opened, strict=True)), accept, built=model_a is None, meant=WIDTHS)
     first = load_network(name=name or _title(a, b), model=model_for(model_a, opened[0]), base=folder, **given)
     second = first.with_model(model_for(model_b, opened[1]))
     found = ((n, under_module_names(c, n)) for n, c in zip((first, second), opened, strict=True))

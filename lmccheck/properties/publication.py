@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from lmccheck.beside.compare import Side
+from lmccheck.beside.compare import compare as compare_beside
 from lmccheck.errors import LmcError
 from lmccheck.shown import some
 from lmccheck.store.compare import Comparison, Difference, compare, difference, same_bits
@@ -128,11 +130,20 @@ def published(merge: Merge, shipped: Checkpoint) -> Publication:
     equals = tuple(name for name, source in sources.items() if same_bits(shipped, source))
     end, refused = _loaded(merge, shipped)
     told: dict[str, Any] = {"equals": equals, "alone": taken_alone(merge, facts), "refused": refused}
+    told["beside"] = _beside(merge, shipped, expected)
     if comparison.identical and not refused:
         return Publication(shipped.label, comparison, **told)
     explanations = [] if comparison.identical or comparison.rounded else _explained(merge, shipped, comparison)
     losses, mends = _measured(merge, end)
     return Publication(shipped.label, comparison, explanations=explanations, losses=losses, mends=mends, **told)
+
+
+def _beside(merge: Merge, shipped: Checkpoint, expected: Checkpoint) -> tuple[str, ...]:
+    """Return what its config and tokenizer say that those of the merge do not; dtypes are those of its tensors."""
+    made = expected if expected.home is not None else next(iter(merge.files.values()))
+    sides = replace(Side.of("shipped", shipped), meant=("dtype",)), replace(Side.of("the merge", made), made=True)
+    found = compare_beside(sides, merge.accept)
+    return tuple(f"is not what the merge is beside its weights: {line}" for line in found.problems)
 
 
 def _compared(merge: Merge, shipped: Checkpoint, expected: Checkpoint) -> Comparison:
