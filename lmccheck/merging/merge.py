@@ -214,8 +214,8 @@ def load_merge(
     _require_distinct(opened)
     origin = None if base_model is None else open_checkpoint(base_model, folder, "base_model", pins.get("base"))
     published = None if shipped is None else look_at(shipped, folder, "shipped")
-    named = {**opened, **({} if origin is None else {"base_model": origin})}
-    require_same_beside(named, accept, built=model is None)
+    compared = {**opened, **({} if origin is None else {"base_model": origin})}
+    require_same_beside(compared, accept, built=model is None)
     title = name or "-".join(names)
     network = load_network(
         name=title, model=model_for(model, next(iter(opened.values()))), data=data, calibration=calibration, loss=loss,
