@@ -113,7 +113,7 @@ def base_of(setting: Setting) -> list[Checkpoint]:
 
 def size_of(trial: Trial) -> float:
     """Return Σ |w|, by which roundings grow; at least 1."""
-    weights = trial.setting.weights or trial.merged().facts.get("weights") or {}
+    weights = trial.merged().facts.get("weights") or trial.setting.weights or {}
     return max(1.0, math.fsum(abs(weight) for weight in weights.values()))
 
 

@@ -19,6 +19,7 @@ from lmccheck.store.compare import same_bits
 if TYPE_CHECKING:
     from lmccheck.merging.merge import Merge
 
+WEIGHTS = {"weights", "counts"}  # settings that weigh parents
 MOST = 4  # parents that are taken one by one, and that networks are drawn for
 
 
@@ -76,7 +77,7 @@ def _on_parents(merge: Merge, laws: tuple[str, ...], found: Tried) -> None:
 
         trial = Trial(
             make,
-            Setting(merge.given, merge.base_file),
+            Setting(merge.given, merge.base_file, first.facts.get("counts")),
             act=act,
             buffers=_buffers(merge),
             layout=first.facts.get("layout", True),
@@ -139,7 +140,10 @@ def _strategy(merge: Merge, names: tuple[str, ...]) -> tuple[Any, int, int]:
 
 
 def _shared(merge: Merge, names: tuple[str, ...]) -> dict[str, float] | None:
-    """Return weights for the first parents only, of the same sum as all; None where they are all."""
+    """Return weights for the first parents only, of the same sum as all; None where they are those of the recipe."""
+    counts = merge.product.made.facts.get("counts")
+    if counts:
+        return {name: float(counts[name]) or 1.0 for name in names}
     weights = merge.recipe.settings.get("weights")
     if len(names) == len(merge.given) or not isinstance(weights, Mapping):
         return None
@@ -151,10 +155,14 @@ def _shared(merge: Merge, names: tuple[str, ...]) -> dict[str, float] | None:
 
 def made_of(merge: Merge, setting: Setting, folder: Path) -> Made:
     """Run a merge's recipe on something else, below a new folder."""
-    recipe = merge.recipe
+    recipe, parents = merge.recipe, setting.parents
     if setting.weights is not None and "weights" in recipe.settings:
         recipe = replace(recipe, settings={**recipe.settings, "weights": dict(setting.weights)})
-    made = recipe.make(setting.parents, setting.base, folder, seed=merge.seed, measure=merge._measure)
+    if setting.weights is not None and "counts" in recipe.settings:
+        counts = {name: round(count) for name, count in setting.weights.items()}
+        recipe = replace(recipe, settings={**recipe.settings, "counts": counts})
+        parents = {name: parents[name] for name in counts}
+    made = recipe.make(parents, setting.base, folder, seed=merge.seed, measure=merge._measure)
     return Made(look_at(str(made.path), Path(), "the merge"), made.facts)
 
 
@@ -163,7 +171,7 @@ def _promised(merge: Merge) -> dict[str, Any]:
     facts = merge.product.made.facts
     return {
         "dtype": facts.get("dtype", merge.recipe.settings.get("dtype")),
-        "weighted": "weights" in merge.recipe.settings,
+        "weighted": not WEIGHTS.isdisjoint(merge.recipe.settings),
     }
 
 

@@ -113,6 +113,7 @@ class Publication:
             "dtypes": {name: list(pair) for name, pair in told.dtypes.items()},
             "equals": list(self.equals),
             "refused": self.refused,
+            "beside": list(self.beside),
             "explanations": list(self.explanations),
             "losses": dict(self.losses),
         }
@@ -141,6 +142,8 @@ def published(merge: Merge, shipped: Checkpoint) -> Publication:
 def _beside(merge: Merge, shipped: Checkpoint, expected: Checkpoint) -> tuple[str, ...]:
     """Return what its config and tokenizer say that those of the merge do not; dtypes are those of its tensors."""
     made = expected if expected.home is not None else next(iter(merge.files.values()))
+    if expected.home is not None and shipped.home is None:
+        return ("has no config.json beside it, the merge has one; mend: publish the folder",)
     sides = replace(Side.of("shipped", shipped), meant=("dtype",)), replace(Side.of("the merge", made), made=True)
     found = compare_beside(sides, merge.accept)
     return tuple(f"is not what the merge is beside its weights: {line}" for line in found.problems)

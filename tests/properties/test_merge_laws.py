@@ -79,3 +79,21 @@ def test_a_function_that_draws_without_its_seed_fails(laws) -> None:
     result = laws({"call": dare})
     assert result.verdict == "fail"
     assert any("seed: made twice with one seed, the merge differs: tensor '0." in line for line in result.lines)
+
+
+@pytest.mark.parametrize("recipe", [{"uniform": True}, {"fedavg": {"x": 30, "y": 11}}])
+def test_means_keep_every_law_that_they_claim(laws, recipe: Any) -> None:
+    """The soup and the mean of clients, the latter whatever all counts are multiplied by."""
+    result = laws(recipe)
+    assert result.passed, result
+    unclaimed = {law for law, told in result.details["laws"].items() if told == "not claimed"}
+    assert unclaimed == ({"scale"} if "uniform" in recipe else set())
+    assert result.details["drawn"] == 5
+
+
+def test_a_soup_is_tried_on_its_own_parents_only(laws) -> None:
+    """What needs validation data is not drawn, and that is said."""
+    data = torch.randn(6, 4, generator=torch.Generator().manual_seed(3)), torch.arange(6) % 3
+    result = laws({"greedy_soup": data})
+    assert result.passed, result
+    assert any("greedy_soup was not tried on drawn networks" in note for note in result.notes)

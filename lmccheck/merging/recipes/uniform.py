@@ -25,4 +25,5 @@ def uniform(making: Making) -> Made:
     from lmccheck.merging.average import write_average
 
     weights = dict.fromkeys(making.parents, 1.0)
-    return Made(write_average(making, weights, making.settings["dtype"], divisor=float(len(weights))), {})
+    facts = {"weights": dict.fromkeys(weights, 1 / len(weights))}
+    return Made(write_average(making, weights, making.settings["dtype"], divisor=float(len(weights))), facts)
