@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import NoneType
 from typing import Any, NoReturn
 
 from lmccheck.errors import CheckpointError, shown_path
@@ -108,7 +109,9 @@ def _stale(path: Path, placed: Mapping[str, str], others: Sequence[str]) -> Iter
 
 
 def _require_size(path: Path, metadata: Any, files: Sequence[File]) -> None:
-    total = metadata.get("total_size") if isinstance(metadata, dict) else None
+    if not isinstance(metadata, (dict, NoneType)):
+        _refuse(path, f"has the metadata {shown(metadata)}", "a table", WHOLE)
+    total = (metadata or {}).get("total_size")
     size = sum(header.bytes for file in files for header in file.header.tensors.values())
     if total is not None and (isinstance(total, bool) or not isinstance(total, (int, float)) or total != size):
         _refuse(path, f"has total_size {shown(total)}", f"{size}, the bytes of its shards' tensors", WHOLE)
