@@ -13,11 +13,15 @@ BARRIER = (
 
 @dataclass(frozen=True)
 class Point:
-    """The network at ``t`` on the segment: mean loss, and mean 0-1 error where the loss has one."""
+    """The network at ``t`` on the segment: mean loss, and mean 0-1 error where the loss has one.
+
+    ``parts``: the mean loss over each part of the samples, where they are told apart.
+    """
 
     t: float
     loss: float
     error: float | None
+    parts: tuple[float, ...] = ()
 
 
 def chord(t: float, at_a: float, at_b: float) -> float:
@@ -40,17 +44,26 @@ def grid(points: int) -> list[float]:
     return [k / (points - 1) for k in range(points)]
 
 
-def sample(measure: Callable[[float], Point], points: int, rounds: int, at_a: float, at_b: float) -> list[Point]:
+def sample(
+    measure: Callable[[float], Point],
+    points: int,
+    rounds: int,
+    at_a: float,
+    at_b: float,
+    worst: Callable[[Sequence[Point]], float] | None = None,
+) -> list[Point]:
     """Measure a grid, then ``rounds`` times the two midpoints beside the worst t; return all points in order of t.
 
-    A sampled maximum is a lower bound of the true one; every round halves the cell around the worst point.
+    A sampled maximum is a lower bound of the true one; every round halves the cell around the worst point, which is
+    that of the barrier unless ``worst`` says another.
     """
     found = {t: measure(t) for t in grid(points)}
     step = 1 / (points - 1)
     for _ in range(rounds):
         step /= 2
-        _, worst = barrier([(p.t, p.loss) for p in found.values()], at_a, at_b)
-        for t in (worst - step, worst + step):
+        known = list(found.values())
+        at = barrier([(p.t, p.loss) for p in known], at_a, at_b)[1] if worst is None else worst(known)
+        for t in (at - step, at + step):
             if 0 < t < 1 and t not in found:
                 found[t] = measure(t)
     return [found[t] for t in sorted(found)]

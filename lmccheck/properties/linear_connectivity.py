@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from lmccheck.errors import LmcError
 from lmccheck.evaluate.line import BARRIER
 from lmccheck.finding import Failure, Finding, Where
 from lmccheck.properties.advice import APART, maps_beyond, more_data, other_alignment
-from lmccheck.properties.measured_line import Line, measure_line, measure_point
+from lmccheck.properties.measured_line import Apart, Line, measure_line, measure_point
 from lmccheck.properties.registry import check
-from lmccheck.properties.remarks import batchnorm_remark, calibration_remarks, measured_endpoints, precision_of
-from lmccheck.properties.settings import Align, Beyond, Limit, Points, Profile, Repair, Seed
+from lmccheck.properties.remarks import (
+    batchnorm_remark,
+    calibration_remarks,
+    end_of,
+    endpoint_measurements,
+    precision_of,
+)
+from lmccheck.properties.settings import Align, Beyond, By, Limit, Points, Profile, Repair, Seed
 
 if TYPE_CHECKING:
     from lmccheck.alignment.api import Alignment
@@ -34,6 +41,7 @@ def linear_connectivity(
     points: Points = 25,
     repair: Repair = "bn",
     beyond: Beyond = (),
+    by: By | None = None,
     seed: Seed = 0,
     profile: Profile = "ci",
 ) -> Finding:
@@ -45,7 +53,8 @@ def linear_connectivity(
     size of the grid, refined around the worst t. ``repair``: ``bn`` re-estimates BatchNorm statistics on calibration
     data at every point of the segment, its ends included; ``none`` leaves the interpolated ones; ``repair`` also gives
     the units of all other layers, between the ends, the means and deviations of the endpoints, interpolated (REPAIR).
-    ``beyond``: maps beyond permutations, see ``lmccheck.align``; none by default.
+    ``beyond``: maps beyond permutations, see ``lmccheck.align``; none by default. ``by``: ``class`` or a column of the
+    data; each part of the samples then has its own line and its own chord, and the worst of them is judged.
 
     ``details`` hold ``t``, ``losses``, ``errors`` (0-1), ``naive_losses`` (identity alignment), ``barrier``,
     ``barrier_naive``, ``error_barrier``, ``error_barrier_naive``, ``worst_t``, ``repair`` and more; the witness is the
@@ -58,18 +67,26 @@ def linear_connectivity(
     from lmccheck.alignment.api import align as align_pair
     from lmccheck.alignment.merge import segment
     from lmccheck.evaluate.evaluator import Evaluator
+    from lmccheck.evaluate.slices import slices
 
     if beyond and align == "none":
         raise LmcError(f"linear_connectivity: beyond = {beyond!r} with align = 'none'; mend: name an align method")
     evaluator = Evaluator(pair.network, pair.theta_a, pair.theta_b)
     unaligned = segment(pair, evaluator, None, repair)  # says what is missing before anything takes long
-    ends = measured_endpoints(pair, evaluator)
+    apart, measurements = None, endpoint_measurements(pair, evaluator)
+    ends = end_of("a", measurements[0]), end_of("b", measurements[1])
+    if by is not None:
+        apart = Apart.of(slices(pair.data, by), *measurements)
     alignment = None if align == "none" else align_pair(pair, align, seed=seed, beyond=beyond)
     moved = alignment is not None and not alignment.is_identity
     between = segment(pair, evaluator, alignment, repair, beside=unaligned) if moved else unaligned
-    line = measure_line(between, points, profile, *ends)
-    naive = Line([measure_point(unaligned, point.t) for point in line.points], *ends) if moved else line
+    line = measure_line(between, points, profile, *ends, apart)
+    naive = line
+    if moved:
+        naive = Line([measure_point(unaligned, point.t, apart) for point in line.points], *ends, line.parts)
     found = _finding(pair, line, naive, between, alignment, limit)
+    if apart is not None:
+        found = _of_parts(found, line, naive, apart)
     return found.explained(lambda: _failure(pair, line, found, between, align))
 
 
@@ -107,6 +124,25 @@ def _finding(
             "batchnorm": _batchnorm_summary(between),
             "precision": precision_of(evaluator),
         },
+    )
+
+
+def _of_parts(found: Finding, line: Line, naive: Line, apart: Apart) -> Finding:
+    """Return the finding as one about the worst part of the samples."""
+    name = str(line.worst_part)
+    part = line.part(name)
+    value, worst_t = part.highest
+    return replace(
+        found,
+        value=value,
+        reference=max(part.a.loss, part.b.loss),
+        worst_loss=part.worst.loss,
+        where=Where(t=worst_t, data=f"{apart.slices.by} {name}"),
+        naive=max(naive.part(other).highest[0] for other in naive.parts),
+        curve=part.curve(naive.part(name)),
+        error_barrier=None,
+        notes=[*found.notes, apart.note(line)],
+        facts={**found.facts, "by": apart.facts(line)},
     )
 
 
@@ -198,12 +234,18 @@ def _failure(pair: ModelPair, line: Line, found: Finding, between: Segment, alig
             f" (re-estimating the BatchNorm of {' and '.join(ends)} alone exceeds the limit: is the calibration data "
             "alike?)"
         )
+    remarks = [] if align == "none" else [f"unaligned it is {found.naive:.4g}"]
+    if (part := line.worst_part) is not None:
+        remarks.append(
+            f"on {found.where.data}, of {len(line.parts)} parts the worst; over all samples it is {line.highest[0]:.4g}"
+        )
+        line = line.part(part)
     return line.failure(
         pair.name,
         f"not linearly connected {how}{proof}",
         "(1-t)·a + t·b",
         pair.data,
-        [] if align == "none" else [f"unaligned it is {found.naive:.4g}"],
+        remarks,
         next=_advice(pair, found, between, align) if not ends else more_data(pair.network, "BatchNorm") or [ALIKE],
     )
 

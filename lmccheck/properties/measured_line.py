@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from lmccheck.evaluate.line import Point, barrier, chord, sample
@@ -12,7 +13,9 @@ from lmccheck.finding import Curve, End, Failure, Seen
 from lmccheck.properties.remarks import measured_on
 
 if TYPE_CHECKING:
+    from lmccheck.evaluate.evaluator import Measured
     from lmccheck.evaluate.segment import Segment
+    from lmccheck.evaluate.slices import Slices
     from lmccheck.store.data import Data
 
 LOG = logging.getLogger("lmccheck")
@@ -21,11 +24,25 @@ REFINEMENTS = {"dev": 0, "ci": 2, "thorough": 5}  # rounds of two extra points b
 
 @dataclass(frozen=True)
 class Line:
-    """Points in order of t, over the chord between the losses of the original endpoints."""
+    """Points in order of t, over the chord between the losses of the original endpoints.
+
+    ``parts``: both endpoints on each part of the samples by its name, where they are told apart.
+    """
 
     points: list[Point]
     a: End
     b: End
+    parts: Mapping[str, tuple[End, End]] = field(default_factory=dict)
+
+    def part(self, name: str) -> Line:
+        """Return the line of one part of the samples."""
+        k = list(self.parts).index(name)
+        return Line([Point(point.t, point.parts[k], None) for point in self.points], *self.parts[name])
+
+    @property
+    def worst_part(self) -> str | None:
+        """The part of the highest barrier, None where the samples are not told apart."""
+        return max(self.parts, key=lambda name: self.part(name).highest[0], default=None)
 
     @property
     def highest(self) -> tuple[float, float]:
@@ -96,13 +113,70 @@ class Line:
         )
 
 
-def measure_line(between: Segment, points: int, profile: str, a: End, b: End) -> Line:
-    """Measure a segment on a grid of ``points``, refined around the worst t as ``profile`` says."""
-    return Line(sample(lambda t: measure_point(between, t), points, REFINEMENTS[profile], a.loss, b.loss), a, b)
+def measure_line(between: Segment, points: int, profile: str, a: End, b: End, apart: Apart | None = None) -> Line:
+    """Measure a segment on a grid of ``points``, refined around the worst t as ``profile`` says.
+
+    ``apart``: the parts of the samples, of which the worst is looked for.
+    """
+    ends = apart.ends if apart is not None else {}
+
+    def worst(known: Sequence[Point]) -> float:
+        line = Line(list(known), a, b, ends)
+        part = line.worst_part
+        return (line if part is None else line.part(part)).highest[1]
+
+    def measure(t: float) -> Point:
+        return measure_point(between, t, apart)
+
+    return Line(sample(measure, points, REFINEMENTS[profile], a.loss, b.loss, worst), a, b, ends)
 
 
-def measure_point(between: Segment, t: float) -> Point:
+def measure_point(between: Segment, t: float, apart: Apart | None = None) -> Point:
     """Measure a segment at t."""
     found = between.measure(t)
     LOG.info("%s: t = %.4g, loss %.4g", between.evaluator.network.name, t, found.loss)
-    return Point(t, found.loss, found.error)
+    parts = () if apart is None else tuple(apart.slices.means(found.losses).tolist())
+    return Point(t, found.loss, found.error, parts)
+
+
+@dataclass(frozen=True)
+class Apart:
+    """The samples in parts, and both endpoints on each of them."""
+
+    slices: Slices
+    ends: Mapping[str, tuple[End, End]]
+
+    @classmethod
+    def of(cls, slices: Slices, first: Measured, second: Measured) -> Apart:
+        """Return the parts with what endpoints were measured to lose on them."""
+        means = [slices.means(found.losses).tolist() for found in (first, second)]
+        return cls(slices, {name: (End("a", a), End("b", b)) for name, a, b in zip(slices.names, *means, strict=True)})
+
+    def facts(self, line: Line) -> dict[str, Any]:
+        """Return what a report says of the parts; JSON-able."""
+        counts = dict(zip(self.slices.names, self.slices.counts, strict=True))
+        parts = {name: line.part(name) for name in counts}
+        return {
+            "by": self.slices.by,
+            "barrier_of_all": line.highest[0],
+            "parts": {
+                name: {
+                    "samples": counts[name],
+                    "barrier": part.highest[0],
+                    "worst_t": part.highest[1],
+                    "loss_a": part.a.loss,
+                    "loss_b": part.b.loss,
+                }
+                for name, part in parts.items()
+            },
+        }
+
+    def note(self, line: Line) -> str:
+        """Say which part is judged, of how many, and what the mean over all says."""
+        worst = str(line.worst_part)
+        count = self.slices.counts[self.slices.names.index(worst)]
+        total = len(self.slices.names)
+        return (
+            f"judged by the worst of {total} parts by {self.slices.by}: {worst}, {count} samples; over all samples the "
+            f"barrier is {line.highest[0]:.4g}; the worst of {total} is more often high by chance than one by itself"
+        )

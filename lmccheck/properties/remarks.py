@@ -118,11 +118,17 @@ def measured_on(data: Data) -> str:
 
 def measured_endpoints(pair: ModelPair, evaluator: Evaluator) -> tuple[End, End]:
     """Measure a pair's original endpoints with their own statistics. Raises SourceError where a loss is not finite."""
-    ends = []
-    for side, end in (("a", pair.a), ("b", pair.b)):
-        found = evaluator.endpoint(end.theta, f"endpoint {side}", end.checkpoint.label)
-        ends.append(end_of(side, found))
-    return ends[0], ends[1]
+    first, second = endpoint_measurements(pair, evaluator)
+    return end_of("a", first), end_of("b", second)
+
+
+def endpoint_measurements(pair: ModelPair, evaluator: Evaluator) -> tuple[Measured, Measured]:
+    """Return what ``measured_endpoints`` measures, sample by sample."""
+    first, second = (
+        evaluator.endpoint(end.theta, f"endpoint {side}", end.checkpoint.label)
+        for side, end in (("a", pair.a), ("b", pair.b))
+    )
+    return first, second
 
 
 def end_of(name: str, found: Measured) -> End:
