@@ -62,6 +62,7 @@ class Checkpoint:
     digests: Callable[[], Mapping[Path, str]] | None = field(default=None, repr=False)
     about: Mapping[str, Any] = field(default_factory=dict, repr=False)
     remarks: tuple[str, ...] = ()
+    onto: Callable[[Callable[[Checkpoint], Checkpoint]], Checkpoint] | None = field(default=None, repr=False)
     as_stored: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
@@ -152,7 +153,17 @@ def open_checkpoint(given: Any, folder: Path, side: str, pin: str | None = None)
         raise CheckpointError(
             f"{found.label}: got the pin {pin!r}, expected 64 hexadecimal digits; mend: the file's sha256"
         )
-    return replace(found, read=partial(_pinned, found.read, found, pin), get=partial(_pinned, found.get, found, pin))
+    return _with_pin(found, pin)
+
+
+def _with_pin(found: Checkpoint, pin: str) -> Checkpoint:
+    onto = found.onto
+    return replace(
+        found,
+        read=partial(_pinned, found.read, found, pin),
+        get=partial(_pinned, found.get, found, pin),
+        onto=None if onto is None else lambda view: _with_pin(onto(view), pin),
+    )
 
 
 def _pinned(read: Callable[..., Read], found: Checkpoint, pin: str, *name: str) -> Read:

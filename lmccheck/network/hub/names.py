@@ -57,6 +57,8 @@ def under_module_names(checkpoint: Checkpoint, network: Network) -> Checkpoint:
     model = network.described
     if model is None:
         return checkpoint
+    if checkpoint.onto is not None:
+        return checkpoint.onto(lambda base: under_module_names(base, network))
     require_evaluable(checkpoint.tensors, checkpoint.label)
     expected = stored_tensors(network.module)
     checkpoint = without_prefix(checkpoint, expected)

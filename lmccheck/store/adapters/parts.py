@@ -24,6 +24,10 @@ FITS = "mend: name the base that the adapter was trained on"
 Headers = Mapping[str, TensorHeader]
 
 
+class OtherNames(CheckpointError):
+    """An adapter is of tensors that its base does not have, under no prefix; a model may name the base's otherwise."""
+
+
 @dataclass(frozen=True)
 class Product:
     """How one tensor of the base is changed: by factors, tensors of the adapter by their roles, and a scale.
@@ -125,9 +129,7 @@ def _prefix(label: str, names: Collection[str], config: AdapterConfig, base: Hea
             prefix = own.removesuffix(first)
             if all(f"{prefix}{name}" in base for name in needed):
                 return prefix
-    raise CheckpointError(
-        f"{label}: is of tensor {first!r}, which {base_label} does not have{nearest(first, base)}; {FITS}"
-    )
+    raise OtherNames(f"{label}: is of tensor {first!r}, which {base_label} does not have{nearest(first, base)}; {FITS}")
 
 
 @dataclass(frozen=True)

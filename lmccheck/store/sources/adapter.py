@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lmccheck.errors import CheckpointError, shown_path
 from lmccheck.store.adapters.config import AdapterConfig, read_config
-from lmccheck.store.adapters.parts import Parts, parts_of
+from lmccheck.store.adapters.parts import OtherNames, Parts, parts_of
 from lmccheck.store.adapters.product import multiplied
 from lmccheck.store.checkpoint import SOURCES, Checkpoint, Source, look_at
 from lmccheck.store.contents import Lying, same_bytes
-from lmccheck.store.folders import adapter_in
+from lmccheck.store.folders import CONFIG, adapter_in
 from lmccheck.store.given import Adapted
 from lmccheck.store.shards import File
 
@@ -50,6 +50,7 @@ class _Merged:
             get=lambda name: self._merged(name, base.get),
             lies={name: lying for name in (*base.tensors, *added) if (lying := self._lying(name)) is not None},
             digests=None if base.digests is None else self.digests,
+            as_stored=base.as_stored,
             about={"adapter": {"path": str(path), **self.config.facts()}, "base": base.path},
         )
 
@@ -127,8 +128,27 @@ def open_adapter(given: Mapping[str, Any] | Adapted, folder: Path, side: str) ->
     file, config = File(adapter_in(path)), read_config(adapter_in(path).parent)
     base = look_at(named["base"], folder, f"{side}, base")
     require_recorded(path, config, base, folder)
+    try:
+        return _merged(path, base, file, config)
+    except OtherNames as error:
+        if base.home is None or not (base.home / CONFIG).is_file():
+            raise
+        return _waiting(path, base, file, config, error)
+
+
+def _merged(path: Path, base: Checkpoint, file: File, config: AdapterConfig) -> Checkpoint:
     parts = parts_of(shown_path(path), file.header.tensors, config, base.tensors, base.label)
     return _Merged(base, file, config, parts).checkpoint(path)
+
+
+def _waiting(path: Path, base: Checkpoint, file: File, config: AdapterConfig, error: OtherNames) -> Checkpoint:
+    """Return a checkpoint that can be read once the model that the base's config describes has named its tensors."""
+
+    def refuse(*_: Any) -> Any:
+        raise error
+
+    found = _Merged(base, file, config, Parts({}, {})).checkpoint(path)
+    return replace(found, read=refuse, get=refuse, lies={}, onto=lambda view: _merged(path, view(base), file, config))
 
 
 def require_recorded(path: Path, config: AdapterConfig, base: Checkpoint, folder: Path) -> None:
