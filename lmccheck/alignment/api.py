@@ -147,12 +147,13 @@ def _align(pair: ModelPair, method: str, seed: int, kinds: tuple[str, ...]) -> A
         dict(pair.origins[1].metadata),
         kinds,
         {name: tensor.dtype for name, tensor in pair.theta_b.items()},
-    ).made_of(pair.inputs)
+    ).made_of(pair.inputs, pair.origins[1].as_stored)
 
 
 def save_aligned(alignment: Alignment, path: str | os.PathLike[str]) -> Path:
     """Write θ_B aligned to ``path``, metadata and dtypes kept, and the permutation beside it.
 
+    Tensors of a folder whose model transformers built have the names of its files, for it to load.
     What θ_B's metadata says of how it was merged (the key ``lmccheck``) is left out: it is not about permuted weights.
 
     ``<stem>.permutation.safetensors`` holds one int64 tensor per unit group: position i took what unit ``p[i]`` of θ_B
@@ -173,6 +174,9 @@ def save_aligned(alignment: Alignment, path: str | os.PathLike[str]) -> Path:
     }
     beside = target.with_name(target.name.removesuffix(".safetensors") + ".permutation.safetensors")
     metadata = {key: text for key, text in alignment.metadata.items() if key != "lmccheck"}
-    contents = {target: (rounded, metadata), beside: (alignment.permutation, {"lmccheck": json.dumps(facts)})}
+    contents = {
+        target: (alignment.named(rounded), metadata),
+        beside: (alignment.permutation, {"lmccheck": json.dumps(facts)}),
+    }
     files.save_all(contents, alignment.inputs)
     return target

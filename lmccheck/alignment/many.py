@@ -24,7 +24,7 @@ from lmccheck.network.endpoint import StateDict
 from lmccheck.network.model_set import ModelSet, load_set
 from lmccheck.network.pair import Given, ModelPair
 from lmccheck.shown import one_line, some
-from lmccheck.store.files import Written
+from lmccheck.store.files import Renaming, Written
 from lmccheck.store.tensors import between
 from lmccheck.symmetry.compose import compose, inverse
 from lmccheck.symmetry.spec import Permutation, PermutationSpec
@@ -56,6 +56,7 @@ class ManyAlignment(Written):
     originals: tuple[dict[str, Tensor], ...] = field(repr=False)
     pair: ModelPair = field(repr=False)
     metadata: tuple[dict[str, str], ...] = field(default=(), repr=False)
+    renamings: tuple[Renaming | None, ...] = field(default=(), repr=False)  # to the names of their files
 
     @property
     def is_identity(self) -> bool:
@@ -82,7 +83,7 @@ class ManyAlignment(Written):
             dict(self.metadata[k]) if self.metadata else {},
             (),
             {name: tensor.dtype for name, tensor in self.originals[k].items()},
-        ).made_of(self.inputs)
+        ).made_of(self.inputs, self.renamings[k] if self.renamings else None)
 
     def ship(self, target: Path, files: Sequence[str]) -> None:
         """Write each model to the folder ``target``, under the names ``files``."""
@@ -176,7 +177,18 @@ def align_set(
         raise AssertionError(f"align_many: maps between models differ by the way taken, {facts['cycle_error']:.3g}")
     metadata = tuple(dict(origin.metadata) for origin in models.origins)
     return ManyAlignment(
-        weights, found, spec, method, merged.objectives[-1], facts, deviations, names, originals, pair, metadata
+        weights,
+        found,
+        spec,
+        method,
+        merged.objectives[-1],
+        facts,
+        deviations,
+        names,
+        originals,
+        pair,
+        metadata,
+        tuple(origin.as_stored for origin in models.origins),
     ).made_of(models.inputs)
 
 

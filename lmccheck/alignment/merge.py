@@ -91,7 +91,8 @@ def write(weights: dict[str, Tensor], path: str | os.PathLike[str], pair: ModelP
     # a file may hold a tied tensor under one of its names only, and what loads it expects no other
     names = origin.tensors if origin.path else weights
     metadata = {**origin.metadata, "lmccheck": json.dumps(said)}
-    return files.save({name: weights[name] for name in names}, path, metadata, inputs=pair.inputs)
+    held = {name: weights[name] for name in names} if origin.as_stored is None else origin.as_stored(weights)
+    return files.save(held, path, metadata, inputs=pair.inputs)
 
 
 def facts(pair: ModelPair, alignment: Alignment | None, t: float, repair: str) -> dict[str, Any]:

@@ -24,7 +24,12 @@ def add_pair(command: argparse.ArgumentParser, methods: str, output: str) -> Non
     add = command.add_argument
     add("a", metavar="A", help="the checkpoint that stays: a .safetensors file, a model's folder or an index")
     add("b", metavar="B", help="the checkpoint that is permuted towards it, of the same kinds")
-    add("--model", metavar="NAME", required=True, help='"module:callable" returning a torch.nn.Module')
+    add(
+        "--model",
+        metavar="NAME",
+        help='"module:callable" returning a torch.nn.Module; may be left out where A is a folder whose config.json '
+        "says it",
+    )
     add(
         "--data",
         metavar="DATA",
@@ -48,8 +53,8 @@ def add_pair(command: argparse.ArgumentParser, methods: str, output: str) -> Non
     add(
         "--loss",
         metavar="LOSS",
-        default="cross_entropy",
-        help='cross_entropy (default), mse, next_token or "module:function", one loss per sample',
+        help='cross_entropy, mse, next_token, token_cross_entropy or "module:function", one loss per sample; by '
+        "default what the model of a folder is trained with, else cross_entropy",
     )
     add("--symmetry", metavar="FILE", help="a spec file (.toml, .json) in place of the derived symmetries")
     add("--seed", metavar="N", type=int, default=0, help="seed of everything random (default: 0)")

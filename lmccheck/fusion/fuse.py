@@ -75,7 +75,7 @@ class Fusion(files.Written):
     def ship(self, target: Path, names: Sequence[str]) -> None:
         """Write θ_B at θ_A's widths to ``target``."""
         said = json.dumps({"method": "soft transport", "norm": self.norm, "seed": self.seed})
-        files.save(self.weights, target, {**self.metadata, "lmccheck": said}, inputs=self.inputs)
+        files.save(self.named(self.weights), target, {**self.metadata, "lmccheck": said}, inputs=self.inputs)
 
     def summary(self) -> dict[str, Any]:
         """Return what a report says about this fusion; JSON-able."""
@@ -168,7 +168,7 @@ def fuse_pair(pair: WidthPair, *, norm: str = "activations", seed: int = 0) -> F
         seed,
         facts,
         {key: text for key, text in pair.b.checkpoint.metadata.items() if key != "lmccheck"},  # of other weights
-    ).made_of(pair.inputs)
+    ).made_of(pair.inputs, pair.a.checkpoint.as_stored)
 
 
 def _batchnorm_facts(evaluator: Evaluator, weights: Mapping[str, Tensor]) -> dict[str, Any]:

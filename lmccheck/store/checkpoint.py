@@ -14,6 +14,7 @@ from lmccheck.errors import CheckpointError
 from lmccheck.registry import Registry
 from lmccheck.shown import one_line, some
 from lmccheck.store.contents import Lying, same_tensors, together
+from lmccheck.store.files import Renaming
 from lmccheck.store.header import TensorHeader
 from lmccheck.store.whole import same_file
 
@@ -63,7 +64,7 @@ class Checkpoint:
     about: Mapping[str, Any] = field(default_factory=dict, repr=False)
     remarks: tuple[str, ...] = ()
     onto: Callable[[Callable[[Checkpoint], Checkpoint]], Checkpoint] | None = field(default=None, repr=False)
-    as_stored: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] | None = field(default=None, repr=False)
+    as_stored: Renaming | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if self.get is _of_all:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from io import BufferedReader
@@ -20,6 +20,7 @@ from lmccheck.store.whole import overwritten, replacing
 if TYPE_CHECKING:
     from torch import Tensor
 
+Renaming = Callable[[Mapping[str, "Tensor"]], Mapping[str, "Tensor"]]
 CHUNK = 2**20  # bytes read and hashed at a time: what fits a processor's cache
 
 
@@ -42,11 +43,18 @@ class Written:
     """What may be written to files, and knows those it was made from, which it must not overwrite."""
 
     inputs: Sequence[Path] = ()
+    as_stored: Renaming | None = None
 
-    def made_of(self, inputs: Iterable[Path]) -> Self:
-        """Note the files that were read to make it; return it."""
+    def made_of(self, inputs: Iterable[Path], as_stored: Renaming | None = None) -> Self:
+        """Note the files that were read to make it, and what gives their names to its weights; return it."""
         object.__setattr__(self, "inputs", tuple(inputs))  # results are frozen otherwise
+        if as_stored is not None:
+            object.__setattr__(self, "as_stored", as_stored)
         return self
+
+    def named(self, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Return weights under the names that they have in the files they came from."""
+        return weights if self.as_stored is None else self.as_stored(weights)
 
 
 def read(path: str | os.PathLike[str], header: Header | None = None) -> Stored:

@@ -1,0 +1,94 @@
+"""What is written of folders has the names of their files, and is what from_pretrained makes of it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+from networks.hub import batch, built, folder
+from safetensors.torch import load_file, save_file
+
+import lmccheck
+from lmccheck.errors import CheckpointError, SourceError
+from lmccheck.network.hub import names
+from lmccheck.network.hub.consumed import consumed
+
+pytest.importorskip("transformers")
+
+
+def pair_of(tmp_path, family, dtype=torch.float32, **saved):
+    a, b = (folder(tmp_path / name, built(family, k).to(dtype), **saved) for k, name in enumerate("ab"))
+    given = batch(family)
+    return lmccheck.load_pair(a, b, data=given, calibration=given, device="cpu")
+
+
+def beside(config_of, target):
+    """Return a folder of the file ``target`` with the config of another folder."""
+    shutil.copyfile(config_of / "config.json", target.parent / "config.json")
+    return target.parent
+
+
+@pytest.mark.parametrize("family", ["Mixtral", "ViT", "BERT, masked"])
+def test_a_merge_is_written_under_the_names_of_the_file(tmp_path, family):
+    """Experts are taken apart and names put back, dtypes kept, in one file of what were shards, and it loads."""
+    pair = pair_of(tmp_path, family, torch.bfloat16, max_shard_size="2KB")
+    target = lmccheck.save_merged(pair, None, tmp_path / "out" / "model.safetensors")
+    files = [load_file(file) for file in (tmp_path / "a").glob("*.safetensors")]
+    assert load_file(target).keys() == {name for held in files for name in held}
+    state = consumed(beside(tmp_path / "a", target)).state_dict()
+    ends = [consumed(tmp_path / name).state_dict() for name in "ab"]
+    for name, tensor in state.items():
+        middle = (ends[0][name].float() + ends[1][name].float()) / 2 if tensor.is_floating_point() else ends[0][name]
+        assert torch.equal(tensor, middle.to(tensor.dtype)), name
+
+
+def test_an_aligned_model_is_written_so_that_it_loads(tmp_path):
+    """θ_B permuted loads as its own library loads it, and answers as θ_B does."""
+    pair = pair_of(tmp_path, "ViT")
+    alignment = lmccheck.align(pair)
+    assert not alignment.is_identity
+    target = lmccheck.save_aligned(alignment, tmp_path / "out" / "model.safetensors")
+    assert load_file(target).keys() == load_file(tmp_path / "b/model.safetensors").keys()
+    pixels = batch("ViT")["pixel_values"]
+    with torch.no_grad():
+        one, other = (consumed(path).eval()(pixels).logits for path in (beside(tmp_path / "b", target), tmp_path / "b"))
+    assert torch.allclose(one, other, atol=1e-6)
+    assert not torch.equal(one, torch.zeros_like(one))
+
+
+def test_the_modules_own_layout_is_kept(tmp_path):
+    """A file in which experts are stacked already is written stacked."""
+    pair = pair_of(tmp_path, "Mixtral")
+    save_file(dict(pair.theta_a), tmp_path / "a" / "model.safetensors", {"format": "pt"})
+    other = lmccheck.load_pair(tmp_path / "a", tmp_path / "b", data=batch("Mixtral"), device="cpu")
+    assert all(torch.equal(other.theta_a[name], tensor) for name, tensor in pair.theta_a.items())
+    target = lmccheck.save_merged(other, None, tmp_path / "out" / "model.safetensors")
+    assert load_file(target).keys() == pair.theta_a.keys()
+
+
+def test_a_layout_without_a_way_back_is_refused(tmp_path, monkeypatch):
+    """Where what transformers would write is not the file's layout, nothing is written, in one line."""
+    pair = pair_of(tmp_path, "Mixtral")
+    monkeypatch.setattr(names, "_reverted", lambda weights, *rest: dict(weights))
+    with pytest.raises(CheckpointError, match="no way back from MixtralForCausalLM of") as caught:
+        lmccheck.save_merged(pair, None, tmp_path / "out.safetensors")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_consumed_is_what_from_pretrained_makes(tmp_path):
+    """In the stored dtypes; a folder that lacks a tensor does not load, nor one of pickles."""
+    model = built("Llama", 4).to(torch.bfloat16)
+    path = folder(tmp_path / "a", model)
+    state = consumed(path).state_dict()
+    assert all(torch.equal(state[name], tensor) for name, tensor in model.state_dict().items())
+    tensors = load_file(path / "model.safetensors")
+    save_file({n: t for n, t in tensors.items() if n != "lm_head.weight"}, path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(SourceError, match=r"tensor 'lm_head\.weight' is missing"):
+        consumed(path)
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps({**config, "auto_map": {"AutoModel": "evil.Model"}}))
+    with pytest.raises(SourceError, match="never run"):
+        consumed(path)
