@@ -176,20 +176,11 @@ def align_set(
     if facts["cycle_error"]:
         raise AssertionError(f"align_many: maps between models differ by the way taken, {facts['cycle_error']:.3g}")
     metadata = tuple(dict(origin.metadata) for origin in models.origins)
+    renamings = tuple(origin.as_stored for origin in models.origins)
     return ManyAlignment(
-        weights,
-        found,
-        spec,
-        method,
-        merged.objectives[-1],
-        facts,
-        deviations,
-        names,
-        originals,
-        pair,
-        metadata,
-        tuple(origin.as_stored for origin in models.origins),
-    ).made_of(models.inputs)
+        weights, found, spec, method, merged.objectives[-1], facts, deviations, names, originals, pair, metadata,
+        renamings,
+    ).made_of(models.inputs)  # fmt: skip
 
 
 def _check_options(method: Any, align: Any, seed: Any) -> None:
