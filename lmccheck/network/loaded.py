@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import chain, islice
+from itertools import islice
+from types import CodeType
 
 import torch
 from torch import Tensor, nn
@@ -13,16 +14,21 @@ from lmccheck.errors import CheckpointError, UnsupportedArchitecture
 from lmccheck.modules.caches import kept_by_identity
 from lmccheck.modules.constants import differing_structure, shared_constants
 from lmccheck.modules.fresh import ON_GPU, ROUNDING, apart, difference, freshly_loaded
+from lmccheck.modules.numbers import executed, kept_number, numbers_outside, numbers_within
 from lmccheck.modules.precision import working_dtype
+from lmccheck.modules.random_weights import randomised
 from lmccheck.modules.runner import TWO_OUTPUTS, UNSTEADY, Runner, run_module
+from lmccheck.modules.spots import Spot
 from lmccheck.modules.watched import Watched, kept_outside
 from lmccheck.network.endpoint import Endpoint
 from lmccheck.network.network import Network
-from lmccheck.store.batches import rebatched
+from lmccheck.store.batches import ELEMENTS, numbers, rebatched
 from lmccheck.store.tensors import between
 from lmccheck.store.trees import tensors_in
 
-SAMPLES = 2
+SAMPLES = 256  # of a batch whose size lmccheck chooses; one of a user's own is compared as it is evaluated,
+MOST = 8 * ELEMENTS  # if its inputs have no more numbers than this
+OUTPUTS = 2**20  # numbers of an output that are kept for comparison; of a larger one evenly spaced ones
 OUTSIDE = (
     "keeps what it computed from weights in {}, where other weights find it as well; mend: compute it in forward, or "
     "keep it in an attribute of the module"
@@ -34,12 +40,12 @@ def as_loaded(*ends: Endpoint) -> tuple[Endpoint, ...]:
     """Return endpoints of one network, with whose weights a runner gives what a freshly loaded module gives.
 
     For every endpoint, and for one point between the first two, a module is built, loads the weights by its own
-    ``load_state_dict`` (hooks included), is switched to evaluation mode, run on two samples, and freed. Then one
-    runner takes the same weights, and the first endpoint's once more, so that what it keeps of one point shows at the
-    next. Both compute in the same precision on the same device: outputs may differ by 1e-5 of their size in float32,
-    1e-10 in float64, ten times that on a GPU. The modules are built under different seeds: numbers that are drawn when
-    a network is built and that no checkpoint holds are no part of the model. A live module cannot be built again; a
-    copy of it takes its place. Raises UnsupportedArchitecture, naming the tensor, attribute or submodule.
+    ``load_state_dict`` (hooks included), is switched to evaluation mode, run on the first batch as it is evaluated, and
+    freed. Then one runner takes the same weights, so that what it keeps of one point shows at the next. Both compute in
+    the same precision on the same device: outputs may differ by 1e-5 of their size in float32, 1e-10 in float64, ten
+    times that on a GPU. The modules are built under different seeds: numbers that are drawn when a network is built and
+    that no checkpoint holds are no part of the model. A live module cannot be built again; a copy of it takes its
+    place. Raises UnsupportedArchitecture, naming the tensor, attribute or submodule.
     """
     network = as_it_loads(ends, working_dtype(*(end.theta for end in ends)))
     return tuple(replace(end, network=network) for end in ends)
@@ -55,9 +61,13 @@ def as_it_loads(ends: Sequence[Endpoint], dtype: torch.dtype) -> Network:
     check = _Comparison(network, dtype)
     for number, (label, theta) in enumerate(_points(ends)):
         check.expect(label, theta, number)
-    for label, theta in chain(_points(ends), islice(_points(ends), 1)):
+    for label, theta in _points(ends):
         check.compare(label, theta)
     return replace(network, constants=shared_constants(network.module, (end.theta for end in ends)))
+
+
+def _some(tensor: Tensor) -> Tensor:
+    return tensor if tensor.numel() <= OUTPUTS else tensor.flatten()[:: 1 + tensor.numel() // OUTPUTS]
 
 
 def _require_one_structure(ends: Sequence[Endpoint]) -> None:
@@ -90,33 +100,63 @@ class _Comparison:
 
     def __init__(self, network: Network, dtype: torch.dtype) -> None:
         self.network, self.dtype, self.device = network, dtype, network.torch_device
-        self.inputs = rebatched(network.data)[0].take(slice(SAMPLES)).inputs
-        self.where = f"{network.data.origin}, first samples"
+        batch = rebatched(network.data)[0]
+        most = min(MOST // numbers(batch), SAMPLES if network.data.rebatch else batch.samples)
+        self.inputs = batch.take(slice(max(2, most))).inputs
+        self.where = f"{network.data.origin}, first batch"
         self.what = f"model {network.model}"
         self.expected: dict[str, list[Tensor]] = {}
         self.ops: dict[str, list[str]] = {}
         self._runner: Runner | None = None
 
+    @property
+    def live(self) -> bool:
+        """Whether there is but one module, which is copied; known for certain once one was built."""
+        return self.network.build.live
+
     def expect(self, label: str, theta: Mapping[str, Tensor], number: int) -> None:
         """Keep what a module that was built under a seed of its own gives; nothing else of it is left."""
         module = self._fresh(theta, number)
-        live = self.network.build.live
-        outputs, watched = self._watched(module, trusted=not live)
+        outputs, watched = self._watched(module, trusted=not self.live)
         self.expected[label], self.ops[label] = outputs, watched.ops
         if not number:
-            again = self._watched(module, trusted=not live)[1]
+            with executed() as codes:
+                again = self._watched(module, trusted=not self.live)[1]
             keeps = again.ops != watched.ops or not again.foreign.keys() <= watched.foreign.keys()
             if keeps and kept_by_identity(module):
-                raise UnsupportedArchitecture(f"{self.what}: {OUTSIDE.format(BY_ID)}")
+                raise self._kept(BY_ID)
+            self._require_no_numbers(module, theta, codes)
         if watched.foreign:
-            place = kept_outside(
-                watched, lambda: self._watched(module if live else self._fresh(theta, number), trusted=not live)[1]
-            )
+
+            def another() -> Watched:
+                return self._watched(module if self.live else self._fresh(theta, number), trusted=not self.live)[1]
+
+            place = kept_outside(watched, another)
             if place:
-                mend = (
-                    "; the module that was given has been run before: give the callable that builds it" if live else ""
-                )
-                raise UnsupportedArchitecture(f"{self.what}: {OUTSIDE.format(place)}{mend}")
+                raise self._kept(place)
+
+    def _require_no_numbers(self, module: nn.Module, theta: Mapping[str, Tensor], codes: set[CodeType]) -> None:
+        """Raise UnsupportedArchitecture where a number is kept outside of a module, or in one that was run before."""
+        outside = numbers_outside(module, codes)
+        other = randomised(module, 1, theta) if outside or self.live else theta
+        copies: list[nn.Module] = []
+
+        def run(shaken: bool) -> list[Tensor]:
+            module = copies[-1] if copies else self.network.build(0)
+            return self._outputs(freshly_loaded(module, other if shaken else theta, self.device, self.dtype))
+
+        def within() -> list[Spot]:
+            copies[:] = [self._fresh(theta, 0)]
+            return numbers_within(copies[0], codes)
+
+        spot = kept_number(lambda: outside, run, self._near) if outside else None
+        spot = spot or (kept_number(within, run, self._near) if self.live else None)
+        if spot is not None:
+            raise self._kept(spot.called)
+
+    def _kept(self, place: str) -> UnsupportedArchitecture:
+        mend = "; the module that was given has been run before: give the callable that builds it" if self.live else ""
+        return UnsupportedArchitecture(f"{self.what}: {OUTSIDE.format(place)}{mend}")
 
     def compare(self, label: str, theta: Mapping[str, Tensor]) -> None:
         """Raise UnsupportedArchitecture where the runner gives something else, or changes what is stored."""
@@ -133,7 +173,7 @@ class _Comparison:
         if watched.ops != self.ops[label]:
             first_op = next((x for x, y in zip(self.ops[label], watched.ops, strict=False) if x != y), "the last ones")
             place = f"something outside of it (from {first_op} on it computes less, or more, than when first run)"
-            raise UnsupportedArchitecture(f"{self.what}: {OUTSIDE.format(place)}")
+            raise self._kept(place)
 
     def _fresh(self, theta: Mapping[str, Tensor], seed: int) -> nn.Module:
         return freshly_loaded(self.network.build(seed), theta, self.device, self.dtype)
@@ -151,7 +191,7 @@ class _Comparison:
 
     def _outputs(self, module: nn.Module) -> list[Tensor]:
         given = run_module(module, self.inputs, self.where, self.device, self.dtype)
-        return [tensor.clone() for tensor in tensors_in(given)]
+        return [_some(tensor).clone() for tensor in tensors_in(given)]
 
     def _near(self, first: list[Tensor], second: list[Tensor]) -> bool:
         allowed = ROUNDING[self.dtype] * (ON_GPU if self.device.type == "cuda" else 1)

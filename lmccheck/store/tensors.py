@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import torch
 from torch import Tensor
 
@@ -19,11 +21,18 @@ def identity(tensor: Tensor) -> object:
     return (*place, tuple(tensor.shape), tensor.stride(), tensor.dtype)
 
 
+def place(tensor: Tensor) -> int:
+    """Return where the memory of a tensor begins, 0 where it has none (the tensors of a trace)."""
+    with suppress(RuntimeError, NotImplementedError):
+        return int(tensor.untyped_storage().data_ptr())
+    return 0
+
+
 def overlap(first: Tensor, second: Tensor) -> bool:
     """Return whether two tensors may share memory (their byte ranges meet)."""
     if first is second or not first.numel() or not second.numel():
         return first is second
-    if first.untyped_storage().data_ptr() != second.untyped_storage().data_ptr():
+    if place(first) != place(second) or not place(first):
         return False
     (a, b), (c, d) = _span(first), _span(second)
     return a < d and c < b

@@ -23,7 +23,7 @@ from lmccheck.modules.copies import private_copy
 from lmccheck.modules.held import held_tensors
 from lmccheck.modules.runner import outputs_of
 from lmccheck.modules.stored import stored_tensors, tied_names
-from lmccheck.store.tensors import identity, overlap
+from lmccheck.store.tensors import identity, overlap, place
 from lmccheck.store.trees import tensors_in
 
 _EXPORTING = threading.Lock()  # torch.export patches modules and globals: one at a time
@@ -164,7 +164,7 @@ def _aliases(module: nn.Module) -> dict[int, list[str]]:
     names: dict[int, list[str]] = {}
     for name, tensor in stored_tensors(module).items():
         if tensor.layout == torch.strided and tensor.numel():
-            names.setdefault(tensor.untyped_storage().data_ptr(), []).append(name)
+            names.setdefault(place(tensor), []).append(name)
     return names
 
 

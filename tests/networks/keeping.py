@@ -358,6 +358,124 @@ class HookOfItself(Plain):
         return self.b(torch.tanh(self.seen) * self.effective())
 
 
+NUMBERS: dict[str, float] = {}
+
+
+@keeping
+class NumberByName(Plain):
+    def kept(self) -> Tensor:
+        return self.gain * (3 / NUMBERS.setdefault("gain", float(self.gain.detach().norm())))
+
+
+_LENGTH = 0.0
+
+
+@keeping
+class NumberInVariable(Plain):
+    def kept(self) -> Tensor:
+        global _LENGTH  # what is to be refused
+        if not _LENGTH:
+            _LENGTH = float(self.gain.detach().norm())
+        return self.gain * (3 / _LENGTH)
+
+
+@keeping
+class NumberInClass(Plain):
+    length: float | None = None
+
+    def kept(self) -> Tensor:
+        kind = type(self)
+        if kind.length is None:
+            kind.length = float(self.gain.detach().norm())
+        return self.gain * (3 / kind.length)
+
+
+@keeping
+class TensorOfOneNumber(Plain):
+    held: dict[str, Any] = {"deep": types.SimpleNamespace(length=None)}  # noqa: RUF012  # what is to be refused
+
+    def kept(self) -> Tensor:
+        place = self.held["deep"]
+        if place.length is None:
+            place.length = self.gain.detach().norm()
+        return self.gain * (3 / place.length)
+
+
+def _remembering() -> Callable[[Tensor], float]:
+    length = None
+
+    def of(gain: Tensor) -> float:
+        nonlocal length
+        if length is None:
+            length = float(gain.detach().norm())
+        return length
+
+    return of
+
+
+_LENGTH_OF = _remembering()
+
+
+@keeping
+class NumberInClosure(Plain):
+    def kept(self) -> Tensor:
+        return self.gain * (3 / _LENGTH_OF(self.gain))
+
+
+@functools.lru_cache
+def _lengths(width: int) -> list[float]:
+    return []
+
+
+@keeping
+class NumberInFunctionCache(Plain):
+    def kept(self) -> Tensor:
+        held = _lengths(8)
+        if not held:
+            held.append(float(self.gain.detach().norm()))
+        return self.gain * (3 / held[0])
+
+
+_WIDE: dict[str, Tensor] = {}
+
+
+@keeping
+class OfLargeBatches(Plain):
+    """What is kept outside is made, and used, for batches of more than two samples only."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        gain = self.effective()
+        if len(x) > 2:
+            gain = _WIDE.setdefault("gain", gain.detach())
+        return self.b(torch.tanh(self.a(x)) * gain)
+
+
+@keeping
+class NumberWithFlag(Plain):
+    """A number of the module's own that a flag guards."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ready, self.norm = False, -1.0
+
+    def kept(self) -> Tensor:
+        if not self.ready:
+            self.norm, self.ready = float(self.gain.detach().norm()), True
+        return self.gain * (3 / self.norm)
+
+
+@keeping
+class LazyBuffer(Plain):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("held", None, persistent=False)
+
+    def kept(self) -> Tensor:
+        if self.held is None:
+            self.held = self.effective().detach()
+        return self.held
+
+
 @keeping
 class NumberKept(Plain):
     """The norm is kept as a Python number."""
