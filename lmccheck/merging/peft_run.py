@@ -86,15 +86,9 @@ def _merged(
 
 def _from_library(home: Path) -> Any:
     """Return the model that transformers makes of a folder, in its stored dtypes."""
-    import json
+    from lmccheck.network.hub.consumed import consumed
 
-    transformers = extra("transformers", "hf", WHAT)
-    architectures = json.loads((home / CONFIG).read_text(encoding="utf-8")).get("architectures") or ["AutoModel"]
-    with _quiet():
-        kind = getattr(transformers, architectures[0])
-        return kind.from_pretrained(
-            str(home), local_files_only=True, trust_remote_code=False, use_safetensors=True, dtype="auto"
-        )
+    return consumed(home)
 
 
 def _layers(base: Checkpoint, folders: Mapping[str, Path]) -> nn.Module:

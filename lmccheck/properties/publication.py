@@ -180,14 +180,30 @@ def taken_alone(merge: Merge, facts: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _loaded(merge: Merge, shipped: Checkpoint) -> tuple[Endpoint | None, str]:
-    """Return what is published as its own consumer loads it, or why it does not."""
+    """Return what is published as its own consumer loads it, with its own config, or why it does not load."""
     from lmccheck.network.endpoint import endpoint
+    from lmccheck.network.hub.names import as_described, under_module_names
     from lmccheck.network.loaded import as_loaded
 
     try:
-        return as_loaded(endpoint(merge.network, shipped))[0], ""
+        network = as_described(merge.network, shipped)
+        found = as_loaded(endpoint(network, under_module_names(shipped, network)))[0]
+        return found, _otherwise(found, shipped) if network.described is not None else ""
     except LmcError as error:
         return None, str(error)
+
+
+def _otherwise(end: Endpoint, shipped: Checkpoint) -> str:
+    """Say which tensor from_pretrained makes of a published folder that its files do not hold; empty where none."""
+    from lmccheck.network.hub.consumed import consumed
+
+    if shipped.home is None:
+        return ""
+    state = consumed(shipped.home).state_dict()
+    for name, tensor in end.theta.items():
+        if name in state and (found := difference(name, state[name], tensor.to(state[name].dtype))) is not None:
+            return f"from_pretrained makes something else of it than its files hold: {found.words}"
+    return ""
 
 
 def _explained(merge: Merge, shipped: Checkpoint, comparison: Comparison) -> list[str]:
@@ -203,26 +219,25 @@ def _explained(merge: Merge, shipped: Checkpoint, comparison: Comparison) -> lis
 
 def _measured(merge: Merge, end: Endpoint | None) -> tuple[dict[str, float], list[str]]:
     """Return the losses of the parents, the merge and what is shipped, each as it is, and what would mend the last."""
+    from lmccheck.evaluate.batchnorm import tracked
     from lmccheck.evaluate.evaluator import Evaluator
 
-    first = next(iter(merge.parents.values()))
-    evaluator = Evaluator(merge.network, first.theta)
+    def loss(one: Endpoint, label: str, afresh: bool = False) -> float:
+        evaluator = Evaluator(one.network, one.theta)
+        return evaluator.measure(evaluator.weights(one.theta), reestimate=afresh, label=label).loss
 
-    def loss(theta: Mapping[str, Any], label: str, afresh: bool = False) -> float:
-        return evaluator.measure(evaluator.weights(theta), reestimate=afresh, label=label).loss
-
-    found = {name: loss(parent.theta, f"parent {name}") for name, parent in merge.parents.items()}
-    found["the merge"] = loss(merge.merged.theta, "the merge")
+    found = {name: loss(parent, f"parent {name}") for name, parent in merge.parents.items()}
+    found["the merge"] = loss(merge.merged, "the merge")
     if end is None:
         return found, []
-    found["shipped"] = loss(end.theta, "shipped")
-    if not evaluator.batchnorms or merge.network.calibration is None:
+    found["shipped"] = loss(end, "shipped")
+    calibration = end.network.calibration
+    if not tracked(end.network.module) or calibration is None:
         return found, []
-    mended = loss(end.theta, "shipped", afresh=True)
-    if mended < found["shipped"] - ENOUGH * abs(found["shipped"]):
-        samples = merge.network.calibration.samples
-        return found, [
-            f"its BatchNorm statistics are not those of its weights: re-estimated on {samples} calibration samples its "
-            f"loss is {mended:.4g}"
-        ]
-    return found, []
+    mended = loss(end, "shipped", afresh=True)
+    if mended >= found["shipped"] - ENOUGH * abs(found["shipped"]):
+        return found, []
+    return found, [
+        f"its BatchNorm statistics are not those of its weights: re-estimated on {calibration.samples} calibration "
+        f"samples its loss is {mended:.4g}"
+    ]
