@@ -17,6 +17,7 @@ from lmccheck.manifest.plan import CheckPlan, Measured, PairPlan
 from lmccheck.report.formats import FORMATS
 from lmccheck.report.record import CheckRecord
 from lmccheck.report.write import is_report
+from lmccheck.store.folders import MADE_HERE
 from lmccheck.store.header import read_header
 from lmccheck.store.whole import is_stream, place_of
 
@@ -120,7 +121,7 @@ def spare(config: pytest.Config) -> None:
 
 
 def remove_stale(folder: Path, records: Iterable[CheckRecord]) -> list[Path]:
-    """Remove what an earlier run aligned for the selected pairs and sets, so that nobody ships what fails now.
+    """Remove what an earlier run aligned, or merged, for the selected checks, so that nobody ships what fails now.
 
     Return those files. Only what says that lmccheck made it is removed; what cannot be removed stays.
     """
@@ -134,6 +135,12 @@ def remove_stale(folder: Path, records: Iterable[CheckRecord]) -> list[Path]:
                     with suppress(OSError):
                         os.unlink(os.path.realpath(file))
                         removed += [path] if file == path else []
+        merged = folder / f"{name}-merged"
+        if (merged / MADE_HERE).is_file():
+            for path in sorted(merged.glob("*.safetensors*")):
+                with suppress(OSError):
+                    path.unlink()
+                    removed.append(path)
     return removed
 
 

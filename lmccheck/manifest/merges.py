@@ -53,6 +53,7 @@ def first_data(checks: Iterable[CheckPlan]) -> Any:
     """Return the first data that a check names: what a merge is traced on that names none itself."""
     for check in checks:
         data = check.settings.get("data")
-        if data:
-            return data if isinstance(data, str) else next(iter(data.values() if isinstance(data, Mapping) else data))
+        named = list(data.values()) if isinstance(data, Mapping) else data if isinstance(data, list) else [data]
+        if named and isinstance(named[0], str) and named[0]:
+            return named[0]
     return None

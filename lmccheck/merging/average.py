@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,9 +13,10 @@ from torch import Tensor
 
 from lmccheck.errors import CheckpointError
 from lmccheck.merging.contract import Making
+from lmccheck.merging.materialise import copy_companions
 from lmccheck.modules.constants import COUNTER
 from lmccheck.store.files import header_of
-from lmccheck.store.folders import WEIGHTS, copy_companions
+from lmccheck.store.folders import CONFIG, WEIGHTS
 from lmccheck.store.header import NAMES, SAFETENSORS, TensorHeader
 from lmccheck.store.streamed import save_streamed
 
@@ -52,23 +54,43 @@ def write(making: Making, headers: Mapping[str, TensorHeader], get: Get) -> Path
     if first.home is None:
         return save_streamed(making.target / f"merged{SAFETENSORS}", headers, get, metadata)
     save_streamed(making.target / WEIGHTS[0], headers, get, {"format": "pt", **metadata})
-    copy_companions(first.home, making.target, making.settings.get("dtype"))
+    copy_companions(first.home, making.target)
+    if (dtype := making.settings.get("dtype")) is not None:
+        _say_dtype(making.target / CONFIG, dtype)
     return making.target
+
+
+def _say_dtype(config: Path, dtype: str) -> None:
+    """Let the config beside a merge say the dtype that it is written in, where it says one."""
+    if not config.is_file():
+        return
+    try:
+        said = json.loads(config.read_bytes())
+    except ValueError as error:
+        raise CheckpointError(f"{config.name}: no JSON ({error}); mend: save the parents' folder again") from None
+    named = {key: dtype for key in ("dtype", "torch_dtype") if key in said}
+    config.write_text(json.dumps({**said, **(named or {"torch_dtype": dtype})}, indent=2) + "\n", encoding="utf-8")
 
 
 def common_headers(parents: Mapping[str, Checkpoint], dtype: str | None) -> dict[str, TensorHeader]:
     """Return what the merge's file will say of its tensors. Raises CheckpointError where parents do not agree."""
     (first, reference), *others = parents.items()
+    shared = set.intersection(*(set(checkpoint.tensors) for checkpoint in parents.values()))
+    for name, checkpoint in parents.items():
+        for tensor in checkpoint.tensors:
+            if tensor not in shared and not checkpoint.has_twin(tensor, shared):  # tied weights that were stored twice
+                lacking = next(other for other, known in parents.items() if tensor not in known.tensors)
+                raise CheckpointError(
+                    f"parent {lacking}: tensor {tensor!r} is missing, parent {name} has it; {MERGE_ONE}"
+                )
+    headers = {tensor: header for tensor, header in reference.tensors.items() if tensor in shared}
     for name, checkpoint in others:
-        for one, two, a, b in ((reference, checkpoint, first, name), (checkpoint, reference, name, first)):
-            if lacking := next((tensor for tensor in one.tensors if tensor not in two.tensors), None):
-                raise CheckpointError(f"parent {b}: tensor {lacking!r} is missing, parent {a} has it; {MERGE_ONE}")
-        for tensor, header in reference.tensors.items():
+        for tensor, header in headers.items():
             _require_alike(tensor, (first, header), (name, checkpoint.tensors[tensor]), dtype)
     if dtype is None:
-        return dict(reference.tensors)
+        return headers
     said = next(key for key, text in NAMES.items() if text == dtype)
-    return {n: replace(h, dtype=said) if h.is_floating_point else h for n, h in reference.tensors.items()}
+    return {n: replace(h, dtype=said) if h.is_floating_point else h for n, h in headers.items()}
 
 
 def _require_alike(

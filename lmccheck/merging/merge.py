@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -88,7 +89,9 @@ class Merge:
     def merged(self) -> Endpoint:
         """The merge as its own consumer loads it. Raises LmcError where the recipe fails, or makes no such network."""
         if self.origin is not None:
-            return replace(self.origin.merged, network=self.network)
+            end = self.origin.merged
+            network = replace(end.network, data=self.network.data, remarks=self.network.remarks)
+            return replace(end, network=network)
         made = self.product.checkpoint
         network = as_described(self.network, made)
         return as_loaded(endpoint(network, under_module_names(made, network)))[0]
@@ -103,12 +106,17 @@ class Merge:
         """The parents as the recipe gets them: their files, or, aligned to the first, their weights."""
         if self.align == "none":
             return self.files
-        weights = {name: end.theta for name, end in self.parents.items()}
-        weights |= {name: found.weights for name, found in self.alignments.items()}
-        return {
-            name: replace(look_at(state, Path(), f"parent {name}"), metadata=self.files[name].metadata)
-            for name, state in weights.items()
-        }
+        moved = {name: found.weights for name, found in self.alignments.items()}
+        return {name: self._stored(name, moved.get(name, end.theta)) for name, end in self.parents.items()}
+
+    def _stored(self, name: str, weights: Mapping[str, Tensor]) -> Checkpoint:
+        """Return a parent with weights under the names of its file, or, if they had a prefix, those of the module."""
+        end, file = self.parents[name], self.files[name]
+        if end.checkpoint.as_stored is not None:
+            state = end.checkpoint.as_stored(weights)
+        else:
+            state = {n: weights[n] for n in (file.tensors if file.tensors.keys() <= weights.keys() else weights)}
+        return replace(look_at(state, Path(), f"parent {name}"), metadata=file.metadata, home=file.home)
 
     @cached_property
     def alignments(self) -> dict[str, Alignment]:
@@ -123,9 +131,11 @@ class Merge:
         network = self.on(name).network
         (self.origin or self).chosen_by[str(name)] = network.data
         evaluator = Evaluator(network, next(iter(self.parents.values())).theta)
+        home = next(iter(self.files.values())).home
 
         def loss(weights: Mapping[str, Tensor]) -> float:
-            end = endpoint(network, look_at(weights, Path(), "of a soup"))
+            soup = replace(look_at(weights, Path(), "of a soup"), home=home)
+            end = endpoint(network, under_module_names(soup, network))
             return evaluator.measure(evaluator.weights(end.theta), reestimate=False, label="a soup").loss
 
         return loss
@@ -148,6 +158,25 @@ class Merge:
             self._made[key] = make(self, *args)
         kept: Kept = self._made[key]
         return kept
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the merge as one file of safetensors, with how it was made; raises CheckpointError."""
+        return self.product.save(Path(path), self.facts(), self.inputs)
+
+    def ship(self, target: Path, files: Sequence[str]) -> None:
+        """Write the merge to the folder ``target`` as its recipe made it, and beside it how that was."""
+        self.product.ship(target, self.facts())
+
+    def facts(self) -> dict[str, Any]:
+        """Return how the merge was made; JSON-able."""
+        return {
+            **self.recipe.facts(),
+            "made": dict(self.product.made.facts),
+            "align": self.align,
+            "seed": self.seed,
+            "sha256": {name: checkpoint.sha256 for name, checkpoint in self.files.items()},
+            "version": version("lmccheck"),
+        }
 
     @property
     def inputs(self) -> tuple[Path, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Collection
@@ -19,8 +18,8 @@ ADAPTER = "adapter_model.safetensors"
 STEMS = ("model", "diffusion_pytorch_model")  # what transformers and timm, and what diffusers call weights
 WEIGHTS = tuple(f"{stem}{SAFETENSORS}" for stem in STEMS)
 INDEX = ".index.json"
+MADE_HERE = "lmccheck.json"  # beside a merge that was written where it passed
 SHARD = re.compile(r"(.+)-\d+-of-\d+\.safetensors")
-COMPANIONS = (".json", ".jinja", ".txt", ".model", ".tiktoken", ".spm", ".bpe")  # configs and tokenizers
 EXPECTED = "the folder of a saved model"
 SAVED = "name the folder that save_pretrained wrote, or the file itself"
 
@@ -106,25 +105,3 @@ def _refuse_without_weights(folder: Path, names: Collection[str]) -> NoReturn:
 
 def _refuse(folder: Path, got: str, mend: str) -> NoReturn:
     raise CheckpointError(f"{shown_path(folder)}: got {got}, expected {EXPECTED}; mend: {mend}")
-
-
-def copy_companions(home: Path, target: Path, dtype: str | None = None) -> None:
-    """Copy what belongs to a model beside its weights, config and tokenizer, as a merge of such models has it.
-
-    ``dtype``: what the config is to say where the weights beside it are written in another. Raises CheckpointError.
-    """
-    try:
-        for name in sorted(names_in(home)):
-            path = home / name
-            weights = name.endswith((INDEX, SAFETENSORS)) or name.startswith("adapter_")
-            if path.suffix in COMPANIONS and not weights and path.is_file():
-                (target / name).write_bytes(path.read_bytes())
-        config = target / CONFIG
-        if dtype is not None and config.is_file():
-            said = json.loads(config.read_bytes())
-            known = {key: dtype for key in ("dtype", "torch_dtype") if key in said}
-            config.write_text(json.dumps(said | (known or {"torch_dtype": dtype}), indent=2) + "\n")
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{shown_path(home)}: its config and tokenizer cannot be copied: {error}; mend: save the folder again"
-        ) from None
