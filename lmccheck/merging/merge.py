@@ -13,13 +13,12 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from lmccheck.alignment import method_names
 from lmccheck.alignment.api import Alignment
 from lmccheck.alignment.api import align as align_pair
 from lmccheck.beside.compare import require_same_beside
-from lmccheck.errors import CheckpointError, LmcError, nearest
 from lmccheck.evaluate.evaluator import Evaluator
-from lmccheck.merging.contract import Made, Recipe, read_recipe
+from lmccheck.merging.contract import Made, Recipe
+from lmccheck.merging.given import names_of, pins_of, recipe_of, require_alignable, require_distinct, require_enough
 from lmccheck.merging.product import Product
 from lmccheck.modules.precision import own_settings
 from lmccheck.network.endpoint import Endpoint, endpoint, inputs_of, require_same_tensors, require_unchanged
@@ -32,7 +31,6 @@ from lmccheck.store.checkpoint import Checkpoint, look_at, open_checkpoint
 from lmccheck.store.data import Data
 
 Kept = TypeVar("Kept")
-SAID = ("better-parent", "worse-parent", "mean", "base", "merge")  # which no parent may be called
 
 
 @one_line(lambda merge: f"{merge.name!r}, {merge.recipe.text} of {some(merge.parents)}; {merge.network.run_on}")
@@ -234,13 +232,13 @@ def load_merge(
     DeviceError or LmcError with one line: what, got, expected, the mend.
     """
     folder = Path(base) if base is not None else Path.cwd()
-    names = _names(parents)
-    read = _recipe(recipe, names, folder)
+    names = names_of(parents)
+    read = recipe_of(recipe, names, folder)
     require_alignable(align, read)
-    _require_enough(names, read, base_model)
-    pins = _pins(sha256, names)
+    require_enough(names, read, base_model)
+    pins = pins_of(sha256, names)
     opened = {key: open_checkpoint(given, folder, f"parent {key}", pins.get(key)) for key, given in parents.items()}
-    _require_distinct(opened)
+    require_distinct(opened)
     origin = None if base_model is None else open_checkpoint(base_model, folder, "base_model", pins.get("base"))
     published = None if shipped is None else look_at(shipped, folder, "shipped")
     compared = {**opened, **({} if origin is None else {"base_model": origin})}
@@ -258,73 +256,3 @@ def load_merge(
         title, dict(zip(names, ends, strict=True)), read, opened, origin, published, align, seed, dict(sources or {}),
         tuple(accept),
     )  # fmt: skip
-
-
-def require_alignable(align: str, recipe: Recipe) -> None:
-    """Raise LmcError for what is no method of alignment, and where the recipe aligns or mixes by itself."""
-    known = ("none", *method_names())
-    if align not in known:
-        near = nearest(align, known) if isinstance(align, str) else ""
-        raise LmcError(f"align = {align!r}{near}; expected one of {', '.join(known)}")
-    if align != "none" and not recipe.declared.linear:
-        raise LmcError(
-            f"align = {align!r}: {recipe.name} gets the parents as they are, expected none; mend: leave it out, or "
-            "align the files before (lmccheck align)"
-        )
-
-
-def _recipe(given: Any, names: tuple[str, ...], folder: Path) -> Recipe:
-    if isinstance(given, Recipe):
-        return given
-    try:
-        return read_recipe(given, names, folder)
-    except LmcError as error:
-        raise LmcError(f"recipe{error}") from None
-
-
-def _pins(given: Mapping[str, str] | None, names: tuple[str, ...]) -> Mapping[str, str]:
-    if other := next((key for key in given or {} if key not in (*names, "base")), None):
-        raise CheckpointError(
-            f"sha256: got the key {other!r}{nearest(other, names)}, expected parents' names and base only; mend: name "
-            "the one it pins"
-        )
-    return given or {}
-
-
-def _names(parents: Any) -> tuple[str, ...]:
-    if not isinstance(parents, Mapping) or not parents:
-        raise CheckpointError(
-            f"parents: got {type(parents).__name__}, expected a table of checkpoints by name; mend: "
-            'parents = {"chat": "chat.safetensors", "math": "math.safetensors"}'
-        )
-    for name in parents:
-        if not isinstance(name, str) or not name or name in SAID:
-            raise CheckpointError(f"parents: got the name {name!r}, expected a text other than {', '.join(SAID)}")
-    return tuple(parents)
-
-
-def _require_enough(names: tuple[str, ...], recipe: Recipe, base_model: Any) -> None:
-    if recipe.declared.needs_base and base_model is None:
-        raise CheckpointError(
-            f"recipe {recipe.name} needs the base of the parents, and none is given; mend: give base_model (in a "
-            "manifest: base)"
-        )
-    if len(names) < 2 and base_model is None:
-        raise CheckpointError(
-            f"parents: got one, {names[0]}, and no base, expected at least two checkpoints to merge; mend: give the "
-            "others, or the base"
-        )
-
-
-def _require_distinct(opened: Mapping[str, Checkpoint]) -> None:
-    """Raise CheckpointError where two parents are one file."""
-    places: dict[tuple[str, ...], str] = {}
-    for name, checkpoint in opened.items():
-        if not checkpoint.files:
-            continue
-        first = places.setdefault(tuple(os.path.realpath(file) for file in checkpoint.files), name)
-        if first != name:
-            raise CheckpointError(
-                f"parents {first} and {name} are the same file, {checkpoint.label}; expected two checkpoints; mend: "
-                "name the other"
-            )
