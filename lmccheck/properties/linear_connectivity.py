@@ -49,6 +49,7 @@ def linear_connectivity(
 
     barrier = max_t L((1−t)·θ_A + t·π(θ_B)) − [(1−t)·L(θ_A) + t·L(θ_B)], with L the mean loss on the pair's evaluation
     data and L(θ_A), L(θ_B) those of the *original* endpoints. ``align``: ``none`` or a method of ``lmccheck.align``.
+    An alignment that is worse than none on calibration data is not kept, and a note says so.
     ``limit``: in the loss's unit (nats for cross entropy), or ``"5%"`` of the worse endpoint's loss. ``points``:
     size of the grid, refined around the worst t. ``repair``: ``bn`` re-estimates BatchNorm statistics on calibration
     data at every point of the segment, its ends included; ``none`` leaves the interpolated ones; ``repair`` also gives
@@ -65,6 +66,7 @@ def linear_connectivity(
     al. 2023 (repair).
     """
     from lmccheck.alignment.api import align as align_pair
+    from lmccheck.alignment.kept import not_worse
     from lmccheck.alignment.merge import segment
     from lmccheck.evaluate.evaluator import Evaluator
     from lmccheck.evaluate.slices import slices
@@ -77,7 +79,7 @@ def linear_connectivity(
     ends = end_of("a", measurements[0]), end_of("b", measurements[1])
     if by is not None:
         apart = Apart.of(slices(pair.data, by), *measurements)
-    alignment = None if align == "none" else align_pair(pair, align, seed=seed, beyond=beyond)
+    alignment = None if align == "none" else not_worse(pair, align_pair(pair, align, seed=seed, beyond=beyond))
     moved = alignment is not None and not alignment.is_identity
     between = segment(pair, evaluator, alignment, repair, beside=unaligned) if moved else unaligned
     line = measure_line(between, points, profile, *ends, apart)
@@ -195,6 +197,8 @@ def _notes(pair: ModelPair, evaluator: Evaluator, alignment: Alignment | None) -
 
 def _alignment_notes(pair: ModelPair, alignment: Alignment) -> list[str]:
     """Say what moved b, whence that was known to be allowed, and what stayed in place."""
+    from lmccheck.alignment.kept import kept_note
+
     notes = [_beyond_note(alignment)] if alignment.beyond else []
     notes += calibration_remarks(alignment.method, alignment.facts)
     if pair.symmetry is not None:
@@ -203,6 +207,8 @@ def _alignment_notes(pair: ModelPair, alignment: Alignment) -> list[str]:
         notes.append(f"permutation spec {source}, not derived from the traced network; verified on the data")
     if not alignment.spec.groups:
         notes.append("no unit group may be permuted; aligned equals unaligned")
+    elif kept := kept_note(alignment.facts, alignment.method):
+        notes += kept
     elif alignment.is_identity:
         notes.append("weight matching kept the identity: the units were already in order")
     if alignment.spec.unruled:

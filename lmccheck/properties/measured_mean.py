@@ -50,6 +50,7 @@ def mean_finding(
     models: ModelSet, many: ManyAlignment | None, weights: list[float], limit: float | str, repair: str
 ) -> Finding:
     """Measure the mean of a set, aligned or (``many`` None) as it is, and the means that leave one model out."""
+    from lmccheck.alignment.kept import set_note
     from lmccheck.evaluate.evaluator import Evaluator
     from lmccheck.evaluate.means import mean_losses
 
@@ -85,7 +86,7 @@ def mean_finding(
         naive=naive.height,
         barrier_definition=DEFINITION,
         alignment=many.facts if many is not None else {"method": "none", "align": "none"},
-        notes=_notes(models, found, naive, reestimates),
+        notes=[*_notes(models, found, naive, reestimates), *(set_note(many) if many is not None else [])],
         witness=many,
         evaluations=evaluator.evaluations,
         facts=_facts(models, found, naive, repair),

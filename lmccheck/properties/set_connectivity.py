@@ -44,9 +44,10 @@ def set_connectivity(
     """Assert that the loss on the segments between all pairs of aligned networks stays within ``limit`` of the chord.
 
     Networks and alignment are given as to ``align_many``, which brings all of them into one frame (``align = "none"``
-    leaves them as they are); every segment is measured as ``linear_connectivity`` does, on a grid of ``points``. With
-    ``over = "mean"`` no pair is measured but the mean of all, of ``weights`` where they are given (numbers of samples,
-    say), and the means that leave one model out, in O(n): ``value`` is L(Σ w_k·θ_k) − Σ w_k·L(θ_k), Σ w_k = 1.
+    leaves them as they are; models that a frame would drive apart, by calibration data, lie to one another as they
+    did); every segment is measured as ``linear_connectivity`` does, on a grid of ``points``. With ``over = "mean"`` no
+    pair is measured but the mean of all, of ``weights`` where they are given (numbers of samples, say), and the means
+    that leave one model out, in O(n): ``value`` is L(Σ w_k·θ_k) − Σ w_k·L(θ_k), Σ w_k = 1.
     ``limit``: in the loss's unit (nats for cross entropy), or ``"5%"`` of the loss of a pair's worse model (of all
     models', over the mean). ``value`` is the barrier of the worst pair, ``limit`` that pair's: the largest barrier
     where the limit is a number. ``repair`` mends the networks between as in ``linear_connectivity``; the mean of all
@@ -62,12 +63,14 @@ def set_connectivity(
     said. Source: Entezari et al. 2022 (barrier), Ainsworth et al. 2023, Algorithm 3 (alignment of many).
     """
     from lmccheck.alignment.barriers import Unmoved, measure_barriers
+    from lmccheck.alignment.kept import no_pair_worse, no_worse_mean
     from lmccheck.alignment.many import align_set
 
     shared = shares(weights, models.names)
     aligned = None if align == "none" else align_set(models, method=method, align=align, reference=reference, seed=seed)
     if over == "mean":
-        return mean_finding(models, aligned, shared, limit, repair)
+        return mean_finding(models, no_worse_mean(aligned, shared) if aligned else None, shared, limit, repair)
+    aligned = no_pair_worse(aligned) if aligned else None
     many = aligned or Unmoved.of(models)
     barriers = measure_barriers(many, points=points, repair=repair, weights=shared)
     return replace(_finding(many, barriers, limit, repair), witness=aligned)
@@ -126,6 +129,8 @@ def _facts(many: ManyAlignment | Unmoved, barriers: Barriers, repair: str) -> di
 
 def _notes(many: ManyAlignment | Unmoved, barriers: Barriers, repair: str) -> list[str]:
     """Say what the mean of all comes to, and what was done to the networks between."""
+    from lmccheck.alignment.kept import set_note
+
     pair = many.pair
     notes = [
         f"the mean of all {len(many.names)} models has loss {barriers.mean_loss:.4g} {pair.loss.unit}, unaligned "
@@ -141,6 +146,7 @@ def _notes(many: ManyAlignment | Unmoved, barriers: Barriers, repair: str) -> li
     notes += dict.fromkeys(remark for several in remarks for remark in several)
     if many.spec is None:
         return notes
+    notes += set_note(many)
     if not many.spec.groups:
         notes.append("no unit group may be permuted; aligned equals unaligned")
     if many.spec.unruled:

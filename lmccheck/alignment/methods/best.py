@@ -11,6 +11,7 @@ from typing import Any
 
 from lmccheck.alignment.contract import Found, Problem
 from lmccheck.alignment.methods import declared, method, starts
+from lmccheck.alignment.triage import Kinship, kinship
 from lmccheck.evaluate.calibration import CalibrationBarrier, barrier_samples
 from lmccheck.network.pair import ModelPair
 
@@ -19,17 +20,24 @@ from lmccheck.network.pair import ModelPair
 def match_best(problem: Problem) -> Found:
     """Run every method there is data for and return the one with the lowest barrier on calibration data.
 
-    Evaluation data is never looked at. Without calibration data, or a traced network, this is weight matching.
+    It starts with triage: networks of one initialisation that have no barrier as they are stay as they are, and nothing
+    else is run. Evaluation data is never looked at. Without calibration data, or a traced network, this is weight
+    matching.
     ``facts`` hold every candidate's objective and calibration barrier.
     """
     if problem.pair.calibration is None or problem.derived is None:
         why = "no calibration data" if problem.pair.calibration is None else "the symmetry is given, not traced"
         found = solve(problem, "weight-matching")
         return Found(found.permutation, found.objective, {"chosen": "weight-matching", "because": why, **found.facts})
-    candidates = [_candidate(problem, name) for name in (*starts(), "learned")]
+    kin = problem.pair.once(_kinship)
+    names = (*starts(), "learned")
+    candidates = [_candidate(problem, name) for name in names[:1]]
+    if kin.kind != "shared" or candidates[0].barrier > 0:  # no method does better than no barrier, and the first wins
+        candidates += [_candidate(problem, name) for name in names[1:]]
     best = _lowest(candidates)
     table = [{"method": c.method, "objective": c.found.objective, "calibration_barrier": c.barrier} for c in candidates]
     facts: dict[str, Any] = {"chosen": best.method, "calibration_barrier": best.barrier, "candidates": table}
+    facts["triage"] = kin.facts()
     facts["calibration_samples"] = barrier_samples(problem.pair.calibration)
     return Found(best.found.permutation, best.found.objective, {**facts, "chosen_facts": best.found.facts})
 
@@ -46,6 +54,10 @@ def _solved(pair: ModelPair, method: str, seed: int) -> Found:
     problem, chosen = Problem(pair, seed), declared(method)
     chosen.require(problem)
     return chosen.run(problem)
+
+
+def _kinship(pair: ModelPair) -> Kinship:
+    return kinship(pair.theta_a, pair.theta_b)
 
 
 @dataclass(frozen=True)
