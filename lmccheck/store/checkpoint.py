@@ -10,7 +10,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from lmccheck.errors import CheckpointError
+from lmccheck.errors import CheckpointError, shown_path
 from lmccheck.registry import Registry
 from lmccheck.shown import one_line, some
 from lmccheck.store.contents import Lying, same_tensors, together
@@ -98,11 +98,13 @@ class Checkpoint:
     def facts(self) -> dict[str, Any]:
         """Return what a report says of it; JSON-able. ``parameters`` counts floating numbers."""
         floats = [header for header in self.tensors.values() if header.is_floating_point]
+        several = self.digests() if self.digests is not None and len(self.files) > 1 else {}
         return {
             "path": self.path,
             "sha256": self.sha256,
             "parameters": sum(header.numbers for header in floats),
             "dtype": "+".join(sorted({header.torch_dtype for header in floats})),
+            **({"files": {shown_path(file): digest for file, digest in several.items()}} if several else {}),
             **self.about,
             **({"remarks": list(self.remarks)} if self.remarks else {}),
         }
