@@ -63,6 +63,7 @@ num_heads ffn_dim encoder_ffn_dim decoder_ffn_dim encoder_attention_heads decode
 moe_intermediate_size shared_expert_intermediate_size hidden_sizes embedding_size ffn_hidden_size num_kv_heads
 """
 WIDTHS = tuple(SIZES.split())  # what two networks that differ in widths differ in
+MADE = ("is_gated_act", "dense_act_fn")  # of feed_forward_proj, whatever a type's default is
 ONE_SPELLING = FAMILIES[3:5]  # compared across spellings too
 LABELLED = re.compile("Classification|Detection|Segmentation|MultipleChoice|Tagging")
 
@@ -107,6 +108,9 @@ def _within(one: Any, other: Any) -> tuple[Mapping[str, Any], Mapping[str, Any]]
 def canonical(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
     """Return a configuration without what is harmless, and with one spelling for what has several."""
     found = {key: _number(value) for key, value in config.items() if not harmless(key) and key not in rope.SPELLINGS}
+    for alias, name in defaults.get("aliases", {}).items():
+        if alias in found and (name not in found or same(found[name], found[alias])):
+            found[name] = found.pop(alias)
     found |= rope.of(config, defaults)
     found.pop("sliding_window_pattern", None)  # which layer_types spell out
     if pattern_of(config) is not None and not found.get("layer_types") and "layer_types" in defaults:
@@ -192,7 +196,9 @@ def _alike(key: str, ends: tuple[Mapping[str, Any], Mapping[str, Any]], defaults
     if key == "architectures" and not all(end.get(key) for end in ends):
         return True
     absent = [key not in end for end in ends]
-    if any(missing and key in known.get("derived", ()) for missing, known in zip(absent, defaults, strict=True)):
+    if any(
+        missing and key in (*known.get("derived", ()), *MADE) for missing, known in zip(absent, defaults, strict=True)
+    ):
         return True  # the other value is made of keys that are compared themselves
     values = [
         known.get(key) if missing else end[key] for end, missing, known in zip(ends, absent, defaults, strict=True)

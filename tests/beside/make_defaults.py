@@ -34,7 +34,7 @@ KNOWN_OTHERWISE = ("head_dim", "num_key_value_heads", "layer_types", "sliding_wi
 def fields(model_type: str) -> dict[str, Any]:
     """Return the defaults of a configuration's class, its rotary positions in one spelling.
 
-    Under ``derived`` those that are made of other keys when they are left out.
+    Under ``derived`` those that are made of other keys when they are left out, under ``aliases`` the names of names.
     """
     from transformers import PreTrainedConfig
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
@@ -61,8 +61,9 @@ def fields(model_type: str) -> dict[str, Any]:
         key: value for key, value in made_up.items() if key not in KNOWN_OTHERWISE and not isinstance(value, dict)
     }
     made_up |= {key: value for key, value in found.items() if value == "auto"}
-    found |= {key: value for key, value in made_up.items() if isinstance(value, bool)}
-    found["derived"] = sorted(key for key in made_up if not isinstance(found.get(key), bool) and not harmless(key))
+    found |= {key: made_up[key] for key in ("tie_word_embeddings",) if key in made_up}
+    found["derived"] = sorted(key for key in made_up if key != "tie_word_embeddings" and not harmless(key))
+    found["aliases"] = dict(made.attribute_map)
     kept = {key: value for key, value in found.items() if not harmless(key) and not key.startswith("_")}
     return json.loads(json.dumps(kept, default=str))
 
@@ -79,7 +80,9 @@ def everything() -> dict[str, Any]:
     said = {key: {json.dumps(value, sort_keys=True) for value in each} for key, each in values.items()}
     shared = {key: values[key][0] for key, each in said.items() if len(each) == 1 and len(values[key]) > 1}
     varied = {
-        key for key, each in said.items() if key != "derived" and len(each) > 1 and not all(map(empty, values[key]))
+        key
+        for key, each in said.items()
+        if key not in ("derived", "aliases") and len(each) > 1 and not all(map(empty, values[key]))
     }
     return {
         "shared": {key: value for key, value in sorted(shared.items()) if not empty(value)},

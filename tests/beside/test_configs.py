@@ -135,3 +135,35 @@ def test_a_config_of_defaults_is_one_that_says_nothing(tmp_path: Path, model_typ
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "config.json").write_text(json.dumps({"model_type": model_type}))
     assert [d.what for d in differences(Folder(tmp_path / "a"), Folder(tmp_path / "b"))] == []
+
+
+BEFORE: dict[str, dict[str, Any]] = {  # as versions 4.3x to 4.4x wrote them, sizes made small
+    "llama": {
+        "num_key_value_heads": 1, "max_position_embeddings": 64, "pretraining_tp": 1, "torch_dtype": "bfloat16",
+        "rope_theta": 5e5, "tie_word_embeddings": False, "eos_token_id": [1, 2],
+        "rope_scaling": {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+                         "original_max_position_embeddings": 16, "rope_type": "llama3"},
+    },
+    "qwen2": {"max_window_layers": 2, "sliding_window": 32, "use_sliding_window": False, "rope_theta": 1e6},
+    "gemma3_text": {"num_hidden_layers": 6, "rope_theta": 1000000, "rope_local_base_freq": 10000, "sliding_window": 8,
+                    "sliding_window_pattern": 6, "head_dim": 2, "cache_implementation": "hybrid"},
+    "phi3": {"max_position_embeddings": 64, "original_max_position_embeddings": 16, "rope_theta": 1e4,
+             "rope_scaling": {"long_factor": [1.5, 2.0], "short_factor": [1.0, 1.0], "type": "longrope"}, "pad_token_id": 0, "embd_pdrop": 0.0},
+    "gpt_neox": {"rotary_pct": 0.25, "rotary_emb_base": 10000, "hidden_size": 16, "use_parallel_residual": True},
+    "bert": {"position_embedding_type": "absolute", "gradient_checkpointing": False, "layer_norm_eps": 1e-12},
+    "t5": {"feed_forward_proj": "gated-gelu", "d_model": 8, "n_positions": 512, "output_past": True, "d_kv": 4},
+    "whisper": {"num_hidden_layers": 4, "encoder_layers": 4, "d_model": 8, "forced_decoder_ids": [[1, 2]]},
+    "modernbert": {"global_rope_theta": 160000.0, "local_rope_theta": 10000.0, "global_attn_every_n_layers": 3,
+                   "num_hidden_layers": 4, "position_embedding_type": "absolute"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("model_type", BEFORE)
+def test_a_config_that_a_later_version_saved_again_is_the_same(tmp_path: Path, model_type: str) -> None:
+    """However transformers spells it now; one of its numbers that changes is told."""
+    transformers = pytest.importorskip("transformers")
+    common = {"hidden_size": 8, "num_attention_heads": 2, "num_hidden_layers": 2, "vocab_size": 8}
+    config = {"model_type": model_type, **common, **BEFORE[model_type]}
+    old = folder(tmp_path / "old", {"config.json": config})
+    transformers.AutoConfig.from_pretrained(old).save_pretrained(tmp_path / "new")
+    assert [d.line("old", "new") for d in differences(Folder(old), Folder(tmp_path / "new"))] == []
