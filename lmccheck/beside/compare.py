@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from lmccheck.beside import configs, fit, processors, tokenizers
+from lmccheck.beside import adapters, configs, fit, processors, tokenizers
 from lmccheck.beside.difference import Difference
 from lmccheck.beside.folder import CONFIG, Folder
 from lmccheck.errors import CheckpointError, nearest, one_line
@@ -17,21 +17,23 @@ from lmccheck.store.header import TensorHeader
 
 DEEP = "JSON nested too deeply, expected what save_pretrained writes; mend: save the model again"
 MOST = 12  # lines of one comparison
-STAND_ALONE = ("dtype", "vocabulary", "vocab_size")
+STAND_ALONE = ("dtype", "vocabulary", "vocab_size", *adapters.BASE)
 Open = Callable[[Path], Folder]  # a folder by its path: the same one each time, where many compare with it
 
 
 @dataclass(frozen=True)
 class Side:
-    """One checkpoint by the name that messages call it; ``adapter`` is the folder of an adapter on its base.
+    """One checkpoint by the name that messages call it.
 
-    Of one that is ``made``, its folder is not told. ``meant`` are the names of what differs in it by its kind.
+    ``adapter`` is the folder of an adapter on its base, ``facts`` what that says. Of one that is ``made``, its folder
+    is not told. ``meant`` are the names of what differs in it by its kind.
     """
 
     name: str
     home: Path | None
     tensors: Mapping[str, TensorHeader]
     adapter: Path | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
     made: bool = False
     meant: Collection[str] = ()
 
@@ -40,7 +42,8 @@ class Side:
         """Return the side of an open checkpoint."""
         told = checkpoint.about.get("adapter")
         path = Path(told["path"]) if isinstance(told, Mapping) else None
-        return cls(name, checkpoint.home, checkpoint.tensors, path)
+        facts = told if isinstance(told, Mapping) else {}
+        return cls(name, checkpoint.home, checkpoint.tensors, path, facts)
 
 
 @dataclass
@@ -56,10 +59,12 @@ class Compared:
     unknown: dict[str, str] = field(default_factory=dict)
 
 
-def compare(sides: Sequence[Side], accept: Iterable[str] = (), opened: Open = Folder) -> Compared:
+def compare(
+    sides: Sequence[Side], accept: Iterable[str] = (), opened: Open = Folder, data: Mapping[str, Path] | None = None
+) -> Compared:
     """Compare the folders of several checkpoints with the first that has one, and each with its own weights.
 
-    ``accept`` are the names that a user accepts.
+    ``accept`` are the names that a user accepts; ``data`` the folders of the tokenizers that data are read with.
     """
     found, accepted = Compared(), _Accepted(accept)
     known = [_Opened(side, opened) for side in sides if side.home is not None]
@@ -72,29 +77,12 @@ def compare(sides: Sequence[Side], accept: Iterable[str] = (), opened: Open = Fo
     for other in known[1:]:
         if (known[0].folder.path, known[0].tokenizer.path) != (other.folder.path, other.tokenizer.path):
             _differences(found, known[0], other, accepted)
+    _adapters(found, sides, accepted, opened)
+    for name, path in (data or {}).items():
+        for side in known:
+            _read_with(found, (name, opened(path)), side, accepted)
     accepted.tell([folder for side in known for folder in (side.folder, side.tokenizer)], found)
     return found
-
-
-def require_same_beside(
-    checkpoints: Mapping[str, Checkpoint], accept: Iterable[str] = (), *, built: bool, meant: Collection[str] = ()
-) -> None:
-    """Raise CheckpointError where checkpoints, by name, differ beside their weights in what is not accepted.
-
-    ``built``: their model is built of the first one's config; else lone files are not asked for what lies beside them.
-    """
-    if isinstance(accept, str):
-        raise CheckpointError(f"accept: got {accept!r}, expected a list of names; mend: accept=[{accept!r}]")
-    asked = [
-        (name, one if built or one.path is None or not os.path.isfile(one.path) else replace(one, home=None))
-        for name, one in checkpoints.items()
-    ]
-    found = compare([replace(Side.of(name, one), meant=meant) for name, one in asked], accept)
-    if found.problems:
-        first, *others = found.problems
-        more = f" (and {len(others)} more)" if others else ""
-        hint = "".join(f"; {line}" for line in list(found.unknown.values())[:1])
-        raise CheckpointError(f"{first.replace('accept = [', 'accept=[')}{more}{hint}")
 
 
 class _Opened:
@@ -189,6 +177,37 @@ def _differences(found: Compared, one: _Opened, other: _Opened, accepted: _Accep
     both = f"{one.label} and {other.label}"
     _add(found.problems, lines.problems, both)
     _add(found.notes, lines.notes, both)
+
+
+def _read_with(found: Compared, data: tuple[str, Folder], side: _Opened, accepted: _Accepted) -> None:
+    """Add what makes data mean other tokens than they are to a checkpoint's own tokenizer, or have none of its rows."""
+    (name, folder), lines = data, []
+    if not tokenizers.exists(folder) or folder.path.resolve() == side.tokenizer.path.resolve():
+        return
+    try:
+        if tokenizers.exists(side.tokenizer):
+            told = [
+                each for each in tokenizers.text_differences(folder, side.tokenizer) if not accepted.takes(each.names)
+            ]
+            lines = [each.line(f"{name} ({folder})", side.name(each)) for each in told]
+        else:
+            faults = fit.rows(side.folder, folder, side.side.tensors)
+            lines = [f"{side.label}, {name}: {text}" for text, names in faults if not accepted.takes(names)]
+    except CheckpointError as error:
+        lines = [str(error)]
+    except RecursionError:
+        lines = [f"{name} ({folder}): {DEEP}"]
+    _add(found.problems, lines[:1], side.label)
+
+
+def _adapters(found: Compared, sides: Sequence[Side], accepted: _Accepted, opened: Open) -> None:
+    """Add what is to be said of adapters: of other bases than they were trained on, and of scales that differ."""
+    tuned = [side for side in sides if side.adapter is not None]
+    for side in tuned:
+        line, certain = adapters.other_base(side.name, side.adapter, side.facts.get("base"), side.home, opened)
+        if line and not accepted.takes(adapters.BASE):
+            _add(found.problems if certain else found.notes, [line], side.name)
+    _add(found.notes, adapters.scales({side.name: side.facts for side in tuned}), "adapters")
 
 
 def _add(told: list[str], lines: Iterable[str], between: str) -> None:

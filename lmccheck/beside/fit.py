@@ -28,7 +28,7 @@ Fault = tuple[str, tuple[str, ...]]  # what is wrong, and the names it may be ac
 
 def faults(folder: Folder, tokenizer: Folder, tensors: Mapping[str, TensorHeader]) -> Iterator[Fault]:
     """Yield what does not fit: a folder's config.json, or a tokenizer, to the tensors of a checkpoint."""
-    yield from _rows(folder, tokenizer, tensors)
+    yield from rows(folder, tokenizer, tensors)
     config = folder.config
     declared = canonical(config, {}).get("dtype") if config is not None else None
     counts: Counter[str] = Counter()
@@ -45,23 +45,24 @@ def faults(folder: Folder, tokenizer: Folder, tensors: Mapping[str, TensorHeader
             yield text, ("dtype", "torch_dtype")
 
 
-def _rows(folder: Folder, tokenizer: Folder, tensors: Mapping[str, TensorHeader]) -> Iterator[Fault]:
-    rows = {name: h.shape[0] for name, h in tensors.items() if len(h.shape) == 2 and EMBEDDING.search(name)}
-    if not rows:
+def rows(folder: Folder, tokenizer: Folder, tensors: Mapping[str, TensorHeader]) -> Iterator[Fault]:
+    """Yield what has no row in the embedding: tokens of a tokenizer, or of a stated size."""
+    sizes = {name: h.shape[0] for name, h in tensors.items() if len(h.shape) == 2 and EMBEDDING.search(name)}
+    if not sizes:
         return
-    name = max(rows, key=lambda each: rows[each])
+    name = max(sizes, key=lambda each: sizes[each])
     config = folder.config or {}
     within = config.get("text_config")
     for table in (config, within if isinstance(within, dict) else {}):
         size = table.get("vocab_size")
-        if isinstance(size, int) and not isinstance(size, bool) and size > rows[name]:
-            text = f"{CONFIG}: vocab_size is {size}, and {name} has {rows[name]} rows"
+        if isinstance(size, int) and not isinstance(size, bool) and size > sizes[name]:
+            text = f"{CONFIG}: vocab_size is {size}, and {name} has {sizes[name]} rows"
             yield f"{text}; mend: save config and weights of one model", ("vocab_size",)
     vocabulary = vocabulary_of(tokenizer)
-    if vocabulary is None or not vocabulary.ids or vocabulary.largest[1] < rows[name]:
+    if vocabulary is None or not vocabulary.ids or vocabulary.largest[1] < sizes[name]:
         return
     token, place = vocabulary.largest
-    few = f"{name} has {rows[name]} rows, {place + 1 - rows[name]} too few"
+    few = f"{name} has {sizes[name]} rows, {place + 1 - sizes[name]} too few"
     mend = 'resize the embedding to the tokenizer and train it, or accept = ["vocabulary"]'
     text = f"{vocabulary.file}: token {brief(token)} has id {place}, and {few}; mend: {mend}"
     yield text, ("vocabulary", "tokenizer")

@@ -215,4 +215,4 @@ def _unchanged(a: Folder, b: Folder, files: tuple[str, ...]) -> bool:
 
 
 def _file(folder: Folder, found: Vocabulary | None) -> str:
-    return found.file if found is not None else next(name for name in FILES if folder.has(name))
+    return found.file if found is not None else next((name for name in FILES if folder.has(name)), "none")

@@ -2,25 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from lmccheck.beside.compare import Compared, Open, Side, compare
 from lmccheck.beside.configs import WIDTHS
+from lmccheck.beside.required import read_with
 from lmccheck.errors import one_line
-from lmccheck.manifest.plan import Measured, PairPlan
+from lmccheck.manifest.plan import Measured, PairPlan, Plan
 from lmccheck.store.checkpoint import Checkpoint
+from lmccheck.store.described import DataSpec
 
 OF_ITS_TENSORS = ("dtype", "num_hidden_layers", "layer_types")  # of what is shipped, which its own check compares
 
 
-def compared(item: Measured, checkpoints: Mapping[str, Checkpoint], opened: Open) -> Compared:
-    """Compare what lies beside an item's checkpoints, which are given by their keys."""
+def compared(item: Measured, checkpoints: Mapping[str, Checkpoint], plan: Plan, opened: Open) -> Compared:
+    """Compare what lies beside an item's checkpoints, given by their keys, and what its data are read with."""
     meant: dict[str, tuple[str, ...]] = {"shipped": OF_ITS_TENSORS}
     if isinstance(item, PairPlan) and item.model_b is not None:
         meant = {"b": WIDTHS}
     sides = [replace(Side.of(key, found), meant=meant.get(key, ())) for key, found in checkpoints.items()]
-    return compare(sides, item.accept, opened)
+    return compare(sides, item.accept, opened, read_with(plan.folder, **_data(item, plan)))
+
+
+def _data(item: Measured, plan: Plan) -> dict[str, DataSpec]:
+    """Return the descriptions of the data that an item is measured on, by what messages call them."""
+    found = {key: each for key in ("data", "calibration") if isinstance(each := getattr(item, key), DataSpec)}
+    named = {name for check in item.checks for name in _texts(check.settings.get("data")) if name in plan.data}
+    return {
+        **{key if each.name is None else f"data.{each.name}": each for key, each in found.items()},
+        **{f"data.{name}": plan.data[name] for name in sorted(named)},
+    }
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Yield the texts of a setting: itself, or those in a table or a list."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (list, tuple, Mapping)):
+        for part in value.values() if isinstance(value, Mapping) else value:
+            yield from _texts(part)
 
 
 def acceptances(items: Sequence[tuple[str, Compared]]) -> tuple[list[str], list[str]]:

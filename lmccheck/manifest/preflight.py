@@ -53,7 +53,7 @@ def inspected(plan: Plan) -> Inspected:
         name = f"{item.kind}.{item.name}"
         headers: dict[str, Checkpoint] = {}
         found.problems += [one_line(f"{name}{problem}") for problem in _problems(item, looks, headers)]
-        beside = compared(item, headers, looks.beside)
+        beside = compared(item, headers, plan, looks.beside)
         found.problems += [one_line(f"{name}: {problem}") for problem in beside.problems]
         found.notes += [one_line(f"{name}: {note}") for note in beside.notes]
         accepting.setdefault(id(item.accept), []).append((name, beside))

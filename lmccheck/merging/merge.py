@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lmccheck.alignment.api import Alignment
 from lmccheck.alignment.api import align as align_pair
-from lmccheck.beside.compare import require_same_beside
+from lmccheck.beside.required import read_with, require_same_beside
 from lmccheck.evaluate.evaluator import Evaluator
 from lmccheck.merging.contract import Made, Recipe
 from lmccheck.merging.given import names_of, pins_of, recipe_of, require_alignable, require_distinct, require_enough
@@ -242,7 +242,8 @@ def load_merge(
     origin = None if base_model is None else open_checkpoint(base_model, folder, "base_model", pins.get("base"))
     published = None if shipped is None else look_at(shipped, folder, "shipped")
     compared = {**opened, **({} if origin is None else {"base_model": origin})}
-    require_same_beside(compared, accept, built=model is None)
+    told = read_with(folder, data=data, calibration=calibration)
+    require_same_beside(compared, accept, built=model is None, data=told)
     title = name or "-".join(names)
     network = load_network(
         name=title, model=model_for(model, next(iter(opened.values()))), data=data, calibration=calibration, loss=loss,

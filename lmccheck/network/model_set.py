@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lmccheck.beside.compare import require_same_beside
+from lmccheck.beside.required import read_with, require_same_beside
 from lmccheck.errors import CheckpointError
 from lmccheck.modules.precision import own_settings
 from lmccheck.network.endpoint import Endpoint, require_same_tensors
@@ -119,7 +119,8 @@ def load_set(
     pins = dict(enumerate(sha256))
     opened = [open_checkpoint(model, folder, f"model {k}", pins.get(k)) for k, model in enumerate(models)]
     named = {f"model {k}": checkpoint for k, checkpoint in enumerate(opened)}
-    require_same_beside(named, accept, built=given.get("model") is None)
+    told = read_with(folder, data=given.get("data"), calibration=given.get("calibration"))
+    require_same_beside(named, accept, built=given.get("model") is None, data=told)
     title = name or "-".join(names)
     network = load_network(name=title, **{**given, "model": model_for(given.get("model"), opened[0])})
     network.remarks.update(dict.fromkeys((*matched, *found)))

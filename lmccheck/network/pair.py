@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from lmccheck.beside.compare import require_same_beside
 from lmccheck.beside.configs import WIDTHS
+from lmccheck.beside.required import read_with, require_same_beside
 from lmccheck.errors import CheckpointError
 from lmccheck.modules.precision import own_settings
 from lmccheck.network.endpoint import (
@@ -236,7 +236,8 @@ def load_pair(
     """
     folder = Path(base) if base is not None else Path.cwd()
     first, second = _opened(a, b, folder, sha256 or {})
-    require_same_beside({"a": first, "b": second}, accept, built=model is None)
+    told = read_with(folder, data=data, calibration=calibration)
+    require_same_beside({"a": first, "b": second}, accept, built=model is None, data=told)
     network = load_network(
         name=name or _title(a, b), model=model_for(model, first), data=data, calibration=calibration, loss=loss,
         device=device, base=folder, symmetry=symmetry,
@@ -275,7 +276,9 @@ def load_widths(
     """
     folder = Path(base) if base is not None else Path.cwd()
     opened = _opened(a, b, folder, sha256 or {})
-    require_same_beside(dict(zip("ab", opened, strict=True)), accept, built=model_a is None, meant=WIDTHS)
+    told = read_with(folder, data=given.get("data"), calibration=given.get("calibration"))
+    ends = dict(zip("ab", opened, strict=True))
+    require_same_beside(ends, accept, built=model_a is None, meant=WIDTHS, data=told)
     first = load_network(name=name or _title(a, b), model=model_for(model_a, opened[0]), base=folder, **given)
     second = first.with_model(model_for(model_b, opened[1]))
     found = ((n, under_module_names(c, n)) for n, c in zip((first, second), opened, strict=True))

@@ -148,7 +148,7 @@ BEFORE: dict[str, dict[str, Any]] = {  # as versions 4.3x to 4.4x wrote them, si
     "gemma3_text": {"num_hidden_layers": 6, "rope_theta": 1000000, "rope_local_base_freq": 10000, "sliding_window": 8,
                     "sliding_window_pattern": 6, "head_dim": 2, "cache_implementation": "hybrid"},
     "phi3": {"max_position_embeddings": 64, "original_max_position_embeddings": 16, "rope_theta": 1e4,
-             "rope_scaling": {"long_factor": [1.5, 2.0], "short_factor": [1.0, 1.0], "type": "longrope"}, "pad_token_id": 0, "embd_pdrop": 0.0},
+             "rope_scaling": {"long_factor": [1.5, 2.0], "short_factor": [1.0, 1.0], "type": "su"}},
     "gpt_neox": {"rotary_pct": 0.25, "rotary_emb_base": 10000, "hidden_size": 16, "use_parallel_residual": True},
     "bert": {"position_embedding_type": "absolute", "gradient_checkpointing": False, "layer_norm_eps": 1e-12},
     "t5": {"feed_forward_proj": "gated-gelu", "d_model": 8, "n_positions": 512, "output_past": True, "d_kv": 4},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -107,3 +108,75 @@ def test_networks_of_two_widths_may_differ_in_widths_only(folders: Path) -> None
     table = PAIR.replace("check.linear_connectivity", 'model_b = "models:wide"\ncheck.fused_connectivity')
     (line,) = looked_at(folders, table).problems
     assert line.startswith("pair.one: config.json: rms_norm_eps is 1e-06 in a")
+
+
+def test_data_are_read_with_the_tokenizer_of_the_model(folders: Path) -> None:
+    """Of [data.NAME] too, and of a check's own data; where the model has none, its rows must do."""
+    saved(folders / "other", 3, (*WORDS[:2], WORDS[3], WORDS[2], *WORDS[4:]))
+    (folders / "text.jsonl").write_text('{"text": "an"}\n')
+    head = HEAD + '[data.text]\njsonl = "text.jsonl"\ntokenizer = "other"\n'
+    mine = PAIR.replace("check", 'data = "text"\ncheck')
+    lines = looked_at(folders, mine, head=head).problems
+    assert lines == [
+        f'pair.one: tokenizer.json: id 2 is "ing" in data.text ({folders / "other"}) and "▁the" in {name} '
+        f'({folders / name}) (1 more ids differ); mend: make them equal, or accept = ["vocabulary"]'
+        for name in "ab"
+    ]
+    assert looked_at(folders, mine, head=head.replace('"other"', '"a"')) == Inspected()
+    saved(folders / "other", 3, (*WORDS, "more"))
+    for name in "ab":
+        (folders / name / "tokenizer.json").unlink()
+    first, _ = looked_at(folders, mine, head=head).problems
+    assert first.startswith(f'pair.one: a ({folders / "a"}), data.text: tokenizer.json: token "more" has id 8, and ')
+
+
+def test_an_adapter_belongs_to_the_base_it_was_trained_on(folders: Path) -> None:
+    """Another is refused, with what its config says otherwise; a copy is none, a name from elsewhere a note."""
+
+    def adapter(name: str, base: str, rank: int = 1) -> None:
+        tensors = {"lora_A.weight": torch.ones(rank, 4), "lora_B.weight": torch.ones(8, rank)}
+        prefix = "base_model.model.model.embed_tokens."
+        config = {"peft_type": "LORA", "r": rank, "lora_alpha": 2, "base_model_name_or_path": base}
+        folder(folders / name, {"config.json": None, "adapter_config.json": config})
+        save_file({prefix + key: value for key, value in tensors.items()}, folders / name / "adapter_model.safetensors")
+
+    def lines(trained_on: str, more: str = "") -> Inspected:
+        adapter("x", trained_on)
+        adapter("y", str(folders / "a"), 2)
+        tables = PAIR.replace('"a"', '{ base = "a", adapter = "x" }').replace('"b"', '{ base = "a", adapter = "y" }')
+        return looked_at(folders, tables.replace("check", f"{more}check"))
+
+    scales = "pair.one: a is an adapter of r 1, lora_alpha 2; b is an adapter of r 2, lora_alpha 2"
+    assert lines(str(folders / "a")) == Inspected(notes=[scales])
+    shutil.copytree(folders / "a", folders / "copy")
+    assert lines(str(folders / "copy")) == Inspected(notes=[scales])
+    assert lines("/elsewhere/a") == Inspected(notes=[scales])
+    said = f"pair.one: a ({folders / 'x'}): was trained on '{{}}' and is put on {folders / 'a'}, "
+    note = said.format("org/model") + "which cannot be compared"
+    assert lines("org/model") == Inspected(notes=[note, scales])
+    assert len(lines(str(folders / "b")).problems) == 1  # of other weights
+    copy = str(folders / "copy")
+    config = (folders / "copy" / "config.json").read_text()
+    (folders / "copy" / "config.json").write_text(config.replace("{", '{"rope_theta": 500000.0, ', 1))
+    assert lines(copy).problems == [
+        f"{said.format(copy)}where rope_theta is 500000.0 and 10000.0; mend: name the base that it was trained on, or "
+        'accept = ["base_model_name_or_path"]'
+    ]
+    assert lines(copy, 'accept = ["base_model_name_or_path"]\n') == Inspected(notes=[scales])
+
+
+def test_what_is_shipped_is_compared_with_the_parents(folders: Path) -> None:
+    """Its rope settings; what its tensors show is left to the check of them."""
+    merge = """[merge.out]
+parents = { x = "a", y = "b" }
+recipe = { linear = { x = 0.5, y = 0.5 } }
+shipped = "c"
+check.shipped = {}
+"""
+    saved(folders / "c", 2, dtype="float64")
+    assert looked_at(folders, merge) == Inspected()
+    saved(folders / "c", 2, rope_scaling={"type": "linear", "factor": 2.0})
+    (line,) = looked_at(folders, merge).problems
+    assert line.startswith(f"merge.out: config.json: rope_scaling is absent in parents.x ({folders / 'a'}) and {{")
+    assert f"in shipped ({folders / 'c'}); mend: " in line
+    assert looked_at(folders, merge.replace("check", 'accept = ["rope_scaling"]\ncheck')) == Inspected()
