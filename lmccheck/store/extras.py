@@ -16,6 +16,7 @@ def extra(module: str, name: str, what: str) -> Any:
     """
     root = module.partition(".")[0]
     try:
+        import_module(root)
         return import_module(module)
     except ImportError as error:
         missing = isinstance(error, ModuleNotFoundError) and error.name == root
