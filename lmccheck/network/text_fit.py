@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lmccheck.errors import LmcError, SourceError
 from lmccheck.modules.runner import Runner
-from lmccheck.store.collate import MASK, TOKENS
+from lmccheck.store.collate import MASK, TOKENS, UNCOUNTED
 from lmccheck.store.data import Batch, Data
 from lmccheck.store.trees import tensors_in
 
@@ -34,6 +34,7 @@ def fitted(data: Data, module: nn.Module) -> Data:
         return data
     _require_positions(data, module)
     _require_vocabulary(data, module)
+    data = replace(data, notes=(*data.notes, *_sees_all(data, module)))
     taken = inspect.signature(module.forward).parameters
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values()) or {TOKENS, MASK} <= set(taken):
         return data
@@ -46,6 +47,16 @@ def fitted(data: Data, module: nn.Module) -> Data:
         _require_padding_ignored(data, module)
         batches = tuple(Batch({name: batch.inputs[name]}, batch.targets) for batch in batches)
     return replace(data, batches=batches)
+
+
+def _sees_all(data: Data, module: nn.Module) -> list[str]:
+    """Say that a masked language model is asked for tokens that it is given."""
+    if data.kind != "text" or not type(module).__name__.endswith("ForMaskedLM"):
+        return []
+    alike = ((b.inputs[TOKENS] == b.targets) | (b.targets == UNCOUNTED) for b in data.batches)
+    if not all(bool(each.all()) for each in alike):
+        return []
+    return [f"{type(module).__name__} is given every token that it is asked for; mend: mask = 0.15 in the data"]
 
 
 def _require_positions(data: Data, module: nn.Module) -> None:

@@ -20,7 +20,7 @@ from lmccheck.store.imports import input_files
 
 CALLABLE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 FORMS = ("jsonl", "images", "parquet", "safetensors", "call")  # one of which every table of data has
-TEXT = ("tokenizer", "count", "max_length", "pack", "column", "target")
+TEXT = ("tokenizer", "count", "max_length", "pack", "mask", "column", "target")
 KEYS: Mapping[str, tuple[str, ...]] = {
     "jsonl": TEXT,
     "images": ("transform",),
@@ -61,6 +61,7 @@ class DataTable(Strict):
     count: Literal["all", "completion"] | None = Field(default=None, description='"all" or "completion"')
     max_length: int | None = Field(default=None, ge=2, description="a whole number of tokens from 2")
     pack: bool = Field(default=False, description="true or false")
+    mask: float | None = Field(default=None, gt=0, lt=1, description="a number between 0 and 1, a share of tokens")
     transform: Call = Field(default=None, description=A_TRANSFORM)
     column: str | None = Field(default=None, min_length=1, description="the name of the column that is read")
     target: str | None = Field(default=None, min_length=1, description="the name of the column to be predicted")
@@ -82,6 +83,7 @@ class DataSpec:
     count: str | None = None
     max_length: int | None = None
     pack: bool = False
+    mask: float | None = None
     transform: str | Callable[[Any], Any] | None = None
     column: str | None = None
     target: str | None = None
@@ -127,6 +129,8 @@ def read_spec(values: Any, where: str, problems: list[str], name: str | None = N
         problems.append(f"{prefix}tokenizer: missing, expected {expected}: text becomes tokens by it")
     if table.pack and table.max_length is None:
         problems.append(f"{prefix}max_length: missing, expected {DataTable.model_fields['max_length'].description}")
+    if table.mask is not None and table.target is not None:
+        problems.append(f"{prefix}mask: got {table.mask}, expected none: what is predicted is {table.target!r}")
     if table.pack and table.target is not None:
         problems.append(f"{prefix}pack: got true, expected false: each text has a target of its own")
     if table.target is not None and table.count is not None:

@@ -6,8 +6,9 @@ none to a conversation, whose template writes them; nothing else is added but, w
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,11 +54,12 @@ class Tokens:
     place: str
     torn: bool = False  # whether one token holds the prompt's end and the completion's beginning
     cut: bool = False
+    hidden: dict[int, int] = field(default_factory=dict)  # what the tokens are that are masked, by their place
 
     @property
     def counts(self) -> bool:
-        """Whether anything is predicted in it: the first token never is."""
-        return any(self.counted[1:])
+        """Whether anything is predicted in it: unless it is masked, the first token never is."""
+        return bool(self.hidden) or any(self.counted[1:])
 
 
 def read_text(spec: DataSpec, rows: Sequence[Row], held: tuple[Held, ...], folder: Path) -> Read:
@@ -85,6 +87,8 @@ def read_text(spec: DataSpec, rows: Sequence[Row], held: tuple[Held, ...], folde
             f"{over.place}: {len(over.ids)} tokens, {tokenizer.where} says that its model takes {tokenizer.longest}; "
             f"mend: max_length = {tokenizer.longest}, which cuts rows, or shorter rows"
         )
+    if spec.mask is not None:
+        samples = [_masked(one, spec.mask, tokenizer) for one in samples]
     kept = [k for k, one in enumerate(samples) if spec.target is not None or one.counts]
     if not kept:
         raise SourceError(
@@ -247,6 +251,20 @@ def packed(documents: Sequence[Tokens], length: int, tokenizer: Tokenizer) -> li
     return [Tokens(ids[k : k + length], counted[k : k + length], places[k]) for k in starts]
 
 
+def _masked(one: Tokens, share: float, tokenizer: Tokenizer) -> Tokens:
+    """Return a sample with a share of what counts in it hidden, one token at least, and only those counted.
+
+    Which ones depends on nothing but the sample's own tokens, so that every model is asked the same.
+    """
+    if tokenizer.mask is None:
+        raise SourceError(f"{tokenizer.where} has no token of a mask, expected one; mend: leave `mask` out")
+    places = [k for k, i in enumerate(one.ids) if one.counted[k] and i not in tokenizer.special]
+    drawn = sorted(random.Random(repr(one.ids)).sample(places, max(1, round(share * len(places))))) if places else []
+    ids = [tokenizer.mask if k in set(drawn) else i for k, i in enumerate(one.ids)]
+    hidden = {k: one.ids[k] for k in drawn}
+    return replace(one, ids=ids, counted=[k in hidden for k in range(len(ids))], hidden=hidden)
+
+
 def _padded(samples: Sequence[Tokens], pad: int) -> tuple[dict[str, Tensor], Tensor]:
     """Return inputs by name and targets, (n, T) int64, padded behind: positions are those of a row by itself."""
     width = max(len(one.ids) for one in samples)
@@ -254,10 +272,10 @@ def _padded(samples: Sequence[Tokens], pad: int) -> tuple[dict[str, Tensor], Ten
     mask = torch.zeros((len(samples), width), dtype=torch.int64)
     targets = torch.full((len(samples), width), UNCOUNTED, dtype=torch.int64)
     for k, one in enumerate(samples):
-        held = torch.tensor(one.ids, dtype=torch.int64)
-        ids[k, : len(held)] = held
-        mask[k, : len(held)] = 1
-        targets[k, : len(held)] = held.where(torch.tensor(one.counted, dtype=torch.bool), UNCOUNTED)
+        ids[k, : len(one.ids)] = torch.tensor(one.ids, dtype=torch.int64)
+        mask[k, : len(one.ids)] = 1
+        wanted = torch.tensor([one.hidden.get(t, i) for t, i in enumerate(one.ids)], dtype=torch.int64)
+        targets[k, : len(wanted)] = wanted.where(torch.tensor(one.counted, dtype=torch.bool), UNCOUNTED)
     return {"input_ids": ids, "attention_mask": mask}, targets
 
 

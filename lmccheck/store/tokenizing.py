@@ -43,7 +43,7 @@ class Tokenizer:
     ``encode(text, special)``: its own special tokens are added where ``special``. ``chat``: None where it has no chat
     template; else ``chat(messages, generate)``, the text of a conversation, with the header of a reply at its end where
     ``generate``. ``spans(messages)``: a text, and which of its characters its template says are generated; None
-    where it does not tell. ``longest``: the most tokens that it says its model takes.
+    where it does not tell. ``longest``: the most tokens that it says its model takes. ``special``: ids of no text.
     """
 
     where: str
@@ -53,6 +53,8 @@ class Tokenizer:
     eos: int | None = None
     pad: int | None = None
     longest: int | None = None
+    mask: int | None = None
+    special: frozenset[int] = frozenset()
     chat: Callable[[Sequence[Mapping[str, Any]], bool], str] | None = field(default=None, repr=False)
     spans: Callable[[Sequence[Mapping[str, Any]]], tuple[str, list[Span]] | None] = field(
         default=lambda _: None, repr=False
@@ -119,6 +121,8 @@ def _of_transformers(library: Any, path: Path, where: str, held: tuple[Held, ...
         made.eos_token_id,
         made.pad_token_id,
         made.model_max_length if made.model_max_length < MOST_LENGTH else None,
+        made.mask_token_id,
+        frozenset(made.all_special_ids),
         _chat(made, where) if made.chat_template else None,
         _generated(made, template) if template and GENERATION.search(template) else lambda _: None,
     )
@@ -168,7 +172,17 @@ def _of_file(path: Path, where: str, held: tuple[Held, ...]) -> Tokenizer:
         return Encoded(list(found.ids), _spans(found.offsets))
 
     known = (made.token_to_id(text) for text in ("</s>", "<|endoftext|>", "<eos>", "[SEP]", "<|im_end|>"))
-    return Tokenizer(where, held, encode, made.get_vocab_size(), next((one for one in known if one is not None), None))
+    masks = (made.token_to_id(text) for text in ("[MASK]", "<mask>"))
+    added = frozenset(number for number, token in made.get_added_tokens_decoder().items() if token.special)
+    return Tokenizer(
+        where,
+        held,
+        encode,
+        made.get_vocab_size(),
+        next((one for one in known if one is not None), None),
+        mask=next((one for one in masks if one is not None), None),
+        special=added,
+    )
 
 
 def _spans(offsets: Any) -> list[Span] | None:

@@ -75,7 +75,7 @@ DATA = '[data.math]\njsonl = "math.jsonl"\ntokenizer = "tok"\nmax_length = 8\n'
         (
             SOUND.replace(DATA, DATA.replace("jsonl =", "jsnl =")),
             "data.math.jsnl: unknown key (did you mean 'jsonl'?), expected one of jsonl, images, parquet, safetensors, "
-            "call, tokenizer, count, max_length, pack, transform, column, target",
+            "call, tokenizer, count, max_length, pack, mask, transform, column, target",
         ),
         (
             SOUND.replace(DATA, '[data.math]\ntokenizer = "tok"\n'),

@@ -105,3 +105,20 @@ def test_a_pair_is_measured_on_a_file_of_text(data, tmp_path):
     write_rows(tmp_path / "t.jsonl", [{"text": "the dog"}])
     with pytest.raises(Exception, match=r"t.jsonl: changed after it was loaded"):
         pair.require_unchanged()
+
+
+class OwnForMaskedLM(Masked):
+    """What is called as a masked language model is."""
+
+
+def test_a_masked_model_that_is_shown_what_it_is_asked_for_is_told(data, tmp_path):
+    """A note with the mend; none where tokens are hidden, nor for another kind of model."""
+    assert in_order(data, OwnForMaskedLM()).notes == (
+        "OwnForMaskedLM is given every token that it is asked for; mend: mask = 0.15 in the data",
+    )
+    assert in_order(data, Masked()).notes == ()
+    made = word_tokenizer()
+    made.add_special_tokens(["[MASK]"])
+    made.save(str(tmp_path / "masks.json"))
+    hidden = load_data({"jsonl": "t.jsonl", "tokenizer": "masks.json", "mask": 0.3}, tmp_path)
+    assert in_order(hidden, OwnForMaskedLM(WORDS + 1)).notes == ()

@@ -124,6 +124,27 @@ def test_packed_documents_count_what_they_count_by_themselves(read):
     assert data.places[1] == "t.jsonl:2"
 
 
+def test_of_masked_tokens_the_hidden_ones_count(read, tmp_path):
+    """A share of what counts, one at least, each by what it was; the same ones whenever it is read."""
+    made = word_tokenizer()
+    made.add_special_tokens(["[MASK]"])
+    made.save(str(tmp_path / "masks.json"))
+    hole = made.token_to_id("[MASK]")
+    rows = [{"text": line} for line in (*LINES, " ".join(LINES * 5))]
+    data = read(rows, tokenizer="masks.json", mask=0.3)
+    for row, (ids, targets) in zip(rows, rows_of(data), strict=True):
+        before = words(row["text"])
+        assert [i if t == UNCOUNTED else t for i, t in zip(ids, targets, strict=True)] == before
+        assert [i == hole for i in ids] == [t != UNCOUNTED for t in targets]
+        assert sum(i == hole for i in ids) == round(0.3 * len(ids))
+    again = read(rows[::-1], tokenizer="masks.json", mask=0.3)
+    assert rows_of(again) == rows_of(data)[::-1]
+    asked = read([{"prompt": "the cat ", "completion": "sat"}], tokenizer="masks.json", mask=0.01)
+    assert rows_of(asked) == [([*words("the cat"), hole], [UNCOUNTED, UNCOUNTED, *words("sat")])]
+    with pytest.raises(SourceError, match=r"tokenizer words.json has no token of a mask, expected one"):
+        read(rows, mask=0.3)
+
+
 def test_columns_are_what_else_a_row_says(read):
     """Texts, numbers and booleans by name; None where a row does not say; lists are none."""
     rows = [{"text": "the cat", "task": "a", "n": 1, "tags": ["x"]}, {"text": "a dog", "task": "b"}]
