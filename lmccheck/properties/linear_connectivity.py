@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ from lmccheck.errors import LmcError
 from lmccheck.evaluate.line import BARRIER
 from lmccheck.finding import Failure, Finding, Where
 from lmccheck.properties.advice import APART, maps_beyond, more_data, other_alignment
-from lmccheck.properties.measured_line import Apart, Line, measure_line, measure_point
+from lmccheck.properties.measured_line import Apart, Line, carried_by, measure_line, measure_point
 from lmccheck.properties.registry import check
 from lmccheck.properties.remarks import (
     batchnorm_remark,
@@ -89,7 +90,19 @@ def linear_connectivity(
     found = _finding(pair, line, naive, between, alignment, limit)
     if apart is not None:
         found = _of_parts(found, line, naive, apart)
-    return found.explained(lambda: _failure(pair, line, found, between, align))
+    return found if found.judged == "pass" else _explained(pair, line, found, between, align)
+
+
+def _explained(pair: ModelPair, line: Line, found: Finding, between: Segment, align: str) -> Finding:
+    """Return the finding with why it fails, and with what each layer costs that alone is moved to the worst t."""
+    from lmccheck.evaluate.layerwise import layer_costs
+
+    end = "a" if line.a.loss <= line.b.loss else "b"
+    costs = layer_costs(between, line.highest[1], from_a=end == "a")
+    facts = {**found.facts, "layers": {"from": end, "costs": costs}}
+    found = replace(found, evaluations=between.evaluator.evaluations, facts=facts)
+    said = carried_by(costs, end, pair.loss.unit)
+    return found.explained(lambda: _failure(pair, line, found, between, align, said))
 
 
 def _finding(
@@ -227,7 +240,7 @@ def _beyond_note(alignment: Alignment) -> str:
     return f"b is not only permuted but mapped beyond permutations, its function kept: {named}"
 
 
-def _failure(pair: ModelPair, line: Line, found: Finding, between: Segment, align: str) -> Failure:
+def _failure(pair: ModelPair, line: Line, found: Finding, between: Segment, align: str, said: Sequence[str]) -> Failure:
     how = "as they are, unaligned" if align == "none" else f"after {align}"
     proof = "" if align == "none" else " (no better alignment was found, which does not prove that there is none)"
     ends = [
@@ -251,7 +264,7 @@ def _failure(pair: ModelPair, line: Line, found: Finding, between: Segment, alig
         f"not linearly connected {how}{proof}",
         "(1-t)·a + t·b",
         pair.data,
-        remarks,
+        [*remarks, *said],
         next=_advice(pair, found, between, align) if not ends else more_data(pair.network, "BatchNorm") or [ALIKE],
     )
 

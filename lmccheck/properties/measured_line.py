@@ -180,3 +180,21 @@ class Apart:
             f"judged by the worst of {total} parts by {self.slices.by}: {worst}, {count} samples; over all samples the "
             f"barrier is {line.highest[0]:.4g}; the worst of {total} is more often high by chance than one by itself"
         )
+
+
+SHOWN = 3  # layers that are named
+
+
+def carried_by(costs: Mapping[str, float], end: str, unit: str) -> list[str]:
+    """Say which layers carry a barrier, by what each costs when it alone is moved from an end to the worst t.
+
+    >>> carried_by({"hidden": 0.75, "head": 0.001}, "a", "nats")
+    ['moved there from a alone, hidden costs 0.75 and head 0.001 nats']
+    """
+    ranked = sorted(costs, key=lambda layer: -costs[layer])[:SHOWN]
+    if not ranked:
+        return []
+    first, *others = [f"{layer} {'' if k else 'costs '}{costs[layer]:.4g}" for k, layer in enumerate(ranked)]
+    named = f"{', '.join([first, *others[:-1]])} and {others[-1]}" if others else first
+    more = f" ({len(costs) - SHOWN} more cost less)" if len(costs) > SHOWN else ""
+    return [f"moved there from {end} alone, {named} {unit}{more}"]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from lmccheck.evaluate.line import BARRIER, chord
 from lmccheck.finding import End, Failure, Finding, Matrix, Seen, Where, bound_of
 from lmccheck.properties.advice import APART, other_alignment
+from lmccheck.properties.measured_line import carried_by
 from lmccheck.properties.measured_mean import mean_finding, shares
 from lmccheck.properties.registry import check
 from lmccheck.properties.remarks import batchnorm_remark, calibration_remarks, measured_on
@@ -102,7 +103,41 @@ def _finding(many: ManyAlignment | Unmoved, barriers: Barriers, limit: float | s
         evaluations=barriers.evaluations,
         facts=_facts(many, barriers, repair),
     )  # fmt: skip
-    return found.explained(lambda: _failure(many, barriers, worst, bounds, repair))
+    return found if found.judged == "pass" else _explained(found, many, barriers, worst, bounds, repair)
+
+
+def _explained(
+    found: Finding,
+    many: ManyAlignment | Unmoved,
+    barriers: Barriers,
+    worst: tuple[int, int],
+    bounds: Mapping[tuple[int, int], float],
+    repair: str,
+) -> Finding:
+    """Return the finding with why it fails, and with what each layer costs that alone is moved to the worst t."""
+    i, j = worst
+    end = i if barriers.losses[i] <= barriers.losses[j] else j
+    costs, passes = _layers(many, worst, barriers.worst_t[worst], end == i, repair)
+    facts = {**found.facts, "layers": {"from": many.names[end], "costs": costs}}
+    found = replace(found, evaluations=found.evaluations + passes, facts=facts)
+    said = carried_by(costs, many.names[end], many.pair.loss.unit)
+    return found.explained(lambda: _failure(many, barriers, worst, bounds, repair, said))
+
+
+def _layers(
+    many: ManyAlignment | Unmoved, worst: tuple[int, int], t: float, from_first: bool, repair: str
+) -> tuple[dict[str, float], int]:
+    """Return what moving each layer alone costs between the two models of the worst pair, and its passes."""
+    from lmccheck.alignment.merge import traced_for_repair
+    from lmccheck.evaluate.evaluator import Evaluator
+    from lmccheck.evaluate.layerwise import layer_costs
+    from lmccheck.evaluate.segment import Segment
+
+    first, second = (many.weights[k] for k in worst)
+    evaluator = Evaluator(many.pair.network, first, second)
+    derived = traced_for_repair(many.pair) if repair == "repair" else None
+    costs = layer_costs(Segment(evaluator, first, second, repair, derived), t, from_a=from_first)
+    return costs, evaluator.evaluations
 
 
 def _excess(value: float, bound: float) -> float:
@@ -174,6 +209,7 @@ def _failure(
     worst: tuple[int, int],
     bounds: Mapping[tuple[int, int], float],
     repair: str,
+    said: Sequence[str],
 ) -> Failure:
     names, (i, j) = many.names, worst
     return Failure(
@@ -187,7 +223,7 @@ def _failure(
         measured_on(many.pair.data),
         [Seen(barriers.aligned[i][j], f"between {names[i]} and {names[j]}", bound) for (i, j), bound in bounds.items()],
         "pairs",
-        [f"unaligned it is {barriers.naive[i][j]:.4g}"],
+        [f"unaligned it is {barriers.naive[i][j]:.4g}", *said],
         f"; of the mean of all {barriers.mean_loss:.4g}, unaligned {barriers.mean_loss_naive:.4g}",
         next=_advice(many, repair),
     )
