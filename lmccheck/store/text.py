@@ -43,6 +43,7 @@ class Read:
     places: tuple[str, ...] = ()
     most: int | None = None
     notes: tuple[str, ...] = ()
+    pad: int | None = None
 
 
 @dataclass(frozen=True)
@@ -70,8 +71,8 @@ def read_text(spec: DataSpec, rows: Sequence[Row], held: tuple[Held, ...], folde
     tokenizer = load_tokenizer(folder / str(spec.tokenizer))
     tokenized = [_tokens(row, kind, tokenizer, spec) for row in rows]
     for row, one in zip(rows, tokenized, strict=True):
-        if spec.target is None and not one.counts:
-            raise row.wrong(_nothing(one, kind))
+        if not (one.counts if spec.target is None else one.ids):
+            raise row.wrong(_nothing(one, kind) if one.ids else "no token, expected a text; mend: take the row out")
     if tokenizer.size and (over := next((t for t in tokenized if max(t.ids, default=0) >= tokenizer.size), None)):
         raise SourceError(f"{over.place}: token {max(over.ids)}, {tokenizer.where} has {tokenizer.size} tokens")
     notes = _torn_note(tokenized)
@@ -96,7 +97,8 @@ def read_text(spec: DataSpec, rows: Sequence[Row], held: tuple[Held, ...], folde
         )
     samples = [samples[k] for k in kept]
     columns = {name: tuple(values[k] for k in kept) for name, values in columns.items()}
-    inputs, targets = _padded(samples, next((p for p in (tokenizer.pad, tokenizer.eos) if p is not None), 0))
+    pad = next((each for each in (tokenizer.pad, tokenizer.eos) if each is not None), 0)
+    inputs, targets = _padded(samples, pad)
     if spec.target is not None:
         targets = _classes([rows[k] for k in kept], spec.target)
     budget = min(MOST_TOKENS, max(1, AT_ONCE // max(1, tokenizer.size)))
@@ -107,8 +109,9 @@ def read_text(spec: DataSpec, rows: Sequence[Row], held: tuple[Held, ...], folde
         (*held, *tokenizer.held),
         columns,
         tuple(one.place for one in samples),
-        max(1, budget // targets.shape[1]) if spec.target is None else max(1, budget // len(samples[0].ids)),
+        max(1, budget // inputs["input_ids"].shape[1]),
         tuple(notes),
+        pad,
     )
 
 
