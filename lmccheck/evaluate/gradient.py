@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call
 
 from lmccheck.evaluate.batchnorm import tracked
@@ -15,7 +16,7 @@ from lmccheck.modules.precision import exact_float32
 from lmccheck.modules.runner import Runner, as_source_error
 from lmccheck.modules.stored import tied_names
 from lmccheck.store.data import Batch, Data
-from lmccheck.store.trees import positional
+from lmccheck.store.trees import call, positional
 
 if TYPE_CHECKING:
     from lmccheck.network.network import Network
@@ -48,8 +49,12 @@ class Gradient:
         arguments = self.runner.cast(positional(batch.inputs, where))
         targets = self.runner.cast(batch.targets)
         with as_source_error(f"{where}: differentiating its loss"), torch.enable_grad(), exact_float32():
-            outputs = functional_call(module, given, arguments)
+            outputs = call(partial(_with_weights, module, given), arguments)
             return self.network.loss.function(outputs, targets).mean()
+
+
+def _with_weights(module: nn.Module, weights: dict[str, Tensor], *arguments: Any, **named: Any) -> Any:
+    return functional_call(module, weights, arguments, named)
 
 
 def endless_batches(data: Data, size: int, seed: int) -> Iterator[Batch]:
