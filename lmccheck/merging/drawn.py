@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 DTYPES = ("float32", "bfloat16", "float64", "float16")
+TOLD = 4  # tensors of a network that are told
 SHRINKS = 300  # examples that a broken law is shrunk with
 Strategy = Any  # hypothesis' strategies have no types that survive a composite
 
@@ -35,20 +36,22 @@ class Drawn:
     act: Act | None = None
 
 
-def words(setting: Setting) -> str:
-    """Return a merge in numbers: a drawn network is small enough to be told whole."""
+def words(setting: Setting, tensor: str | None = None) -> str:
+    """Return a merge in numbers: a drawn network is small enough to be told whole, of a larger one the tensor."""
     sources = {**setting.parents, **({} if setting.base is None else {"base": setting.base})}
-    told = (f"{who}: {_numbers(one)}" for who, one in sources.items())
+    told = (f"{who}: {_numbers(one, tensor)}" for who, one in sources.items())
     weights = "" if setting.weights is None else f"; weights {dict(setting.weights)}"
     return "; ".join(told) + weights
 
 
-def _numbers(one: Checkpoint) -> str:
+def _numbers(one: Checkpoint, tensor: str | None) -> str:
     parts = []
     for name, header in one.tensors.items():
+        if len(one.tensors) > TOLD and tensor in one.tensors and name != tensor:
+            continue
         values = one.get(name).tolist() if header.numbers <= 12 else f"{header.shape}"
         parts.append(f"{name} = {values}")
-    return ", ".join(parts[:4]) + (", …" if len(parts) > 4 else "")
+    return ", ".join(parts[:TOLD]) + (", …" if len(parts) > TOLD else "")
 
 
 class Stop(BaseException):
@@ -166,7 +169,7 @@ def _run(
             found = {law: broken for law in laws if (broken := LAWS[law](one)) is not None}
             for law, broken in found.items():
                 if shrink or law not in seen:
-                    seen[law] = broken, words(setting)
+                    seen[law] = broken, words(setting, broken.tensor)
         if shrink and found:
             raise AssertionError
 

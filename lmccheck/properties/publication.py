@@ -75,7 +75,8 @@ class Publication:
         found = []
         if told.dtypes and not self.as_rounded(tolerance) and isinstance(tolerance, str):
             name, (got, expected) = next(iter(told.dtypes.items()))
-            rounded = '; it is the merge rounded to that, tolerance = "rounded" says that this is meant'
+            same = "it is the merge rounded to that" if told.differences else "its numbers are the same"
+            rounded = f'; {same}, tolerance = "rounded" says that this is meant'
             found.append(
                 f"has {len(told.dtypes)} tensors of another dtype than the merge: {name!r} is {got}, expected "
                 f"{expected}{rounded if told.rounded else ''}"
@@ -132,7 +133,7 @@ def published(merge: Merge, shipped: Checkpoint) -> Publication:
     end, refused = _loaded(merge, shipped)
     told: dict[str, Any] = {"equals": equals, "alone": taken_alone(merge, facts), "refused": refused}
     told["beside"] = _beside(merge, shipped, expected)
-    if comparison.identical and not refused:
+    if comparison.identical and not refused and not told["beside"]:
         return Publication(shipped.label, comparison, **told)
     explanations = [] if comparison.identical or comparison.rounded else _explained(merge, shipped, comparison)
     losses, mends = _measured(merge, end)
@@ -213,7 +214,7 @@ def _explained(merge: Merge, shipped: Checkpoint, comparison: Comparison) -> lis
     weights = merge.recipe.settings.get("weights") or merge.product.made.facts.get("weights")
     names = [one.name for one in comparison.differences]
     said = mixture(shipped, merge.files, merge.base_file, weights, names)
-    sums = [f"{said}; the recipe is {merge.recipe.text}"] if said else []
+    sums = [f"what is shipped is {said}; the recipe is {merge.recipe.text}"] if said else []
     return [*sums, *symptoms(comparison, shipped, merge.product.checkpoint)]
 
 
