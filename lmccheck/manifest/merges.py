@@ -13,7 +13,7 @@ from lmccheck.manifest.tables import HASH, MergeTable
 from lmccheck.properties.settings import AGAINST, MERGE_DATA
 from lmccheck.store.documents import key_text, near, shown
 
-TAKEN = (*AGAINST, "base", "merge")  # what reports call something else
+TAKEN = (*AGAINST, "merge")  # what reports call something else
 NAME = re.compile(r"[A-Za-z0-9._-]+")
 
 
@@ -25,6 +25,8 @@ def merge_problems(table: MergeTable) -> Iterator[str]:
                 f".parents.{key_text(name)}: expected a name of letters, digits, '.', '_' and '-' other than "
                 f"{', '.join(TAKEN)}"
             )
+    if "base" in table.parents and table.base is not None:
+        yield ".parents.base: the name is taken by the base, expected another"
     methods = ("none", *method_names())
     if table.align not in methods:
         yield f".align: got {shown(table.align)}, expected {' or '.join(methods)}{near(table.align, methods)}"

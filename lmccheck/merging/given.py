@@ -12,7 +12,7 @@ from lmccheck.errors import CheckpointError, LmcError, nearest
 from lmccheck.merging.contract import Recipe, read_recipe
 from lmccheck.store.checkpoint import Checkpoint
 
-SAID = ("better-parent", "worse-parent", "mean", "base", "merge")  # which no parent may be called
+SAID = ("better-parent", "worse-parent", "mean", "merge")  # which no parent may be called
 
 
 def require_alignable(align: str, recipe: Recipe) -> None:
@@ -63,6 +63,10 @@ def require_enough(names: tuple[str, ...], recipe: Recipe, base_model: Any) -> N
         raise CheckpointError(
             f"recipe {recipe.name} needs the base of the parents, and none is given; mend: give base_model (in a "
             "manifest: base)"
+        )
+    if "base" in names and base_model is not None:
+        raise CheckpointError(
+            "parents: one is called 'base', and a base is given, too; expected another name; mend: rename the parent"
         )
     if len(names) < 2 and base_model is None:
         raise CheckpointError(

@@ -63,6 +63,8 @@ def diagnose(part: Part, limit: float | str) -> Diagnosis:
         advice.append(f"smaller weights: half-way back to {better} is within the limit")
     elif far > FAR:
         advice.append("smaller weights, by which the merge stays as near to the base as its parents")
+    if not advice:
+        advice += _weighing(part, better, between)
     if blocks := _blocks(part, better):
         told = "; ".join(f"{name}: {value:.4g}" for name, value in blocks[:TOLD_BLOCKS])
         lines.append(f"layers that matter most, each taken from {better}: {told} (the merge {part.merged:.4g})")
@@ -121,6 +123,15 @@ def _aligning(part: Part, between: Sequence[Between]) -> list[str]:
         return [f'align = "{METHOD}"' if linear else f"aligning {helps[0].other} before it is merged (lmccheck align)"]
     high = [line for line in between if line.barrier > abs(part.reference)]
     return ["parents that share more of their training"] if high and not helps else []
+
+
+def _weighing(part: Part, better: str, between: Sequence[Between]) -> list[str]:
+    """Return what is left where the line between parents is no barrier: its weights, and sums that shrink nothing."""
+    merge = part.task.merge
+    if not merge.recipe.declared.linear or not between or any(line.barrier > 0 for line in between):
+        return []
+    sums = [] if merge.base_file is None else ["task vectors added to the base in place of a mean, which shrinks each"]
+    return [f"a larger weight of {better}: between the parents the figure falls towards it", *sums]
 
 
 def _mixed(task: Task, better: str) -> dict[str, Tensor]:

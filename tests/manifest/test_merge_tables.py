@@ -115,6 +115,11 @@ def test_a_merge_is_a_plan(manifest: Path) -> None:
         ("base.safetensors", "bass.safetensors", "merge.far.base: no file 'bass.safetensors'"),
         ("z.safetensors", "x.safetensors", "merge.lost: parents.x and parents.z are the same file"),
         ("parents = { x = ", "parents = { mean = ", "merge.soup.parents.mean: expected a name of letters"),
+        (
+            'parents = { x = "x.safetensors" }',
+            'parents = { base = "x.safetensors" }',
+            "merge.far.parents.base: the name",
+        ),
         ("[merge.lost]", "[set.soup]\nmodels = ['a', 'b']\n[merge.lost]", "name 'soup' is taken by a set"),
         ('recipe = "uniform"', 'recipe = { fedavg = "n.json" }', "merge.lost.recipe.fedavg: "),
         ('recipe = "uniform"', "", "merge.lost.recipe: missing"),
