@@ -165,6 +165,7 @@ def read_recipe(given: Any, parents: tuple[str, ...], folder: Path) -> Recipe:
         if key not in declared.options:
             expected = f"expected one of {', '.join(declared.options)}" if declared.options else "expected none"
             near = nearest(str(key), (*declared.options, *known))
+            near = " (it is a key of the merge itself)" if key in ("align", "base", "shipped", "parents") else near
             raise LmcError(f".{key}: unknown option of {declared.name}{near}; {expected}")
     settings = declared.read(table[declared.name], parents, options)
     return Recipe(declared.name, settings, declared.claims(settings), declared, folder)

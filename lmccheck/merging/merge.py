@@ -21,11 +21,12 @@ from lmccheck.merging.contract import Made, Recipe
 from lmccheck.merging.given import names_of, pins_of, recipe_of, require_alignable, require_distinct, require_enough
 from lmccheck.merging.product import Product
 from lmccheck.modules.precision import own_settings
-from lmccheck.network.endpoint import Endpoint, endpoint, inputs_of, require_same_tensors, require_unchanged
+from lmccheck.network.endpoint import Endpoint, endpoint, require_same_tensors
 from lmccheck.network.hub.names import as_described, model_for, under_module_names
-from lmccheck.network.loaded import as_loaded
+from lmccheck.network.loaded import as_it_loads, as_loaded
 from lmccheck.network.network import Network, load_network
 from lmccheck.network.pair import Given, ModelPair
+from lmccheck.network.resident import Endpoints, Named
 from lmccheck.shown import one_line, some
 from lmccheck.store.checkpoint import Checkpoint, look_at, open_checkpoint
 from lmccheck.store.data import Data
@@ -43,7 +44,7 @@ class Merge:
     """
 
     name: str
-    parents: dict[str, Endpoint]
+    ends: Endpoints = field(repr=False)  # the parents, in the order of ``files``
     recipe: Recipe
     files: Mapping[str, Checkpoint] = field(repr=False)
     base_file: Checkpoint | None = field(default=None, repr=False)
@@ -59,10 +60,15 @@ class Merge:
     @property
     def network(self) -> Network:
         """The network of the parents, with the data that are measured on."""
-        return next(iter(self.parents.values())).network
+        return self.ends.network
 
     @property
-    def named_endpoints(self) -> dict[str, Endpoint]:
+    def parents(self) -> Mapping[str, Endpoint]:
+        """The parents by name, in order; read as they are asked for where they are large."""
+        return Named(tuple(self.files), self.ends)
+
+    @property
+    def named_endpoints(self) -> Mapping[str, Endpoint]:
         """What the merge is compared with: its parents, by name."""
         return self.parents
 
@@ -114,7 +120,12 @@ class Merge:
             state = end.checkpoint.as_stored(weights)
         else:
             state = {n: weights[n] for n in (file.tensors if file.tensors.keys() <= weights.keys() else weights)}
-        return replace(look_at(state, Path(), f"parent {name}"), metadata=file.metadata, home=file.home)
+        return replace(
+            look_at(state, Path(), f"parent {name}"),
+            metadata=file.metadata,
+            home=file.home,
+            same=lambda one, other: torch.equal(state[one], state[other]),
+        )
 
     @cached_property
     def alignments(self) -> dict[str, Alignment]:
@@ -142,8 +153,7 @@ class Merge:
         """Return the same merge measured on other data: one of its named data, or whatever ``load_pair`` takes."""
         source = self.sources.get(data, data) if isinstance(data, str) else data
         network = self.network.on(source, f"data {data}" if isinstance(data, str) else "data")
-        parents = {name: replace(end, network=network) for name, end in self.parents.items()}
-        return replace(self, parents=parents, origin=self.origin or self)
+        return replace(self, ends=self.ends.of(network), origin=self.origin or self)
 
     def pair(self, a: str, b: str) -> ModelPair:
         """Return two parents as a pair."""
@@ -180,20 +190,21 @@ class Merge:
     def inputs(self) -> tuple[Path, ...]:
         """Every file that was read for it, none of which may be written to."""
         others = [file for one in (self.base_file, self.shipped) if one is not None for file in one.files]
-        return (*inputs_of(*self.parents.values()), *others, *self.recipe.inputs)
+        own = [file for checkpoint in self.files.values() for file in checkpoint.files]
+        return (*own, *self.network.inputs, *others, *self.recipe.inputs)
 
     def require_unchanged(self) -> None:
         """Raise CheckpointError where a file that was read for it is another by now."""
-        require_unchanged(*self.parents.values())
-        for one in (self.base_file, self.shipped):
+        for one in (*self.ends.checkpoints, self.base_file, self.shipped):
             if one is not None:
                 one.require_unchanged()
+        self.network.require_unchanged()
 
     @property
     def description(self) -> dict[str, Any]:
         """What a report says of the merge; JSON-able."""
         others = {"base": self.base_file, "shipped": self.shipped}
-        files = {name: end.checkpoint.facts() for name, end in self.parents.items()}
+        files = {name: checkpoint.facts() for name, checkpoint in zip(self.files, self.ends.checkpoints, strict=True)}
         files |= {key: one.facts() for key, one in others.items() if one is not None}
         return {"files": files, "recipe": self.recipe.facts(), "align": self.align, **self.network.facts()}
 
@@ -252,8 +263,8 @@ def load_merge(
     first, *rest = named = [under_module_names(checkpoint, network) for checkpoint in opened.values()]
     for other in (*rest, *([] if origin is None else [under_module_names(origin, network)])):
         require_same_tensors(first, other, network.module)
-    ends = as_loaded(*(endpoint(network, checkpoint) for checkpoint in named))
-    return Merge(
-        title, dict(zip(names, ends, strict=True)), read, opened, origin, published, align, seed, dict(sources or {}),
-        tuple(accept),
-    )  # fmt: skip
+    ends = Endpoints(network, named)
+    ends.check()
+    ends = ends.of(as_it_loads(ends, ends.dtype))
+    named_data = dict(sources or {})
+    return Merge(title, ends, read, opened, origin, published, align, seed, named_data, tuple(accept))

@@ -213,7 +213,7 @@ def _measured(merge: Merge, label: str, asked: Asked, against: str) -> Task:
     from lmccheck.evaluate.evaluator import Evaluator
 
     metric = asked.metric
-    evaluator = Evaluator(merge.network, *(end.theta for end in merge.parents.values()))
+    evaluator = Evaluator(merge.network, merge.ends[0].theta, dtype=merge.ends.dtype)
     ends, scores = [], {}
     for name, end in merge.parents.items():
         found = evaluator.endpoint(end.theta, f"parent {name}", end.checkpoint.label)
