@@ -45,8 +45,11 @@ def test_data_is_scikit_learns_digits_and_disjoint() -> None:
 
 
 def test_the_fixtures_are_small() -> None:
-    """Everything a newcomer clones to try the gate is under 4 MB."""
-    assert sum(path.stat().st_size for path in FOLDER.rglob("*") if path.is_file()) < 4_000_000
+    """Everything a newcomer clones to try the gate is under 4 MB; folders of models are 6 MB more at most."""
+    sizes = {path: path.stat().st_size for path in FOLDER.rglob("*") if path.is_file()}
+    hub = sum(size for path, size in sizes.items() if "hub" in path.parts)
+    assert hub < 6_000_000
+    assert sum(sizes.values()) - hub < 4_000_000
 
 
 def test_readme_and_ci_run_the_same_commands() -> None:
@@ -56,7 +59,7 @@ def test_readme_and_ci_run_the_same_commands() -> None:
     readme = (root / "README.md").read_text()
     for command in (
         "pip install -c constraints.txt -e . && pytest --lmc-models fixtures/",
-        "pip install -c constraints.txt -e '.[test,zoo]' && pytest",
+        "pip install -c constraints.txt -e '.[test,hf,lora,mergekit,data]' && pytest",
     ):
         assert command in script
         assert command in readme
