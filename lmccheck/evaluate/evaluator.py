@@ -17,7 +17,6 @@ from lmccheck.evaluate.points import upcast, working_dtype
 from lmccheck.modules.random_weights import randomised
 from lmccheck.modules.runner import TWO_OUTPUTS, Runner
 from lmccheck.network.loss import counts, measured, returns_probabilities
-from lmccheck.network.targets import OF_TOKENS
 from lmccheck.store.batches import rebatched
 from lmccheck.store.tensors import equal
 from lmccheck.store.trees import tensors_in
@@ -29,6 +28,7 @@ PROBABILITIES = (
     "the model's outputs are probabilities (none below 0, sum 1) and {loss} takes logits: it applies softmax once "
     "more; mend: return logits, or the logarithms of these"
 )
+TOKEN_LOSSES = ("next_token", "token_cross_entropy")
 FAR = 8.0, 64.0  # strengths of draws ever farther from a model's own weights
 
 
@@ -141,7 +141,7 @@ class Evaluator:
             losses.append(values.cpu())
             if wrong is not None:
                 errors.append(wrong.cpu())
-        counted = self.counted if self.network.loss.name in OF_TOKENS else None
+        counted = self.counted if self.network.loss.name in TOKEN_LOSSES else None
         return Measured(torch.cat(losses), torch.cat(errors) if errors else None, counted)
 
     def endpoint(self, weights: Mapping[str, Tensor], label: str, shown: str) -> Measured:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import functional_call
 
 from lmccheck.evaluate.batchnorm import tracked
@@ -16,7 +15,7 @@ from lmccheck.modules.precision import exact_float32
 from lmccheck.modules.runner import Runner, as_source_error
 from lmccheck.modules.stored import tied_names
 from lmccheck.store.data import Batch, Data
-from lmccheck.store.trees import call, positional
+from lmccheck.store.trees import positional
 
 if TYPE_CHECKING:
     from lmccheck.network.network import Network
@@ -49,12 +48,8 @@ class Gradient:
         arguments = self.runner.cast(positional(batch.inputs, where))
         targets = self.runner.cast(batch.targets)
         with as_source_error(f"{where}: differentiating its loss"), torch.enable_grad(), exact_float32():
-            outputs = call(partial(_with_weights, module, given), arguments)
+            outputs = functional_call(module, given, arguments)
             return self.network.loss.function(outputs, targets).mean()
-
-
-def _with_weights(module: nn.Module, weights: dict[str, Tensor], *arguments: Any, **named: Any) -> Any:
-    return functional_call(module, weights, arguments, named)
 
 
 def endless_batches(data: Data, size: int, seed: int) -> Iterator[Batch]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 DTYPES = ("float32", "bfloat16", "float64", "float16")
-TOLD = 4  # tensors of a network that are told
 SHRINKS = 300  # examples that a broken law is shrunk with
 Strategy = Any  # hypothesis' strategies have no types that survive a composite
 
@@ -37,7 +37,7 @@ class Drawn:
 
 
 def words(setting: Setting, tensor: str | None = None) -> str:
-    """Return a merge in numbers: a drawn network is small enough to be told whole, of a larger one the tensor."""
+    """Return a merge in numbers, of the tensor that a law is broken at, or of the first ones."""
     sources = {**setting.parents, **({} if setting.base is None else {"base": setting.base})}
     told = (f"{who}: {_numbers(one, tensor)}" for who, one in sources.items())
     weights = "" if setting.weights is None else f"; weights {dict(setting.weights)}"
@@ -45,13 +45,16 @@ def words(setting: Setting, tensor: str | None = None) -> str:
 
 
 def _numbers(one: Checkpoint, tensor: str | None) -> str:
-    parts = []
-    for name, header in one.tensors.items():
-        if len(one.tensors) > TOLD and tensor in one.tensors and name != tensor:
-            continue
-        values = one.get(name).tolist() if header.numbers <= 12 else f"{header.shape}"
-        parts.append(f"{name} = {values}")
-    return ", ".join(parts[:TOLD]) + (", …" if len(parts) > TOLD else "")
+    shown = [tensor] if tensor in one.tensors else list(one.tensors)[:2]
+    parts = [f"{name} = {_values(one, name)}" for name in shown if name is not None]
+    return ", ".join(parts) + (", …" if len(one.tensors) > len(shown) > 1 else "")
+
+
+def _values(one: Checkpoint, name: str) -> str:
+    if one.tensors[name].numbers > 12:
+        return f"{one.tensors[name].shape}"
+    told = str(one.get(name).double().tolist())
+    return re.sub(r"-?\d+\.\d{5,}(e[+-]?\d+)?", lambda found: f"{float(found[0]):.5g}", told)
 
 
 class Stop(BaseException):

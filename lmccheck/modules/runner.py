@@ -19,7 +19,7 @@ from lmccheck.modules.random_weights import draws, shake
 from lmccheck.modules.stored import stored_tensors
 from lmccheck.store.imports import out_of_memory, say
 from lmccheck.store.tensors import dtype_name, equal, identity
-from lmccheck.store.trees import call, input_tensors, moved, tensors_in
+from lmccheck.store.trees import input_tensors, moved, tensors_in
 
 UNSTEADY = (
     "loading or running it changes its stored tensor {!r} in evaluation mode, so that what it computes is no function "
@@ -131,7 +131,9 @@ def run_module(module: nn.Module, inputs: Any, where: str, device: torch.device,
     precision = StayDouble() if double else nullcontext()
     with as_source_error(doing, after), torch.no_grad(), exact_float32(), precision:
         inputs = moved(inputs, device, dtype)
-        return call(module, inputs)
+        if isinstance(inputs, dict):
+            return module(**inputs)
+        return module(*inputs) if isinstance(inputs, (tuple, list)) else module(inputs)
 
 
 def loads_itself(module: nn.Module) -> bool:
@@ -175,4 +177,4 @@ def outputs_of(
     """Return the floating tensors ``module`` returns with ``weights`` on positional ``inputs``."""
     runner = Runner(module, device, dtype)
     runner.load(weights)
-    return tensors_in(runner(inputs, f"model {type(module).__name__}, example inputs"))
+    return tensors_in(runner(tuple(inputs), f"model {type(module).__name__}, example inputs"))

@@ -15,7 +15,7 @@ from lmccheck.network.text_fit import fitted
 from lmccheck.shown import some
 from lmccheck.store.collate import UNCOUNTED
 from lmccheck.store.data import Batch, Data
-from lmccheck.store.trees import by_name, input_tensors
+from lmccheck.store.trees import input_tensors
 
 DECODER = ("decoder_input_ids", "decoder_inputs_embeds")
 
@@ -68,10 +68,8 @@ def _ordered(inputs: Any, taken: Mapping[str, inspect.Parameter], origin: str) -
                 f"{some(named, 8)}; mend: leave it out"
             )
     order = [name for name, parameter in named.items() if parameter.kind is not parameter.KEYWORD_ONLY]
-    if not inputs:
+    if not inputs or not set(inputs) <= set(order):
         return inputs
-    if not set(inputs) <= set(order):
-        return by_name(inputs)
     upto = order[: max(map(order.index, inputs)) + 1]
     if any(name not in inputs and named[name].default is inspect.Parameter.empty for name in upto):
         return inputs  # what is missing, the model itself says

@@ -75,8 +75,7 @@ class Publication:
         found = []
         if told.dtypes and not self.as_rounded(tolerance) and isinstance(tolerance, str):
             name, (got, expected) = next(iter(told.dtypes.items()))
-            same = "it is the merge rounded to that" if told.differences else "its numbers are the same"
-            rounded = f'; {same}, tolerance = "rounded" says that this is meant'
+            rounded = '; it is the merge rounded to that, tolerance = "rounded" says that this is meant'
             found.append(
                 f"has {len(told.dtypes)} tensors of another dtype than the merge: {name!r} is {got}, expected "
                 f"{expected}{rounded if told.rounded else ''}"
@@ -133,7 +132,7 @@ def published(merge: Merge, shipped: Checkpoint) -> Publication:
     end, refused = _loaded(merge, shipped)
     told: dict[str, Any] = {"equals": equals, "alone": taken_alone(merge, facts), "refused": refused}
     told["beside"] = _beside(merge, shipped, expected)
-    if comparison.identical and not refused and not told["beside"]:
+    if comparison.identical and not refused:
         return Publication(shipped.label, comparison, **told)
     explanations = [] if comparison.identical or comparison.rounded else _explained(merge, shipped, comparison)
     losses, mends = _measured(merge, end)
@@ -214,7 +213,7 @@ def _explained(merge: Merge, shipped: Checkpoint, comparison: Comparison) -> lis
     weights = merge.recipe.settings.get("weights") or merge.product.made.facts.get("weights")
     names = [one.name for one in comparison.differences]
     said = mixture(shipped, merge.files, merge.base_file, weights, names)
-    sums = [f"what is shipped is {said}; the recipe is {merge.recipe.text}"] if said else []
+    sums = [f"{said}; the recipe is {merge.recipe.text}"] if said else []
     return [*sums, *symptoms(comparison, shipped, merge.product.checkpoint)]
 
 

@@ -53,8 +53,7 @@ class Data:
     samples where that is said. ``held``: the files that they were read from. ``uncounted``: how many samples were left
     out because nothing in them is counted. ``kind``: what they are ("text", "images"), None where nothing says.
     ``columns``: what else is known of the samples, (n,) by name; ``places``: where each is from ("math.jsonl:12").
-    ``notes``: what reading them left to be said. ``tokenizer``: what made tokens of them, None where nothing did;
-    ``pad``: the token that rows are padded with.
+    ``notes``: what reading them left to be said. ``tokenizer``: what made tokens of them, None where nothing did.
     """
 
     batches: tuple[Batch, ...] = field(repr=False)
@@ -68,7 +67,6 @@ class Data:
     notes: tuple[str, ...] = ()
     most: int | None = None
     tokenizer: Path | None = None
-    pad: int | None = None
 
     @property
     def samples(self) -> int:
@@ -151,10 +149,8 @@ def _from_file(path: Path, what: str, tokens: bool) -> Data:
     except CheckpointError as error:
         raise SourceError(f"{what} {error}") from None
     origin = f"{what} {shown_path(path)}"
-    beside = {name: t for name, t in stored.tensors.items() if name not in ("inputs", "targets") and t.ndim == 1}
-    columns = {name: tuple(t.tolist()) for name, t in beside.items() if len(t) == len(stored.tensors["inputs"])}
     batch = _batch((stored.tensors["inputs"], stored.tensors.get("targets")), origin, tokens)
-    return replace(_checked([batch], origin, rebatch=True), held=(stored.held,), columns=columns)
+    return replace(_checked([batch], origin, rebatch=True), held=(stored.held,))
 
 
 def _called(build: Any, what: str, folder: Path | None, tokens: bool) -> Data:

@@ -36,16 +36,13 @@ def _some(data: Data, which: Tensor) -> Data:
 
 def _hashes(data: Data, most: int | None = None) -> Tensor:
     """Return one number for each sample, (n,) int64, made of all its inputs, or of ``most`` numbers of each."""
-    return torch.cat([_of_batch(batch, most, data.pad) for batch in data.batches])
+    return torch.cat([_of_batch(batch, most) for batch in data.batches])
 
 
-def _of_batch(batch: Batch, most: int | None, pad: int | None) -> Tensor:
-    """Return a number for each sample; what pads a row is 0, which adds nothing, so that its width does not count."""
+def _of_batch(batch: Batch, most: int | None) -> Tensor:
     found = torch.zeros(batch.samples, dtype=torch.int64)
     for tensor in input_tensors(batch.inputs):
         if tensor.ndim and len(tensor) == batch.samples:
-            if pad is not None:
-                tensor, most = tensor.masked_fill(tensor == pad, 0), None
             found = _mixed(found * ODD[0] + _of_tensor(tensor, most))
     return found
 

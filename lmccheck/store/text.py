@@ -43,7 +43,6 @@ class Read:
     places: tuple[str, ...] = ()
     most: int | None = None
     notes: tuple[str, ...] = ()
-    pad: int | None = None
 
 
 @dataclass(frozen=True)
@@ -71,8 +70,8 @@ def read_text(spec: DataSpec, rows: Sequence[Row], held: tuple[Held, ...], folde
     tokenizer = load_tokenizer(folder / str(spec.tokenizer))
     tokenized = [_tokens(row, kind, tokenizer, spec) for row in rows]
     for row, one in zip(rows, tokenized, strict=True):
-        if not (one.counts if spec.target is None else one.ids):
-            raise row.wrong(_nothing(one, kind) if one.ids else "no token, expected a text; mend: take the row out")
+        if spec.target is None and not one.counts:
+            raise row.wrong(_nothing(one, kind))
     if tokenizer.size and (over := next((t for t in tokenized if max(t.ids, default=0) >= tokenizer.size), None)):
         raise SourceError(f"{over.place}: token {max(over.ids)}, {tokenizer.where} has {tokenizer.size} tokens")
     notes = _torn_note(tokenized)
@@ -97,8 +96,7 @@ def read_text(spec: DataSpec, rows: Sequence[Row], held: tuple[Held, ...], folde
         )
     samples = [samples[k] for k in kept]
     columns = {name: tuple(values[k] for k in kept) for name, values in columns.items()}
-    pad = next((each for each in (tokenizer.pad, tokenizer.eos) if each is not None), 0)
-    inputs, targets = _padded(samples, pad)
+    inputs, targets = _padded(samples, next((p for p in (tokenizer.pad, tokenizer.eos) if p is not None), 0))
     if spec.target is not None:
         targets = _classes([rows[k] for k in kept], spec.target)
     budget = min(MOST_TOKENS, max(1, AT_ONCE // max(1, tokenizer.size)))
@@ -109,9 +107,8 @@ def read_text(spec: DataSpec, rows: Sequence[Row], held: tuple[Held, ...], folde
         (*held, *tokenizer.held),
         columns,
         tuple(one.place for one in samples),
-        max(1, budget // inputs["input_ids"].shape[1]),
+        max(1, budget // targets.shape[1]) if spec.target is None else max(1, budget // len(samples[0].ids)),
         tuple(notes),
-        pad,
     )
 
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections import namedtuple
 from collections.abc import Callable, Mapping, MutableMapping
-from functools import cache
 from typing import Any
 
 import torch
@@ -74,44 +72,8 @@ def equal(one: Any, other: Any) -> bool:
     return one is other
 
 
-@cache
-def _named(names: tuple[str, ...]) -> Any:
-    """Return a named tuple that is marked as arguments to be given by its names."""
-    found = namedtuple("Arguments", names)  # type: ignore[misc]  # names that are data
-    found.by_name = True  # type: ignore[attr-defined]  # what no other has
-    return found
-
-
-def by_name(inputs: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Return arguments that a network takes by name only as a tuple of them, which knows their names.
-
-    >>> arguments = by_name({"scale": 2.0, "mask": None})
-    >>> len(arguments), names_of(arguments), names_of((2.0, None))
-    (2, ('scale', 'mask'), None)
-    """
-    arguments: tuple[Any, ...] = _named(tuple(inputs))(*inputs.values())
-    return arguments
-
-
-def names_of(inputs: Any) -> tuple[str, ...] | None:
-    """Return the names by which a tuple of arguments is to be given; None where it is by their places."""
-    return tuple(inputs._fields) if getattr(type(inputs), "by_name", False) is True else None
-
-
-def call(function: Callable[..., Any], inputs: Any) -> Any:
-    """Call a network with a batch's inputs: one, a tuple of them, or a dict or tuple of those given by name."""
-    if isinstance(inputs, dict):
-        return function(**inputs)
-    if (names := names_of(inputs)) is not None:
-        return function(**dict(zip(names, inputs, strict=True)))
-    return function(*inputs) if isinstance(inputs, (tuple, list)) else function(inputs)
-
-
 def positional(inputs: Any, where: str) -> tuple[Any, ...]:
-    """Return a batch's inputs as a tuple of arguments. Raises SourceError, beginning with ``where``, for a dict."""
+    """Return a batch's inputs as positional arguments. Raises SourceError, beginning with ``where``, for a dict."""
     if isinstance(inputs, dict):
         raise SourceError(f"{where}: got inputs as a dict, expected a tensor or a tuple; mend: give positional inputs")
-    if names_of(inputs) is not None:
-        arguments: tuple[Any, ...] = inputs
-        return arguments
     return tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)

@@ -29,7 +29,6 @@ from lmccheck.symmetry.axes import (
 from lmccheck.symmetry.calls import bound_arguments, is_bookkeeping, mapped, refuse_ignored, region_of, symbols_in
 from lmccheck.symmetry.companions import Families, companions, leaves
 from lmccheck.symmetry.op import Instance, Op, Symbol, Uncovered, source_of
-from lmccheck.symmetry.rules import LOOK_UP
 from lmccheck.symmetry.trace import Placeholder, Shaped, Trace, op_name, value_of
 
 RULE_FAILED = "its rule failed"
@@ -87,7 +86,7 @@ class Analysis:
             elif node.op == "call_function":
                 self.values[node] = self._call(node)
             elif node.op == "output":
-                return Op(self, node).tells_places(mapped(self.values.get, node.args[0]))
+                return mapped(self.values.get, node.args[0])
         return None
 
     def _placeholder(self, node: fx.Node) -> Any:
@@ -143,8 +142,6 @@ class Analysis:
         rule = self.rules.get(op.name)
         if rule is None:
             return self._unruled(node, "has no rule")
-        if op.name not in LOOK_UP:
-            op.tells_places(arguments)
         try:
             refuse_ignored(rule, arguments)
             result = rule(op, *arguments)
@@ -181,7 +178,7 @@ class Analysis:
 
     def _freeze_value(self, value: Any, reason: Reason) -> None:
         for symbol in symbols_in(value):
-            for axis in (*symbol.axes, symbol.places or ()):
+            for axis in symbol.axes:
                 freeze(axis, reason)
 
     def _check_shapes(self, node: fx.Node, result: Any) -> None:

@@ -23,14 +23,10 @@ from lmccheck.symmetry.trace import op_name, value_of
 
 @dataclass(frozen=True)
 class Symbol:
-    """A tensor as the analysis sees it: one axis per dimension; ``param`` names the parameter it is a pure view of.
-
-    ``places`` is the axis of whose positions its numbers are the places, as top-k's are: they move as that axis does.
-    """
+    """A tensor as the analysis sees it: one axis per dimension; ``param`` names the parameter it is a pure view of."""
 
     axes: tuple[Axis, ...]
     param: str | None = None
-    places: Axis | None = None
 
     @property
     def ndim(self) -> int:
@@ -93,16 +89,6 @@ class Op:
 
     def frozen(self, size: int, why: str) -> Axis:
         return fresh(size, self.reason(why))
-
-    def tells_places(self, value: Any) -> Any:
-        """Freeze the axes to whose positions the numbers of tensors point, since they are read; return the tensors."""
-        if isinstance(value, Symbol):
-            if value.places is not None:
-                self.freeze(value.places, "the places of ranked values are read")
-        elif isinstance(value, (tuple, list)):
-            for item in value:
-                self.tells_places(item)
-        return value
 
     def consumes(self, symbol: Symbol, axis: Axis) -> None:
         """Note that ``axis`` is the incoming side of the parameter behind ``symbol``."""

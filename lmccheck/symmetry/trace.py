@@ -24,7 +24,7 @@ from lmccheck.modules.held import held_tensors
 from lmccheck.modules.runner import outputs_of
 from lmccheck.modules.stored import stored_tensors, tied_names
 from lmccheck.store.tensors import identity, overlap, place
-from lmccheck.store.trees import call, names_of, tensors_in
+from lmccheck.store.trees import tensors_in
 
 _EXPORTING = threading.Lock()  # torch.export patches modules and globals: one at a time
 
@@ -128,7 +128,7 @@ def trace(module: nn.Module, example_inputs: tuple[Any, ...], known: Collection[
     Ops named in ``known`` stay as they are; others are decomposed where PyTorch has a decomposition.
     Raises UnsupportedArchitecture when torch.export cannot trace the module.
     """
-    twin = _TensorsOnly(private_copy(module), names_of(example_inputs))
+    twin = _TensorsOnly(private_copy(module))
     caches = tensor_caches(module)
     clear_caches(caches)
     with _EXPORTING, warnings.catch_warnings(), torch.enable_grad(), quiet_logs():
@@ -215,15 +215,12 @@ def _release(twin: nn.Module) -> None:
 class _TensorsOnly(nn.Module):
     """A module whose output is the list of floating tensors that ``module`` returns, whatever holds them."""
 
-    def __init__(self, module: nn.Module, names: tuple[str, ...] | None = None) -> None:
+    def __init__(self, module: nn.Module) -> None:
         super().__init__()
         self.module = module
-        self.names = names
 
     def forward(self, *inputs: Any) -> list[torch.Tensor]:
-        return tensors_in(
-            call(self.module, inputs if self.names is None else dict(zip(self.names, inputs, strict=True)))
-        )
+        return tensors_in(self.module(*inputs))
 
 
 @contextmanager
@@ -245,7 +242,7 @@ def _export(module: _TensorsOnly, example_inputs: tuple[Any, ...]) -> torch.expo
     torch.backends.mha.set_fastpath_enabled(False)  # the fused encoder op hides its attention from the rules
     try:
         with redirect_stderr(StringIO()):  # where it fails it prints the whole graph
-            return torch.export.export(module, tuple(example_inputs), strict=False)
+            return torch.export.export(module, example_inputs, strict=False)
     except Exception as error:
         inner = module.module
         outputs_of(inner, stored_tensors(inner), example_inputs, torch.float32)  # inputs that do not fit say so here

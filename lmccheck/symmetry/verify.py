@@ -75,7 +75,7 @@ class Verification:
             absent = next((name for name in (*spec.shapes, *stored) if name not in source), None)
             if absent is not None:
                 raise SymmetryError(f"verification: tensor {absent!r} is not in {what}; the spec is another network's")
-        self.spec, self.module, self.weights, self.inputs = spec, module, weights, example_inputs
+        self.spec, self.module, self.weights, self.inputs = spec, module, weights, tuple(example_inputs)
         self._runner = Runner(module, dtype=torch.float64)
         self._drawn: list[list[Tensor]] = []  # the outputs with every draw of weights
 

@@ -13,8 +13,7 @@ from lmccheck.evaluate.evaluator import Evaluator
 from lmccheck.evaluate.metrics import BUILT_IN, metric
 from lmccheck.evaluate.slices import slices
 from lmccheck.properties.settings import METRICS
-from lmccheck.store.data import Batch, Data, load_data
-from lmccheck.store.files import save
+from lmccheck.store.data import Batch, Data
 
 WORDS, LONG = 6, 9
 LENGTHS = (9, 3, 5, 2)
@@ -206,19 +205,6 @@ def test_parts_are_those_of_a_column_or_of_classes(text):
     assert parts.means(losses).tolist() == [1.0, 2.0]
     images = Data((Batch(torch.zeros(5, 1), torch.tensor([7, 0, 7, 7, 0])),), "data", True)
     assert (slices(images, "class").names, slices(images, "class").counts) == (("0", "7"), [2, 3])
-
-
-def test_what_a_file_holds_beside_its_samples_is_a_column(tmp_path):
-    """A number for each sample; what is of another length is none."""
-    stored = {
-        "inputs": torch.zeros(3, 2),
-        "targets": torch.zeros(3),
-        "site": torch.tensor([4, 2, 4]),
-        "x": torch.ones(2),
-    }
-    data = load_data(save(stored, tmp_path / "d.safetensors"))
-    assert dict(data.columns) == {"site": (4, 2, 4)}
-    assert slices(data, "site").names == ("2", "4")
 
 
 @pytest.mark.parametrize(

@@ -86,6 +86,15 @@ def test_the_yaml_is_run_by_mergekit_itself(make, states) -> None:
     assert plain.facts["weights"] == {"chat": 0.6, "math": 0.2}
     assert not {"equal", "scale"} & set(plain.facts["claims"])
     assert (plain.path / "config.json").is_file()
+    assert "dtype" not in found.facts
+
+
+def test_the_dtype_that_a_yaml_asks_for_is_promised(make) -> None:
+    """``dtype``, or ``out_dtype`` where the sum is taken in another."""
+    pytest.importorskip("mergekit")
+    found = make(LINEAR.format(chat="chat", normalize="true") + "dtype: float32\nout_dtype: bfloat16\n")
+    assert found.facts["dtype"] == "bfloat16"
+    assert {tensor.dtype for tensor in made(found).values()} == {torch.bfloat16}
 
 
 PASSTHROUGH = """

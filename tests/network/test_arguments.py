@@ -13,7 +13,6 @@ from lmccheck.errors import SourceError
 from lmccheck.network.arguments import in_order
 from lmccheck.network.loss import LOSSES, measured
 from lmccheck.store.data import load_data
-from lmccheck.store.trees import names_of
 
 
 class Tagger(nn.Module):
@@ -72,12 +71,12 @@ def test_next_token_errors_are_of_the_tokens_that_count():
 
 
 def test_arguments_that_are_left_out_have_their_defaults():
-    """Up to the last one that is given; what can be given by name only keeps its names."""
+    """Up to the last one that is given; what can be given by name only stays so."""
     module = Tagger()
     data = load_data({"input_ids": TOKENS, "scale": torch.ones(8, 1, 1), "labels": TOKENS})
     assert in_order(data, module).batches[0].inputs[1:2] == (None,)
     named = load_data({"input_ids": TOKENS, "bias": torch.ones(8), "labels": TOKENS})
-    assert names_of(in_order(named, module).batches[0].inputs) == ("input_ids", "bias")
+    assert list(in_order(named, module).batches[0].inputs) == ["input_ids", "bias"]
 
 
 def test_a_name_that_the_network_does_not_know():
@@ -118,27 +117,3 @@ def test_targets_that_are_no_class_indices(loss, logits, targets, words):
     """One-hot rows, probabilities, an axis too many, floats: each with its own mend."""
     with pytest.raises(SourceError, match=words):
         measured(LOSSES[loss], torch.zeros(logits), targets, "data")
-
-
-class ByNameOnly(Tagger):
-    """Takes what it is given by name only, as `**kwargs` and keyword-only arguments are."""
-
-    def forward(self, *, input_ids, **more):
-        hidden = torch.relu(self.hidden(self.embed(input_ids)))
-        for mask in more.values():
-            hidden = hidden * mask[..., None]
-        return self.head(hidden)
-
-
-@pytest.mark.parametrize("align", ["weight-matching", "learned"])
-def test_arguments_that_have_no_place_are_given_by_name(align):
-    """Keyword-only arguments and those of `**kwargs` are traced, aligned, differentiated and measured as others are."""
-    a, b = weights(1), weights(2)
-    given = {"loss": "next_token", "device": "cpu"}
-    found = []
-    for build, names in ((Tagger, ("input_ids", "attention_mask")), (ByNameOnly, ("input_ids", "padding"))):
-        data = dict(zip(names, (TOKENS, MASK), strict=True)) | {"labels": TOKENS.masked_fill(MASK == 0, -100)}
-        pair = lmccheck.load_pair(a, b, model=build, data=data, calibration=data, **given)
-        found.append(lmccheck.linear_connectivity(pair, align=align, points=3))
-    assert found[0].details["losses"] == pytest.approx(found[1].details["losses"], abs=1e-9)
-    assert not pair.network.spec.unruled

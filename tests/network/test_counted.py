@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,11 +11,8 @@ from torch import Tensor, nn
 import lmccheck
 from lmccheck.dropping.choose_units import SearchSettings
 from lmccheck.dropping.search import find_dropped
-from lmccheck.errors import SourceError
 from lmccheck.evaluate.evaluator import Evaluator
-from lmccheck.network.constant import constant_answer
-from lmccheck.network.loss import LOSSES, default_loss, measured
-from lmccheck.store.data import load_data
+from lmccheck.network.loss import LOSSES, measured
 
 
 def pair_of(targets: Tensor, calibration: Tensor | None = None, loss: object = "cross_entropy") -> lmccheck.ModelPair:
@@ -153,46 +148,3 @@ def test_unlabelled_calibration_serves_what_needs_no_labels() -> None:
     assert lmccheck.linear_connectivity(pair, limit=9.0, points=3).verdict == "pass"
     with pytest.raises(lmccheck.SourceError, match=r"needs losses on calibration data, got .*nothing is counted"):
         lmccheck.dropout_stability(pair, epsilon=9.0)
-
-
-def test_tokens_at_their_own_places_are_counted_there() -> None:
-    """token_cross_entropy: logits at t against targets at t, a sample's mean over those that count, as torch has it."""
-    logits = torch.randn(3, 5, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    targets = torch.tensor([[0, 1, -100, 3, 4], [-100, -100, 6, -100, -100], [5, 5, 5, 5, 5]])
-    losses, errors = measured(LOSSES["token_cross_entropy"], logits, targets, "data")
-    for k in range(3):
-        which = targets[k] != -100
-        assert losses[k] == pytest.approx(float(torch.nn.functional.cross_entropy(logits[k, which], targets[k, which])))
-        assert errors is not None
-        assert errors[k] == pytest.approx(float((logits[k, which].argmax(1) != targets[k, which]).double().mean()))
-    shifted = torch.cat([torch.full((3, 1), -100), targets[:, :-1]], 1)  # as next_token is given them
-    after, _ = measured(LOSSES["next_token"], logits, shifted, "data")
-    first = targets.clone()
-    first[:, -1] = -100
-    assert torch.allclose(after, measured(LOSSES["token_cross_entropy"], logits, first, "data")[0])
-
-
-def test_a_constant_answer_to_tokens_counts_the_first_one_too() -> None:
-    """Its frequencies are those of all places, of which next_token leaves out the first."""
-    targets = torch.tensor([[0, 1, 1, 1], [1, 0, 1, 1], [1, 1, 0, 1], [1, 1, 1, 0]] * 10)
-    data = load_data((torch.zeros(40, 4), targets))
-    found = constant_answer(data, LOSSES["token_cross_entropy"])
-    assert found is not None
-    assert found.counted == 160
-    assert found.lowest == pytest.approx(0.5623351446188083)  # −¾ln¾ − ¼ln¼
-
-
-def test_text_is_to_predict_its_next_token() -> None:
-    """What loss samples have by default, where no folder's model says it."""
-    data = load_data((torch.zeros(4, 5).long(), torch.zeros(4, 5).long()))
-    assert default_loss(data) == default_loss(replace(data, kind="images")) == "cross_entropy"
-    assert default_loss(replace(data, kind="text")) == "next_token"
-
-
-@pytest.mark.parametrize(
-    ("targets", "words"), [((3, 4), "expected \\(n, T\\) for outputs"), ((3,), "expected \\(n, T\\)")]
-)
-def test_targets_of_tokens_have_the_shape_of_tokens(targets, words) -> None:
-    """One target for each of the model's places."""
-    with pytest.raises(SourceError, match=words):
-        measured(LOSSES["token_cross_entropy"], torch.zeros(3, 5, 7), torch.zeros(targets, dtype=torch.int64), "data")

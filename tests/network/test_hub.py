@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 
 import pytest
 import torch
@@ -126,16 +125,6 @@ def test_a_config_that_builds_nothing_is_one_line(tmp_path, said, words):
     assert words in str(caught.value)
     assert "config.json" in str(caught.value)
     assert "\n" not in str(caught.value)
-
-
-def test_without_the_library_its_extra_is_named(tmp_path, monkeypatch):
-    """What builds folders is an extra, and its absence one line with the command that installs it."""
-    path = folder(tmp_path / "a", built("Llama"))
-    monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(
-        SourceError, match=r'building LlamaForCausalLM: needs transformers, .*pip install "lmccheck\[hf\]"$'
-    ):
-        lmccheck.load_pair(path, path, data=batch("Llama"), device="cpu")
 
 
 def test_without_a_config_the_model_must_be_given(tmp_path):

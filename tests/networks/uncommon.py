@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from networks.registry import Case, network
 from networks.written import Written, param
@@ -194,44 +193,6 @@ def soft_experts() -> Case:
         return s.o((y * g.unsqueeze(-1)).sum(1))
 
     return Written(f, g=nn.Linear(5, 3), w1=param(3, 5, 8), w2=param(3, 8, 6), o=nn.Linear(6, 2)), (ROWS,)
-
-
-def stacked_experts(weights: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Case:
-    """Experts in stacked tensors, all of them run; ``weights`` makes (rows, experts) of scores, values and places."""
-
-    def f(s, x):
-        g = s.g(x).softmax(-1)
-        h = torch.einsum("bd,edf->bef", x, s.w1).relu()
-        y = torch.einsum("bef,efd->bed", h, s.w2)
-        return s.o((y * weights(g, *g.topk(2, -1)).unsqueeze(-1)).sum(1))
-
-    return Written(f, g=nn.Linear(5, 4), w1=param(4, 5, 8), w2=param(4, 8, 6), o=nn.Linear(6, 2)), (ROWS,)
-
-
-@uncommon([4, (8, 4), 6])
-def experts_routed_by_scatter() -> Case:
-    return stacked_experts(lambda g, v, i: torch.zeros_like(g).scatter(-1, i, v / v.sum(-1, keepdim=True)))
-
-
-@uncommon([4, (8, 4), 6])
-def experts_routed_by_one_hot() -> Case:
-    return stacked_experts(lambda g, v, i: (F.one_hot(i, 4) * v.unsqueeze(-1)).sum(1))
-
-
-@uncommon([4, (8, 4), 6])
-def experts_routed_by_gather() -> Case:
-    """What is gathered where the largest are: the scores' logarithms."""
-
-    def weights(g, v, i):
-        return torch.zeros_like(g).scatter(-1, i, g.log().gather(-1, i))
-
-    return stacked_experts(weights)
-
-
-@uncommon([8, 6])
-def experts_told_apart_by_number() -> Case:
-    """A bonus for the expert of a number: its place is read, so the order of experts is no symmetry."""
-    return stacked_experts(lambda g, v, i: torch.zeros_like(g).scatter(-1, i, v) + (i == 2).sum(-1, keepdim=True))
 
 
 @uncommon([6, (2, 6)])

@@ -82,10 +82,10 @@ def mergekit(making: Making) -> Made:
     target = making.target / "merged"
     _run(config, target, seed, shown, tokenizer=any((donor / name).is_file() for name in TOKENIZERS))
     method = str(config["merge_method"])
-    facts: dict[str, Any] = {"method": method, "seed": seed, "mergekit": version("mergekit")}
+    facts = {"method": method, "seed": seed, "mergekit": version("mergekit")}
     facts |= layers_of(config)
-    if dtype := config.get("out_dtype") or config.get("dtype"):
-        facts["dtype"] = str(dtype).removeprefix("torch.")
+    if (dtype := config.get("out_dtype") or config.get("dtype")) is not None:
+        facts["dtype"] = str(dtype)
     return Made(target, {**facts, **_told(config, method, weights, making.base is not None)})
 
 

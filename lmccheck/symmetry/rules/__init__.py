@@ -11,9 +11,9 @@ from __future__ import annotations
 from importlib import import_module
 from pkgutil import iter_modules
 
-from lmccheck.symmetry.rules._table import LOOK_UP, RULES
+from lmccheck.symmetry.rules._table import RULES
 
-__all__ = ["LOOK_UP", "RULES"]
+__all__ = ["RULES"]
 
 for _family in iter_modules(__path__, f"{__name__}."):
     import_module(_family.name)

@@ -11,14 +11,10 @@ from lmccheck.symmetry.op import Op, Symbol, Uncovered
 
 Rule = Callable[..., Any]
 RULES: dict[str, Rule] = {}
-LOOK_UP: set[str] = set()  # ops that only look up by the places in an index, whose rules say what that relates
 
 
-def rule(*names: str, looks_up: bool = False) -> Callable[[Rule], Rule]:
-    """Register a rule for ``aten.<name>`` of every given name; a name with a dot is taken as it is.
-
-    ``looks_up``: the rule treats indices that are places of an axis; for others these are told apart beforehand.
-    """
+def rule(*names: str) -> Callable[[Rule], Rule]:
+    """Register a rule for ``aten.<name>`` of every given name; a name with a dot is taken as it is."""
 
     def register(function: Rule) -> Rule:
         for name in names:
@@ -26,7 +22,6 @@ def rule(*names: str, looks_up: bool = False) -> Callable[[Rule], Rule]:
             if key in RULES:
                 raise AssertionError(f"two rules for {key}")
             RULES[key] = function
-            LOOK_UP.update([key] if looks_up else [])
         return function
 
     return register

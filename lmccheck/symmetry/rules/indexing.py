@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from lmccheck.symmetry.axes import Axis, axis_size
+from lmccheck.symmetry.axes import Axis
 from lmccheck.symmetry.op import Op, Symbol, Uncovered
 from lmccheck.symmetry.rules._table import broadcast, normal_dims, reads_output, replaced, rule, tensor, without
 from lmccheck.symmetry.trace import value_of
@@ -36,12 +36,8 @@ def embedding_bag(op: Op, weight: Symbol, index: Symbol, *bags_and_weights: Any)
     )
 
 
-@rule("one_hot", looks_up=True)
+@rule("one_hot")
 def one_hot(op: Op, index: Symbol, *_: Any) -> Symbol:
-    """Places of an axis become that axis, where there are as many classes as it has positions."""
-    if index.places is not None and axis_size(index.places) == op.out.shape[-1]:
-        return Symbol((*index.axes, index.places))
-    op.tells_places(index)
     return Symbol((*index.axes, op.frozen(op.out.shape[-1], LOOKED_UP)))
 
 
@@ -119,30 +115,26 @@ def index_select(op: Op, x: Symbol, dim: int, index: Symbol) -> Symbol:
     return replaced(x, dim, op.frozen(op.out.shape[dim], LOOKED_UP)) if x.ndim else x
 
 
-@rule("gather", looks_up=True)
+@rule("gather")
 def gather(op: Op, x: Symbol, dim: int, index: Symbol, *_: Any) -> Symbol:
     """out[i][j] = x[i][index[i][j]]: beside the looked-up dimension the two tensors go together."""
     if x.ndim != index.ndim or not x.ndim:
         raise Uncovered("an index of another rank")
     dim %= x.ndim
-    op.tells_places(x)
-    _looked_up(op, x.axes[dim], index)
+    op.freeze(x.axes[dim], LOOKED_UP)
     _beside(op, dim, x, index)
     op.mixes_across(without(x, [dim]))
     return Symbol(index.axes)
 
 
-@rule("scatter", "scatter_add", "scatter_reduce", looks_up=True)
+@rule("scatter", "scatter_add", "scatter_reduce")
 def scatter(op: Op, x: Symbol, dim: int, index: Symbol, source: Any, *_: Any) -> Symbol:
     """Put values where an index points along one dimension; beside it the tensors go together."""
     tensors = [x, index, source] if isinstance(source, Symbol) and source.ndim else [x, index]
     if any(t.ndim != x.ndim for t in tensors) or not x.ndim:
         raise Uncovered("an index of another rank")
     dim %= x.ndim
-    op.tells_places([x, source])
-    _looked_up(op, x.axes[dim], index)
-    op.mixes_across(without(x, [dim]))
-    for symbol in tensors[1:]:
+    for symbol in tensors:
         op.orders(symbol, [dim], LOOKED_UP)
     _beside(op, dim, *tensors)
     return Symbol(x.axes)
@@ -157,15 +149,6 @@ def index_add(op: Op, x: Symbol, dim: int, index: Symbol, source: Any, *_: Any) 
         op.orders(source, [dim], LOOKED_UP)
         broadcast(op, replaced(x, dim, ()), replaced(source, dim, ()))
     return Symbol(x.axes)
-
-
-def _looked_up(op: Op, axis: Axis, index: Symbol) -> None:
-    """Freeze an axis that is looked up by number; one that is by the places of its own kind goes with these."""
-    if index.places is not None and axis_size(index.places) == axis_size(axis):
-        op.unify(axis, index.places, "places are looked up in an axis that is split differently")
-    else:
-        op.tells_places(index)
-        op.freeze(axis, LOOKED_UP)
 
 
 def _beside(op: Op, dim: int, *tensors: Symbol) -> None:
@@ -209,8 +192,7 @@ def _ranked(op: Op, x: Symbol, dim: int) -> Any:
     several = isinstance(op.out, tuple)
     if not x.ndim:
         return (Symbol(()), Symbol(())) if several else Symbol(())
-    pointing = op.name == "aten.topk"  # of others, whose ties are not the user's, places are told apart
-    if several and reads_output(op, 1) and not pointing:
+    if several and reads_output(op, 1):
         op.freeze(x.axes[dim], "the places of ranked values are read")
     op.mixes_across(without(x, [dim % x.ndim]))
     op.binds(x.axes[dim], "its positions are ranked")
@@ -219,7 +201,7 @@ def _ranked(op: Op, x: Symbol, dim: int) -> Any:
         ranked = replaced(x, dim, op.frozen(int(first.shape[dim]), "ranked values are told apart"))
     else:
         ranked = replaced(x, dim)
-    return (ranked, Symbol(ranked.axes, places=x.axes[dim] if pointing else None)) if several else ranked
+    return (ranked, Symbol(ranked.axes)) if several else ranked
 
 
 @rule("argsort")
