@@ -16,11 +16,13 @@ from torch import Tensor
 from lmccheck.alignment.api import Alignment
 from lmccheck.alignment.api import align as align_pair
 from lmccheck.beside.required import read_with, require_same_beside
+from lmccheck.errors import SourceError, nearest
 from lmccheck.evaluate.evaluator import Evaluator
 from lmccheck.merging.contract import Made, Recipe
 from lmccheck.merging.given import names_of, pins_of, recipe_of, require_alignable, require_distinct, require_enough
 from lmccheck.merging.product import Product
 from lmccheck.modules.precision import own_settings
+from lmccheck.modules.stored import stored_tensors
 from lmccheck.network.endpoint import Endpoint, endpoint, require_same_tensors
 from lmccheck.network.hub.names import as_described, model_for, under_module_names
 from lmccheck.network.loaded import as_it_loads, as_loaded
@@ -108,10 +110,18 @@ class Merge:
     @cached_property
     def given(self) -> Mapping[str, Checkpoint]:
         """The parents as the recipe gets them: their files, or, aligned to the first, their weights."""
-        if self.align == "none":
+        if self.align == "none" and not self._prefixes_differ:
             return self.files
         moved = {name: found.weights for name, found in self.alignments.items()}
         return {name: self._stored(name, moved.get(name, end.theta)) for name, end in self.parents.items()}
+
+    @property
+    def _prefixes_differ(self) -> bool:
+        """Whether files have other names than each other because some have a prefix that all their names share."""
+        module = stored_tensors(self.network.module).keys()
+        named = [set(file.tensors) for file in self.files.values()]
+        known = any(file.as_stored is not None for file in self.ends.checkpoints)  # whose names the library converts
+        return not known and any(names != named[0] for names in named) and any(not names <= module for names in named)
 
     def _stored(self, name: str, weights: Mapping[str, Tensor]) -> Checkpoint:
         """Return a parent with weights under the names of its file, or, if they had a prefix, those of the module."""
@@ -152,6 +162,12 @@ class Merge:
     def on(self, data: Any) -> Merge:
         """Return the same merge measured on other data: one of its named data, or whatever ``load_pair`` takes."""
         source = self.sources.get(data, data) if isinstance(data, str) else data
+        if isinstance(source, str) and not source.endswith(".safetensors") and ":" not in source:
+            known = f"one of {', '.join(self.sources)}, " if self.sources else ""
+            raise SourceError(
+                f"data {source!r}: no such name{nearest(source, self.sources)}, expected {known}a .safetensors path or "
+                "'module:callable'; mend: correct it"
+            )
         network = self.network.on(source, f"data {data}" if isinstance(data, str) else "data")
         return replace(self, ends=self.ends.of(network), origin=self.origin or self)
 

@@ -199,3 +199,23 @@ def test_a_state_dict_is_a_parent_too() -> None:
     assert torch.equal(merge.merged.theta["0.weight"], (parents["x"]["0.weight"] + parents["y"]["0.weight"]) / 2)
     with pytest.raises(CheckpointError, match=r"tensor '.*' is missing"):
         lmccheck.load_merge({**parents, "z": {}}, {"linear": {"x": 1, "y": 1, "z": 1}}, model=small_mlp, data=data)
+
+
+def test_a_prefix_of_some_parents_is_taken_off(load_merge, folder: Path) -> None:
+    """As DataParallel saves one of them: the merge has the module's names, and is that of plain files."""
+    from safetensors.torch import save_file
+
+    state = load_file(folder / "b.safetensors")
+    save_file({f"module.{name}": tensor for name, tensor in state.items()}, folder / "c.safetensors")
+    parents = {"x": "a.safetensors", "y": "c.safetensors"}
+    found, plain = load_merge(HALF, parents=parents).merged.theta, load_merge(HALF).merged.theta
+    assert all(torch.equal(tensor, plain[name]) for name, tensor in found.items())
+
+
+def test_a_name_that_no_data_have_is_told(load_merge) -> None:
+    """With the nearest that there is."""
+    merge = load_merge(HALF, sources={"other": "data.safetensors"})
+    with pytest.raises(
+        SourceError, match=r"data 'othr': no such name \(did you mean 'other'\?\), expected one of other"
+    ):
+        lmccheck.merged_loss(merge, data="othr", limit=1.0)
