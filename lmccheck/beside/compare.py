@@ -11,6 +11,7 @@ from typing import Any
 from lmccheck.beside import adapters, configs, fit, processors, tokenizers
 from lmccheck.beside.difference import Difference
 from lmccheck.beside.folder import CONFIG, Folder
+from lmccheck.beside.vocabulary import FAST
 from lmccheck.errors import CheckpointError, nearest, one_line
 from lmccheck.store.checkpoint import Checkpoint
 from lmccheck.store.header import TensorHeader
@@ -72,15 +73,20 @@ def compare(
     bare += [side.side.name for side in known if not side.folder.has(CONFIG)]
     if bare and len(bare) < len(sides):
         found.notes.append(f"{', '.join(bare[:3])}: no config.json beside the weights, so that none is compared")
+    largest = _Largest()
     for side in known:
-        _faults(found, side, accepted)
+        _faults(found, side, accepted, largest)
+        side.forget()
     for other in known[1:]:
         if (known[0].folder.path, known[0].tokenizer.path) != (other.folder.path, other.tokenizer.path):
             _differences(found, known[0], other, accepted)
+            other.forget()
     _adapters(found, sides, accepted, opened)
     for name, path in (data or {}).items():
         for side in known:
             _read_with(found, (name, opened(path)), side, accepted)
+    for side in known[:1]:
+        side.forget()
     accepted.tell([folder for side in known for folder in (side.folder, side.tokenizer)], found)
     return found
 
@@ -96,10 +102,30 @@ class _Opened:
         self.tokenizer = own if own is not None and tokenizers.exists(own) else self.folder
         self.label = side.name if side.made else f"{side.name} ({self.folder})"
 
+    def forget(self) -> None:
+        """Let go of what was read of large files."""
+        self.folder.forget()
+        self.tokenizer.forget()
+
     def name(self, difference: Difference) -> str:
         """Return what a difference calls it: with the folder that the file lies in."""
         folder = self.folder if difference.file == CONFIG else self.tokenizer
         return self.side.name if self.side.made else f"{self.side.name} ({folder})"
+
+
+class _Largest:
+    """The largest token of each tokenizer, which is parsed once however many folders have it."""
+
+    def __init__(self) -> None:
+        self.known: dict[str, fit.Largest | None] = {}
+
+    def of(self, tokenizer: Folder) -> fit.Largest | None:
+        key = tokenizer.sha256(FAST)
+        if key is None:
+            return fit.largest_of(tokenizer)
+        if key not in self.known:
+            self.known[key] = fit.largest_of(tokenizer)
+        return self.known[key]
 
 
 class _Accepted:
@@ -145,11 +171,11 @@ def _keys(table: Mapping[str, object], above: str, depth: int) -> Iterator[str]:
             yield from _keys(value, f"{above}{key}.", depth - 1)
 
 
-def _faults(found: Compared, side: _Opened, accepted: _Accepted) -> None:
+def _faults(found: Compared, side: _Opened, accepted: _Accepted, largest: _Largest) -> None:
     """Add what does not fit in one checkpoint by itself."""
     lines = []
     try:
-        for text, names in fit.faults(side.folder, side.tokenizer, side.side.tensors):
+        for text, names in fit.faults(side.folder, lambda: largest.of(side.tokenizer), side.side.tensors):
             if not accepted.takes(names):
                 lines.append(f"{side.label}: {text}")
     except CheckpointError as error:
@@ -191,7 +217,7 @@ def _read_with(found: Compared, data: tuple[str, Folder], side: _Opened, accepte
             ]
             lines = [each.line(f"{name} ({folder})", side.name(each)) for each in told]
         else:
-            faults = fit.rows(side.folder, folder, side.side.tensors)
+            faults = fit.rows(side.folder, lambda: fit.largest_of(folder), side.side.tensors)
             lines = [f"{side.label}, {name}: {text}" for text, names in faults if not accepted.takes(names)]
     except CheckpointError as error:
         lines = [str(error)]

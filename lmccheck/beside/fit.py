@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from lmccheck.beside.configs import canonical
 from lmccheck.beside.difference import brief
@@ -26,9 +26,20 @@ HOLDS = {  # dtypes whose every number one of the key's is, too
 Fault = tuple[str, tuple[str, ...]]  # what is wrong, and the names it may be accepted by
 
 
-def faults(folder: Folder, tokenizer: Folder, tensors: Mapping[str, TensorHeader]) -> Iterator[Fault]:
-    """Yield what does not fit: a folder's config.json, or a tokenizer, to the tensors of a checkpoint."""
-    yield from rows(folder, tokenizer, tensors)
+Largest = tuple[str, str, int]  # a file that lists tokens, and the token of the highest id in it
+
+
+def largest_of(tokenizer: Folder) -> Largest | None:
+    """Return the token of the highest id, None where there is none. Raises CheckpointError."""
+    vocabulary = vocabulary_of(tokenizer)
+    return None if vocabulary is None or not vocabulary.ids else (vocabulary.file, *vocabulary.largest)
+
+
+def faults(
+    folder: Folder, largest: Callable[[], Largest | None], tensors: Mapping[str, TensorHeader]
+) -> Iterator[Fault]:
+    """Yield what does not fit the tensors of a checkpoint: its config.json, or its tokenizer's ``largest`` token."""
+    yield from rows(folder, largest, tensors)
     config = folder.config
     declared = canonical(config, {}).get("dtype") if config is not None else None
     counts: Counter[str] = Counter()
@@ -45,7 +56,7 @@ def faults(folder: Folder, tokenizer: Folder, tensors: Mapping[str, TensorHeader
             yield text, ("dtype", "torch_dtype")
 
 
-def rows(folder: Folder, tokenizer: Folder, tensors: Mapping[str, TensorHeader]) -> Iterator[Fault]:
+def rows(folder: Folder, largest: Callable[[], Largest | None], tensors: Mapping[str, TensorHeader]) -> Iterator[Fault]:
     """Yield what has no row in the embedding: tokens of a tokenizer, or of a stated size."""
     sizes = {name: h.shape[0] for name, h in tensors.items() if len(h.shape) == 2 and EMBEDDING.search(name)}
     if not sizes:
@@ -58,11 +69,9 @@ def rows(folder: Folder, tokenizer: Folder, tensors: Mapping[str, TensorHeader])
         if isinstance(size, int) and not isinstance(size, bool) and size > sizes[name]:
             text = f"{CONFIG}: vocab_size is {size}, and {name} has {sizes[name]} rows"
             yield f"{text}; mend: save config and weights of one model", ("vocab_size",)
-    vocabulary = vocabulary_of(tokenizer)
-    if vocabulary is None or not vocabulary.ids or vocabulary.largest[1] < sizes[name]:
+    if (last := largest()) is None or last[2] < sizes[name]:
         return
-    token, place = vocabulary.largest
+    file, token, place = last
     few = f"{name} has {sizes[name]} rows, {place + 1 - sizes[name]} too few"
     mend = 'resize the embedding to the tokenizer and train it, or accept = ["vocabulary"]'
-    text = f"{vocabulary.file}: token {brief(token)} has id {place}, and {few}; mend: {mend}"
-    yield text, ("vocabulary", "tokenizer")
+    yield f"{file}: token {brief(token)} has id {place}, and {few}; mend: {mend}", ("vocabulary", "tokenizer")

@@ -13,6 +13,7 @@ from lmccheck.store.documents import decoded
 
 MOST = 2**27  # bytes of one file; more would be read for minutes
 MOST_CONFIG = 2**23  # bytes of a configuration; those of the largest models take some hundred kilobytes
+KEPT = 2**18  # bytes of a file that is held in memory beyond one comparison
 CONFIG = "config.json"
 
 
@@ -23,6 +24,7 @@ class Folder:
         self.path = path
         self._raw: dict[str, tuple[bytes, Held] | None] = {}
         self._tables: dict[str, dict[str, Any]] = {}
+        self._hashes: dict[str, str] = {}  # of files that were read and forgotten
 
     def __str__(self) -> str:
         return shown_path(self.path)
@@ -43,6 +45,8 @@ class Folder:
 
     def sha256(self, name: str) -> str | None:
         """Return the hash of a file, None where there is none."""
+        if name in self._hashes:
+            return self._hashes[name]
         found = self._read(name, MOST)
         return None if found is None else found[1].sha256
 
@@ -69,6 +73,13 @@ class Folder:
             except ValueError as error:
                 raise CheckpointError(f"{error}; mend: save the model again") from None
         return self._tables[name]
+
+    def forget(self) -> None:
+        """Keep of what was read only that it was: large files are read again where they are asked for."""
+        large = [name for name, found in self._raw.items() if found is not None and len(found[0]) > KEPT]
+        self._hashes |= {name: held.sha256 for name in large if (found := self._raw.pop(name)) and (held := found[1])}
+        for name in large:
+            self._tables.pop(name, None)
 
     def _read(self, name: str, most: int) -> tuple[bytes, Held] | None:
         if name not in self._raw:

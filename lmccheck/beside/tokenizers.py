@@ -115,7 +115,7 @@ def _merges(one: list[Any] | None, other: list[Any] | None) -> Iterator[Differen
     place = next(
         (n for n, (x, y) in enumerate(zip(first, second, strict=False)) if x != y), min(len(first), len(second))
     )
-    told = [brief(list(end[place]) if place < len(end) else MISSING) for end in (first, second)]
+    told = [brief(end[place] if place < len(end) else MISSING) for end in (first, second)]
     yield Difference("merges", f"number {place}", (told[0], told[1]), ("merges", ALL))
 
 
@@ -156,8 +156,9 @@ def _special(a: Folder, b: Folder) -> Iterator[Difference]:
             )
 
 
-def _content(token: Any) -> Any:
-    return token.get("content") if isinstance(token, dict) else token
+def _content(token: Any) -> str:
+    text = token.get("content") if isinstance(token, dict) else token
+    return text if isinstance(text, str) else brief(text)
 
 
 def templates(folder: Folder) -> dict[str, str]:

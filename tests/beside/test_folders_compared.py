@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from networks.beside import WORDS, folder, words
+from networks.beside import LLAMA, WORDS, folder, words
 
 from lmccheck.beside.compare import Compared, Side, compare
 from lmccheck.store.header import TensorHeader
@@ -193,3 +195,54 @@ def test_the_tokenizer_of_an_adapter_is_its_own(tmp_path: Path) -> None:
     (line,) = compare([a, Side("b", b.home, b.tensors, own)]).problems
     assert line.startswith(f'tokenizer.json: id 2 is "▁the" in a ({tmp_path / "a"}) and "ing" in b ({own})')
     assert compare([a, Side("b", b.home, b.tensors, folder(tmp_path / "bare", {"config.json": None}))]) == Compared()
+
+
+ODD: tuple[Any, ...] = (
+    None, True, -1, 1.5, float("nan"), 10**30, "", "x", [], [[]], ["a", 2], [None], {}, {"a": {"b": [{}]}},
+    {"content": [1]}, {"0": None}, {"full_attention": {"rope_theta": [1]}}, {"__float__": [1]}, {"type": ["x"]},
+)  # fmt: skip
+WHOLE: dict[str, dict[str, Any]] = {
+    "config.json": {
+        **LLAMA, "rope_scaling": {"type": "yarn", "factor": 2.0}, "sliding_window_pattern": 2, "id2label": {"0": "x"},
+        "text_config": {"model_type": "gemma3_text", "layer_types": None}, "eos_token_id": [1],
+        "architectures": ["LlamaForSequenceClassification"],
+    },
+    "tokenizer.json": words(
+        added_tokens=[{"id": 8, "content": "<x>"}], normalizer={"normalizers": [{"type": "NFC"}]},
+        pre_tokenizer={"type": "Metaspace"}, post_processor={"type": "TemplateProcessing", "single": []},
+    ),
+    "tokenizer_config.json": {
+        "bos_token": {"content": "<s>"}, "additional_special_tokens": ["x", {"content": "y"}],
+        "chat_template": [{"name": "default", "template": "x"}], "added_tokens_decoder": {"0": {"content": "<s>"}},
+    },
+    "preprocessor_config.json": {"image_mean": [0.5], "size": {"height": 2}},
+}  # fmt: skip
+
+
+def test_whatever_stands_where_something_else_is_expected_is_a_line_at_most(tmp_path: Path) -> None:
+    """Each value of each file, in turn another: nothing is raised, and what is told is told in lines."""
+    rows = {"model.embed_tokens.weight": TensorHeader("F32", (9, 4))}
+    both = sides(tmp_path, (WHOLE, {}), (WHOLE, {}), **rows)
+    assert compare(both).problems == compare(both[:1]).problems == []
+    for number, (file, table) in enumerate(WHOLE.items()):
+        for place in range(sum(1 for _ in places(table))):
+            for odd in ODD[(number + place) % 3 :: 3]:
+                (both[1].home or tmp_path).joinpath(file).write_text(json.dumps(changed(table, place, odd)))
+                found = compare(both)
+                assert all("\n" not in line and len(line) <= 500 for line in found.problems)
+        (both[1].home or tmp_path).joinpath(file).write_text(json.dumps(table))
+
+
+def places(held: Any) -> Iterator[tuple[Any, Any]]:
+    """Yield every container and key within."""
+    for key in list(held) if isinstance(held, dict) else range(len(held)) if isinstance(held, list) else ():
+        yield held, key
+        yield from places(held[key])
+
+
+def changed(table: dict[str, Any], place: int, odd: Any) -> dict[str, Any]:
+    """Return a copy of a table with another value in one of its places."""
+    copy = json.loads(json.dumps(table))
+    held, key = list(places(copy))[place]
+    held[key] = odd
+    return dict(copy)
