@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -67,8 +67,8 @@ def _require_positions(data: Data, module: nn.Module) -> None:
     over = (lengths > longest).nonzero().flatten().tolist()
     if over:
         raise SourceError(
-            f"{_place(data, over[0])}: {int(lengths[over[0]])} tokens, the model takes {longest} ({name}), and so are "
-            f"{len(over) - 1} other rows too long; mend: max_length = {longest}, which cuts them, or shorter rows"
+            f"{_place(data, over[0])}: {int(lengths[over[0]])} tokens, the model takes {longest} ({name})"
+            f"{_others(over)}; mend: max_length = {longest}, which cuts rows, or shorter rows"
         )
 
 
@@ -95,8 +95,8 @@ def _require_vocabulary(data: Data, module: nn.Module) -> None:
     over = (highest >= known).nonzero().flatten().tolist()
     if over:
         raise SourceError(
-            f"{_place(data, over[0])}: token {int(highest[over[0]])}, the model knows {known} (0 to {known - 1}), and "
-            f"{len(over) - 1} other rows have such; mend: the tokenizer that the model was trained with"
+            f"{_place(data, over[0])}: token {int(highest[over[0]])}, the model knows {known} (0 to {known - 1})"
+            f"{_others(over)}; mend: the tokenizer that the model was trained with"
         )
 
 
@@ -134,6 +134,11 @@ def _ignores(module: nn.Module, row: Tensor, length: int, origin: str) -> bool:
         ):
             return False
     return True
+
+
+def _others(wrong: Sequence[int]) -> str:
+    """Say how many other rows have the same mistake."""
+    return f", and {len(wrong) - 1} more such row{'' if len(wrong) == 2 else 's'}" if len(wrong) > 1 else ""
 
 
 def _place(data: Data, sample: int) -> str:

@@ -65,16 +65,14 @@ def test_padding_that_would_be_text_is_refused(data, tmp_path):
 def test_a_token_that_the_model_does_not_know_is_told_with_its_line(data):
     """ "four" is the highest of them, in line 3."""
     four = word_tokenizer().token_to_id("four")
-    said = (
-        rf"^data t.jsonl:3: token {four}, the model knows {four} \(0 to {four - 1}\), and 0 other rows have such; mend"
-    )
+    said = rf"^data t.jsonl:3: token {four}, the model knows {four} \(0 to {four - 1}\); mend: the tokenizer"
     with pytest.raises(SourceError, match=said):
         in_order(data, Causal(four))
 
 
 def test_a_row_longer_than_the_positions_is_told_with_its_line(data):
     """As the configuration says them."""
-    said = r"^data t.jsonl:1: 6 tokens, the model takes 5 \(n_positions\), and so are 2 other rows too long; mend: max"
+    said = r"^data t.jsonl:1: 6 tokens, the model takes 5 \(n_positions\), and 2 more such rows; mend: max"
     with pytest.raises(SourceError, match=said):
         in_order(data, Causal(n_positions=5))
     in_order(data, Causal(n_positions=7))
