@@ -15,7 +15,7 @@ import lmccheck
 from lmccheck.errors import CheckpointError
 from lmccheck.manifest.preflight import problems
 from lmccheck.manifest.read import load_manifest
-from lmccheck.store.prefixes import prefix_problem
+from lmccheck.store.prefixes import prefix_problem, shared_prefix
 
 
 class Net(nn.Module):
@@ -167,6 +167,8 @@ def test_names_that_merely_differ() -> None:
     less = {name: tensor for name, tensor in plain.items() if name != "second.bias"}
     assert "tensor 'second.bias' is missing" in refused(less, less)
     assert prefix_problem(["x.weight", "y.weight", "z.weight"], ["weight", "a", "b"], "x") is None
+    assert shared_prefix(["x.weight", "x.b", "x.c"], ["weight", "a", "d"]) == ""
+    assert shared_prefix(["x.weight", "x.b", "x.c"], ["weight", "b", "d"]) == "x."
     many = [f"block.{k}.weight" for k in range(20_000)]
     started = time.perf_counter()
     assert prefix_problem([f"module.{name}" for name in many], many, "x") is not None
