@@ -113,6 +113,7 @@ def test_nothing_is_drawn_or_dropped(tmp_path, change, words):
         ({"architectures": ["AutoModelForCausalLM"]}, "no model 'AutoModelForCausalLM'"),
         ({"architectures": None, "architecture": "resnet18"}, "timm"),
         ({"num_attention_heads": "two"}, "mend: "),
+        ({"model_type": "bert"}, "'model_type' is 'bert', that of LlamaForCausalLM 'llama'"),
     ],
 )
 def test_a_config_that_builds_nothing_is_one_line(tmp_path, said, words):
@@ -146,6 +147,20 @@ def test_labels_are_what_a_decoder_reads(tmp_path):
         with torch.no_grad():  # one by one: its own loss is a mean over all tokens of a batch
             own = [model.eval()(**{k: v[i : i + 1] for k, v in given.items()}).loss for i in range(6)]
         assert loss == pytest.approx(float(torch.stack(own).mean()), abs=1e-6)
+
+
+def test_how_outputs_are_given_changes_nothing(tmp_path):
+    """Caches, hidden states, tuples and kernels that a config asks for are no part of what is measured."""
+    a, b = (folder(tmp_path / name, built("Llama", seed)) for seed, name in enumerate("ab"))
+    found = []
+    for change in ({}, {"use_cache": True, "output_hidden_states": True, "return_dict": False}):
+        for path in (a, b):
+            config = json.loads((path / "config.json").read_text())
+            config |= {**change, "_attn_implementation": "flash_attention_2"}
+            (path / "config.json").write_text(json.dumps(config))
+        pair = lmccheck.load_pair(a, b, data=batch("Llama"), device="cpu")
+        found.append(lmccheck.linear_connectivity(pair, points=3, align="none").details["losses"])
+    assert found[0] == found[1]
 
 
 @pytest.mark.slow

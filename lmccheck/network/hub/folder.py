@@ -101,7 +101,15 @@ def folder_model(home: Path | None, side: str) -> FolderModel:
             )
     except Exception as error:
         raise SourceError(f"{where}: transformers {library.__version__} cannot read it: {say(error)}; {OWN}") from error
+    if said.get("model_type") != kind.config_class.model_type:
+        raise SourceError(
+            f"{where}: 'model_type' is {said.get('model_type')!r}, that of {name} {kind.config_class.model_type!r}; "
+            "mend: correct the one that is wrong"
+        )
+    config._attn_implementation = "eager"  # whatever the file says: this is what can be traced
     for part in _parts(config):
+        if getattr(part, "return_dict", True) is False:
+            part.return_dict = True
         for key in OFF:
             if getattr(part, key, None):
                 setattr(part, key, False)
