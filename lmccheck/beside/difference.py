@@ -87,7 +87,7 @@ def brief(value: Any) -> str:
     """Return a value as JSON has it, cut where it is long.
 
     >>> brief(1e6), brief("the"), brief(None), brief([0.5] * 40)
-    ('1000000.0', '"the"', 'null', '[0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5 …')
+    ('1000000.0', '"the"', 'null', '[0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, …')
     """
     if isinstance(value, Missing):
         return str(value)
