@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lmccheck.dropping.choose_units import Keep, unit_counts
 from lmccheck.dropping.dropped import Dropped
-from lmccheck.store.tensors import dtype_name, equal
+from lmccheck.store.tensors import equal, mismatch
 from lmccheck.symmetry.facts import facts_of
 from lmccheck.symmetry.sites import Layer, count_readers, stored_name
 from lmccheck.symmetry.structure import State, Structure
@@ -73,18 +73,7 @@ def unlike(theta: State, weights: State) -> str | None:
 
     Numbers that are not those of ``theta`` must be finite.
     """
-    for name in (*weights, *theta):
-        if name not in theta or name not in weights:
-            return f"tensor {name!r} is {'missing' if name in theta else 'none of the network'}"
-        got, expected = weights[name], theta[name]
-        if got.shape != expected.shape or got.dtype != expected.dtype:
-            return (
-                f"tensor {name!r}: got {tuple(got.shape)} {dtype_name(got)}, expected {tuple(expected.shape)} "
-                f"{dtype_name(expected)}"
-            )
-        if got.is_floating_point() and not got.isfinite().all() and not equal(got, expected):
-            return f"tensor {name!r} is not finite"
-    return None
+    return mismatch(weights, theta, "none of the network", "missing")
 
 
 def misplaced(structure: Structure, dropped: Dropped, keep: Keep) -> str | None:

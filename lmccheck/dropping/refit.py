@@ -106,7 +106,7 @@ class Refit:
         """Return the tensor that takes the constant and its sign; None where there is none of the layer's own."""
         if layer.bias is not None:
             # what the layer gives holds its bias already, so the fitted constant is the new bias
-            return (layer.bias, 1) if self._once(layer.bias) else None
+            return layer.bias, 1
         units = self.structure.shapes[layer.weight][layer.out]
         if layer.norm is None or not self._once(layer.norm.mean) or self.theta[layer.norm.mean].shape != (units,):
             return None

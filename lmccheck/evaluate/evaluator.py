@@ -16,7 +16,7 @@ from lmccheck.evaluate import batchnorm
 from lmccheck.evaluate.points import upcast, working_dtype
 from lmccheck.modules.random_weights import randomised
 from lmccheck.modules.runner import TWO_OUTPUTS, Runner
-from lmccheck.network.loss import counts, measured, returns_probabilities
+from lmccheck.network.loss import LOSSES, counts, measured, returns_probabilities
 from lmccheck.store.batches import rebatched
 from lmccheck.store.tensors import equal
 from lmccheck.store.trees import tensors_in
@@ -29,6 +29,10 @@ PROBABILITIES = (
     "more; mend: return logits, or the logarithms of these"
 )
 TOKEN_LOSSES = ("next_token", "token_cross_entropy")
+ZERO = (
+    "{} of {} samples lose exactly 0 at every endpoint by {}: where nothing is counted in them they dilute what is "
+    "measured; mend: let its attribute counted say which samples count"
+)
 FAR = 8.0, 64.0  # strengths of draws ever farther from a model's own weights
 
 
@@ -71,6 +75,8 @@ class Evaluator:
         self.batchnorms = len(batchnorm.tracked(self.runner.module))
         self.buffers = batchnorm.other_statistics(self.runner.module)
         self.evaluations = 0
+        self._tried = network.loss.name in LOSSES  # whether it gives the same for the same, as ours do
+        self._zero: Tensor | None = None  # samples whose loss was 0 at every endpoint so far
         self._probe(thetas[0])
 
     def _probe(self, theta: Mapping[str, Tensor]) -> None:
@@ -138,6 +144,8 @@ class Evaluator:
             values, wrong = measured(
                 self.network.loss, outputs, self.runner.cast(batch.targets), self.network.data.origin
             )
+            if not self._tried:
+                self._try_loss(outputs, self.runner.cast(batch.targets), values)
             losses.append(values.cpu())
             if wrong is not None:
                 errors.append(wrong.cpu())
@@ -158,7 +166,32 @@ class Evaluator:
                 f"sample {k} ({len(bad)} of {len(found.losses)} samples), expected finite losses; mend: check the "
                 "checkpoint and the loss"
             )
+        self._remark_zeros(found.losses)
         return found
+
+    def _try_loss(self, outputs: Any, targets: Tensor, values: Tensor) -> None:
+        """Refuse a loss of the user's own that is no function of what it is given."""
+        loss, self._tried = self.network.loss, True
+        again, _ = measured(loss, outputs, targets, self.network.data.origin)
+        if not equal(values, again):
+            k = int((values != again).nonzero()[0])
+            raise SourceError(
+                f"loss {loss.name!r} on {self.network.data.origin}: gives {float(values[k]):.4g} and then "
+                f"{float(again[k]):.4g} for the same output and target (sample {k}), expected one value; mend: compute "
+                "it from its arguments alone, without random numbers and without state"
+            )
+
+    def _remark_zeros(self, losses: Tensor) -> None:
+        """Note how many samples lose nothing at any endpoint, of which a loss of the user's own may count nothing."""
+        loss, before = self.network.loss, self._zero
+        if loss.counted is not None or loss.name in LOSSES:
+            return
+        self._zero = losses == 0 if before is None else before & (losses == 0)
+        if before is not None:
+            remarks = self.network.remarks
+            remarks.pop(ZERO.format(int(before.sum()), len(losses), loss.name), None)
+            if bool(self._zero.any()):
+                remarks[ZERO.format(int(self._zero.sum()), len(losses), loss.name)] = None
 
     def reestimate(self) -> None:
         """Take BatchNorm statistics of the loaded weights from the calibration data."""

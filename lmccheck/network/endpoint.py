@@ -76,20 +76,26 @@ def endpoint(network: Network, checkpoint: Checkpoint) -> Endpoint:
 def same_weights(first: Endpoint, second: Endpoint) -> bool:
     """Whether two endpoints are one network: every tensor equal, in the narrower dtype of the two.
 
-    How many batches a BatchNorm has seen changes nothing and does not count.
+    Counters (of batches that a BatchNorm has seen, of steps) change nothing and do not count.
     """
     if first.theta.keys() != second.theta.keys():
         return False
     return all(
-        _same_numbers(tensor, second.theta[name]) for name, tensor in first.theta.items() if not name.endswith(UNUSED)
+        _same_numbers(tensor, second.theta[name])
+        for name, tensor in first.theta.items()
+        if not _is_counter(name, tensor)
     )
+
+
+def _is_counter(name: str, tensor: Tensor) -> bool:
+    return name.endswith(UNUSED) or (tensor.numel() == 1 and not tensor.is_floating_point())
 
 
 def twin_key(end: Endpoint) -> tuple[tuple[str, ...], str]:
     """Return the dtypes of an endpoint and a hash of its numbers: endpoints of equal dtypes that are one share both."""
     digest, dtypes = hashlib.sha256(), []
     for name, tensor in sorted(end.theta.items()):
-        if name.endswith(UNUSED):
+        if _is_counter(name, tensor):
             continue
         dtypes.append(dtype_name(tensor))
         numbers = tensor + 0.0 if tensor.is_floating_point() else tensor  # −0 is 0

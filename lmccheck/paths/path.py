@@ -20,7 +20,7 @@ from lmccheck.shown import one_line
 from lmccheck.store import files
 from lmccheck.store.documents import Strict
 from lmccheck.store.stated import damaged, read_stated, require_all_used, save_stated
-from lmccheck.store.tensors import dtype_name
+from lmccheck.store.tensors import mismatch
 
 KINDS = {
     "a": "only the head changes: logits are affine in t, a convex loss lies under its chord",
@@ -173,21 +173,15 @@ def _segment(item: SegmentFacts) -> Segment:
     return Segment(item.kind, item.does, twins)
 
 
+NOT_FIRST = "not at the first breakpoint, but is there"
+
+
 def _torn(points: Sequence[Mapping[str, Tensor]], tied: Mapping[str, str]) -> str | None:
     """Return where breakpoints are not of one network, or where ``tied`` speaks of others, as one clause."""
     first = points[0]
     for number, point in enumerate(points):
-        for name in (*first, *point):
-            if name not in first or name not in point:
-                return f"tensor {name!r} is not at every breakpoint: not at {0 if name not in first else number}"
-            one, other = first[name], point[name]
-            if one.shape != other.shape or one.dtype != other.dtype:
-                return (
-                    f"tensor {name!r}: got {tuple(other.shape)} {dtype_name(other)} at breakpoint {number}, expected "
-                    f"{tuple(one.shape)} {dtype_name(one)} as at 0"
-                )
-            if other.is_floating_point() and not other.isfinite().all():
-                return f"tensor {name!r} is not finite at breakpoint {number}"
+        if (wrong := mismatch(point, first, NOT_FIRST, "missing", but_equal=False)) is not None:
+            return f"{wrong} at breakpoint {number}"
     named = set(tied.values())
     astray = next((name for name in (*named, *first) if name not in first or name not in named), None)
     if astray is None:

@@ -208,11 +208,17 @@ def _notes(pair: ModelPair, evaluator: Evaluator, alignment: Alignment | None) -
     return notes if alignment is None else [*notes, *_alignment_notes(pair, alignment)]
 
 
+TURNED = "b is a permuted copy of a: that aligned they are one network says nothing about two; mend: name another b"
+
+
 def _alignment_notes(pair: ModelPair, alignment: Alignment) -> list[str]:
     """Say what moved b, whence that was known to be allowed, and what stayed in place."""
     from lmccheck.alignment.kept import kept_note
+    from lmccheck.network.endpoint import same_weights
 
     notes = [_beyond_note(alignment)] if alignment.beyond else []
+    if not alignment.is_identity and same_weights(pair.a, replace(pair.b, theta=alignment.weights)):
+        notes.append(TURNED)
     notes += calibration_remarks(alignment.method, alignment.facts)
     if pair.symmetry is not None:
         origin = pair.description["symmetry"]["origin"]

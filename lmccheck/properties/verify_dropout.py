@@ -106,7 +106,24 @@ def _honest(
     _require_dropped(pair, structure, given, share)
     its_own = keep is None and given.keep is not None
     notes = [f"keep = {given.keep} is the one that the witness was made for"] if its_own else []
+    if keep is not None and (few := _fewer(structure, given, share)):
+        notes.append(
+            f"keep = {keep} lets more units stay than these networks read ({few}), of which alone this is said"
+        )
     return replace(given, keep=share), [*notes, *half_notes(structure, share)]
+
+
+def _fewer(structure: Structure, given: StabilityWitness, keep: float | Mapping[str, float]) -> str:
+    """Return the first group of which every network reads fewer units than it may, in words; empty where none is."""
+    from lmccheck.dropping.choose_units import unit_counts
+
+    allowed = unit_counts(structure, keep)
+    read: dict[str, int] = {}
+    for dropped in (dropped for levels in given.found.values() for dropped in levels.values()):
+        for group, units in dropped.keep.items():
+            read[group] = max(read.get(group, 0), len(units))
+    found = next((group for group, count in read.items() if count < allowed[group]), None)
+    return "" if found is None else f"{read[found]} of the {allowed[found]} allowed in {found}"
 
 
 def _require_dropped(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
 
 import torch
@@ -66,3 +67,23 @@ def between(first: Tensor, second: Tensor, t: float) -> Tensor:
 def shape_of(tensor: Tensor) -> str:
     """Return a tensor's shape and dtype, in words: ``(4, 3) float32``."""
     return f"{tuple(tensor.shape)} {dtype_name(tensor)}"
+
+
+def mismatch(
+    state: Mapping[str, Tensor], other: Mapping[str, Tensor], unknown: str, missing: str, *, but_equal: bool = True
+) -> str | None:
+    """Return where a state has not the names, shapes and dtypes of another, or is not finite, as one clause.
+
+    ``unknown`` and ``missing`` are what is said of a name that only the one or only the other has; what is not finite
+    may stay where it is equal to the other's (``but_equal``).
+    """
+    for name in (*state, *other):
+        if name not in state or name not in other:
+            return f"tensor {name!r} is {missing if name in other else unknown}"
+        got, expected = state[name], other[name]
+        if got.shape != expected.shape or got.dtype != expected.dtype:
+            return f"tensor {name!r}: got {shape_of(got)}, expected {shape_of(expected)}"
+        finite = not got.is_floating_point() or bool(got.isfinite().all())
+        if not finite and not (but_equal and equal(got, expected)):
+            return f"tensor {name!r} is not finite"
+    return None

@@ -112,7 +112,7 @@ def test_facts_that_are_no_json_are_one_line(tmp_path: FilePath) -> None:
 
 @pytest.mark.parametrize(("place", "value", "why"), [
     ("points", 5, "points: got 5, expected per breakpoint a table"),
-    ("points", [{"w": "0/w"}, {"v": "0/w"}], "tensor 'w' is not at every breakpoint"),
+    ("points", [{"w": "0/w"}, {"v": "0/w"}], "tensor 'v' is not at the first breakpoint, but is there at breakpoint 1"),
     ("points", [{"w": "0/w"}], "path: 1 breakpoints for 1 segments"),
     ("tied", {"w": "v"}, "'tied' names 'v', which no breakpoint has"),
     ("tied", {}, "tensor 'w' of its breakpoints is that of no name in 'tied'"),
@@ -140,7 +140,7 @@ def test_numbers_that_are_none_and_tensors_of_nobody_are_refused(tmp_path: FileP
         ({"1/w": torch.tensor([float("nan")], dtype=torch.float64)}, "'w' is not finite at breakpoint 1"),
         (
             {"1/w": torch.ones(2, dtype=torch.float64)},
-            r"'w': got \(2,\) float64 at breakpoint 1, expected \(1,\)",
+            r"'w': got \(2,\) float64, expected \(1,\) float64 at breakpoint 1",
         ),
         ({"2/w": torch.ones(1)}, "tensor '2/w' belongs to nothing in it"),
     ):

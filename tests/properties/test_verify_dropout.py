@@ -277,3 +277,12 @@ def test_what_a_file_says_is_read_without_trust(tmp_path: Path) -> None:
     save_file({**held, name: held[name] * 2}, file, metadata=told)
     with pytest.raises(CheckpointError, match=r"its content is not what 'lmccheck\.sha256' in its metadata says"):
         lmccheck.verify_dropout(pair, file)
+
+
+def test_a_share_that_lets_more_stay_is_said(made: tuple[str, lmccheck.ModelPair, StabilityWitness]) -> None:
+    """keep = 1 holds of networks that read half, and says nothing of networks that read all: a note says so."""
+    _, pair, witness = made
+    found = lmccheck.verify_dropout(pair, witness, keep=1.0, epsilon="9000%")
+    assert any("keep = 1.0 lets more units stay than these networks read" in note for note in found.details["notes"])
+    own = lmccheck.verify_dropout(pair, witness, epsilon="9000%")
+    assert not any("lets more units stay" in note for note in own.details["notes"])

@@ -81,3 +81,13 @@ def test_files_are_compared_by_their_tensors(tmp_path: Path) -> None:
     assert not first.same_contents(file("other", a=changed))
     assert not first.same_contents(file("half", a=state["a"].half()))
     assert not first.same_contents(file("more", c=torch.zeros(1)))
+
+
+@pytest.mark.parametrize("narrow", [torch.float16, torch.bfloat16])
+def test_samples_that_were_rounded_are_the_same(narrow: torch.dtype) -> None:
+    """Calibration in float32 and evaluation data of which 5 of 8 are the same in half precision: 5 are seen."""
+    x = torch.randn(20, 7, generator=torch.Generator().manual_seed(0))
+    other = torch.cat([x[:5], torch.randn(3, 7, generator=torch.Generator().manual_seed(1))]).to(narrow)
+    whole, half = load_data((x, torch.zeros(20))), load_data((other, torch.zeros(8)))
+    assert common_samples(half, whole) == 5
+    assert common_samples(whole, half) == 5
