@@ -288,7 +288,11 @@ def test_factors_keep_no_other_base(tmp_path: Path) -> None:
     save_file({**BASE, "head.weight": torch.zeros(2, 4)}, other / "model.safetensors")
     assert "was trained on" in refused(tmp_path)
     written(tmp_path, base_model_name_or_path="somebody/on-the-hub")
-    assert look_at(GIVEN, tmp_path, "a").about["adapter"]["base"] == "somebody/on-the-hub"
+    found = look_at(GIVEN, tmp_path, "a")
+    assert found.about["adapter"]["base"] == "somebody/on-the-hub"
+    assert "trained on 'somebody/on-the-hub' as its config says" in found.remarks[0]
+    written(tmp_path, base_model_name_or_path="base")
+    assert not look_at(GIVEN, tmp_path, "a").remarks
 
 
 def config_gone(folder: Path) -> None:

@@ -51,6 +51,7 @@ class _Merged:
             lies={name: lying for name in (*base.tensors, *added) if (lying := self._lying(name)) is not None},
             digests=None if base.digests is None else self.digests,
             as_stored=base.as_stored,
+            remarks=base.remarks,
             about={"adapter": {"path": str(path), **self.config.facts()}, "base": base.path},
         )
 
@@ -127,7 +128,11 @@ def open_adapter(given: Mapping[str, Any] | Adapted, folder: Path, side: str) ->
     path = folder / named["adapter"]
     file, config = File(adapter_in(path)), read_config(adapter_in(path).parent)
     base = look_at(named["base"], folder, f"{side}, base")
-    require_recorded(path, config, base, folder)
+    if config.base and not recorded_base_seen(path, config, base, folder):
+        said = (
+            f"trained on {config.base!r} as its config says, and {base.label} is known to fit by names and shapes only"
+        )
+        base = replace(base, remarks=(*base.remarks, said))
     try:
         return _merged(path, base, file, config)
     except OtherNames as error:
@@ -151,8 +156,12 @@ def _waiting(path: Path, base: Checkpoint, file: File, config: AdapterConfig, er
     return replace(found, read=refuse, get=refuse, lies={}, onto=lambda view: _merged(path, view(base), file, config))
 
 
-def require_recorded(path: Path, config: AdapterConfig, base: Checkpoint, folder: Path) -> None:
-    """Raise CheckpointError where the base that an adapter was trained on is there, and is another than that given."""
+def recorded_base_seen(path: Path, config: AdapterConfig, base: Checkpoint, folder: Path) -> bool:
+    """Return whether the base that an adapter was trained on is there, and holds what the one that is given does.
+
+    Raises CheckpointError where it holds other weights.
+    """
+    seen = False
     for start in (folder, path.parent, path, Path.cwd()) if config.base else ():
         try:
             recorded = look_at(start / config.base, folder, "base")
@@ -164,6 +173,8 @@ def require_recorded(path: Path, config: AdapterConfig, base: Checkpoint, folder
                 f"{shown_path(path)}: was trained on {recorded.label}, and is given on {base.label}, which holds other "
                 "weights; mend: name the base that it was trained on"
             )
+        seen = True
+    return seen
 
 
 def _is_adapter(given: Any) -> bool:
