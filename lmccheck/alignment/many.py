@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import combinations, permutations
+from functools import cache
+from itertools import chain, combinations, pairwise, permutations
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from lmccheck.symmetry.verify import TOLERANCE
 
 MANY_METHODS = ("merge-many", "reference")
 MOST_ROUNDS = 50
+ALL_TRIPLES = 8  # models up to which all triples of maps are compared
 
 
 @one_line(lambda found: f"{found.method}, {len(found.names)} models: {some(found.names)}; {found.spec.shown}")
@@ -94,8 +96,8 @@ class ManyAlignment(Written):
     def cycle_error(self) -> float:
         """Return the largest share of one group's units that two ways from a model to another place differently.
 
-        Over all triples, k to j to i against k to i at once, and all pairs, there and back: 0 where the maps between
-        the models are consistent, as maps through one common frame are.
+        Over all triples, k to j to i against k to i at once, and all pairs, there and back, of many models over
+        neighbours: 0 where the maps between the models are consistent, as maps through one common frame are.
         """
         return _cycle_error(self.spec, self.permutations)
 
@@ -208,11 +210,14 @@ def _verified(pair: ModelPair, name: str, original: StateDict, aligned: StateDic
 def _cycle_error(spec: PermutationSpec, maps: Sequence[Permutation]) -> float:
     count = range(len(maps))
     back = [inverse(spec, p) for p in maps]
-    towards = {(i, j): compose(spec, maps[j], back[i]) for i in count for j in count}
+    towards = cache(lambda i, j: compose(spec, maps[j], back[i]))
     worst = 0.0
-    for i, j, k in (*permutations(count, 3), *((i, j, i) for i, j in permutations(count, 2))):
-        around = compose(spec, towards[j, k], towards[i, j])
-        for name, direct in towards[i, k].items():
+    near = [(i, j, k % len(maps)) for i, j in pairwise(count) for k in (i, j + 1)]
+    every = chain(permutations(count, 3), ((i, j, i) for i, j in permutations(count, 2)))
+    triples = near if len(maps) > ALL_TRIPLES else every
+    for i, j, k in triples:
+        around = compose(spec, towards(j, k), towards(i, j))
+        for name, direct in towards(i, k).items():
             worst = max(worst, float((around[name] != direct).double().mean()) if direct.numel() else 0.0)
     return worst
 

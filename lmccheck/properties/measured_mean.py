@@ -72,7 +72,7 @@ def mean_finding(
     found = naive
     if moved is not None:
         found = mean_losses(evaluator, lambda: moved, weights, reestimate=reestimates, known=naive)
-    names, helps = models.names, _helps_most(found)
+    names = models.names
     result = Finding(
         found.height,
         limit,
@@ -82,7 +82,7 @@ def mean_finding(
         worst_loss=found.loss,
         above="chord",
         merge=End(f"of the mean of all {len(names)}", found.loss, found.error),
-        where=Where(side="the mean" if helps is None else f"the mean (least without {names[helps]})"),
+        where=Where(side="the mean"),
         naive=naive.height,
         barrier_definition=DEFINITION,
         alignment=many.facts if many is not None else {"method": "none", "align": "none"},
