@@ -112,19 +112,19 @@ def adapters(draw: Any, configs: Mapping[str, Mapping[str, Any]], weights: Mappi
             home = folder / f"adapter-{len(parents)}"
             home.mkdir()
             save(tensors, home / "adapter_model.safetensors")
-            (home / ADAPTER_CONFIG).write_text(json.dumps(_small(configs[who], rank, layers)), encoding="utf-8")
+            (home / ADAPTER_CONFIG).write_text(json.dumps(_small(configs[who], rank, layers, file)), encoding="utf-8")
             parents[who] = look_at({"base": str(file), "adapter": str(home)}, Path(), who)
         return Setting(parents, look_at(str(file), Path(), "base"), weights)
 
     return Drawn(prepare)
 
 
-def _small(config: Mapping[str, Any], rank: int, layers: Iterable[str]) -> dict[str, Any]:
+def _small(config: Mapping[str, Any], rank: int, layers: Iterable[str], base: Path) -> dict[str, Any]:
     """Return an adapter's config for other layers and another rank, with the scale it had at its own."""
     own = max(int(config.get("r") or 1), 1)
     alpha = float(config.get("lora_alpha") or own)
     told = {key: config[key] for key in ("use_rslora", "use_dora") if key in config}
     return {
         "peft_type": "LORA", "r": rank, "lora_alpha": alpha * rank / own, "target_modules": sorted(layers),
-        "bias": "none", "base_model_name_or_path": "base", "inference_mode": True, **told,
+        "bias": "none", "base_model_name_or_path": str(base), "inference_mode": True, **told,
     }  # fmt: skip

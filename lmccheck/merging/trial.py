@@ -139,16 +139,20 @@ def unlike(
 ) -> Broken | None:
     """Compare two tensors to the rounding of sums of the sources; return the entry that is furthest off, or None.
 
-    A sum of n numbers, and differences from the base, are off by at most (n + 3)·ε·Σ|w| times the largest of them.
+    A sum of n numbers, and differences from the base, are off by at most (n + 3)·ε·Σ|w| times the largest of them, or
+    of the differences between sources in that tensor.
     """
     import torch
 
     if difference(name, got, expected) is not None:
         eps = max(torch.finfo(one.dtype).eps for one in (got, *sources) if one.is_floating_point())
         largest = expected.double().abs()
-        for one in sources:
-            if one.shape == largest.shape:
-                largest = torch.maximum(largest, one.double().abs())
+        alike = [one.double() for one in sources if one.shape == largest.shape]
+        for one in alike:
+            largest = torch.maximum(largest, one.abs())
+        spread = max((float((one - alike[0]).abs().max()) for one in alike[1:]), default=0.0)
+        if math.isfinite(spread):  # products of factors round by their terms, which cancel in some entries
+            largest = largest.clamp(min=spread)
         allowed = (len(sources) + 3) * (eps * size * largest + torch.finfo(got.dtype).smallest_normal * eps)
         off = (got.double() - expected.double()).abs().nan_to_num(nan=torch.inf, posinf=torch.inf)
         off = off.masked_fill((got.double() == expected.double()) | (got.isnan() & expected.isnan()), 0.0)

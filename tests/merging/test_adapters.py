@@ -192,3 +192,12 @@ def test_a_missing_library_is_one_line(merge, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(SourceError, match=r'needs peft, .*; mend: pip install "lmccheck\[lora\]"'):
         _ = merge({"adapters": {"x": 1, "y": 1}}).merged
+
+
+@pytest.mark.parametrize("how", ["linear", "cat"])
+def test_rounding_of_products_breaks_no_law(merge, how: str) -> None:
+    """Terms of a product cancel in some entries, whose error is that of the terms: no law is broken by it."""
+    pytest.importorskip("peft")
+    found = merge({"adapters": {"x": 0.7, "y": 0.3}, "how": how}, r=64, lora_alpha=1)
+    result = lmccheck.merge_laws(found, examples=1)
+    assert result.passed, result
