@@ -150,12 +150,12 @@ def test_public_functions_show_what_they_take() -> None:
     """What is loaded inside is part of the signature; a wrong number of arguments is Python's own error."""
     sets = inspect.signature(lmccheck.set_connectivity).parameters
     assert list(sets)[:3] == ["models", "model", "data"]
-    assert (sets["loss"].default, sets["points"].default) == ("cross_entropy", 5)
+    assert (sets["loss"].default, sets["points"].default) == (None, 5)
     assert "pair" in inspect.signature(lmccheck.linear_connectivity).parameters
     assert lmccheck.linear_connectivity.__doc__
     with pytest.raises(TypeError, match=r"linear_connectivity\(\): missing a required argument: 'pair'"):
         lmccheck.linear_connectivity()  # type: ignore[call-arg]  # the point of the test
-    with pytest.raises(TypeError, match=r"set_connectivity\(\): missing a required argument: 'model'"):
+    with pytest.raises(TypeError, match=r"set_connectivity\(\): missing a required argument: 'data'"):
         lmccheck.set_connectivity(["a", "b"])
 
 
