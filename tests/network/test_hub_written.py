@@ -44,6 +44,7 @@ def test_a_merge_is_written_under_the_names_of_the_file(tmp_path, family):
         assert torch.equal(tensor, middle.to(tensor.dtype)), name
 
 
+@pytest.mark.slow
 def test_an_aligned_model_is_written_so_that_it_loads(tmp_path):
     """θ_B permuted loads as its own library loads it, and answers as θ_B does."""
     pair = pair_of(tmp_path, "ViT")
@@ -58,6 +59,7 @@ def test_an_aligned_model_is_written_so_that_it_loads(tmp_path):
     assert not torch.equal(one, torch.zeros_like(one))
 
 
+@pytest.mark.slow
 def test_the_modules_own_layout_is_kept(tmp_path):
     """A file in which experts are stacked already is written stacked."""
     pair = pair_of(tmp_path, "Mixtral")
