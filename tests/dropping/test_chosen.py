@@ -18,6 +18,7 @@ from lmccheck.dropping.costs import level_costs
 from lmccheck.dropping.edit import keep_factors, multiplied
 from lmccheck.dropping.refit import Refit
 from lmccheck.dropping.search import find_dropped
+from lmccheck.dropping.stability import fingerprint
 from lmccheck.evaluate.regression import Moments
 from lmccheck.evaluate.split import split
 
@@ -161,3 +162,12 @@ def test_a_refit_that_is_farther_is_not_taken(monkeypatch: pytest.MonkeyPatch) -
     best, plain, _ = found.search(2)
     assert best is plain
     assert best.how != "far"
+
+
+def test_a_fingerprint_knows_names() -> None:
+    """The same numbers under another name, or under two names swapped, are another state."""
+    one, two = torch.ones(2), torch.zeros(2)
+    known = fingerprint({"a": one, "b": two})
+    assert known == fingerprint({"b": two.clone(), "a": one.clone()})
+    assert known != fingerprint({"a": one, "c": two})
+    assert fingerprint({"a": one}) != fingerprint({"b": one})

@@ -175,10 +175,11 @@ def test_collecting_only_writes_nothing(project):
     assert not (project.path / "report.json").exists()
 
 
-def test_a_run_that_only_sets_up_measured_nothing(project):
-    """--setup-only is no green gate."""
+@pytest.mark.parametrize("flags", [(), ("--lmc-report-only",)])
+def test_a_run_that_only_sets_up_measured_nothing(project, flags):
+    """--setup-only is no green gate, and none of a run that fails nothing either."""
     gate(project, 1)
-    result, rows = run(project, "--setup-only")
+    result, rows = run(project, "--setup-only", *flags)
     assert (result.ret, rows["p0::linear_connectivity"]["verdict"]) == (1, "not measured")
 
 

@@ -46,3 +46,11 @@ def test_an_error_is_not_softened(project):
     """What could not be measured fails, whatever the severity of its verdict."""
     project.manifest(project.pair("broken", **{"raise": "SourceError"}) + project.check("broken", severity="warn"))
     assert project.run("--lmc-models").ret == pytest.ExitCode.TESTS_FAILED
+
+
+def test_nothing_warns_where_nothing_fails(gate):
+    """Under --lmc-report-only the row says fail (warn), and no warning is added to the run."""
+    result = gate.run("--lmc-models", "--lmc-report-only")
+    result.assert_outcomes(passed=2, warnings=0)
+    result.stdout.fnmatch_lines(["bad*fail (warn)*"])
+    result.stdout.no_fnmatch_line("*LmcWarning*")

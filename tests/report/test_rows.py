@@ -6,8 +6,10 @@ import json
 import shlex
 from pathlib import Path
 
+import pytest
 from test_report import record
 
+from lmccheck.report.escape import escaped
 from lmccheck.report.failure import reproduce_command
 from lmccheck.report.formats import Run, shown
 from lmccheck.report.formats.json import json as to_json
@@ -133,3 +135,10 @@ def test_flags_of_a_command_are_quoted() -> None:
     """As the path is: a shell gives them back as they were."""
     node, flags = "a b/lmc.toml::p::c", ["--lmc-device=cuda:1", "--odd=it's $HOME"]
     assert shlex.split(reproduce_command(node, flags)) == ["pytest", node, *flags]
+
+
+@pytest.mark.parametrize("fmt", ["simple", "github", "jira"])
+def test_a_name_draws_no_line(fmt: str) -> None:
+    """A newline in a name is two characters in every format, so that no name adds a row to a table."""
+    told = r"good\\nbad  pass" if fmt == "github" else r"good\nbad  pass"
+    assert escaped("good\nbad  pass", fmt).splitlines() == [told]
