@@ -7,6 +7,7 @@ from dataclasses import replace
 from itertools import combinations
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from lmccheck.alignment.api import Alignment
@@ -31,9 +32,10 @@ def not_worse(pair: ModelPair, alignment: Alignment) -> Alignment:
     """Return an alignment of a pair, or the identity in its place where that has the lower barrier.
 
     The barrier is that on calibration data; without any, the objective decides, where the method says what it was
-    before. ``facts`` hold ``compared``: by what, both figures, and which was ``kept``.
+    before. ``facts`` hold ``compared``: by what, both figures, and which was ``kept``. What is aligned onto θ_A itself
+    is kept, whatever re-estimated statistics make of one network.
     """
-    if alignment.is_identity:
+    if alignment.is_identity or all(torch.equal(pair.theta_a[n], w) for n, w in alignment.weights.items()):
         return alignment
     if pair.network.labelled is not None and pair.calibration is not None:
         barrier = pair.once(CalibrationBarrier)

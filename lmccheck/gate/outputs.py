@@ -136,7 +136,7 @@ def remove_stale(folder: Path, records: Iterable[CheckRecord]) -> list[Path]:
                         os.unlink(os.path.realpath(file))
                         removed += [path] if file == path else []
         merged = folder / f"{name}-merged"
-        if (merged / MADE_HERE).is_file():
+        if os.path.isfile(merged / MADE_HERE):
             for path in sorted(merged.glob("*.safetensors*")):
                 with suppress(OSError):
                     path.unlink()

@@ -19,7 +19,7 @@ from lmccheck.properties.settings import MAPS, choices
     [
         ("linear_connectivity", "align", {"none", *METHODS.names()}),
         ("linear_connectivity", "repair", set(REPAIRS)),
-        ("set_connectivity", "align", set(METHODS.names())),  # without none: unaligned barriers are always measured
+        ("set_connectivity", "align", {"none", *METHODS.names()}),
         ("set_connectivity", "method", set(MANY_METHODS)),
         ("set_connectivity", "repair", set(REPAIRS)),
         ("fused_connectivity", "norm", set(NORMS)),

@@ -169,7 +169,10 @@ def test_every_report_carries_the_endpoints():
     found = Finding(0.1, 0.05, "nats", endpoints=ends, worst_loss=1.35, above="chord")
     row = record().measured(judge("linear_connectivity", found, 0.0))
     entry = document(row)["checks"][0]
-    assert entry["endpoints"] == [{"name": "a", "loss": 0.5, "error": 0.25}, {"name": "b", "loss": 2.0, "error": None}]
+    assert entry["endpoints"] == [
+        {"name": "a", "loss": 0.5, "error": 0.25, "token_loss": None},
+        {"name": "b", "loss": 2.0, "error": None, "token_loss": None},
+    ]
     assert (entry["worst_loss"], entry["next"]) == (1.35, [])
     facts = dict(row.properties())
     assert {"lmc.loss_a": 0.5, "lmc.error_a": 0.25, "lmc.loss_b": 2.0, "lmc.worst_loss": 1.35}.items() <= facts.items()

@@ -208,7 +208,7 @@ def test_data_of_the_wrong_width(load: Load, folder: Path) -> None:
     rewrite(folder, "data.safetensors", inputs=torch.zeros(20, 5))
     with pytest.raises(SourceError) as error:
         lmccheck.linear_connectivity(load())
-    said(error, "data.safetensors", "(2, 5)")
+    said(error, "data.safetensors", "(20, 5)")
 
 
 def test_model_callable_that_raises(load: Load, folder: Path) -> None:

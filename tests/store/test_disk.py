@@ -37,7 +37,7 @@ OTHERS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "socket": (bind, "got a socket"),
     "endless device": (lambda path: link(path, "/dev/zero"), "got a character device"),
     "empty device": (lambda path: link(path, "/dev/null"), "got a character device"),
-    "folder": (lambda path: path.mkdir(), "got a folder"),
+    "folder": (lambda path: path.mkdir(), "got a folder|got an empty folder"),
     "link to nothing": (lambda path: link(path, "gone"), "got a link to 'gone', which is not there|a link to 'gone'"),
     "link to itself": (lambda path: link(path, path.name), "a link that leads back to itself"),
     "nothing": (lambda path: None, "no such file"),
