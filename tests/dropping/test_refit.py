@@ -63,3 +63,25 @@ def test_a_constant_goes_into_the_norm_where_there_is_no_bias() -> None:
     }  # fmt: skip
     dead = structure.others(structure.levels[1][0], keep[structure.levels[1][0]])
     assert torch.equal(state["5.running_mean"][dead], theta["5.running_mean"][dead])
+
+
+def test_the_mean_before_the_norm_is_what_it_was() -> None:
+    """The constant is not shrunk: on the data fitted to, E[conv − running mean] of every kept unit is that of θ."""
+    pair, structure = case("cnn")
+    theta = structure.canonical(pair.theta_a)
+    parts = split(pair.network, "tests", 200)
+    keep = random_units(structure, unit_counts(structure, 0.5), torch.Generator().manual_seed(0))
+    state, _ = Refit(pair, structure, theta, parts, torch.float64)(0, keep, polish=False)
+    inputs = torch.cat([batch.inputs for batch in parts.fit]).double()
+    assert not torch.equal(state["5.running_mean"], theta["5.running_mean"])
+
+    def centred(weights: dict[str, torch.Tensor]) -> torch.Tensor:
+        seen = []
+        module = pair.module.double().eval()
+        hook = module[4].register_forward_hook(lambda _module, _inputs, output: seen.append(output))
+        torch.func.functional_call(module, dict(structure.stored(weights)), (inputs,))
+        hook.remove()
+        return seen[0].mean((0, 2, 3)) - weights["5.running_mean"]
+
+    kept = keep[structure.levels[1][0]]
+    assert torch.allclose(centred(state)[kept], centred(theta)[kept], atol=1e-9)

@@ -213,6 +213,12 @@ def test_json_is_strict_whatever_was_measured():
     assert entry["details"] == {"losses": [1.0, "-inf"], "deep": {"x": "nan"}}
 
 
+def test_json_has_the_manifests_own_items():
+    """A manifest whose files are at fault is a check that failed."""
+    row = dataclasses.replace(record("", "error"), id="lmc.toml::manifest", check="manifest", text="no file")
+    assert [entry["id"] for entry in document(row, record())["checks"]] == ["lmc.toml::manifest", record().id]
+
+
 def test_json_describes_each_pair_once():
     """By whichever of its checks could load it; manifests are listed once each."""
     described = {"files": {"a": {"sha256": "1"}}, "model": "m:f"}

@@ -58,6 +58,14 @@ def test_freezing_reaches_what_is_unified_later() -> None:
     assert [f.find().frozen for f in b] == [WHY, WHY]
 
 
+def test_freezing_what_was_refined_freezes_its_parts() -> None:
+    """12 that is 3·4 by now: no part of it moves after it is frozen."""
+    a, b = fresh(12), (Factor(3), Factor(4))
+    unify(a, b, WHY)
+    freeze(a, Reason("other", "later"))
+    assert [f.find().frozen for f in b] == [Reason("other", "later")] * 2
+
+
 def test_concatenations_match_segment_by_segment() -> None:
     """[4 | 6] against [6 | 4] is cut into 4, 2, 4."""
     first, second = concatenate([fresh(4), fresh(6)]), concatenate([fresh(6), fresh(4)])
