@@ -45,7 +45,7 @@ class Loaded:
             outcome = self.core.load(self.folder, self.plan, sources)
         except LmcError as error:
             return error
-        self.description = {**self.description, **outcome.description}
+        self.description = {**self.description, **outcome.description, "inputs": read_beside(outcome)}
         self.environment = environment(str(outcome.device), str(outcome.description.get("device", "cpu")))
         return outcome
 
@@ -84,6 +84,16 @@ class Loaded:
         finally:
             self._witnesses.clear()
         self.lines.append(f"{plan.ships} written to {target}")
+
+
+def read_beside(loaded: Any) -> list[dict[str, Any]]:
+    """Return the files that were read beside checkpoints, with their hashes: data, recipes, code."""
+    from lmccheck.store.files import sha256_of
+
+    ends = getattr(loaded, "origins", ()) or [end.checkpoint for end in getattr(loaded, "endpoints", ())]
+    checkpoints = {path for end in ends for path in end.files}
+    read = dict.fromkeys(path for path in getattr(loaded, "inputs", ()) if path not in checkpoints)
+    return [{"path": str(path), "sha256": sha256_of(path)} for path in read if path.is_file()]
 
 
 def environment(asked: str, device: str) -> dict[str, Any]:

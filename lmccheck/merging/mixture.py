@@ -68,7 +68,16 @@ def _known(parents: tuple[str, ...], base: bool, weights: Weights | None) -> Ite
     if weights is not None:
         given = {name: float(weights[name]) for name in parents if name in weights}
         total = sum(given.values())
-        yield f"the weighted sum ({_sum(given)}), not divided by the weights' sum", given
+        one = abs(total - 1) <= 1e-9
+        undivided = f"the weighted sum ({_sum(given)}), not divided by the weights' sum"
+        yield (
+            (
+                "the recipe's own sum, rounded otherwise (a tolerance that is a number accepts that)"
+                if one
+                else undivided
+            ),
+            given,
+        )
         if total and abs(total - 1) > 1e-9:
             yield "the sum divided by the weights' sum (a normalised sum)", {k: w / total for k, w in given.items()}
         if base:
@@ -120,7 +129,7 @@ def _fitted(got: Checkpoint, sources: Mapping[str, Checkpoint], names: Iterable[
         columns.append(torch.stack([*(sources[o].get(name).double().reshape(-1) - at for o in others), at], 1))
         rows.append(got.get(name).double().reshape(-1) - at)
     matrix, target = torch.cat(columns), torch.cat(rows)
-    if matrix.shape[0] <= matrix.shape[1]:
+    if matrix.shape[0] <= matrix.shape[1] or not bool(matrix.isfinite().all() and target.isfinite().all()):
         return None
     sizes = matrix.norm(dim=0)
     if not bool((sizes > 0).all()):

@@ -213,7 +213,7 @@ def _explained(merge: Merge, shipped: Checkpoint, comparison: Comparison) -> lis
     weights = merge.recipe.settings.get("weights") or merge.product.made.facts.get("weights")
     names = [one.name for one in comparison.differences]
     said = mixture(shipped, merge.files, merge.base_file, weights, names)
-    sums = [f"{said}; the recipe is {merge.recipe.text}"] if said else []
+    sums = [f"what is shipped is {said}; the recipe is {merge.recipe.text}"] if said else []
     return [*sums, *symptoms(comparison, shipped, merge.product.checkpoint)]
 
 

@@ -62,7 +62,6 @@ def shipped(merge: Merge, *, tolerance: Tolerance = "bits") -> Finding:
 def _failure(merge: Merge, found: Publication, lines: list[str]) -> list[str]:
     """Return what is wrong, the first of it as the headline, what explains it, and what it costs."""
     first, *others = lines
-    explained = [f"what is shipped is {found.explanations[0]}", *found.explanations[1:]] if found.explanations else []
     losses = ", ".join(f"{name} {loss:.4g}" for name, loss in found.losses.items())
     told = [f"losses in {merge.network.loss.unit}, each as it is: {losses}"] if losses else []
-    return [f"{merge.name}: {found.label} {first}", *others, *explained, *told, *found.mends]
+    return [f"{merge.name}: {found.label} {first}", *others, *found.explanations, *told, *found.mends]

@@ -96,7 +96,7 @@ def test_the_joint_match_is_the_one_of_the_lowest_loss_half_way() -> None:
     assert affordable(problem.spec, 3 * cost, 5) == 3
 
 
-@pytest.mark.parametrize("method", ["best", "learned", "transport-both"])
+@pytest.mark.parametrize("method", ["best", pytest.param("learned", marks=pytest.mark.slow), "transport-both"])
 def test_the_choice_never_sees_evaluation_data(method: str) -> None:
     """Other evaluation inputs and garbage for targets: the same permutation, bit for bit, and the same facts."""
     pair = rescaled_pair()
@@ -115,6 +115,7 @@ def replaced(data: Data) -> Data:
     return Data((Batch(batch.inputs.flip(0) * 2 - 1, batch.targets * 0),), data.origin, True)
 
 
+@pytest.mark.slow
 def test_a_seed_decides_everything() -> None:
     """Two runs with one seed agree bit for bit, facts included."""
     for method in ("best", "weight-matching"):

@@ -130,6 +130,7 @@ def test_head_rotations_are_fitted_where_activations_span_little(method: str, fe
     undone("few inputs", "head-maps", method)
 
 
+@pytest.mark.slow  # one of each kind is undone above
 def test_any_planted_head_map_is_undone() -> None:
     """An invertible map that is no rotation is learned where it cannot be fitted: the barrier is 1e-6 at most."""
     undone("attention", "head-maps", "weight-matching", orthogonal=False)

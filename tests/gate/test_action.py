@@ -41,7 +41,10 @@ def test_the_step_passes_fails_and_says_so(project):
     assert json.loads(Path(outputs["attestation"]).read_text())["predicate"]["passedTests"]
     assert (project.path / "lmc-report/junit.xml").is_file()
     project.gate(bad="2")
-    done, outputs = run_step(project, "lmc.toml", "-q")
+    project.gate(name="b/other.lmc.toml", also="0.01", not_this="3")
+    done, outputs = run_step(project, "lmc.toml\nb\n", "-q -k 'bad or also'")  # lines, and quotes
+    assert "also" in done.stdout
+    assert "not_this" not in done.stdout
     assert done.returncode == 1
     assert outputs["result"] == "FAILED"
     assert "::error file=lmc.toml,line=" in done.stdout

@@ -178,3 +178,26 @@ def test_files_are_judged_also_where_parents_are_of_no_use(shipped, given) -> No
     data = inputs, torch.randint(0, 3, (400,), generator=torch.Generator().manual_seed(3))
     result = shipped(given["x"], data=data)
     assert result.verdict == "fail"
+
+
+def test_a_tensor_that_is_not_finite_is_named(shipped, given) -> None:
+    """One NaN, or all: the tensor is told, and no recipe is fitted to it."""
+    for many in (False, True):
+        state = total(given, 0.5, 0.5)
+        name = next(iter(state))
+        state[name].view(-1)[slice(None) if many else slice(1)] = float("nan")
+        result = shipped(state)
+        assert result.verdict == "fail"
+        text = str(result.details["failure"])
+        assert name in text
+        assert "nan" in text.lower()
+        assert "what is shipped is" not in text
+
+
+def test_another_order_of_roundings_is_said(shipped, given) -> None:
+    """The recipe's own sum, an ulp away here and there: no other recipe is claimed."""
+    state = total(given, 0.5, 0.5)
+    name = max(state, key=lambda k: state[k].numel())
+    state[name] = torch.nextafter(state[name], torch.full_like(state[name], torch.inf))
+    text = str(shipped(state).details["failure"])
+    assert "the recipe's own sum, rounded otherwise" in text

@@ -11,7 +11,7 @@ import pytest
 from lmccheck.report.formats import FORMATS, Run
 from lmccheck.report.record import NOT_MEASURED, CheckRecord
 
-A, B, DATA, MANIFEST, OUT = ("a" * 64, "b" * 64, "d" * 64, "e" * 64, "f" * 64)
+A, B, DATA, MANIFEST, OUT, YAML = ("a" * 64, "b" * 64, "d" * 64, "e" * 64, "f" * 64, "1" * 64)
 PAIR = {
     "files": {"a": {"path": "/p/a.safetensors", "sha256": A}, "b": {"path": "/p/b.safetensors", "sha256": B}},
     "data": {"origin": "data test.safetensors", "samples": 5, "sha256": DATA},
@@ -52,10 +52,18 @@ def test_the_statement_has_the_specifications_fields():
 def test_of_a_merge_the_subject_is_what_ships():
     """Parents, base and the YAML are configuration; each file of a folder is a subject of its own."""
     shipped = {"path": "/p/out", "sha256": "0" * 64, "files": {"out/model.safetensors": OUT}}
-    merge = {**PAIR, "recipe": {"name": "linear"}, "shipped": shipped}
+    inputs = [{"path": "/p/merge.yaml", "sha256": YAML}]
+    merge = {**PAIR, "files": {**PAIR["files"], "shipped": shipped}, "recipe": {"name": "mergekit"}, "inputs": inputs}
     found = statement(record(kind="merge", pair_description=merge))
     assert [(each["name"], each["digest"]["sha256"]) for each in found["subject"]] == [("model.safetensors", OUT)]
-    assert {each["digest"]["sha256"] for each in found["predicate"]["configuration"]} == {MANIFEST, A, B, DATA}
+    assert {each["digest"]["sha256"] for each in found["predicate"]["configuration"]} == {MANIFEST, A, B, DATA, YAML}
+
+
+def test_a_merge_of_which_nothing_ships_passes_for_its_manifest():
+    """The subject is what asked for it."""
+    found = statement(record(kind="merge", pair_description={**PAIR, "recipe": {"name": "linear"}}))
+    assert [each["digest"]["sha256"] for each in found["subject"]] == [MANIFEST]
+    assert found["predicate"]["result"] == "PASSED"
 
 
 @pytest.mark.parametrize("verdict", ["fail", "inconclusive", "error", NOT_MEASURED])

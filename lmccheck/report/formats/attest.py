@@ -23,7 +23,8 @@ def attest(records: list[CheckRecord], run: Run) -> str:
     """Return the statement, unsigned.
 
     ``subject`` are the files that may be used if it says PASSED: those that a merge ships, and for pairs and sets the
-    checkpoints themselves. ``configuration``: manifests, what merges were made of, data and calibration.
+    checkpoints themselves; the manifests, where nothing is shipped. ``configuration``: manifests, what merges were made
+    of, and whatever else was read: data, calibration, recipes, code.
     ``result`` is PASSED where every check passed, WARNED where only checks that warn did not, FAILED for all else,
     whether or not that fails the run: inconclusive, an error, not measured, a run that has not finished.
     """
@@ -35,7 +36,7 @@ def attest(records: list[CheckRecord], run: Run) -> str:
     manifests = _unique((row.manifest, row.manifest_sha256) for row in rows)
     made_of = _unique(file for row in rows for file in _configuration(row.pair_description))
     passed, warned, failed = _outcomes(rows, run)
-    complete = not run.errors and bool(subject)
+    complete = not run.errors and bool(subject or made_of)
     bad = bool(failed) or not complete or not (passed or warned) or (run.exit_status != 0 and not run.report_only)
     statement = {
         "_type": STATEMENT,
@@ -66,22 +67,15 @@ def _outcomes(rows: Sequence[CheckRecord], run: Run) -> tuple[list[str], list[st
 
 
 def _subject(described: Mapping[str, Any]) -> Iterator[tuple[str, str | None]]:
-    shipped = described.get("shipped")
-    if shipped is not None or "recipe" in described:
-        yield from _files(shipped)
-        return
-    for facts in described.get("files", {}).values():
+    files = described.get("files", {})
+    for facts in (files.get("shipped"),) if "recipe" in described else files.values():
         yield from _files(facts)
 
 
 def _configuration(described: Mapping[str, Any]) -> Iterator[tuple[str, str | None]]:
-    for facts in (*described.get("files", {}).values(), described.get("base"), described.get("recipe_file")):
+    read = (described.get("data"), described.get("calibration"), *described.get("inputs", ()))
+    for facts in (*described.get("files", {}).values(), *read):
         yield from _files(facts)
-    for key in ("data", "calibration"):
-        facts = described.get(key)
-        several = facts.values() if isinstance(facts, Mapping) and "origin" not in facts else (facts,)
-        for each in several:
-            yield from _files(each)
 
 
 def _files(facts: Any) -> Iterator[tuple[str, str | None]]:
