@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,11 @@ from lmccheck.evaluate.lm_task import Task
 from lmccheck.modules.precision import exact_float32
 from lmccheck.modules.runner import as_source_error
 from lmccheck.shown import one_line
+from lmccheck.store.data import Batch
 from lmccheck.store.imports import label, load_object
+from lmccheck.store.trees import mapped
 
+REPEATS = 1e-6  # relative: what two calls may differ by, where a device sums in another order
 POINTS = 100.0  # errors and accuracies are told in percent
 CALLABLE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 EXPECTED = 'or "module:callable" (model, batches -> per-sample values), or { lm_eval = "task" }'
@@ -142,20 +145,42 @@ def _of_function(function: Any, name: str) -> Metric:
     """Return the metric that a user's function is."""
     if not callable(function):
         raise SourceError(f"metric {name!r}: got {type(function).__name__}, expected a function of (model, batches)")
+    tried: set[str] = set()  # the data that it was tried on
 
     def scores(evaluator: Evaluator, weights: Weights, found: Measured) -> Scores:
-        runner = evaluator.runner
-        runner.load(weights)
-        batches = [(runner.cast(batch.inputs), runner.cast(batch.targets)) for batch in evaluator.batches]
         what = f"metric {name!r} on {evaluator.network.data.origin}"
-        with as_source_error(f"{what}: calling it"), torch.no_grad(), exact_float32():
-            said = function(runner.module, batches)
-        values = per_sample(said, what, len(found.losses))
+        values = _called(function, evaluator, weights, evaluator.batches, what)
+        if evaluator.network.data.origin not in tried:
+            tried.add(evaluator.network.data.origin)
+            _require_repeatable(function, evaluator, weights, what)
         return Scores(values, torch.ones_like(values))
 
     higher = getattr(function, "higher_is_better", False) is True
     unit = getattr(function, "unit", "")
     return Metric(name, unit if isinstance(unit, str) else "", scores, higher)
+
+
+def _called(function: Any, evaluator: Evaluator, weights: Weights, given: Sequence[Batch], what: str) -> Tensor:
+    """Return a user's values of batches: it gets copies, so that nothing that it writes into is used again."""
+    runner = evaluator.runner
+    runner.load(weights)
+    batches = [mapped(torch.clone, (runner.cast(batch.inputs), runner.cast(batch.targets))) for batch in given]
+    with as_source_error(f"{what}: calling it"), torch.no_grad(), exact_float32():
+        said = function(runner.module, batches)
+    return per_sample(said, what, sum(batch.samples for batch in given))
+
+
+def _require_repeatable(function: Any, evaluator: Evaluator, weights: Weights, what: str) -> None:
+    """Refuse a metric that gives one batch two values, as one of random numbers does."""
+    first = evaluator.batches[:1]
+    one, again = (_called(function, evaluator, weights, first, what) for _ in range(2))
+    if bool((differ := ~torch.isclose(one, again, rtol=REPEATS, atol=0.0)).any()):
+        k = int(differ.nonzero()[0])
+        raise SourceError(
+            f"{what}: gives {float(one[k]):.4g} and then {float(again[k]):.4g} for the same model and sample "
+            f"(sample {k}), expected one value; mend: compute it from its arguments alone, without random numbers and "
+            "without state"
+        )
 
 
 def _of_task(task: Task) -> Metric:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import random
 
 import pytest
 import torch
@@ -145,6 +147,40 @@ def test_a_function_of_model_and_batches_is_a_metric(text):
     for theta, weights in ((pair.theta_a, ends[0]), (pair.theta_b, ends[1])):
         by_rows = [sum(float(weights["table.weight"][t].max()) for t in row) for row in tokens.tolist()]
         assert scored(pair, theta, lengths).value == pytest.approx(mean(by_rows), rel=1e-5)
+
+
+def test_a_metric_may_write_into_what_it_is_given(text):
+    """Weights, inputs and targets that it overwrites are those of its call alone."""
+    pair, tokens, ends = text
+
+    def careless(model, batches):
+        found = lengths(model, batches)
+        for tensor in (*model.parameters(), *(tensor for batch in batches for tensor in batch)):
+            tensor.zero_()
+        return found
+
+    before = [end["table.weight"].clone() for end in ends], tokens.clone()
+    evaluator, made = Evaluator(pair.network, pair.theta_a), metric(careless)
+    for theta in (pair.theta_a, pair.theta_b, pair.theta_a):
+        weights = evaluator.weights(theta)
+        found = evaluator.measure(weights, reestimate=False, label="an end")
+        by_rows = [sum(float(theta["table.weight"][t].max()) for t in row) for row in before[1].tolist()]
+        assert made.scores(evaluator, weights, found).value == pytest.approx(mean(by_rows), rel=1e-5)
+        assert torch.equal(evaluator.measure(weights, reestimate=False, label="an end").losses, found.losses)
+    assert torch.equal(tokens, before[1])
+    assert all(torch.equal(end["table.weight"], own) for end, own in zip(ends, before[0], strict=True))
+
+
+def test_a_metric_that_draws_is_refused(text):
+    """Two calls on one batch differ, whichever source of random numbers is asked; a seed of its own is no such case."""
+    pair, _, _ = text
+    for draw in (random.random, lambda: float(torch.rand(())), itertools.count().__next__):
+        with pytest.raises(SourceError, match=r"gives .* and then .* for the same model and sample \(sample 0\)"):
+            scored(pair, pair.theta_a, lambda model, batches, draw=draw: [draw() for _, t in batches for _ in t])
+    seeded = scored(
+        pair, pair.theta_a, lambda model, batches: [random.Random(0).random() for _, t in batches for _ in t]
+    )
+    assert seeded.value == pytest.approx(random.Random(0).random())
 
 
 @pytest.mark.parametrize(
