@@ -1,7 +1,8 @@
 """Configurations compared: whatever two config.json say differently is a difference unless it is known to be harmless.
 
-Spellings of one thing are one, keys that are left out have their defaults (``defaults``), and configurations within
-configurations (``text_config``, ``vision_config``) are compared by dotted names.
+Spellings of one thing are one where a model's type reads them all: any other is a key by itself, which changes nothing
+where it stands. Keys that are left out have their defaults (``defaults``), and configurations within configurations
+(``text_config``, ``vision_config``) are compared by dotted names.
 """
 
 from __future__ import annotations
@@ -64,7 +65,6 @@ moe_intermediate_size shared_expert_intermediate_size hidden_sizes embedding_siz
 """
 WIDTHS = tuple(SIZES.split())  # what two networks that differ in widths differ in
 MADE = ("is_gated_act", "dense_act_fn")  # of feed_forward_proj, whatever a type's default is
-ONE_SPELLING = FAMILIES[3:5]  # compared across spellings too
 LABELLED = re.compile("Classification|Detection|Segmentation|MultipleChoice|Tagging")
 
 
@@ -78,7 +78,6 @@ def differences(a: Folder, b: Folder) -> Iterator[Difference]:
 def _differences(one: Mapping[str, Any], other: Mapping[str, Any], above: str) -> Iterator[Difference]:
     defaults = [assumed(config) for config in (one, other)]
     mine, theirs = (canonical(config, known) for config, known in zip((one, other), defaults, strict=True))
-    mine, theirs = _one_spelling(mine, theirs), _one_spelling(theirs, mine)
     for key in [*mine, *(key for key in theirs if key not in mine)]:
         ends = mine.get(key, MISSING), theirs.get(key, MISSING)
         name = f"{above}{key}"
@@ -106,8 +105,9 @@ def _within(one: Any, other: Any) -> tuple[Mapping[str, Any], Mapping[str, Any]]
 
 
 def canonical(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a configuration without what is harmless, and with one spelling for what has several."""
-    found = {key: _number(value) for key, value in config.items() if not harmless(key) and key not in rope.SPELLINGS}
+    """Return a configuration without what is harmless, and with one spelling for what its type reads in several."""
+    turned = rope.spellings(config)
+    found = {key: _number(value) for key, value in config.items() if not harmless(key) and key not in turned}
     for alias, name in defaults.get("aliases", {}).items():
         if alias in found and (name not in found or same(found[name], found[alias])):
             found[name] = found.pop(alias)
@@ -180,15 +180,6 @@ def _labels(config: Mapping[str, Any]) -> dict[str, Any] | None:
     if not isinstance(stated, dict) or stated == {"0": "LABEL_0", "1": "LABEL_1"}:
         return None
     return dict(sorted(stated.items(), key=lambda item: (len(item[0]), item[0])))
-
-
-def _one_spelling(mine: dict[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a configuration with the other's spelling, where each has but one and they differ."""
-    for spellings in ONE_SPELLING:
-        own, others = ([key for key in spellings if key in config] for config in (mine, theirs))
-        if len(own) == len(others) == 1 and spellings.index(others[0]) < spellings.index(own[0]):
-            mine = {others[0] if key == own[0] else key: value for key, value in mine.items()}
-    return mine
 
 
 def _alike(key: str, ends: tuple[Mapping[str, Any], Mapping[str, Any]], defaults: list[dict[str, Any]]) -> bool:

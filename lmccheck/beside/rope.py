@@ -10,7 +10,14 @@ GLOBAL, LOCAL = "full_attention", "sliding_attention"  # as configurations call 
 THETAS = ("rope_theta", "rotary_emb_base", "global_rope_theta")
 LOCAL_THETAS = ("rope_local_base_freq", "local_rope_theta")
 PARTS = ("partial_rotary_factor", "rotary_pct")
-SPELLINGS = (*THETAS, *LOCAL_THETAS, *PARTS, "rope_scaling", "rope_parameters")
+SPELLINGS = (THETA, PARTIAL, SCALING, "rope_parameters")  # which every type reads
+OWN: dict[str, tuple[str, ...]] = {  # and which only types do whose names begin so: elsewhere a key that changes nothing
+    "rotary_emb_base": ("gpt_neox",),
+    "rotary_pct": ("gpt_neox",),
+    "global_rope_theta": ("modernbert",),
+    "local_rope_theta": ("modernbert",),
+    "rope_local_base_freq": ("gemma3", "t5gemma2"),
+}
 TYPES = {"su": "longrope", "mrope": "default"}  # as they were called before
 WITHIN = ("llama3", "yarn", "longrope")  # those that know a length before scaling
 IGNORED = ("factor", "original_max_position_embeddings", "attention_factor")  # where nothing is scaled
@@ -29,7 +36,8 @@ def of(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]
     """
     known = {name: defaults.get(name) for name in (THETA, PARTIAL, "rope_parameters")}
     assumed: dict[str, Any] = {name: value for name, value in known.items() if isinstance(value, (int, float, dict))}
-    if not any(name in config for name in SPELLINGS):
+    config = {name: value for name, value in config.items() if name not in OWN or name in spellings(config)}
+    if not any(name in config for name in spellings(config)):
         if not assumed:
             return {}
         config = {**config, **assumed}
@@ -55,6 +63,16 @@ def of(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]
         for name, values in named.items()
         if values
     }
+
+
+def spellings(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the keys that a configuration's type reads of rotary positions.
+
+    >>> "rotary_pct" in spellings({"model_type": "gpt_neox"}), "rotary_pct" in spellings({"model_type": "llama"})
+    (True, False)
+    """
+    kind = str(config.get("model_type"))
+    return (*SPELLINGS, *(name for name, types in OWN.items() if kind.startswith(types)))
 
 
 def _layer(stated: Mapping[str, Any], theta: Any, partial: Any, config: Mapping[str, Any]) -> dict[str, Any]:

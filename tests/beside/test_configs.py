@@ -19,7 +19,8 @@ def compared(tmp_path: Path, one: dict[str, Any], other: dict[str, Any]) -> dict
     for name, keys in (("a", one), ("b", other)):
         config = {key: value for key, value in (LLAMA | keys).items() if value != "left out"}
         ends.append(Folder(folder(tmp_path / name, {"config.json": config})))
-    assert [d.values[::-1] for d in differences(*reversed(ends))] == [d.values for d in differences(*ends)]
+    turned = {each.what: each.values[::-1] for each in differences(*reversed(ends))}
+    assert turned == {each.what: each.values for each in differences(*ends)}
     return {each.what: each.values for each in differences(*ends)}
 
 
@@ -88,6 +89,37 @@ def test_what_changes_the_function_is_told(
 def test_what_does_not_is_not_told(tmp_path: Path, one: dict[str, Any], other: dict[str, Any]) -> None:
     """Bookkeeping, dropout, spellings of other versions, and values that are left out and assumed anyway."""
     assert compared(tmp_path, one, other) == {}
+
+
+@pytest.mark.parametrize(
+    ("read", "unread", "assumed"),
+    [
+        ({"rms_norm_eps": 0.05}, "layer_norm_eps", "1e-06"),
+        ({"hidden_act": "relu"}, "activation_function", '"silu"'),
+        ({"rope_theta": 50.0}, "rotary_emb_base", "10000.0"),
+        ({"rope_theta": 50.0}, "global_rope_theta", "10000.0"),
+        ({"partial_rotary_factor": 0.5}, "rotary_pct", None),
+    ],
+)
+def test_a_key_that_the_type_never_reads_is_no_spelling(
+    tmp_path: Path, read: dict[str, Any], unread: str, assumed: str | None
+) -> None:
+    """Llama is loaded with its default: both the key that it reads and the one that it does not are told."""
+    ((key, value),) = read.items()
+    default = f"absent ({assumed} by default)" if assumed else "absent"
+    found = compared(tmp_path, {"rms_norm_eps": 1e-6, **read}, {key: "left out", unread: value})
+    assert found[unread] == ("absent", json.dumps(value))
+    assert found[key][0] == json.dumps(value)
+    assert found[key][1] in (default, assumed or default)
+    assert list(compared(tmp_path, {key: "left out"}, {key: "left out", unread: value})) == [unread]
+
+
+def test_spellings_that_a_type_reads_are_one(tmp_path: Path) -> None:
+    neox = {"model_type": "gpt_neox", "rms_norm_eps": "left out"}
+    now = {"rope_theta": 50.0, "partial_rotary_factor": 0.5}
+    assert compared(tmp_path, {**neox, "rotary_emb_base": 50, "rotary_pct": 0.5}, {**neox, **now}) == {}
+    gpt2 = {"model_type": "gpt2", "rms_norm_eps": "left out", "hidden_size": "left out"}
+    assert compared(tmp_path, {**gpt2, "n_embd": 4}, {**gpt2, "hidden_size": 4}) == {}
 
 
 def test_layers_of_two_kinds_are_compared_in_either_spelling(tmp_path: Path) -> None:
