@@ -11,7 +11,7 @@ THETAS = ("rope_theta", "rotary_emb_base", "global_rope_theta")
 LOCAL_THETAS = ("rope_local_base_freq", "local_rope_theta")
 PARTS = ("partial_rotary_factor", "rotary_pct")
 SPELLINGS = (THETA, PARTIAL, SCALING, "rope_parameters")  # which every type reads
-OWN: dict[str, tuple[str, ...]] = {  # and which only types do whose names begin so: elsewhere a key that changes nothing
+OWN: dict[str, tuple[str, ...]] = {  # and which only types whose names begin so read
     "rotary_emb_base": ("gpt_neox",),
     "rotary_pct": ("gpt_neox",),
     "global_rope_theta": ("modernbert",),
