@@ -60,6 +60,7 @@ def endpoint(network: Network, checkpoint: Checkpoint) -> Endpoint:
     checkpoint = without_prefix(checkpoint, stored_tensors(network.module))
     require_fit(checkpoint.tensors, network.module, checkpoint.label, network.model)
     require_evaluable(checkpoint.tensors, checkpoint.label)
+    _require_changed_together(checkpoint, network)
     state = checkpoint.read()
     require_tied(state, network.module, checkpoint.label, network.model)
     module = network.module
@@ -177,6 +178,18 @@ def require_tied(state: StateDict, module: nn.Module, label: str, model: str) ->
                     f"{label}: tensors {first!r} and {name!r} differ, in model {model} they are one tensor; mend: "
                     "save the tied model"
                 )
+
+
+def _require_changed_together(checkpoint: Checkpoint, network: Network) -> None:
+    """Raise CheckpointError where an adapter changes one name of a tensor, and another is to stay what it was."""
+    for name, twins in _twins(network.module).items():
+        left = [other for other in twins if other not in checkpoint.apart]
+        if name in checkpoint.apart and left:
+            raise CheckpointError(
+                f"{checkpoint.label}: the adapter changes tensor {name!r} and not {left[0]!r}, in model "
+                f"{network.model} they are one tensor; peft unties them, expected both as they are; mend: merge the "
+                "adapter with peft into an untied base, and give that model"
+            )
 
 
 def _twins(module: nn.Module) -> dict[str, list[str]]:

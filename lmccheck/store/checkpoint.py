@@ -45,7 +45,7 @@ class Checkpoint:
     files which bytes they are made of. ``digests``, the hash of each of its files, may be given in place of
     ``digest``, and is then made one. ``about`` is what a report says beside, ``remarks`` what
     is to be said of it with every verdict. ``as_stored``, where the files have other names than these tensors, returns
-    weights under those of the files.
+    weights under those of the files. ``apart`` are tensors that were changed without those that are tied to them.
     """
 
     label: str
@@ -65,6 +65,7 @@ class Checkpoint:
     remarks: tuple[str, ...] = ()
     onto: Callable[[Callable[[Checkpoint], Checkpoint]], Checkpoint] | None = field(default=None, repr=False)
     as_stored: Renaming | None = field(default=None, repr=False)
+    apart: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         if self.get is _of_all:

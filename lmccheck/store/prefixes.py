@@ -58,6 +58,7 @@ def _without(checkpoint: Checkpoint, prefix: str) -> Checkpoint:
         get=lambda short: checkpoint.get(names[short]),
         same=lambda one, other: checkpoint.same(names[one], names[other]),
         lies={short: checkpoint.lies[name] for short, name in names.items() if name in checkpoint.lies},
+        apart=frozenset(short for short, name in names.items() if name in checkpoint.apart),
         remarks=(*checkpoint.remarks, f"names are taken without their prefix {prefix!r}{_by(prefix)}"),
     )
 

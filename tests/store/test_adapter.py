@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from lmccheck import load_pair
 from lmccheck.errors import CheckpointError
 from lmccheck.store.checkpoint import look_at, open_checkpoint
 
@@ -156,6 +157,74 @@ def test_a_head_that_the_base_does_not_have(tmp_path: Path) -> None:
     """A module that is saved as a whole may be new, as a classifier's is."""
     state = product(tmp_path, {**PLAIN, f"{PREFIX}score.weight": torch.ones(3, 4)}, modules_to_save=["score"])
     assert torch.equal(state["score.weight"], torch.ones(3, 4))
+
+
+TIED = {"embed_tokens.weight": drawn(5, 3, seed=11), "q.weight": drawn(3, 3, seed=12)}
+
+
+class Tied(torch.nn.Module):
+    """An embedding whose numbers are the head's as well."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed_tokens, self.q = torch.nn.Embedding(5, 3), torch.nn.Linear(3, 3, bias=False)
+        self.lm_head = torch.nn.Linear(3, 5, bias=False)
+        self.lm_head.weight = self.embed_tokens.weight
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.lm_head(self.q(self.embed_tokens(tokens)))
+
+
+def pair_of_tied(folder: Path, prefix: str, tensors: dict[str, Tensor], saved: Any = (), *also: str) -> Any:
+    """Load an adapter of q and of what is said on the tied network, and that network."""
+    tensors = {**tensors, **factors("q", (drawn(2, 3), drawn(3, 2)))}
+    config = {"modules_to_save": list(saved), "target_modules": ["q", *also]}
+    base = {f"{prefix}{name}": tensor for name, tensor in TIED.items()}
+    tokens = torch.arange(10).reshape(2, 5) % 5
+    data = tokens, tokens
+    folder = written(folder, tensors, base, **config)
+    return load_pair(GIVEN, "base", model=Tied, data=data, loss="next_token", device="cpu", base=folder)
+
+
+EMBEDDED = {
+    f"{PREFIX}embed_tokens.lora_embedding_A": drawn(2, 5),
+    f"{PREFIX}embed_tokens.lora_embedding_B": drawn(3, 2),
+}
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+@pytest.mark.parametrize(
+    ("tensors", "config"),
+    [
+        ({f"{PREFIX}embed_tokens.weight": drawn(5, 3)}, (["embed_tokens"],)),
+        (EMBEDDED, ((), "embed_tokens")),
+    ],
+)
+def test_one_of_two_tied_tensors_is_not_changed_alone(
+    tmp_path: Path, prefix: str, tensors: dict[str, Tensor], config: tuple[Any, ...]
+) -> None:
+    """PEFT keeps the head as it was: written into both, it would be another model."""
+    with pytest.raises(CheckpointError, match=r"'embed_tokens.weight' and not 'lm_head.weight', .* one tensor; .*mend"):
+        pair_of_tied(tmp_path, prefix, tensors, *config)
+
+
+def test_what_is_tied_and_changed_together_is_read(tmp_path: Path) -> None:
+    """An embedding that was stored since it was resized is copied into the tied one; both saved alike are one."""
+    whole = drawn(5, 3)
+    stored = pair_of_tied(tmp_path, "", {f"{PREFIX}embed_tokens.weight": whole})
+    assert all(torch.equal(stored.theta_a[name], whole) for name in ("embed_tokens.weight", "lm_head.weight"))
+    both = {f"{PREFIX}{name}.weight": whole.clone() for name in ("embed_tokens", "lm_head")}
+    saved = pair_of_tied(tmp_path, "", both, ["embed_tokens", "lm_head"])
+    assert torch.equal(saved.theta_a["lm_head.weight"], whole)
+
+
+def test_factors_of_what_is_tied_and_not_stored(tmp_path: Path) -> None:
+    """One line that names the module, the tensor and the base."""
+    head = factors("lm_head", (drawn(2, 3), drawn(5, 2)))
+    said = r"got factors of module 'lm_head', expected a tensor .*lm_head\.weight' in"
+    for prefix in ("", "module."):
+        with pytest.raises(CheckpointError, match=said):
+            pair_of_tied(tmp_path, prefix, head, (), "lm_head")
 
 
 def test_the_product_has_the_dtype_of_the_base(tmp_path: Path) -> None:

@@ -68,6 +68,7 @@ def parts_of(label: str, adapter: Headers, config: AdapterConfig, base: Headers,
     _require_targeted(label, modules, config)
     prefix = _prefix(label, [*_weights(modules), *whole.values()], config, base, base_label)
     fit = _Fit(label, adapter, config, base, base_label)
+    fit.require_stored(modules, prefix)
     products = {}
     transposed = fit.orientation(modules, prefix)
     for module, roles in modules.items():
@@ -197,6 +198,16 @@ class _Fit:
             raise CheckpointError(
                 f"{self.label}: tensor {own!r} has shape {self.adapter[own].shape}, in {self.base_label} it has "
                 f"{self.base[name].shape}; {FITS}, with its vocabulary as it was resized"
+            )
+
+    def require_stored(self, modules: Collection[str], prefix: str) -> None:
+        """Raise CheckpointError for factors of a module whose weight the base does not hold: one that is tied."""
+        if lacking := next((name for name in _weights(modules) if f"{prefix}{name}" not in self.base), None):
+            raise CheckpointError(
+                f"{self.label}: got factors of module {lacking.removesuffix('.weight')!r}, expected a tensor "
+                f"{prefix + lacking!r} in {self.base_label}, which does not have it (one that is tied to another is "
+                "stored once, and factors of its own untie it); mend: merge the adapter with peft into an untied base, "
+                "and give that model"
             )
 
     def require_complete(self, modules: Collection[str], prefix: str) -> None:
