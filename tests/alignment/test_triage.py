@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from pathlib import Path
 
@@ -119,3 +120,74 @@ def test_every_report_of_a_line_or_a_set_has_a_line_of_triage() -> None:
     models = ["mlp-seed0.safetensors", "mlp-seed1.safetensors"]
     found = lmccheck.set_connectivity(models, **DIGITS, align="none", over="mean")
     assert any(note.startswith("triage: independent initialisations") for note in found.details["notes"])
+
+
+def layers(seed: int, *widths: int) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        f"{k}.weight": torch.randn(out, into, generator=generator)
+        for k, (into, out) in enumerate(itertools.pairwise(widths))
+    }
+
+
+def test_infinities_that_are_equal_in_both_are_no_fault() -> None:
+    """A stored mask is 0 apart from itself, in a pair and in a set; an infinity of one alone is named."""
+    mask = torch.full((8, 8), -math.inf).triu(1)
+    a = layers(0, 40, 20, 10)
+    b = {name: 1.5 * tensor for name, tensor in a.items()}
+    found = kinship({**a, "mask": mask}, {**b, "mask": mask.clone()})
+    assert (found.kind, found.advice) == ("shared", "merge as they are")
+    assert found.distance == pytest.approx(0.5 / 1.25, rel=1e-5)
+    assert kinship({**a, "mask": mask}, {**a, "mask": mask}).kind == "shared"
+    assert kinship({**a, "mask": mask}, {**layers(1, 40, 20, 10), "mask": mask}).kind == "independent"
+    models = {f"m{k}": {"mask": mask, **noisy(a, k)} for k in range(3)}
+    assert triage_set(models.items).line().startswith("triage: a shared initialisation, up to 0.")
+    broken = kinship({**a, "mask": mask}, {**a, "mask": mask.T})
+    assert (broken.kind, broken.scale_at) == ("broken", "mask")
+
+
+def test_a_stored_table_is_no_shared_unit() -> None:
+    """256 rows of sinusoids that both have do not make strangers of 30 units relatives; a frozen backbone does."""
+    table = torch.sin(torch.arange(256.0)[:, None] / 10000 ** (torch.arange(16.0) / 16))
+    a, b = layers(0, 16, 20, 10), layers(1, 16, 20, 10)
+    found = kinship({**a, "positions": table}, {**b, "positions": table.clone()})
+    assert (found.kind, found.units) == ("independent", 30)
+    tuned = {**layers(0, 16, 16, 16, 16, 10), "3.weight": layers(1, 16, 16, 16, 16, 10)["3.weight"]}
+    assert kinship(layers(0, 16, 16, 16, 16, 10), tuned).kind == "shared"
+
+
+@pytest.mark.parametrize("widths", [(2, 64, 2), (3, 64, 3), (4, 9, 2)])
+def test_rows_of_few_columns_tell_no_unit(widths: tuple[int, ...]) -> None:
+    """Neither of noisy copies nor of strangers; a wider layer beside them tells."""
+    a = layers(0, *widths)
+    for other in (noisy(a, 1), layers(1, *widths)):
+        found = kinship(a, other)
+        assert (found.share, found.kind) == (None, "unclear")
+        assert found.found.startswith("initialisation not told (no matrix whose rows tell)")
+    wide = layers(0, 2, 64, 64, 2)
+    assert kinship(wide, {name: t + 0.5 * layers(1, 2, 64, 64, 2)[name] for name, t in wide.items()}).kind == "shared"
+    assert kinship(a, dict(a)).kind == "shared"
+
+
+def test_few_units_are_not_called_shared_by_chance() -> None:
+    """Of 8 units among 4, 5 or more are nearest to themselves in 2.7 % of strangers; 8 in 0.0015 %."""
+    kinds = [kinship(layers(2 * k, 4, 4, 4), layers(2 * k + 1, 4, 4, 4)).kind for k in range(200)]
+    assert "shared" not in kinds
+    small = layers(0, 4, 4, 4)
+    assert kinship(small, {name: 1.1 * tensor for name, tensor in small.items()}).kind == "shared"
+
+
+def test_units_in_part_in_another_order_are_to_be_aligned_first() -> None:
+    """24 of 64 units permuted, of one network or of a noisy copy; of trained strangers none count as moved."""
+    a = layers(0, 64, 64, 10)
+    order = torch.arange(64)
+    order[:24] = order[:24].roll(5)
+    moved = {"0.weight": a["0.weight"][order], "1.weight": a["1.weight"][:, order]}
+    said = "align first: some of their units are each other's in another order"
+    assert [kinship(a, other).advice for other in (moved, noisy(moved, 0))] == [said, said]
+    assert kinship(a, moved).moved == 24
+    assert triage_set({"a": a, "b": moved}.items).advice == said
+    every = torch.arange(64).roll(1)
+    whole = {"0.weight": a["0.weight"][every], "1.weight": a["1.weight"][:, every]}
+    assert kinship(a, whole).advice == "align first: their units are each other's in another order"
+    assert kinship(a, noisy(a, 1)).advice == "merge as they are"
