@@ -1,10 +1,11 @@
 """Weighted means of many weights, summed in float64 as each is read, and the losses of the mean and of leaving one out.
 
-Peak memory does not grow with the number of models: the sum, the model that is being added, and the network that runs.
+Peak memory does not grow with the number of models: one sum or two, the model that is added, the network that runs.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -25,8 +26,8 @@ class RunningMean:
     >>> mean = RunningMean()
     >>> mean.add({"w": torch.tensor([1.0])}, 3)
     >>> mean.add({"w": torch.tensor([5.0])}, 1)
-    >>> mean.at()["w"], mean.at(add={"w": torch.tensor([6.0])}, weight=2)["w"]
-    (tensor([2.]), tensor([3.3333]))
+    >>> mean.at()["w"]
+    tensor([2.])
     """
 
     def __init__(self) -> None:
@@ -43,23 +44,21 @@ class RunningMean:
             if weight and total.is_floating_point():
                 _plus(total, theta[name], weight)
 
-    def at(
-        self, dtype: torch.dtype | None = None, *, add: Theta | None = None, weight: float = 0.0
-    ) -> dict[str, Tensor]:
-        """Return the mean, with a model added as ``add`` would or, with a negative weight, taken out again.
+    def at(self, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
+        """Return the mean, floating tensors in ``dtype``, by default that of the first model's."""
+        return self._divided(self._sums.__getitem__, self.weight, dtype)
 
-        Floating tensors are in ``dtype``, by default that of the first model's.
-        """
-        found, whole = {}, self.weight + weight
-        for name, total in self._sums.items():
-            if not total.is_floating_point():
-                found[name] = total
-                continue
-            value = total
-            if add is not None and weight:
-                value = _plus(total.clone(), add[name], weight)
-            value = torch.where(total.isinf(), total, value / whole) if _infinite(total) else value / whole
-            found[name] = value.to(dtype or self._dtypes[name])
+    def _divided(
+        self, total: Callable[[str], Tensor], weight: float, dtype: torch.dtype | None = None
+    ) -> dict[str, Tensor]:
+        found = {}
+        for name, own in self._sums.items():
+            if own.is_floating_point():
+                value = total(name)
+                value = torch.where(value.isinf(), value, value / weight) if _infinite(value) else value / weight
+                found[name] = value.to(dtype or self._dtypes[name])
+            else:
+                found[name] = own
         return {name: found[first] for name, first in self._same.items()}
 
     def _begin(self, theta: Theta) -> None:
@@ -72,6 +71,54 @@ class RunningMean:
                 continue
             self._dtypes[name] = tensor.dtype
             self._sums[name] = torch.zeros(tensor.shape, dtype=torch.float64) if tensor.is_floating_point() else tensor
+
+
+class MeanWithout(RunningMean):
+    """A running mean, and that of all models but one: also where the one is larger than all others by any factor.
+
+    Of each number the largest term and the sum of the others are kept apart: nothing is taken out of a sum that is
+    smaller than the rounding of what is taken out.
+
+    >>> mean = MeanWithout()
+    >>> for value in (1.0, 1e30, 3.0):
+    ...     mean.add({"w": torch.tensor([value])})
+    >>> mean.without({"w": torch.tensor([1e30])}, 1.0, others=2.0)["w"]
+    tensor([2.])
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._tops: dict[str, Tensor] = {}  # the terms that are largest; the sums are those of all others
+
+    def add(self, theta: Theta, weight: float = 1.0) -> None:
+        """Add a model; one of weight 0 changes nothing but what the first model says of integers."""
+        self._begin(theta)
+        self.weight += weight
+        for name, rest in self._sums.items():
+            if weight and rest.is_floating_point():
+                term = weight * theta[name].to(rest.dtype)
+                top = self._tops.setdefault(name, torch.zeros_like(rest))
+                larger = term.abs() > top.abs()
+                rest.add_(torch.where(larger, top, term))
+                top.copy_(torch.where(larger, term, top))
+
+    def at(self, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
+        """Return the mean, floating tensors in ``dtype``, by default that of the first model's."""
+        return self._divided(self._total, self.weight, dtype)
+
+    def without(
+        self, theta: Theta, weight: float, others: float, dtype: torch.dtype | None = None
+    ) -> dict[str, Tensor]:
+        """Return the mean of all but a model that was added with this weight; ``others`` is the sum of theirs."""
+        if not weight:
+            return self._divided(self._total, others, dtype)
+        return self._divided(lambda name: self._total(name, weight * theta[name].double()), others, dtype)
+
+    def _total(self, name: str, less: Tensor | None = None) -> Tensor:
+        top, rest = self._tops[name], self._sums[name]
+        if less is None:
+            return torch.where(top.isinf(), top, top + rest)
+        return torch.where(less == top, rest, torch.where(top.isinf(), top, top + (rest - less)))
 
 
 def _plus(total: Tensor, tensor: Tensor, weight: float) -> Tensor:
@@ -112,8 +159,9 @@ class MeanLosses:
 
     def height_without(self, k: int) -> float | None:
         """By how much the mean of the others lies above theirs; None where the others have no weight."""
-        loss, rest = self.without[k], 1 - self.weights[k]
-        return None if loss is None else loss - (self.chord - self.weights[k] * self.losses[k]) / rest
+        others = [(w, own) for i, (w, own) in enumerate(zip(self.weights, self.losses, strict=True)) if i != k]
+        loss, rest = self.without[k], math.fsum(w for w, _ in others)
+        return None if loss is None or not rest else loss - math.fsum(w * own for w, own in others) / rest
 
 
 def mean_losses(
@@ -132,7 +180,8 @@ def mean_losses(
     for. ``reestimate``: BatchNorm statistics of every mean are taken afresh. Raises SourceError where a model's loss is
     not finite.
     """
-    mean, ends = RunningMean(), []
+    mean: RunningMean = MeanWithout() if each else RunningMean()
+    ends = []
     for (name, theta), weight in zip(models(), weights, strict=True):
         if known is None:
             ends.append(evaluator.endpoint(theta, name, name))
@@ -141,10 +190,12 @@ def mean_losses(
     measure, dtype = partial(evaluator.measure, reestimate=reestimate), evaluator.dtype
     found = measure(evaluator.weights(mean.at(dtype)), label="the mean of all")
     without: list[float | None] = []
-    for (name, theta), weight in zip(models() if each else (), weights if each else (), strict=True):
-        if weight < mean.weight:
-            others = mean.at(dtype, add=theta, weight=-weight) if weight else mean.at(dtype)
-            without.append(measure(evaluator.weights(others), label=f"the mean without {name}").loss)
+    for k, (name, theta) in enumerate(models() if each else ()):
+        assert isinstance(mean, MeanWithout)
+        rest = math.fsum(weight for i, weight in enumerate(weights) if i != k)
+        if rest > 0:
+            others = evaluator.weights(mean.without(theta, weights[k], rest, dtype))
+            without.append(measure(others, label=f"the mean without {name}").loss)
         else:
             without.append(None)
         del theta

@@ -77,7 +77,7 @@ def mean_finding(
         found.height,
         limit,
         network.loss.unit,
-        reference=max(found.losses),
+        reference=max(loss for loss, weight in zip(found.losses, weights, strict=True) if weight > 0),
         endpoints=tuple(map(End, names, found.losses, found.errors or repeat(None))),
         worst_loss=found.loss,
         above="chord",

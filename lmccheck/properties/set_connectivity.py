@@ -49,10 +49,10 @@ def set_connectivity(
     did); every segment is measured as ``linear_connectivity`` does, on a grid of ``points``. With ``over = "mean"`` no
     pair is measured but the mean of all, of ``weights`` where they are given (numbers of samples, say), and the means
     that leave one model out, in O(n): ``value`` is L(Σ w_k·θ_k) − Σ w_k·L(θ_k), Σ w_k = 1.
-    ``limit``: in the loss's unit (nats for cross entropy), or ``"5%"`` of the loss of a pair's worse model (of all
-    models', over the mean). ``value`` is the barrier of the worst pair, ``limit`` that pair's: the largest barrier
-    where the limit is a number. ``repair`` mends the networks between as in ``linear_connectivity``; the mean of all
-    has its BatchNorm re-estimated (unless ``none``), and nothing else.
+    ``limit``: in the loss's unit (nats for cross entropy), or ``"5%"`` of the loss of a pair's worse model (over the
+    mean, of all models that have a weight). ``value`` is the barrier of the worst pair, ``limit`` that pair's: the
+    largest barrier where the limit is a number. ``repair`` mends the networks between as in ``linear_connectivity``;
+    the mean of all has its BatchNorm re-estimated (unless ``none``), and nothing else.
 
     ``details`` hold ``names``, the (n, n) ``matrix`` of barriers, ``matrix_naive`` (nothing moved) and, with BatchNorm,
     ``matrix_reestimated``; ``above_limit`` (the pairs of names), ``table`` (the matrix as text), ``worst_pair``,

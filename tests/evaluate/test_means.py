@@ -9,22 +9,25 @@ import torch
 from networks.small import seeded, small_mlp
 
 import lmccheck
-from lmccheck.evaluate.means import RunningMean
+from lmccheck.evaluate.means import MeanLosses, MeanWithout, RunningMean
 
 
 def test_a_running_mean_is_the_weighted_mean() -> None:
-    """Written out in float64; a model may be added or taken out without being kept; equal models give that model."""
+    """Written out in float64; a model may be taken out without being kept; equal models give that model."""
     states = [seeded(small_mlp, seed) for seed in range(4)]
     weights = [1.0, 2.5, 0.0, 7.0]
-    mean = RunningMean()
-    for state, weight in zip(states[:3], weights, strict=False):
-        mean.add(state, weight)
+    mean, apart = RunningMean(), MeanWithout()
+    for state, weight in zip(states, weights, strict=True):
+        apart.add(state, weight)
+        if state is not states[3]:
+            mean.add(state, weight)
     for name in states[0]:
         both = states[0][name].double() + 2.5 * states[1][name].double()
         assert torch.equal(mean.at()[name], (both / 3.5).float())
-        three = mean.at(torch.float64, add=states[3], weight=7.0)[name]
-        assert torch.allclose(three, (both + 7 * states[3][name].double()) / 10.5, atol=1e-15)
-        assert torch.allclose(mean.at(add=states[1], weight=-2.5)[name], states[0][name], atol=1e-7)
+        three = (both + 7 * states[3][name].double()) / 10.5
+        assert torch.allclose(apart.at(torch.float64)[name], three, atol=1e-15)
+        assert torch.allclose(apart.without(states[2], 0.0, 10.5, torch.float64)[name], three, atol=1e-15)
+        assert torch.allclose(apart.without(states[3], 7.0, 3.5, torch.float64)[name], both / 3.5, atol=1e-15)
     same = RunningMean()
     for _ in range(7):
         same.add(states[0], 0.1)
@@ -35,16 +38,52 @@ def test_masks_integers_and_ties_stay_what_they_are() -> None:
     """±inf stays ±inf whatever is added or taken out, integers are the first model's, tied names share a tensor."""
     mask, shared = torch.tensor([0.0, -math.inf]), torch.ones(2)
     states = [{"mask": mask, "count": torch.tensor(k), "one": (tied := shared * k), "other": tied} for k in (1, 3)]
-    mean = RunningMean()
+    mean = MeanWithout()
     for state in states:
         mean.add(state)
-    found = mean.at(add=states[1], weight=-1.0)
+    found = mean.without(states[1], 1.0, others=1.0)
     assert torch.equal(found["mask"], mask)
     assert torch.equal(mean.at()["mask"], mask)
     assert int(mean.at()["count"]) == 1
     assert found["one"] is found["other"]
     assert mean.at()["one"].tolist() == [2.0, 2.0]
     assert found["one"].tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("scale", "weights"), [(1.0, [1e15, 1, 3]), (1.0, [1, 1e30, 3]), (1e12, [1, 1, 1]), (1e18, [1, 2, 1])]
+)
+def test_what_dominates_a_mean_is_left_out_exactly(scale: float, weights: list[float]) -> None:
+    """The mean of the others, and its height, by hand, whatever the one is larger by."""
+    torch.manual_seed(0)
+    inputs, targets = torch.randn(20, 3).double(), torch.randn(20, 2).double()
+    states = [{"weight": torch.randn(2, 3)} for _ in range(3)]
+    large = max(range(3), key=lambda k: weights[k])
+    states[large]["weight"] *= scale
+    result = lmccheck.set_connectivity(
+        states, model=lambda: torch.nn.Linear(3, 2, bias=False), data=(inputs.float(), targets.float()), loss="mse",
+        align="none", over="mean", weights=weights,
+    )  # fmt: skip
+
+    def loss(weight: torch.Tensor) -> float:
+        return float((inputs @ weight.T - targets).square().mean(1).mean())
+
+    (u, one), (v, other) = ((weights[k], states[k]["weight"].double()) for k in range(3) if k != large)
+    expected = loss((u * one + v * other) / (u + v))
+    assert result.details["leave_one_out"][f"model {large}"] == pytest.approx(expected, rel=1e-5)
+    heights = MeanLosses([1.0, 1e-30, 3e-30], [7.0, 2.0, 4.0], None, 7.0, None, [5.0, None, None])
+    assert heights.height_without(0) == pytest.approx(5 - (2 + 3 * 4) / 4)
+
+
+def test_a_share_of_a_loss_is_of_the_models_that_count() -> None:
+    """One of weight 0, however bad, widens no limit."""
+    inputs, targets = torch.randn(20, 3), torch.zeros(20, 2)
+    states = [{"weight": torch.full((2, 3), value)} for value in (1.0, 2.0, 1000.0)]
+    result = lmccheck.set_connectivity(
+        states, model=lambda: torch.nn.Linear(3, 2, bias=False), data=(inputs, targets), loss="mse", align="none",
+        over="mean", weights=[1, 3, 0], limit="10%",
+    )  # fmt: skip
+    assert result.limit == pytest.approx(0.1 * float(4 * inputs.double().sum(1).square().mean()), rel=1e-5)
 
 
 @pytest.mark.parametrize("weights", [None, [3, 1, 0], {"model 2": 2, "model 0": 1, "model 1": 1}])
