@@ -35,7 +35,7 @@ def not_worse(pair: ModelPair, alignment: Alignment) -> Alignment:
     before. ``facts`` hold ``compared``: by what, both figures, and which was ``kept``. What is aligned onto θ_A itself
     is kept, whatever re-estimated statistics make of one network.
     """
-    if alignment.is_identity or all(torch.equal(pair.theta_a[n], w) for n, w in alignment.weights.items()):
+    if settled(alignment, pair.theta_a):
         return alignment
     if pair.network.labelled is not None and pair.calibration is not None:
         barrier = pair.once(CalibrationBarrier)
@@ -47,13 +47,23 @@ def not_worse(pair: ModelPair, alignment: Alignment) -> Alignment:
     else:
         return alignment
     compared = {"by": by, "aligned": moved, "identity": still, "kept": "identity" if worse else "aligned"}
-    facts = {**alignment.facts, "compared": compared}
-    if not worse:
+    return as_compared(alignment, pair.theta_b, compared)
+
+
+def settled(alignment: Alignment, theta_a: Mapping[str, Tensor]) -> bool:
+    """Whether there is nothing to compare: nothing is moved, or what is lies on θ_A itself."""
+    return alignment.is_identity or all(torch.equal(theta_a[n], w) for n, w in alignment.weights.items())
+
+
+def as_compared(alignment: Alignment, given: Mapping[str, Tensor], compared: Mapping[str, Any]) -> Alignment:
+    """Return an alignment with what it was compared by; with nothing moved from ``given`` where that was better."""
+    facts = {**alignment.facts, "compared": dict(compared)}
+    if compared["kept"] == "aligned":
         return replace(alignment, facts=facts).made_of(alignment.inputs)
     return replace(
         alignment,
         permutation=alignment.spec.identity(),
-        weights=dict(pair.theta_b),
+        weights=dict(given),
         beyond=(),
         function_deviation=0.0,
         facts=facts,
@@ -115,7 +125,7 @@ def no_worse_mean(many: ManyAlignment, weights: list[float]) -> ManyAlignment:
     """
     if many.is_identity:
         return many
-    network = _calibrated(many.pair.network)
+    network = calibrated(many.pair.network)
     if network is None:
         by, aligned, still = "objective", -many.objective, -float(many.facts["objective_before"])
     else:
@@ -147,7 +157,7 @@ def set_note(many: ManyAlignment) -> list[str]:
     ]
 
 
-def _calibrated(network: Network) -> Network | None:
+def calibrated(network: Network) -> Network | None:
     """Return a network that is measured on the first of its calibration samples; None without labelled ones."""
     data = network.labelled
     if data is None:
@@ -158,7 +168,7 @@ def _calibrated(network: Network) -> Network | None:
 
 def _height(many: ManyAlignment) -> tuple[Height, str]:
     """Return what of two models is the lower the better they go together, and its name."""
-    network = _calibrated(many.pair.network)
+    network = calibrated(many.pair.network)
     if network is None:
         spec = many.spec
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lmccheck.alignment.api import Alignment
 from lmccheck.alignment.api import align as align_pair
+from lmccheck.alignment.kept import ROUNDING, as_compared, calibrated, kept_note, not_worse, settled
 from lmccheck.beside.required import read_with, require_same_beside
 from lmccheck.errors import SourceError, nearest
 from lmccheck.evaluate.evaluator import Evaluator
@@ -105,14 +106,19 @@ class Merge:
     def make(self, target: Path, seed: int | None = None) -> Made:
         """Make it once more, below ``target``; with the merge's own seed where none is given."""
         seed = self.seed if seed is None else seed
-        return self.recipe.make(self.given, self.base_file, target, seed=seed, measure=self._measure)
+        made = self.recipe.make(self.given, self.base_file, target, seed=seed, measure=self._measure)
+        said = (note for found in self.alignments.values() for note in kept_note(found.facts, self.align))
+        return replace(made, notes=(*made.notes, *dict.fromkeys(said)))
 
     @cached_property
     def given(self) -> Mapping[str, Checkpoint]:
         """The parents as the recipe gets them: their files, or, aligned to the first, their weights."""
         if self.align == "none" and not self._prefixes_differ:
             return self.files
-        moved = {name: found.weights for name, found in self.alignments.items()}
+        return self._given(self.alignments)
+
+    def _given(self, alignments: Mapping[str, Alignment]) -> Mapping[str, Checkpoint]:
+        moved = {name: found.weights for name, found in alignments.items()}
         return {name: self._stored(name, moved.get(name, end.theta)) for name, end in self.parents.items()}
 
     @property
@@ -139,23 +145,49 @@ class Merge:
 
     @cached_property
     def alignments(self) -> dict[str, Alignment]:
-        """How every other parent is aligned to the first; none where nothing is aligned. Raises as ``align`` does."""
+        """How every other parent is aligned to the first; none where nothing is aligned. Raises as ``align`` does.
+
+        Nothing is moved where that gives the merge a lower loss on calibration data; without any, no parent is whose
+        objective is lower than unaligned.
+        """
         if self.align == "none":
             return {}
         first, *others = self.parents
-        return {name: align_pair(self.pair(first, name), self.align, seed=self.seed) for name in others}
+        pairs = {name: self.pair(first, name) for name in others}
+        found = {name: align_pair(pair, self.align, seed=self.seed) for name, pair in pairs.items()}
+        network = calibrated(self.network)
+        if network is None:
+            return {name: not_worse(pairs[name], each) for name, each in found.items()}
+        if all(settled(each, pairs[name].theta_a) for name, each in found.items()):
+            return found
+        loss = self._loss_on(network)
+        aligned, still = (self._trial(loss, self._given(each)) for each in (found, {}))
+        compared = {"by": "loss of the merge on calibration data", "aligned": aligned, "identity": still}
+        compared["kept"] = "aligned" if aligned <= still + ROUNDING else "identity"
+        return {name: as_compared(each, pairs[name].theta_b, compared) for name, each in found.items()}
+
+    def _trial(self, loss: Callable[[Mapping[str, Tensor]], float], given: Mapping[str, Checkpoint]) -> float:
+        """Return the loss of what the recipe makes of parents; infinite where it is not a number."""
+        make = partial(self.recipe.make, given, self.base_file, seed=self.seed, measure=self._measure)
+        product = Product(make, f"merge {self.name}")  # on disk as long as this name is
+        found = loss(product.checkpoint.read())
+        return found if found == found else float("inf")
 
     def _measure(self, name: Any) -> Callable[[Mapping[str, Tensor]], float]:
         """Return what gives the mean loss of weights on other data than the merge's own."""
         network = self.on(name).network
         (self.origin or self).chosen_by[str(name)] = network.data
+        return self._loss_on(network)
+
+    def _loss_on(self, network: Network) -> Callable[[Mapping[str, Tensor]], float]:
+        """Return what gives the mean loss of weights, named as a recipe names them, on a network's data."""
         evaluator = Evaluator(network, next(iter(self.parents.values())).theta)
         home = next(iter(self.files.values())).home
 
         def loss(weights: Mapping[str, Tensor]) -> float:
-            soup = replace(look_at(weights, Path(), "of a soup"), home=home)
+            soup = replace(look_at(weights, Path(), "of a merge"), home=home)
             end = endpoint(network, under_module_names(soup, network))
-            return evaluator.measure(evaluator.weights(end.theta), reestimate=False, label="a soup").loss
+            return evaluator.measure(evaluator.weights(end.theta), reestimate=False, label="a merge").loss
 
         return loss
 
@@ -252,8 +284,8 @@ def load_merge(
     for recipes that need it. ``recipe``: ``{"linear": {"chat": 0.5, "math": 0.5}}``, ``"uniform"``, ``{"call":
     "module:callable"}`` and others, one of ``lmccheck.merging.recipes``. ``shipped``: what is published, for the
     property ``shipped``. ``align``: a method of ``lmccheck.align`` by which the parents are aligned to the first before
-    a linear recipe; ``none`` by default. ``sources``: further data by name, for properties that say ``data``.
-    ``accept``: differences of configs and tokenizers that are meant. All else as in ``load_pair``.
+    a linear recipe, unless that is worse; ``none`` by default. ``sources``: further data by name, for properties that
+    say ``data``. ``accept``: differences of configs and tokenizers that are meant. All else as in ``load_pair``.
 
     The merge itself is made at the first look at ``.merged``. Raises CheckpointError, SourceError, SymmetryError,
     DeviceError or LmcError with one line: what, got, expected, the mend.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +147,46 @@ def test_parents_are_aligned_before_they_are_averaged() -> None:
     result = lmccheck.merged_loss(merge, limit=1e-6)
     assert result.passed
     assert result.details["alignment"]["parents"].keys() == {"y"}
+
+
+@pytest.mark.parametrize("recipe", ["uniform", {"linear": {"x": 0.5, "y": 0.5}, "dtype": "float32"}])
+def test_parents_that_alignment_drives_apart_are_merged_as_they_are(recipe: Any) -> None:
+    """An input that data never has, on whose weights alone matching goes; decided on calibration data, and said."""
+    first = PARENTS["m0"]
+    parents = {name: {n: t.clone() for n, t in first.items()} for name in ("x", "y")}
+    parents["x"]["0.weight"][:, 3] = 50 * torch.arange(6.0)
+    parents["y"]["0.weight"][:, 3] = 50 * torch.arange(6.0).flip(0)
+    inputs = INPUTS * torch.tensor([3.0, 3.0, 3.0, 0.0])
+    data = inputs, answers(first, inputs).argmax(1)
+    given: dict[str, Any] = {"model": small_mlp, "data": [data], "align": "weight-matching"}
+    merge = lmccheck.load_merge(parents, recipe, calibration=[data], **given)
+    assert near(merge.merged.theta, mean(list(parents.values()), [1.0, 1.0]))
+    result = lmccheck.merged_loss(merge, limit=1e-6)
+    assert result.passed
+    own = float(torch.nn.functional.cross_entropy(answers(first, inputs), data[1]))
+    said = "weight-matching was worse than moving nothing (loss of the merge on calibration data "
+    assert [note.startswith(said) and f"unaligned {own:.4g})" in note for note in result.notes].count(True) == 1
+    compared = result.details["alignment"]["parents"]["y"]["compared"]
+    assert compared["kept"] == "identity"
+    assert compared["identity"] == pytest.approx(own, abs=1e-6)
+    without = lmccheck.load_merge(parents, recipe, **given)  # by weights alone it is better aligned
+    assert lmccheck.merged_loss(without, limit=9.0).details["merged"]["loss"] == pytest.approx(
+        compared["aligned"], abs=1e-6
+    )
+
+
+def test_without_calibration_the_objective_keeps_parents_where_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a method that lowers its own objective nothing is taken."""
+
+    def worse(pair: Any, method: str, seed: int) -> lmccheck.Alignment:
+        found = lmccheck.align(pair, method, seed=seed)
+        return replace(found, facts={**found.facts, "objective_before": found.objective + 1}).made_of(found.inputs)
+
+    monkeypatch.setattr(sys.modules[lmccheck.Merge.__module__], "align_pair", worse)
+    parents = {name: PARENTS[name] for name in ("m0", "m1")}
+    merge = merge_of("uniform", parents, align="weight-matching")
+    assert near(merge.merged.theta, mean(list(parents.values()), [1.0, 1.0]))
+    assert any("was worse than moving nothing (objective" in note for note in merge.product.made.notes)
 
 
 @pytest.mark.parametrize(
