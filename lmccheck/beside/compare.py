@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lmccheck.beside import adapters, configs, fit, processors, tokenizers
+from lmccheck.beside import adapters, configs, fit, generation, processors, tokenizers
 from lmccheck.beside.difference import Difference
 from lmccheck.beside.folder import CONFIG, Folder
-from lmccheck.beside.vocabulary import FAST
+from lmccheck.beside.vocabulary import ADDED, FAST
 from lmccheck.errors import CheckpointError, nearest, one_line
 from lmccheck.store.checkpoint import Checkpoint
 from lmccheck.store.header import TensorHeader
@@ -109,7 +109,7 @@ class _Opened:
 
     def name(self, difference: Difference) -> str:
         """Return what a difference calls it: with the folder that the file lies in."""
-        folder = self.folder if difference.file == CONFIG else self.tokenizer
+        folder = self.folder if difference.file in (CONFIG, generation.FILE) else self.tokenizer
         return self.side.name if self.side.made else f"{self.side.name} ({folder})"
 
 
@@ -117,11 +117,11 @@ class _Largest:
     """The largest token of each tokenizer, which is parsed once however many folders have it."""
 
     def __init__(self) -> None:
-        self.known: dict[str, fit.Largest | None] = {}
+        self.known: dict[tuple[str | None, ...], fit.Largest | None] = {}
 
     def of(self, tokenizer: Folder) -> fit.Largest | None:
-        key = tokenizer.sha256(FAST)
-        if key is None:
+        key = tuple(map(tokenizer.sha256, (FAST, ADDED, tokenizers.CONFIG)))
+        if key[0] is None:
             return fit.largest_of(tokenizer)
         if key not in self.known:
             self.known[key] = fit.largest_of(tokenizer)
@@ -157,9 +157,16 @@ class _Accepted:
 def known_names(folders: Iterable[Folder]) -> Iterator[str]:
     """Yield every name that a difference of some folders could be accepted by."""
     yield from (spelling for family in configs.FAMILIES for spelling in family)
-    yield from (*tokenizers.FACETS, *tokenizers.NOTED, *tokenizers.SWITCHES, processors.ALL, *STAND_ALONE)
+    yield from (
+        *tokenizers.FACETS,
+        *tokenizers.NOTED,
+        *tokenizers.SWITCHES,
+        processors.ALL,
+        generation.ALL,
+        *STAND_ALONE,
+    )
     for folder in folders:
-        for name in (CONFIG, tokenizers.CONFIG, tokenizers.SPECIAL, *processors.FILES):
+        for name in (CONFIG, tokenizers.CONFIG, tokenizers.SPECIAL, generation.FILE, *processors.FILES):
             with suppress(CheckpointError):  # of a damaged file, which is told where it is compared
                 yield from _keys(folder.table(name) or {}, "", 3)
 
@@ -189,6 +196,7 @@ def _differences(found: Compared, one: _Opened, other: _Opened, accepted: _Accep
     lines, meant = Compared(), {*one.side.meant, *other.side.meant}
     for differences, ends in (
         (configs.differences, (one.folder, other.folder)),
+        (generation.differences, (one.folder, other.folder)),
         (processors.differences, (one.folder, other.folder)),
         (tokenizers.differences, (one.tokenizer, other.tokenizer)),
     ):

@@ -32,7 +32,10 @@ Largest = tuple[str, str, int]  # a file that lists tokens, and the token of the
 def largest_of(tokenizer: Folder) -> Largest | None:
     """Return the token of the highest id, None where there is none. Raises CheckpointError."""
     vocabulary = vocabulary_of(tokenizer)
-    return None if vocabulary is None or not vocabulary.ids else (vocabulary.file, *vocabulary.largest)
+    if vocabulary is None or not vocabulary.ids:
+        return None
+    token, place = vocabulary.largest
+    return vocabulary.file_of(token), token, place
 
 
 def faults(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from lmccheck.beside import pipeline
@@ -10,7 +11,7 @@ from lmccheck.beside.configs import names
 from lmccheck.beside.difference import MISSING, Difference, brief, first_leaf, same
 from lmccheck.beside.folder import Folder
 from lmccheck.beside.pipeline import ALL
-from lmccheck.beside.vocabulary import FAST, OTHERS, PIECES, Vocabulary, vocabulary_of
+from lmccheck.beside.vocabulary import FAST, OTHERS, PIECES, Vocabulary, added_beside, vocabulary_of
 
 CONFIG, SPECIAL = "tokenizer_config.json", "special_tokens_map.json"
 TEMPLATES = ("chat_template.jinja", "chat_template.json")
@@ -53,7 +54,7 @@ def differences(a: Folder, b: Folder) -> Iterator[Difference]:
 
 def text_differences(a: Folder, b: Folder) -> Iterator[Difference]:
     """Yield what makes two tokenizers turn one text into other ids, but for what is put around it."""
-    if _unchanged(a, b, (FAST,)) and a.has(FAST):
+    if _unchanged(a, b, (FAST,)) and a.has(FAST) and added_beside(a) == added_beside(b):
         return
     mine, theirs = vocabulary_of(a), vocabulary_of(b)
     if mine is None or theirs is None or (mine.file in PIECES) != (theirs.file in PIECES):
@@ -71,10 +72,15 @@ def text_differences(a: Folder, b: Folder) -> Iterator[Difference]:
             for end in (mine, theirs)
         ]
         yield Difference(mine.file, f"the score of id {place}", (told[0], told[1]), ("scores", "vocabulary", ALL))
-    one, other = (folder.table(FAST) if found.file == FAST else None for folder, found in ((a, mine), (b, theirs)))
+    one, other = (
+        {**(folder.table(FAST) or {}), "added_tokens": found.added} if found.file == FAST else None
+        for folder, found in ((a, mine), (b, theirs))
+    )
     yield from _merges(_merged(a, one), _merged(b, other))
     if one is not None and other is not None:
-        yield from pipeline.differences((one, other), [_texts(special_tokens(folder)) for folder in (a, b)])
+        files = " and ".join(dict.fromkeys([FAST, *mine.beside.values(), *theirs.beside.values()]))
+        for each in pipeline.differences((one, other), [_texts(special_tokens(folder)) for folder in (a, b)]):
+            yield replace(each, file=files) if each.names[0] == "added_tokens" else each
 
 
 def _ids(mine: Vocabulary, theirs: Vocabulary) -> Iterator[Difference]:
@@ -88,7 +94,7 @@ def _ids(mine: Vocabulary, theirs: Vocabulary) -> Iterator[Difference]:
         unlike = sorted({place for place, _ in one.items() ^ other.items()}) or [0]
     first = unlike[0]
     more = f" ({len(unlike) - 1} more ids differ)" if len(unlike) > 1 else ""
-    file = mine.file if mine.file == theirs.file else f"{mine.file} and {theirs.file}"
+    file = " and ".join(dict.fromkeys(each.file_of(end.get(first)) for each, end in ((mine, one), (theirs, other))))
     told = [brief(end.get(first, MISSING)) for end in (one, other)]
     yield Difference(file, f"id {first}", (told[0], told[1]), ("vocabulary", ALL), more=more)
 
@@ -122,7 +128,8 @@ def _merges(one: list[Any] | None, other: list[Any] | None) -> Iterator[Differen
 def special_tokens(folder: Folder) -> dict[str, Any]:
     """Return the texts of a tokenizer's special tokens by role: bos_token, eos_token, pad_token …"""
     found: dict[str, Any] = {}
-    for name in (SPECIAL, CONFIG):
+    legacy = not isinstance((folder.table(CONFIG) or {}).get("added_tokens_decoder"), dict)  # else the map is not read
+    for name in (CONFIG, SPECIAL) if legacy else (CONFIG,):
         for key, value in (folder.table(name) or {}).items():
             if key in PLURAL:
                 listed = value.values() if isinstance(value, dict) else value if isinstance(value, list) else []

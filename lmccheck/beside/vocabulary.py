@@ -9,7 +9,7 @@ from typing import Any
 from lmccheck.beside.folder import Folder
 from lmccheck.errors import CheckpointError, shown_path
 
-FAST = "tokenizer.json"
+FAST, ADDED, SETTINGS = "tokenizer.json", "added_tokens.json", "tokenizer_config.json"
 PIECES = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "spm.model", "source.spm", "target.spm")
 MOST_ID = 2**31
 OTHERS = ("tekken.json", "tokenizer.tiktoken", "qwen.tiktoken", "bpe.codes", "vocab.bpe", "encoder.json", "dict.txt")
@@ -17,16 +17,26 @@ OTHERS = ("tekken.json", "tokenizer.tiktoken", "qwen.tiktoken", "bpe.codes", "vo
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """``ids`` by token, those added included; ``scores`` of a unigram model; ``file`` that lists them."""
+    """``ids`` by token, those added included; ``scores`` of a unigram model; ``file`` that lists them.
+
+    ``added`` are the entries of what was added to the model's own, as tokenizer.json has them; ``beside`` names the
+    file of those that another lists.
+    """
 
     file: str
     ids: dict[str, int]
     scores: list[Any] = field(default_factory=list)
+    added: list[dict[str, Any]] = field(default_factory=list)
+    beside: dict[str, str] = field(default_factory=dict)
 
     @property
     def largest(self) -> tuple[str, int]:
         """The token of the highest id, and that id."""
         return max(self.ids.items(), key=lambda item: item[1])
+
+    def file_of(self, token: str | None) -> str:
+        """Return the file that lists a token."""
+        return self.beside.get(token or "", self.file)
 
     def tokens(self) -> dict[int, str]:
         """Return the token of each id."""
@@ -39,7 +49,7 @@ def vocabulary_of(folder: Folder) -> Vocabulary | None:
         model = table.get("model")
         listed = model.get("vocab") if isinstance(model, dict) else None
         ids, scores = _listed(listed, folder, FAST)
-        return Vocabulary(FAST, ids | dict(_added(table.get("added_tokens"), folder)), scores)
+        return _fast(table, ids, scores, folder)
     for name, reader in (("vocab.json", _json), ("vocab.txt", _text)):
         if folder.has(name):
             return Vocabulary(name, reader(folder, name) | _added_elsewhere(folder))
@@ -90,14 +100,49 @@ def _added(listed: Any, folder: Folder) -> Iterator[tuple[str, int]]:
         yield token, place
 
 
+def _fast(table: dict[str, Any], ids: dict[str, int], scores: list[Any], folder: Folder) -> Vocabulary:
+    """Return the tokens that a tokenizer.json has once it is loaded, those of the files beside it added to its own.
+
+    Those that it has keep their ids, whatever is stated; others get the next ones, in the order of the stated.
+    """
+    own = dict(_added(table.get("added_tokens"), folder))
+    ids, count = ids | own, len(ids)
+    entries = {entry["content"]: entry for entry in table["added_tokens"]} if own else {}
+    file, stated = added_beside(folder)
+    beside: dict[str, str] = {}
+    for place, entry in sorted(stated.items()):
+        token = entry["content"]
+        if file == ADDED and (place in own.values() or token in entries):
+            continue  # it is read before tokenizer.json is
+        if token not in ids:
+            ids[token] = max([count - 1, *own.values()]) + 1
+            beside[token] = file
+        if token not in entries:
+            beside[token] = file
+        own[token] = ids[token]
+        entries[token] = {"normalized": not entry.get("special"), **entry, "id": ids[token]}
+    return Vocabulary(FAST, ids, scores, list(entries.values()), beside)
+
+
+def added_beside(folder: Folder) -> tuple[str, dict[int, dict[str, Any]]]:
+    """Return the file beside a vocabulary that lists tokens to add, and their entries by the ids stated.
+
+    As transformers reads them: added_tokens.json only where tokenizer_config.json has no ``added_tokens_decoder``.
+    """
+    stated = (folder.table(SETTINGS) or {}).get("added_tokens_decoder")
+    if not isinstance(stated, dict):
+        listed = _checked(folder.table(ADDED) or {}, folder, ADDED)
+        return ADDED, {place: {"content": token} for token, place in listed.items()}
+    return SETTINGS, {
+        int(place): entry
+        for place, entry in stated.items()
+        if place.isdecimal() and len(place) < 10 and isinstance(entry, dict) and isinstance(entry.get("content"), str)
+    }
+
+
 def _added_elsewhere(folder: Folder) -> dict[str, int]:
     """Return tokens that were added, of a folder without tokenizer.json."""
-    found = _checked(folder.table("added_tokens.json") or {}, folder, "added_tokens.json")
-    stated = (folder.table("tokenizer_config.json") or {}).get("added_tokens_decoder")
-    for place, entry in stated.items() if isinstance(stated, dict) else ():
-        if place.isdecimal() and len(place) < 10 and isinstance(entry, dict) and isinstance(entry.get("content"), str):
-            found = {**found, entry["content"]: int(place)}
-    return found
+    return {entry["content"]: place for place, entry in added_beside(folder)[1].items()}
 
 
 def _json(folder: Folder, name: str) -> dict[str, int]:

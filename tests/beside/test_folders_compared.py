@@ -106,6 +106,52 @@ def test_a_token_without_a_row_is_a_problem_of_one_folder(tmp_path: Path) -> Non
     assert "config.json: vocab_size is 9, and model.embed_tokens.weight has 8 rows" in line
 
 
+GENERATION = {"eos_token_id": 0, "pad_token_id": [0], "temperature": 1.0, "transformers_version": "5.0.0"}
+
+
+@pytest.mark.parametrize(
+    ("held", "problem", "note"),
+    [
+        ({**GENERATION, "eos_token_id": 5}, "eos_token_id is 0 in {a} and 5 in {b}", None),
+        ({**GENERATION, "eos_token_id": [0, 5]}, "eos_token_id is 0 in {a} and [0, 5] in {b}", None),
+        ({**GENERATION, "eos_token_id": None}, "eos_token_id is 0 in {a} and null in {b}", None),
+        ({**GENERATION, "decoder_start_token_id": 3}, "decoder_start_token_id is absent in {a} and 3 in {b}", None),
+        ({**GENERATION, "forced_bos_token_id": 3}, "forced_bos_token_id is absent in {a} and 3 in {b}", None),
+        ({**GENERATION, "temperature": 0.7}, None, "temperature is 1.0 in {a} and 0.7 in {b}"),
+        ({**GENERATION, "pad_token_id": 0, "transformers_version": "4.0.0", "_from_model_config": True}, None, None),
+        (None, None, "it is there in {a} and not there in {b}"),
+    ],
+)
+def test_what_text_is_made_with_is_compared(
+    tmp_path: Path, held: dict[str, Any] | None, problem: str | None, note: str | None
+) -> None:
+    """Ids of tokens are differences, which their key or the file's name accepts; how tokens are drawn is said."""
+    file = "generation_config.json"
+    both = sides(tmp_path, ({**FAST, file: GENERATION}, {}), ({**FAST, file: held}, {}))
+    ends = {name: f"{name} ({tmp_path / name})" for name in "ab"}
+    key = (problem or "x").split()[0]
+    found = compare(both)
+    assert found.problems == ([f'{file}: {problem.format(**ends)}; {MEND}{key}"]'] if problem else [])
+    assert found.notes == ([f"{file}: {note.format(**ends)}"] if note else [])
+    if problem:
+        assert compare(both, (key,)) == compare(both, ("generation_config",)) == Compared()
+
+
+@pytest.mark.parametrize(
+    ("file", "held"),
+    [
+        ("added_tokens.json", {"<new>": 8}),
+        ("tokenizer_config.json", {"added_tokens_decoder": {"8": {"content": "<new>"}}}),
+    ],
+)
+def test_a_token_added_beside_tokenizer_json_needs_a_row(tmp_path: Path, file: str, held: dict[str, Any]) -> None:
+    """In each folder that has it, and an equal tokenizer.json without it first does not hide it."""
+    a, b = sides(tmp_path, (FAST, {}), ({**FAST, file: held}, {}))
+    (line,) = (line for line in compare([a, b]).problems if "too few" in line)
+    assert line.startswith(f'b ({tmp_path / "b"}): {file}: token "<new>" has id 8, and ')
+    assert "has 8 rows, 1 too few" in line
+
+
 @pytest.mark.parametrize(
     ("stated", "stored", "fits"),
     [

@@ -85,6 +85,36 @@ def test_tokens_that_were_added_count(tmp_path: Path) -> None:
     assert line.startswith("tokenizer.json: added_tokens.<pad>.lstrip is absent in a and true in b")
 
 
+DECODER = {"tokenizer_config.json": {"added_tokens_decoder": {"8": {"content": "<new>", "special": False}}}}
+BESIDE = {"added_tokens.json": {"added_tokens.json": {"<new>": 8}}, "tokenizer_config.json": DECODER}
+
+
+@pytest.mark.parametrize("file", BESIDE)
+def test_tokens_added_beside_an_equal_tokenizer_json_count(tmp_path: Path, file: str) -> None:
+    """Loading adds them; what tokenizer.json has itself, told once more as transformers 4 does, changes nothing."""
+    plain, own = words(), words(added_tokens=[{"id": 8, "content": "<new>", "normalized": True}])
+    (line,) = [each for each in told(tmp_path, {"tokenizer.json": plain}, {"tokenizer.json": plain, **BESIDE[file]})
+               if "added_tokens.<new>" not in each]  # fmt: skip
+    assert line.startswith(f'tokenizer.json and {file}: id 8 is absent in a and "<new>" in b; mend: ')
+    for one in (plain, own):
+        assert told(tmp_path, {"tokenizer.json": own}, {"tokenizer.json": one, **BESIDE[file]}) == []
+
+
+def test_tokens_added_beside_are_read_as_transformers_reads_them(tmp_path: Path) -> None:
+    """Those of the vocabulary keep their ids and are cut out of a text first; a decoder keeps other files unread."""
+    fast, ing = {"tokenizer.json": words()}, {"tokenizer_config.json": {"added_tokens_decoder": {}}}
+    (line,) = told(tmp_path, fast, {**fast, "added_tokens.json": {"ing": 5}})
+    assert line.startswith("tokenizer.json and added_tokens.json: added_tokens.ing is absent in a and ")
+    assert told(tmp_path, fast, {**fast, **ing, "added_tokens.json": {"ing": 5}}) == []
+    roles = {"eos_token": "</s>"}
+    stated = {**fast, "tokenizer_config.json": roles}
+    (line,) = told(tmp_path, stated, {**stated, "special_tokens_map.json": {"eos_token": "s"}})
+    assert 'eos_token is "</s>" in a and "s" in b' in line
+    decoder = {**fast, "tokenizer_config.json": {**roles, "added_tokens_decoder": {}}}
+    assert told(tmp_path, stated, {**decoder, "special_tokens_map.json": {"eos_token": "s"}}) == []
+    assert told(tmp_path, stated, {**stated, "special_tokens_map.json": roles}) == []
+
+
 def test_merges_are_compared_in_their_order(tmp_path: Path) -> None:
     """As text or as pairs, in tokenizer.json or merges.txt."""
 
