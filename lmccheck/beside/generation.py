@@ -10,9 +10,7 @@ from lmccheck.beside.folder import Folder
 
 FILE, ALL = "generation_config.json", "generation_config"
 TOKENS = re.compile(r"_token_id$|^forced_|_to_id$")
-BOOKKEEPING = frozenset(
-    ["transformers_version", "use_cache", "output_attentions", "output_hidden_states", "torch_dtype"]
-)
+BOOKKEEPING = {"transformers_version", "use_cache", "output_attentions", "output_hidden_states", "torch_dtype"}
 
 
 def differences(a: Folder, b: Folder) -> Iterator[Difference]:

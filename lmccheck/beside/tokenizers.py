@@ -156,7 +156,7 @@ def _special(a: Folder, b: Folder) -> Iterator[Difference]:
         if ends[0] != ends[1] and not all(end in (MISSING, []) for end in ends):
             place = "the list of special tokens" if key == "special_tokens" else key
             yield Difference(
-                CONFIG,
+                CONFIG if all(key not in (each.table(SPECIAL) or {}) for each in (a, b)) else f"{CONFIG} or {SPECIAL}",
                 place,
                 (brief(ends[0]), brief(ends[1])),
                 (key, *(PLURAL if key == "special_tokens" else ()), "special_tokens", ALL),
