@@ -33,6 +33,8 @@ from lmccheck.network.resident import Endpoints, Named
 from lmccheck.shown import one_line, some
 from lmccheck.store.checkpoint import Checkpoint, look_at, open_checkpoint
 from lmccheck.store.data import Data
+from lmccheck.store.disk import Held
+from lmccheck.store.surroundings import held_as_is
 
 Kept = TypeVar("Kept")
 
@@ -56,6 +58,7 @@ class Merge:
     seed: int = 0
     sources: Mapping[str, Any] = field(default_factory=dict, repr=False)
     accept: tuple[str, ...] = ()
+    read_for_recipe: tuple[Held, ...] = field(default=(), repr=False)
     origin: Merge | None = field(default=None, repr=False)  # the same merge, measured on other data
     chosen_by: dict[str, Data] = field(default_factory=dict, init=False, repr=False)  # data that the recipe looked at
     _made: dict[tuple[object, ...], Any] = field(default_factory=dict, init=False, repr=False)
@@ -74,6 +77,13 @@ class Merge:
     def named_endpoints(self) -> Mapping[str, Endpoint]:
         """What the merge is compared with: its parents, by name."""
         return self.parents
+
+    @property
+    def checkpoints(self) -> Mapping[str, Checkpoint]:
+        """Every checkpoint that was read for it, by name."""
+        others = {"base": self.base_file, "shipped": self.shipped}
+        parents = dict(zip(self.files, self.ends.checkpoints, strict=True))
+        return {**parents, **{name: one for name, one in others.items() if one is not None}}
 
     @property
     def device(self) -> str:
@@ -243,17 +253,16 @@ class Merge:
 
     def require_unchanged(self) -> None:
         """Raise CheckpointError where a file that was read for it is another by now."""
-        for one in (*self.ends.checkpoints, self.base_file, self.shipped):
-            if one is not None:
-                one.require_unchanged()
+        for checkpoint in self.checkpoints.values():
+            checkpoint.require_unchanged()
+        for held in self.read_for_recipe:
+            held.require_unchanged()
         self.network.require_unchanged()
 
     @property
     def description(self) -> dict[str, Any]:
         """What a report says of the merge; JSON-able."""
-        others = {"base": self.base_file, "shipped": self.shipped}
-        files = {name: checkpoint.facts() for name, checkpoint in zip(self.files, self.ends.checkpoints, strict=True)}
-        files |= {key: one.facts() for key, one in others.items() if one is not None}
+        files = {name: checkpoint.facts() for name, checkpoint in self.checkpoints.items()}
         return {"files": files, "recipe": self.recipe.facts(), "align": self.align, **self.network.facts()}
 
 
@@ -294,6 +303,7 @@ def load_merge(
     names = names_of(parents)
     read = recipe_of(recipe, names, folder)
     require_alignable(align, read)
+    held = tuple(held_as_is(file) for file in read.inputs)
     require_enough(names, read, base_model)
     pins = pins_of(sha256, names)
     opened = {key: open_checkpoint(given, folder, f"parent {key}", pins.get(key)) for key, given in parents.items()}
@@ -315,4 +325,4 @@ def load_merge(
     ends.check()
     ends = ends.of(as_it_loads(ends, ends.dtype))
     named_data = dict(sources or {})
-    return Merge(title, ends, read, opened, origin, published, align, seed, named_data, tuple(accept))
+    return Merge(title, ends, read, opened, origin, published, align, seed, named_data, tuple(accept), held)

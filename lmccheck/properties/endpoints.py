@@ -50,7 +50,7 @@ def looked_at(measured: Any, finding: Finding, endpoints: Endpoints, defaults: M
     constant = network.constant if first.ends else None
     _require_a_loss(measured, network, first.ends)
     named = measured.named_endpoints
-    said = [*_data_remarks(looks), *origin_remarks(named), *twin_remarks(named)]
+    said = [*_data_remarks(looks), *origin_remarks(measured), *twin_remarks(named)]
     faults = [(look, bad) for look in looks if (bad := _at_fault(look, looks))]
     mild = [text for look in looks if (text := _elsewhere(look, looks))]
     useless = [end for _, bad in faults for end in bad]

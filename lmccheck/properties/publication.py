@@ -200,8 +200,10 @@ def _otherwise(end: Endpoint, shipped: Checkpoint) -> str:
     if shipped.home is None:
         return ""
     state = consumed(shipped.home).state_dict()
+    if lacking := [name for name in end.theta if name not in state]:
+        return f"from_pretrained makes a network of it without {len(lacking)} of its tensors: {some(lacking)}"
     for name, tensor in end.theta.items():
-        if name in state and (found := difference(name, state[name], tensor.to(state[name].dtype))) is not None:
+        if (found := difference(name, state[name], tensor.to(state[name].dtype))) is not None:
             return f"from_pretrained makes something else of it than its files hold: {found.words}"
     return ""
 

@@ -35,9 +35,12 @@ def data_remarks(network: Network) -> list[str]:
     return [*said, *network.remarks]
 
 
-def origin_remarks(endpoints: Mapping[str, Endpoint]) -> list[str]:
-    """Return what is to be said of the checkpoints that endpoints came from: how their names were changed, say."""
-    return [f"{name}: {said}" for name, end in endpoints.items() for said in end.checkpoint.remarks]
+def origin_remarks(measured: Any) -> list[str]:
+    """Return what is to be said of the checkpoints that something came from: how their names were changed, say."""
+    found = getattr(measured, "checkpoints", None)
+    if found is None:
+        found = {name: end.checkpoint for name, end in measured.named_endpoints.items()}
+    return [f"{name}: {said}" for name, checkpoint in found.items() for said in checkpoint.remarks]
 
 
 def twin_remarks(endpoints: Mapping[str, Endpoint]) -> list[str]:

@@ -35,6 +35,7 @@ def shipped(merge: Merge, *, tolerance: Tolerance = "bits") -> Finding:
     Raises LmcError where the merge has nothing that is shipped, or cannot be made.
     """
     from lmccheck.properties.publication import published
+    from lmccheck.properties.remarks import origin_remarks
 
     if merge.shipped is None:
         raise CheckpointError(
@@ -50,7 +51,7 @@ def shipped(merge: Merge, *, tolerance: Tolerance = "bits") -> Finding:
         endpoints=tuple(End(name, loss) for name, loss in found.losses.items() if name in merge.parents),
         verdict="fail" if lines else "pass",
         where=Where(layer=worst.name) if worst else Where(),
-        notes=[] if lines else found.notes(tolerance),
+        notes=[*([] if lines else found.notes(tolerance)), *origin_remarks(merge)],
         failure=_failure(merge, found, lines) if lines else None,
         witness=merge,
         evaluations=len(found.losses),

@@ -30,7 +30,7 @@ def weights_in(folder: Path) -> Path:
     Raises CheckpointError where there is none, where there are several, and where an adapter lies beside.
     """
     names = names_in(folder)
-    adapter = sorted(name for name in names if name == ADAPTER_CONFIG or name.startswith("adapter_model."))
+    adapter = adapters_among(names)
     found = [name for stem in WEIGHTS for name in (stem, f"{stem}{INDEX}") if name in names]
     if adapter:
         beside = f", beside {found[0]}, a whole model" if found else ""
@@ -70,6 +70,11 @@ def adapter_in(path: Path) -> Path:
         f"{shown_path(path)}: got a folder without {missing}, expected the folder of an adapter; mend: name the folder "
         "that PEFT's save_pretrained wrote"
     )
+
+
+def adapters_among(names: Collection[str]) -> list[str]:
+    """Return the names by which an adapter is known."""
+    return sorted(name for name in names if name == ADAPTER_CONFIG or name.startswith("adapter_model."))
 
 
 def names_in(folder: Path) -> set[str]:

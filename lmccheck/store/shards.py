@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from lmccheck.store.checkpoint import Checkpoint
 from lmccheck.store.contents import Lying, Span, same_bytes
 from lmccheck.store.disk import Held, Stamp, hashed, opened
 from lmccheck.store.header import EXPECTED, cannot_read, header_of_open
+from lmccheck.store.surroundings import Surroundings, remarks_beside, require_read
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -90,20 +92,30 @@ class Shards:
         object.__setattr__(self, "where", {name: file for file in self.files for name in file.header.tensors})
 
     def checkpoint(self, path: Path, home: Path | None) -> Checkpoint:
-        """Return them as the checkpoint that lies at ``path``."""
+        """Return them as the checkpoint that lies at ``path``; ``home`` is the folder of its config and tokenizer.
+
+        Raises CheckpointError where from_pretrained makes something else of that.
+        """
+        around: Surroundings | None = None
+        remarks: tuple[str, ...] = ()
+        if home is not None:
+            require_read(home, (self.beside or self.files)[0].path)
+            around = Surroundings.of(home)
+            remarks = () if self.beside else tuple(remarks_beside(home, self.files[0].path, self.where))
         return Checkpoint(
             shown_path(path),
             {name: file.header.tensors[name] for name, file in self.where.items()},
             self.read,
             str(path),
             metadata=self.metadata(),
-            require_unchanged=self.require_unchanged,
+            require_unchanged=partial(self.require_unchanged, around),
             same=self.same,
             digests=self.digests,
             files=(*(file.path for file in self.files), *(held.path for held in self.beside)),
             home=home,
             get=lambda name: self.where[name].get(name),
             lies={name: file.lying(name) for name, file in self.where.items()},
+            remarks=remarks,
         )
 
     def read(self) -> dict[str, Tensor]:
@@ -119,9 +131,9 @@ class Shards:
         first, *others = (file.header.metadata for file in self.files)
         return {key: text for key, text in first.items() if all(other.get(key) == text for other in others)}
 
-    def require_unchanged(self) -> None:
-        """Raise CheckpointError where one of the files is another by now."""
-        read: tuple[File | Held, ...] = (*self.files, *self.beside)
+    def require_unchanged(self, around: Surroundings | None = None) -> None:
+        """Raise CheckpointError where one of the files, or of what lies around them, is another by now."""
+        read: tuple[File | Held | Surroundings, ...] = (*self.files, *self.beside, *([around] if around else []))
         for one in read:
             one.require_unchanged()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 import lmccheck
+from lmccheck.errors import CheckpointError
 
 transformers = pytest.importorskip("transformers")
 
@@ -59,3 +61,51 @@ def test_the_merge_is_a_folder_that_its_library_loads(folders: Path, recipe: Any
     with torch.no_grad():
         loss = float(module.float()(input_ids=IDS, labels=IDS).loss)
     assert result.details["merged"]["loss"] == pytest.approx(loss, abs=1e-5)
+
+
+def test_what_is_read_for_a_merge_is_held(folders: Path, tmp_path: Path) -> None:
+    """A config of what is shipped, a base's, and the counts of a recipe: each is another by the end, or none is."""
+    for name in ("chat", "math", "base", "out"):
+        shutil.copytree(folders / name.replace("base", "chat").replace("out", "chat"), tmp_path / name)
+    (tmp_path / "counts.json").write_text('{"chat": 1, "math": 3}')
+    parents = {"chat": "chat", "math": "math"}
+    given = {"data": (IDS, None), "base": tmp_path, "base_model": "base", "shipped": "out"}
+    merge = lmccheck.load_merge(parents, {"fedavg": "counts.json"}, **given)
+    merge.require_unchanged()
+    for name in ("out/config.json", "base/generation_config.json", "chat/tokenizer_config.json", "counts.json"):
+        text = (tmp_path / name).read_text()
+        (tmp_path / name).write_text(text + " ")
+        with pytest.raises(CheckpointError, match=rf"{name}: changed after it was loaded"):
+            merge.require_unchanged()
+        (tmp_path / name).write_text(text)
+    merge.require_unchanged()
+
+
+def test_what_from_pretrained_leaves_out_of_a_publication_is_told(
+    folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A network that a consumer gets under other names, as one with an adapter on, is not what was measured."""
+    parents, recipe = {"chat": "chat", "math": "math"}, {"linear": {"chat": 0.5, "math": 0.5}}
+    made = lmccheck.load_merge(parents, recipe, data=(IDS, None), base=folders).product.made.path
+    shutil.copytree(made, tmp_path / "out")
+    merge = lmccheck.load_merge(parents, recipe, data=(IDS, None), base=folders, shipped=tmp_path / "out")
+    monkeypatch.setattr("lmccheck.network.hub.consumed.consumed", lambda home: torch.nn.Linear(1, 1))
+    result = lmccheck.shipped(merge)
+    said = "from_pretrained makes a network of it without 12 of its tensors: "
+    assert (result.verdict, result.details["refused"][: len(said)]) == ("fail", said)
+
+
+def test_other_weights_beside_what_is_shipped_are_said_with_the_verdict(folders: Path, tmp_path: Path) -> None:
+    """And so are those beside a parent: a folder is read once, and others may read another file of it."""
+    for name in ("chat", "math"):
+        shutil.copytree(folders / name, tmp_path / name)
+    parents, recipe = {"chat": "chat", "math": "math"}, {"linear": {"chat": 0.5, "math": 0.5}}
+    made = lmccheck.load_merge(parents, recipe, data=(IDS, None), base=tmp_path).product.made.path
+    shutil.copytree(made, tmp_path / "out")
+    for name in ("out", "math"):
+        shutil.copy(tmp_path / name / "model.safetensors", tmp_path / name / "consolidated.safetensors")
+    result = lmccheck.shipped(lmccheck.load_merge(parents, recipe, data=(IDS, None), base=tmp_path, shipped="out"))
+    assert result.verdict == "pass"
+    for name in ("shipped", "math"):
+        told = f"{name}: model.safetensors is read, consolidated.safetensors beside it is not, which holds a tensor "
+        assert any(note.startswith(told) for note in result.details["notes"])

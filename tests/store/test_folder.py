@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 
 import pytest
@@ -104,3 +105,54 @@ def test_pickles_beside_safetensors_are_not_read(saved: Path) -> None:
     """Optimizer states and old weights may lie there."""
     (saved / "pytorch_model.bin").write_bytes(b"\x80\x04")
     assert look_at(saved, saved, "a").tensors.keys() == STATE.keys()
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "model.safetensors.index.json"])
+def test_an_adapter_beside_a_named_file_is_refused_as_in_a_folder(saved: Path, name: str) -> None:
+    """from_pretrained of that folder puts the adapter on; where no config lies beside, no folder is loaded."""
+    if name.endswith(".json"):
+        (saved / "model.safetensors").rename(saved / "model-00001-of-00001.safetensors")
+        placed = dict.fromkeys(STATE, "model-00001-of-00001.safetensors")
+        (saved / name).write_text(json.dumps({"weight_map": placed}))
+    (saved / "adapter_config.json").write_text("{}")
+    (saved / "adapter_model.safetensors").write_bytes(b"")
+    with pytest.raises(CheckpointError) as error:
+        look_at(saved / name, saved, "a")
+    assert f"got adapter_config.json, an adapter, beside {name}, a whole model" in str(error.value)
+    (saved / "config.json").unlink()
+    assert look_at(saved / name, saved, "a").tensors.keys() == STATE.keys()
+
+
+def test_a_config_that_names_other_weights_is_refused(saved: Path) -> None:
+    """From a folder and from a file beside it; one that names what is read anyway is not."""
+    (saved / "config.json").write_text('{"transformers_weights": "real.safetensors"}')
+    for given in (saved, saved / "model.safetensors"):
+        with pytest.raises(CheckpointError, match=r'config\.json: says transformers_weights = "real\.safetensors"'):
+            look_at(given, saved, "a")
+    (saved / "config.json").write_text('{"transformers_weights": "model.safetensors"}')
+    assert look_at(saved, saved, "a").home == saved
+
+
+def test_other_weights_beside_a_single_file_are_said(saved: Path) -> None:
+    """Those of the same tensors, and pickles by the name of a model's; a checkpoint of other tensors is none of it."""
+    save_file({"w": torch.zeros(2, 3)}, saved / "model.fp16.safetensors")
+    save_file({"other": torch.zeros(2)}, saved / "head.safetensors")
+    (saved / "pytorch_model.bin").write_bytes(b"\x80\x04")
+    for given in (saved, saved / "model.safetensors"):
+        assert look_at(given, saved, "a").remarks == (
+            "model.safetensors is read, model.fp16.safetensors beside it is not, which holds a tensor 'w', too",
+            "model.safetensors is read, pytorch_model.bin beside it is not",
+        )
+
+
+@pytest.mark.parametrize("change", ["changed", "it is gone", "was not there"])
+def test_what_belongs_to_a_folder_stays_as_it_was(saved: Path, change: str) -> None:
+    """Its config and tokenizer are held from the first look; other files beside are nobody's."""
+    tokenizer = saved / "tokenizer.json"
+    tokenizer.write_text("{}") if change != "was not there" else None
+    found = look_at(saved, saved, "a")
+    (saved / "notes.json").write_text("{}")
+    found.require_unchanged()
+    tokenizer.unlink() if change == "it is gone" else tokenizer.write_text("{ }")
+    with pytest.raises(CheckpointError, match=rf"tokenizer\.json: .*{change}"):
+        found.require_unchanged()

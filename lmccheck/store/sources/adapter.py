@@ -17,6 +17,7 @@ from lmccheck.store.contents import Lying, same_bytes
 from lmccheck.store.folders import CONFIG, adapter_in
 from lmccheck.store.given import Adapted
 from lmccheck.store.shards import File
+from lmccheck.store.surroundings import Surroundings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,6 +33,7 @@ class _Merged:
     file: File
     config: AdapterConfig
     parts: Parts
+    around: Surroundings  # of the adapter, which may have a tokenizer of its own
 
     def checkpoint(self, path: Path) -> Checkpoint:
         """Return the merged model as a checkpoint; the adapter lies at ``path``."""
@@ -71,6 +73,7 @@ class _Merged:
         self.base.require_unchanged()
         self.file.require_unchanged()
         self.config.held.require_unchanged()
+        self.around.require_unchanged()
 
     def same(self, one: str, other: str) -> bool:
         """Whether two names are made alike of the same bytes; no if they cannot be read now."""
@@ -144,7 +147,7 @@ def open_adapter(given: Mapping[str, Any] | Adapted, folder: Path, side: str) ->
 
 def _merged(path: Path, base: Checkpoint, file: File, config: AdapterConfig) -> Checkpoint:
     parts = parts_of(shown_path(path), file.header.tensors, config, base.tensors, base.label)
-    return _Merged(base, file, config, parts).checkpoint(path)
+    return _Merged(base, file, config, parts, Surroundings.of(file.path.parent)).checkpoint(path)
 
 
 def _waiting(path: Path, base: Checkpoint, file: File, config: AdapterConfig, error: OtherNames) -> Checkpoint:
@@ -153,7 +156,8 @@ def _waiting(path: Path, base: Checkpoint, file: File, config: AdapterConfig, er
     def refuse(*_: Any) -> Any:
         raise error
 
-    found = _Merged(base, file, config, Parts({}, {})).checkpoint(path)
+    around = Surroundings.of(file.path.parent)
+    found = _Merged(base, file, config, Parts({}, {}), around).checkpoint(path)
     return replace(found, read=refuse, get=refuse, lies={}, onto=lambda view: _merged(path, view(base), file, config))
 
 
