@@ -61,7 +61,8 @@ class Declared:
     ``options`` which keys may stand beside it. ``claims`` gives the laws that hold under some settings. ``linear``: a
     weighted mean of parents, which may be aligned before;
     ``needs_base``: cannot be made without one. ``look`` finds what is wrong with files that the settings name.
-    ``drawn``: on which small networks its laws are tried; empty where it runs on its own parents only.
+    ``drawn``: on which small networks its laws are tried; empty where it runs on its own parents only. ``once``: it
+    sums in float64 and rounds to nearest once, to which its laws are held; others may round after every step.
     """
 
     name: str
@@ -74,6 +75,7 @@ class Declared:
     needs_base: bool = False
     look: Callable[[Mapping[str, Any], tuple[str, ...], Path], None] | None = field(default=None, repr=False)
     drawn: Literal["perceptron", "llama", "adapters", ""] = "perceptron"
+    once: bool = False
 
 
 RECIPES: Registry[Declared] = Registry("recipe", "lmccheck.merging.recipes")

@@ -12,7 +12,17 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from lmccheck.merging.trial import Broken, Trial, base_of, compared, in_place_of, size_of, sources_of, unlike
+from lmccheck.merging.trial import (
+    Broken,
+    Trial,
+    astray,
+    base_of,
+    compared,
+    in_place_of,
+    rounding_of,
+    sources_of,
+    unlike,
+)
 from lmccheck.store.compare import difference
 
 if TYPE_CHECKING:
@@ -107,7 +117,8 @@ def constants(trial: Trial) -> Broken | None:
         value = sources[0].get(name)
         if all(difference(name, one.get(name), value) is None for one in sources[1:]):
             said = "a buffer that is equal in all parents is another in the merge"
-            if broken := unlike("constants", said, name, merged.get(name), value, [value], 1.0):
+            explained = replace(rounding_of(trial), size=1.0).between(merged.get(name), value, [value])
+            if broken := unlike("constants", said, name, merged.get(name), value, explained):
                 return broken
     return None
 
@@ -131,7 +142,8 @@ def unit(trial: Trial) -> Broken | None:
         given = trial.setting.parents if trial.weighted else {who: parent}
         setting = replace(trial.setting, parents=given, weights={who: 1.0})
         said = f"M({{{who}: 1}}) ≠ {who}"
-        if broken := compared("unit", said, trial.make(setting), parent, (parent, *base_of(setting))):
+        explained = replace(rounding_of(trial), size=1.0).between
+        if broken := compared("unit", said, trial.make(setting), parent, (parent, *base_of(setting)), explained):
             return broken
     return None
 
@@ -142,7 +154,8 @@ def equal(trial: Trial) -> Broken | None:
     same = {name: in_place_of(parent, original) for name, original in trial.setting.parents.items()}
     setting = replace(trial.setting, parents=same)
     said = f"M of {len(setting.parents)} times {who} ≠ {who}"
-    return compared("equal", said, trial.make(setting), parent, (parent, *base_of(setting)), size_of(trial))
+    explained = rounding_of(trial).between
+    return compared("equal", said, trial.make(setting), parent, (parent, *base_of(setting)), explained)
 
 
 def order(trial: Trial) -> Broken | None:
@@ -157,7 +170,7 @@ def order(trial: Trial) -> Broken | None:
         return None
     said = f"M({', '.join(setting.parents)}) ≠ M({', '.join(trial.setting.parents)})"
     expected = trial.merged().checkpoint
-    return compared("order", said, trial.make(setting), expected, sources_of(trial.setting), size_of(trial))
+    return compared("order", said, trial.make(setting), expected, sources_of(trial.setting), rounding_of(trial).again)
 
 
 def scale(trial: Trial) -> Broken | None:
@@ -168,7 +181,7 @@ def scale(trial: Trial) -> Broken | None:
     setting = replace(trial.setting, weights={who: SCALE * weight for who, weight in weights.items()})
     said = f"M of weights times {SCALE:g} ≠ M"
     expected = trial.merged().checkpoint
-    return compared("scale", said, trial.make(setting), expected, sources_of(trial.setting), size_of(trial))
+    return compared("scale", said, trial.make(setting), expected, sources_of(trial.setting), rounding_of(trial).again)
 
 
 def equivariant(trial: Trial) -> Broken | None:
@@ -180,7 +193,7 @@ def equivariant(trial: Trial) -> Broken | None:
     setting = replace(trial.setting, parents=parents, base=base)
     expected = trial.act(trial.merged().checkpoint)
     said = "M(π·base; π·θ) ≠ π·M(base; θ)" if base is not None else "M(π·θ) ≠ π·M(θ)"
-    return compared("equivariant", said, trial.make(setting), expected, sources_of(setting), size_of(trial))
+    return compared("equivariant", said, trial.make(setting), expected, sources_of(setting), rounding_of(trial).again)
 
 
 def linear(trial: Trial) -> Broken | None:
@@ -194,14 +207,19 @@ def linear(trial: Trial) -> Broken | None:
     sources += [(base, of_base)] if base is not None and of_base else []
     said = "M ≠ " + " + ".join(f"{weight:.4g}·{who}" for who, weight in weights.items())
     said += f" + {of_base:.4g}·base" if base is not None and of_base else ""
+    rounds = 1 + sum(abs(weight) for weight in weights.values())  # of the base, in differences from it
     for name, header in made.checkpoint.tensors.items():
         if not header.is_floating_point or any(name not in source.tensors for source, _ in sources):
             continue
         expected: Any = 0
         for source, weight in sources:
             expected = expected + weight * source.get(name).double()
-        every = [one.get(name) for one in sources_of(trial.setting) if name in one.tensors]
-        found = unlike("linear", said, name, made.checkpoint.get(name), expected, every, size_of(trial))
+        got, terms = made.checkpoint.get(name), [(weight, source.get(name)) for source, weight in sources]
+        steps = terms if trial.once or base is None or name not in base.tensors else [*terms, (rounds, base.get(name))]
+        allowed = rounding_of(trial).of_sum(got, expected, steps)
+        found = unlike("linear", said, name, got, expected, allowed)
+        if found is None and not trial.once:
+            found = astray("linear", said, name, got, expected, terms, allowed)
         if found:
             return found
     return None

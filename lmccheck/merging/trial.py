@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from lmccheck.merging.rounding import Rounding, strays
 from lmccheck.store.compare import difference, shown_apart
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 Make = Callable[["Setting"], "Made"]
 Act = Callable[["Checkpoint"], "Checkpoint"]
+Explained = Callable[["Tensor", "Tensor", "list[Tensor]"], "Tensor"]  # of got, expected and sources, by entry
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,8 @@ class Trial:
     ``make`` makes it. ``weighted``: whether its weights can be given. ``act`` lets a permutation of the network's units
     act on a checkpoint; None where there is none. ``dtype``: that of all floating tensors, where it was promised.
     ``buffers``: floating tensors that nothing learns; None where that is not known. ``layout``: whether the merge is
-    to have its parents' names and shapes. ``most``: how many parents are taken one by one.
+    to have its parents' names and shapes. ``most``: how many parents are taken one by one. ``once``: whether sums are
+    made in float64 and rounded once.
     """
 
     make: Make
@@ -53,6 +56,7 @@ class Trial:
     buffers: frozenset[str] | None = None
     layout: bool = True
     most: int = 100
+    once: bool = False
 
     def given(self, made: Made) -> Trial:
         """Return the trial, which need not make the merge itself."""
@@ -117,8 +121,13 @@ def size_of(trial: Trial) -> float:
     return max(1.0, math.fsum(abs(weight) for weight in weights.values()))
 
 
+def rounding_of(trial: Trial) -> Rounding:
+    """Return how the trial's merges are rounded, by what their recipe says."""
+    return Rounding(trial.once, bool(trial.merged().facts.get("products")), size_of(trial))
+
+
 def compared(
-    law: str, said: str, made: Made, expected: Checkpoint, sources: Iterable[Checkpoint], size: float = 1.0
+    law: str, said: str, made: Made, expected: Checkpoint, sources: Iterable[Checkpoint], explained: Explained
 ) -> Broken | None:
     """Return the entry of the first tensor that has one further from the expected than rounding explains."""
     sources = list(sources)
@@ -126,40 +135,46 @@ def compared(
         if name not in made.checkpoint.tensors or made.checkpoint.tensors[name].shape != expected.tensors[name].shape:
             return Broken(law, f"{said}: it has no tensor {name!r} of shape {expected.tensors[name].shape}")
         every = [one.get(name) for one in sources if name in one.tensors]
-        got = made.checkpoint.get(name)
+        got, wanted = made.checkpoint.get(name), expected.get(name)
         if not got.is_floating_point():
             continue  # which of the parents' integers it takes is its own matter
-        if found := unlike(law, said, name, got, expected.get(name), every, size):
+        if difference(name, got, wanted) is None:
+            continue
+        if found := unlike(law, said, name, got, wanted, explained(got, wanted, every)):
             return found
     return None
 
 
-def unlike(
-    law: str, said: str, name: str, got: Tensor, expected: Tensor, sources: list[Tensor], size: float
-) -> Broken | None:
-    """Compare two tensors to the rounding of sums of the sources; return the entry that is furthest off, or None.
+def unlike(law: str, said: str, name: str, got: Tensor, expected: Tensor, allowed: Tensor) -> Broken | None:
+    """Return the entry that is furthest beyond what rounding explains in it, or None."""
+    off = _apart(got, expected)
+    over = (off - allowed.nan_to_num(posinf=0.0)).reshape(-1)
+    if not bool((over > 0).any()):
+        return None
+    return _at(int(over.argmax()), law, said, name, (got, expected, off, allowed))
 
-    A sum of n numbers, and differences from the base, are off by at most (n + 3)·ε·Σ|w| times the largest of them, or
-    of the differences between sources in that tensor.
-    """
+
+def astray(
+    law: str, said: str, name: str, got: Tensor, expected: Tensor, terms: list[tuple[float, Tensor]], allowed: Tensor
+) -> Broken | None:
+    """Return the entry of a sum that is furthest off, where all together stray further than roundings do, or None."""
+    along = strays(got, expected, terms, allowed)
+    if along is None:
+        return None
+    off = _apart(got, expected)
+    said = f"{said}, over all entries of a tensor, whose roundings cancel"
+    return _at(int((off * along.abs()).argmax()), law, said, name, (got, expected, off, allowed))
+
+
+def _apart(got: Tensor, expected: Tensor) -> Tensor:
     import torch
 
-    if difference(name, got, expected) is not None:
-        eps = max(torch.finfo(one.dtype).eps for one in (got, *sources) if one.is_floating_point())
-        largest = expected.double().abs()
-        alike = [one.double() for one in sources if one.shape == largest.shape]
-        for one in alike:
-            largest = torch.maximum(largest, one.abs())
-        spread = max((float((one - alike[0]).abs().max()) for one in alike[1:]), default=0.0)
-        if math.isfinite(spread):  # products of factors round by their terms, which cancel in some entries
-            largest = largest.clamp(min=spread)
-        allowed = (len(sources) + 3) * (eps * size * largest + torch.finfo(got.dtype).smallest_normal * eps)
-        off = (got.double() - expected.double()).abs().nan_to_num(nan=torch.inf, posinf=torch.inf)
-        off = off.masked_fill((got.double() == expected.double()) | (got.isnan() & expected.isnan()), 0.0)
-        over = (off - allowed.nan_to_num(posinf=0.0)).reshape(-1)
-        if bool((over > 0).any()):
-            at = int(over.argmax())
-            index = tuple(int(i) for i in torch.unravel_index(torch.tensor(at), got.shape))
-            values = (float(one.reshape(-1)[at]) for one in (got, expected, off, allowed))
-            return Broken(law, said, name, index, *values)
-    return None
+    off = (got.double() - expected.double()).abs().nan_to_num(nan=torch.inf, posinf=torch.inf)
+    return off.masked_fill((got.double() == expected.double()) | (got.isnan() & expected.isnan()), 0.0)
+
+
+def _at(at: int, law: str, said: str, name: str, shown: tuple[Tensor, ...]) -> Broken:
+    import torch
+
+    index = tuple(int(i) for i in torch.unravel_index(torch.tensor(at), shown[0].shape))
+    return Broken(law, said, name, index, *(float(one.reshape(-1)[at]) for one in shown))

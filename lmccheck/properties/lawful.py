@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from lmccheck.merging.merge import Merge
 
 WEIGHTS = {"weights", "counts"}  # settings that weigh parents
-MOST = 4  # parents that are taken one by one, and that networks are drawn for
+MOST = 4  # parents that are taken one by one
+DRAWN = 12  # parents that networks are drawn for
 
 
 @dataclass
@@ -89,7 +90,7 @@ def _on_parents(merge: Merge, laws: tuple[str, ...], found: Tried) -> None:
 
 
 def _on_drawn(merge: Merge, laws: tuple[str, ...], found: Tried, examples: int, seed: int) -> None:
-    names = tuple(merge.given)[:MOST]
+    names = tuple(merge.given)[:DRAWN]
     strategy, most, shrinks = _strategy(merge, names)
     if strategy is None:
         found.notes.append(
@@ -105,7 +106,7 @@ def _on_drawn(merge: Merge, laws: tuple[str, ...], found: Tried, examples: int, 
         strategy,
         make,
         laws,
-        {"layout": layout, **_promised(merge)},
+        {"layout": layout, "most": MOST, **_promised(merge)},
         examples=min(examples, most),
         start=seed,
         shrinks=shrinks,
@@ -167,10 +168,11 @@ def made_of(merge: Merge, setting: Setting, folder: Path) -> Made:
 
 
 def _promised(merge: Merge) -> dict[str, Any]:
-    """Return what a recipe promises: its dtype, and whether its weights can be given."""
+    """Return what a recipe promises: its dtype, whether its weights can be given, and how it rounds."""
     facts = merge.product.made.facts
     return {
         "dtype": facts.get("dtype", merge.recipe.settings.get("dtype")),
+        "once": merge.recipe.declared.once,
         "weighted": not WEIGHTS.isdisjoint(merge.recipe.settings),
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -97,3 +98,41 @@ def test_a_soup_is_tried_on_its_own_parents_only(laws) -> None:
     result = laws({"greedy_soup": data})
     assert result.passed, result
     assert any("greedy_soup was not tried on drawn networks" in note for note in result.notes)
+
+
+def test_a_recipe_that_drops_parents_beyond_the_fourth_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of many parents in bfloat16 one less is within what steps round; a drawn network of twelve tells it."""
+    import lmccheck.properties.lawful as lawful
+    from lmccheck.merging.average import write_tensors
+    from lmccheck.merging.contract import RECIPES, Declared, Made, Making
+
+    def make(making: Making) -> Made:
+        first, *others = making.parents.values()
+        kept = [first, *others][:-1] if len(others) > 3 else [first, *others]
+        tensors = {
+            n: torch.stack([one.get(n).double() for one in kept]).mean(0).to(first.get(n).dtype)
+            if header.is_floating_point
+            else first.get(n)
+            for n, header in first.tensors.items()
+        }
+        return Made(write_tensors(making, tensors), {"weights": dict.fromkeys(making.parents, 1 / len(making.parents))})
+
+    monkeypatch.setattr(lawful, "SHRINKS", 10)  # which take long
+    uniform = RECIPES.get("uniform")
+    base, generator = seeded(small_mlp, 0), torch.Generator().manual_seed(1)
+    parents = {
+        f"p{i}": {k: (v + 0.01 * torch.randn(v.shape, generator=generator)).bfloat16() for k, v in base.items()}
+        for i in range(13)
+    }
+    data = torch.randn(6, 4, generator=torch.Generator().manual_seed(2)), torch.arange(6) % 3
+    merge = lmccheck.load_merge(parents, {"uniform": True}, model=small_mlp, data=data, device="cpu")
+    assert lmccheck.merge_laws(merge, examples=1).passed
+    dropping = Declared("dropping", make, uniform.read, "true", claims=lambda settings: frozenset({"linear"}))
+    merge = lmccheck.load_merge(
+        parents, dataclasses.replace(merge.recipe, declared=dropping, claims=frozenset({"linear"})), model=small_mlp,
+        data=data, device="cpu",
+    )  # fmt: skip
+    result = lmccheck.merge_laws(merge, examples=3)
+    assert result.verdict == "fail"
+    assert result.details["laws"]["linear"] == "broken"
+    assert "p11: " in result.details["smallest"]["linear"]

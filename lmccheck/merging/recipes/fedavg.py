@@ -48,7 +48,7 @@ def _in_file(settings: Mapping[str, Any], parents: tuple[str, ...], folder: Path
 
 
 @recipe(
-    "fedavg", read=_read, expects=EXPECTED, options=("dtype",), linear=True,
+    "fedavg", read=_read, expects=EXPECTED, options=("dtype",), linear=True, once=True,
     claims=lambda settings: frozenset({"unit", "equal", "order", "scale", "equivariant", "linear"}),
     look=lambda settings, parents, folder: _in_file(settings, parents, folder) and None,
 )  # fmt: skip

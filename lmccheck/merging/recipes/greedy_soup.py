@@ -22,7 +22,7 @@ def _read(value: Any, parents: tuple[str, ...], options: Mapping[str, Any]) -> M
     return {"validation": value, "dtype": dtype(options)}
 
 
-@recipe("greedy_soup", read=_read, expects=EXPECTED, options=("dtype",), linear=True, drawn="")
+@recipe("greedy_soup", read=_read, expects=EXPECTED, options=("dtype",), linear=True, once=True, drawn="")
 def greedy_soup(making: Making) -> Made:
     """Return the greedy soup of Wortsman et al. 2022, Recipe 1, by the mean loss on validation data.
 

@@ -26,7 +26,7 @@ def _claims(settings: Mapping[str, Any]) -> frozenset[str]:
 
 @recipe(
     "linear", read=_read, expects="a table of weights by parent", options=("normalize", "dtype"), claims=_claims,
-    linear=True,
+    linear=True, once=True,
 )  # fmt: skip
 def linear(making: Making) -> Made:
     """Return the weighted sum of the parents, as ``torch.optim.swa_utils`` and mergekit's ``linear`` make it.

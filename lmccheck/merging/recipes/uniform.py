@@ -17,7 +17,7 @@ def _read(value: Any, parents: tuple[str, ...], options: Mapping[str, Any]) -> M
 
 
 @recipe(
-    "uniform", read=_read, expects="true", options=("dtype",), linear=True,
+    "uniform", read=_read, expects="true", options=("dtype",), linear=True, once=True,
     claims=lambda settings: frozenset({"unit", "equal", "order", "equivariant", "linear"}),
 )  # fmt: skip
 def uniform(making: Making) -> Made:
