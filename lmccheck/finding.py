@@ -15,17 +15,18 @@ from lmccheck.shown import one_line
 Verdict = Literal["pass", "fail", "inconclusive", "error"]
 Above = Literal["chord", "worse", "own"]
 LIMIT = "a number ≥ 0 in the loss's unit, or a percentage of the worse endpoint's loss such as \"5%\""
+LIMIT_OF_MERGE = "a number ≥ 0 in the metric's unit, or a percentage of the reference's figure such as \"5%\""
 PERCENTAGE = re.compile(r"\d+(\.\d+)?%")
 
 
-def read_limit(value: Any) -> float | str:
+def read_limit(value: Any, expected: str = LIMIT) -> float | str:
     """Return a limit as it may be given, numbers as floats. Raises ValueError for anything else."""
     if isinstance(value, str) and PERCENTAGE.fullmatch(value) and math.isfinite(float(value[:-1])):
         return value
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if number and 0 <= value <= sys.float_info.max:  # compared exactly, where an integer has no float
         return float(value)
-    raise ValueError(LIMIT)
+    raise ValueError(expected)
 
 
 def require_limit(limit: Any) -> None:
@@ -34,7 +35,7 @@ def require_limit(limit: Any) -> None:
         bound_of(limit, 1.0)
 
 
-def bound_of(limit: float | str, reference: float | None) -> float:
+def bound_of(limit: float | str, reference: float | None, expected: str = LIMIT) -> float:
     """Return a limit in the unit of what it limits; ``"5%"`` is relative to ``reference``, a loss.
 
     >>> bound_of("5%", 2.0), bound_of(0.05, None)
@@ -43,7 +44,7 @@ def bound_of(limit: float | str, reference: float | None) -> float:
     try:
         limit = read_limit(limit)
     except ValueError:
-        raise LmcError(f"limit = {limit!r}; expected {LIMIT}") from None
+        raise LmcError(f"limit = {limit!r}; expected {expected}") from None
     if not isinstance(limit, str):
         return limit
     if reference is None:

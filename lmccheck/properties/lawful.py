@@ -13,6 +13,7 @@ from lmccheck.merging.contract import LAWS as CLAIMED
 from lmccheck.merging.drawn import SHRINKS, acted, networks, tried
 from lmccheck.merging.laws import ALWAYS, SAID, broken
 from lmccheck.merging.trial import Act, Broken, Made, Setting, Trial
+from lmccheck.properties.publication import note_of_one, taken_alone
 from lmccheck.store.checkpoint import Checkpoint, look_at
 from lmccheck.store.compare import same_bits
 
@@ -54,6 +55,7 @@ def tried_laws(merge: Merge, *, examples: int, seed: int) -> Tried:
     claims = {*merge.recipe.claims, *facts.get("claims", ())}
     laws = (*ALWAYS, *(law for law in CLAIMED if law in claims))
     found = Tried(("mixed", *laws), tuple(law for law in CLAIMED if law not in claims))
+    found.notes.extend(note_of_one(merge))
     _on_parents(merge, laws, found)
     _on_drawn(merge, laws, found, examples, seed)
     if found.unclaimed:
@@ -179,8 +181,6 @@ def _promised(merge: Merge) -> dict[str, Any]:
 
 def _unmixed(merge: Merge) -> Broken | None:
     """Return what is wrong where a merge of several is one of them."""
-    from lmccheck.properties.publication import taken_alone
-
     alone = taken_alone(merge, merge.product.made.facts)
     sources = {f"parent {name}": one for name, one in merge.given.items() if name not in alone}
     sources |= {} if merge.base_file is None else {"the base": merge.base_file}

@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from lmccheck.errors import LmcError, SourceError, nearest
-from lmccheck.finding import End, Examined, bound_of
+from lmccheck.finding import LIMIT_OF_MERGE, End, Examined, bound_of
 from lmccheck.properties.remarks import end_of
 from lmccheck.properties.settings import AGAINST, METRICS
 
@@ -135,7 +135,8 @@ class Part:
 
     def bound(self, limit: float | str) -> float:
         """The limit here; a share of nothing is nothing."""
-        return 0.0 if isinstance(limit, str) and self.reference == 0 else bound_of(limit, self.reference)
+        nothing = isinstance(limit, str) and self.reference == 0
+        return 0.0 if nothing else bound_of(limit, self.reference, LIMIT_OF_MERGE)
 
     def within(self, value: float | None, limit: float | str) -> bool:
         """Whether another figure of the merge would do."""

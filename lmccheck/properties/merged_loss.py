@@ -10,7 +10,7 @@ from lmccheck.finding import End, Failure, Finding, Seen, Where
 from lmccheck.properties.merge_tasks import Asked, Part, Task, measure_tasks, seen_by_recipe
 from lmccheck.properties.registry import check
 from lmccheck.properties.remarks import measured_on, precision_of
-from lmccheck.properties.settings import Against, By, Limit, MergeData, Metric
+from lmccheck.properties.settings import Against, By, MergeData, MergeLimit, Metric
 from lmccheck.shown import some
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def merged_loss(
     against: Against | None = None,
     metric: Metric = "loss",
     by: By | None = None,
-    limit: Limit = 0.05,
+    limit: MergeLimit = 0.05,
 ) -> Finding:
     """Assert that a merge, as its recipe makes it, is at most ``limit`` worse than what it was made of.
 
@@ -103,7 +103,9 @@ def _alignment(merge: Merge) -> dict[str, Any] | None:
 
 def _notes(tasks: list[Task], worst: Part, limit: float | str) -> list[str]:
     """Say what became of BatchNorm, which part is judged, and which data the recipe looked at before."""
-    notes = list(tasks[0].merge.product.made.notes)
+    from lmccheck.properties.publication import note_of_one
+
+    notes = [*note_of_one(tasks[0].merge), *tasks[0].merge.product.made.notes]
     if worst.task.slices is not None:
         parts = worst.task.slices
         notes.append(

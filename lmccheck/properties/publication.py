@@ -50,6 +50,15 @@ class Publication:
         """Whether it is the merge in another dtype, and that is meant."""
         return tolerance == "rounded" and self.comparison.rounded
 
+    def count(self, tolerance: str | float) -> int:
+        """Return how many tensors, files and keys are wrong, by whatever but the size of a difference."""
+        told = self.comparison
+        found = len(told.missing) + len(told.unknown) + len(told.shapes) + len(self.beside) + bool(self.refused)
+        found += sum(name not in self.alone for name in self.equals)
+        if isinstance(tolerance, str) and not self.as_rounded(tolerance):
+            found += len({*told.dtypes, *(one.name for one in told.differences)})
+        return found
+
     def problems(self, tolerance: str | float) -> list[str]:
         """Return in words all that keeps it from being the merge, the worst first; nothing where it is."""
         copies = [name for name in self.equals if name not in self.alone]
@@ -173,10 +182,21 @@ def _compared(merge: Merge, shipped: Checkpoint, expected: Checkpoint) -> Compar
 
 def taken_alone(merge: Merge, facts: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the parent that the recipe takes alone, if it takes one, with weight 1."""
+    return tuple(name for name, weight in _only(facts).items() if weight == 1.0)
+
+
+def _only(facts: Mapping[str, Any]) -> dict[str, float]:
+    """Return the one parent that a merge is made of, with its weight; nothing where it is made of more."""
     if isinstance(taken := facts.get("taken"), (list, tuple)) and len(set(taken)) == 1:
-        return (str(taken[0]),)
+        return {str(taken[0]): 1.0}
     weights = {name: weight for name, weight in (facts.get("weights") or {}).items() if weight}
-    return tuple(weights) if list(weights.values()) == [1.0] else ()
+    return weights if len(weights) == 1 else {}
+
+
+def note_of_one(merge: Merge) -> list[str]:
+    """Say of which parent a merge is made where it is of one of several; nothing where it is of more."""
+    alone = _only(merge.product.made.facts) if len(merge.files) > 1 else {}
+    return [f"the recipe takes {_who(name)} alone: nothing of the other parents is in the merge" for name in alone]
 
 
 def _loaded(merge: Merge, shipped: Checkpoint) -> tuple[Endpoint | None, str]:

@@ -15,7 +15,7 @@ from pydantic import Field, PlainValidator
 from pydantic.fields import FieldInfo
 
 from lmccheck.alignment import method_names
-from lmccheck.finding import LIMIT, read_limit
+from lmccheck.finding import LIMIT, LIMIT_OF_MERGE, read_limit
 from lmccheck.properties.endpoints import Endpoints
 from lmccheck.store.described import CALLABLE
 from lmccheck.store.documents import Strict
@@ -80,6 +80,11 @@ def _reader(text: str, accepts: Callable[[Any], bool]) -> tuple[PlainValidator, 
 
 
 Limit = Annotated[float | str, PlainValidator(read_limit), Field(description=LIMIT)]
+MergeLimit = Annotated[
+    float | str,
+    PlainValidator(lambda value: read_limit(value, LIMIT_OF_MERGE)),
+    Field(description=LIMIT_OF_MERGE),
+]
 Points = Annotated[int, Field(ge=3, le=10_001, description="a whole number from 3 to 10001")]
 Seed = Annotated[int, Field(description="an integer")]
 

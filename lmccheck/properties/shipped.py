@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 def shipped(merge: Merge, *, tolerance: Tolerance = "bits") -> Finding:
     """Assert that what is published is the merge that the recipe makes, and none of its parents.
 
-    value = max |shipped − merge| over all tensors; −0 and 0, and kinds of NaN, differ in their bits only.
+    value = max |shipped − merge| over all tensors; −0 and 0, and kinds of NaN, differ in their bits only. Where that is
+    within the tolerance and something else is wrong, it is how many things are: tensors, files, keys of configs.
     ``tolerance``: ``"bits"`` (names, shapes, dtypes and all bits are the same), ``"rounded"`` (the merge, rounded to
     the dtype that is shipped), or the largest difference allowed, a number. The published folder must load by its own
     library, a file into the network; its config and tokenizer must be the merge's. It must not be a parent or the base,
@@ -45,9 +46,14 @@ def shipped(merge: Merge, *, tolerance: Tolerance = "bits") -> Finding:
     found = published(merge, merge.shipped)
     lines = found.problems(tolerance)
     worst = found.worst
+    value = 0.0 if found.as_rounded(tolerance) else found.comparison.largest
+    limit, unit = (0.0 if isinstance(tolerance, str) else float(tolerance)), ""
+    if lines and value <= limit:  # what is wrong is no number of a tensor
+        value, limit, unit = float(found.count(tolerance)), 0.0, "differences"
     return Finding(
-        0.0 if found.as_rounded(tolerance) else found.comparison.largest,
-        0.0 if isinstance(tolerance, str) else float(tolerance),
+        value,
+        limit,
+        unit,
         endpoints=tuple(End(name, loss) for name, loss in found.losses.items() if name in merge.parents),
         verdict="fail" if lines else "pass",
         where=Where(layer=worst.name) if worst else Where(),

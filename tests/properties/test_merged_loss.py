@@ -14,6 +14,7 @@ import lmccheck
 from lmccheck.errors import LmcError
 from lmccheck.properties import run
 from lmccheck.properties.merge_diagnosis import blocks_of
+from lmccheck.properties.registry import PROPERTIES
 
 State = dict[str, Tensor]
 HALF = {"linear": {"x": 0.5, "y": 0.5}}
@@ -69,6 +70,32 @@ def test_a_share_of_nothing_is_nothing() -> None:
     merge = merge_of({"call": lambda parents: BLIND}, {"x": GOOD, "y": BLIND})
     found = lmccheck.merged_loss(merge, metric="error", limit="10%")
     assert (found.verdict, found.limit) == ("fail", 0.0)
+
+
+def test_what_is_no_limit_is_told_of_the_reference() -> None:
+    """A merge has a reference; the worse endpoint is that of a line."""
+    merge = merge_of(HALF, {"x": GOOD, "y": BLIND})
+    with pytest.raises(LmcError, match=r"limit = -1; .* percentage of the reference's figure") as raised:
+        lmccheck.merged_loss(merge, limit=-1)
+    assert "endpoint" not in str(raised.value)
+    assert "percentage of the reference's figure" in PROPERTIES.get("merged_loss").expected["limit"]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "noted"),
+    [
+        ({"linear": {"x": 1.0, "y": 0.0}}, True),
+        ({"linear": {"x": 0.5, "y": 0.0}}, True),
+        ({"fedavg": {"x": 100, "y": 0}}, True),
+        (HALF, False),
+    ],
+)
+def test_a_merge_of_one_parent_is_said_to_be_that(recipe: Any, noted: bool) -> None:
+    """Weight 0 of all others leaves nothing of them."""
+    merge = merge_of(recipe, {"x": GOOD, "y": BLIND})
+    said = "the recipe takes parent x alone: nothing of the other parents is in the merge"
+    assert (said in lmccheck.merged_loss(merge).notes) is noted
+    assert (said in lmccheck.merge_laws(merge, examples=1).notes) is noted
 
 
 def test_a_metric_of_the_users_own_is_measured_on_merge_and_parents() -> None:

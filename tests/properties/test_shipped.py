@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from networks.beside import folder, words
 from networks.small import seeded, small_batchnorm, small_mlp
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -122,6 +123,38 @@ def test_another_dtype_is_explained_by_rounding(shipped, given) -> None:
     assert "rounded from float32 to bfloat16, by" in rounded.notes[0]
     narrow["0.weight"][0, 0] *= 1.01
     assert not shipped(narrow, tolerance="rounded").passed
+
+
+def test_what_is_wrong_beside_numbers_is_counted(shipped, given) -> None:
+    """Six tensors of another dtype; one renamed is one missing, one unknown, and a file that does not load."""
+    made = total(given, 0.5, 0.5)
+    exact = {k: (v * 64).round() / 64 for k, v in made.items()}  # which float64 holds as well
+    recipe = {"call": lambda parents: exact}
+    found = shipped({k: v.double() for k, v in exact.items()}, recipe)
+    assert (found.verdict, found.value, found.limit, found.unit) == ("fail", 6.0, 0.0, "differences")
+    renamed = {k.replace("4.weight", "head.weight"): v for k, v in made.items()}
+    for tolerance in ("bits", 10.0):
+        found = shipped(renamed, tolerance=tolerance)
+        assert (found.verdict, found.value, found.limit) == ("fail", 3.0, 0.0)
+    parent = shipped(given["x"], tolerance=100.0)
+    assert (parent.verdict, parent.value, parent.limit, parent.unit) == ("fail", 1.0, 0.0, "differences")
+
+
+@pytest.mark.parametrize(("missing", "count"), [((), 0), (("tokenizer.json",), 1)])
+def test_what_lies_beside_is_counted(given, tmp_path: Path, missing: tuple[str, ...], count: int) -> None:
+    """A folder without its tokenizer differs in that one, all numbers being those of the merge."""
+    for name in ("x", "y", "out"):
+        state = total(given, 0.5, 0.5) if name == "out" else given[name]
+        save_file(state, folder(tmp_path / name, {"tokenizer.json": words()}) / "model.safetensors", {"format": "pt"})
+    for name in missing:
+        (tmp_path / "out" / name).unlink()
+    inputs = torch.randn(30, 4, generator=torch.Generator().manual_seed(2))
+    merge = lmccheck.load_merge(
+        {"x": "x", "y": "y"}, HALF, model=small_mlp, data=(inputs, torch.arange(30) % 3), base=tmp_path, device="cpu",
+        shipped="out",
+    )  # fmt: skip
+    found = lmccheck.shipped(merge)
+    assert (found.value, found.limit, found.verdict) == (count, 0.0, "fail" if count else "pass"), found.lines
 
 
 def test_missing_and_unknown_tensors_are_named(shipped, given) -> None:
