@@ -34,7 +34,8 @@ from lmccheck.shown import one_line, some
 from lmccheck.store.checkpoint import Checkpoint, look_at, open_checkpoint
 from lmccheck.store.data import Data
 from lmccheck.store.disk import Held
-from lmccheck.store.surroundings import held_as_is
+from lmccheck.store.prefixes import prefixes_differ
+from lmccheck.store.surroundings import all_held, all_unchanged
 
 Kept = TypeVar("Kept")
 
@@ -123,21 +124,15 @@ class Merge:
     @cached_property
     def given(self) -> Mapping[str, Checkpoint]:
         """The parents as the recipe gets them: their files, or, aligned to the first, their weights."""
-        if self.align == "none" and not self._prefixes_differ:
+        known = any(file.as_stored is not None for file in self.ends.checkpoints)  # whose names the library converts
+        module = stored_tensors(self.network.module)
+        if self.align == "none" and (known or not prefixes_differ(self.files.values(), module)):
             return self.files
         return self._given(self.alignments)
 
     def _given(self, alignments: Mapping[str, Alignment]) -> Mapping[str, Checkpoint]:
         moved = {name: found.weights for name, found in alignments.items()}
         return {name: self._stored(name, moved.get(name, end.theta)) for name, end in self.parents.items()}
-
-    @property
-    def _prefixes_differ(self) -> bool:
-        """Whether files have other names than each other because some have a prefix that all their names share."""
-        module = stored_tensors(self.network.module).keys()
-        named = [set(file.tensors) for file in self.files.values()]
-        known = any(file.as_stored is not None for file in self.ends.checkpoints)  # whose names the library converts
-        return not known and any(names != named[0] for names in named) and any(not names <= module for names in named)
 
     def _stored(self, name: str, weights: Mapping[str, Tensor]) -> Checkpoint:
         """Return a parent with weights under the names of its file, or, if they had a prefix, those of the module."""
@@ -247,16 +242,12 @@ class Merge:
     @property
     def inputs(self) -> tuple[Path, ...]:
         """Every file that was read for it, none of which may be written to."""
-        others = [file for one in (self.base_file, self.shipped) if one is not None for file in one.files]
-        own = [file for checkpoint in self.files.values() for file in checkpoint.files]
-        return (*own, *self.network.inputs, *others, *self.recipe.inputs)
+        files = (file for checkpoint in self.checkpoints.values() for file in checkpoint.files)
+        return (*files, *self.network.inputs, *self.recipe.inputs)
 
     def require_unchanged(self) -> None:
         """Raise CheckpointError where a file that was read for it is another by now."""
-        for checkpoint in self.checkpoints.values():
-            checkpoint.require_unchanged()
-        for held in self.read_for_recipe:
-            held.require_unchanged()
+        all_unchanged((*self.checkpoints.values(), *self.read_for_recipe))
         self.network.require_unchanged()
 
     @property
@@ -303,7 +294,7 @@ def load_merge(
     names = names_of(parents)
     read = recipe_of(recipe, names, folder)
     require_alignable(align, read)
-    held = tuple(held_as_is(file) for file in read.inputs)
+    held = all_held(read.inputs)
     require_enough(names, read, base_model)
     pins = pins_of(sha256, names)
     opened = {key: open_checkpoint(given, folder, f"parent {key}", pins.get(key)) for key, given in parents.items()}

@@ -5,7 +5,7 @@ One that all names of a file begin with is taken off where that makes them those
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -148,3 +148,9 @@ def _by(prefix: str) -> str:
     """Say who saves names like this, if one is known to."""
     who = [WRAPPERS[part] for part in prefix.rstrip(".").split(".") if part in WRAPPERS]
     return f" (as {who[0]} saves them)" if who else ""
+
+
+def prefixes_differ(files: Iterable[Checkpoint], module: Collection[str]) -> bool:
+    """Return whether files have other names than each other because some have a prefix that all their names share."""
+    named = [set(file.tensors) for file in files]
+    return any(names != named[0] for names in named) and any(not names <= set(module) for names in named)

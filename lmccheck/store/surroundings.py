@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lmccheck.errors import CheckpointError, shown_path
 from lmccheck.store.disk import Held, hashed
 from lmccheck.store.documents import read_document, shown
 from lmccheck.store.folders import CONFIG, INDEX, adapters_among, names_in
 from lmccheck.store.header import PICKLES, SAFETENSORS, read_header
+
+if TYPE_CHECKING:
+    from lmccheck.store.checkpoint import Checkpoint
 
 OTHER = "transformers_weights"  # the key of a config.json by which from_pretrained loads another file
 BELONGS = re.compile(  # configs, tokenizers, processors, templates
@@ -30,12 +34,11 @@ class Surroundings:
     @classmethod
     def of(cls, home: Path) -> Surroundings:
         """Return those of a folder; what cannot be read is told by whoever needs it."""
-        return cls(home, tuple(held_as_is(home / name) for name in sorted(_belonging(home))))
+        return cls(home, all_held(home / name for name in sorted(_belonging(home))))
 
     def require_unchanged(self) -> None:
         """Raise CheckpointError where one of them is another by now, is gone, or has come."""
-        for held in self.held:
-            held.require_unchanged()
+        all_unchanged(self.held)
         if new := _belonging(self.home) - {held.path.name for held in self.held}:
             raise CheckpointError(
                 f"{shown_path(self.home / min(new))}: was not there when the weights beside it were looked at, "
@@ -47,12 +50,18 @@ def _belonging(home: Path) -> set[str]:
     return {name for name in names_in(home) if BELONGS.fullmatch(name) and (home / name).is_file()}
 
 
-def held_as_is(path: Path) -> Held:
-    """Return a file's state. Raises CheckpointError with one line."""
+def all_held(paths: Iterable[Path]) -> tuple[Held, ...]:
+    """Return the states of files. Raises CheckpointError with one line."""
     try:
-        return hashed(path)
+        return tuple(map(hashed, paths))
     except ValueError as error:
         raise CheckpointError(str(error)) from None
+
+
+def all_unchanged(read: Iterable[Held | Checkpoint]) -> None:
+    """Raise CheckpointError where one of what was read is another by now."""
+    for each in read:
+        each.require_unchanged()
 
 
 def require_read(home: Path, weights: Path) -> None:
