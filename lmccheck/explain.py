@@ -53,6 +53,8 @@ def plain_lines(subject: str, finding: Finding, limit: float | None) -> list[str
     lines = [subject, f"measured {number(finding.value)}{unit}, limit {number(limit)}{unit}"]
     if where := str(finding.where):
         lines.append(f"worst at {where}")
+    if finding.known:
+        lines.append(f"known: {finding.known}")
     if finding.naive is not None:
         lines.append(f"without alignment: {number(finding.naive)}{unit}")
     return [*lines, endpoint_losses(finding)] if finding.endpoints else lines

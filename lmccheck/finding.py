@@ -180,7 +180,8 @@ class Finding:
     measured above, the chord between the endpoints' losses, the worse of them, or an endpoint's own. ``merge``: the
     loss of a merge, by a name such as "at t = 0.5". ``of_losses``: whether the verdict depends on losses at all.
     ``examined``: where several data sets were measured on, or others than the network's: each, the one that the value
-    is of first.
+    is of first. ``known``: how the value is known, in a clause: "certified", "exact", "sampled at 33 points", "inner:
+    'embed' left whole".
     """
 
     value: float
@@ -207,6 +208,7 @@ class Finding:
     merge: End | None = None
     of_losses: bool = True
     examined: tuple[Examined, ...] = field(default=(), repr=False)
+    known: str | None = None
 
     @property
     def bound(self) -> float:

@@ -97,4 +97,5 @@ def finding_of(result: Result) -> Finding:
         alignment=alignment,
         notes=details.get("notes", ()),
         failure=details.get("failure"),
+        known=details.get("known"),
     )

@@ -78,6 +78,17 @@ class Certificate:
         return all(segment.how != "sampled" for segment in self.segments)
 
     @property
+    def known(self) -> str:
+        """How the maximum is known, in a clause."""
+        sampled = sum(segment.how == "sampled" for segment in self.segments)
+        if sampled == len(self.segments):
+            return f"{sampled} segments sampled"
+        claimed = " if the loss is convex" if self.convex.says else ""
+        if not sampled:
+            return f"certified{claimed}"
+        return f"{len(self.segments) - sampled} of {len(self.segments)} segments exact{claimed}, {sampled} sampled"
+
+    @property
     def worst(self) -> Known:
         """The segment on which the loss is largest; of several the first that is not constant."""
         top = [segment for segment in self.segments if not segment.largest < self.largest]

@@ -83,6 +83,7 @@ def dropout_stability(
         witness=StabilityWitness({side: search.best for side, search in searches.items()}, states, shares, epsilon),
         evaluations=evaluator.evaluations,
         facts=facts,
+        known="exact",
     )
     return found.explained(lambda: _failure(pair, structure, facts))
 

@@ -82,6 +82,7 @@ def fused_connectivity(
         notes=_notes(network, fusion),
         witness=fusion,
         evaluations=evaluator.evaluations + fusion.facts["evaluations"],
+        known=line.known,
         facts=_facts(line, fusion, evaluator),
     )
     return found.explained(lambda: _failure(pair, line, fusion))

@@ -73,7 +73,7 @@ def details_of(finding: Finding) -> dict[str, Any]:
         details["barrier_naive"] = finding.naive
     if finding.alignment is not None:
         details["alignment"] = dict(finding.alignment)
-    details |= {"notes": list(finding.notes), **finding.facts}
+    details |= {"known": finding.known, "notes": list(finding.notes), **finding.facts}
     if finding.judged != "pass" and finding.failure is not None:
         details["failure"] = failure_lines(finding)
         if advice := next_of(finding):

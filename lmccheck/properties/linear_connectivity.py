@@ -130,6 +130,7 @@ def _finding(
         notes=[*_repair_notes(line, between, repair), *_notes(pair, evaluator, alignment)],
         witness=alignment,
         evaluations=evaluator.evaluations,
+        known=line.known,
         facts={
             "barrier_reestimated": line.over_ends if between.reestimates else None,
             "error_barrier_naive": naive.error_barrier,

@@ -142,6 +142,7 @@ class Certified:
             notes=[*self._notes(), *notes],
             witness=replace(self.path, facts={**self.path.facts, "epsilon": epsilon}),
             evaluations=certificate.evaluations,
+            known=certificate.known,
             facts={
                 "excess_definition": EXCESS,
                 "kinds": self.path.kinds,

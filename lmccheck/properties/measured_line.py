@@ -45,6 +45,11 @@ class Line:
         return max(self.parts, key=lambda name: self.part(name).highest[0], default=None)
 
     @property
+    def known(self) -> str:
+        """How the barrier is known, in a clause."""
+        return f"sampled at {len(self.points)} points"
+
+    @property
     def highest(self) -> tuple[float, float]:
         """The barrier, and the t at which it is."""
         return barrier(self._losses, self.a.loss, self.b.loss)

@@ -89,6 +89,7 @@ def mean_finding(
         notes=[*_notes(models, found, naive, reestimates), *(set_note(many) if many is not None else [])],
         witness=many,
         evaluations=evaluator.evaluations,
+        known="exact",
         facts=_facts(models, found, naive, repair),
     )
     return result.explained(lambda: _failure(models, many, found, naive, result.bound))

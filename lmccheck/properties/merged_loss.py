@@ -65,6 +65,7 @@ def merged_loss(
         witness=merge,
         examined=tuple(task.examined for task in sorted(tasks, key=lambda task: task is not worst.task)),
         facts=_facts(merge, worst, tasks),
+        known="exact",
     )
     explained = found.explained(lambda: _failure(merge, worst, tasks, found))
     return replace(explained, evaluations=sum(task.evaluator.evaluations for task in tasks))

@@ -123,6 +123,7 @@ def _finding(
         interval=quantile_interval(costs[worse]["q"], share, CONFIDENCE),
         verdict=next(verdict for verdict in VERDICTS if verdict in verdicts),
         notes=_notes(evaluator, facts["p"], costs, share),
+        known=f"{len(costs[worse]['q'])} masks sampled, {100 * CONFIDENCE:g} %",
         facts={
             "definition": COST,
             "masks": len(costs[worse]["q"]),

@@ -101,6 +101,7 @@ def _finding(many: ManyAlignment | Unmoved, barriers: Barriers, limit: float | s
         alignment=many.facts,
         notes=_notes(many, barriers, repair),
         evaluations=barriers.evaluations,
+        known="sampled",
         facts=_facts(many, barriers, repair),
     )  # fmt: skip
     return found if found.judged == "pass" else _explained(found, many, barriers, worst, bounds, repair)

@@ -63,6 +63,7 @@ def shipped(merge: Merge, *, tolerance: Tolerance = "bits") -> Finding:
         evaluations=len(found.losses),
         facts={**found.facts(), "tolerance": tolerance, "recipe": merge.recipe.facts()},
         of_losses=False,
+        known="exact",
     )
 
 

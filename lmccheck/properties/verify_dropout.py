@@ -62,7 +62,6 @@ def verify_dropout(
     found = {side: [measure_dropped(evaluator, structure, d, side) for d in ds] for side, ds in networks.items()}
     costs = {end.name: [excess(measured, end.loss) for measured in found[end.name]] for end in ends}
     value, side, level = worst_of(costs)
-    groups = structure.levels[level]
     finding = Finding(
         value,
         limit,
@@ -70,9 +69,10 @@ def verify_dropout(
         endpoints=ends,
         worst_loss=found[side][level].loss,
         above="own",
-        where=Where(side=side, layer=groups[0]),
+        where=Where(side=side, layer=structure.levels[level][0]),
         notes=[*said, *notes],
         witness=replace(given, epsilon=limit),
+        known="exact",
         evaluations=evaluator.evaluations,
         facts={
             "epsilon": costs,
@@ -86,7 +86,7 @@ def verify_dropout(
         },
     )
     what, on = f"{side} is not dropout stable by these networks", measured_on(pair.data)
-    where = f"endpoint {side}, level {level} ({', '.join(groups)})"
+    where = f"endpoint {side}, level {level} ({', '.join(structure.levels[level])})"
     return finding.explained(
         lambda: Failure(pair.name, what, "ε", where, on, seen(costs), "dropped networks", next=ADVICE)
     )

@@ -22,9 +22,9 @@ class CheckRecord:
 
     ``pair`` is the name of what was measured, ``kind`` whether that is a pair or a set; ``endpoints`` are its models,
     each a ``name``, its own ``loss`` and ``error``, and ``worst_loss`` is the loss where the worst was seen.
-    ``failure`` is what failed, a line each, ``next`` what may help. ``place`` are the parts of ``where`` by name,
-    ``matrix`` those of a set's Matrix. ``line``: where the manifest names what was measured,
-    0 where that is not known.
+    ``known`` is how the value is known. ``failure`` is what failed, a line each, ``next`` what may help. ``place`` are
+    the parts of ``where`` by name, ``matrix`` those of a set's Matrix. ``line``: where the manifest names what was
+    measured, 0 where that is not known.
     """
 
     id: str
@@ -63,6 +63,7 @@ class CheckRecord:
     pair_description: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, Any] = field(default_factory=dict)
     line: int = 0
+    known: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain lists, dicts and scalars only."""
@@ -97,6 +98,7 @@ class CheckRecord:
             worst_loss=finding.worst_loss,
             next=list(result.details.get("next", ())),
             naive=finding.naive,
+            known=finding.known,
             error_barrier=finding.error_barrier,
             barrier_definition=finding.barrier_definition,
             where=str(where),
@@ -141,6 +143,7 @@ class CheckRecord:
             "value": self.value,
             "limit": self.limit,
             "unit": self.unit or None,
+            "known": self.known,
             "ci_low": low,
             "ci_high": high,
             **self.losses(),

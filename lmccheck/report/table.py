@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from textwrap import fill
 
 from tabulate import multiline_formats, tabulate
 
@@ -12,12 +13,12 @@ from lmccheck.report.escape import PIPED, escaped
 from lmccheck.report.record import CheckRecord, names_of, ordered
 
 COLUMNS = (
-    "pair", "check", "verdict", "value", "limit", "unit", "naive", "endpoints", "worst loss", "where", "0-1 error",
-    "seconds",
+    "pair", "check", "verdict", "value", "limit", "unit", "known", "naive", "endpoints", "worst loss", "where",
+    "0-1 error", "seconds",
 )  # fmt: skip
 RIGHT = ("value", "limit", "naive", "worst loss", "0-1 error", "seconds")  # aligned there, where a cell is one line
 STACKED = {  # columns that share one where the terminal is narrow, each on a line of its own
-    "pair / check": ("pair", "check"),
+    "pair / check": ("pair", "check", "known"),
     "verdict": ("verdict",),
     "value / limit": ("value", "limit", "unit"),
     "endpoints": ("endpoints",),
@@ -30,6 +31,7 @@ DROPPED = ("seconds", "0-1 error", "naive")  # what a narrower one goes without,
 HEAD = "pair / check"
 INDENT = 2
 NARROWEST = 16
+CLAUSE = 24  # characters that how a value is known may take on a line, where names take no more
 SHORT_UNIT = 5  # characters; a longer one stands below its value
 
 
@@ -43,6 +45,7 @@ def cells(record: CheckRecord) -> dict[str, str]:
         "value": number(record.value),
         "limit": number(record.limit),
         "unit": record.unit,
+        "known": record.known or "",
         "naive": number(record.naive),
         "endpoints": ", ".join(f"{name} {number(end['loss'])}" for name, end in record.ends().items()),
         "worst loss": number(record.worst_loss),
@@ -88,6 +91,8 @@ def table(records: list[CheckRecord], fmt: str = "simple", width: int | None = N
 
 def _stacked(rows: list[dict[str, str]], columns: list[str], fmt: str, room: int, word: int | None = None) -> str:
     """Return the table, cells on lines below one another: names of at most ``room``, words of ``word`` characters."""
+    names = max((len(part) for row in rows for part in (row["pair"], INDENT * " " + row["check"])), default=0)
+    rows = [{**row, "known": fill(row["known"], min(max(names, CLAUSE), room) - INDENT)} for row in rows]
     lines = [{column: "\n".join(_lines(row, column, room, word)) for column in columns} for row in rows]
     return _draw(lines, columns, fmt, left=("worst loss",))
 
@@ -95,7 +100,8 @@ def _stacked(rows: list[dict[str, str]], columns: list[str], fmt: str, room: int
 def _lines(row: dict[str, str], column: str, room: int, word: int | None) -> list[str]:
     """Return the lines of a cell of the stacked table."""
     if column == HEAD:
-        return [*fold(row["pair"], room), *(" " * INDENT + line for line in fold(row["check"], room - INDENT))]
+        below = [*fold(row["check"], room - INDENT), *row["known"].splitlines()]
+        return [*fold(row["pair"], room), *(" " * INDENT + line for line in below)]
     if column == "value / limit":
         unit, short = row["unit"], len(row["unit"]) <= SHORT_UNIT
         value = f"{row['value']} {unit}" if short else row["value"]

@@ -144,6 +144,29 @@ def test_a_narrow_table_is_read_line_by_line():
     ]
 
 
+@pytest.mark.parametrize("width", [72, 80, 100, 120])
+@pytest.mark.parametrize("known", ["exact", "inner: 'model.embed_tokens' and 2 more left whole", "g" * 70])
+def test_every_row_shows_how_its_value_is_known(width, known):
+    """Below the names, on lines no longer than these where it is words; the table fits."""
+    row = record("mlp-seed0-seed1", endpoints=ENDS, worst_loss=0.31, where="t=0.5", naive=1.5, known=known)
+    text = table([row], "simple", width)
+    assert max(map(len, text.splitlines())) <= width
+    head = [line.split("  ")[0].strip() or line[2:].split("  ")[0].strip() for line in text.splitlines()[2:]]
+    assert "".join(known.split()) in "".join("".join(head).split())
+
+
+def test_every_report_carries_how_a_value_is_known():
+    """JSON a key, JUnit a fact, Markdown a cell, details and the result in words; nothing where nobody says."""
+    result = judge("linear_connectivity", Finding(0.01, 0.05, "nats", known="sampled at 33 points"), 0.0)
+    row = record().measured(result)
+    assert document(row)["checks"][0]["known"] == result.details["known"] == "sampled at 33 points"
+    assert dict(row.properties())["lmc.known"] == "sampled at 33 points"
+    assert "| sampled at 33 points " in markdown([row], Run())
+    assert "known: sampled at 33 points" in repr(result)
+    assert document(record())["checks"][0]["known"] is None
+    assert "lmc.known" not in dict(record().properties())
+
+
 @pytest.mark.parametrize(
     ("barrier", "shown"), [(0.0035, "+0.35 pp"), (1.0, "+100 pp"), (-0.002, "-0.2 pp"), (0.0, "+0 pp")]
 )
