@@ -18,7 +18,7 @@ from lmccheck.evaluate.points import working_dtype
 from lmccheck.symmetry.structure import Structure
 
 if TYPE_CHECKING:
-    from lmccheck.network.pair import ModelPair
+    from lmccheck.network.endpoint import Endpoint
 
 SAMPLES = 128
 MASKS = 8  # of those drawn, for the interlayer smoothness
@@ -36,39 +36,39 @@ def readers(structure: Structure) -> dict[str, dict[str, Tensor]]:
     return {group: by for group, by in found.items() if by}
 
 
-def gaussian(pair: ModelPair, structure: Structure, size: float, seed: int) -> dict[str, Any]:
-    """Return what Gaussian noise does at both endpoints, see ``NoiseRuns.profile``; JSON-able."""
-    dtype = working_dtype(pair.theta_a, pair.theta_b)
-    batch = pair.data.batches[0].take(slice(SAMPLES))
-    runs = NoiseRuns(pair.network, structure.layers, readers(structure), batch, dtype)
+def gaussian(ends: Mapping[str, Endpoint], structure: Structure, size: float, seed: int) -> dict[str, Any]:
+    """Return what Gaussian noise does at every endpoint, see ``NoiseRuns.profile``; JSON-able."""
+    dtype, network = working_dtype(*(end.theta for end in ends.values())), next(iter(ends.values())).network
+    batch = network.data.batches[0].take(slice(SAMPLES))
+    runs = NoiseRuns(network, structure.layers, readers(structure), batch, dtype)
     return {
         "size": size,
         "samples": batch.samples,
         "source": "Arora et al. 2018: noise ‖η‖ = size·‖x‖ in what a group's layers read",
-        "a": runs.profile(pair.theta_a, size, seed),
-        "b": runs.profile(pair.theta_b, size, seed),
+        **{name: runs.profile(end.theta, size, seed) for name, end in ends.items()},
     }
 
 
 def constants(
-    pair: ModelPair, structure: Structure, masks: Sequence[Mapping[str, Tensor]], seed: int
+    ends: Mapping[str, Endpoint], structure: Structure, masks: Sequence[Mapping[str, Tensor]], seed: int
 ) -> dict[str, Any]:
-    """Return both endpoints' constants of section 4, see ``cushions``, or {"why": ...} where there are none."""
+    """Return every endpoint's constants of section 4, see ``cushions``, or {"why": ...} where there are none."""
     stages = chain_of(structure)
     if isinstance(stages, str):
         return {"why": stages}
-    graph = GraphRunner.of(pair.network, torch.float64)
-    batch = pair.data.batches[0].take(slice(SAMPLES))
-    where = f"{pair.data.origin}, diagnostics"
+    network = next(iter(ends.values())).network
+    graph = GraphRunner.of(network, torch.float64)
+    batch = network.data.batches[0].take(slice(SAMPLES))
+    where = f"{network.data.origin}, diagnostics"
     given = [
         {name: line[0] for name, line in lines(structure, {g: m[None] for g, m in mask.items()}).items()}
         for mask in masks[:MASKS]
     ]
     found: dict[str, Any] = {}
-    for end, theta in (("a", pair.theta_a), ("b", pair.theta_b)):
+    for name, end in ends.items():
         try:
-            chain = Chain(stages, graph, theta, batch.inputs, where)
-            found[end] = cushions(chain, masks=given, t=T_SMOOTH, loss=pair.loss.name, seed=seed)
+            chain = Chain(stages, graph, end.theta, batch.inputs, where)
+            found[name] = cushions(chain, masks=given, t=T_SMOOTH, loss=network.loss.name, seed=seed)
         except (LmcError, RuntimeError) as error:  # an op without a second derivative, a network that is no chain
             return {"why": (str(error).strip() or type(error).__name__).splitlines()[0]}
     return found

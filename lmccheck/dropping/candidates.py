@@ -29,7 +29,7 @@ from lmccheck.evaluate.batchnorm import fresh_statistics, tracked
 from lmccheck.evaluate.masked import MaskedRuns
 from lmccheck.evaluate.points import working_dtype
 from lmccheck.evaluate.split import split, work
-from lmccheck.network.pair import ModelPair
+from lmccheck.network.endpoint import Endpoint
 from lmccheck.symmetry.structure import Structure, Units
 
 SAMPLES = 4096  # of calibration data, by which candidates are compared
@@ -53,20 +53,20 @@ class _Choice:
 class Candidates:
     """The candidates for one endpoint: data, runs and refits that all levels share."""
 
-    def __init__(self, pair: ModelPair, structure: Structure, side: str, settings: SearchSettings) -> None:
-        self.pair, self.structure, self.settings = pair, structure, settings
+    def __init__(self, end: Endpoint, structure: Structure, settings: SearchSettings) -> None:
+        self.structure, self.settings = structure, settings
         self.kept = unit_counts(structure, settings.keep)
-        self.theta = structure.canonical(pair.theta_a if side == "a" else pair.theta_b)
+        self.theta = structure.canonical(end.theta)
         each = work(structure.trace, structure.layers, structure.shapes)
         fitted = max(1024, min(FITTED, int(SEARCHED / each)))
         samples = max(LEAST, min(SAMPLES, int(SEARCHED / each / (settings.subsets + 10))))
         self.parts = split(
-            pair.network, "which units to keep", 4 * fitted // 3, settings.seed, most=min(512, samples // 2)
+            end.network, "which units to keep", 4 * fitted // 3, settings.seed, most=min(512, samples // 2)
         )
         data, self.held = self.parts.first(samples)
-        dtype = working_dtype(pair.theta_a, pair.theta_b)
-        self.runs = MaskedRuns(pair.network, structure.layers, data, dtype)
-        self.refits = Refit(pair, structure, self.theta, self.parts, dtype)
+        dtype = working_dtype(end.theta)
+        self.runs = MaskedRuns(end.network, structure.layers, data, dtype)
+        self.refits = Refit(end.network, structure, self.theta, self.parts, dtype)
         self.statistics = len(tracked(self.runs.graph.runner.module)) > 0
         everything = {group: torch.ones(1, structure.sizes[group]) for group in structure.groups}
         self.ones = lines(structure, everything)

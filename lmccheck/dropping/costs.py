@@ -8,23 +8,23 @@ from lmccheck.dropping.choose_units import factors, scales
 from lmccheck.dropping.dropped import Dropped
 from lmccheck.dropping.edit import lines
 from lmccheck.evaluate.masked import MaskedRuns
-from lmccheck.network.pair import ModelPair
+from lmccheck.network.endpoint import Endpoint
 from lmccheck.store.batches import first_samples
 from lmccheck.symmetry.structure import Structure
 
 SAMPLES = 4096
 
 
-def level_costs(pair: ModelPair, structure: Structure, side: str, dropped: Dropped) -> dict[str, float]:
+def level_costs(end: Endpoint, structure: Structure, dropped: Dropped) -> dict[str, float]:
     """Return, per level of a dropped network, what it costs to drop that level's units and no others.
 
     In the loss's unit, on the first calibration samples; kept units are scaled by units over kept ones, nothing is
     refitted. A level of several groups is named by its first.
     """
-    if pair.network.labelled is None:
+    if end.network.labelled is None:
         return {}
-    runs = MaskedRuns(pair.network, structure.layers, first_samples(pair.network.labelled, SAMPLES))
-    runs.load(pair.theta_a if side == "a" else pair.theta_b)
+    runs = MaskedRuns(end.network, structure.layers, first_samples(end.network.labelled, SAMPLES))
+    runs.load(end.theta)
     levels = structure.levels[dropped.level :]
     everything = {group: torch.arange(structure.sizes[group]) for group in dropped.keep}
     choices = [{**everything, **{group: dropped.keep[group] for group in level}} for level in levels]

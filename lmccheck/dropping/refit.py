@@ -18,7 +18,7 @@ from lmccheck.evaluate.layer_data import LayerData
 from lmccheck.evaluate.regression import Moments, chosen_ridge
 from lmccheck.evaluate.split import Split
 from lmccheck.evaluate.stepwise import Stepwise
-from lmccheck.network.pair import ModelPair
+from lmccheck.network.network import Network
 from lmccheck.network.targets import OF_TOKENS
 from lmccheck.symmetry.sites import Layer, stored_name
 from lmccheck.symmetry.structure import Structure, Units
@@ -31,11 +31,11 @@ class Refit:
     """Refits of one network; what its layers give with all units is recorded once."""
 
     def __init__(
-        self, pair: ModelPair, structure: Structure, theta: Mapping[str, Tensor], parts: Split, dtype: torch.dtype
+        self, network: Network, structure: Structure, theta: Mapping[str, Tensor], parts: Split, dtype: torch.dtype
     ) -> None:
-        self.pair, self.structure, self.theta = pair, structure, theta
+        self.network, self.structure, self.theta = network, structure, theta
         self.layers = [layer for layer in structure.layers if layer.weight in structure.columns]
-        self.layer_data = LayerData(pair.network, self.layers, structure.shapes, parts, dtype)
+        self.layer_data = LayerData(network, self.layers, structure.shapes, parts, dtype)
         by_weight = {layer.weight: layer for layer in self.layers}
         units = {
             f"{name}:{block.group}": (by_weight[name], block.positions)
@@ -131,7 +131,7 @@ class Refit:
         if last is None or layer.window is not None or layer.weight not in self.structure.columns:
             return None
         dims = len(getattr(value_of(last), "shape", ()))
-        fits = self.pair.loss.name in OF_TOKENS or (self.pair.loss.name == "cross_entropy" and dims == 2)
+        fits = self.network.loss.name in OF_TOKENS or (self.network.loss.name == "cross_entropy" and dims == 2)
         return layer if fits else None
 
     def _polish(self, run: Stepwise, layer: Layer, keep: Units, state: dict[str, Tensor]) -> bool:

@@ -14,7 +14,7 @@ from lmccheck.dropping.candidates import Candidates
 from lmccheck.dropping.choose_units import SearchSettings
 from lmccheck.dropping.dropped import Dropped
 from lmccheck.errors import LmcError
-from lmccheck.network.pair import ModelPair
+from lmccheck.network.endpoint import Endpoint
 from lmccheck.symmetry.structure import Structure
 
 
@@ -27,32 +27,27 @@ class Search:
     facts: dict[str, Any] = field(repr=False)
 
 
-def find_dropped(
-    pair: ModelPair, structure: Structure, side: str, levels: Sequence[int], settings: SearchSettings
-) -> Search:
+def find_dropped(end: Endpoint, structure: Structure, levels: Sequence[int], settings: SearchSettings) -> Search:
     """Return, per level, the network nearest to θ in its losses that reads ⌊keep·h⌋ units of each group.
 
     Candidates are compared by mean |ℓ_i − ℓ|, their per-sample losses against those of θ: an upper bound of
     |L(θ_i) − L(θ)| that a network does not lower by being more certain on data θ was trained on.
 
-    ``side``: ``"a"`` or ``"b"``. ``levels``: from which hidden level on units are dropped; 0 is θ_1 of the paper.
+    ``levels``: from which hidden level on units are dropped; 0 is θ_1 of the paper.
 
     The result does not depend on which levels are asked for together. ``Dropped.loss`` is the mean on held out
     calibration data. Raises SourceError without calibration data, LmcError for options that make no sense.
     Source: Kuditipudi et al. 2019 (random subsets, scale 1/keep), Nguyen et al. 2021 (one scale by Brent; refits).
     """
-    if side not in ("a", "b"):
-        raise LmcError(f"find_dropped: side = {side!r}; expected 'a' or 'b'")
     wrong = [level for level in levels if level not in range(len(structure.levels))]
     if wrong:
         raise LmcError(f"find_dropped: level {wrong[0]}; the network has levels 0 to {len(structure.levels) - 1}")
-    known = pair.once(_nothing_yet, side, *settings.key)
+    known = end.once(_nothing_yet, *settings.key)
     missing = dict.fromkeys(level for level in levels if level not in known)
     if missing:
-        candidates = Candidates(pair, structure, side, settings)
+        candidates = Candidates(end, structure, settings)
         known.update({level: candidates.search(level) for level in missing})
     facts = {
-        "side": side,
         "seed": settings.seed,
         "profile": settings.profile,
         "random_subsets": settings.subsets,
@@ -61,6 +56,6 @@ def find_dropped(
     return Search({k: known[k][0] for k in levels}, {k: known[k][1] for k in levels}, facts)
 
 
-def _nothing_yet(pair: ModelPair, *search: object) -> dict[int, tuple[Dropped, Dropped, dict[str, Any]]]:
+def _nothing_yet(end: Endpoint, *search: object) -> dict[int, tuple[Dropped, Dropped, dict[str, Any]]]:
     """Return what is known, per level, at the beginning of a search with these settings."""
     return {}

@@ -1,4 +1,4 @@
-"""The witness of dropout stability: every θ_i of both endpoints, in memory and in a file."""
+"""The witness of dropout stability: every θ_i of every endpoint, in memory and in a file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lmccheck.dropping.freedom import groups_from, misplaced, unlike
 from lmccheck.errors import CheckpointError, LmcError, shown_path
 from lmccheck.evaluate.evaluator import Evaluator, Measured
 from lmccheck.finding import require_limit
-from lmccheck.network.pair import ModelPair
+from lmccheck.network.endpoint import Endpoint
 from lmccheck.shown import one_line, some
 from lmccheck.store import files
 from lmccheck.store.documents import Strict
@@ -98,21 +98,21 @@ def measure_dropped(evaluator: Evaluator, structure: Structure, dropped: Dropped
     return evaluator.measure(weights, reestimate=False, label=f"{side} with units dropped from level {dropped.level}")
 
 
-def load_dropped(path: str | os.PathLike[str], pair: ModelPair, structure: Structure) -> StabilityWitness:
-    """Read a witness written by ``StabilityWitness.save`` for this very pair.
+def load_dropped(path: str | os.PathLike[str], ends: Mapping[str, Endpoint], structure: Structure) -> StabilityWitness:
+    """Read a witness written by ``StabilityWitness.save`` for these very endpoints.
 
     Raises CheckpointError for other files and damaged ones, and where the endpoints are not those it was made from.
     """
     mend = "holds no witness of dropout stability; mend: name a file of StabilityWitness.save"
     facts, held = read_stated(Path(path), KEY, StabilityFacts, WHAT, mend)
-    theta = {"a": structure.canonical(pair.theta_a), "b": structure.canonical(pair.theta_b)}
+    theta = {name: structure.canonical(end.theta) for name, end in ends.items()}
     for side, state in theta.items():
         if fingerprint(state) != facts.theta.get(side):
             raise CheckpointError(
-                f"{shown_path(path)}: was made from another {side} than pair {pair.name} has; mend: load the pair it "
-                "belongs to"
+                f"{shown_path(path)}: was made from another {side} than that of {ends[side].network.name}; mend: "
+                "load what it belongs to"
             )
-    found: dict[str, dict[int, Dropped]] = {"a": {}, "b": {}}
+    found: dict[str, dict[int, Dropped]] = {name: {} for name in ends}
     used: list[str] = []
     for entry in facts.dropped:
         start = f"{entry.side}.{entry.level}."

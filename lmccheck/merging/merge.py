@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,6 +28,7 @@ from lmccheck.network.endpoint import Endpoint, endpoint, require_same_tensors
 from lmccheck.network.hub.names import as_described, model_for, under_module_names
 from lmccheck.network.loaded import as_it_loads, as_loaded
 from lmccheck.network.network import Network, load_network
+from lmccheck.network.once import Keeps
 from lmccheck.network.pair import Given, ModelPair
 from lmccheck.network.resident import Endpoints, Named
 from lmccheck.shown import one_line, some
@@ -37,12 +38,10 @@ from lmccheck.store.disk import Held
 from lmccheck.store.prefixes import prefixes_differ
 from lmccheck.store.surroundings import all_held, all_unchanged
 
-Kept = TypeVar("Kept")
-
 
 @one_line(lambda merge: f"{merge.name!r}, {merge.recipe.text} of {some(merge.parents)}; {merge.network.run_on}")
 @dataclass(frozen=True, eq=False)
-class Merge:
+class Merge(Keeps):
     """Parents of one network, a recipe, and what it makes of them. Made by ``load_merge``.
 
     ``files`` are the parents' checkpoints as a recipe reads them, under the names of their files; ``base_file`` that of
@@ -62,7 +61,6 @@ class Merge:
     read_for_recipe: tuple[Held, ...] = field(default=(), repr=False)
     origin: Merge | None = field(default=None, repr=False)  # the same merge, measured on other data
     chosen_by: dict[str, Data] = field(default_factory=dict, init=False, repr=False)  # data that the recipe looked at
-    _made: dict[tuple[object, ...], Any] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def network(self) -> Network:
@@ -211,14 +209,6 @@ class Merge:
     def pair(self, a: str, b: str) -> ModelPair:
         """Return two parents as a pair."""
         return ModelPair(f"{a}-{b}", self.parents[a], self.parents[b])
-
-    def once(self, make: Callable[..., Kept], *args: Any) -> Kept:
-        """Return ``make(self, *args)``, computed at the first call and kept as long as the merge is."""
-        key = (make, *args)
-        if key not in self._made:
-            self._made[key] = make(self, *args)
-        kept: Kept = self._made[key]
-        return kept
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the merge as one file of safetensors, with how it was made; raises CheckpointError."""

@@ -14,6 +14,7 @@ from lmccheck.errors import CheckpointError
 from lmccheck.modules.constants import statistics_of
 from lmccheck.modules.stored import stored_tensors, tied_names
 from lmccheck.network.network import Network
+from lmccheck.network.once import Keeps
 from lmccheck.shown import one_line
 from lmccheck.store.checkpoint import Checkpoint
 from lmccheck.store.files import mask_like, not_finite
@@ -29,7 +30,7 @@ SAVED_FROM = "mend: build the model the checkpoint was saved from"
 
 @one_line(lambda end: f"{end.checkpoint.label}, {len(end.theta)} tensors, model {end.network.model}")
 @dataclass(frozen=True, eq=False)
-class Endpoint:
+class Endpoint(Keeps):
     """A network with weights: ``theta`` holds every name of the state dict, on the CPU, in the stored dtype."""
 
     network: Network

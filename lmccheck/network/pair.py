@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,7 @@ from lmccheck.network.hub.names import model_for, under_module_names
 from lmccheck.network.loaded import as_loaded
 from lmccheck.network.loss import Loss, require_counted
 from lmccheck.network.network import Network, load_network
+from lmccheck.network.once import Keeps
 from lmccheck.shown import one_line
 from lmccheck.store.checkpoint import Checkpoint, open_checkpoint
 from lmccheck.store.data import Data
@@ -35,19 +36,17 @@ from lmccheck.store.given import Named
 from lmccheck.store.names import model_names
 from lmccheck.symmetry.spec import PermutationSpec
 
-Made = TypeVar("Made")
 Given = Named | os.PathLike[str] | Mapping[str, Any]  # a state dict, or an adapter on its base
 
 
 @one_line(lambda pair: f"{pair.name!r}, {pair.a.checkpoint.label}, {pair.b.checkpoint.label}, {pair.network.run_on}")
 @dataclass(frozen=True, eq=False)
-class ModelPair:
+class ModelPair(Keeps):
     """Endpoints θ_A and θ_B of one network, with the data and the loss to measure them. Made by ``load_pair``."""
 
     name: str
     a: Endpoint
     b: Endpoint
-    _made: dict[tuple[object, ...], Any] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def network(self) -> Network:
@@ -132,14 +131,6 @@ class ModelPair:
     def example_inputs(self) -> tuple[Any, ...]:
         """Return two samples of the evaluation data as positional inputs, for tracing."""
         return self.network.example_inputs()
-
-    def once(self, make: Callable[..., Made], *args: Any) -> Made:
-        """Return ``make(self, *args)``, computed at the first call and kept as long as the pair is."""
-        key = (make, *args)
-        if key not in self._made:
-            self._made[key] = make(self, *args)
-        made: Made = self._made[key]
-        return made
 
     def with_weights(self, theta_a: StateDict, theta_b: StateDict) -> ModelPair:
         """Return a pair of the same network with other weights, and nothing of this one's kept."""

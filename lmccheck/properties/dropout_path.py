@@ -15,7 +15,7 @@ from lmccheck.properties.low_loss_path import (
     not_found,
     prepare,
     require_calibration,
-    search_both,
+    search_each,
 )
 from lmccheck.properties.registry import check
 from lmccheck.properties.settings import Limit, Model, Profile, Seed, Share, Weights
@@ -73,7 +73,7 @@ def dropout_path(
     if through is not None:
         return _through(pair, ready, through, through_model, epsilon, settings)
     require_sequence(ready.structure)
-    searches = search_both(pair, ready.structure, range(len(ready.structure.levels)), **settings)
+    searches = search_each(pair, ready.structure, range(len(ready.structure.levels)), **settings)
     best, plain = ({s: getattr(x, kind) for s, x in searches.items()} for kind in ("best", "plain"))
     found = _certified(pair, ready, best, form, profile)
     losses = _losses(ready, found.certificate)
@@ -138,7 +138,7 @@ def _through(
 
     star, narrow = _narrow(pair, through, model)
     require_alike(ready.structure, narrow)
-    searches = search_both(pair, ready.structure, [0], **settings)
+    searches = search_each(pair, ready.structure, [0], **settings)
     a, b = searches["a"].best[0], searches["b"].best[0]
     path = path_through(ready.structure, ready.theta_a, ready.theta_b, a, b, narrow.canonical(star.theta), narrow)
     _require_embedded(pair, ready, path, star)
@@ -160,7 +160,7 @@ def _through(
             "another θ*, or none: leave out through and through_model",
             *wider_search(pair.network, ready.structure, settings),
         ],
-        lambda: level_costs(pair, ready.structure, "a", a),
+        lambda: level_costs(pair.a, ready.structure, a),
     )
 
 

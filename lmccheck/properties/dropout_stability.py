@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from lmccheck.finding import End, Failure, Finding, Seen, Where
 from lmccheck.properties.advice import wider_search
-from lmccheck.properties.low_loss_path import covered_structure, require_calibration, search_both
+from lmccheck.properties.low_loss_path import covered_structure, require_calibration, search_each
 from lmccheck.properties.registry import check
-from lmccheck.properties.remarks import measured_endpoints, measured_on, precision_of
+from lmccheck.properties.remarks import measured_endpoints, measured_on, precision_of, thetas_of
 from lmccheck.properties.settings import Limit, Profile, Seed, Shares
 
 if TYPE_CHECKING:
@@ -64,13 +64,13 @@ def dropout_stability(
     structure = covered_structure(pair, NAME)
     shares = dict(keep) if isinstance(keep, Mapping) else keep
     settings = {"keep": shares, "refit": refit, "seed": seed, "profile": profile}
-    evaluator = Evaluator(pair.network, pair.theta_a, dtype=torch.float64)
+    evaluator = Evaluator(pair.network, *thetas_of(pair), dtype=torch.float64)
     ends = measured_endpoints(pair, evaluator)
-    searches = search_both(pair, structure, range(len(structure.levels)), **settings)
+    searches = search_each(pair, structure, range(len(structure.levels)), **settings)
     facts = {**settings, **_facts(evaluator, structure, ends, searches)}
     value, side, level = worst_of(facts["epsilon"])
     facts["worst"] = {"side": side, "level": level, "groups": facts["levels"][level], "epsilon": value}
-    states = {"a": structure.canonical(pair.theta_a), "b": structure.canonical(pair.theta_b)}
+    states = {name: structure.canonical(end.theta) for name, end in pair.named_endpoints.items()}
     found = Finding(
         value,
         epsilon,
@@ -113,7 +113,7 @@ def _facts(
     facts: dict[str, Any] = {
         "definition": DEFINITION,
         "levels": [list(level) for level in structure.levels],
-        "random_subsets": searches["a"].facts["random_subsets"],
+        "random_subsets": next(iter(searches.values())).facts["random_subsets"],
         "samples": evaluator.network.data.samples,
         "precision": precision_of(evaluator),
         **{key: {} for key in ("epsilon", "epsilon_plain", "losses", "errors", "found")},

@@ -75,12 +75,16 @@ def require_calibration(pair: ModelPair, purpose: str) -> None:
         )
 
 
-def search_both(pair: ModelPair, structure: Structure, levels: Sequence[int], **settings: Any) -> dict[str, Search]:
+def search_each(pair: ModelPair, structure: Structure, levels: Sequence[int], **settings: Any) -> dict[str, Search]:
     """Return what ``find_dropped`` finds for each endpoint with the settings keep, refit, seed and profile."""
     from lmccheck.dropping.choose_units import SearchSettings
     from lmccheck.dropping.search import find_dropped
 
-    return {side: find_dropped(pair, structure, side, levels, SearchSettings(**settings)) for side in ("a", "b")}
+    searches = {}
+    for name, end in pair.named_endpoints.items():
+        found = find_dropped(end, structure, levels, SearchSettings(**settings))
+        searches[name] = replace(found, facts={"side": name, **found.facts})
+    return searches
 
 
 def limit_of(given: float | str | None, stated: float | str | None) -> tuple[float | str, dict[str, str], list[str]]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from lmccheck.finding import End, Failure, Finding, Seen, Verdict, Where, bound_of
 from lmccheck.properties.low_loss_path import covered_structure
 from lmccheck.properties.registry import check
-from lmccheck.properties.remarks import measured_endpoints, measured_on, precision_of
+from lmccheck.properties.remarks import measured_endpoints, measured_on, precision_of, thetas_of
 from lmccheck.properties.settings import Limit, Masks, Noise, Probability, Profile, Quantile, Seed
 from lmccheck.stats import MOST_TRIALS, clopper_pearson, quantile_interval, quantile_of, trials_to_settle
 
@@ -76,7 +76,7 @@ def noise_stability(
     from lmccheck.evaluate.masked import MaskedRuns
 
     structure = covered_structure(pair, NAME)
-    evaluator = Evaluator(pair.network, pair.theta_a, pair.theta_b)
+    evaluator = Evaluator(pair.network, *thetas_of(pair))
     ends = measured_endpoints(pair, evaluator)
     sizes = {group: structure.sizes[group] for group in structure.groups}
     drawn = [dropout_mask(sizes, p, mask_seed(seed, k)) for k in range(MASKS[profile] if masks is None else masks)]
@@ -84,13 +84,13 @@ def noise_stability(
     bound = bound_of(epsilon, max(end.loss for end in ends))
     costs = {
         end.name: _costs(_losses(runs, structure, theta, end, drawn), end.loss, bound, quantile)
-        for end, theta in zip(ends, (pair.theta_a, pair.theta_b), strict=True)
+        for end, theta in zip(ends, thetas_of(pair), strict=True)
     }
     facts = {
         "p": p,
         "quantile": quantile,
-        "gaussian": gaussian(pair, structure, noise, seed) if diagnostics else None,
-        "diagnostics": constants(pair, structure, drawn, seed) if diagnostics else NOT_ASKED,
+        "gaussian": gaussian(pair.named_endpoints, structure, noise, seed) if diagnostics else None,
+        "diagnostics": constants(pair.named_endpoints, structure, drawn, seed) if diagnostics else NOT_ASKED,
         "units": sizes,
         "vectorised": runs.vectorised,
     }
@@ -102,7 +102,7 @@ def noise_stability(
 
 def _finding(
     evaluator: Evaluator,
-    ends: tuple[End, End],
+    ends: tuple[End, ...],
     costs: Mapping[str, dict[str, Any]],
     epsilon: float | str,
     facts: Mapping[str, Any],
@@ -192,7 +192,7 @@ def _costs(losses: list[list[float]], loss: float, bound: float, share: float) -
 
 
 def _notes(evaluator: Evaluator, p: float, costs: Mapping[str, Mapping[str, Any]], share: float) -> list[str]:
-    count = len(costs["a"]["q"])
+    count = len(next(iter(costs.values()))["q"])
     held = [
         f"{x['hits']} of {count} hold for {end} (95 % interval {_shown(x['interval'])})" for end, x in costs.items()
     ]
@@ -212,7 +212,7 @@ def _failure(pair: ModelPair, found: Finding, costs: Mapping[str, dict[str, Any]
     from lmccheck.dropping.masks import mask_seed
 
     share, witness, advice = found.facts["quantile"], found.witness, []
-    end = next(e for e in (found.facts["worse"], "a", "b") if costs[e]["verdict"] == found.verdict)
+    end = next(e for e in (found.facts["worse"], *costs) if costs[e]["verdict"] == found.verdict)
     facts = costs[end]
     q, hits, worst, count = facts["q"], facts["hits"], facts["worst_mask"], len(facts["q"])
     held = f"{hits} of {count} masks hold, 95 % interval {_shown(facts['interval'])}, need ≥ {share:g}"

@@ -11,7 +11,7 @@ from lmccheck.finding import End, Finding
 if TYPE_CHECKING:
     from lmccheck.evaluate.evaluator import Evaluator, Measured
     from lmccheck.network.constant import ConstantAnswer
-    from lmccheck.network.endpoint import Endpoint
+    from lmccheck.network.endpoint import Endpoint, StateDict
     from lmccheck.network.network import Network
     from lmccheck.network.pair import ModelPair
     from lmccheck.store.data import Data
@@ -119,19 +119,23 @@ def measured_on(data: Data) -> str:
     return f"{data.origin} ({data.samples} samples)"
 
 
-def measured_endpoints(pair: ModelPair, evaluator: Evaluator) -> tuple[End, End]:
-    """Measure a pair's original endpoints with their own statistics. Raises SourceError where a loss is not finite."""
-    first, second = endpoint_measurements(pair, evaluator)
-    return end_of("a", first), end_of("b", second)
+def thetas_of(pair: ModelPair) -> list[StateDict]:
+    """Return the weights of all endpoints, in order."""
+    return [end.theta for end in pair.named_endpoints.values()]
 
 
-def endpoint_measurements(pair: ModelPair, evaluator: Evaluator) -> tuple[Measured, Measured]:
+def measured_endpoints(pair: ModelPair, evaluator: Evaluator) -> tuple[End, ...]:
+    """Measure the original endpoints with their own statistics. Raises SourceError where a loss is not finite."""
+    found = endpoint_measurements(pair, evaluator)
+    return tuple(end_of(name, one) for name, one in zip(pair.named_endpoints, found, strict=True))
+
+
+def endpoint_measurements(pair: ModelPair, evaluator: Evaluator) -> list[Measured]:
     """Return what ``measured_endpoints`` measures, sample by sample."""
-    first, second = (
-        evaluator.endpoint(end.theta, f"endpoint {side}", end.checkpoint.label)
-        for side, end in (("a", pair.a), ("b", pair.b))
-    )
-    return first, second
+    return [
+        evaluator.endpoint(end.theta, f"endpoint {name}", end.checkpoint.label)
+        for name, end in pair.named_endpoints.items()
+    ]
 
 
 def end_of(name: str, found: Measured) -> End:

@@ -12,7 +12,7 @@ from lmccheck.properties.low_loss_path import (
     not_found,
     prepare,
     require_calibration,
-    search_both,
+    search_each,
 )
 from lmccheck.properties.registry import check
 from lmccheck.properties.settings import Half, Limit, Profile, Seed
@@ -61,7 +61,7 @@ def ten_segment_path(
     settings = {"keep": keep, "refit": refit, "seed": seed, "profile": profile}
     ready = prepare(pair, "ten_segment_path")
     require_calibration(pair, "ten_segment_path")
-    searches = search_both(pair, ready.structure, [0], **settings)
+    searches = search_each(pair, ready.structure, [0], **settings)
     best, plain = ({s: getattr(x, kind)[0] for s, x in searches.items()} for kind in ("best", "plain"))
     found = _certified(pair, ready, best, form, profile)
     facts: dict[str, Any] = {
@@ -85,7 +85,7 @@ def ten_segment_path(
         found.finding(epsilon, facts, notes),
         not_found(settings),
         wider_search(pair.network, ready.structure, settings),
-        lambda: level_costs(pair, ready.structure, side, best[side]),
+        lambda: level_costs(pair.named_endpoints[side], ready.structure, best[side]),
     )
 
 

@@ -11,7 +11,7 @@ from lmccheck.finding import Failure, Finding, Where
 from lmccheck.properties.dropout_stability import excess, half_notes, seen, worst_of
 from lmccheck.properties.low_loss_path import covered_structure, limit_of
 from lmccheck.properties.registry import check
-from lmccheck.properties.remarks import measured_endpoints, measured_on, precision_of
+from lmccheck.properties.remarks import measured_endpoints, measured_on, precision_of, thetas_of
 from lmccheck.properties.settings import Limit, Profile, SavedDropout, Seed, Shares
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def verify_dropout(
     structure = covered_structure(pair, NAME)
     given, notes = _honest(pair, structure, witness, keep)
     limit, stated, said = limit_of(epsilon, given.epsilon)
-    evaluator = Evaluator(pair.network, pair.theta_a, dtype=torch.float64)
+    evaluator = Evaluator(pair.network, *thetas_of(pair), dtype=torch.float64)
     ends = measured_endpoints(pair, evaluator)
     networks = {end.name: [d for _, d in sorted(given.found[end.name].items())] for end in ends}
     found = {side: [measure_dropped(evaluator, structure, d, side) for d in ds] for side, ds in networks.items()}
@@ -80,7 +80,7 @@ def verify_dropout(
             **stated,
             "levels": [list(level) for level in structure.levels],
             "kept": {side: {g: len(u) for g, u in given.found[side][0].keep.items()} for side in costs},
-            "drops": any(len(u) < structure.sizes[g] for d in networks["a"] for g, u in d.keep.items()),
+            "drops": _drops(structure, given),
             "samples": pair.data.samples,
             "precision": precision_of(evaluator),
         },
@@ -101,7 +101,11 @@ def _honest(
     """
     from lmccheck.dropping.stability import StabilityWitness, load_dropped
 
-    given = witness if isinstance(witness, StabilityWitness) else load_dropped(pair.base / witness, pair, structure)
+    given = (
+        witness
+        if isinstance(witness, StabilityWitness)
+        else load_dropped(pair.base / witness, pair.named_endpoints, structure)
+    )
     share = next(share for share in (keep, given.keep, HALF) if share is not None)
     _require_dropped(pair, structure, given, share)
     its_own = keep is None and given.keep is not None
@@ -111,6 +115,12 @@ def _honest(
             f"keep = {keep} lets more units stay than these networks read ({few}), of which alone this is said"
         )
     return replace(given, keep=share), [*notes, *half_notes(structure, share)]
+
+
+def _drops(structure: Structure, given: StabilityWitness) -> bool:
+    """Whether any network reads fewer units than there are."""
+    networks = [dropped for levels in given.found.values() for dropped in levels.values()]
+    return any(len(units) < structure.sizes[group] for one in networks for group, units in one.keep.items())
 
 
 def _fewer(structure: Structure, given: StabilityWitness, keep: float | Mapping[str, float]) -> str:
@@ -129,18 +139,20 @@ def _fewer(structure: Structure, given: StabilityWitness, keep: float | Mapping[
 def _require_dropped(
     pair: ModelPair, structure: Structure, given: StabilityWitness, keep: float | Mapping[str, float]
 ) -> None:
-    """Raise WitnessError unless there is a θ_i for every level of both endpoints, and no other network."""
+    """Raise WitnessError unless there is a θ_i for every level of every endpoint, and no other network."""
     from lmccheck.dropping.freedom import dropped_violation
 
     levels = range(len(structure.levels))
-    if strange := sorted(set(given.found) - {"a", "b"}):
-        raise WitnessError(f"{NAME}: networks of {strange[0]!r}, expected those of a and b")
-    for side, theta in (("a", pair.theta_a), ("b", pair.theta_b)):
+    if strange := sorted(set(given.found) - set(pair.named_endpoints)):
+        raise WitnessError(
+            f"{NAME}: networks of {strange[0]!r}, expected those of {' and '.join(pair.named_endpoints)}"
+        )
+    for side, end in pair.named_endpoints.items():
         held = given.found.get(side, {})
         for level in sorted({*levels, *held}):
             if level not in held:
                 raise WitnessError(f"{NAME}: no network of {side} with units dropped from level {level} on")
-            wrong = dropped_violation(structure, structure.canonical(theta), held[level], keep)
+            wrong = dropped_violation(structure, structure.canonical(end.theta), held[level], keep)
             if wrong is not None or level != held[level].level:
                 why = wrong or f"it says level {held[level].level}"
                 raise WitnessError(f"{NAME}: level {level} of {side} is no dropped version of it: {why}")

@@ -48,7 +48,7 @@ def test_units_are_chosen_for_what_they_can_stand_in_for() -> None:
     pair = pair_of(build, (6,), theta)
     structure = pair.network.structure("tests")
     canonical = structure.canonical(theta)
-    refit = Refit(pair, structure, canonical, split(pair.network, "tests", 200), torch.float64)
+    refit = Refit(pair.network, structure, canonical, split(pair.network, "tests", 200), torch.float64)
     keep = spanning_units(structure, canonical, {structure.groups[0]: 4}, refit.seen)
     rows = theta["0.weight"][keep[structure.groups[0]]]
     assert int(torch.linalg.matrix_rank(rows)) == 4

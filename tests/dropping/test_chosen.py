@@ -34,7 +34,7 @@ def losses_of(pair, weights: dict[str, Tensor], batches) -> Tensor:
 def test_the_nearest_on_held_out_samples_is_taken() -> None:
     """Distances are means of |ℓ_i − ℓ| over them: the least of all, and the least of what is not refitted."""
     pair, structure = case("tanh")
-    found = Candidates(pair, structure, "b", SearchSettings(profile="dev"))
+    found = Candidates(pair.b, structure, SearchSettings(profile="dev"))
     data, held = found.parts.first(10**6)
     assert len(found.held) == len(held)
     assert torch.equal(found.held, held)
@@ -59,14 +59,14 @@ def test_a_search_is_remembered_by_its_side_and_all_its_settings() -> None:
     pair, structure = case("relu")
     settings = [{}, {"keep": 0.3}, {"refit": False}, {"seed": 4}]
     searches = [
-        find_dropped(pair, structure, side, [2], SearchSettings(**{"profile": "dev", **some})).best[2]
+        find_dropped(pair.named_endpoints[side], structure, [2], SearchSettings(**{"profile": "dev", **some})).best[2]
         for side in "ab"
         for some in settings
     ]
     assert len({id(found) for found in searches}) == len(searches)
     assert [len(found.keep[structure.levels[2][0]]) for found in searches] == [4, 2, 4, 4] * 2
     assert [found.refitted for found in searches[2::4]] == [False, False]
-    again = find_dropped(pair, structure, "a", [2], SearchSettings(profile="dev")).best[2]
+    again = find_dropped(pair.a, structure, [2], SearchSettings(profile="dev")).best[2]
     assert again is searches[0]
     for found, theta in ((searches[2], pair.theta_a), (searches[6], pair.theta_b)):
         assert torch.equal(found.weights["0.weight"], theta["0.weight"])
@@ -76,7 +76,9 @@ def test_a_search_is_remembered_by_its_side_and_all_its_settings() -> None:
 def test_a_level_costs_what_dropping_it_alone_adds(side: str) -> None:
     """Its units times units over kept ones or 0, all other levels as they are, over the loss of nothing dropped."""
     pair, structure = case("gelu")
-    dropped = find_dropped(pair, structure, side, [1], SearchSettings(refit=False, profile="dev")).plain[1]
+    dropped = find_dropped(
+        pair.named_endpoints[side], structure, [1], SearchSettings(refit=False, profile="dev")
+    ).plain[1]
     theta = pair.theta_a if side == "a" else pair.theta_b
     assert pair.calibration is not None
     whole = float(losses_of(pair, theta, pair.calibration.batches).mean())
@@ -85,9 +87,9 @@ def test_a_level_costs_what_dropping_it_alone_adds(side: str) -> None:
         keep = {group: dropped.keep[group]}
         alone = multiplied(structure, theta, keep_factors(structure, keep, scales(structure, keep)))
         expected[group] = float(losses_of(pair, alone, pair.calibration.batches).mean()) - whole
-    assert level_costs(pair, structure, side, dropped) == pytest.approx(expected, abs=1e-6)
+    assert level_costs(pair.named_endpoints[side], structure, dropped) == pytest.approx(expected, abs=1e-6)
     assert len({round(cost, 6) for cost in expected.values()}) == 2
-    assert level_costs(pair.measured_on(pair.data, None), structure, side, dropped) == {}
+    assert level_costs(pair.measured_on(pair.data, None).named_endpoints[side], structure, dropped) == {}
 
 
 def test_spanning_units_are_those_of_greedy_least_squares() -> None:
@@ -119,7 +121,7 @@ def test_a_layer_too_wide_to_refit_keeps_its_weights_times_one_factor(monkeypatc
     monkeypatch.setattr(refit, "REGRESSORS", 0)
     pair, structure = case("tanh")
     theta = structure.canonical(pair.theta_a)
-    found = Refit(pair, structure, theta, split(pair.network, "tests", 200), torch.float64)
+    found = Refit(pair.network, structure, theta, split(pair.network, "tests", 200), torch.float64)
     first, second, third = structure.groups
     keep = {first: torch.tensor([0, 4, 8]), second: torch.arange(5), third: torch.arange(6)}
     state, facts = found(0, keep, polish=False)
@@ -134,7 +136,7 @@ def test_layers_that_read_all_their_units_are_left_alone() -> None:
     """From the last level on only the head is fitted; its fit is nearer in class probabilities, bias included."""
     pair, structure = case("relu")
     theta = structure.canonical(pair.theta_a)
-    found = Refit(pair, structure, theta, split(pair.network, "tests", 200), torch.float64)
+    found = Refit(pair.network, structure, theta, split(pair.network, "tests", 200), torch.float64)
     keep = {structure.groups[2]: torch.arange(4)}
     plain, facts = found(2, keep, polish=False)
     assert set(facts["layers"]) == {"6.weight"}
@@ -155,7 +157,7 @@ def test_all_calibration_samples_that_are_asked_for_are_used() -> None:
 def test_a_refit_that_is_farther_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever was fitted: the nearest of all wins."""
     pair, structure = case("relu")
-    found = Candidates(pair, structure, "a", SearchSettings(profile="dev"))
+    found = Candidates(pair.a, structure, SearchSettings(profile="dev"))
     far = found.search(2)[1]
     far = replace(far, how="far", refitted=True, facts={**far.facts, "distance": 1e9})
     monkeypatch.setattr(found, "_refits", lambda *_: [far])

@@ -16,7 +16,7 @@ def test_a_refit_is_least_squares_layer_by_layer() -> None:
     """Each layer is fitted to what it gave in θ, on what it reads in the network that is already refitted."""
     pair, structure = case("tanh")
     theta, parts = structure.canonical(pair.theta_a), split(pair.network, "tests", 200)
-    refit = Refit(pair, structure, theta, parts, torch.float64)
+    refit = Refit(pair.network, structure, theta, parts, torch.float64)
     keep = random_units(structure, unit_counts(structure, 0.5), torch.Generator().manual_seed(0))
     state, facts = refit(0, keep, polish=False)
     fit = torch.cat([batch.inputs for batch in parts.fit])
@@ -42,7 +42,7 @@ def test_a_refit_of_units_that_span_the_others_changes_nothing(name: str) -> Non
     """With all units kept a refit finds θ's function again: convolutions, norms, gates and streams are read rightly."""
     pair, structure = case(name)
     theta = structure.canonical(pair.theta_a)
-    refit = Refit(pair, structure, theta, split(pair.network, "tests", 200), torch.float64)
+    refit = Refit(pair.network, structure, theta, split(pair.network, "tests", 200), torch.float64)
     away = {n: t + (0.5 if n in structure.columns else 0.0) for n, t in theta.items() if t.is_floating_point()}
     refit.theta = {**theta, **away}  # where the fit starts, and what it writes into, are wrong
     state, facts = refit(0, structure.keep_all(), polish=False)
@@ -54,7 +54,7 @@ def test_a_constant_goes_into_the_norm_where_there_is_no_bias() -> None:
     """A convolution without bias before a BatchNorm: only the running mean takes it, and only of later levels."""
     pair, structure = case("cnn")
     theta = structure.canonical(pair.theta_a)
-    refit = Refit(pair, structure, theta, split(pair.network, "tests", 200), torch.float64)
+    refit = Refit(pair.network, structure, theta, split(pair.network, "tests", 200), torch.float64)
     keep = random_units(structure, unit_counts(structure, 0.5), torch.Generator().manual_seed(0))
     state, _ = refit(0, keep, polish=False)
     changed = {name for name in theta if not torch.equal(state[name], theta[name])}
@@ -71,7 +71,7 @@ def test_the_mean_before_the_norm_is_what_it_was() -> None:
     theta = structure.canonical(pair.theta_a)
     parts = split(pair.network, "tests", 200)
     keep = random_units(structure, unit_counts(structure, 0.5), torch.Generator().manual_seed(0))
-    state, _ = Refit(pair, structure, theta, parts, torch.float64)(0, keep, polish=False)
+    state, _ = Refit(pair.network, structure, theta, parts, torch.float64)(0, keep, polish=False)
     inputs = torch.cat([batch.inputs for batch in parts.fit]).double()
     assert not torch.equal(state["5.running_mean"], theta["5.running_mean"])
 

@@ -19,20 +19,18 @@ def test_twins_that_are_too_many_kinds_are_left_alone() -> None:
     pair, structure = case("relu")
     theta = structure.canonical(pair.theta_a)
     assert merged_twins(structure, theta, unit_counts(structure, 0.5)) is None
-    whole = find_dropped(pair, structure, "a", [0], SearchSettings(keep=1.0, profile="dev")).best[0]
+    whole = find_dropped(pair.a, structure, [0], SearchSettings(keep=1.0, profile="dev")).best[0]
     assert loss_of(pair, structure, whole.weights) == pytest.approx(loss_of(pair, structure, theta), abs=1e-13)
 
 
 def test_a_search_repeats_itself() -> None:
     """The same seed finds the same weights, and a level's result does not depend on which others are asked for."""
     pair, structure = case("gelu")
-    first = find_dropped(pair, structure, "b", [0, 1, 2], SearchSettings(profile="dev"))
-    again = find_dropped(
-        pair.measured_on(pair.data, pair.calibration), structure, "b", [1], SearchSettings(profile="dev")
-    )
+    first = find_dropped(pair.b, structure, [0, 1, 2], SearchSettings(profile="dev"))
+    again = find_dropped(pair.measured_on(pair.data, pair.calibration).b, structure, [1], SearchSettings(profile="dev"))
     assert all(torch.equal(first.best[1].weights[n], t) for n, t in again.best[1].weights.items())
     assert first.facts["levels"][1] == again.facts["levels"][1]
-    other = find_dropped(pair, structure, "b", [1], SearchSettings(seed=1, profile="dev"))
+    other = find_dropped(pair.b, structure, [1], SearchSettings(seed=1, profile="dev"))
     assert other.facts["levels"][1]["random_losses"] != first.facts["levels"][1]["random_losses"]
 
 
@@ -42,12 +40,12 @@ def test_what_cannot_be_searched_is_refused() -> None:
     with pytest.raises(SourceError, match="calibration"):
         dropout_stability(pair.measured_on(pair.data, None))
     with pytest.raises(SourceError, match="calibration"):
-        find_dropped(pair.measured_on(pair.data, None), structure, "a", [0], SearchSettings())
+        find_dropped(pair.measured_on(pair.data, None).a, structure, [0], SearchSettings())
     for wrong in ({"epsilon": -1.0}, {"profile": "fast"}, {"seed": 0.5}, {"keep": 2.0}):
         with pytest.raises(LmcError, match=next(iter(wrong))):
             dropout_stability(pair, **wrong)
     with pytest.raises(LmcError, match="levels 0 to 2"):
-        find_dropped(pair, structure, "a", [3], SearchSettings())
+        find_dropped(pair.a, structure, [3], SearchSettings())
     normed = lambda: nn.Sequential(nn.Linear(5, 6), nn.LayerNorm(6), nn.ReLU(), nn.Linear(6, 3)).double()  # noqa: E731
     with pytest.raises(UnsupportedArchitecture, match=r"layer_norm|norm"):
         dropout_stability(pair_of(normed, (5,)))

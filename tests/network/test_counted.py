@@ -137,7 +137,7 @@ def test_searches_use_labelled_calibration_only() -> None:
             pair = pair.measured_on(pair.data, lmccheck.store.data.load_data((x, calibration)))
         settings = SearchSettings(keep=0.5, refit=True, seed=0, profile="dev")
         structure = pair.network.structure("test")
-        found.append(find_dropped(pair, structure, "a", [0], settings).best[0])
+        found.append(find_dropped(pair.a, structure, [0], settings).best[0])
     assert found[0].loss == found[1].loss
     assert found[0].how == found[1].how
 

@@ -37,7 +37,7 @@ def test_fixtures_are_stable_at_half_their_width(net: str, limit: float, tmp_pat
     saved = result.witness.save(tmp_path / "witness.safetensors")
     fresh = pair.measured_on(pair.data, pair.calibration)
     evaluator = Evaluator(fresh.network, fresh.theta_a, fresh.theta_b)
-    for side, levels in load_dropped(saved, fresh, structure).found.items():
+    for side, levels in load_dropped(saved, fresh.named_endpoints, structure).found.items():
         losses = [measure_dropped(evaluator, structure, levels[i], side).loss for i in range(len(levels))]
         own = result.details[f"loss_{side}"]
         assert [loss - own for loss in losses] == pytest.approx(result.details["epsilon"][side], abs=1e-6)
@@ -49,9 +49,9 @@ def test_a_witness_of_another_pair_is_refused(tmp_path: Path) -> None:
     path = dropout_stability(pair, profile="dev").witness.save(tmp_path / "w.safetensors")
     other = pair.with_weights(pair.theta_a, pair.theta_a)
     with pytest.raises(CheckpointError, match="another b"):
-        load_dropped(path, other, structure)
+        load_dropped(path, other.named_endpoints, structure)
     with pytest.raises(CheckpointError, match="no witness"):
-        load_dropped(FIXTURES / "mlp-seed0.safetensors", pair, structure)
+        load_dropped(FIXTURES / "mlp-seed0.safetensors", pair.named_endpoints, structure)
 
 
 def test_a_failure_says_what_was_searched() -> None:

@@ -37,7 +37,7 @@ def test_what_is_found_is_a_dropped_network(name: str, refit: bool) -> None:
     """Exactly ⌊keep·h⌋ units per group are read, other columns are 0, rows up to the level are those of θ."""
     pair, structure = case(name)
     levels = range(len(structure.levels))
-    search = find_dropped(pair, structure, "a", levels, SearchSettings(refit=refit, profile="dev"))
+    search = find_dropped(pair.a, structure, levels, SearchSettings(refit=refit, profile="dev"))
     theta = structure.canonical(pair.theta_a)
     for level in levels:
         for dropped in (search.best[level], search.plain[level]):
@@ -66,7 +66,7 @@ def test_dropping_equals_a_masked_forward_pass(name: str) -> None:
     """L(θ_i) of columns times m is that of hidden values times m, biases and rows as they were (T5)."""
     pair, structure = case(name)
     (batch,) = pair.data.batches
-    search = find_dropped(pair, structure, "a", range(3), SearchSettings(refit=False, profile="dev"))
+    search = find_dropped(pair.a, structure, range(3), SearchSettings(refit=False, profile="dev"))
     for level, dropped in search.plain.items():
         scale = dropped.facts["scale"]
         multipliers = factors(structure, [(dropped.keep, scale)])
