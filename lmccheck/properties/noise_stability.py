@@ -1,4 +1,4 @@
-"""Noise stability: does the loss stay low on the way to a network with random units dropped?"""
+"""Noise stability: does the loss stay low with random units dropped, or with noise in what layers read?"""
 
 from __future__ import annotations
 
@@ -7,12 +7,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from lmccheck.finding import End, Failure, Finding, Seen, Verdict, Where, bound_of
+from lmccheck.finding import End, Failure, Finding, Seen, Where, bound_of
+from lmccheck.properties.draws import (
+    CONFIDENCE,
+    DRAWS,
+    held_note,
+    held_of,
+    share_that_holds,
+    unsettled,
+    verdict_of,
+    worse_end,
+)
 from lmccheck.properties.low_loss_path import covered_structure
 from lmccheck.properties.registry import check
 from lmccheck.properties.remarks import measured_endpoints, measured_on, precision_of, thetas_of
-from lmccheck.properties.settings import Limit, Masks, Noise, Probability, Profile, Quantile, Seed
-from lmccheck.stats import MOST_TRIALS, clopper_pearson, quantile_interval, quantile_of, trials_to_settle
+from lmccheck.properties.settings import Limit, Masks, Noise, Probability, Profile, Quantile, Seed, Size
+from lmccheck.stats import quantile_interval
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,11 +34,10 @@ if TYPE_CHECKING:
     from lmccheck.symmetry.structure import Structure
 
 NAME = "noise_stability"
-MASKS = {"dev": 8, "ci": 20, "thorough": 100}
-CONFIDENCE = 0.95
 NOT_ASKED = {"why": "measured when asked for: diagnostics = true"}
-VERDICTS: tuple[Verdict, ...] = ("fail", "inconclusive", "pass")  # of two endpoints the first counts
 COST = "q_k = max over t of L(θ + t·(θ¹_k − θ)) − L(θ), θ¹_k with mask k (Kuditipudi et al. 2019, Lemma 3)"
+QUARTER, HALF = 0.25, 0.5  # of draws that have to hold: of masks, for one to be found; of noise, to be typical
+SAMPLES = {"dev": 32, "ci": 128, "thorough": 512}  # on which layers are looked at one by one
 START = 0.0  # of every line to a mask: the network itself, whose loss is known
 
 
@@ -44,32 +53,51 @@ def noise_stability(
     epsilon: Limit = 0.05,
     p: Probability = 0.2,
     masks: Masks | None = None,
-    quantile: Quantile = 0.25,
-    noise: Noise = 0.1,
+    quantile: Quantile | None = None,
+    noise: Noise = "masks",
+    size: Size = 0.1,
     seed: Seed = 0,
     profile: Profile = "ci",
     diagnostics: bool | None = False,
 ) -> Finding:
-    """Assert that dropping units at random raises neither endpoint's loss by more than ``epsilon``, often enough.
+    """Assert that noise (units dropped at random, or Gaussian) seldom raises a loss by more than ``epsilon``.
 
-    q_k = max_t L(θ + t·(θ¹_k − θ)) − L(θ) ≥ 0, t in 0, ¼, ½, ¾, 1, with L the mean loss on the evaluation data and θ¹_k
-    the network with dropout mask k: every hidden unit's outgoing weights times 0 with probability ``p``, else 1/(1−p);
-    biases and inputs stay, BatchNorm keeps its own statistics. θ is stable if P(q ≤ ε) ≥ ``quantile`` (1/4 in the
-    paper's Lemma 3): of K independent masks, passes when the exact 95 % interval of that probability lies at or above
-    ``quantile`` for both endpoints, fails when it lies below it for one, and is inconclusive in between. Each tail is
-    2.5 %, so over the draw of masks a false fail has probability at most 5 %, a false pass at most 2.5 %.
+    θ is stable if P(q ≤ ε) ≥ ``quantile``: 1/4 for masks, as in Lemma 3, ½ for Gaussian noise. Of K independent draws
+    (``masks``: 8, 20 or 100 by profile; 8 can pass but not fail) it passes when the exact 95 % interval of that
+    probability lies at or above ``quantile`` for every endpoint, fails when it lies below for one, else is
+    inconclusive: over the draws a false fail has probability at most 5 %, a false pass at most 2.5 %. ``epsilon``: in
+    the loss's unit, or ``"5%"`` of the worse endpoint's loss.
 
-    ``epsilon``: in the loss's unit, or ``"5%"`` of the worse endpoint's loss. ``masks``: K, 8, 20 or 100 by profile
-    (8 can pass but not fail). ``diagnostics``: explain it by Gaussian noise in every unit group, ‖η‖/‖x‖ = ``noise``,
-    and by the constants of section 4 for chains of layers; neither decides.
+    ``noise = "masks"``: q_k = max_t L(θ + t·(θ¹_k − θ)) − L(θ) ≥ 0, t in 0, ¼, ½, ¾, 1; θ¹_k has every hidden unit's
+    outgoing weights times 0 with probability ``p``, else 1/(1−p); biases and inputs stay, BatchNorm keeps its own
+    statistics. ``diagnostics``: explain it by Gaussian noise in every unit group, ‖η‖/‖x‖ = ``size`` (or the number
+    given as ``noise``), and by the constants of section 4 for chains of layers; neither decides.
+
+    ``noise = "gaussian"``, on any network: q_k = L(x + η_k for every x that a layer reads) − L, ‖η‖ = ``size``·‖x‖; see
+    ``properties/gaussian_noise.py``. ``details["gaussian"]`` say what it does in each layer alone.
 
     ``value`` is the worse endpoint's ``quantile`` of q, ``interval`` its order-statistics interval; the witness
-    (NoiseWitness) recomputes every mask. ``details`` hold, per endpoint, ``q``, ``quantile``, ``share``, ``interval``,
-    ``losses`` and ``worst_t``, and ``gaussian`` (None) and ``diagnostics`` (only ``why``) unless asked for.
-    A pass is about this data, these t, and masks as drawn. Raises LmcError (SourceError, UnsupportedArchitecture) when
-    nothing sound can be said.
-    Source: Kuditipudi et al. 2019, Algorithm 1 and Lemma 3; Arora et al. 2018 for the noise.
+    (NoiseWitness, GaussianWitness) recomputes every draw. ``details`` hold, per endpoint, ``q``, ``quantile``,
+    ``share``, ``interval`` and ``losses``. Raises LmcError when nothing sound can be said.
+    Source: Kuditipudi et al. 2019, Algorithm 1 and Lemma 3, and their talk; Arora et al. 2018 for the noise.
     """
+    draws = DRAWS[profile] if masks is None else masks
+    if noise == "gaussian":
+        from lmccheck.properties.gaussian_noise import gaussian_stability
+
+        share = HALF if quantile is None else quantile
+        return gaussian_stability(
+            pair, epsilon=epsilon, size=size, draws=draws, quantile=share, seed=seed, samples=SAMPLES[profile]
+        )
+    explained = (size if noise == "masks" else float(noise)) if diagnostics else None
+    share = QUARTER if quantile is None else quantile
+    return _masked(pair, draws, explained, epsilon=epsilon, p=p, quantile=share, seed=seed)
+
+
+def _masked(
+    pair: ModelPair, masks: int, explained: float | None, *, epsilon: float | str, p: float, quantile: float, seed: int
+) -> Finding:
+    """Return what is found with ``masks`` dropout masks; ``explained``: by noise of this size, if at all."""
     from lmccheck.diagnose.constants import constants, gaussian
     from lmccheck.dropping.masks import dropout_mask, mask_seed
     from lmccheck.evaluate.evaluator import Evaluator
@@ -79,7 +107,7 @@ def noise_stability(
     evaluator = Evaluator(pair.network, *thetas_of(pair))
     ends = measured_endpoints(pair, evaluator)
     sizes = {group: structure.sizes[group] for group in structure.groups}
-    drawn = [dropout_mask(sizes, p, mask_seed(seed, k)) for k in range(MASKS[profile] if masks is None else masks)]
+    drawn = [dropout_mask(sizes, p, mask_seed(seed, k)) for k in range(masks)]
     runs = MaskedRuns(pair.network, structure.layers, pair.data, evaluator.dtype)
     bound = bound_of(epsilon, max(end.loss for end in ends))
     costs = {
@@ -89,8 +117,8 @@ def noise_stability(
     facts = {
         "p": p,
         "quantile": quantile,
-        "gaussian": gaussian(pair.named_endpoints, structure, noise, seed) if diagnostics else None,
-        "diagnostics": constants(pair.named_endpoints, structure, drawn, seed) if diagnostics else NOT_ASKED,
+        "gaussian": None if explained is None else gaussian(pair.named_endpoints, structure, explained, seed),
+        "diagnostics": NOT_ASKED if explained is None else constants(pair.named_endpoints, structure, drawn, seed),
         "units": sizes,
         "vectorised": runs.vectorised,
     }
@@ -110,8 +138,7 @@ def _finding(
     from lmccheck.dropping.masks import T_GRID
 
     share = facts["quantile"]
-    worse = max(costs, key=lambda end: _standing(costs[end]))
-    verdicts = {of_end["verdict"] for of_end in costs.values()}
+    worse = worse_end(costs)
     return Finding(
         costs[worse]["quantile"],
         epsilon,
@@ -121,7 +148,7 @@ def _finding(
         above="own",
         where=Where(side=worse),
         interval=quantile_interval(costs[worse]["q"], share, CONFIDENCE),
-        verdict=next(verdict for verdict in VERDICTS if verdict in verdicts),
+        verdict=verdict_of(costs),
         notes=_notes(evaluator, facts["p"], costs, share),
         known=f"{len(costs[worse]['q'])} masks sampled, {100 * CONFIDENCE:g} %",
         facts={
@@ -136,11 +163,6 @@ def _finding(
             **facts,
         },
     )
-
-
-def _standing(cost: Mapping[str, Any]) -> tuple[float, int, int]:
-    """Return how bad it stands with an endpoint: by what masks cost, then by its verdict and how many masks hold."""
-    return cost["quantile"], -VERDICTS.index(cost["verdict"]), -cost["hits"]
 
 
 def _witness(costs: Mapping[str, dict[str, Any]], p: float, seed: int, sizes: Mapping[str, int]) -> NoiseWitness:
@@ -174,16 +196,8 @@ def _costs(losses: list[list[float]], loss: float, bound: float, share: float) -
     heights = [[x - loss if math.isfinite(x) else math.inf for x in row] for row in losses]
     highest = [max((START, 0.0), *zip(T_GRID, row, strict=True), key=lambda at: at[1]) for row in heights]
     q = [height for _, height in highest]
-    hits = sum(x <= bound for x in q)
-    low, high = clopper_pearson(hits, len(q), CONFIDENCE)
     return {
-        "q": q,
-        "quantile": quantile_of(q, share),
-        "quantile_interval": quantile_interval(q, share, CONFIDENCE),
-        "share": hits / len(q),
-        "hits": hits,
-        "interval": [low, high],
-        "verdict": "pass" if low >= share else "fail" if high < share else "inconclusive",
+        **share_that_holds(q, bound, share),
         "losses": losses,
         "worst_t": [t for t, _ in highest],
         "worst_mask": q.index(max(q)),
@@ -192,11 +206,7 @@ def _costs(losses: list[list[float]], loss: float, bound: float, share: float) -
 
 
 def _notes(evaluator: Evaluator, p: float, costs: Mapping[str, Mapping[str, Any]], share: float) -> list[str]:
-    count = len(next(iter(costs.values()))["q"])
-    held = [
-        f"{x['hits']} of {count} hold for {end} (95 % interval {_shown(x['interval'])})" for end, x in costs.items()
-    ]
-    notes = [f"{count} masks: {', '.join(held)}, need ≥ {share:g}"]
+    notes = [held_note(costs, "masks", share)]
     if evaluator.batchnorms:
         notes.append("BatchNorm keeps each checkpoint's own statistics: they are not re-estimated with units dropped")
     if p > 0.75:
@@ -204,23 +214,17 @@ def _notes(evaluator: Evaluator, p: float, costs: Mapping[str, Mapping[str, Any]
     return notes
 
 
-def _shown(interval: Sequence[float]) -> str:
-    return f"[{interval[0]:.3g}, {interval[1]:.3g}]"
-
-
 def _failure(pair: ModelPair, found: Finding, costs: Mapping[str, dict[str, Any]]) -> Failure:
     from lmccheck.dropping.masks import mask_seed
 
-    share, witness, advice = found.facts["quantile"], found.witness, []
+    share, witness = found.facts["quantile"], found.witness
+    advice: list[str] = []
     end = next(e for e in (found.facts["worse"], *costs) if costs[e]["verdict"] == found.verdict)
     facts = costs[end]
-    q, hits, worst, count = facts["q"], facts["hits"], facts["worst_mask"], len(facts["q"])
-    held = f"{hits} of {count} masks hold, 95 % interval {_shown(facts['interval'])}, need ≥ {share:g}"
+    q, worst, held = facts["q"], facts["worst_mask"], held_of(facts, "masks", share)
     what = f"not noise stable: endpoint {end} loses too much with units dropped at p = {witness.p:g}"
     if found.verdict == "inconclusive":
-        needed = _masks_to_settle(costs, share)
-        more = f"about {needed} masks would settle it" if needed else f"even {MOST_TRIALS} masks would hardly settle it"
-        advice = [f"masks = {needed}, if as many hold as did of these {count}"] if needed else []
+        more, advice = unsettled(costs, "masks", share)
         what = f"noise stability of endpoint {end} is not settled: {held}: {more}"
     at = facts["worst_t"][worst]
     loss = facts["losses"][worst][witness.t.index(at)] if at else next(x.loss for x in found.endpoints if x.name == end)
@@ -237,16 +241,6 @@ def _failure(pair: ModelPair, found: Finding, costs: Mapping[str, dict[str, Any]
         value=facts["quantile"],
         next=advice or _advice(found),
     )
-
-
-def _masks_to_settle(costs: Mapping[str, dict[str, Any]], share: float) -> int | None:
-    """Return how many masks would settle every endpoint that is not settled, shares as seen; None for too many."""
-    needed = [
-        trials_to_settle(of_end["hits"], len(of_end["q"]), share, CONFIDENCE)
-        for of_end in costs.values()
-        if of_end["verdict"] == "inconclusive"
-    ]
-    return None if None in needed else max(count for count in needed if count is not None)
 
 
 def _advice(found: Finding) -> list[str]:
