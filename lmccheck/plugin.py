@@ -40,7 +40,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add(
         "--lmc-aligned-dir",
         metavar="DIR",
-        help="write PAIR-b-aligned.safetensors for each pair, and SET/FILE-aligned.safetensors for each set, whose "
+        help="write PAIR-b-aligned.safetensors (a folder PAIR-b-aligned where b is a folder) for each pair, and "
+        "SET/FILE-aligned.safetensors, likewise, for each set, whose "
         "selected checks all passed, under the alignment of its first check that aligns; a check that only warns must "
         "pass too; what an earlier run aligned for a selected pair or set is removed first",
     )

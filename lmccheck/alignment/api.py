@@ -23,7 +23,7 @@ from lmccheck.evaluate.outputs import function_deviation
 from lmccheck.modules.precision import own_settings
 from lmccheck.network.pair import ModelPair
 from lmccheck.shown import one_line
-from lmccheck.store import files
+from lmccheck.store.writing import LaidOut, beside, write_like
 from lmccheck.symmetry.spec import Permutation, PermutationSpec
 from lmccheck.symmetry.verify import TOLERANCE
 
@@ -34,7 +34,7 @@ from lmccheck.symmetry.verify import TOLERANCE
     )
 )
 @dataclass(frozen=True)
-class Alignment(files.Written):
+class Alignment(LaidOut):
     """θ_B permuted towards θ_A.
 
     ``weights`` are θ_B's own numbers in its own dtypes, permuted; with maps ``beyond`` permutations they are computed,
@@ -134,26 +134,31 @@ def _align(pair: ModelPair, method: str, seed: int, kinds: tuple[str, ...]) -> A
             f"pair {pair.name}: the aligned weights change b's output by {deviation:.2e} (relative, float64) on the "
             f"data, expected at most {TOLERANCE:.0e}; {whose}"
         )
-    return Alignment(
-        found.permutation,
-        aligned,
-        found.objective,
-        method,
-        spec,
-        seed,
-        deviation,
-        pair.network.spec_deviation,
-        {"symmetry": origin, **dimension_facts(pair), **found.facts},
-        dict(pair.origins[1].metadata),
-        kinds,
-        {name: tensor.dtype for name, tensor in pair.theta_b.items()},
-    ).made_of(pair.inputs, pair.origins[1].as_stored)
+    return (
+        Alignment(
+            found.permutation,
+            aligned,
+            found.objective,
+            method,
+            spec,
+            seed,
+            deviation,
+            pair.network.spec_deviation,
+            {"symmetry": origin, **dimension_facts(pair), **found.facts},
+            dict(pair.origins[1].metadata),
+            kinds,
+            {name: tensor.dtype for name, tensor in pair.theta_b.items()},
+        )
+        .made_of(pair.inputs)
+        .made_like(pair.origins[1])
+    )
 
 
 def save_aligned(alignment: Alignment, path: str | os.PathLike[str]) -> Path:
     """Write θ_B aligned to ``path``, metadata and dtypes kept, and the permutation beside it.
 
-    Tensors of a folder whose model transformers built have the names of its files, for it to load.
+    Where θ_B was a folder and ``path`` names no ``.safetensors`` file, a folder is written that loads as it is: config,
+    tokenizer and preprocessing of θ_B, the weights in shards as θ_B's. Tensors have the names that θ_B's files have.
     What θ_B's metadata says of how it was merged (the key ``lmccheck``) is left out: it is not about permuted weights.
 
     ``<stem>.permutation.safetensors`` holds one int64 tensor per unit group: position i took what unit ``p[i]`` of θ_B
@@ -172,11 +177,6 @@ def save_aligned(alignment: Alignment, path: str | os.PathLike[str]) -> Path:
         "function_deviation": alignment.function_deviation,
         "within": {g.name: list(g.within) for g in alignment.spec.groups if g.within},
     }
-    beside = target.with_name(target.name.removesuffix(".safetensors") + ".permutation.safetensors")
     metadata = {key: text for key, text in alignment.metadata.items() if key != "lmccheck"}
-    contents = {
-        target: (alignment.named(rounded), metadata),
-        beside: (alignment.permutation, {"lmccheck": json.dumps(facts)}),
-    }
-    files.save_all(contents, alignment.inputs)
-    return target
+    more = {beside(target, "permutation"): (alignment.permutation, {"lmccheck": json.dumps(facts)})}
+    return write_like(alignment.origin, rounded, target, metadata, inputs=alignment.inputs, more=more)

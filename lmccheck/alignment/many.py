@@ -25,8 +25,9 @@ from lmccheck.network.endpoint import StateDict
 from lmccheck.network.model_set import ModelSet, load_set
 from lmccheck.network.pair import Given, ModelPair
 from lmccheck.shown import one_line, some
-from lmccheck.store.files import Renaming, Written
+from lmccheck.store.checkpoint import Checkpoint
 from lmccheck.store.tensors import between
+from lmccheck.store.writing import LaidOut
 from lmccheck.symmetry.compose import compose, inverse
 from lmccheck.symmetry.spec import Permutation, PermutationSpec
 from lmccheck.symmetry.verify import TOLERANCE
@@ -38,7 +39,7 @@ ALL_TRIPLES = 8  # models up to which all triples of maps are compared
 
 @one_line(lambda found: f"{found.method}, {len(found.names)} models: {some(found.names)}; {found.spec.shown}")
 @dataclass(frozen=True)
-class ManyAlignment(Written):
+class ManyAlignment(LaidOut):
     """Networks permuted into one common frame: that of the reference, whose own numbers stay where they are.
 
     ``weights[k]`` are model k's own numbers in its own dtypes, permuted by ``permutations[k]``; ``objective`` is
@@ -58,7 +59,7 @@ class ManyAlignment(Written):
     originals: tuple[dict[str, Tensor], ...] = field(repr=False)
     pair: ModelPair = field(repr=False)
     metadata: tuple[dict[str, str], ...] = field(default=(), repr=False)
-    renamings: tuple[Renaming | None, ...] = field(default=(), repr=False)  # to the names of their files
+    origins: tuple[Checkpoint, ...] = field(default=(), repr=False)  # which they are laid out like
 
     @property
     def is_identity(self) -> bool:
@@ -72,20 +73,24 @@ class ManyAlignment(Written):
 
     def member(self, k: int) -> Alignment:
         """Return model k on its way into the common frame, as ``save_aligned`` writes it."""
-        return Alignment(
-            self.permutations[k],
-            self.weights[k],
-            self.objective,
-            f"{self.method} of {len(self.names)}",
-            self.spec,
-            self.facts["seed"],
-            self.function_deviations[k],
-            self.facts["spec_deviation"],
-            {"names": list(self.names), "reference": self.facts["reference"]},
-            dict(self.metadata[k]) if self.metadata else {},
-            (),
-            {name: tensor.dtype for name, tensor in self.originals[k].items()},
-        ).made_of(self.inputs, self.renamings[k] if self.renamings else None)
+        return (
+            Alignment(
+                self.permutations[k],
+                self.weights[k],
+                self.objective,
+                f"{self.method} of {len(self.names)}",
+                self.spec,
+                self.facts["seed"],
+                self.function_deviations[k],
+                self.facts["spec_deviation"],
+                {"names": list(self.names), "reference": self.facts["reference"]},
+                dict(self.metadata[k]) if self.metadata else {},
+                (),
+                {name: tensor.dtype for name, tensor in self.originals[k].items()},
+            )
+            .made_of(self.inputs)
+            .made_like(self.origins[k] if self.origins else None)
+        )
 
     def ship(self, target: Path, files: Sequence[str]) -> None:
         """Write each model to the folder ``target``, under the names ``files``."""
@@ -178,10 +183,9 @@ def align_set(
     if facts["cycle_error"]:
         raise AssertionError(f"align_many: maps between models differ by the way taken, {facts['cycle_error']:.3g}")
     metadata = tuple(dict(origin.metadata) for origin in models.origins)
-    renamings = tuple(origin.as_stored for origin in models.origins)
     return ManyAlignment(
         weights, found, spec, method, merged.objectives[-1], facts, deviations, names, originals, pair, metadata,
-        renamings,
+        tuple(models.origins),
     ).made_of(models.inputs)  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from lmccheck.evaluate.segment import Segment, require_repair
 from lmccheck.modules.precision import own_settings
 from lmccheck.modules.stored import tied_names
 from lmccheck.network.pair import ModelPair
-from lmccheck.store import files
+from lmccheck.store.writing import write_like
 from lmccheck.symmetry.discover import Traced
 
 
@@ -78,6 +78,9 @@ def save_merged(
 ) -> Path:
     """Write ``merged(pair, alignment, t, repair)`` to ``path``: the names, dtypes and metadata of θ_A's file.
 
+    Where θ_A was a folder and ``path`` names no ``.safetensors`` file, a folder like it is written, see
+    ``save_aligned``.
+
     The metadata's key ``lmccheck`` says in JSON how it was made: ``t``, ``method``, ``beyond``, ``repair``, ``seed``,
     ``sha256`` of both files, ``version``. Returns ``path``. Raises as ``merged``, and CheckpointError when it cannot be
     written.
@@ -88,11 +91,8 @@ def save_merged(
 def write(weights: dict[str, Tensor], path: str | os.PathLike[str], pair: ModelPair, said: dict[str, Any]) -> Path:
     """Write merged weights as θ_A's file names them, with its metadata and what is to be said of them."""
     origin = pair.origins[0]
-    # a file may hold a tied tensor under one of its names only, and what loads it expects no other
-    names = origin.tensors if origin.path else weights
     metadata = {**origin.metadata, "lmccheck": json.dumps(said)}
-    held = {name: weights[name] for name in names} if origin.as_stored is None else origin.as_stored(weights)
-    return files.save(held, path, metadata, inputs=pair.inputs)
+    return write_like(origin, weights, Path(path), metadata, inputs=pair.inputs)
 
 
 def facts(pair: ModelPair, alignment: Alignment | None, t: float, repair: str) -> dict[str, Any]:

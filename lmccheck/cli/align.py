@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lmccheck.cli.command import HELD, Commands
-from lmccheck.cli.endpoints import METHODS, SUFFIX, add_pair, load, maps, output_path, row
+from lmccheck.cli.endpoints import METHODS, add_pair, load, maps, output_path, row
+from lmccheck.store.writing import beside
 
 if TYPE_CHECKING:
     from lmccheck.alignment.api import Alignment
@@ -25,15 +26,19 @@ def add_to(commands: Commands) -> None:
         allow_abbrev=False,
     )
     command.set_defaults(run=run)
-    add_pair(command, METHODS, "where to write B aligned; FILE.permutation.safetensors holds the permutation")
+    add_pair(
+        command,
+        METHODS,
+        "where to write B aligned: a .safetensors file, or a folder where B is one; PATH.permutation.safetensors "
+        "holds the permutation",
+    )
 
 
 def run(options: argparse.Namespace) -> int:
     """Align, say what came of it, write."""
     from tabulate import tabulate
 
-    stem = Path(options.output).name.removesuffix(SUFFIX)
-    target = output_path(options, Path(options.output).with_name(f"{stem}.permutation{SUFFIX}"))
+    target = output_path(options, "b", beside(Path(options.output), "permutation"))
     from lmccheck.alignment.api import align, save_aligned
     from lmccheck.alignment.merge import segment
     from lmccheck.evaluate.evaluator import Evaluator

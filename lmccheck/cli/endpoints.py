@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from lmccheck.alignment import method_names
 from lmccheck.errors import LmcError
-from lmccheck.store.given import files_of
+from lmccheck.store.given import files_of, lies_in_folder
 from lmccheck.store.imports import input_files
 from lmccheck.store.whole import overwritten
 
@@ -59,7 +59,7 @@ def add_pair(command: argparse.ArgumentParser, methods: str, output: str) -> Non
     add("--symmetry", metavar="FILE", help="a spec file (.toml, .json) in place of the derived symmetries")
     add("--seed", metavar="N", type=int, default=0, help="seed of everything random (default: 0)")
     add("--device", metavar="DEVICE", default="auto", help="auto (default), cpu or cuda[:N]")
-    add("-o", "--output", metavar="FILE", required=True, help=output)
+    add("-o", "--output", metavar="PATH", required=True, help=output)
 
 
 def maps(options: argparse.Namespace) -> str | list[str]:
@@ -83,15 +83,18 @@ def load(options: argparse.Namespace) -> ModelPair:
     )
 
 
-def output_path(options: argparse.Namespace, *beside: Path) -> Path:
-    """Return the file to write; raise LmcError unless it is a .safetensors file and none of those read.
+def output_path(options: argparse.Namespace, like: str, *more: Path) -> Path:
+    """Return what to write: a .safetensors file, or a folder where ``like``, the argument it is laid out as, is one.
 
-    ``beside`` are files that are written with it.
+    ``more`` are files that are written with it. Raises LmcError for another name, and for what is read.
     """
     target = Path(options.output)
-    if target.suffix != SUFFIX:
-        raise LmcError(f"--output: got {options.output!r}, expected a {SUFFIX} file; mend: correct its suffix")
-    require_unread(options, target, *beside)
+    if target.suffix != SUFFIX and not lies_in_folder(getattr(options, like), Path.cwd()):
+        raise LmcError(
+            f"--output: got {options.output!r}, expected a {SUFFIX} file, since {like.upper()} is no folder; "
+            "mend: correct its suffix"
+        )
+    require_unread(options, target, *more)
     return target
 
 
@@ -102,7 +105,9 @@ def require_unread(options: argparse.Namespace, *written: Path) -> None:
     checkpoints = (getattr(options, side, None) for side in ("a", "b"))
     inputs = [*input_files(here, *named), *(file for given in checkpoints for file in files_of(given, here))]
     for target in written:
-        if overwritten(target, inputs) is not None:
+        if overwritten(target, inputs) is not None or any(
+            target.resolve() in file.resolve().parents for file in inputs
+        ):
             raise LmcError(f"--output: {target} is read from, expected a file of its own; mend: choose another name")
 
 

@@ -18,7 +18,12 @@ def add_to(commands: Commands) -> None:
         allow_abbrev=False,
     )
     command.set_defaults(run=run)
-    add_pair(command, f"none, {METHODS}", "where to write the merged network, named and typed as A's file")
+    add_pair(
+        command,
+        f"none, {METHODS}",
+        "where to write the merged network, named and typed as A's file: a .safetensors file, or a folder where A is "
+        "one",
+    )
     add = command.add_argument
     add("-t", metavar="T", type=share, default=0.5, help="B's share, from 0 to 1 (default: 0.5)")
     add(
@@ -45,7 +50,7 @@ def run(options: argparse.Namespace) -> int:
     """Merge, measure what is written on the data, write it."""
     from tabulate import tabulate
 
-    target = output_path(options)
+    target = output_path(options, "a")
     from lmccheck.alignment.api import align
     from lmccheck.alignment.merge import facts, merged, segment, write
     from lmccheck.evaluate.evaluator import Evaluator

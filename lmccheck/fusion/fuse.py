@@ -28,7 +28,7 @@ from lmccheck.fusion.widths import MEND, require_same_use, twofold_tensors
 from lmccheck.modules.precision import own_settings
 from lmccheck.network.pair import Given, WidthPair, load_widths
 from lmccheck.shown import one_line, some
-from lmccheck.store import files
+from lmccheck.store.writing import LaidOut, write_like
 from lmccheck.symmetry.spec import Permutation
 from lmccheck.symmetry.verify import TOLERANCE
 
@@ -37,7 +37,7 @@ NORMS = ("activations", "weights")
 
 @one_line(lambda found: f"{found.norm}, {some(found.plans)}; function deviation {found.function_deviation:.2g}")
 @dataclass(frozen=True)
-class Fusion(files.Written):
+class Fusion(LaidOut):
     """θ_B at θ_A's widths.
 
     ``weights`` have θ_A's shapes and θ_B's dtypes. ``plans``: per group the transport plan, (n_A, n_B) float64, rows
@@ -75,7 +75,7 @@ class Fusion(files.Written):
     def ship(self, target: Path, names: Sequence[str]) -> None:
         """Write θ_B at θ_A's widths to ``target``."""
         said = json.dumps({"method": "soft transport", "norm": self.norm, "seed": self.seed})
-        files.save(self.named(self.weights), target, {**self.metadata, "lmccheck": said}, inputs=self.inputs)
+        write_like(self.origin, self.weights, target, {**self.metadata, "lmccheck": said}, inputs=self.inputs)
 
     def summary(self) -> dict[str, Any]:
         """Return what a report says about this fusion; JSON-able."""
@@ -155,20 +155,24 @@ def fuse_pair(pair: WidthPair, *, norm: str = "activations", seed: int = 0) -> F
     if evaluator.batchnorms:
         facts["batchnorm"] = _batchnorm_facts(evaluator, weights)
     facts["evaluations"] = own.evaluations + evaluator.evaluations
-    return Fusion(
-        weights,
-        {name: carrier.plan(name) for name in carrier.masses},
-        {name: carrier.permutation[name] for name in carrier.a.by_name if name in carrier.nested},
-        recursion.costs,
-        deviation <= TOLERANCE,
-        deviation,
-        of_b.loss,
-        of_fused.loss,
-        norm,
-        seed,
-        facts,
-        {key: text for key, text in pair.b.checkpoint.metadata.items() if key != "lmccheck"},  # of other weights
-    ).made_of(pair.inputs, pair.a.checkpoint.as_stored)
+    return (
+        Fusion(
+            weights,
+            {name: carrier.plan(name) for name in carrier.masses},
+            {name: carrier.permutation[name] for name in carrier.a.by_name if name in carrier.nested},
+            recursion.costs,
+            deviation <= TOLERANCE,
+            deviation,
+            of_b.loss,
+            of_fused.loss,
+            norm,
+            seed,
+            facts,
+            {key: text for key, text in pair.b.checkpoint.metadata.items() if key != "lmccheck"},  # of other weights
+        )
+        .made_of(pair.inputs)
+        .made_like(pair.a.checkpoint)
+    )
 
 
 def _batchnorm_facts(evaluator: Evaluator, weights: Mapping[str, Tensor]) -> dict[str, Any]:

@@ -18,8 +18,9 @@ from lmccheck.report.formats import FORMATS
 from lmccheck.report.record import CheckRecord
 from lmccheck.report.write import is_report
 from lmccheck.store.folders import MADE_HERE
-from lmccheck.store.header import read_header
+from lmccheck.store.header import SAFETENSORS, read_header
 from lmccheck.store.whole import is_stream, place_of
+from lmccheck.store.writing import beside
 
 Checked = tuple[Measured, CheckPlan]
 PYTESTS = {"xmlpath": "--junitxml", "log_file": "--log-file"}
@@ -84,7 +85,7 @@ def _shipped(plan: Measured, folder: Path) -> Iterator[Path]:
     for file in files:
         if file != target:
             yield file
-        yield file.with_name(f"{file.name.removesuffix('.safetensors')}.permutation.safetensors")
+        yield beside(file, "permutation")
 
 
 def _inputs(config: pytest.Config) -> Iterator[Path]:
@@ -127,21 +128,28 @@ def remove_stale(folder: Path, records: Iterable[CheckRecord]) -> list[Path]:
     """
     removed = []
     for name in sorted({record.pair for record in records if record.pair}):
-        beside = [folder / f"{name}-b-{how}.safetensors" for how in ("aligned", "fused")]
-        for path in (*beside, *map(Path, sorted(glob(f"{escape(str(folder / name))}/*-aligned.safetensors")))):
-            permutation = path.with_name(f"{path.name.removesuffix('.safetensors')}.permutation.safetensors")
-            if _is_ours(permutation) or _is_ours(path):
-                for file in (path, permutation):
-                    with suppress(OSError):
-                        os.unlink(os.path.realpath(file))
-                        removed += [path] if file == path else []
-        merged = folder / f"{name}-merged"
-        if os.path.isfile(merged / MADE_HERE):
-            for path in sorted(merged.glob("*.safetensors*")):
-                with suppress(OSError):
-                    path.unlink()
-                    removed.append(path)
+        inside = escape(str(folder / name))
+        of_pair = [folder / f"{name}-b-{how}" for how in ("aligned", "fused")]
+        files = [f"{path}{SAFETENSORS}" for path in of_pair]
+        for file in map(Path, (*files, *sorted(glob(f"{inside}/*-aligned{SAFETENSORS}")))):
+            if _is_ours(beside(file, "permutation")) or _is_ours(file):
+                removed += _removed(file)
+                _removed(beside(file, "permutation"))
+        for made in (folder / f"{name}-merged", *of_pair, *map(Path, sorted(glob(f"{inside}/*-aligned")))):
+            if os.path.isfile(made / MADE_HERE):
+                removed += _removed(*sorted(made.glob(f"*{SAFETENSORS}*")))
+                _removed(beside(made, "permutation"))
     return removed
+
+
+def _removed(*paths: Path) -> list[Path]:
+    """Remove files, what links point to with it; return those that could be."""
+    gone = []
+    for path in paths:
+        with suppress(OSError):
+            os.unlink(os.path.realpath(path))
+            gone.append(path)
+    return gone
 
 
 def _is_ours(path: Path) -> bool:

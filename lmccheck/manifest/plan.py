@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -10,6 +10,7 @@ from typing import Any, Literal
 from lmccheck.merging.contract import Recipe
 from lmccheck.store.described import DataSpec
 from lmccheck.store.given import Named, files_of
+from lmccheck.store.header import SAFETENSORS
 from lmccheck.store.imports import input_files
 from lmccheck.store.names import model_names
 
@@ -28,7 +29,8 @@ class CheckPlan:
 class Comparison:
     """What pairs, sets and merges have in common: sources, checks, and the line of the manifest where they begin.
 
-    ``accept`` names what may differ in configs and tokenizers.
+    ``accept`` names what may differ in configs and tokenizers; ``folders`` are the keys of checkpoints that are
+    folders, and are written as such.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Comparison:
     checks: tuple[CheckPlan, ...]
     line: int
     accept: Sequence[str] = field(default=(), kw_only=True)
+    folders: Collection[str] = field(default=(), kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -67,8 +70,9 @@ class PairPlan(Comparison):
 
     @property
     def shipped_name(self) -> str:
-        """The name of the file written."""
-        return f"{self.name}-b-{'aligned' if self.model_b is None else 'fused'}.safetensors"
+        """The name of the file or folder written: b's aligned, or a's with b's weights fused."""
+        key, how = ("b", "aligned") if self.model_b is None else ("a", "fused")
+        return f"{self.name}-b-{how}{'' if key in self.folders else SAFETENSORS}"
 
     @property
     def files(self) -> dict[str, Named]:
@@ -101,8 +105,9 @@ class SetPlan(Comparison):
 
     @property
     def shipped_files(self) -> tuple[str, ...]:
-        """The names of the files in it: those of the models, which tell them apart."""
-        return tuple(f"{name}-aligned.safetensors" for name in model_names(self.models))
+        """The names of the files and folders in it: those of the models, which tell them apart."""
+        named = zip(model_names(self.models), self.files, strict=True)
+        return tuple(f"{name}-aligned{'' if key in self.folders else SAFETENSORS}" for name, key in named)
 
     @property
     def files(self) -> dict[str, Named]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ from lmccheck.merging.contract import read_recipe
 from lmccheck.properties.registry import OF, PROPERTIES, Kind, properties_of
 from lmccheck.properties.settings import Place
 from lmccheck.store.documents import Table, key_text, near, read_document, read_table, shown
-from lmccheck.store.given import Adapted, Named
+from lmccheck.store.given import Adapted, Named, lies_in_folder
 from lmccheck.store.names import expanded
 
 NAME = re.compile(r"[A-Za-z0-9._-]+")
@@ -112,7 +113,7 @@ class _Reader:
         pins = self.table(Pins, table.sha256, f"{where}.sha256") or Pins()
         if table.model_b is not None and table.symmetry is not None:
             self.problems.append(f"{where}.symmetry: not read where model_b says another network, expected none")
-        return PairPlan(
+        plan = PairPlan(
             name=name,
             a=self.checkpoint(table.a, f"{where}.a"),
             b=self.checkpoint(table.b, f"{where}.b"),
@@ -122,6 +123,7 @@ class _Reader:
             line=self.line_of("pair", name),
             **self.inherited(table, defaults) | ({} if table.model_b is None else {"symmetry": None}),
         )
+        return replace(plan, folders=self.folders(plan))
 
     def set(self, name: str, values: Any, defaults: Sources) -> SetPlan | None:
         where = f"set.{key_text(name)}"
@@ -147,7 +149,7 @@ class _Reader:
                         f"{where}.check.{key_text(check.name)}.{key}: got {check.settings[key]}, expected the place of "
                         f"one of the {count} models, from 0 to {count - 1}"
                     )
-        return SetPlan(
+        plan = SetPlan(
             name=name,
             models=tuple(models),
             matched=tuple(matched),
@@ -156,6 +158,11 @@ class _Reader:
             line=self.line_of("set", name),
             **self.inherited(table, defaults),
         )
+        return replace(plan, folders=self.folders(plan))
+
+    def folders(self, plan: PairPlan | SetPlan) -> tuple[str, ...]:
+        """Return the keys of checkpoints that are folders."""
+        return tuple(key for key, given in plan.files.items() if lies_in_folder(given, self.folder))
 
     def checkpoint(self, value: Any, where: str) -> Named:
         """Return what is named as a checkpoint: a path, or an adapter on its base."""

@@ -13,12 +13,12 @@ from torch import Tensor
 
 from lmccheck.errors import CheckpointError
 from lmccheck.merging.contract import Making
-from lmccheck.merging.materialise import copy_companions
 from lmccheck.modules.constants import COUNTER
 from lmccheck.store.files import header_of
 from lmccheck.store.folders import CONFIG, WEIGHTS
 from lmccheck.store.header import NAMES, SAFETENSORS, TensorHeader
 from lmccheck.store.streamed import save_streamed
+from lmccheck.store.writing import copy_companions
 
 if TYPE_CHECKING:
     from lmccheck.store.checkpoint import Checkpoint

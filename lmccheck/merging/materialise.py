@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-import shutil
 from pathlib import Path
 
-from lmccheck.errors import CheckpointError, shown_path
+from lmccheck.errors import CheckpointError
 from lmccheck.store.checkpoint import Checkpoint
 from lmccheck.store.folders import CONFIG
 from lmccheck.store.streamed import save_streamed
-
-WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack", ".onnx", ".py")  # or code
+from lmccheck.store.writing import FORMAT, copy_companions
 
 
 def places(checkpoint: Checkpoint) -> frozenset[str]:
@@ -34,22 +32,5 @@ def as_folder(checkpoint: Checkpoint, target: Path, what: str) -> Path:
         return home
     target.mkdir(parents=True, exist_ok=True)
     copy_companions(home, target)
-    metadata = {**checkpoint.metadata, "format": "pt"}  # without which transformers refuses a file
-    save_streamed(target / "model.safetensors", checkpoint.tensors, checkpoint.get, metadata)
+    save_streamed(target / "model.safetensors", checkpoint.tensors, checkpoint.get, {**checkpoint.metadata, **FORMAT})
     return target
-
-
-def copy_companions(home: Path, target: Path, but: tuple[str, ...] = ()) -> None:
-    """Copy what belongs to a checkpoint beside its weights: config, tokenizer, templates; no weights, no code.
-
-    ``but``: names that are left alone.
-    """
-    for path in sorted(home.iterdir()):
-        if path.is_file() and path.name not in but and not path.name.endswith((*WEIGHTS, ".index.json")):
-            try:
-                shutil.copyfile(path, target / path.name)
-            except OSError as error:
-                raise CheckpointError(
-                    f"{shown_path(path)}: cannot be copied to {shown_path(target)}: {error.strerror or error}; mend: "
-                    "make room, or check permissions"
-                ) from None

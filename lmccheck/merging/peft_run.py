@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from lmccheck.errors import SourceError
 from lmccheck.merging.contract import Making
-from lmccheck.merging.materialise import copy_companions
 from lmccheck.store.extras import extra
 from lmccheck.store.folders import CONFIG
 from lmccheck.store.header import read_header
 from lmccheck.store.imports import say
 from lmccheck.store.streamed import save_streamed
+from lmccheck.store.writing import copy_companions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

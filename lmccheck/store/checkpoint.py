@@ -46,6 +46,7 @@ class Checkpoint:
     ``digest``, and is then made one. ``about`` is what a report says beside, ``remarks`` what
     is to be said of it with every verdict. ``as_stored``, where the files have other names than these tensors, returns
     weights under those of the files. ``apart`` are tensors that were changed without those that are tied to them.
+    ``shards`` names the file of its home that holds each tensor, as the files call it.
     """
 
     label: str
@@ -66,6 +67,7 @@ class Checkpoint:
     onto: Callable[[Callable[[Checkpoint], Checkpoint]], Checkpoint] | None = field(default=None, repr=False)
     as_stored: Renaming | None = field(default=None, repr=False)
     apart: frozenset[str] = frozenset()
+    shards: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         if self.get is _of_all:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
@@ -43,18 +43,11 @@ class Written:
     """What may be written to files, and knows those it was made from, which it must not overwrite."""
 
     inputs: Sequence[Path] = ()
-    as_stored: Renaming | None = None
 
-    def made_of(self, inputs: Iterable[Path], as_stored: Renaming | None = None) -> Self:
-        """Note the files that were read to make it, and what gives their names to its weights; return it."""
+    def made_of(self, inputs: Iterable[Path]) -> Self:
+        """Note the files that were read to make it; return it."""
         object.__setattr__(self, "inputs", tuple(inputs))  # results are frozen otherwise
-        if as_stored is not None:
-            object.__setattr__(self, "as_stored", as_stored)
         return self
-
-    def named(self, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Return weights under the names that they have in the files they came from."""
-        return weights if self.as_stored is None else self.as_stored(weights)
 
 
 def read(path: str | os.PathLike[str], header: Header | None = None) -> Stored:
@@ -157,6 +150,16 @@ def save_all(
     inputs: Iterable[str | os.PathLike[str]] = (),
 ) -> None:
     """Write several files (tensors and metadata by path) as ``save`` does: all of them or none."""
+    with saving_all(contents, inputs):
+        pass
+
+
+@contextmanager
+def saving_all(
+    contents: Mapping[Path, tuple[Mapping[str, Tensor], Mapping[str, str]]],
+    inputs: Iterable[str | os.PathLike[str]] = (),
+) -> Iterator[None]:
+    """Write several files as ``save_all`` does, which take their places where the block ends well."""
     from safetensors.torch import save_file
 
     for path in contents:
@@ -172,6 +175,7 @@ def save_all(
                 save_file(_separate(tensors), str(partial), metadata=dict(metadata))
             except Exception as error:
                 raise CheckpointError(_unwritable(path, error)) from None
+        yield
         try:
             finished.close()
         except OSError as error:

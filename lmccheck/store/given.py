@@ -43,6 +43,12 @@ def name_of(given: Any, otherwise: str) -> str:
     return path.parent.name if stem in STEMS and path.parent.name and stem != path.name else stem
 
 
+def lies_in_folder(given: Any, folder: Path) -> bool:
+    """Whether something named, or the base of an adapter, is a whole folder or named by the index in it."""
+    *_, path = paths_of(given, folder) or [folder / "of no file"]
+    return path.is_dir() or path.name.endswith(INDEX)
+
+
 def paths_of(given: Any, folder: Path) -> list[Path]:
     """Return the paths that something named consists of: its adapter's first, then its base's."""
     if isinstance(given, Adapted):

@@ -59,6 +59,7 @@ def _without(checkpoint: Checkpoint, prefix: str) -> Checkpoint:
         same=lambda one, other: checkpoint.same(names[one], names[other]),
         lies={short: checkpoint.lies[name] for short, name in names.items() if name in checkpoint.lies},
         apart=frozenset(short for short, name in names.items() if name in checkpoint.apart),
+        shards={short: checkpoint.shards[name] for short, name in names.items() if name in checkpoint.shards},
         remarks=(*checkpoint.remarks, f"names are taken without their prefix {prefix!r}{_by(prefix)}"),
     )
 

@@ -116,6 +116,7 @@ class Shards:
             get=lambda name: self.where[name].get(name),
             lies={name: file.lying(name) for name, file in self.where.items()},
             remarks=remarks,
+            shards={name: file.path.name for name, file in self.where.items()},
         )
 
     def read(self) -> dict[str, Tensor]:

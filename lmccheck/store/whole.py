@@ -4,11 +4,67 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
+
+
+class NotOurs(Exception):
+    """A folder that may not be replaced; ``names`` lie in it."""
+
+    def __init__(self, names: list[str]) -> None:
+        super().__init__(names)
+        self.names = names
+
+
+@contextmanager
+def replacing_folder(path: Path, mark: str) -> Iterator[Path]:
+    """Give the path of a new folder beside ``path``; where the block ends well, it takes that one's place.
+
+    A folder that is there is replaced if it is empty, or if it holds ``mark`` and nothing that the new one lacks but
+    weights; raises NotOurs otherwise. Whatever ends the block early leaves it as it was and nothing beside it; a kill
+    leaves ``.lmccheck-….partial``, which nobody reads. Raises OSError.
+    """
+    target = Path(os.path.realpath(path))
+    if target.exists():
+        _require_ours(target, mark)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".lmccheck-{uuid4().hex}.partial")
+    aside = target.with_name(f".lmccheck-{uuid4().hex}.partial")
+    try:
+        partial.mkdir()
+        yield partial
+        for file in partial.rglob("*"):
+            if file.is_file():
+                with open(file, "rb") as written:
+                    os.fsync(written.fileno())
+        if target.exists():
+            _require_ours(target, mark, {file.name for file in partial.iterdir()})
+            os.rename(target, aside)
+        try:
+            os.rename(partial, target)
+        except BaseException:
+            if aside.exists():
+                os.rename(aside, target)
+            raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _require_ours(folder: Path, mark: str, new: Collection[str] | None = None) -> None:
+    """Raise NotOurs for a folder whose contents would be lost with it: other than ``new``, where that is known."""
+    if not folder.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, "is a file", str(folder))
+    names = sorted(os.listdir(folder))
+    if names and mark not in names:
+        raise NotOurs(names)
+    lost = [name for name in names if new is not None and name not in new and ".safetensors" not in name]
+    if lost:
+        raise NotOurs(lost)
 
 
 @contextmanager

@@ -132,7 +132,7 @@ def test_merge_without_alignment(run: Run, folder: Path) -> None:
         (("merge", *SMALL, "-o", "./a.safetensors"), "lmccheck: --output: a.safetensors is read from, expected a file"),
         (("merge", *SMALL, "-o", "hard.safetensors"), "lmccheck: --output: hard.safetensors is read from, expected"),
         (("merge", *SMALL, "-o", "data.safetensors"), "lmccheck: --output: data.safetensors is read from, expected a"),
-        (("merge", *SMALL, "-o", "m.pt"), "lmccheck: --output: got 'm.pt', expected a .safetensors file; mend: "),
+        (("merge", *SMALL, "-o", "m.pt"), "lmccheck: --output: got 'm.pt', expected a .safetensors file, since A is"),
         (
             ("align", "x.permutation.safetensors", *SMALL[1:], "-o", "x.safetensors"),
             "lmccheck: --output: x.permutation.safetensors is read from, expected a file of its own; mend: choose",

@@ -9,6 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from lmccheck.store.checkpoint import look_at
+
+SHAPES = {"0.weight": (12, 6), "0.bias": (12,), "2.weight": (3, 12), "2.bias": (3,)}
 MODELS = """
 from torch import nn
 
@@ -43,8 +46,7 @@ def gated(pytester):
     nothing; every file's names begin with what torch.compile adds in the shards.
     """
     generator = torch.Generator().manual_seed(0)
-    shapes = {"0.weight": (12, 6), "0.bias": (12,), "2.weight": (3, 12), "2.bias": (3,)}
-    a = {name: 3 * torch.randn(*shape, generator=generator) for name, shape in shapes.items()}
+    a = {name: 3 * torch.randn(*shape, generator=generator) for name, shape in SHAPES.items()}
     order = torch.randperm(12, generator=generator)
     b = {**a, "0.weight": a["0.weight"][order], "0.bias": a["0.bias"][order], "2.weight": a["2.weight"][:, order]}
     inputs = torch.randn(40, 6, generator=generator)
@@ -94,10 +96,26 @@ def test_folders_are_gated_as_files_are(gated):
     prefix = "b: names are taken without their prefix '_orig_mod.' (as torch.compile saves them)"
     assert prefix in notes["shards"]
     assert prefix in notes["adapter"]
-    aligned = load_file(gated.path / "ship" / "shards-b-aligned.safetensors")
+    aligned = look_at("ship/shards-b-aligned", gated.path, "written")
     whole = load_file(gated.path / "whole" / "model.safetensors")
-    assert all(torch.equal(tensor, whole[name.removeprefix("_orig_mod.")]) for name, tensor in aligned.items())
-    assert {path.name for path in (gated.path / "ship" / "all").iterdir()} >= {"shards-aligned.safetensors"}
+    assert aligned.shards == {name: f"model-0000{k}-of-00004.safetensors" for k, name in enumerate(SHAPES, 1)}
+    assert all(torch.equal(tensor, whole[name]) for name, tensor in aligned.read().items())
+    folders = {"whole-aligned", "shards-aligned", "ad-aligned"}
+    files = {f"{name}.permutation.safetensors" for name in folders}
+    assert {path.name for path in (gated.path / "ship" / "all").iterdir()} == folders | files
+
+
+def test_a_folder_that_fails_now_is_not_left_to_be_shipped(gated):
+    """What an earlier run wrote is removed where the pair fails, in folders too; what others put there stays."""
+    arguments = ("--lmc-models", "-p", "no:cacheprovider", "--lmc-aligned-dir=ship", "-k", "shards")
+    gated.runpytest_inprocess(*arguments).assert_outcomes(passed=1)
+    written = gated.path / "ship" / "shards-b-aligned"
+    (written / "NOTES").write_text("mine")
+    (gated.path / "lmc.toml").write_text(MANIFEST.replace("limit = 1e-5 }", 'limit = 1e-5, align = "none" }'))
+    result = gated.runpytest_inprocess(*arguments)
+    result.stdout.fnmatch_lines(["*shards-b-aligned/model-00001-of-00004.safetensors, of an earlier run, was removed*"])
+    assert not list(written.parent.rglob("*.safetensors"))
+    assert (written / "NOTES").read_text() == "mine"
 
 
 @pytest.mark.parametrize(

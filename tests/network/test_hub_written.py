@@ -14,6 +14,7 @@ import lmccheck
 from lmccheck.errors import CheckpointError, SourceError
 from lmccheck.network.hub import names
 from lmccheck.network.hub.consumed import consumed
+from lmccheck.store.writing import write_like
 
 pytest.importorskip("transformers")
 
@@ -57,6 +58,72 @@ def test_an_aligned_model_is_written_so_that_it_loads(tmp_path):
         one, other = (consumed(path).eval()(pixels).logits for path in (beside(tmp_path / "b", target), tmp_path / "b"))
     assert torch.allclose(one, other, atol=1e-6)
     assert not torch.equal(one, torch.zeros_like(one))
+
+
+@pytest.mark.parametrize(("family", "size"), [("Mixtral", "2KB"), ("BERT, masked", "1GB")])
+def test_a_folder_is_written_as_its_consumer_loads_it(tmp_path, family, size):
+    """Aligned and merged: the shards, the index, the config and the tokenizer's files of the source, no code, no
+    pickle; transformers loads it by itself, with the aligned numbers bit for bit, and it answers as θ_B does in
+    float32.
+    """
+    pair = pair_of(tmp_path, family, max_shard_size=size)
+    b = tmp_path / "b"
+    for name in ("tokenizer.json", "chat_template.jinja", "preprocessor_config.json", "modeling_own.py", "old.bin"):
+        (b / name).write_text(f'{{"of": "{name}"}}')
+    (b / "additional_chat_templates").mkdir()
+    (b / "additional_chat_templates" / "tools.jinja").write_text("{}")
+    alignment = lmccheck.align(pair)
+    assert not alignment.is_identity
+    written = lmccheck.save_aligned(alignment, tmp_path / "out" / "v1.5")
+    assert {path.name for path in written.parent.iterdir()} == {"v1.5", "v1.5.permutation.safetensors"}
+    left = {"modeling_own.py", "old.bin"}
+    assert {path.name for path in written.iterdir()} == {path.name for path in b.iterdir()} - left | {"lmccheck.json"}
+    for path in b.rglob("*.j*"):
+        assert (written / path.relative_to(b)).read_bytes() == path.read_bytes() or path.name.endswith("index.json")
+    for index in b.glob("*.index.json"):
+        ours, theirs = (json.loads((home / index.name).read_text()) for home in (written, b))
+        assert ours["weight_map"] == theirs["weight_map"]
+        assert ours["metadata"]["total_size"] == theirs["metadata"]["total_size"]
+    state = consumed(written).state_dict()
+    assert all(torch.equal(state[name], tensor) for name, tensor in alignment.weights.items())
+    given = {name: tensor for name, tensor in batch(family).items() if name != "labels"}
+    with torch.no_grad():
+        one, other = (consumed(path).eval()(**given).logits for path in (written, b))
+    assert torch.allclose(one, other, atol=1e-5)
+    merged = lmccheck.save_merged(pair, alignment, tmp_path / "out" / "merged")
+    ends = pair.theta_a, alignment.weights
+    for name, tensor in consumed(merged).state_dict().items():
+        if tensor.is_floating_point():
+            assert torch.allclose(tensor, (ends[0][name] + ends[1][name]) / 2, atol=1e-7), name
+    assert json.loads((merged / "lmccheck.json").read_text())["t"] == 0.5
+
+
+def test_a_folder_is_never_written_over_an_input_or_over_others(tmp_path):
+    """Not over a, b, or a folder that lmccheck did not write; again over its own; nothing is left of what failed."""
+    pair = pair_of(tmp_path, "Llama")
+    alignment = lmccheck.align(pair)
+    for name, words in {"a": "was read from it", "b": "was read from it", "mine": "holds notes"}.items():
+        (tmp_path / "mine").mkdir(exist_ok=True)
+        (tmp_path / "mine" / "notes").write_text("")
+        before = sorted(path for path in tmp_path.rglob("*"))
+        with pytest.raises(CheckpointError, match=words) as caught:
+            lmccheck.save_aligned(alignment, tmp_path / name)
+        assert "\n" not in str(caught.value)
+        assert sorted(path for path in tmp_path.rglob("*")) == before
+    for _ in range(2):
+        lmccheck.save_aligned(alignment, tmp_path / "again")
+    assert consumed(tmp_path / "again")
+
+
+def test_settings_of_the_config_may_be_replaced(tmp_path):
+    """What a file of other weights needs said is said in its config.json; all else stays."""
+    pair = pair_of(tmp_path, "Llama")
+    b = pair.origins[1]
+    written = write_like(
+        b, pair.theta_b, tmp_path / "out", {}, inputs=(), config={"tie_word_embeddings": False, "n": 1}
+    )
+    before, now = (json.loads((home / "config.json").read_text()) for home in (tmp_path / "b", written))
+    assert now == {**before, "tie_word_embeddings": False, "n": 1}
 
 
 @pytest.mark.slow

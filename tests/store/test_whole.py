@@ -12,7 +12,7 @@ import torch
 import lmccheck
 from lmccheck.errors import CheckpointError, LmcError
 from lmccheck.store import files
-from lmccheck.store.whole import overwritten, replacing, write_whole
+from lmccheck.store.whole import NotOurs, overwritten, replacing, replacing_folder, write_whole
 
 
 def mode(path: Path) -> int:
@@ -152,3 +152,49 @@ def test_a_file_that_cannot_be_replaced_is_written_to(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="busy"):
         write_whole(tmp_path / "none", b"new")
     assert os.listdir(tmp_path) == ["report"]
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt(), SystemExit(0)])
+def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path, error):
+    """What stops it leaves the old folder and nothing beside it; what ends well leaves the new one only."""
+    target = tmp_path / "out"
+    with replacing_folder(target, "mark") as folder:
+        (folder / "mark").write_text("")
+        (folder / "old.safetensors").write_text("old")
+        assert not target.exists()
+
+    def write():
+        with replacing_folder(target, "mark") as folder:
+            (folder / "mark").write_text("")
+            raise error
+
+    with pytest.raises(type(error)):
+        write()
+    assert os.listdir(tmp_path) == ["out"]
+    assert (target / "old.safetensors").read_text() == "old"
+    with replacing_folder(target, "mark") as folder:
+        (folder / "mark").write_text("new")
+    assert os.listdir(tmp_path) == ["out"]
+    assert {path.name: path.read_text() for path in target.iterdir()} == {"mark": "new"}
+
+
+@pytest.mark.parametrize("names", [["theirs.safetensors"], ["mark", "notes"]])
+def test_a_folder_of_others_is_never_replaced(tmp_path, names):
+    """One without the mark, and one with it in which something would be lost."""
+    target = tmp_path / "out"
+    target.mkdir()
+    for name in names:
+        (target / name).write_text("theirs")
+
+    def write():
+        with replacing_folder(target, "mark") as folder:
+            (folder / "mark").write_text("")
+
+    with pytest.raises(NotOurs) as caught:
+        write()
+    assert caught.value.names == [names[-1]]
+    assert os.listdir(tmp_path) == ["out"]
+    assert sorted(os.listdir(target)) == names
+    (tmp_path / "file").write_text("")
+    with pytest.raises(NotADirectoryError), replacing_folder(tmp_path / "file", "mark"):
+        pass

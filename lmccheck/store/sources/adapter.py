@@ -53,6 +53,7 @@ class _Merged:
             lies={name: lying for name in (*base.tensors, *added) if (lying := self._lying(name)) is not None},
             digests=None if base.digests is None else self.digests,
             as_stored=base.as_stored,
+            shards=base.shards,
             apart=base.apart | {*self.parts.products, *filter(self.config.saves, self.parts.whole)},
             remarks=base.remarks,
             about={"adapter": {"path": str(path), **self.config.facts()}, "base": base.path},
