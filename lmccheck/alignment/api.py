@@ -134,24 +134,20 @@ def _align(pair: ModelPair, method: str, seed: int, kinds: tuple[str, ...]) -> A
             f"pair {pair.name}: the aligned weights change b's output by {deviation:.2e} (relative, float64) on the "
             f"data, expected at most {TOLERANCE:.0e}; {whose}"
         )
-    return (
-        Alignment(
-            found.permutation,
-            aligned,
-            found.objective,
-            method,
-            spec,
-            seed,
-            deviation,
-            pair.network.spec_deviation,
-            {"symmetry": origin, **dimension_facts(pair), **found.facts},
-            dict(pair.origins[1].metadata),
-            kinds,
-            {name: tensor.dtype for name, tensor in pair.theta_b.items()},
-        )
-        .made_of(pair.inputs)
-        .made_like(pair.origins[1])
-    )
+    return Alignment(
+        found.permutation,
+        aligned,
+        found.objective,
+        method,
+        spec,
+        seed,
+        deviation,
+        pair.network.spec_deviation,
+        {"symmetry": origin, **dimension_facts(pair), **found.facts},
+        dict(pair.origins[1].metadata),
+        kinds,
+        {name: tensor.dtype for name, tensor in pair.theta_b.items()},
+    ).made_like(pair.origins[1], pair.inputs)
 
 
 def save_aligned(alignment: Alignment, path: str | os.PathLike[str]) -> Path:

@@ -59,19 +59,15 @@ def as_compared(alignment: Alignment, given: Mapping[str, Tensor], compared: Map
     """Return an alignment with what it was compared by; with nothing moved from ``given`` where that was better."""
     facts = {**alignment.facts, "compared": dict(compared)}
     if compared["kept"] == "aligned":
-        return replace(alignment, facts=facts).made_of(alignment.inputs).made_like(alignment.origin)
-    return (
-        replace(
-            alignment,
-            permutation=alignment.spec.identity(),
-            weights=dict(given),
-            beyond=(),
-            function_deviation=0.0,
-            facts=facts,
-        )
-        .made_of(alignment.inputs)
-        .made_like(alignment.origin)
-    )
+        return replace(alignment, facts=facts).made_like(alignment.origin, alignment.inputs)
+    return replace(
+        alignment,
+        permutation=alignment.spec.identity(),
+        weights=dict(given),
+        beyond=(),
+        function_deviation=0.0,
+        facts=facts,
+    ).made_like(alignment.origin, alignment.inputs)
 
 
 def kept_note(facts: Mapping[str, Any], method: str) -> list[str]:

@@ -73,24 +73,20 @@ class ManyAlignment(LaidOut):
 
     def member(self, k: int) -> Alignment:
         """Return model k on its way into the common frame, as ``save_aligned`` writes it."""
-        return (
-            Alignment(
-                self.permutations[k],
-                self.weights[k],
-                self.objective,
-                f"{self.method} of {len(self.names)}",
-                self.spec,
-                self.facts["seed"],
-                self.function_deviations[k],
-                self.facts["spec_deviation"],
-                {"names": list(self.names), "reference": self.facts["reference"]},
-                dict(self.metadata[k]) if self.metadata else {},
-                (),
-                {name: tensor.dtype for name, tensor in self.originals[k].items()},
-            )
-            .made_of(self.inputs)
-            .made_like(self.origins[k] if self.origins else None)
-        )
+        return Alignment(
+            self.permutations[k],
+            self.weights[k],
+            self.objective,
+            f"{self.method} of {len(self.names)}",
+            self.spec,
+            self.facts["seed"],
+            self.function_deviations[k],
+            self.facts["spec_deviation"],
+            {"names": list(self.names), "reference": self.facts["reference"]},
+            dict(self.metadata[k]) if self.metadata else {},
+            (),
+            {name: tensor.dtype for name, tensor in self.originals[k].items()},
+        ).made_like(self.origins[k] if self.origins else None, self.inputs)
 
     def ship(self, target: Path, files: Sequence[str]) -> None:
         """Write each model to the folder ``target``, under the names ``files``."""

@@ -155,24 +155,20 @@ def fuse_pair(pair: WidthPair, *, norm: str = "activations", seed: int = 0) -> F
     if evaluator.batchnorms:
         facts["batchnorm"] = _batchnorm_facts(evaluator, weights)
     facts["evaluations"] = own.evaluations + evaluator.evaluations
-    return (
-        Fusion(
-            weights,
-            {name: carrier.plan(name) for name in carrier.masses},
-            {name: carrier.permutation[name] for name in carrier.a.by_name if name in carrier.nested},
-            recursion.costs,
-            deviation <= TOLERANCE,
-            deviation,
-            of_b.loss,
-            of_fused.loss,
-            norm,
-            seed,
-            facts,
-            {key: text for key, text in pair.b.checkpoint.metadata.items() if key != "lmccheck"},  # of other weights
-        )
-        .made_of(pair.inputs)
-        .made_like(pair.a.checkpoint)
-    )
+    return Fusion(
+        weights,
+        {name: carrier.plan(name) for name in carrier.masses},
+        {name: carrier.permutation[name] for name in carrier.a.by_name if name in carrier.nested},
+        recursion.costs,
+        deviation <= TOLERANCE,
+        deviation,
+        of_b.loss,
+        of_fused.loss,
+        norm,
+        seed,
+        facts,
+        {key: text for key, text in pair.b.checkpoint.metadata.items() if key != "lmccheck"},  # of other weights
+    ).made_like(pair.a.checkpoint, pair.inputs)
 
 
 def _batchnorm_facts(evaluator: Evaluator, weights: Mapping[str, Tensor]) -> dict[str, Any]:

@@ -32,10 +32,10 @@ class LaidOut(files.Written):
 
     origin: Checkpoint | None = None
 
-    def made_like(self, origin: Checkpoint | None) -> Self:
-        """Note the checkpoint that its weights are laid out like; return it."""
+    def made_like(self, origin: Checkpoint | None, inputs: Iterable[Path]) -> Self:
+        """Note the checkpoint that its weights are laid out like, and the files read to make it; return it."""
         object.__setattr__(self, "origin", origin)
-        return self
+        return self.made_of(inputs)
 
 
 def writes_folder(path: Path, origin: Checkpoint | None) -> bool:
