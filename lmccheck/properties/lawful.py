@@ -1,4 +1,7 @@
-"""Which laws a merge keeps: tried on its parents, and on drawn networks by running its recipe on them."""
+"""Which laws a merge keeps: tried on its parents, and on drawn networks by running its recipe on them.
+
+Manifests are collected with this file, so that what draws networks (Hypothesis, slow to import) is imported by use.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from lmccheck.errors import LmcError
 from lmccheck.merging.contract import LAWS as CLAIMED
-from lmccheck.merging.drawn import SHRINKS, acted, networks, tried
 from lmccheck.merging.laws import ALWAYS, SAID, broken
 from lmccheck.merging.trial import Act, Broken, Made, Setting, Trial
 from lmccheck.properties.publication import note_of_one, taken_alone
@@ -92,6 +94,8 @@ def _on_parents(merge: Merge, laws: tuple[str, ...], found: Tried) -> None:
 
 
 def _on_drawn(merge: Merge, laws: tuple[str, ...], found: Tried, examples: int, seed: int) -> None:
+    from lmccheck.merging.drawn import tried
+
     names = tuple(merge.given)[:DRAWN]
     strategy, most, shrinks = _strategy(merge, names)
     if strategy is None:
@@ -125,6 +129,7 @@ def _strategy(merge: Merge, names: tuple[str, ...]) -> tuple[Any, int, int]:
     None where it runs on its own parents only.
     """
     from lmccheck.merging import drawn_folders
+    from lmccheck.merging.drawn import SHRINKS, networks
 
     kind, shared = merge.recipe.declared.drawn, _shared(merge, names)
     if kind == "perceptron":
@@ -204,6 +209,8 @@ def _buffers(merge: Merge) -> frozenset[str]:
 
 def _action(merge: Merge) -> tuple[Act | None, str]:
     """Return how a random permutation of the network's units acts on a checkpoint, or why none does."""
+    from lmccheck.merging.drawn import acted
+
     try:
         spec = merge.network.spec
     except LmcError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from math import prod
 from typing import TypeVar
 
@@ -30,11 +31,24 @@ class Piece:
     parts: tuple[Part, ...]
 
     def positions(self) -> Tensor:
-        """Return the positions along the dimension as an int64 tensor with one axis per part."""
+        """Return the positions along the dimension as an int64 tensor with one axis per part; not to be changed."""
+        return self._positions
+
+    @cached_property
+    def _positions(self) -> Tensor:
         grid = torch.tensor(self.start)
         for part in self.parts:
             grid = grid.unsqueeze(-1) + torch.arange(part.size) * part.stride
         return grid
+
+    @cached_property
+    def coordinates(self) -> tuple[Tensor, ...]:
+        """Which unit of each part a position belongs to: per part an int64 tensor of the shape of ``positions``."""
+        return torch.meshgrid(*(torch.arange(part.size) for part in self.parts), indexing="ij")
+
+    def covers(self, size: int) -> bool:
+        """Whether it is one part, of all of a dimension of ``size`` positions in their order."""
+        return len(self.parts) == 1 and (self.start, self.parts[0].size, self.parts[0].stride) == (0, size, 1)
 
 
 @dataclass(frozen=True)
@@ -118,9 +132,13 @@ class Slot:
         grid = self.piece.positions().permute(*lead, self.at, *rest)
         return grid.reshape(*grid.shape[: len(lead) + 1], -1)
 
+    def is_whole(self, tensor: Tensor, outer: Sequence[str] = ()) -> bool:
+        """Whether the units are the positions of one dimension of ``tensor``, all of them and nothing else."""
+        return not outer and self.piece.covers(tensor.shape[self.dim])
+
     def units(self, tensor: Tensor, outer: Sequence[str] = ()) -> Tensor:
         """Return what the units own of ``tensor``: (copies, size, everything else), one copy per ``outer`` position."""
-        if len(self.piece.parts) == 1 and not outer and tensor.shape[self.dim] == self.size:
+        if self.is_whole(tensor, outer):
             return tensor.movedim(self.dim, 0).reshape(1, self.size, -1)  # all of a dimension: a view of a matrix
         inside = [name for name in outer if name not in self.across]
         views: dict[int, tuple[Tensor, list[str]]] = {self.dim: (self._grid(inside), [*inside, "", "?"])}

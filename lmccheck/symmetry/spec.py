@@ -213,16 +213,20 @@ class PermutationSpec:
 
         ``fixed`` gives the unit of containing groups that lie in other dimensions.
         """
+        if len(pieces) == 1 and pieces[0].covers(size):
+            group = self.by_name.get(pieces[0].parts[0].group or "")
+            if group is not None and not group.within:
+                return permutation[group.name].to("cpu", torch.int64)
         index = torch.arange(size)
         for piece in pieces:
-            sizes = [part.size for part in piece.parts]
-            coordinates = torch.meshgrid(*(torch.arange(n) for n in sizes), indexing="ij")
+            if not any(part.group for part in piece.parts):
+                continue
             by_group: dict[str, Any] = {
                 **(fixed or {}),
-                **{part.group: c for part, c in zip(piece.parts, coordinates, strict=True) if part.group},
+                **{part.group: c for part, c in zip(piece.parts, piece.coordinates, strict=True) if part.group},
             }
-            origin = torch.full(sizes, piece.start)
-            for part, coordinate in zip(piece.parts, coordinates, strict=True):
+            origin = torch.full([part.size for part in piece.parts], piece.start)
+            for part, coordinate in zip(piece.parts, piece.coordinates, strict=True):
                 if part.group:
                     group = self.by_name[part.group]
                     rows = permutation[part.group].to("cpu", torch.int64)

@@ -13,10 +13,14 @@ from lmccheck.symmetry.spec import PermutationSpec
 
 def mixed(slot: Slot, tensor: Tensor, matrix: Tensor, outer: Sequence[str]) -> Tensor:
     """Return ``tensor`` with its units mixed by ``matrix`` (copies, size, size), or (copies, size) for a diagonal."""
+    matrix = matrix.to(tensor)
+    if slot.is_whole(tensor, outer):
+        rows = slot.units(tensor).contiguous()
+        new = rows * matrix.unsqueeze(-1) if matrix.ndim == 2 else matrix @ rows
+        return new.reshape(tensor.movedim(slot.dim, 0).shape).movedim(0, slot.dim).contiguous()
     index = slot.units(torch.arange(tensor.numel(), device=tensor.device).reshape(tensor.shape), outer)
     flat = tensor.reshape(-1)
     units = flat[index]  # (copies, size, rest)
-    matrix = matrix.to(tensor)
     new = units * matrix.unsqueeze(-1) if matrix.ndim == 2 else matrix @ units
     return flat.index_put((index.reshape(-1),), new.reshape(-1)).reshape(tensor.shape)
 

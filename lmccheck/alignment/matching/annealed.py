@@ -78,10 +78,10 @@ def sinkhorn(scores: Tensor) -> Tensor:
     """Return exp(scores) with rows and columns scaled to sum to 1: (n, n), doubly stochastic up to rounds left out."""
     scores = scores - scores.logsumexp(1, keepdim=True)
     kernel = (scores - scores.logsumexp(0, keepdim=True)).exp()
-    columns = kernel.new_ones(kernel.shape[1])
-    for _ in range(ROUNDS):
-        rows = 1 / (kernel @ columns).clamp(min=1e-30)
-        columns = 1 / (rows @ kernel).clamp(min=1e-30)
+    rows, columns, turned = kernel.new_empty(len(kernel)), kernel.new_ones(kernel.shape[1]), kernel.T
+    for _ in range(ROUNDS):  # in place: what is multiplied is so small that new tensors would cost as much
+        torch.mv(kernel, columns, out=rows).clamp_min_(1e-30).reciprocal_()
+        torch.mv(turned, rows, out=columns).clamp_min_(1e-30).reciprocal_()
     return rows[:, None] * kernel * columns
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence, Set
 
 import numpy as np
-import ot  # type: ignore[import-untyped]  # POT ships without types
 import torch
 from torch import Tensor
 
@@ -85,6 +84,8 @@ def transport_plan(cost: Tensor) -> Tensor:
 
     ``cost``: (n_A, n_B), at least 0. Between equally many it is a permutation, divided by their number (Birkhoff).
     """
+    import ot  # type: ignore[import-untyped]  # POT ships without types; it takes a second that few alignments need
+
     table = cost.double().cpu().numpy()
     if not np.isfinite(table).all():
         raise LmcError(
