@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from lmccheck.network.pair import WidthPair as WidthPair
     from lmccheck.network.pair import load_pair as load_pair
     from lmccheck.network.pair import load_widths as load_widths
+    from lmccheck.network.single import SingleModel as SingleModel
+    from lmccheck.network.single import load_model as load_model
     from lmccheck.paths.path import Path as Path
     from lmccheck.paths.path import load_path as load_path
     from lmccheck.paths.path import save_path as save_path
@@ -71,6 +73,7 @@ _PUBLIC = {
     "merging.merge": "Merge load_merge",
     "network.model_set": "ModelSet load_set",
     "network.pair": "ModelPair WidthPair load_pair load_widths",
+    "network.single": "SingleModel load_model",
     "paths.path": "Path load_path save_path",
     "properties.dropout_path": "dropout_path",
     "properties.dropout_stability": "dropout_stability",

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from lmccheck.finding import End, Failure, Finding, Seen
+from lmccheck.finding import ALONE, End, Failure, Finding, Seen
 
 LONGEST = 500  # characters of a line
 MOST_ENDS = 12  # endpoints that are all named
@@ -89,19 +89,39 @@ def shortened(lines: Iterable[str]) -> list[str]:
     return [line if len(line) <= LONGEST else line[: LONGEST - 1] + "…" for line in lines]
 
 
+def called(name: str, before: str = "") -> str:
+    """Return what a sentence calls an endpoint: by its name, after a word that may stand before it, or the model.
+
+    >>> called("b"), called("b", "endpoint "), called("model", "endpoint ")
+    ('b', 'endpoint b', 'the model')
+    """
+    return "the model" if name == ALONE else before + name
+
+
+def of_endpoint(name: str, before: str = " of ", after: str = "") -> str:
+    """Return the words that say of which endpoint something is, none where there is only one.
+
+    >>> f"level 1{of_endpoint('b')}", f"level 1{of_endpoint('model')}", f"{of_endpoint('b', '', ': ')}level 1"
+    ('level 1 of b', 'level 1', 'b: level 1')
+    """
+    return "" if name == ALONE else f"{before}{name}{after}"
+
+
 def endpoint_losses(finding: Finding) -> str:
     """Return the endpoints' own losses, their 0-1 errors, and the loss at the worst point, as far as they are known.
 
     Of many the best and the worst are named.
     """
 
+    alone = [end.name for end in finding.endpoints] == [ALONE] and not finding.examined
+
     def listed(values: Iterable[tuple[str, float]]) -> str:
-        return ", ".join(f"{name} {value:.4g}" for name, value in values)
+        return ", ".join(f"{value:.4g}" if alone else f"{name} {value:.4g}" for name, value in values)
 
     ends = sorted(finding.endpoints, key=lambda end: (end.loss != end.loss, end.loss))
     shown = finding.endpoints if len(ends) <= MOST_ENDS else [ends[0], ends[-1]]
     of = "" if len(ends) <= MOST_ENDS else f" of {len(ends)}, the best and the worst"
-    what = "parents" if finding.examined else "endpoint losses"
+    what = "parents" if finding.examined else "its own loss" if alone else "endpoint losses"
     losses = listed((end.name, end.loss) for end in shown)
     errors = listed((end.name, end.error) for end in shown if end.error is not None)
     text = f"{what}{of}: {losses}{_unit(finding)}" + (f" (0-1 error {errors})" if errors else "")

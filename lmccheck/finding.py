@@ -16,6 +16,7 @@ Verdict = Literal["pass", "fail", "inconclusive", "error"]
 Above = Literal["chord", "worse", "own"]
 LIMIT = "a number ≥ 0 in the loss's unit, or a percentage of the worse endpoint's loss such as \"5%\""
 LIMIT_OF_MERGE = "a number ≥ 0 in the metric's unit, or a percentage of the reference's figure such as \"5%\""
+ALONE = "model"  # what the only endpoint of a single model is called
 PERCENTAGE = re.compile(r"\d+(\.\d+)?%")
 
 
@@ -87,10 +88,15 @@ class Where:
 
         >>> str(Where(t=0.5)), str(Where(side="b", layer="fc1")), str(Where(segment="3a", layer="fc1"))
         ('t=0.5', 'b:fc1', 'seg=3a layer=fc1')
+
+        Of a single model its only endpoint goes without saying.
+
+        >>> str(Where(side="model", layer="fc1"))
+        'layer=fc1'
         """
         if self.pair:
             return ", ".join(self.pair)
-        if self.side:
+        if self.side and self.side != ALONE:
             return f"{self.side}:{self.layer}" if self.layer else self.side
         t = None if self.t is None else f"{self.t:.4g}"
         parts = {"t": t, "seg": self.segment, "layer": self.layer, "seed": self.seed, "on": self.data}

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 from lmccheck.errors import VerdictError
 from lmccheck.explain import number, result_lines, shortened
-from lmccheck.finding import PLACES, End, Finding, Matrix, Where
+from lmccheck.finding import ALONE, PLACES, End, Finding, Matrix, Where
 from lmccheck.finding import Verdict as Verdict
 
 
@@ -77,7 +77,7 @@ def finding_of(result: Result) -> Finding:
     places = {name: details[key] for key, name in PLACES.items() if details.get(key) is not None}
     alignment = details.get("alignment")
     matrix = None
-    losses = [(name, details.get(f"loss_{name}"), details.get(f"error_{name}")) for name in "ab"]
+    losses = [(name, details.get(f"loss_{name}"), details.get(f"error_{name}")) for name in ("a", "b", ALONE)]
     if details.get("matrix"):
         above, method = details.get("above_limit", []), (alignment or {}).get("method")
         matrix = Matrix(details["names"], details["matrix"], details["matrix_naive"], above, method)

@@ -17,7 +17,8 @@ from lmccheck.dropping.dropped import Dropped
 from lmccheck.dropping.freedom import groups_from, misplaced, unlike
 from lmccheck.errors import CheckpointError, LmcError, shown_path
 from lmccheck.evaluate.evaluator import Evaluator, Measured
-from lmccheck.finding import require_limit
+from lmccheck.explain import called
+from lmccheck.finding import ALONE, require_limit
 from lmccheck.network.endpoint import Endpoint
 from lmccheck.shown import one_line, some
 from lmccheck.store import files
@@ -33,7 +34,7 @@ WHAT = "the witness"
 class DroppedFacts(Strict):
     """What a file says of one θ_i."""
 
-    side: Literal["a", "b"]
+    side: Literal["a", "b", "model"]
     level: int
     loss: float
     how: str
@@ -45,7 +46,7 @@ class StabilityFacts(Strict):
 
     format: Literal["dropout_stability 1"] = Field(description="'dropout_stability 1'")
     dropped: list[DroppedFacts] = Field(description="per network its side, level, loss, how it was found, refitted")
-    theta: dict[str, str] = Field(description="the hashes of a and b")
+    theta: dict[str, str] = Field(description="the hashes of a and b, or of the model")
     keep: float | dict[str, float] | None = Field(default=None, description="a share of units, or a table of them")
     epsilon: float | str | None = Field(default=None, description="a limit")
 
@@ -53,7 +54,7 @@ class StabilityFacts(Strict):
 @one_line(lambda witness: f"{some(f'{len(found)} levels of {side}' for side, found in witness.found.items())}")
 @dataclass(frozen=True)
 class StabilityWitness(files.Written):
-    """θ_i of both endpoints: ``found["a"][i]`` is the Dropped of level i. ``theta``: canonical states of both.
+    """θ_i of every endpoint: ``found["a"][i]`` is the Dropped of level i. ``theta``: canonical states of all.
 
     ``keep`` and ``epsilon`` are what was asked of them, for those who verify; None where nothing is known of it.
     """
@@ -106,6 +107,12 @@ def load_dropped(path: str | os.PathLike[str], ends: Mapping[str, Endpoint], str
     mend = "holds no witness of dropout stability; mend: name a file of StabilityWitness.save"
     facts, held = read_stated(Path(path), KEY, StabilityFacts, WHAT, mend)
     theta = {name: structure.canonical(end.theta) for name, end in ends.items()}
+    if (ALONE in facts.theta) != (ALONE in ends):
+        of, load = ("a single model", "load_model") if ALONE in facts.theta else ("a pair", "load_pair")
+        raise CheckpointError(
+            f"{shown_path(path)}: holds dropped networks of {of}, expected those of "
+            f"{' and '.join(map(called, ends))}; mend: verify it on what it belongs to ({load})"
+        )
     for side, state in theta.items():
         if fingerprint(state) != facts.theta.get(side):
             raise CheckpointError(
@@ -115,6 +122,8 @@ def load_dropped(path: str | os.PathLike[str], ends: Mapping[str, Endpoint], str
     found: dict[str, dict[int, Dropped]] = {name: {} for name in ends}
     used: list[str] = []
     for entry in facts.dropped:
+        if entry.side not in found:
+            damaged(path, WHAT, f"a network of {entry.side}, of which there is no hash")
         start = f"{entry.side}.{entry.level}."
         if entry.level not in range(len(structure.levels)) or entry.level in found[entry.side]:
             damaged(path, WHAT, f"level {entry.level} of {entry.side} occurs twice, or the network has none")

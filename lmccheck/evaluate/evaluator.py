@@ -203,7 +203,7 @@ class Evaluator:
         """Raise SourceError when BatchNorm statistics have to be re-estimated and there is nothing to do it on."""
         if self.batchnorms and not self.calibration:
             raise SourceError(
-                f"pair {self.network.name}: the model has {self.batchnorms} BatchNorm layer(s) and no calibration data "
+                f"{self.network.name}: the model has {self.batchnorms} BatchNorm layer(s) and no calibration data "
                 "is given; interpolated statistics are wrong and must be re-estimated; mend: give `calibration`, for "
                 "example the training data"
             )

@@ -1,4 +1,4 @@
-"""A manifest as pytest nodes: file > pair > check (or set, or merge), so that ids, ``-k``, JUnit and xdist just work.
+"""A manifest as pytest nodes, file > pair (or model, set, merge) > check: ids, ``-k``, JUnit and xdist just work.
 
 Only public names of pytest are used. Nothing here imports torch before a check runs.
 """
@@ -36,7 +36,7 @@ class ManifestFile(pytest.File):
     """One ``lmc.toml``; a malformed one is a collection error."""
 
     def collect(self) -> Iterator[pytest.Item | pytest.Collector]:
-        """Yield the manifest's own item, then its pairs, its sets and its merges.
+        """Yield the manifest's own item, then its pairs, its models, its sets and its merges.
 
         Only now does the manifest count as found: pytest also lists the files of folders above the ones it was given.
         """
@@ -84,25 +84,36 @@ class PairCollector(pytest.Collector):
         selected = {item.name for item in self.session.items if item.parent and item.parent.nodeid == self.nodeid}
         if folder is None:
             return
-        if failed := sorted(selected - self.loaded.passed):
+        if self.plan.ships is None:
+            self.loaded.lines.append(f"{self.name} is a single model: --lmc-aligned-dir has nothing to write for it")
+        elif failed := sorted(selected - self.loaded.passed):
             self.loaded.lines.append(f"{self.plan.ships} not written for {self.name}: {', '.join(failed)} did not pass")
         else:
             self.loaded.write_aligned(folder)
 
 
+class ModelCollector(PairCollector):
+    """One single model, treated as a pair is."""
+
+
 class SetCollector(PairCollector):
-    """One set of models, treated as a pair is."""
+    """One set of models, likewise."""
 
 
 class MergeCollector(PairCollector):
     """One merge, likewise."""
 
 
-COLLECTORS: dict[str, Any] = {"pair": PairCollector, "set": SetCollector, "merge": MergeCollector}
+COLLECTORS: dict[str, Any] = {
+    "pair": PairCollector,
+    "model": ModelCollector,
+    "set": SetCollector,
+    "merge": MergeCollector,
+}
 
 
 class CheckItem(Recorded, pytest.Function):
-    """One property of one pair, set or merge; ``pair`` is any of them."""
+    """One property of one pair, model, set or merge; ``pair`` is any of them."""
 
     check: CheckPlan
 

@@ -16,6 +16,7 @@ from lmccheck.errors import SourceError
 if TYPE_CHECKING:
     from lmccheck.manifest.plan import Measured
     from lmccheck.network.pair import ModelPair
+    from lmccheck.network.single import SingleModel
     from lmccheck.result import Result
 
 
@@ -58,8 +59,8 @@ class Core:
     """Loads what a plan names, and runs properties of it; nothing heavy is imported before it is needed."""
 
     def load(self, folder: Path, plan: Measured, sources: Sources) -> Any:
-        """Return the pair, the pair of two widths, the set or the merge of a plan; raise the ``LmcError`` it gives."""
-        from lmccheck.manifest.plan import MergePlan, SetPlan
+        """Return what a plan names: a pair, one of two widths, a model, a set or a merge. Raises ``LmcError``."""
+        from lmccheck.manifest.plan import MergePlan, ModelPlan, SetPlan
 
         first = next(iter(plan.files.values()))
         for key, fixture in (("model", "lmc_model_factory"), ("data", "lmc_data")):
@@ -81,6 +82,8 @@ class Core:
         }
         if plan.accept:
             given["accept"] = plan.accept
+        if isinstance(plan, ModelPlan):
+            return self.load_model(plan.checkpoint, **given)
         if isinstance(plan, SetPlan):
             return self.load_set(plan.models, **given, **({"matched": plan.matched} if plan.matched else {}))
         if isinstance(plan, MergePlan):
@@ -103,6 +106,12 @@ class Core:
         from lmccheck.network.pair import load_pair
 
         return load_pair(a, b, **given)
+
+    def load_model(self, checkpoint: Any, **given: Any) -> SingleModel:
+        """``lmccheck.load_model``."""
+        from lmccheck.network.single import load_model
+
+        return load_model(checkpoint, **given)
 
     def load_widths(self, a: Any, b: Any, **given: Any) -> Any:
         """``lmccheck.load_widths``."""

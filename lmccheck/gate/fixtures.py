@@ -16,6 +16,7 @@ from lmccheck.gate.options import options_of
 if TYPE_CHECKING:
     from lmccheck.merging.merge import Merge
     from lmccheck.network.pair import ModelPair
+    from lmccheck.network.single import SingleModel
     from lmccheck.result import Result
 
 
@@ -46,26 +47,26 @@ def lmc_device(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def lmc_model_factory(request: pytest.FixtureRequest) -> Any:
-    """The model of the pair or set under test, "module:callable"; override it with any callable giving a module."""
+    """The network of what is under test, "module:callable"; override it with any callable giving a module."""
     return _planned(request, "model")
 
 
 @pytest.fixture
 def lmc_data(request: pytest.FixtureRequest) -> Any:
-    """The evaluation data of the pair or set under test; override it to return (inputs, targets) or batches of them."""
+    """The evaluation data of what is under test; override it to return (inputs, targets) or batches of them."""
     return _planned(request, "data")
 
 
 @pytest.fixture
 def lmc_loss(request: pytest.FixtureRequest) -> Any:
-    """The loss of the pair or set under test; override it to return a name or a callable giving per-sample losses."""
+    """The loss of what is under test; override it to return a name or a callable giving per-sample losses."""
     from lmccheck.gate.core import default_loss
 
     return _planned(request, "loss") or default_loss(_planned(request, "model"), _planned(request, "data"))
 
 
 class Facade:
-    """``load_pair`` and every property, with the run's device, and paths relative to the test's own folder."""
+    """``load_pair`` and its like, and every property, on the run's device, paths relative to the test's folder."""
 
     def __init__(self, request: pytest.FixtureRequest, device: str) -> None:
         self._request = request
@@ -95,6 +96,12 @@ class Facade:
 
         return core_of(self._request.config).load_pair(a, b, **self._sources("load_pair", a, options))
 
+    def load_model(self, checkpoint: Any, **options: Any) -> SingleModel:
+        """Load one as ``lmccheck.load_model`` does; model, data and loss default to the fixtures of that name."""
+        from lmccheck.gate.core import core_of
+
+        return core_of(self._request.config).load_model(checkpoint, **self._sources("load_model", checkpoint, options))
+
     def load_merge(self, parents: Any, recipe: Any, **options: Any) -> Merge:
         """Load a merge as ``lmccheck.load_merge`` does; model, data and loss default to the fixtures of that name."""
         from lmccheck.gate.core import core_of
@@ -112,7 +119,7 @@ class Facade:
         if name.startswith("_") or name not in PROPERTIES:
             raise AttributeError(f"lmc has no {name!r}{nearest(name, dir(self))}")
         call = partial(core_of(self._request.config).call, name)
-        if PROPERTIES.get(name).of in ("pair", "merge"):
+        if not PROPERTIES.get(name).loads:
             return call
         sources = {"device": self._device, "base": self._request.path.parent}
 
@@ -125,7 +132,7 @@ class Facade:
     def __dir__(self) -> list[str]:
         from lmccheck.properties.registry import PROPERTIES
 
-        return ["load_merge", "load_pair", *PROPERTIES.names()]
+        return ["load_merge", "load_model", "load_pair", *PROPERTIES.names()]
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The checkpoints of a pair or a set while its checks run: loaded once, freed after the last, written if all passed."""
+"""The checkpoints of a pair or its like while its checks run: loaded once, freed after the last, written if passed."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ def _outputs(checks: Iterable[Checked], config: pytest.Config) -> Iterator[tuple
                 f"--lmc-witness-dir ({plan.name}::{check.name})",
                 witness_path(options.witness_dir, plan.name, check.name),
             )
-        if options.aligned_dir is not None and (plan.kind, plan.name) not in shipped:
+        if options.aligned_dir is not None and plan.ships and (plan.kind, plan.name) not in shipped:
             shipped.add((plan.kind, plan.name))
             yield from ((f"--lmc-aligned-dir ({plan.name})", file) for file in _shipped(plan, options.aligned_dir))
 
@@ -127,7 +127,7 @@ def remove_stale(folder: Path, records: Iterable[CheckRecord]) -> list[Path]:
     Return those files. Only what says that lmccheck made it is removed; what cannot be removed stays.
     """
     removed = []
-    for name in sorted({record.pair for record in records if record.pair}):
+    for name in sorted({record.pair for record in records if record.pair and record.kind != "model"}):
         inside = escape(str(folder / name))
         of_pair = [folder / f"{name}-b-{how}" for how in ("aligned", "fused")]
         files = [f"{path}{SAFETENSORS}" for path in of_pair]

@@ -27,7 +27,7 @@ class CheckPlan:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What pairs, sets and merges have in common: sources, checks, and the line of the manifest where they begin.
+    """What pairs, models, sets and merges have in common: sources, checks, and the manifest's line that names them.
 
     ``accept`` names what may differ in configs and tokenizers; ``folders`` are the keys of checkpoints that are
     folders, and are written as such.
@@ -83,6 +83,28 @@ class PairPlan(Comparison):
     def pins(self) -> dict[str, str]:
         """Expected hashes by the same keys."""
         return dict(self.sha256)
+
+
+@dataclass(frozen=True)
+class ModelPlan(Comparison):
+    """One checkpoint by itself; its path is as written, relative to the manifest."""
+
+    checkpoint: Named
+    sha256: str | None = None
+    kind = "model"
+    ships = None  # nothing is written of it
+    shipped_name = ""
+    shipped_files: tuple[str, ...] = field(default=(), init=False)
+
+    @property
+    def files(self) -> dict[str, Named]:
+        """Its checkpoint by the key that names it below the model's table."""
+        return {"checkpoint": self.checkpoint}
+
+    @property
+    def pins(self) -> dict[str, str]:
+        """The expected hash by the same key."""
+        return {} if self.sha256 is None else {"checkpoint": self.sha256}
 
 
 @dataclass(frozen=True)
@@ -156,7 +178,7 @@ class MergePlan(Comparison):
         return {"base" if key == "base" else f"parents.{key}": pin for key, pin in self.sha256.items()}
 
 
-Measured = PairPlan | SetPlan | MergePlan
+Measured = PairPlan | ModelPlan | SetPlan | MergePlan
 
 
 @dataclass(frozen=True)
@@ -165,10 +187,11 @@ class Plan:
 
     path: Path
     sha256: str
-    pairs: tuple[PairPlan, ...]
+    pairs: tuple[PairPlan, ...] = ()
     sets: tuple[SetPlan, ...] = ()
     merges: tuple[MergePlan, ...] = ()
     data: Mapping[str, DataSpec] = field(default_factory=dict)
+    models: tuple[ModelPlan, ...] = ()
 
     @property
     def inputs(self) -> Iterator[Path]:
@@ -194,7 +217,7 @@ class Plan:
     @property
     def comparisons(self) -> tuple[Measured, ...]:
         """Everything that has checks, pairs first."""
-        return (*self.pairs, *self.sets, *self.merges)
+        return (*self.pairs, *self.models, *self.sets, *self.merges)
 
 
 def _texts(value: Any) -> Iterator[str]:

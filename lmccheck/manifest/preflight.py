@@ -212,6 +212,7 @@ def _pin_problems(key: str, checkpoint: Checkpoint, pin: str | None) -> Iterator
     if found != pin:
         named = f"sha256.{key.removeprefix('parents.')}"
         named = key.replace("models", "sha256") if key.startswith("models") else named
+        named = "sha256" if key == "checkpoint" else named  # of a single model
         name = Path(checkpoint.path or key).name
         yield f".{named}: {name} has sha256 {found}, expected {pin}; pin the file that was reviewed"
 

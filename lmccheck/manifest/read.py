@@ -16,7 +16,7 @@ from typing import Any
 from lmccheck.errors import CheckpointError, LmcError, ManifestError, nearest, one_line, shown_path
 from lmccheck.manifest.data import NamedData
 from lmccheck.manifest.merges import check_problems, first_data, merge_problems
-from lmccheck.manifest.plan import CheckPlan, MergePlan, PairPlan, Plan, SetPlan
+from lmccheck.manifest.plan import CheckPlan, MergePlan, ModelPlan, PairPlan, Plan, SetPlan
 from lmccheck.manifest.tables import (
     CALLABLE,
     FILE,
@@ -25,6 +25,7 @@ from lmccheck.manifest.tables import (
     MODELS,
     AdaptedTable,
     MergeTable,
+    ModelTable,
     PairTable,
     Pins,
     SetTable,
@@ -32,7 +33,7 @@ from lmccheck.manifest.tables import (
     Top,
 )  # fmt: skip
 from lmccheck.merging.contract import read_recipe
-from lmccheck.properties.registry import OF, PROPERTIES, Kind, properties_of
+from lmccheck.properties.registry import OF, PROPERTIES, TABLES, Kind, properties_of
 from lmccheck.properties.settings import Place
 from lmccheck.store.documents import Table, key_text, near, read_document, read_table, shown
 from lmccheck.store.given import Adapted, Named, lies_in_folder
@@ -41,9 +42,9 @@ from lmccheck.store.names import expanded
 NAME = re.compile(r"[A-Za-z0-9._-]+")
 TOLD = 100  # problems of one manifest that are told at once
 LONGEST_NAME = 120  # characters: files are called after a pair and one of its checks, in at most 255 bytes
-AT_LEAST = "at least one [pair.NAME], [set.NAME] or [merge.NAME]"
+AT_LEAST = "at least one [pair.NAME], [model.NAME], [set.NAME] or [merge.NAME]"
 RESERVED_NAMES = ("manifest",)  # the manifest's own item has this name
-HEADER = re.compile(r"""\s*\[\s*(pair|set|merge)\s*\.\s*(?:"([^"]*)"|'([^']*)'|([A-Za-z0-9_-]+))""")
+HEADER = re.compile(r"""\s*\[\s*(pair|model|set|merge)\s*\.\s*(?:"([^"]*)"|'([^']*)'|([A-Za-z0-9_-]+))""")
 
 
 def load_manifest(path: Path) -> Plan:
@@ -56,12 +57,12 @@ def load_manifest(path: Path) -> Plan:
     except ValueError as error:
         raise ManifestError(str(error)) from None
     reader = _Reader(text, path.parent)
-    pairs, sets, merges = reader.everything(document)
+    plan = reader.everything(document, path, held.sha256)
     if reader.problems:
         told = [one_line(f"{shown_path(path)}: {problem}") for problem in reader.problems[:TOLD]]
         more = len(reader.problems) - TOLD
         raise ManifestError("\n".join([*told, *([f"{shown_path(path)}: {more} more problems"] if more > 0 else [])]))
-    return Plan(path, held.sha256, pairs, sets, merges, reader.data.specs)
+    return plan
 
 
 class _Reader:
@@ -73,30 +74,37 @@ class _Reader:
         self.problems: list[str] = []
         self.data = NamedData({}, self.problems)
 
-    def everything(
-        self, document: dict[str, Any]
-    ) -> tuple[tuple[PairPlan, ...], tuple[SetPlan, ...], tuple[MergePlan, ...]]:
+    def everything(self, document: dict[str, Any], path: Path, sha256: str) -> Plan:
+        plan = Plan(path, sha256)
         if not document:
             self.problems.append(f"the file is empty, expected schema = 1 and {AT_LEAST}")
-            return (), (), ()
+            return plan
         top = self.table(Top, document, "")
         if top is None:
-            return (), (), ()
+            return plan
         self.data = NamedData(top.data, self.problems)
         for name in top.data:
             self.name(name, f"data.{key_text(name)}")
         defaults = self.table(Sources, top.defaults, "defaults") or Sources()
-        if not top.pair and not top.sets and not top.merge:
-            self.problems.append(f"no pairs, no sets and no merges, expected {AT_LEAST}")
+        kinds = {"pair": top.pair, "model": top.models, "set": top.sets, "merge": top.merge}
+        if not any(kinds.values()):
+            self.problems.append(f"no pairs, no models, no sets and no merges, expected {AT_LEAST}")
         pairs = [self.pair(name, table, defaults) for name, table in top.pair.items()]
-        kinds = {"pair": top.pair, "set": top.sets, "merge": top.merge}
         for one, other in combinations(kinds, 2):
             for name in sorted(kinds[one].keys() & kinds[other].keys()):
                 taken = f"the name {name!r} is taken by a {one}, expected another"
                 self.problems.append(f"{other}.{key_text(name)}: {taken}")
+        models = [self.model(name, table, defaults) for name, table in top.models.items()]
         sets = [self.set(name, table, defaults) for name, table in top.sets.items()]
         merges = [self.merge(name, table, defaults) for name, table in top.merge.items()]
-        return tuple(filter(None, pairs)), tuple(filter(None, sets)), tuple(filter(None, merges))
+        return replace(
+            plan,
+            pairs=tuple(filter(None, pairs)),
+            models=tuple(filter(None, models)),
+            sets=tuple(filter(None, sets)),
+            merges=tuple(filter(None, merges)),
+            data=self.data.specs,
+        )
 
     def inherited(self, table: Sources, defaults: Sources) -> dict[str, Any]:
         """Return every source: the table's own value, or that of [defaults]."""
@@ -124,6 +132,21 @@ class _Reader:
             **self.inherited(table, defaults) | ({} if table.model_b is None else {"symmetry": None}),
         )
         return replace(plan, folders=self.folders(plan))
+
+    def model(self, name: str, values: Any, defaults: Sources) -> ModelPlan | None:
+        where = f"model.{key_text(name)}"
+        self.name(name, where, reserved=RESERVED_NAMES)
+        table = self.table(ModelTable, values, where)
+        if table is None:
+            return None
+        return ModelPlan(
+            name=name,
+            checkpoint=self.checkpoint(table.checkpoint, f"{where}.checkpoint"),
+            sha256=None if table.sha256 is None else table.sha256.lower(),
+            checks=self.checks(table.check, where, "model"),
+            line=self.line_of("model", name),
+            **self.inherited(table, defaults),
+        )
 
     def set(self, name: str, values: Any, defaults: Sources) -> SetPlan | None:
         where = f"set.{key_text(name)}"
@@ -236,7 +259,7 @@ class _Reader:
             self.problems.append(f"{where}: got {shown(values)}, expected a table of settings")
             return None
         named = values.get("property", name)
-        if not isinstance(named, str) or named not in PROPERTIES or PROPERTIES.get(named).of != kind:
+        if not isinstance(named, str) or named not in PROPERTIES or kind not in PROPERTIES.get(named).of:
             key = f"{where}.property" if "property" in values else where
             self.problems.append(f"{key}: got {shown(named)}, {_expected_property(named, kind, 'property' in values)}")
             return None
@@ -272,7 +295,7 @@ class _Reader:
 
 
 def _lines_of(text: str) -> dict[tuple[str, str], int]:
-    """Return the first line that names each pair, set and merge in a header."""
+    """Return the first line that names each pair, model, set and merge in a header."""
     found: dict[tuple[str, str], int] = {}
     for number, line in enumerate(text.split("\n"), start=1):
         if header := HEADER.match(line):
@@ -286,7 +309,10 @@ def _expected_property(named: object, kind: Kind, stated: bool) -> str:
     """Say which properties there are, the nearest one, and of what the named one is a property."""
     known = properties_of(kind)
     if isinstance(named, str) and named in PROPERTIES:
-        owner = OF[PROPERTIES.get(named).of]
-        return f"which is a property of {owner}, expected one of {OF[kind]} ({', '.join(known)})"
+        owners = PROPERTIES.get(named).of
+        return (
+            f"which is a property of {' or of '.join(OF[owner] for owner in owners)}, expected one of {OF[kind]} "
+            f"({', '.join(known)}); mend: ask it of a {' or a '.join(TABLES[owner] for owner in owners)}"
+        )
     mend = "" if stated else '; a check of another name says which with property = "…"'
     return f"expected a property ({', '.join(known)}){near(named, known)}{mend}"

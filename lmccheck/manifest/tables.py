@@ -21,10 +21,17 @@ FILE = 'the path of a .safetensors file or of a model\'s folder, or { base = "â€
 MODELS = f"an array of two checkpoints or more, each {FILE}, or a pattern of paths"
 ACCEPT = 'an array of names of what may differ between configs or tokenizers, such as ["rope_scaling"]'
 HASH = "64 hexadecimal digits"
+NAMING = {  # keys that name checkpoints, and where they belong
+    "a": " (two checkpoints are a [pair.NAME])",
+    "b": " (two checkpoints are a [pair.NAME])",
+    "checkpoint": " (a single checkpoint is a [model.NAME])",
+    "parents": " (the parents of a merge are named in a [merge.NAME])",
+    "recipe": " (the recipe of a merge is named in a [merge.NAME])",
+}
 
 
 class Sources(Strict):
-    """Keys of ``[defaults]``, each of which a pair, a set or a merge may override."""
+    """Keys of ``[defaults]``, each of which a pair, a model, a set or a merge may override."""
 
     model: str | None = Field(default=None, pattern=f"^{CALLABLE}$", description=MODEL)
     data: str | dict[str, Any] | None = Field(default=None, description=SOURCE)
@@ -43,7 +50,16 @@ class Sources(Strict):
         return f" (it is one of a check: check.{known} = {{ {key} = â€¦ }})" if known else ""
 
 
-class PairTable(Sources):
+class Measured(Sources):
+    """What the tables of a pair, a model, a set and a merge have in common."""
+
+    @classmethod
+    def elsewhere(cls, key: str, value: Any) -> str:
+        """Say of which table a key is that names checkpoints, where it is not of this one."""
+        return NAMING[key] if key in NAMING else super().elsewhere(key, value)
+
+
+class PairTable(Measured):
     """Keys of ``[pair.NAME]``."""
 
     a: Any = Field(description=FILE)
@@ -53,7 +69,15 @@ class PairTable(Sources):
     check: dict[str, Any] = Field(default={}, description="a table of checks")
 
 
-class SetTable(Sources):
+class ModelTable(Measured):
+    """Keys of ``[model.NAME]``."""
+
+    checkpoint: Any = Field(description=FILE)
+    sha256: str | None = Field(default=None, pattern="^[0-9a-fA-F]{64}$", description=HASH)
+    check: dict[str, Any] = Field(default={}, description="a table of checks")
+
+
+class SetTable(Measured):
     """Keys of ``[set.NAME]``."""
 
     models: list[Any] | str = Field(min_length=1, description=MODELS)
@@ -68,7 +92,7 @@ class AdaptedTable(Strict):
     adapter: str = Field(min_length=1, description="the path of an adapter's folder")
 
 
-class MergeTable(Sources):
+class MergeTable(Measured):
     """Keys of ``[merge.NAME]``."""
 
     parents: dict[str, Any] = Field(
@@ -96,5 +120,6 @@ class Top(Strict):
     defaults: dict[str, Any] = Field(default={}, description="a table")
     data: dict[str, Any] = Field(default={}, description="a table of data by name, [data.NAME]")
     pair: dict[str, Any] = Field(default={}, description="a table of pairs")
+    models: dict[str, Any] = Field(default={}, alias="model", description="a table of single models, [model.NAME]")
     sets: dict[str, Any] = Field(default={}, alias="set", description="a table of sets")
     merge: dict[str, Any] = Field(default={}, description="a table of merges")

@@ -60,6 +60,7 @@ class Merge(Keeps):
     accept: tuple[str, ...] = ()
     read_for_recipe: tuple[Held, ...] = field(default=(), repr=False)
     origin: Merge | None = field(default=None, repr=False)  # the same merge, measured on other data
+    kind = "merge"
     chosen_by: dict[str, Data] = field(default_factory=dict, init=False, repr=False)  # data that the recipe looked at
 
     @property

@@ -31,6 +31,7 @@ class ModelSet:
     name: str
     names: tuple[str, ...]
     endpoints: Endpoints
+    kind = "set"
 
     @property
     def network(self) -> Network:

@@ -114,7 +114,7 @@ class Network:
             return self.labelled
         got = "no calibration data" if self.calibration is None else f"{self.calibration.origin}: nothing is counted"
         raise SourceError(
-            f"pair {self.name}: {purpose} needs losses on calibration data, got {got}; mend: give `calibration` with "
+            f"{self.name}: {purpose} needs losses on calibration data, got {got}; mend: give `calibration` with "
             "targets, for example the training data"
         )
 
@@ -145,7 +145,7 @@ class Network:
         """Return the traced network; raise UnsupportedArchitecture, with ``mend``, where a spec was handed in."""
         if self.given is not None:
             raise UnsupportedArchitecture(
-                f"{purpose} the traced network, and this pair's symmetry is given, not traced; mend: {mend}"
+                f"{purpose} the traced network, and its symmetry is given, not traced; mend: {mend}"
             )
         return self._traced
 

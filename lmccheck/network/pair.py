@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lmccheck.beside.configs import WIDTHS
 from lmccheck.beside.required import read_with, require_same_beside
@@ -19,16 +19,14 @@ from lmccheck.network.endpoint import (
     Endpoint,
     StateDict,
     endpoint,
-    inputs_of,
     require_same_tensors,
-    require_unchanged,
     same_weights,
 )
 from lmccheck.network.hub.names import model_for, under_module_names
 from lmccheck.network.loaded import as_loaded
-from lmccheck.network.loss import Loss, require_counted
-from lmccheck.network.network import Network, load_network
-from lmccheck.network.once import Keeps
+from lmccheck.network.loss import require_counted
+from lmccheck.network.network import load_network
+from lmccheck.network.view import View
 from lmccheck.shown import one_line
 from lmccheck.store.checkpoint import Checkpoint, open_checkpoint
 from lmccheck.store.data import Data
@@ -41,22 +39,13 @@ Given = Named | os.PathLike[str] | Mapping[str, Any]  # a state dict, or an adap
 
 @one_line(lambda pair: f"{pair.name!r}, {pair.a.checkpoint.label}, {pair.b.checkpoint.label}, {pair.network.run_on}")
 @dataclass(frozen=True, eq=False)
-class ModelPair(Keeps):
+class ModelPair(View):
     """Endpoints θ_A and θ_B of one network, with the data and the loss to measure them. Made by ``load_pair``."""
 
     name: str
     a: Endpoint
     b: Endpoint
-
-    @property
-    def network(self) -> Network:
-        """The network of both."""
-        return self.a.network
-
-    @property
-    def module(self) -> nn.Module:
-        """The user's own module, never changed."""
-        return self.network.module
+    kind = "pair"
 
     @property
     def theta_a(self) -> dict[str, Tensor]:
@@ -69,68 +58,9 @@ class ModelPair(Keeps):
         return self.b.theta
 
     @property
-    def data(self) -> Data:
-        """What verdicts are measured on."""
-        return self.network.data
-
-    @property
-    def calibration(self) -> Data | None:
-        """What aligns, searches and re-estimates BatchNorm; no verdict is measured on it."""
-        return self.network.calibration
-
-    @property
-    def loss(self) -> Loss:
-        """The loss per sample."""
-        return self.network.loss
-
-    @property
-    def device(self) -> str:
-        """The device that was asked for."""
-        return self.network.device
-
-    @property
-    def torch_device(self) -> torch.device:
-        """The device it came to."""
-        return self.network.torch_device
-
-    @property
-    def base(self) -> Path:
-        """The folder that relative paths and modules are looked up in."""
-        return self.network.base
-
-    @property
-    def symmetry(self) -> PermutationSpec | None:
-        """The permutation spec that was handed in, None where it is derived."""
-        return self.network.given
-
-    @property
-    def origins(self) -> tuple[Checkpoint, Checkpoint]:
-        """The checkpoints that the weights came from."""
-        return self.a.checkpoint, self.b.checkpoint
-
-    @property
-    def inputs(self) -> tuple[Path, ...]:
-        """Every file that was read for it, none of which may be written to."""
-        return inputs_of(self.a, self.b)
-
-    def require_unchanged(self) -> None:
-        """Raise CheckpointError where a file that was read for it is another by now."""
-        require_unchanged(self.a, self.b)
-
-    @property
-    def description(self) -> dict[str, Any]:
-        """What a report says of the pair; JSON-able."""
-        files = {"a": self.a.checkpoint.facts(), "b": self.b.checkpoint.facts()}
-        return {"files": files, **self.network.facts()}
-
-    @property
     def named_endpoints(self) -> dict[str, Endpoint]:
         """What is compared, by name."""
         return {"a": self.a, "b": self.b}
-
-    def example_inputs(self) -> tuple[Any, ...]:
-        """Return two samples of the evaluation data as positional inputs, for tracing."""
-        return self.network.example_inputs()
 
     def with_weights(self, theta_a: StateDict, theta_b: StateDict) -> ModelPair:
         """Return a pair of the same network with other weights, and nothing of this one's kept."""
@@ -145,12 +75,13 @@ class ModelPair(Keeps):
 
 @one_line(lambda pair: f"{pair.name!r}, {pair.a.checkpoint.label}, {pair.b.checkpoint.label}, {pair.network.run_on}")
 @dataclass(frozen=True, eq=False)
-class WidthPair:
+class WidthPair(View):
     """Endpoints of two networks that differ in nothing but hidden widths, measured on the same data with one loss."""
 
     name: str
     a: Endpoint
     b: Endpoint
+    kind = "widths"
 
     @property
     def named_endpoints(self) -> dict[str, Endpoint]:
@@ -158,29 +89,9 @@ class WidthPair:
         return {"a": self.a, "b": self.b}
 
     @property
-    def network(self) -> Network:
-        """θ_A's network, on whose data both are measured."""
-        return self.a.network
-
-    @property
-    def device(self) -> str:
-        """The device that was asked for."""
-        return self.network.device
-
-    @property
-    def inputs(self) -> tuple[Path, ...]:
-        """Every file that was read for it, none of which may be written to."""
-        return inputs_of(self.a, self.b)
-
-    def require_unchanged(self) -> None:
-        """Raise CheckpointError where a file that was read for it is another by now."""
-        require_unchanged(self.a, self.b)
-
-    @property
     def description(self) -> dict[str, Any]:
         """What a report says of the pair; JSON-able."""
-        files = {"a": self.a.checkpoint.facts(), "b": self.b.checkpoint.facts()}
-        return {"files": files, **self.network.facts(), "model_b": self.b.network.model}
+        return {**super().description, "model_b": self.b.network.model}
 
 
 def require_distinct(pair: ModelPair | WidthPair) -> None:
@@ -236,16 +147,6 @@ def load_pair(
     first, second = under_module_names(first, network), under_module_names(second, network)
     require_same_tensors(first, second, network.module)
     return ModelPair(network.name, *as_loaded(endpoint(network, first), endpoint(network, second)))
-
-
-@own_settings()
-def load_endpoint(
-    given: Given, name: str, *, base: str | os.PathLike[str] | None = None, sha256: str | None = None, **sources: Any
-) -> Endpoint:
-    """Load and check one checkpoint of a network, called ``name`` in messages; all else as in ``load_pair``."""
-    checkpoint = open_checkpoint(given, Path(base) if base is not None else Path.cwd(), name, sha256)
-    network = load_network(name=name, base=base, **{**sources, "model": model_for(sources.get("model"), checkpoint)})
-    return as_loaded(endpoint(network, under_module_names(checkpoint, network)))[0]
 
 
 @own_settings()

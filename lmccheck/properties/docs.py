@@ -26,7 +26,7 @@ def page(name: str) -> str:
     declared = PROPERTIES.get(name)
     parts = [
         f"# {declared.name}",
-        f"A property of {OF[declared.of]}.",
+        f"A property of {', or of '.join(OF[kind] for kind in declared.of)}.",
         f"{HEADER}\n{row(declared)}",
         inspect.cleandoc(declared.function.__doc__ or "").replace("``", "`"),
         "## Settings",

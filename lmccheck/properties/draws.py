@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lmccheck.explain import of_endpoint
 from lmccheck.finding import Verdict
 from lmccheck.stats import MOST_TRIALS, clopper_pearson, quantile_interval, quantile_of, trials_to_settle
 
@@ -49,7 +50,7 @@ def verdict_of(costs: Mapping[str, Mapping[str, Any]]) -> Verdict:
 def held_note(costs: Mapping[str, Mapping[str, Any]], what: str, share: float) -> str:
     """Say how many draws hold for every endpoint."""
     held = [
-        f"{x['hits']} of {len(x['q'])} hold for {end} (95 % interval {shown(x['interval'])})"
+        f"{x['hits']} of {len(x['q'])} hold{of_endpoint(end, ' for ')} (95 % interval {shown(x['interval'])})"
         for end, x in costs.items()
     ]
     return f"{len(next(iter(costs.values()))['q'])} {what}: {', '.join(held)}, need ≥ {share:g}"

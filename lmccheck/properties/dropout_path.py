@@ -166,13 +166,13 @@ def _through(
 
 def _narrow(pair: ModelPair, through: Any, model: Any) -> tuple[Endpoint, Structure]:
     """Return θ* and its structure. Raises as loading does, saying that it is θ*."""
-    from lmccheck.network.pair import load_endpoint
+    from lmccheck.network.single import load_model
 
     try:
-        star = load_endpoint(
-            through, "through", model=model, data=pair.data, loss=pair.loss, device=pair.device, base=pair.base
+        star = load_model(
+            through, name="through", model=model, data=pair.data, loss=pair.loss, device=pair.device, base=pair.base
         )
-        return star, star.network.structure("θ*")
+        return star.end, star.network.structure("θ*")
     except LmcError as error:
         raise type(error)(f"{NAME}: through: {error}") from None
 

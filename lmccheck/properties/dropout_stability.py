@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from lmccheck.explain import called, of_endpoint
 from lmccheck.finding import End, Failure, Finding, Seen, Where
 from lmccheck.properties.advice import wider_search
 from lmccheck.properties.low_loss_path import covered_structure, require_calibration, search_each
@@ -16,7 +17,7 @@ from lmccheck.properties.settings import Limit, Profile, Seed, Shares
 if TYPE_CHECKING:
     from lmccheck.dropping.search import Search
     from lmccheck.evaluate.evaluator import Evaluator, Measured
-    from lmccheck.network.pair import ModelPair
+    from lmccheck.network.view import View
     from lmccheck.symmetry.structure import Structure
 
 NAME = "dropout_stability"
@@ -24,13 +25,13 @@ DEFINITION = "ε = max over i of L(θ_i) − L(θ), θ_i reads a share `keep` of
 
 
 @check(
-    of="pair",
+    of=("pair", "model"),
     claim="L(θ_i) − L(θ) ≤ ε, θ_i with half of the units from layer i on (Kuditipudi et al. 2019, Def. 1)",
     quantifier="for all i there are units",
     certifies="exactly this, for the units and refits in the witness",
 )
 def dropout_stability(
-    pair: ModelPair,
+    pair: View,
     *,
     epsilon: Limit = 0.05,
     keep: Shares = 0.5,
@@ -38,17 +39,18 @@ def dropout_stability(
     seed: Seed = 0,
     profile: Profile = "ci",
 ) -> Finding:
-    """Assert that both endpoints lose at most ``epsilon`` when only a share of their units is read.
+    """Assert that no endpoint loses more than ``epsilon`` when only a share of its units is read.
 
     ε_i = L(θ_i) − L(θ) with L the mean loss on the evaluation data; θ_i is θ with exactly ⌊keep·h⌋ units left in every
     unit group of the levels from i on: the outgoing weights of all others are zero. ``value`` is the largest ε_i of
-    both endpoints. Which units stay is searched for on calibration data (``find_dropped``); with ``refit`` their
-    outgoing weights are fitted too, which all that Theorem 1 needs of θ_i allows. ``epsilon``: in the loss's unit, or
-    ``"5%"`` of the worse endpoint's loss. ``keep``: a share, or one per unit group. ``profile``: ``dev``, ``ci`` or
-    ``thorough``: 10, 20 or 200 random subsets per level.
+    all endpoints, both of a pair or a single model. Which units stay is searched for on calibration data
+    (``find_dropped``); with ``refit`` their outgoing weights are fitted too, which all that Theorem 1 needs of θ_i
+    allows. ``epsilon``: in the loss's unit, or ``"5%"`` of the worse endpoint's loss. ``keep``: a share, or one per
+    unit group. ``profile``: ``dev``, ``ci`` or ``thorough``: 10, 20 or 200 random subsets per level.
 
-    ``details`` hold, per endpoint and level, ``epsilon`` and ``epsilon_plain`` (without refit), ``losses``, ``errors``
-    and ``found`` (units kept, how they were found, scale, calibration losses, budget); ``levels`` and ``worst`` too.
+    ``details`` hold, per endpoint ("a" and "b", or "model") and level, ``epsilon`` and ``epsilon_plain`` (without
+    refit), ``losses``, ``errors`` and ``found`` (units kept, how they were found, scale, calibration losses, budget);
+    ``levels`` and ``worst`` too.
     The witness (StabilityWitness) has every θ_i; ``save`` writes it. A pass is exact about this data: the subsets
     exist. A fail says that none was found within the budget, not that there is none. BatchNorms of θ_i have their own
     statistics, those of θ or taken on calibration data. Raises LmcError (SourceError, UnsupportedArchitecture) when
@@ -101,7 +103,9 @@ def worst_of(costs: Mapping[str, list[float]]) -> tuple[float, str, int]:
 
 def seen(costs: Mapping[str, list[float]]) -> list[Seen]:
     """Return every ε_i with its place."""
-    return [Seen(x, f"at level {level} of {side}") for side, row in costs.items() for level, x in enumerate(row)]
+    return [
+        Seen(x, f"at level {level}{of_endpoint(side)}") for side, row in costs.items() for level, x in enumerate(row)
+    ]
 
 
 def _facts(
@@ -188,18 +192,18 @@ def half_notes(structure: Structure, keep: float | Mapping[str, float]) -> list[
     return [f"more than half of the units is kept in {', '.join(above)}; Definition 1 asks for at most half everywhere"]
 
 
-def _failure(pair: ModelPair, structure: Structure, facts: Mapping[str, Any]) -> Failure:
+def _failure(pair: View, structure: Structure, facts: Mapping[str, Any]) -> Failure:
     side, level = facts["worst"]["side"], facts["worst"]["level"]
     entry, error = facts["found"][side][level], facts["errors"][side][level]
     kept = ", ".join(f"{count} of {entry['units'][group]} in {group}" for group, count in entry["kept"].items())
     wrong = f", 0-1 error {error:.4g}" if error is not None else ""
     return Failure(
         pair.name,
-        f"{side} is not dropout stable: units to keep were not found within this budget ({facts['random_subsets']} "
-        f"subsets, seed {facts['seed']}), which does not prove that there are none",
+        f"{called(side)} is not dropout stable: units to keep were not found within this budget "
+        f"({facts['random_subsets']} subsets, seed {facts['seed']}), which does not prove that there are none",
         "ε",
-        f"endpoint {side}, level {level} ({', '.join(facts['worst']['groups'])}) and later, {kept}, found by "
-        f"'{entry['how']}', loss {facts['losses'][side][level]:.4g}{wrong}",
+        f"{of_endpoint(side, 'endpoint ', ', ')}level {level} ({', '.join(facts['worst']['groups'])}) and later, "
+        f"{kept}, found by '{entry['how']}', loss {facts['losses'][side][level]:.4g}{wrong}",
         measured_on(pair.data),
         seen(facts["epsilon"]),
         "dropped networks",

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from lmccheck.explain import endpoint_losses
-from lmccheck.finding import End, Examined, Finding
+from lmccheck.explain import called, endpoint_losses
+from lmccheck.finding import ALONE, End, Examined, Finding
 from lmccheck.properties.remarks import (
     data_remarks,
     end_of,
@@ -129,7 +129,7 @@ def _measure(measured: Any) -> tuple[list[End], int]:
     ends, passes = [], 0
     for name, end in measured.named_endpoints.items():
         evaluator = Evaluator(end.network, end.theta)
-        found = evaluator.endpoint(end.theta, f"endpoint {name}", end.checkpoint.label)
+        found = evaluator.endpoint(end.theta, called(name, "endpoint "), end.checkpoint.label)
         ends.append(end_of(name, found))
         passes += evaluator.evaluations
     return ends, passes
@@ -167,10 +167,10 @@ def _worse_in_loss(ends: Sequence[End], constant: ConstantAnswer | None, unit: s
 
 def _unjudged(loss: str, constant: ConstantAnswer | None, ends: Sequence[End]) -> str:
     if constant is None:
-        return f"endpoints not judged: no constant answer is known for the loss {loss!r}"
+        return f"{_subject(ends)} not judged: no constant answer is known for the loss {loss!r}"
     if constant.few and (constant.held_out is None or any(constant.beaten(e.loss, e.error) is None for e in ends)):
         return (
-            f"endpoints not judged: {constant.counted} counted targets of {constant.classes} class(es), "
+            f"{_subject(ends)} not judged: {constant.counted} counted targets of {constant.classes} class(es), "
             f"{constant.needed} are needed"
         )
     return ""
@@ -189,15 +189,19 @@ def useless_text(useless: Sequence[End], constant: ConstantAnswer, unit: str) ->
         if constant.classes > 1:
             same = f"all {constant.samples} samples have the same targets"
         return (
-            f"{same}, a constant answer is never wrong: nothing can be said of the endpoints; mend: give data of more "
-            "than one class or value"
+            f"{same}, a constant answer is never wrong: nothing can be said of the {_subject(useless)}; mend: give "
+            "data of more than one class or value"
         )
     return f"{_listed(useless, constant, unit)}: {MEND}"
 
 
+def _subject(ends: Sequence[End]) -> str:
+    return "model" if [end.name for end in ends] == [ALONE] else "endpoints"
+
+
 def _listed(useless: Sequence[End], constant: ConstantAnswer, unit: str) -> str:
     """Name endpoints that answer no better than a constant, with the figures of both."""
-    first, *others = (f"{end.name} {{}}({_figures(end, constant, unit)})" for end in useless[:SHOWN])
+    first, *others = (f"{called(end.name)} {{}}({_figures(end, constant, unit)})" for end in useless[:SHOWN])
     parts = [
         first.format(f"answers no better than the {constant.name} "),
         *(f"nor does {o.format('')}" for o in others),
@@ -220,10 +224,11 @@ def _inconclusive(name: str, finding: Finding, text: str) -> Finding:
         return _noted(finding, text)
     without = {"pass": "it would pass", "fail": "it would fail"}.get(finding.judged, "it is not settled either")
     unit = f" {finding.unit}" if finding.unit else ""
+    about = called(ALONE) if _subject(finding.endpoints) == ALONE else "merging them"
     lines = [
         f"{name}: {text}",
         f"measured {finding.value:.4g}{unit}, limit {finding.bound:.4g}{unit}, by which {without}: that says nothing "
-        "about merging them",
+        f"about {about}",
         *([endpoint_losses(finding)] if finding.endpoints else []),
     ]
     return replace(finding, verdict="inconclusive", failure=lines)

@@ -22,6 +22,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from lmccheck.errors import UnsupportedArchitecture
+from lmccheck.explain import called, of_endpoint
 from lmccheck.finding import End, Failure, Finding, Seen, Where, bound_of
 from lmccheck.properties.draws import CONFIDENCE, held_note, held_of, share_that_holds, unsettled, verdict_of, worse_end
 from lmccheck.properties.remarks import measured_endpoints, measured_on, precision_of, thetas_of
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
     from lmccheck.evaluate.evaluator import Evaluator
     from lmccheck.evaluate.noisy import NoisyRuns
-    from lmccheck.network.pair import ModelPair
+    from lmccheck.network.view import View
 
 COST = "q_k = L(with noise k in what every layer reads) − L, ‖η‖ = size·‖x‖ at each position (Arora et al. 2018)"
 ALONE = "one layer at a time, draw 0; ψ = (‖Δf‖²/‖f‖²)/(‖η‖²/‖x‖²) at the network's output f, mean over samples"
@@ -44,7 +45,7 @@ NO_PATH = (
 
 
 def gaussian_stability(
-    pair: ModelPair, *, epsilon: float | str, size: float, draws: int, quantile: float, seed: int, samples: int
+    pair: View, *, epsilon: float | str, size: float, draws: int, quantile: float, seed: int, samples: int
 ) -> Finding:
     """Return what ``noise_stability`` finds with ``noise = "gaussian"``; see above."""
     from lmccheck.evaluate.evaluator import Evaluator
@@ -69,7 +70,7 @@ def gaussian_stability(
     return found.explained(lambda: _failure(pair, found, costs))
 
 
-def _require_the_network(pair: ModelPair, end: End, loss: float) -> None:
+def _require_the_network(pair: View, end: End, loss: float) -> None:
     """Refuse a network that computes something else while it is watched than it does by itself."""
     if not abs(loss - end.loss) <= 1e-3 * (1 + abs(end.loss)):
         raise UnsupportedArchitecture(
@@ -173,7 +174,7 @@ def _notes(
     for end in costs:
         silent = [layer for layer, facts in gaussian[end].items() if facts["silent"] == 1]
         if silent:
-            notes.append(f"{end}: no noise in {some(silent)}: what is read there is zero on all samples")
+            notes.append(f"{of_endpoint(end, '', ': ')}no noise in {some(silent)}: what is read there is zero on all samples")
     if runs.fused:
         notes.append(f"states inside {some(runs.fused)} get no noise: one call of torch's runs all its steps")
     if evaluator.batchnorms:
@@ -181,16 +182,16 @@ def _notes(
     return notes
 
 
-def _failure(pair: ModelPair, found: Finding, costs: Mapping[str, dict[str, Any]]) -> Failure:
+def _failure(pair: View, found: Finding, costs: Mapping[str, dict[str, Any]]) -> Failure:
     share, size = found.facts["quantile"], found.facts["size"]
     advice: list[str] = []
     end = next(e for e in (found.facts["worse"], *costs) if costs[e]["verdict"] == found.verdict)
     facts, layers = costs[end], found.facts["gaussian"][end]
     held, worst = held_of(facts, "draws", share), facts["worst_draw"]
-    what = f"not noise stable: endpoint {end} loses too much with noise of {size:g} of what each layer reads"
+    what = f"not noise stable: {called(end, 'endpoint ')} loses too much with noise of {size:g} of what each layer reads"
     if found.verdict == "inconclusive":
         more, advice = unsettled(costs, "draws", share)
-        what = f"noise stability of endpoint {end} is not settled: {held}: {more}"
+        what = f"noise stability of {called(end, 'endpoint ')} is not settled: {held}: {more}"
     most = _costliest(layers)[:SHOWN]
     told = (
         f"{layer} {layers[layer]['loss_change']:+.4g} (ψ {layers[layer]['output_attenuation']:.3g})" for layer in most
@@ -199,7 +200,7 @@ def _failure(pair: ModelPair, found: Finding, costs: Mapping[str, dict[str, Any]
         pair.name,
         what,
         f"{share:.0%} quantile of q = L(with noise) - L:",
-        f"endpoint {end}, draw {worst} of seed {found.facts['seed']}, loss {facts['losses'][worst]:.4g}",
+        f"{of_endpoint(end, 'endpoint ', ', ')}draw {worst} of seed {found.facts['seed']}, loss {facts['losses'][worst]:.4g}",
         measured_on(pair.data),
         [Seen(x, f"with draw {k}") for k, x in enumerate(facts["q"])],
         "draws",

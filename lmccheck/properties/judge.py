@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 from lmccheck.errors import LmcError
 from lmccheck.explain import failure_lines, hidden_gap, next_of
-from lmccheck.finding import PLACES, Finding, Verdict
+from lmccheck.finding import ALONE, PLACES, Finding, Verdict
 from lmccheck.result import Result
 
 
@@ -54,7 +54,7 @@ def details_of(finding: Finding) -> dict[str, Any]:
     details: dict[str, Any] = {"limit_given": finding.limit}
     if finding.barrier_definition:
         details["barrier_definition"] = finding.barrier_definition
-    if [end.name for end in finding.endpoints] == ["a", "b"]:
+    if [end.name for end in finding.endpoints] in (["a", "b"], [ALONE]):
         for end in finding.endpoints:
             details |= {f"loss_{end.name}": end.loss, f"error_{end.name}": end.error}
     if finding.worst_loss is not None:

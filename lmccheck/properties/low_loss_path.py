@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from lmccheck.dropping.search import Search
     from lmccheck.network.pair import ModelPair
+    from lmccheck.network.view import View
     from lmccheck.paths.certify import Certificate
     from lmccheck.paths.path import Path
     from lmccheck.symmetry.structure import Structure
@@ -55,7 +56,7 @@ def prepare(pair: ModelPair, purpose: str) -> Prepared:
     return Prepared(structure, theta_a, theta_b)
 
 
-def covered_structure(pair: ModelPair, purpose: str) -> Structure:
+def covered_structure(pair: View, purpose: str) -> Structure:
     """Return the network in units; raise UnsupportedArchitecture where outputs of a hidden layer are none to drop."""
     structure = pair.network.structure(purpose)
     for name, why in structure.uncovered.items():
@@ -66,16 +67,16 @@ def covered_structure(pair: ModelPair, purpose: str) -> Structure:
     return structure
 
 
-def require_calibration(pair: ModelPair, purpose: str) -> None:
+def require_calibration(pair: View, purpose: str) -> None:
     """Raise SourceError where there is nothing to search on."""
     if pair.calibration is None:
         raise SourceError(
-            f"{purpose}: pair {pair.name} has no calibration data, on which units to keep are searched for; mend: give "
+            f"{purpose}: {pair.title} has no calibration data, on which units to keep are searched for; mend: give "
             "`calibration`, for example the training data"
         )
 
 
-def search_each(pair: ModelPair, structure: Structure, levels: Sequence[int], **settings: Any) -> dict[str, Search]:
+def search_each(pair: View, structure: Structure, levels: Sequence[int], **settings: Any) -> dict[str, Search]:
     """Return what ``find_dropped`` finds for each endpoint with the settings keep, refit, seed and profile."""
     from lmccheck.dropping.choose_units import SearchSettings
     from lmccheck.dropping.search import find_dropped

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from lmccheck.explain import called, of_endpoint
 from lmccheck.finding import End, Failure, Finding, Seen, Where, bound_of
 from lmccheck.properties.draws import (
     CONFIDENCE,
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from lmccheck.dropping.masks import NoiseWitness
     from lmccheck.evaluate.evaluator import Evaluator
     from lmccheck.evaluate.masked import MaskedRuns
-    from lmccheck.network.pair import ModelPair
+    from lmccheck.network.view import View
     from lmccheck.symmetry.structure import Structure
 
 NAME = "noise_stability"
@@ -42,13 +43,13 @@ START = 0.0  # of every line to a mask: the network itself, whose loss is known
 
 
 @check(
-    of="pair",
+    of=("pair", "model"),
     claim="max_t L(θ + t(θ₁ − θ)) − L(θ) ≤ ε, θ₁ by random dropout (Lemma 3)",
     quantifier="for a quarter of masks",
     certifies="the share of good masks, at 95 % confidence",
 )
 def noise_stability(
-    pair: ModelPair,
+    pair: View,
     *,
     epsilon: Limit = 0.05,
     p: Probability = 0.2,
@@ -95,7 +96,7 @@ def noise_stability(
 
 
 def _masked(
-    pair: ModelPair, masks: int, explained: float | None, *, epsilon: float | str, p: float, quantile: float, seed: int
+    pair: View, masks: int, explained: float | None, *, epsilon: float | str, p: float, quantile: float, seed: int
 ) -> Finding:
     """Return what is found with ``masks`` dropout masks; ``explained``: by noise of this size, if at all."""
     from lmccheck.diagnose.constants import constants, gaussian
@@ -214,7 +215,7 @@ def _notes(evaluator: Evaluator, p: float, costs: Mapping[str, Mapping[str, Any]
     return notes
 
 
-def _failure(pair: ModelPair, found: Finding, costs: Mapping[str, dict[str, Any]]) -> Failure:
+def _failure(pair: View, found: Finding, costs: Mapping[str, dict[str, Any]]) -> Failure:
     from lmccheck.dropping.masks import mask_seed
 
     share, witness = found.facts["quantile"], found.witness
@@ -222,18 +223,18 @@ def _failure(pair: ModelPair, found: Finding, costs: Mapping[str, dict[str, Any]
     end = next(e for e in (found.facts["worse"], *costs) if costs[e]["verdict"] == found.verdict)
     facts = costs[end]
     q, worst, held = facts["q"], facts["worst_mask"], held_of(facts, "masks", share)
-    what = f"not noise stable: endpoint {end} loses too much with units dropped at p = {witness.p:g}"
+    what = f"not noise stable: {called(end, 'endpoint ')} loses too much with units dropped at p = {witness.p:g}"
     if found.verdict == "inconclusive":
         more, advice = unsettled(costs, "masks", share)
-        what = f"noise stability of endpoint {end} is not settled: {held}: {more}"
+        what = f"noise stability of {called(end, 'endpoint ')} is not settled: {held}: {more}"
     at = facts["worst_t"][worst]
     loss = facts["losses"][worst][witness.t.index(at)] if at else next(x.loss for x in found.endpoints if x.name == end)
     return Failure(
         pair.name,
         what,
         f"{share:.0%} quantile of q = max over t of L(θ_t) - L(θ):",
-        f"endpoint {end}, mask {worst} (seed {mask_seed(witness.seed, worst)}), t = {at:.4g} of θ_t = θ + t·(dropped - "
-        f"θ), loss {loss:.4g}",
+        f"{of_endpoint(end, 'endpoint ', ', ')}mask {worst} (seed {mask_seed(witness.seed, worst)}), t = {at:.4g} of "
+        f"θ_t = θ + t·(dropped - θ), loss {loss:.4g}",
         measured_on(pair.data),
         [Seen(x, f"with mask {k} at t = {t:.4g}") for k, (x, t) in enumerate(zip(q, facts["worst_t"], strict=True))],
         "masks",

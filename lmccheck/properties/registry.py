@@ -30,16 +30,27 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 Table = TypeVar("Table", bound="Strict")
-Kind = Literal["pair", "widths", "set", "merge"]
+Kind = Literal["pair", "model", "widths", "set", "merge"]
 OF: Mapping[str, str] = {
     "pair": "a pair without model_b",
+    "model": "a single model",
     "widths": "a pair with model_b, of two widths",
     "set": "a set",
     "merge": "a merge",
 }
-LOADED = {  # what a public function takes that loads nothing itself, and what makes one
-    "pair": "a pair; mend: lmccheck.load_pair(a, b, model=…, data=…)",
-    "merge": "a merge; mend: lmccheck.load_merge(parents, recipe, model=…, data=…)",
+TABLES: Mapping[str, str] = {  # of a manifest, which ask of each kind
+    "pair": "[pair.NAME]",
+    "model": "[model.NAME]",
+    "widths": "[pair.NAME] with model_b",
+    "set": "[set.NAME]",
+    "merge": "[merge.NAME]",
+}
+LOADED = {  # what a public function takes, and what makes one
+    "pair": ("a pair", "lmccheck.load_pair(a, b, model=…, data=…)"),
+    "model": ("a single model", "lmccheck.load_model(checkpoint, model=…, data=…)"),
+    "widths": ("a pair of two widths", "lmccheck.load_widths(a, b, model_a=…, model_b=…, data=…)"),
+    "set": ("a set", "lmccheck.load_set(models, model=…, data=…)"),
+    "merge": ("a merge", "lmccheck.load_merge(parents, recipe, model=…, data=…)"),
 }
 UNSAID = ("seed", "profile")  # which no manifest says: they come from the run
 TAKEN = {"property", "severity", "endpoints"}
@@ -70,10 +81,10 @@ LOADERS: Mapping[str, Callable[..., Any]] = {"set": load_set, "widths": load_wid
 
 @dataclass(frozen=True)
 class Property:
-    """A declared property. ``function`` takes what is measured and the settings, and returns a Finding."""
+    """A declared property. ``function`` takes what is measured, one of the kinds ``of``, and returns a Finding."""
 
     name: str
-    of: Kind
+    of: tuple[Kind, ...]
     claim: str
     quantifier: str
     certifies: str
@@ -167,7 +178,7 @@ class Property:
         raise LmcError(f"{self.name}: {name} = {said}{near}; expected {known[name].description}")
 
     def measure(self, measured: Any, settings: Mapping[str, Any]) -> Result:
-        """Return the Result for a pair, two widths or a set that is loaded; settings are checked first."""
+        """Return the Result for what is loaded, a pair or a set, say; settings are checked first."""
         return self._measure(lambda: measured, settings)
 
     def _measure(self, load: Callable[[], Any], settings: Mapping[str, Any]) -> Result:
@@ -190,7 +201,17 @@ class Property:
     @cached_property
     def _loaded_by(self) -> dict[str, inspect.Parameter]:
         """The arguments of what loads a set or two widths inside of the public function; none for a pair."""
-        return dict(inspect.signature(LOADERS[self.of]).parameters) if self.of in LOADERS else {}
+        return {} if self._loader is None else dict(inspect.signature(self._loader).parameters)
+
+    @property
+    def _loader(self) -> Callable[..., Any] | None:
+        """What loads inside of the public function, where that takes one kind only, which is given in parts."""
+        return LOADERS.get(self.of[0]) if len(self.of) == 1 else None
+
+    @property
+    def loads(self) -> bool:
+        """Whether the public function takes what is to be loaded in parts, too."""
+        return self._loader is not None
 
     @cached_property
     def signature(self) -> inspect.Signature:
@@ -209,9 +230,8 @@ class Property:
         """Measure what is given: something loaded, or, for a set and for two widths, what is to be loaded."""
         parts = self._loaded_by
         loads = parts and not (len(given) == 1 and hasattr(given[0], "network"))  # a view is loaded already
-        if not loads and given and isinstance(given[0], (str, PathLike, Mapping)):  # what a pair is loaded from
-            got = type(given[0]).__name__
-            raise TypeError(f"{self.name}(): got {got}, expected {LOADED.get(self.of, LOADED['pair'])}")
+        if not loads and given:
+            self._require_kind(given[0])
         signature = self.signature if loads else self._own
         for name in named.keys() - signature.parameters.keys():
             near = nearest(name, signature.parameters)
@@ -221,10 +241,23 @@ class Property:
         except TypeError as error:
             raise TypeError(f"{self.name}(): {error}") from None
         if loads:
-            load = partial(LOADERS[self.of], **{name: bound.pop(name) for name in parts if name in bound})
+            load = partial(LOADERS[self.of[0]], **{name: bound.pop(name) for name in parts if name in bound})
             return self._measure(load, bound)
         measured = bound.pop(next(iter(signature.parameters)))
         return self.measure(measured, bound)
+
+    def _require_kind(self, given: Any) -> None:
+        """Raise TypeError for what a pair is loaded from, and for a view of another kind than it is a property of."""
+        kind = getattr(given, "kind", None) if hasattr(given, "named_endpoints") else None
+        own = {*self.of, *(["pair"] if "widths" in self.of else [])}  # of two widths that are the same
+        if isinstance(given, (str, PathLike, Mapping)):
+            got = type(given).__name__
+        elif kind in LOADED and kind not in own:
+            got = LOADED[kind][0]
+        else:
+            return
+        expected, mends = zip(*(LOADED[kind] for kind in self.of), strict=True)
+        raise TypeError(f"{self.name}(): got {got}, expected {' or '.join(expected)}; mend: {' or '.join(mends)}")
 
 
 PROPERTIES: Registry[Property] = Registry("property", "lmccheck.properties", group="lmccheck.properties")
@@ -232,26 +265,28 @@ PROPERTIES: Registry[Property] = Registry("property", "lmccheck.properties", gro
 
 @overload
 def check(
-    *, of: Literal["pair", "merge"], claim: str, quantifier: str, certifies: str
+    *, of: Literal["pair", "model", "merge"] | tuple[Kind, ...], claim: str, quantifier: str, certifies: str
 ) -> Callable[[Callable[P, Finding]], Callable[P, Result]]: ...
 @overload
 def check(
     *, of: Literal["widths", "set"], claim: str, quantifier: str, certifies: str
 ) -> Callable[[Callable[P, Finding]], Callable[..., Result]]: ...
-def check(*, of: Kind, claim: str, quantifier: str, certifies: str) -> Any:
-    """Declare a property: a function of a pair, of two widths, of a set or of a merge that returns a Finding.
+def check(*, of: Kind | tuple[Kind, ...], claim: str, quantifier: str, certifies: str) -> Any:
+    """Declare a property: a function of a pair, a single model, two widths, a set or a merge that returns a Finding.
 
-    Its name and its keyword arguments, with their types and defaults, are the property's; the docstring says what a
-    reader needs to know. ``claim``, ``quantifier`` ("for all t", "there is a π") and ``certifies``, what a pass does,
-    are its row in tables. Returned is the public function: it checks the settings, loads what is given in parts, and
-    returns the Result.
+    ``of`` may be several of them, ``("pair", "model")``, for what looks at ``named_endpoints`` alone. Its name and its
+    keyword arguments, with their types and defaults, are the property's; the docstring says what a reader needs to
+    know. ``claim``, ``quantifier`` ("for all t", "there is a π") and ``certifies``, what a pass does, are its row in
+    tables. Returned is the public function: it checks the settings, loads what is given in parts, and returns the
+    Result.
     """
-
-    if of not in OF:
-        raise LmcError(f"check: of = {of!r}{nearest(str(of), OF)}; expected one of {list(OF)}")
+    kinds = tuple(dict.fromkeys(of)) if isinstance(of, (tuple, list)) else (of,)
+    if not kinds or (wrong := next((kind for kind in kinds if kind not in OF), None)) is not None:
+        near = nearest(str(wrong), OF) if kinds else ""
+        raise LmcError(f"check: of = {of!r}{near}; expected one of {list(OF)}, or several of them")
 
     def declare(function: Callable[..., Finding]) -> Callable[..., Result]:
-        declared = Property(function.__name__, of, claim, quantifier, certifies, function)
+        declared = Property(function.__name__, kinds, claim, quantifier, certifies, function)
         if taken := TAKEN.intersection(inspect.signature(function).parameters):
             raise LmcError(f"property {declared.name!r}: setting {min(taken)!r} is one of every check; mend: rename it")
         PROPERTIES.add(declared.name, declared, function.__code__.co_filename)
@@ -267,5 +302,5 @@ def check(*, of: Kind, claim: str, quantifier: str, certifies: str) -> Any:
 
 
 def properties_of(kind: Kind) -> list[str]:
-    """Return the names of the properties of a pair, of two widths, of a set or of a merge."""
-    return [declared.name for declared in PROPERTIES if declared.of == kind]
+    """Return the names of the properties of a pair, a single model, two widths, a set or a merge."""
+    return [declared.name for declared in PROPERTIES if kind in declared.of]

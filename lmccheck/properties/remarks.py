@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from lmccheck.explain import called
 from lmccheck.finding import End, Finding
 
 if TYPE_CHECKING:
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from lmccheck.network.constant import ConstantAnswer
     from lmccheck.network.endpoint import Endpoint, StateDict
     from lmccheck.network.network import Network
-    from lmccheck.network.pair import ModelPair
+    from lmccheck.network.view import View
     from lmccheck.store.data import Data
 
 NOTHING = 1000.0  # times a loss (plus one), or this share of it in percent: a limit where no constant answer is known
@@ -83,11 +84,13 @@ def excludes_nothing(finding: Finding, ends: Sequence[End], constant: ConstantAn
     if constant is not None:
         room = constant.loss - min(losses)
         if limit >= room > 0:
-            return f"excludes nothing: a constant answer is only {room:.3g} {finding.unit} above the better endpoint"
+            above = called(ends[0].name) if len(ends) == 1 else "the better endpoint"
+            return f"excludes nothing: a constant answer is only {room:.3g} {finding.unit} above {above}"
     elif limit >= NOTHING * (1 + max(map(abs, losses))) or (
         isinstance(finding.limit, str) and float(finding.limit[:-1]) >= NOTHING
     ):
-        return f"excludes next to nothing beside endpoint losses up to {max(losses):.3g}"
+        beside = "a loss of" if len(losses) == 1 else "endpoint losses up to"
+        return f"excludes next to nothing beside {beside} {max(losses):.3g}"
     return ""
 
 
@@ -119,21 +122,21 @@ def measured_on(data: Data) -> str:
     return f"{data.origin} ({data.samples} samples)"
 
 
-def thetas_of(pair: ModelPair) -> list[StateDict]:
+def thetas_of(pair: View) -> list[StateDict]:
     """Return the weights of all endpoints, in order."""
     return [end.theta for end in pair.named_endpoints.values()]
 
 
-def measured_endpoints(pair: ModelPair, evaluator: Evaluator) -> tuple[End, ...]:
+def measured_endpoints(pair: View, evaluator: Evaluator) -> tuple[End, ...]:
     """Measure the original endpoints with their own statistics. Raises SourceError where a loss is not finite."""
     found = endpoint_measurements(pair, evaluator)
     return tuple(end_of(name, one) for name, one in zip(pair.named_endpoints, found, strict=True))
 
 
-def endpoint_measurements(pair: ModelPair, evaluator: Evaluator) -> list[Measured]:
+def endpoint_measurements(pair: View, evaluator: Evaluator) -> list[Measured]:
     """Return what ``measured_endpoints`` measures, sample by sample."""
     return [
-        evaluator.endpoint(end.theta, f"endpoint {name}", end.checkpoint.label)
+        evaluator.endpoint(end.theta, called(name, "endpoint "), end.checkpoint.label)
         for name, end in pair.named_endpoints.items()
     ]
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from lmccheck.errors import WitnessError
+from lmccheck.explain import called, of_endpoint
 from lmccheck.finding import Failure, Finding, Where
 from lmccheck.properties.dropout_stability import excess, half_notes, seen, worst_of
 from lmccheck.properties.low_loss_path import covered_structure, limit_of
@@ -16,7 +17,7 @@ from lmccheck.properties.settings import Limit, Profile, SavedDropout, Seed, Sha
 
 if TYPE_CHECKING:
     from lmccheck.dropping.stability import StabilityWitness
-    from lmccheck.network.pair import ModelPair
+    from lmccheck.network.view import View
     from lmccheck.symmetry.structure import Structure
 
 NAME = "verify_dropout"
@@ -25,13 +26,13 @@ HALF = 0.5  # keep, where neither a call nor a witness says one: Definition 1
 
 
 @check(
-    of="pair",
+    of=("pair", "model"),
     claim="L(θ_i) − L(θ) ≤ ε for saved networks θ_i",
     quantifier="for all i, these units",
     certifies="exactly this, and that every θ_i is a dropped version of θ",
 )
 def verify_dropout(
-    pair: ModelPair,
+    pair: View,
     witness: SavedDropout,
     *,
     epsilon: Limit | None = None,
@@ -39,9 +40,9 @@ def verify_dropout(
     seed: Seed = 0,
     profile: Profile = "ci",
 ) -> Finding:
-    """Assert that saved networks θ_i are dropped versions of θ_A and θ_B with L(θ_i) ≤ L(θ) + ε, for every level i.
+    """Assert that saved networks θ_i are dropped versions of the endpoints θ with L(θ_i) ≤ L(θ) + ε, for every level i.
 
-    ``witness``: of ``dropout_stability``, or the file it was saved to. Checked are that all levels of both endpoints
+    ``witness``: of ``dropout_stability``, or the file it was saved to. Checked are that all levels of every endpoint
     are there, that at most ⌊keep·h⌋ units of every dropped group are read, and that nothing else differs from the
     endpoint than the layers that read them, these layers' biases, and BatchNorm statistics behind them. Losses are
     measured in float64; nothing is taken from the file but weights and what was asked: ``epsilon``, and ``keep`` (a
@@ -85,15 +86,15 @@ def verify_dropout(
             "precision": precision_of(evaluator),
         },
     )
-    what, on = f"{side} is not dropout stable by these networks", measured_on(pair.data)
-    where = f"endpoint {side}, level {level} ({', '.join(structure.levels[level])})"
+    what, on = f"{called(side)} is not dropout stable by these networks", measured_on(pair.data)
+    where = f"{of_endpoint(side, 'endpoint ', ', ')}level {level} ({', '.join(structure.levels[level])})"
     return finding.explained(
         lambda: Failure(pair.name, what, "ε", where, on, seen(costs), "dropped networks", next=ADVICE)
     )
 
 
 def _honest(
-    pair: ModelPair, structure: Structure, witness: Any, keep: float | Mapping[str, float] | None
+    pair: View, structure: Structure, witness: Any, keep: float | Mapping[str, float] | None
 ) -> tuple[StabilityWitness, list[str]]:
     """Return a witness, or what its file holds, with the share of units that it was held to, and what to say of that.
 
@@ -137,7 +138,7 @@ def _fewer(structure: Structure, given: StabilityWitness, keep: float | Mapping[
 
 
 def _require_dropped(
-    pair: ModelPair, structure: Structure, given: StabilityWitness, keep: float | Mapping[str, float]
+    pair: View, structure: Structure, given: StabilityWitness, keep: float | Mapping[str, float]
 ) -> None:
     """Raise WitnessError unless there is a θ_i for every level of every endpoint, and no other network."""
     from lmccheck.dropping.freedom import dropped_violation
@@ -145,14 +146,16 @@ def _require_dropped(
     levels = range(len(structure.levels))
     if strange := sorted(set(given.found) - set(pair.named_endpoints)):
         raise WitnessError(
-            f"{NAME}: networks of {strange[0]!r}, expected those of {' and '.join(pair.named_endpoints)}"
+            f"{NAME}: networks of {strange[0]!r}, expected those of {' and '.join(map(called, pair.named_endpoints))}"
         )
     for side, end in pair.named_endpoints.items():
         held = given.found.get(side, {})
         for level in sorted({*levels, *held}):
             if level not in held:
-                raise WitnessError(f"{NAME}: no network of {side} with units dropped from level {level} on")
+                raise WitnessError(f"{NAME}: no network{of_endpoint(side)} with units dropped from level {level} on")
             wrong = dropped_violation(structure, structure.canonical(end.theta), held[level], keep)
             if wrong is not None or level != held[level].level:
                 why = wrong or f"it says level {held[level].level}"
-                raise WitnessError(f"{NAME}: level {level} of {side} is no dropped version of it: {why}")
+                raise WitnessError(
+                    f"{NAME}: level {level}{of_endpoint(side)} is no dropped version of {called(side)}: {why}"
+                )

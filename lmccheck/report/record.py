@@ -20,7 +20,7 @@ NOT_MEASURED = "not measured"
 class CheckRecord:
     """What one item measured; ``text`` is the failure or error text, ``blocking`` whether it fails the run.
 
-    ``pair`` is the name of what was measured, ``kind`` whether that is a pair or a set; ``endpoints`` are its models,
+    ``pair`` is the name of what was measured, a ``kind`` of pair, model, set or merge; ``endpoints`` are its models,
     each a ``name``, its own ``loss`` and ``error``, and ``worst_loss`` is the loss where the worst was seen.
     ``known`` is how the value is known. ``failure`` is what failed, a line each, ``next`` what may help. ``place`` are
     the parts of ``where`` by name, ``matrix`` those of a set's Matrix. ``line``: where the manifest names what was

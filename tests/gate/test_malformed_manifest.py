@@ -26,7 +26,7 @@ def test_under_xdist_it_is_said_as_well(project):
     project.path.joinpath("lmc.toml").write_text("schema = 1\n")
     result = project.run_subprocess("--lmc-models", "-n", "2", "--dist=loadscope")
     assert result.ret != pytest.ExitCode.OK
-    result.stdout.fnmatch_lines(["*lmc.toml: no pairs, no sets and no merges, expected at least one *"])
+    result.stdout.fnmatch_lines(["*lmc.toml: no pairs, no models, no sets and no merges, expected at least one *"])
 
 
 def test_asking_for_one_check_of_it_says_why_it_is_not_there(project):

@@ -122,7 +122,7 @@ def test_what_editors_do_to_files_is_harmless(load, prefix, newline):
     assert load((prefix + SOUND).replace("\n", newline)).pairs[0].name == "one"
 
 
-AT_LEAST = "at least one [pair.NAME], [set.NAME] or [merge.NAME]"
+AT_LEAST = "at least one [pair.NAME], [model.NAME], [set.NAME] or [merge.NAME]"
 PROPERTIES = ", ".join(properties_of("pair"))
 CHECK = "pair.one.check.linear_connectivity"
 ALIGN = (
@@ -141,7 +141,7 @@ SETTINGS = "endpoints, property, severity, align, limit, points, repair, beyond,
         ),
         (
             "schema = 1\n",
-            f"no pairs, no sets and no merges, expected {AT_LEAST}",
+            f"no pairs, no models, no sets and no merges, expected {AT_LEAST}",
         ),
         (SOUND.replace("schema = 1\n", ""), "schema: missing, expected 1"),
         (SOUND.replace("schema = 1", "schema = 2"), "schema: got 2, expected 1"),
@@ -150,7 +150,8 @@ SETTINGS = "endpoints, property, severity, align, limit, points, repair, beyond,
         (SOUND.replace("schema = 1", 'schema = "1"'), 'schema: got "1" (a string), expected 1'),
         (
             "pairs = 3\n" + SOUND,
-            "pairs: unknown key (did you mean 'pair'?), expected one of schema, defaults, data, pair, set, merge",
+            "pairs: unknown key (did you mean 'pair'?), expected one of schema, defaults, data, pair, model, set, "
+            "merge",
         ),
         (
             SOUND.replace("[pair.one]", '[pair.one]\nendpoints = "any"'),
@@ -362,17 +363,18 @@ def test_a_pattern_is_replaced_by_what_it_matches(tmp_path: Path) -> None:
         (
             SET.replace("set_connectivity", "linear_connectivity"),
             'set.three.check.linear_connectivity: got "linear_connectivity" (a string), which is a property of a pair '
-            "without model_b, expected one of a set (set_connectivity)",
+            "without model_b, expected one of a set (set_connectivity); mend: ask it of a [pair.NAME]",
         ),
         (
             SOUND.replace("linear_connectivity", "set_connectivity"),
             'pair.one.check.set_connectivity: got "set_connectivity" (a string), which is a property of a set, '
-            f"expected one of a pair without model_b ({PROPERTIES})",
+            f"expected one of a pair without model_b ({PROPERTIES}); mend: ask it of a [set.NAME]",
         ),
         (
             WIDTHS.replace("fused_", "linear_"),
             'pair.one.check.linear_connectivity: got "linear_connectivity" (a string), which is a property of a pair '
-            "without model_b, expected one of a pair with model_b, of two widths (fused_connectivity)",
+            "without model_b, expected one of a pair with model_b, of two widths (fused_connectivity); mend: ask it of "
+            "a [pair.NAME]",
         ),
         (
             WIDTHS.replace("models:narrow", "narrow"),

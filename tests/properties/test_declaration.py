@@ -49,7 +49,7 @@ VALUES: dict[str, Any] = {  # one that is not the default, as TOML
 
 def stated(tmp_path: Path, name: str, **settings: str) -> dict[str, Any]:
     """Return what a manifest that says these settings, as TOML, asks of a property."""
-    kind = PROPERTIES.get(name).of
+    kind = PROPERTIES.get(name).of[0]
     table = "pair" if kind == "widths" else kind
     said = ", ".join(f"{key} = {value}" for key, value in {"property": f'"{name}"', **settings}.items())
     path = tmp_path / "lmc.toml"
@@ -263,6 +263,7 @@ def test_properties_are_listed_by_what_they_are_of() -> None:
     assert properties_of("set") == ["set_connectivity"]
     assert properties_of("widths") == ["fused_connectivity"]
     assert "verify_path" in properties_of("pair")
+    assert properties_of("model") == ["dropout_stability", "noise_stability", "verify_dropout"]
 
 
 def test_declarations_are_read_without_torch() -> None:

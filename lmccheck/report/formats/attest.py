@@ -22,7 +22,7 @@ PREDICATE = "https://in-toto.io/attestation/test-result/v0.1"
 def attest(records: list[CheckRecord], run: Run) -> str:
     """Return the statement, unsigned.
 
-    ``subject`` are the files that may be used if it says PASSED: those that a merge ships, and for pairs and sets the
+    ``subject`` are the files that may be used if it says PASSED: those that a merge ships, for all else the
     checkpoints themselves; the manifests, where nothing is shipped. ``configuration``: manifests, what merges were made
     of, and whatever else was read: data, calibration, recipes, code.
     ``result`` is PASSED where every check passed, WARNED where only checks that warn did not, FAILED for all else,

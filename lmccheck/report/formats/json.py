@@ -35,6 +35,7 @@ def json(records: list[CheckRecord], run: Run) -> str:
             for path, sha256 in sorted({row.manifest: row.manifest_sha256 for row in rows}.items())
         ],
         "pairs": described(rows, "pair"),
+        "models": described(rows, "model"),
         "sets": described(rows, "set"),
         "merges": described(rows, "merge"),
         "checks": [check(row) for row in rows],
@@ -50,7 +51,7 @@ def check(row: CheckRecord) -> dict[str, Any]:
 
 
 def described(rows: Sequence[CheckRecord], kind: str) -> list[dict[str, Any]]:
-    """Return one entry per pair or per set, described by the first of its checks that could load it."""
+    """Return one entry per pair, model, set or merge, described by the first of its checks that could load it."""
     entries: dict[tuple[str, str], dict[str, Any]] = {}
     for row in sorted(rows, key=lambda row: (row.manifest, row.pair)):
         if row.pair and row.kind == kind:
