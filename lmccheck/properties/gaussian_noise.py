@@ -174,7 +174,9 @@ def _notes(
     for end in costs:
         silent = [layer for layer, facts in gaussian[end].items() if facts["silent"] == 1]
         if silent:
-            notes.append(f"{of_endpoint(end, '', ': ')}no noise in {some(silent)}: what is read there is zero on all samples")
+            notes.append(
+                f"{of_endpoint(end, '', ': ')}no noise in {some(silent)}: what is read there is zero on all samples"
+            )
     if runs.fused:
         notes.append(f"states inside {some(runs.fused)} get no noise: one call of torch's runs all its steps")
     if evaluator.batchnorms:
@@ -188,7 +190,9 @@ def _failure(pair: View, found: Finding, costs: Mapping[str, dict[str, Any]]) ->
     end = next(e for e in (found.facts["worse"], *costs) if costs[e]["verdict"] == found.verdict)
     facts, layers = costs[end], found.facts["gaussian"][end]
     held, worst = held_of(facts, "draws", share), facts["worst_draw"]
-    what = f"not noise stable: {called(end, 'endpoint ')} loses too much with noise of {size:g} of what each layer reads"
+    what = (
+        f"not noise stable: {called(end, 'endpoint ')} loses too much with noise of {size:g} of what each layer reads"
+    )
     if found.verdict == "inconclusive":
         more, advice = unsettled(costs, "draws", share)
         what = f"noise stability of {called(end, 'endpoint ')} is not settled: {held}: {more}"
@@ -200,7 +204,8 @@ def _failure(pair: View, found: Finding, costs: Mapping[str, dict[str, Any]]) ->
         pair.name,
         what,
         f"{share:.0%} quantile of q = L(with noise) - L:",
-        f"{of_endpoint(end, 'endpoint ', ', ')}draw {worst} of seed {found.facts['seed']}, loss {facts['losses'][worst]:.4g}",
+        f"{of_endpoint(end, 'endpoint ', ', ')}draw {worst} of seed {found.facts['seed']}, "
+        f"loss {facts['losses'][worst]:.4g}",
         measured_on(pair.data),
         [Seen(x, f"with draw {k}") for k, x in enumerate(facts["q"])],
         "draws",
