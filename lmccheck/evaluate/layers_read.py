@@ -74,8 +74,7 @@ class LayersRead(TorchFunctionMode):
     it first; what is put in its place is there for everyone who uses it from then on, residual sums included. What is
     only moved (a view, a copy, a part of it) is the same value.
 
-    ``calls`` counts values by layer; ``fused`` are the recurrent layers all of whose steps run in one call;
-    ``multiplied`` the stored tensors that layers have multiplied something with.
+    ``calls`` counts values by layer; ``fused`` are the recurrent layers all of whose steps run in one call.
     """
 
     def __init__(self, module: nn.Module, inputs: Any, change: Change) -> None:
@@ -92,7 +91,6 @@ class LayersRead(TorchFunctionMode):
         self._shown: WeakTensorKeyDictionary = WeakTensorKeyDictionary()  # value: (version, what is in its place)
         self.calls: Counter[str] = Counter()
         self.fused: dict[str, None] = {}
-        self.multiplied: dict[str, None] = {}
         self._hooks = ExitStack()
         self._aside = False
         for tensor in input_tensors(inputs):
@@ -151,7 +149,6 @@ class LayersRead(TorchFunctionMode):
         result = self._attention(func, args, kwargs) if name == ATTENTION else func(*args, **kwargs)
         self._follow(name, args, kwargs, result)
         if name in LOOKUPS and isinstance(result, Tensor) and self._kind(result) == DATA:
-            self._note_weights(args, kwargs)
             result = self._show(result, self._layer_name(args, kwargs))
         return result
 
@@ -166,7 +163,6 @@ class LayersRead(TorchFunctionMode):
         if not reads or not weights:
             return args, kwargs
         layer = self._layer_name(args, kwargs)
-        self._note_weights(args, kwargs)
         if name in FUSED:
             self.fused[layer] = None
         for tensor, kind in zip(given, kinds, strict=True):
@@ -189,15 +185,10 @@ class LayersRead(TorchFunctionMode):
         """Return what a layer is called: a module that has its weights, else the first weight that is read."""
         running = self._running[-1] if self._running else self._module
         path = self._paths[running]
-        plain = not any(running.children()) and (_is_torchs(running) or len(_held(running)) <= 2)
-        if path and plain and _held(running):
+        if path and _is_plain(running):
             return path
         names = (self._stored.get(place(tensor)) for tensor in _floating((args, kwargs)))
         return next((name for name in names if name is not None), path or type(running).__name__)
-
-    def _note_weights(self, args: Any, kwargs: Any) -> None:
-        names = (self._stored.get(place(tensor)) for tensor in _floating((args, kwargs)))
-        self.multiplied |= dict.fromkeys(name for name in names if name is not None)
 
     # Values
 
@@ -259,6 +250,14 @@ class LayersRead(TorchFunctionMode):
 def _holds(part: nn.Module) -> bool:
     """Whether a module of the user's own holds tensors and no module; torch's own run by functions known here."""
     return not _is_torchs(part) and not any(part.children()) and bool(_held(part))
+
+
+def _is_plain(part: nn.Module) -> bool:
+    """Whether what a module holds is one layer's, which bears its name: a weight and a bias, or whatever torch has."""
+    names = {name for name, _ in part.named_children()}
+    if names == {"parametrizations"}:  # which compute its weights
+        return True
+    return not names and bool(_held(part)) and (_is_torchs(part) or len(_held(part)) <= 2)
 
 
 def _is_torchs(part: nn.Module) -> bool:

@@ -16,7 +16,6 @@ from lmccheck.evaluate.layers_read import Change, LayersRead, Read
 from lmccheck.evaluate.normals import TOGETHER, key_of, normals
 from lmccheck.evaluate.points import upcast
 from lmccheck.modules.runner import Runner
-from lmccheck.modules.stored import stored_tensors, tied_names
 from lmccheck.network.loss import LOSSES, logits_of, measured
 from lmccheck.store.batches import rebatched
 from lmccheck.store.data import Batch, Data
@@ -59,9 +58,8 @@ class NoisyRuns:
     """Runs one network, as it is written, on data with noise in what its layers read; evaluation mode, no dropout.
 
     BatchNorm keeps its own statistics. ``evaluations`` counts full passes over the data. Of the weights last run with
-    ``each``, ``seen`` is what its layers read, in their order, ``fused`` those of them whose steps run inside of one
-    call of torch's, and ``unread`` the weights that no layer multiplied with anything.
-    Raises SourceError when the network or the loss cannot run.
+    ``each``, ``seen`` is what its layers read, in their order; ``fused`` are those of them whose steps run inside of
+    one call of torch's. Raises SourceError when the network or the loss cannot run.
     """
 
     def __init__(self, network: Network, dtype: torch.dtype) -> None:
@@ -72,10 +70,6 @@ class NoisyRuns:
         self.alone_samples = 0
         self.seen: dict[str, Seen] = {}
         self.fused: dict[str, None] = {}
-        self.unread: dict[str, None] = {}
-        stored = stored_tensors(self.runner.module)
-        first = tied_names(self.runner.module)
-        self._weights = [n for n, t in stored.items() if t.ndim > 1 and t.is_floating_point() and first[n] == n]
 
     def load(self, weights: Mapping[str, Tensor]) -> None:
         """Take weights, every name of the state dict."""
@@ -87,7 +81,7 @@ class NoisyRuns:
         That is ‖Δ‖²/‖f(x)‖² over a sample's outputs (what the loss reads of them), NaN where they are zero. All float64
         on the CPU.
         """
-        self.seen, self.fused, self.unread = {}, {}, dict.fromkeys(self._weights)
+        self.seen, self.fused = {}, {}
         self.evaluations += 1 + len(noises)
         return self._losses(self.batches, noises, self._note)
 
@@ -130,8 +124,6 @@ class NoisyRuns:
                 "nothing to put noise into; mend: compute with torch's functions on the tensors that forward is given"
             )
         self.fused |= run.fused
-        for name in run.multiplied:
-            self.unread.pop(name, None)
         values, _ = measured(self.network.loss, output, self.runner.cast(batch.targets), where)
         judged = [logits_of(output)] if self.network.loss.name in LOSSES else tensors_in(output)
         return [tensor.detach() for tensor in judged], values.cpu()

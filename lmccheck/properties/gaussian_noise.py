@@ -144,7 +144,6 @@ def _finding(
             **costs,
             "worse": worse,
             "layers": len(reads),
-            "unread": list(runs.unread),
             "samples": evaluator.network.data.samples,
             "precision": precision_of(evaluator),
             "diagnostics": {"why": "the constants of section 4 belong to masks"},
@@ -170,7 +169,7 @@ def _notes(
     gaussian: Mapping[str, Any],
     runs: NoisyRuns,
 ) -> list[str]:
-    notes = [held_note(costs, "draws of noise", share), NO_PATH]
+    notes = [held_note(costs, f"draws of noise in what {len(runs.seen)} layers read", share), NO_PATH]
     for end in costs:
         silent = [layer for layer, facts in gaussian[end].items() if facts["silent"] == 1]
         if silent:
