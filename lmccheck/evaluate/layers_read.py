@@ -43,7 +43,10 @@ MOVES = _names(  # of numbers that stay as they are
     "__get__ __getitem__ view reshape view_as reshape_as flatten unflatten ravel permute transpose swapaxes swapdims "
     "movedim moveaxis t contiguous clone detach to type type_as float double half bfloat16 cpu cuda squeeze unsqueeze "
     "expand expand_as narrow chunk split tensor_split unbind select index_select gather take_along_dim roll pad unfold "
-    "repeat_interleave dropout dropout1d dropout2d dropout3d alpha_dropout feature_dropout"
+    "repeat_interleave _pack_padded_sequence dropout dropout1d dropout2d dropout3d alpha_dropout feature_dropout"
+)
+MADE = _names(  # of a shape that may have been computed, and nothing else
+    "zeros ones empty full eye arange zeros_like ones_like empty_like full_like new_zeros new_ones new_empty new_full"
 )
 PICKED, DATA = 1, 2  # weights chosen by what is computed from inputs; what is computed from inputs
 
@@ -228,7 +231,7 @@ class LayersRead(TorchFunctionMode):
         given = list(_tensors((args, kwargs)))
         kinds = [self._kind(tensor) for tensor in given]
         results = list(_tensors(result)) or given[: name == "__setitem__"]
-        kind = DATA if any(kinds) else 0
+        kind = DATA if any(kinds) and name not in MADE else 0
         if name in MOVES and given:
             kind = kinds[0] or (PICKED if any(kinds) else 0)
             if self._known(given[0]) is not None:

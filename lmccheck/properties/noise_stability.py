@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from lmccheck.errors import LmcError
 from lmccheck.explain import called, of_endpoint
 from lmccheck.finding import End, Failure, Finding, Seen, Where, bound_of
 from lmccheck.properties.draws import (
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 NAME = "noise_stability"
 NOT_ASKED = {"why": "measured when asked for: diagnostics = true"}
 COST = "q_k = max over t of L(θ + t·(θ¹_k − θ)) − L(θ), θ¹_k with mask k (Kuditipudi et al. 2019, Lemma 3)"
+P = 0.2  # of a unit to be dropped
 QUARTER, HALF = 0.25, 0.5  # of draws that have to hold: of masks, for one to be found; of noise, to be typical
 SAMPLES = {"dev": 32, "ci": 128, "thorough": 512}  # on which layers are looked at one by one
 START = 0.0  # of every line to a mask: the network itself, whose loss is known
@@ -52,7 +54,7 @@ def noise_stability(
     pair: View,
     *,
     epsilon: Limit = 0.05,
-    p: Probability = 0.2,
+    p: Probability | None = None,
     masks: Masks | None = None,
     quantile: Quantile | None = None,
     noise: Noise = "masks",
@@ -70,7 +72,7 @@ def noise_stability(
     the loss's unit, or ``"5%"`` of the worse endpoint's loss.
 
     ``noise = "masks"``: q_k = max_t L(θ + t·(θ¹_k − θ)) − L(θ) ≥ 0, t in 0, ¼, ½, ¾, 1; θ¹_k has every hidden unit's
-    outgoing weights times 0 with probability ``p``, else 1/(1−p); biases and inputs stay, BatchNorm keeps its own
+    outgoing weights times 0 with probability ``p`` (0.2), else 1/(1−p); biases and inputs stay, BatchNorm keeps its own
     statistics. ``diagnostics``: explain it by Gaussian noise in every unit group, ‖η‖/‖x‖ = ``size`` (or the number
     given as ``noise``), and by the constants of section 4 for chains of layers; neither decides.
 
@@ -86,13 +88,15 @@ def noise_stability(
     if noise == "gaussian":
         from lmccheck.properties.gaussian_noise import gaussian_stability
 
+        if p is not None:
+            raise LmcError(f'{NAME}: p = {p:g} is of masks, and noise = "gaussian"; mend: leave p out, or say size')
         share = HALF if quantile is None else quantile
         return gaussian_stability(
             pair, epsilon=epsilon, size=size, draws=draws, quantile=share, seed=seed, samples=SAMPLES[profile]
         )
     explained = (size if noise == "masks" else float(noise)) if diagnostics else None
     share = QUARTER if quantile is None else quantile
-    return _masked(pair, draws, explained, epsilon=epsilon, p=p, quantile=share, seed=seed)
+    return _masked(pair, draws, explained, epsilon=epsilon, p=P if p is None else p, quantile=share, seed=seed)
 
 
 def _masked(

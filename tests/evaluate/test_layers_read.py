@@ -83,6 +83,24 @@ def test_a_layer_that_is_called_again_reads_again() -> None:
     assert list(watched.fused) == ["lstm"]
 
 
+def test_a_packed_sequence_is_one_value_and_first_states_are_none() -> None:
+    """What an embedding gives is packed and read by a recurrent layer: once, and no noise goes into zeros."""
+
+    class Packed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed, self.gru = nn.Embedding(9, 6, padding_idx=0), nn.GRU(6, 7, batch_first=True)
+
+        def forward(self, tokens: Tensor) -> Tensor:
+            lengths = (tokens != 0).sum(1).clamp(min=1)
+            packed = nn.utils.rnn.pack_padded_sequence(
+                self.embed(tokens), lengths, batch_first=True, enforce_sorted=False
+            )
+            return self.gru(packed)[1][-1]  # type: ignore[no-any-return]  # as above
+
+    assert named(Packed(), torch.randint(1, 9, (2, 5))) == [("embed", 0, (2, 5, 6), -1)]
+
+
 def test_maps_are_read_whole_and_columns_along_the_one_before_last() -> None:
     """Convolutions and their norms read maps; of W @ x each column is a position; a derived weight has a name."""
 

@@ -341,6 +341,7 @@ def test_a_number_as_noise_is_the_size_of_the_diagnostics_noise() -> None:
     ("setting", "said"),
     [
         ({"noise": "gauss"}, r"noise = 'gauss' \(did you mean 'gaussian'\?\); expected \"masks\""),
+        ({"noise": "gaussian", "p": 0.2}, 'p = 0.2 is of masks, and noise = "gaussian"; mend: leave p out'),
         ({"size": -0.1}, "size = -0.1; expected a number ≥ 0"),
         ({"size": math.nan}, "size = nan; expected a number ≥ 0"),
     ],
