@@ -78,6 +78,8 @@ class Stage:
 
 def chain_of(structure: Structure) -> tuple[Stage, ...] | str:
     """Return the layers of a chain network in order, or why the network is no chain."""
+    if structure.obstacles:
+        return f"{structure.obstacles[0]}: the network is no chain of layers"
     if not structure.sequential:
         return "units of one level feed one another (a residual stream): the network is no chain of layers"
     if len(structure.layers) != structure.depth:

@@ -26,10 +26,10 @@ T_SMOOTH = (0.0, 0.25, 0.5, 0.75)  # of θ·t + θᵏ·(1−t), as the paper has
 
 
 def readers(structure: Structure) -> dict[str, dict[str, Tensor]]:
-    """Return, per group and weight that holds its outgoing weights, the positions of its units in what is read."""
+    """Return, per group and weight of its own that a layer reads, the positions of its units in what is read."""
     found: dict[str, dict[str, Tensor]] = {group: {} for group in structure.groups}
     for weight, blocks in structure.columns.items():
-        for block in blocks:
+        for block in blocks if weight not in structure.by_weight else ():
             known = found[block.group].get(weight)
             places = block.positions.reshape(-1)
             found[block.group][weight] = places if known is None else torch.cat([known, places])

@@ -23,7 +23,7 @@ from lmccheck.dropping.choose_units import (
 )
 from lmccheck.dropping.dropped import Dropped
 from lmccheck.dropping.edit import changed, keep_factors, lines, multiplied
-from lmccheck.dropping.freedom import groups_from, readers_of, statistics_behind
+from lmccheck.dropping.freedom import groups_from, statistics_behind
 from lmccheck.dropping.refit import Refit
 from lmccheck.evaluate.batchnorm import fresh_statistics, tracked
 from lmccheck.evaluate.masked import MaskedRuns
@@ -65,7 +65,7 @@ class Candidates:
         )
         data, self.held = self.parts.first(samples)
         dtype = working_dtype(end.theta)
-        self.runs = MaskedRuns(end.network, structure.layers, data, dtype)
+        self.runs = MaskedRuns(end.network, structure, data, dtype)
         self.refits = Refit(end.network, structure, self.theta, self.parts, dtype)
         self.statistics = len(tracked(self.runs.graph.runner.module)) > 0
         everything = {group: torch.ones(1, structure.sizes[group]) for group in structure.groups}
@@ -168,7 +168,7 @@ class Candidates:
             return None
         stored = self.structure.stored(dropped.weights)
         fresh = fresh_statistics(self.runs.graph.runner, stored, self.parts.fit, self.parts.origin)
-        behind = statistics_behind(self.structure, readers_of(self.structure, dropped.keep))
+        behind = statistics_behind(self.structure, dropped.keep)
         state = dict(dropped.weights)
         for name, tensor in fresh.items():
             own = self.structure.trace.tied.get(name, name)

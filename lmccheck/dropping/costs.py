@@ -23,7 +23,7 @@ def level_costs(end: Endpoint, structure: Structure, dropped: Dropped) -> dict[s
     """
     if end.network.labelled is None:
         return {}
-    runs = MaskedRuns(end.network, structure.layers, first_samples(end.network.labelled, SAMPLES))
+    runs = MaskedRuns(end.network, structure, first_samples(end.network.labelled, SAMPLES))
     runs.load(end.theta)
     levels = structure.levels[dropped.level :]
     everything = {group: torch.arange(structure.sizes[group]) for group in dropped.keep}

@@ -36,7 +36,7 @@ def lines(structure: Structure, factors: Mapping[str, Tensor]) -> dict[str, Tens
             if block.group in factors:
                 given = factors[block.group]
                 line = result.setdefault(name, torch.ones(len(given), shapes[name][block.dim], dtype=given.dtype))
-                line[:, block.positions.reshape(-1)] = given.repeat_interleave(block.positions.shape[1], 1)
+                line[:, block.positions.reshape(-1)] *= given.repeat_interleave(block.positions.shape[1], 1)
     return result
 
 

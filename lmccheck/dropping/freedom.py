@@ -6,7 +6,7 @@ the construction of every path, let the layers that read the kept units be any o
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from lmccheck.dropping.choose_units import Keep, unit_counts
 from lmccheck.dropping.dropped import Dropped
 from lmccheck.store.tensors import equal, mismatch
 from lmccheck.symmetry.facts import facts_of
+from lmccheck.symmetry.levels import reading_nodes
 from lmccheck.symmetry.sites import Layer, count_readers, stored_name
 from lmccheck.symmetry.structure import State, Structure
 from lmccheck.symmetry.trace import op_name
@@ -34,9 +35,11 @@ def readers_of(structure: Structure, groups: Collection[str]) -> list[Layer]:
     ]
 
 
-def statistics_behind(structure: Structure, layers: Sequence[Layer]) -> set[str]:
-    """Return the running statistics of units that some layers' outputs reach: theirs change with the layers."""
-    behind = {layer.node for layer in layers}
+def statistics_behind(structure: Structure, groups: Collection[str]) -> set[str]:
+    """Return the running statistics of units that the outgoing weights of some groups reach: they change."""
+    at = reading_nodes(structure.trace)
+    read = [name for name, blocks in structure.columns.items() if any(block.group in groups for block in blocks)]
+    behind = {node.name for name in read for node in at.get(name, ())}
     found: set[str | None] = set()
     for node in structure.trace.graph.nodes:
         if behind.isdisjoint(source.name for source in node.all_input_nodes):
@@ -56,10 +59,11 @@ def movable(structure: Structure, dropped: Dropped) -> dict[str, Tensor]:
     layers = readers_of(structure, dropped.keep)
     read = count_readers(structure.trace)
     weights = {n for n, blocks in structure.columns.items() if any(block.group in dropped.keep for block in blocks)}
-    names = weights | statistics_behind(structure, layers)
+    names = weights | statistics_behind(structure, dropped.keep)
     names |= {layer.norm.mean for layer in layers if layer.norm is not None}
     free = {name: torch.ones(structure.shapes[name], dtype=torch.bool) for name in names}
-    for bias in {layer.bias for layer in layers if layer.bias is not None and read.get(layer.bias) == 1}:
+    biases = [layer.bias for layer in layers if layer.bias is not None]
+    for bias in {bias for bias in biases if read.get(bias) == biases.count(bias)}:
         free[bias] = torch.ones(structure.shapes[bias], dtype=torch.bool)
         for block in structure.rows.get(bias, ()):
             if block.group in dropped.keep:

@@ -1,12 +1,13 @@
 """Ridge refit: the kept units' outgoing weights, fitted so that every later layer gives what it gave with all units.
 
-Layers are processed in the order of the graph, each on what the already dropped and refitted network gives it.
+Layers are processed in the order of the graph, each on what the already dropped and refitted network gives it. A weight
+that several layers read (a state's, a shared block's) is fitted to all they read, as it was before this weight changed.
 Source: the condition of Nguyen, Bréchet and Mondelli (2021) that some narrow network on a subset of features does well.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from lmccheck.evaluate.split import Split
 from lmccheck.evaluate.stepwise import Stepwise
 from lmccheck.network.network import Network
 from lmccheck.network.targets import OF_TOKENS
-from lmccheck.symmetry.sites import Layer, stored_name
+from lmccheck.symmetry.sites import Layer, count_readers
 from lmccheck.symmetry.structure import Structure, Units
 from lmccheck.symmetry.trace import value_of
 
@@ -34,19 +35,34 @@ class Refit:
         self, network: Network, structure: Structure, theta: Mapping[str, Tensor], parts: Split, dtype: torch.dtype
     ) -> None:
         self.network, self.structure, self.theta = network, structure, theta
-        self.layers = [layer for layer in structure.layers if layer.weight in structure.columns]
-        self.layer_data = LayerData(network, self.layers, structure.shapes, parts, dtype)
-        by_weight = {layer.weight: layer for layer in self.layers}
+        self.readers: dict[str, list[Layer]] = {}
+        for layer in structure.layers:
+            if layer.weight in structure.columns:
+                self.readers.setdefault(layer.weight, []).append(layer)
+        self.times = count_readers(structure.trace)
+        self.readers = {name: several for name, several in self.readers.items() if self._fits(several)}
+        layers = [layer for layer in structure.layers if layer.weight in self.readers]
+        self.layer_data = LayerData(network, layers, structure.shapes, parts, dtype)
         units = {
-            f"{name}:{block.group}": (by_weight[name], block.positions)
-            for name, blocks in structure.columns.items()
-            for block in blocks
+            f"{name}:{block.group}": (several, block.positions)
+            for name, several in self.readers.items()
+            for block in structure.columns[name]
         }
         self.layer_data.collect(structure.stored(theta), units)
 
+    def _fits(self, layers: Sequence[Layer]) -> bool:
+        """Whether nothing but some layers, each with all its inputs, reads their weight."""
+        first = layers[0]
+        inputs = {block.dim for block in self.structure.columns[first.weight]} == {1 - first.out}
+        return inputs and len(layers) == self.times[first.weight] and all(layer.groups == 1 for layer in layers)
+
     def seen(self, weight: str, group: str) -> Moments:
-        """Return second moments of a group's units where the layer of ``weight`` reads them."""
-        return self.layer_data.units[f"{weight}:{group}"]
+        """Return second moments of a group's units where layers of ``weight`` read them; alike where none does."""
+        if weight in self.readers:
+            return self.layer_data.units[f"{weight}:{group}"]
+        alike, size = Moments(), self.structure.sizes[group]
+        alike.count, alike.xx, alike.x = 1, torch.eye(size, dtype=torch.float64), alike.x.new_zeros(size)
+        return alike
 
     def __call__(self, level: int, keep: Units, *, polish: bool = True) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return θ_i, canonical float64, that reads the units of ``keep`` (groups of ``level`` and later) alone.
@@ -55,30 +71,58 @@ class Refit:
         min_{V,c} ‖H·V + c − Z‖² + λ‖V − V₀‖², H what the layer now reads and Z what it gave in θ; c goes into the bias,
         or into the running mean of a BatchNorm right behind. λ is chosen on held out data, and so is whether the head
         is then fitted a little more, to the class probabilities of θ. Rows of dropped units are left as they are.
+        Weights that no layer reads (stacked experts, grouped and transposed convolutions) are scaled by units over kept
+        ones.
         """
         state = multiplied(self.structure, self.theta, keep_factors(self.structure, keep))
         facts: dict[str, Any] = {"layers": {}, "polished": False}
         run = self.layer_data.run()
-        for layer in self.layers:
-            dropped = [block for block in self.structure.columns[layer.weight] if block.group in keep]
+        waiting = {name: self.theta[name] for name in self.readers}  # which those read that are fitted as a whole
+        for name, layers in self.readers.items():
+            dropped = [block for block in self.structure.columns[name] if block.group in keep]
             if dropped:
-                facts["layers"][layer.weight] = self._fit(run, layer, keep, state)
+                several = len(layers) > 1
+                own = self.layer_data.run() if several else run
+                facts["layers"][name] = self._fit(own, layers, keep, state, waiting if several else {})
+            del waiting[name]
+        facts["layers"] |= self._scale(keep, state)
         if polish and self._head is not None:
             facts["polished"] = self._polish(run, self._head, keep, state)
         return state, facts
 
-    def _fit(self, run: Stepwise, layer: Layer, keep: Units, state: dict[str, Tensor]) -> float | str:
-        """Change one layer's weights in ``state``; return the share of λ, or why it was done otherwise."""
+    def _scale(self, keep: Units, state: dict[str, Tensor]) -> dict[str, str]:
+        """Scale the columns of weights that are not fitted; return what was done to each."""
+        factors = {group: torch.full((n,), n / max(1, len(keep[group])), dtype=torch.float64)
+                   for group, n in self.structure.sizes.items() if group in keep}  # fmt: skip
+        scaled = multiplied(self.structure, state, factors)
+        names = [name for name in self.structure.columns if name not in self.readers]
+        state |= {name: scaled[name] for name in names}
+        return dict.fromkeys(names, "scaled only: no linear layer or convolution alone reads it")
+
+    def _fit(
+        self,
+        run: Stepwise,
+        layers: Sequence[Layer],
+        keep: Units,
+        state: dict[str, Tensor],
+        waiting: Mapping[str, Tensor],
+    ) -> float | str:
+        """Change the weight of one or more layers in ``state``; return the share of λ, or why it was done otherwise.
+
+        ``waiting``: weights as they are while the layers are looked at.
+        """
+        layer = layers[0]
         weight = self.theta[layer.weight]
         reads, outs = self._used(layer, 1 - layer.out, keep), self._used(layer, layer.out, keep)
         matrix = weight.movedim(layer.out, 0)[outs].index_select(1, reads)
-        place = self._constant(layer)
+        place = self._constant(layers)
         numbers = matrix[0].numel() if len(outs) else 0
         if numbers > REGRESSORS or (layer.bias is not None and place is None):
             factor = weight.shape[1 - layer.out] / max(1, len(reads))
             state[layer.weight] = state[layer.weight] * factor
             return f"scaled by {factor:.3g} only: it reads {numbers} numbers, or its bias is used twice"
-        fit, held = self.layer_data.moments(run, self.structure.stored(state), layer, reads, outs)
+        stored = self.structure.stored({**state, **waiting})
+        fit, held = self.layer_data.moments(run, stored, layers, reads, outs)
         fitted, constant, share = chosen_ridge(fit, held, matrix.flatten(1).T, constant=place is not None)
         self._write(layer, reads, outs, fitted.cpu(), state)
         if place is not None:
@@ -102,22 +146,21 @@ class Refit:
                 used[block.of(self.structure.others(block.group, keep[block.group]))] = False
         return used.nonzero().flatten()
 
-    def _constant(self, layer: Layer) -> tuple[str, int] | None:
-        """Return the tensor that takes the constant and its sign; None where there is none of the layer's own."""
+    def _constant(self, layers: Sequence[Layer]) -> tuple[str, int] | None:
+        """Return the tensor that takes the constant and its sign; None where there is none of these layers' own."""
+        layer = layers[0]
         if layer.bias is not None:
-            # what the layer gives holds its bias already, so the fitted constant is the new bias
-            return layer.bias, 1
+            # what a layer gives holds its bias already, so the fitted constant is the new bias
+            alone = self.times[layer.bias] == len(layers) and all(other.bias == layer.bias for other in layers)
+            return (layer.bias, 1) if alone else None
+        if len(layers) > 1:
+            return None
         units = self.structure.shapes[layer.weight][layer.out]
-        if layer.norm is None or not self._once(layer.norm.mean) or self.theta[layer.norm.mean].shape != (units,):
+        if layer.norm is None or self.times[layer.norm.mean] != 1 or self.theta[layer.norm.mean].shape != (units,):
             return None
         value = value_of(next(n for n in self.structure.trace.graph.nodes if n.name == layer.node))
         along = 1 if layer.window is not None else len(getattr(value, "shape", ())) - 1
         return (layer.norm.mean, -1) if along == 1 else None
-
-    def _once(self, name: str) -> bool:
-        traced = self.structure.trace
-        users = [len(n.users) for n in traced.graph.nodes if n.op == "placeholder" and stored_name(n, traced) == name]
-        return sum(users) == 1
 
     @property
     def _head(self) -> Layer | None:
@@ -128,7 +171,7 @@ class Refit:
         nodes = self.structure.trace.graph.nodes
         output = next(node for node in nodes if node.op == "output")
         last = next((node for node in output.all_input_nodes if node.name == layer.node), None)
-        if last is None or layer.window is not None or layer.weight not in self.structure.columns:
+        if last is None or layer.window is not None or layer.weight not in self.readers:
             return None
         dims = len(getattr(value_of(last), "shape", ()))
         fits = self.network.loss.name in OF_TOKENS or (self.network.loss.name == "cross_entropy" and dims == 2)

@@ -42,7 +42,7 @@ def find_dropped(end: Endpoint, structure: Structure, levels: Sequence[int], set
     wrong = [level for level in levels if level not in range(len(structure.levels))]
     if wrong:
         raise LmcError(f"find_dropped: level {wrong[0]}; the network has levels 0 to {len(structure.levels) - 1}")
-    known = end.once(_nothing_yet, *settings.key)
+    known = end.once(_nothing_yet, structure.levels, *settings.key)
     missing = dict.fromkeys(level for level in levels if level not in known)
     if missing:
         candidates = Candidates(end, structure, settings)

@@ -40,16 +40,17 @@ class LayerData:
         self._targets: dict[tuple[str, int], Tensor] = {}
         self.units: dict[str, Moments] = {}
 
-    def collect(self, weights: Mapping[str, Tensor], units: Mapping[str, tuple[Layer, Tensor]]) -> None:
+    def collect(self, weights: Mapping[str, Tensor], units: Mapping[str, tuple[Sequence[Layer], Tensor]]) -> None:
         """Keep what every layer gives with the original weights, and second moments of what is read.
 
-        ``units``: per key, a layer and where (units, numbers) the units lie in what it reads; ``self.units[key].xx``
+        ``units``: per key, layers and where (units, numbers) the units lie in what they read; ``self.units[key].xx``
         sums, over samples, positions and numbers of a unit, products of units.
         """
         readers: dict[str, list[tuple[str, Layer, Tensor]]] = {}
-        for key, (layer, positions) in units.items():
-            readers.setdefault(layer.source, []).append((key, layer, positions))
+        for key, (several, positions) in units.items():
             self.units[key] = Moments()
+            for layer in several:
+                readers.setdefault(layer.source, []).append((key, layer, positions))
         watched = {*self.layers, *readers}
         held = self.graph.weights(weights)
         for number, (batch, fitted) in enumerate(self.batches):
@@ -74,16 +75,18 @@ class LayerData:
         return Stepwise(self.graph, [batch for batch, _ in self.batches], f"{self.parts.origin}, what a layer reads")
 
     def moments(
-        self, run: Stepwise, weights: Mapping[str, Tensor], layer: Layer, reads: Tensor, outs: Tensor
+        self, run: Stepwise, weights: Mapping[str, Tensor], layers: Sequence[Layer], reads: Tensor, outs: Tensor
     ) -> tuple[Moments, Moments]:
-        """Return moments, of both parts, of a layer's inputs ``reads`` under ``weights`` with its original outputs.
+        """Return moments, of both parts, of the inputs ``reads`` of all layers of one weight under ``weights``.
 
-        ``run`` goes from layer to layer. Regressors are in the order of ``weight.movedim(out, 0).flatten(1)``,
-        restricted to ``reads``, a convolution's windows unrolled; targets are the output units ``outs``.
+        They are taken with the layers' original outputs. ``run`` goes from layer to layer. Regressors are in the order
+        of ``weight.movedim(out, 0).flatten(1)``, restricted to ``reads``, a convolution's windows unrolled; targets are
+        the output units ``outs``.
         """
         found = Moments(), Moments()
-        for x, target, fitted in self.rows(run, weights, layer, reads, outs):
-            found[0 if fitted else 1].add(x, target)
+        for layer in layers:
+            for x, target, fitted in self.rows(run, weights, layer, reads, outs):
+                found[0 if fitted else 1].add(x, target)
         return found
 
     def rows(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, fx
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lmccheck.errors import LmcError
 from lmccheck.evaluate.graph import GraphRunner, Reading, followers, running, value_sizes
@@ -17,7 +19,9 @@ from lmccheck.network.loss import logits_of, measured
 from lmccheck.store.batches import rebatched
 from lmccheck.store.data import Batch, Data
 from lmccheck.store.trees import input_tensors, mapped, tensors_in
-from lmccheck.symmetry.sites import Layer
+from lmccheck.symmetry.sites import Layer, stored_name
+from lmccheck.symmetry.structure import Structure
+from lmccheck.symmetry.trace import Trace
 
 if TYPE_CHECKING:
     from lmccheck.network.network import Network
@@ -29,19 +33,21 @@ class MaskedRuns:
     """Losses of one network with the inputs of its layers multiplied, many multipliers at a time.
 
     Multiplying what a layer reads equals multiplying the columns of its weight; other users of the same value (a
-    residual sum) get it as it is. The network runs in evaluation mode, with its own BatchNorm statistics. What does
-    not depend on a multiplier is computed once per batch; the rest under ``torch.func.vmap`` over the multipliers, or
-    one by one where an op cannot be mapped: then ``vectorised`` is False.
+    residual sum) get it as it is. Weights that no single layer reads (of a state, of stacked experts, of a transposed
+    convolution: ``Structure.by_weight``) are multiplied themselves. The network runs in evaluation mode, with its own
+    BatchNorm statistics. What does not depend on a multiplier is computed once per batch; the rest under
+    ``torch.func.vmap`` over the multipliers, or one by one where an op cannot be mapped: then ``vectorised`` is False.
 
-    ``layers`` are the layers of the pair's traced network (``Traced.layers``, ``Structure.layers``); ``evaluations``
-    counts full passes over ``data``, one for every multiplier.
+    ``structure`` is that of the traced network; ``evaluations`` counts full passes over ``data``, one for every
+    multiplier.
     """
 
     def __init__(
-        self, network: Network, layers: Sequence[Layer], data: Data | None = None, dtype: torch.dtype = torch.float32
+        self, network: Network, structure: Structure, data: Data | None = None, dtype: torch.dtype = torch.float32
     ) -> None:
         self.network = network
-        self.layers = {layer.weight: layer for layer in layers}
+        self.by_weight = structure.by_weight
+        self.layers = {layer.weight: layer for layer in structure.layers if layer.weight not in self.by_weight}
         self.data = data if data is not None else network.data
         self.graph = GraphRunner.of(network, dtype)
         self.batches = rebatched(self.data)
@@ -58,7 +64,8 @@ class MaskedRuns:
         """Return per-sample losses, (k, n) float64 on the CPU.
 
         ``lines``: per weight name (k, inputs of that layer), what each of them is multiplied by; layers that are not
-        named read what they always do. Raises SourceError when the network or the loss cannot run.
+        named read what they always do. Where no single layer reads a weight: (k, length of its columns' dimension).
+        Raises SourceError when the network or the loss cannot run.
         """
         if self._weights is None or not lines:
             raise LmcError("MaskedRuns: got no weights or no lines, expected load(weights) and one line per layer")
@@ -69,18 +76,22 @@ class MaskedRuns:
         for batch in self.batches:
             targets = self.graph.runner.cast(batch.targets)
             for start, outputs in self._outputs(batch, held, count):
-                for k, output in enumerate(outputs, start):
+                for k, output in enumerate(zip(*outputs, strict=True), start):
                     given = self._wrap(output, batch.inputs, self.data.origin)
                     values, _ = measured(self.network.loss, given, targets, self.data.origin)
                     result[k].append(values.cpu())
         return torch.stack([torch.cat(parts) for parts in result])
 
-    def _outputs(self, batch: Batch, lines: Mapping[str, Tensor], count: int) -> Iterator[tuple[int, Tensor]]:
-        """Yield (first multiplier, outputs of it and the next ones (k, n, …)) of one batch."""
+    def _outputs(
+        self, batch: Batch, lines: Mapping[str, Tensor], count: int
+    ) -> Iterator[tuple[int, tuple[Tensor, ...]]]:
+        """Yield (first multiplier, every output of it and the next ones (k, n, …)) of one batch."""
         assert self._weights is not None
         where = f"{self.data.origin}, with units multiplied"
-        first = {self.layers[name].node for name in lines}
+        first = {self.layers[name].node for name in lines if name in self.layers}
         traced, given = self.graph.prepared(self._weights, batch.inputs, first, where)
+        held = {node: given[node] for node in _holders(traced, lines.keys() & self.by_weight.keys())}
+        first |= {node.name for node in held}
         end = next(node for node in traced.graph.nodes if node.op == "output")
         after = followers(traced.module, {*first, end.name})  # the end even where none of these layers reaches it
         later = set(after)
@@ -90,62 +101,94 @@ class MaskedRuns:
         together = max(1, TOGETHER // max(1, most))
         with running(where):
             known = Reading(traced.module, ()).part(before, given, wanted)
-            run = partial(self._last_part, traced.module, after, known)
+            run = partial(self._last_part, traced, after, {**known, **held})
             for start in range(0, count, together):
                 part = {name: line[start : start + together] for name, line in lines.items()}
                 yield start, self._mapped(run, part)
 
     def _last_part(
         self,
-        module: fx.GraphModule,
+        traced: Trace,
         nodes: Sequence[fx.Node],
         known: Mapping[fx.Node, Any],
         lines: Mapping[str, Tensor],
-    ) -> Tensor:
-        """Run the nodes that depend on the multipliers, for one multiplier per layer; return the output."""
+    ) -> tuple[Tensor, ...]:
+        """Run the nodes that depend on the multipliers, for one multiplier per layer or weight; return the outputs."""
 
         def edit(layer: Layer, value: Tensor) -> Tensor:
             return value * across(layer, lines[layer.weight], value.ndim) if layer.weight in lines else value
 
-        output: Tensor = Reading(module, list(self.layers.values()), edit).part(nodes, known, nodes[-1:])[nodes[-1]][0]
-        return output
+        def multiplied(name: str, weight: Tensor) -> Tensor:
+            dim = self.by_weight[name]
+            return weight * lines[name].reshape([-1 if d == dim else 1 for d in range(weight.ndim)])
 
-    def _mapped(self, run: Callable[[Mapping[str, Tensor]], Tensor], lines: Mapping[str, Tensor]) -> Tensor:
+        held = {node: multiplied(str(name), known[node]) for node, name in _holders(traced, self.by_weight).items()
+                if name in lines}  # fmt: skip
+        reading = Reading(traced.module, list(self.layers.values()), edit)
+        return tuple(reading.part(nodes, {**known, **held}, nodes[-1:])[nodes[-1]])
+
+    def _mapped(
+        self, run: Callable[[Mapping[str, Tensor]], tuple[Tensor, ...]], lines: Mapping[str, Tensor]
+    ) -> tuple[Tensor, ...]:
         """Run the rest of the graph for some multipliers, together where every op can be."""
         if self.vectorised:
             try:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")  # an op that vmap itself runs one by one is only slow
-                    outputs: Tensor = torch.func.vmap(run)(dict(lines))
+                with _quiet(), sdpa_kernel([SDPBackend.MATH]):  # fused attention cannot be mapped
+                    outputs: tuple[Tensor, ...] = torch.func.vmap(run)(dict(lines))
                 return outputs
             except (RuntimeError, NotImplementedError, ValueError, TypeError):
                 self.vectorised = False  # if it is not the mapping that fails, the run below says what does
         count = len(next(iter(lines.values())))
-        return torch.stack([run({name: line[k] for name, line in lines.items()}) for k in range(count)])
+        each = [run({name: line[k] for name, line in lines.items()}) for k in range(count)]
+        return tuple(map(torch.stack, zip(*each, strict=True)))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Say nothing of ops that vmap itself runs one by one, which is only slow; torch says it past Python's warnings."""
+    switch = getattr(torch._C._functorch, "_set_vmap_fallback_warning_enabled", lambda enabled: None)
+    switch(False)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        switch(True)
+
+
+def _holders(traced: Trace, names: Collection[str]) -> dict[fx.Node, str]:
+    """Return the placeholders that stand for some stored tensors, and which these are."""
+    stored = ((node, stored_name(node, traced)) for node in traced.graph.nodes if node.op == "placeholder")
+    return {node: name for node, name in stored if name is not None and name in names}
 
 
 class Wrapping:
-    """Puts an output tensor into what the module returns it in, so that losses of the user's own can take it."""
+    """Puts output tensors into what the module returns them in, so that losses of the user's own can take it."""
 
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
-        self._known = False
-        self._like: tuple[Any, Tensor] | None = None  # what the module returns, and the tensor in it
+        self._like: Any = None  # what the module returns, of a first batch
+        self._places: list[Tensor] = []  # the tensors in it, in order; none where it is taken for its logits alone
+        self._logits = 0  # which of them they are
 
-    def __call__(self, output: Tensor, inputs: Any, where: str) -> Any:
-        """Return ``output`` as the module would; ``inputs`` are those of a batch, to see how that is."""
-        if not self._known:
-            own = self._runner(inputs, where)
-            tensors = tensors_in(own)
-            if len(tensors) == 1 and any(tensor is tensors[0] for tensor in input_tensors(own)):
-                self._like = own, tensors[0]
-            else:
-                logits_of(own)  # says what is expected where there are no logits either
-            self._known = True
+    def __call__(self, outputs: Tensor | Sequence[Tensor], inputs: Any, where: str) -> Any:
+        """Return output tensors, or the only one, as the module would; ``inputs``, of a batch, show how that is."""
         if self._like is None:
-            return output
-        own, place = self._like
-        return mapped(lambda tensor: output if tensor is place else tensor, own)
+            self._learn(self._runner(inputs, where))
+        given = [outputs] if isinstance(outputs, Tensor) else outputs
+        if not self._places:
+            return given[self._logits if len(given) > 1 else 0]
+        new = {id(place): tensor for place, tensor in zip(self._places, given, strict=True)}
+        return mapped(lambda tensor: new.get(id(tensor), tensor), self._like)
+
+    def _learn(self, own: Any) -> None:
+        tensors, held = tensors_in(own), input_tensors(own)
+        self._like = own
+        if all(any(tensor is other for other in held) for tensor in tensors):
+            self._places = tensors
+            return
+        logits = logits_of(own)  # says what is expected where there are no logits either
+        self._logits = next(k for k, tensor in enumerate(tensors) if tensor is logits)
 
 
 def across(layer: Layer, line: Tensor, ndim: int) -> Tensor:

@@ -29,7 +29,7 @@ from lmccheck.store.model import build_module
 from lmccheck.store.samples import common_samples
 from lmccheck.store.tensors import identity
 from lmccheck.store.trees import moved
-from lmccheck.symmetry.discover import Traced, derive, structure_of
+from lmccheck.symmetry.discover import Traced, derive, droppable_of, structure_of
 from lmccheck.symmetry.spec import PermutationSpec
 from lmccheck.symmetry.spec_file import read_spec
 from lmccheck.symmetry.structure import Structure
@@ -169,13 +169,24 @@ class Network:
         return traced.spec, require(traced.spec, self.module, self.example_inputs(), graph=traced.trace)
 
     def structure(self, purpose: str) -> Structure:
-        """Return the network in units, as paths and dropping see it; its permutation spec is verified first.
+        """Return the network in units, as paths see it; its permutation spec is verified first.
 
         Raises UnsupportedArchitecture, beginning with ``purpose``, where there is no such structure.
         """
+        return structure_of(self._in_units(purpose), purpose, head=False)
+
+    def droppable(self, purpose: str) -> Structure:
+        """Return the network in the units that can be dropped, and what is left ``whole``; its spec is verified first.
+
+        Where every hidden unit can be dropped and nothing is read twice it is what ``structure`` gives. Raises
+        UnsupportedArchitecture, beginning with ``purpose``, where no unit can be dropped.
+        """
+        return droppable_of(self._in_units(purpose), purpose)
+
+    def _in_units(self, purpose: str) -> Traced:
         _ = self.spec  # verified before anyone may use it
         needs = f"{purpose}: a permutation spec that is handed in says too little: this needs"
-        return structure_of(self.trace_for(needs, "leave out `symmetry`"), purpose, head=False)
+        return self.trace_for(needs, "leave out `symmetry`")
 
     def on(self, source: Any, what: str = "data") -> Network:
         """Return the same network measured on other data, with nothing kept of this one; ``what`` names them."""

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from lmccheck.explain import called, of_endpoint
 from lmccheck.finding import End, Failure, Finding, Seen, Where
 from lmccheck.properties.advice import wider_search
-from lmccheck.properties.low_loss_path import covered_structure, require_calibration, search_each
+from lmccheck.properties.inner import inner_facts, inner_notes, known_of
+from lmccheck.properties.low_loss_path import require_calibration, search_each
 from lmccheck.properties.registry import check
 from lmccheck.properties.remarks import measured_endpoints, measured_on, precision_of, thetas_of
 from lmccheck.properties.settings import Limit, Profile, Seed, Shares
@@ -63,13 +64,13 @@ def dropout_stability(
     from lmccheck.evaluate.evaluator import Evaluator
 
     require_calibration(pair, NAME)
-    structure = covered_structure(pair, NAME)
+    structure = pair.network.droppable(NAME)
     shares = dict(keep) if isinstance(keep, Mapping) else keep
     settings = {"keep": shares, "refit": refit, "seed": seed, "profile": profile}
     evaluator = Evaluator(pair.network, *thetas_of(pair), dtype=torch.float64)
     ends = measured_endpoints(pair, evaluator)
     searches = search_each(pair, structure, range(len(structure.levels)), **settings)
-    facts = {**settings, **_facts(evaluator, structure, ends, searches)}
+    facts = {**settings, **_facts(evaluator, structure, ends, searches), **inner_facts(structure)}
     value, side, level = worst_of(facts["epsilon"])
     facts["worst"] = {"side": side, "level": level, "groups": facts["levels"][level], "epsilon": value}
     states = {name: structure.canonical(end.theta) for name, end in pair.named_endpoints.items()}
@@ -85,7 +86,7 @@ def dropout_stability(
         witness=StabilityWitness({side: search.best for side, search in searches.items()}, states, shares, epsilon),
         evaluations=evaluator.evaluations,
         facts=facts,
-        known="exact",
+        known=known_of(structure, "exact"),
     )
     return found.explained(lambda: _failure(pair, structure, facts))
 
@@ -171,7 +172,7 @@ def _notes(
             f"BatchNorm statistics of later levels re-estimated on calibration data in {again} of {len(chosen)} "
             "dropped networks"
         )
-    notes += half_notes(structure, facts["keep"])
+    notes += [*half_notes(structure, facts["keep"]), *inner_notes(structure)]
     for level in structure.levels:
         if len(level) > 1:
             notes.append(

@@ -56,17 +56,6 @@ def prepare(pair: ModelPair, purpose: str) -> Prepared:
     return Prepared(structure, theta_a, theta_b)
 
 
-def covered_structure(pair: View, purpose: str) -> Structure:
-    """Return the network in units; raise UnsupportedArchitecture where outputs of a hidden layer are none to drop."""
-    structure = pair.network.structure(purpose)
-    for name, why in structure.uncovered.items():
-        raise UnsupportedArchitecture(
-            f"{purpose}: outputs of tensor {name!r} belong to no unit group ({why}); the definition speaks of every "
-            "hidden layer, and units of this one cannot be dropped"
-        )
-    return structure
-
-
 def require_calibration(pair: View, purpose: str) -> None:
     """Raise SourceError where there is nothing to search on."""
     if pair.calibration is None:

@@ -20,7 +20,7 @@ from lmccheck.properties.draws import (
     verdict_of,
     worse_end,
 )
-from lmccheck.properties.low_loss_path import covered_structure
+from lmccheck.properties.inner import inner_facts, inner_notes, known_of
 from lmccheck.properties.registry import check
 from lmccheck.properties.remarks import measured_endpoints, measured_on, precision_of, thetas_of
 from lmccheck.properties.settings import Limit, Masks, Noise, Probability, Profile, Quantile, Seed, Size
@@ -108,12 +108,12 @@ def _masked(
     from lmccheck.evaluate.evaluator import Evaluator
     from lmccheck.evaluate.masked import MaskedRuns
 
-    structure = covered_structure(pair, NAME)
+    structure = pair.network.droppable(NAME)
     evaluator = Evaluator(pair.network, *thetas_of(pair))
     ends = measured_endpoints(pair, evaluator)
     sizes = {group: structure.sizes[group] for group in structure.groups}
     drawn = [dropout_mask(sizes, p, mask_seed(seed, k)) for k in range(masks)]
-    runs = MaskedRuns(pair.network, structure.layers, pair.data, evaluator.dtype)
+    runs = MaskedRuns(pair.network, structure, pair.data, evaluator.dtype)
     bound = bound_of(epsilon, max(end.loss for end in ends))
     costs = {
         end.name: _costs(_losses(runs, structure, theta, end, drawn), end.loss, bound, quantile)
@@ -127,9 +127,14 @@ def _masked(
         "units": sizes,
         "vectorised": runs.vectorised,
     }
-    evaluations = evaluator.evaluations + runs.evaluations
-    found = _finding(evaluator, ends, costs, epsilon, facts)
-    found = replace(found, witness=_witness(costs, p, seed, sizes), evaluations=evaluations)
+    found = _finding(evaluator, ends, costs, epsilon, {**facts, **inner_facts(structure)})
+    found = replace(
+        found,
+        witness=_witness(costs, p, seed, sizes),
+        evaluations=evaluator.evaluations + runs.evaluations,
+        known=known_of(structure, str(found.known)),
+        notes=[*found.notes, *inner_notes(structure)],
+    )
     return found.explained(lambda: _failure(pair, found, costs))
 
 

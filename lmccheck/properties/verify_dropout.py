@@ -10,7 +10,8 @@ from lmccheck.errors import WitnessError
 from lmccheck.explain import called, of_endpoint
 from lmccheck.finding import Failure, Finding, Where
 from lmccheck.properties.dropout_stability import excess, half_notes, seen, worst_of
-from lmccheck.properties.low_loss_path import covered_structure, limit_of
+from lmccheck.properties.inner import inner_facts, inner_notes, known_of
+from lmccheck.properties.low_loss_path import limit_of
 from lmccheck.properties.registry import check
 from lmccheck.properties.remarks import measured_endpoints, measured_on, precision_of, thetas_of
 from lmccheck.properties.settings import Limit, Profile, SavedDropout, Seed, Shares
@@ -54,7 +55,7 @@ def verify_dropout(
     from lmccheck.dropping.stability import measure_dropped
     from lmccheck.evaluate.evaluator import Evaluator
 
-    structure = covered_structure(pair, NAME)
+    structure = pair.network.droppable(NAME)
     given, notes = _honest(pair, structure, witness, keep)
     limit, stated, said = limit_of(epsilon, given.epsilon)
     evaluator = Evaluator(pair.network, *thetas_of(pair), dtype=torch.float64)
@@ -71,9 +72,9 @@ def verify_dropout(
         worst_loss=found[side][level].loss,
         above="own",
         where=Where(side=side, layer=structure.levels[level][0]),
-        notes=[*said, *notes],
+        notes=[*said, *notes, *inner_notes(structure)],
         witness=replace(given, epsilon=limit),
-        known="exact",
+        known=known_of(structure, "exact"),
         evaluations=evaluator.evaluations,
         facts={
             "epsilon": costs,
@@ -82,15 +83,15 @@ def verify_dropout(
             "levels": [list(level) for level in structure.levels],
             "kept": {side: {g: len(u) for g, u in given.found[side][0].keep.items()} for side in costs},
             "drops": _drops(structure, given),
+            **inner_facts(structure),
             "samples": pair.data.samples,
             "precision": precision_of(evaluator),
         },
     )
-    what, on = f"{called(side)} is not dropout stable by these networks", measured_on(pair.data)
+    what = f"{called(side)} is not dropout stable by these networks"
     where = f"{of_endpoint(side, 'endpoint ', ', ')}level {level} ({', '.join(structure.levels[level])})"
-    return finding.explained(
-        lambda: Failure(pair.name, what, "ε", where, on, seen(costs), "dropped networks", next=ADVICE)
-    )
+    told = where, measured_on(pair.data), seen(costs)
+    return finding.explained(lambda: Failure(pair.name, what, "ε", *told, "dropped networks", next=ADVICE))
 
 
 def _honest(

@@ -1,129 +1,193 @@
-"""The structure of a traced network, found in its unit groups, its layers and its graph, or refused with a reason."""
+"""The structure of a traced network, found in its unit groups, its layers and its graph, with what stands in its way.
+
+What no path of the theory covers is written down and not raised: dropping needs less than paths do.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import fx
 
-from lmccheck.errors import UnsupportedArchitecture
 from lmccheck.symmetry.facts import facts_of
+from lmccheck.symmetry.levels import levels_by_graph, levels_by_weights, nodes_after, reading_nodes
 from lmccheck.symmetry.single_units import single_units
 from lmccheck.symmetry.sites import Layer, count_readers, stored_name
-from lmccheck.symmetry.slots import Frozen, Slot
+from lmccheck.symmetry.slots import Frozen, Slot, UnitGroup
 from lmccheck.symmetry.spec import PermutationSpec
-from lmccheck.symmetry.structure import Block, Structure
+from lmccheck.symmetry.structure import Block, Blocks, Structure
 from lmccheck.symmetry.trace import Trace, op_name
-
-Blocks = Mapping[str, Sequence[Block]]  # per tensor
 
 
 def build_structure(spec: PermutationSpec, trace: Trace, layers: Sequence[Layer]) -> Structure:
-    """Return the structure of a traced network, also where its output comes from no last layer.
+    """Return the structure of a traced network, whatever of it can be dropped.
 
-    Raises UnsupportedArchitecture, naming the op or tensor, where the theory does not hold: units combined other than
-    by outgoing weights (LayerNorm, GroupNorm, RMSNorm), outgoing weights read by no linear layer or convolution,
+    ``obstacles`` name the op or tensor, in a clause each, where the theory of paths does not hold: units combined other
+    than by outgoing weights (LayerNorm, GroupNorm, RMSNorm), outgoing weights read by no linear layer or convolution,
     tensors that are read twice, grouped convolutions, products of units.
     """
-    sizes, rows, columns = _placed(spec, trace, layers)
+    placed = _placed(spec, trace, layers)
+    sizes, rows, columns = placed.sizes, placed.rows, placed.columns
     head, headless = find_head(trace, layers)
     readers = count_readers(trace)
-    _refuse_reuse({*rows, *columns, *head}, readers)
-    _refuse_overlap(rows)
-    _refuse_overlap(columns)
-    grouped = next((layer.weight for layer in layers if layer.groups > 1 and layer.weight in columns), None)
-    if grouped is not None:
-        raise UnsupportedArchitecture(f"tensor {grouped!r} is a grouped convolution; the theory needs 1")
+    obstacles = [*placed.obstacles, *_reuse({*rows, *columns, *head}, readers), *_overlap(rows), *_overlap(columns)]
+    by_weight, grouped = _by_weight(columns, layers, readers)
+    obstacles += [f"tensor {name!r} is a grouped convolution; the theory needs 1" for name in grouped]
     if clash := set(head) & set(rows):
-        raise UnsupportedArchitecture(f"tensor {min(clash)!r} is both a hidden layer's and the head's")
-    levels = _levels(list(sizes), rows, columns, layers, trace)
+        obstacles.append(f"tensor {min(clash)!r} is both a hidden layer's and the head's")
+    uncovered = _uncovered(spec, trace, layers, placed.made, head)
+    levels = levels_by_weights(list(sizes), rows, columns, layers, trace)
+    if placed.whole or uncovered:  # a stream that is whole is no level, and joins all that it goes through
+        levels = levels_by_graph(list(sizes), rows, columns, trace)
+    usable = not clash and all(readers.get(name) == 1 for name in head)
     return Structure(
         tuple(group for level in levels for group in level),
         sizes,
         levels,
         {name: tuple(blocks) for name, blocks in rows.items()},
         {name: tuple(blocks) for name, blocks in columns.items()},
-        head,
-        headless,
-        _uncovered(spec, trace, layers, rows, head),
+        head if usable else (),
+        headless if usable else f"its last layer's {head[0]!r} is another layer's too",
+        uncovered,
         frozenset(name for name in trace.tied.values() if not readers.get(name)),
         frozenset(_variances(trace)),
         tuple(layers),
         spec.shapes,
         trace,
+        whole={**placed.whole, **uncovered},
+        reread=_reread(columns, readers),
+        by_weight=by_weight,
+        obstacles=tuple(obstacles),
     )
 
 
-def _placed(
-    spec: PermutationSpec, trace: Trace, layers: Sequence[Layer]
-) -> tuple[dict[str, int], dict[str, list[Block]], dict[str, list[Block]]]:
-    """Return how many units the groups have, and their blocks along rows and along columns."""
-    by_weight = {layer.weight: layer for layer in layers}
-    sizes: dict[str, int] = {}
-    rows: dict[str, list[Block]] = {}
-    columns: dict[str, list[Block]] = {}
-    for group in spec.groups:
-        if group.within:
-            continue  # its units lie inside the units of another group, which own all of their numbers
+def along_weights(structure: Structure) -> Structure:
+    """Return a structure without obstacles with its levels in the order of the weights, as paths go along them."""
+    if not structure.whole:
+        return structure
+    rows, columns = structure.rows, structure.columns
+    levels = levels_by_weights(list(structure.sizes), rows, columns, structure.layers, structure.trace)
+    return replace(structure, levels=levels, groups=tuple(group for level in levels for group in level))
+
+
+@dataclass
+class _Placed:
+    """Unit groups over tensors: sizes and blocks of those that can be dropped, why others cannot.
+
+    ``made`` are the blocks along rows of all of them.
+    """
+
+    sizes: dict[str, int] = field(default_factory=dict)
+    rows: dict[str, list[Block]] = field(default_factory=dict)
+    columns: dict[str, list[Block]] = field(default_factory=dict)
+    made: dict[str, list[Block]] = field(default_factory=dict)
+    whole: dict[str, str] = field(default_factory=dict)
+    obstacles: list[str] = field(default_factory=list)
+
+    def add(self, group: UnitGroup, by_weight: Mapping[str, Layer]) -> None:
+        """Place a group, or write down why its units are left whole."""
+        sides = [(slot, _makes(slot, by_weight)) for slot in group.slots]
+        for slot in (slot for slot, makes in sides if makes):
+            self.made.setdefault(slot.tensor, []).append(Block(group.name, slot.dim, slot.positions()[0]))
         if group.bound:
-            raise UnsupportedArchitecture(
-                f"units of group {group.name!r} cannot be dropped one by one: {group.bound}; the theory "
-                "does not hold across them; mend: ask for linear_connectivity, which does not need it"
+            self.whole[group.name] = group.bound
+            self.obstacles.append(
+                f"units of group {group.name!r} cannot be dropped one by one: {group.bound}; the theory does not hold "
+                "across them"
             )
-        sizes[group.name] = group.size
-        for slot in group.slots:
-            block = Block(group.name, slot.dim, slot.positions()[0])
-            if _makes(slot, block, by_weight, rows):
-                rows.setdefault(slot.tensor, []).append(block)
-            else:
-                columns.setdefault(slot.tensor, []).append(block)
+            return
+        alone = [slot for slot, makes in sides if not makes and slot.tensor not in by_weight]
+        if alone:
+            self.obstacles.append(
+                f"tensor {alone[0].tensor!r} holds outgoing weights of group {group.name!r} and is read by no linear "
+                "layer or convolution of its own"
+            )
+        for tensor in {slot.tensor for slot in alone}:
+            dims = {slot.dim for slot in alone if slot.tensor == tensor}
+            if len(dims | {block.dim for block in self.columns.get(tensor, ())}) > 1:
+                self.whole[group.name] = f"tensor {tensor!r} reads units along two of its dimensions"
+                return
+        self.sizes[group.name] = group.size
+        for slot, makes in sides:
+            (self.rows if makes else self.columns).setdefault(slot.tensor, []).append(
+                Block(group.name, slot.dim, slot.positions()[0])
+            )
+
+
+def _placed(spec: PermutationSpec, trace: Trace, layers: Sequence[Layer]) -> _Placed:
+    """Return where the units of all groups lie."""
+    by_weight = {layer.weight: layer for layer in layers}
+    placed = _Placed()
+    for group in spec.groups:
+        if not group.within:  # else its units lie inside the units of another group, which own all of their numbers
+            placed.add(group, by_weight)
     for unit in single_units(trace, layers):
-        sizes[unit.name] = 1
-        for side, places in ((rows, unit.rows), (columns, unit.columns)):
+        placed.sizes[unit.name] = 1
+        for side, places in ((placed.rows, unit.rows), (placed.columns, unit.columns)):
             for tensor, dim, count in places:
                 side.setdefault(tensor, []).append(Block(unit.name, dim, torch.arange(count).reshape(1, -1)))
-    if not sizes:
+        for tensor, dim, count in unit.rows:
+            placed.made.setdefault(tensor, []).append(Block(unit.name, dim, torch.arange(count).reshape(1, -1)))
+    if not placed.sizes:
         why = next((item.reason for item in spec.frozen if "network's" not in item.reason), "")
-        raise UnsupportedArchitecture(
-            f"the network has no hidden units that may be dropped{f' ({why})' if why else ''}"
-        )
-    return sizes, rows, columns
+        placed.obstacles.append(f"the network has no hidden units that may be dropped{f' ({why})' if why else ''}")
+    return placed
 
 
-def _makes(slot: Slot, block: Block, by_weight: Mapping[str, Layer], rows: Blocks) -> bool:
+def _makes(slot: Slot, by_weight: Mapping[str, Layer]) -> bool:
     """Whether a slot makes units. A layer's weight is told by its layer: a unit may be on both its sides."""
     layer = by_weight.get(slot.tensor)
-    if layer is not None:
-        return slot.dim == layer.out
-    if slot.role == "consumer":
-        raise UnsupportedArchitecture(
-            f"tensor {slot.tensor!r} holds outgoing weights of group {block.group!r} and is read by no "
-            "linear layer or convolution of its own"
-        )
-    if any(other.dim != block.dim for other in rows.get(slot.tensor, ())):
-        raise UnsupportedArchitecture(f"tensor {slot.tensor!r} has units along two of its dimensions")
-    return True
+    return slot.role != "consumer" if layer is None else slot.dim == layer.out
 
 
-def _refuse_reuse(names: Iterable[str], readers: Mapping[str, int]) -> None:
-    twice = sorted(name for name in names if readers.get(name, 0) > 1)
-    if twice:
-        raise UnsupportedArchitecture(
-            f"tensor {twice[0]!r} is read {readers[twice[0]]} times (tied, shared or recurrent); the theory "
-            "needs each weight in one place"
-        )
+def _reuse(names: Collection[str], readers: Mapping[str, int]) -> list[str]:
+    twice = min((name for name in names if readers.get(name, 0) > 1), default=None)
+    if twice is None:
+        return []
+    return [
+        f"tensor {twice!r} is read {readers[twice]} times (tied, shared or recurrent); the theory needs each weight in "
+        "one place"
+    ]
 
 
-def _refuse_overlap(blocks: Blocks) -> None:
+def _overlap(blocks: Blocks) -> list[str]:
+    found = []
     for tensor, several in blocks.items():
+        if len({block.dim for block in several}) > 1:
+            found.append(f"tensor {tensor!r} has units along two of its dimensions")
+            continue
         taken = torch.cat([block.positions.reshape(-1) for block in several])
         if len(taken) != len(torch.unique(taken)):
             groups = sorted({block.group for block in several})
-            raise UnsupportedArchitecture(
-                f"numbers of tensor {tensor!r} belong to several units at once (groups {groups}): products "
-                "of units; the theory does not hold there"
+            found.append(
+                f"numbers of tensor {tensor!r} belong to several units at once (groups {groups}): products of units; "
+                "the theory does not hold there"
             )
+    return found
+
+
+def _by_weight(
+    columns: Blocks, layers: Sequence[Layer], readers: Mapping[str, int]
+) -> tuple[dict[str, int], list[str]]:
+    """Return the tensors whose columns are not the inputs of one layer alone, with these columns' dimension.
+
+    With them those among them that are kernels of grouped convolutions.
+    """
+    of: dict[str, Layer] = {layer.weight: layer for layer in layers}
+    grouped = [name for name in columns if name in of and of[name].groups > 1]
+    alone = {name for name in columns if name in of and readers.get(name) == 1} - {*grouped}
+    return {name: blocks[0].dim for name, blocks in columns.items() if name not in alone}, grouped
+
+
+def _reread(columns: Blocks, readers: Mapping[str, int]) -> dict[str, str]:
+    """Return the groups whose outgoing weights are read more than once, each with the first such tensor."""
+    found: dict[str, str] = {}
+    for name, blocks in columns.items():
+        for block in blocks if readers.get(name, 0) > 1 else ():
+            found.setdefault(block.group, name)
+    return found
 
 
 def _uncovered(
@@ -135,6 +199,8 @@ def _uncovered(
     for item in spec.frozen:
         frozen.setdefault(item.tensor, []).append(item)
     found = {}
+    at = reading_nodes(trace)
+    learned = {node for name, shape in spec.shapes.items() if len(shape) > 1 for node in at.get(name, ())}
     for node in trace.graph.nodes:
         name = stored_name(node, trace)
         if name is None or name in head or not node.users or trace.placeholders[node.name].kind != "parameter":
@@ -143,8 +209,10 @@ def _uncovered(
         if len(shape) < 2 or (name in rows and _covers(rows[name], shape)):
             continue
         reasons = [f.reason for f in frozen.get(name, ()) if name not in out or f.dim == out[name]]
-        if not any("network's output" in reason for reason in reasons):
-            found[name] = "; ".join(dict.fromkeys(reasons)) or "a layer of one unit among ops that are not followed"
+        own = set(at.get(name, ()))
+        if (nodes_after(own) - own).isdisjoint(learned):
+            continue  # no learned matrix reads what comes of it: it is the network's answer, and no hidden layer
+        found[name] = "; ".join(dict.fromkeys(reasons)) or "a layer of one unit among ops that are not followed"
     return found
 
 
@@ -180,50 +248,3 @@ def _variances(trace: Trace) -> set[str]:
     """Return the running variances that batch norms read."""
     norms = [node for node in trace.graph.nodes if facts_of(node.target).batch_norm and len(node.args) > 4]
     return {name for node in norms if (name := stored_name(node.args[4], trace)) is not None}
-
-
-def _levels(
-    groups: Sequence[str],
-    rows: Blocks,
-    columns: Blocks,
-    layers: Sequence[Layer],
-    trace: Trace,
-) -> tuple[tuple[str, ...], ...]:
-    """Return groups in an order in which none feeds an earlier one, those on a circle together."""
-    feeds: dict[str, set[str]] = {group: set() for group in groups}
-    for tensor, blocks in columns.items():
-        for reader in rows.get(tensor, ()):
-            for block in blocks:
-                feeds[block.group].add(reader.group)
-    reach = {group: _reachable(group, feeds) for group in groups}
-    together: list[tuple[str, ...]] = []
-    placed: set[str] = set()
-    for group in groups:
-        if group not in placed:
-            circle = tuple(o for o in groups if o == group or (o in reach[group] and group in reach[o]))
-            placed.update(circle)
-            together.append(circle)
-    position = {node.name: k for k, node in enumerate(trace.graph.nodes)}
-    first = {block.group: position[layer.node] for layer in reversed(layers) for block in rows.get(layer.weight, ())}
-    ordered: list[tuple[str, ...]] = []
-    while together:
-        ready = [
-            level
-            for level in together
-            if not any(level[0] in reach[other[0]] for other in together if other is not level)
-        ]
-        level = min(ready, key=lambda names: min(first.get(name, 0) for name in names))
-        together.remove(level)
-        ordered.append(level)
-    return tuple(ordered)
-
-
-def _reachable(start: str, feeds: Mapping[str, set[str]]) -> set[str]:
-    found: set[str] = set()
-    waiting = list(feeds[start])
-    while waiting:
-        group = waiting.pop()
-        if group not in found:
-            found.add(group)
-            waiting += feeds[group]
-    return found

@@ -17,7 +17,7 @@ from lmccheck.modules.stored import overlapping_names
 from lmccheck.shown import one_line
 from lmccheck.symmetry.analysis import Analysis
 from lmccheck.symmetry.axes import Factor, Reason, axis_size, expand, segments
-from lmccheck.symmetry.build_structure import build_structure, find_head
+from lmccheck.symmetry.build_structure import along_weights, build_structure, find_head
 from lmccheck.symmetry.companions import Families, leaves
 from lmccheck.symmetry.rules import RULES
 from lmccheck.symmetry.sites import Layer, Site, find_sites, layers, made_sites
@@ -27,6 +27,7 @@ from lmccheck.symmetry.statistics import running_statistics
 from lmccheck.symmetry.structure import Structure
 from lmccheck.symmetry.trace import Trace, trace
 
+MEND = "mend: ask for noise_stability with noise = 'gaussian', or for linear_connectivity, which need no units"
 Strided = tuple[Factor, int]
 Strides = Mapping[tuple[str, int], Sequence[tuple[int, Sequence[Strided]]]]  # tensor, dim -> starts and products
 
@@ -46,15 +47,37 @@ class Traced:
     layers: tuple[Layer, ...] = field(repr=False)
 
     @cached_property
-    def structure(self) -> Structure:
-        """Which numbers belong to which unit; raises UnsupportedArchitecture as ``build_structure`` does."""
+    def droppable(self) -> Structure:
+        """Which numbers belong to which unit that can be dropped, and what is left whole; nothing where none can."""
         return build_structure(self.spec, self.trace, self.layers)
+
+    @cached_property
+    def structure(self) -> Structure:
+        """The same as paths see it; raises UnsupportedArchitecture for its first obstacle."""
+        found = self.droppable
+        if found.obstacles:
+            raise UnsupportedArchitecture(found.obstacles[0])
+        return along_weights(found)
+
+
+def droppable_of(traced: Traced, purpose: str = "dropping") -> Structure:
+    """Return the structure of a traced network as dropping sees it, whatever is left whole.
+
+    Raises UnsupportedArchitecture, beginning with the purpose, where no hidden unit can be dropped.
+    """
+    found = traced.droppable
+    if not found.groups:
+        left = "; ".join(f"{name!r} is left whole: {why}" for name, why in list(found.whole.items())[:2])
+        raise UnsupportedArchitecture(
+            f"{purpose}: {left or found.obstacles[-1]}; no hidden unit can be dropped; {MEND}"
+        )
+    return found
 
 
 def structure_of(traced: Traced, purpose: str = "a path", *, head: bool = True) -> Structure:
     """Return the structure of a traced network; without ``head`` also where its output comes from no last layer.
 
-    Raises UnsupportedArchitecture, beginning with the purpose, where there is none, as ``build_structure`` says.
+    Raises UnsupportedArchitecture, beginning with the purpose, where the theory of paths does not hold.
     """
     _, headless = find_head(traced.trace, traced.layers)
     if head and headless:

@@ -5,8 +5,9 @@ Everything a path does is said in these terms, so that no path knows an architec
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import prod
 
 import torch
 from torch import Tensor
@@ -32,6 +33,9 @@ class Block:
         return self.positions[units].reshape(-1)
 
 
+Blocks = Mapping[str, Sequence[Block]]  # per tensor
+
+
 @one_line(lambda structure: some(f"{name} ({size})" for name, size in structure.sizes.items()))
 @dataclass(frozen=True)
 class Structure:
@@ -43,6 +47,12 @@ class Structure:
     read, ``variances`` must stay positive, ``uncovered`` are hidden layers whose outputs are no units, each with why.
     ``levels`` are the groups in order from input to output, those that feed one another (a residual stream and its
     blocks) together.
+
+    ``whole`` are the hidden units that cannot be dropped one by one, by their group (where they are in none, by the
+    tensor that makes them), each with why: dropping leaves them as they are. ``reread`` are the groups whose outgoing
+    weights are read more than once (a state, a shared block), with the tensor; ``by_weight`` the tensors whose columns
+    are no inputs of one layer alone, with the dimension of these columns. ``obstacles`` say why no path of the theory
+    can be built, a clause each; empty where one can.
     """
 
     groups: tuple[str, ...]
@@ -58,6 +68,31 @@ class Structure:
     layers: tuple[Layer, ...] = field(repr=False)
     shapes: Mapping[str, tuple[int, ...]] = field(repr=False)
     trace: Trace = field(repr=False)
+    whole: Mapping[str, str] = field(default_factory=dict, repr=False)
+    reread: Mapping[str, str] = field(default_factory=dict, repr=False)
+    by_weight: Mapping[str, int] = field(default_factory=dict, repr=False)
+    obstacles: tuple[str, ...] = field(default=(), repr=False)
+
+    @property
+    def inner(self) -> str:
+        """What a verdict about the units that can be dropped leaves out, in a clause; empty where nothing is."""
+        if self.whole:
+            return f"inner: {some(map(repr, self.whole), 1)} left whole"
+        return f"inner: {some(map(repr, self.reread), 1)} read many times" if self.reread else ""
+
+    @property
+    def share(self) -> float:
+        """Share of the stored numbers that are a unit's that can be dropped: its incoming or its outgoing weights."""
+        total = sum(prod(shape) for shape in self.shapes.values())
+        found = 0.0
+        for name, shape in self.shapes.items():
+            others = 1.0
+            for dim, size in enumerate(shape):
+                blocks = [b for b in (*self.rows.get(name, ()), *self.columns.get(name, ())) if b.dim == dim]
+                taken = {place for block in blocks for place in block.positions.reshape(-1).tolist()}
+                others *= 1 - len(taken) / max(1, size)
+            found += prod(shape) * (1 - others)
+        return found / max(1, total)
 
     @property
     def depth(self) -> int:

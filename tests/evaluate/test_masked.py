@@ -79,7 +79,7 @@ def test_equals_state_dicts_with_multiplied_columns(name: str) -> None:
     """Per-sample losses equal those of the module with its columns multiplied, to 1e-10 in float64."""
     pair, structure = prepared(name)
     factors = masks(structure, 7)
-    runs = MaskedRuns(pair.network, structure.layers, pair.data, torch.float64)
+    runs = MaskedRuns(pair.network, structure, pair.data, torch.float64)
     runs.load(pair.theta_a)
     found = runs.losses(lines(structure, factors))
     assert runs.vectorised
@@ -94,7 +94,7 @@ def test_one_by_one_is_the_same(name: str) -> None:
     """Where ops cannot be mapped they are run in a loop, with the same result."""
     pair, structure = prepared(name)
     factors = lines(structure, masks(structure, 5))
-    runs = MaskedRuns(pair.network, structure.layers, pair.data, torch.float64)
+    runs = MaskedRuns(pair.network, structure, pair.data, torch.float64)
     runs.load(pair.theta_a)
     mapped = runs.losses(factors)
     runs.vectorised = False
@@ -110,7 +110,7 @@ def test_an_op_that_cannot_be_mapped_is_run_one_by_one(monkeypatch: pytest.Monke
         raise RuntimeError("Batching rule not implemented for aten::silu")
 
     monkeypatch.setattr(torch.func, "vmap", unmapped)
-    runs = MaskedRuns(pair.network, structure.layers, pair.data, torch.float64)
+    runs = MaskedRuns(pair.network, structure, pair.data, torch.float64)
     runs.load(pair.theta_a)
     found = runs.losses(lines(structure, factors))
     assert not runs.vectorised
@@ -122,7 +122,7 @@ def test_some_groups_alone() -> None:
     pair, structure = prepared("swiglu")
     factors = masks(structure, 4)
     last = structure.levels[-1][0]
-    runs = MaskedRuns(pair.network, structure.layers, pair.data, torch.float64)
+    runs = MaskedRuns(pair.network, structure, pair.data, torch.float64)
     runs.load(pair.theta_a)
     found = runs.losses(lines(structure, {last: factors[last]}))
     kept = {g: factors[g] if g == last else torch.ones_like(factors[g]) for g in structure.groups}
@@ -133,7 +133,7 @@ def test_memory_is_bounded_by_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """The number of multipliers run together does not change what comes out."""
     pair, structure = prepared("mlp")
     factors = lines(structure, masks(structure, 7))
-    runs = MaskedRuns(pair.network, structure.layers, pair.data, torch.float64)
+    runs = MaskedRuns(pair.network, structure, pair.data, torch.float64)
     runs.load(pair.theta_b)
     together = runs.losses(factors)
     monkeypatch.setattr("lmccheck.evaluate.masked.TOGETHER", 3 * 30 * 7)
@@ -153,7 +153,7 @@ def test_a_loss_of_the_users_own_sees_what_the_module_returns() -> None:
     pair = lmccheck.load_pair(state(module, 0), state(module, 1), model=module, data=data, loss=loss)
     structure = structure_of(pair.network.traced)
     factors = masks(structure, 3)
-    runs = MaskedRuns(pair.network, structure.layers, pair.data, torch.float64)
+    runs = MaskedRuns(pair.network, structure, pair.data, torch.float64)
     runs.load(pair.theta_a)
     assert torch.allclose(runs.losses(lines(structure, factors)), one_by_one(pair, structure, factors), atol=1e-6)
 
@@ -162,4 +162,4 @@ def test_nothing_loaded_is_said() -> None:
     """Losses before load is one clear line."""
     pair, structure = prepared("mlp")
     with pytest.raises(LmcError, match="load"):
-        MaskedRuns(pair.network, structure.layers).losses(lines(structure, masks(structure, 1)))
+        MaskedRuns(pair.network, structure).losses(lines(structure, masks(structure, 1)))

@@ -159,7 +159,7 @@ def losses_of(pair: lmccheck.ModelPair, weights: dict[str, Tensor]) -> Tensor:
 def test_multipliers_are_counted_one_by_one() -> None:
     """Three lines are three passes, whether they run together or not, and each has its own losses."""
     pair, structure = case("relu")
-    runs = MaskedRuns(pair.network, structure.layers, pair.data, torch.float64)
+    runs = MaskedRuns(pair.network, structure, pair.data, torch.float64)
     runs.load(pair.theta_a)
     lines = {"2.weight": torch.tensor([[1.0] * 9, [0.0] * 9, [0.5] * 9], dtype=torch.float64)}
     together = runs.losses(lines)

@@ -72,7 +72,7 @@ def test_a_failure_says_what_was_searched() -> None:
 
 @pytest.mark.parametrize("between", ["scaled", "cumulated"])
 def test_every_hidden_layer_counts(between: str) -> None:
-    """A hidden layer whose outputs are no units is an UnsupportedArchitecture, never left out without a word."""
+    """A hidden layer whose outputs are no units is left whole, never without a word, and the others' are dropped."""
 
     def run(s: Written, x: torch.Tensor) -> torch.Tensor:
         hidden = s.first(x)
@@ -86,8 +86,9 @@ def test_every_hidden_layer_counts(between: str) -> None:
     data = torch.randn(32, 6, generator=generator), torch.arange(32) % 3
     pair = lmccheck.load_pair(net().state_dict(), net().state_dict(), model=net, data=data, calibration=data)
     for measured in (lmccheck.dropout_stability, lmccheck.noise_stability):
-        with pytest.raises(lmccheck.UnsupportedArchitecture, match=r"outputs of tensor 'first.weight' belong"):
-            measured(pair)
+        details = measured(pair, profile="dev").details
+        assert (list(details["whole"]), details["known"][:32]) == (["first.weight"], "inner: 'first.weight' left whole")
+        assert any("left whole: 'first.weight' (" in n and "no path between" in n for n in details["notes"])
 
 
 @pytest.mark.parametrize("ending", ["log_softmax", "scaled", "two heads"])

@@ -196,10 +196,10 @@ def test_seeds_are_repeatable() -> None:
 # Refusals
 
 
-def test_units_under_a_layer_norm_are_refused() -> None:
-    """A norm across units sees the dropped ones: one clear line names the group."""
+def test_a_network_without_units_to_drop_is_refused() -> None:
+    """A norm across units sees the dropped ones: one clear line names the group, and what needs no units."""
     build = lambda: nn.Sequential(nn.Linear(5, 6), nn.LayerNorm(6), nn.ReLU(), nn.Linear(6, 3)).double()  # noqa: E731  # a builder
-    with pytest.raises(UnsupportedArchitecture, match="noise_stability: units of group '0' cannot be dropped"):
+    with pytest.raises(UnsupportedArchitecture, match=r"noise_stability: '0' is left whole: .*noise = 'gaussian'"):
         noise_stability(pair_of(build, (5,)))
 
 

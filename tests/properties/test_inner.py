@@ -1,0 +1,186 @@
+"""Stability of units inside blocks: dropped networks and masks recomputed from activations, by the modules' own code.
+
+The oracle multiplies what units give, in the module's forward, and knows nothing of columns: a unit that is dropped
+gives nothing, wherever it is read.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from networks.streams import LEVELS, STREAMS, WHOLE, Attention, Block, Experts, Recurrent
+from torch import Tensor, nn
+
+import lmccheck
+from lmccheck.dropping.masks import toward
+from lmccheck.dropping.stability import StabilityWitness
+from lmccheck.errors import WitnessError
+
+NAMES = [pytest.param(name, marks=pytest.mark.slow if name == "gru" else ()) for name in STREAMS]
+Factors = Mapping[str, Tensor]  # per group, what each unit is multiplied by
+
+
+@functools.cache
+def pair_of(name: str, samples: int = 24) -> lmccheck.ModelPair:
+    """Two networks that answer differently, in float64, and what the first one says, mostly."""
+    build, draw = STREAMS[name]
+    states = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        states.append({k: v.clone() for k, v in build().double().state_dict().items()})
+    module = build().double()
+    module.load_state_dict(states[0])
+    generator = torch.Generator().manual_seed(2)
+    data = []
+    for count in (samples, 4 * samples):
+        inputs = draw(count, generator)
+        with torch.no_grad():
+            data.append((inputs, module.eval()(inputs).argmax(1)))
+    return lmccheck.load_pair(*states, model=module, data=data[0], calibration=data[1], device="cpu")
+
+
+def in_sequence(module: nn.Module, x: Tensor, factors: Factors) -> Tensor:
+    """A Sequential whose activations (in front of the next layer) are multiplied, channel by channel."""
+    group = None
+    for name, layer in module.named_children():
+        if group in factors and isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d | nn.Flatten):
+            x = x * factors[group].reshape(-1, *[1] * (x.ndim - 2))
+            group = None
+        group = name if isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d) else group
+        x = layer(x)
+    return x
+
+
+def gated(module: nn.Module, x: Tensor, factors: Factors) -> Tensor:
+    h = module.first(x)
+    for number, block in enumerate(module.blocks):
+        assert isinstance(block, Block)
+        shared = block is module.blocks[0]
+        y = block.norm(h)
+        made = F.silu(block.gate(y)) * block.up(y)
+        h = h + block.down(made * factors.get(f"blocks.{0 if shared else number}.gate", torch.ones(8)))
+    return module.head(h)
+
+
+def experts(module: Experts, x: Tensor, factors: Factors) -> Tensor:
+    h = module.first(x)
+    for up, down, factor in zip(module.up, module.down, factors["up"], strict=True):
+        h = h + factor * (torch.relu(module.norm(module.first(x)) @ up) @ down)
+    return module.head(h)
+
+
+def attention(module: Attention, words: Tensor, factors: Factors) -> Tensor:
+    x = module.embed(words)
+    q, k, v = (t.unflatten(-1, (4, 2)) for t in module.qkv(module.norm1(x)).chunk(3, -1))  # (n, length, heads, 2)
+    weights = (torch.einsum("nqhd,nkhd->nhqk", q, k) / 2**0.5).softmax(-1)
+    given = torch.einsum("nhqk,nkhd->nqhd", weights, v) * factors.get("qkv/0", torch.ones(4))[:, None]
+    x = x + module.out(given.flatten(2))
+    x = x + module.down(F.gelu(module.up(module.norm2(x))) * factors.get("up", torch.ones(12)))
+    return x.mean(1) @ module.embed.weight.T
+
+
+def recurrent(module: Recurrent, words: Tensor, factors: Factors) -> Tensor:
+    """Cell by cell; what other units, the next layer and the head see of a state is multiplied, its memory is not."""
+    x = module.embed(words) * factors.get("embed", torch.ones(4))
+    state = {name: tensor.detach() for name, tensor in module.rnn.named_parameters()}
+    lstm = isinstance(module.rnn, nn.LSTM)
+    for layer, group in enumerate(("rnn", "rnn#2")):
+        factor = factors.get(group, torch.ones(6))
+        h, c, given = torch.zeros(len(x), 6).double(), torch.zeros(len(x), 6).double(), []
+        weights = [state[f"{kind}_l{layer}"] for kind in ("weight_ih", "bias_ih", "weight_hh", "bias_hh")]
+        for t in range(x.shape[1]):
+            i, s = F.linear(x[:, t], *weights[:2]), F.linear(h * factor, *weights[2:])
+            if lstm:
+                gates = (i + s).chunk(4, 1)
+                c = gates[1].sigmoid() * c + gates[0].sigmoid() * gates[2].tanh()
+                h = gates[3].sigmoid() * c.tanh()
+            else:
+                (ir, iz, new), (sr, sz, old) = i.chunk(3, 1), s.chunk(3, 1)
+                keep = (iz + sz).sigmoid()
+                h = (1 - keep) * (new + (ir + sr).sigmoid() * old).tanh() + keep * h
+            given.append(h * factor)
+        x = torch.stack(given, 1)
+    return module.head(x[:, -1])
+
+
+ORACLES: dict[str, Callable[..., Tensor]] = {
+    "layer norm": in_sequence, "group norm": in_sequence, "transposed": in_sequence, "gated": gated,
+    "shared block": gated, "experts": experts, "attention": attention, "lstm": recurrent, "gru": recurrent,
+}  # fmt: skip
+
+
+def loss(name: str, pair: lmccheck.ModelPair, state: Mapping[str, Tensor], factors: Factors) -> float:
+    """Return the loss on the evaluation data by the oracle."""
+    module = STREAMS[name][0]().double()
+    module.load_state_dict(state)
+    (batch,) = pair.data.batches
+    with torch.no_grad():
+        outputs = ORACLES[name](module, batch.inputs, {g: f.double() for g, f in factors.items()})
+    return float(F.cross_entropy(outputs, batch.targets))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_masks_are_those_of_units_that_give_nothing(name: str) -> None:
+    """Every mask's loss, at every t, is that of the module's own code with what its units give multiplied."""
+    pair = pair_of(name)
+    result = lmccheck.noise_stability(pair, masks=2, epsilon=100.0, profile="dev")
+    assert sorted(result.details["whole"]) == WHOLE[name]
+    for k in range(2):
+        multipliers = result.witness.multipliers(k)
+        assert sorted(multipliers) == sorted(group for level in LEVELS[name] for group in level)
+        for end, theta in (("a", pair.theta_a), ("b", pair.theta_b)):
+            for t, found in zip(result.witness.t, result.witness.losses[end][k], strict=True):
+                expected = loss(name, pair, theta, {g: toward(m, t) for g, m in multipliers.items()})
+                assert found == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_dropped_networks_are_recomputed_and_verified(name: str) -> None:
+    """θ_i reads the kept units alone: with the others at zero it computes the same; its witness is accepted."""
+    pair = pair_of(name)
+    result = lmccheck.dropout_stability(pair, epsilon=100.0, profile="dev")
+    details, witness = result.details, result.witness
+    assert details["levels"] == LEVELS[name]
+    for end, levels in witness.found.items():
+        for i, dropped in levels.items():
+            kept = {g: torch.zeros(pair.network.droppable("a test").sizes[g]).index_fill(0, u, 1.0)
+                    for g, u in dropped.keep.items()}  # fmt: skip
+            assert set(kept) == {group for level in LEVELS[name][i:] for group in level}
+            stored = pair.network.droppable("a test").stored(dropped.weights)
+            assert details["losses"][end][i] == pytest.approx(loss(name, pair, stored, kept), abs=1e-9)
+    again = lmccheck.verify_dropout(pair, witness)
+    for end, costs in again.details["epsilon"].items():
+        assert costs == pytest.approx(details["epsilon"][end], abs=1e-12)
+    assert again.details["known"] == details["known"]
+
+
+@pytest.mark.parametrize("name", ["layer norm", "attention", "lstm", "experts"])
+def test_a_witness_that_changes_anything_else_is_refused(name: str) -> None:
+    """A number of the stream, of a norm or of incoming weights: θ_i may change what reads dropped units, no more."""
+    pair = pair_of(name)
+    witness = lmccheck.dropout_stability(pair, epsilon=100.0, profile="dev").witness
+    last = len(LEVELS[name]) - 1
+    dropped = witness.found["a"][last]
+    frozen = {"layer norm": "1.weight", "attention": "embed.weight", "lstm": "embed.weight", "experts": "up"}[name]
+    wrong = {**dropped.weights, frozen: dropped.weights[frozen] + 1e-3}
+    found = {**witness.found, "a": {**witness.found["a"], last: replace(dropped, weights=wrong)}}
+    with pytest.raises(WitnessError, match=frozen):
+        lmccheck.verify_dropout(pair, StabilityWitness(found, witness.theta, witness.keep))
+
+
+def test_a_pass_says_what_was_left_whole() -> None:
+    """In its row, with the reason and how much of the network can be dropped in a note, and that no path follows."""
+    result = lmccheck.dropout_stability(pair_of("layer norm"), epsilon=100.0, profile="dev")
+    assert result.details["known"] == "inner: '0' left whole"
+    (note,) = (note for note in result.details["notes"] if note.startswith("left whole"))
+    held = 6 * 8 + 8 + 8 * 3  # incoming weights and biases of 8 units, and their outgoing weights
+    assert f"hold {held / (5 * 6 + 6 + 12 + 6 * 8 + 8 + 8 * 3 + 3):.0%} of the numbers" in note
+    assert "layer_norm" in note
+    assert "no path between networks follows" in note
+    with pytest.raises(lmccheck.UnsupportedArchitecture, match="'0' cannot be dropped one by one"):
+        lmccheck.dropout_path(pair_of("layer norm"))
