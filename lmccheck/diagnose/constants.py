@@ -10,10 +10,11 @@ from torch import Tensor
 
 from lmccheck.diagnose.chain import Chain, chain_of
 from lmccheck.diagnose.cushions import cushions
-from lmccheck.diagnose.noise import NoiseRuns
+from lmccheck.diagnose.noise import group_profile
 from lmccheck.dropping.edit import lines
 from lmccheck.errors import LmcError
 from lmccheck.evaluate.graph import GraphRunner
+from lmccheck.evaluate.noisy import Noise, NoisyRuns
 from lmccheck.evaluate.points import working_dtype
 from lmccheck.symmetry.structure import Structure
 
@@ -25,27 +26,20 @@ MASKS = 8  # of those drawn, for the interlayer smoothness
 T_SMOOTH = (0.0, 0.25, 0.5, 0.75)  # of θ·t + θᵏ·(1−t), as the paper has it
 
 
-def readers(structure: Structure) -> dict[str, dict[str, Tensor]]:
-    """Return, per group and weight of its own that a layer reads, the positions of its units in what is read."""
-    found: dict[str, dict[str, Tensor]] = {group: {} for group in structure.groups}
-    for weight, blocks in structure.columns.items():
-        for block in blocks if weight not in structure.by_weight else ():
-            known = found[block.group].get(weight)
-            places = block.positions.reshape(-1)
-            found[block.group][weight] = places if known is None else torch.cat([known, places])
-    return {group: by for group, by in found.items() if by}
-
-
 def gaussian(ends: Mapping[str, Endpoint], structure: Structure, size: float, seed: int) -> dict[str, Any]:
-    """Return what Gaussian noise does at every endpoint, see ``NoiseRuns.profile``; JSON-able."""
+    """Return what Gaussian noise does at every endpoint, see ``group_profile``; JSON-able."""
     dtype, network = working_dtype(*(end.theta for end in ends.values())), next(iter(ends.values())).network
-    batch = network.data.batches[0].take(slice(SAMPLES))
-    runs = NoiseRuns(network, structure.layers, readers(structure), batch, dtype)
+    batch, runs = network.data.batches[0].take(slice(SAMPLES)), NoisyRuns(network, dtype)
+    read: dict[str, dict[str, None]] = {group: {} for group in structure.groups}
+    for weight, blocks in structure.columns.items():
+        for block in blocks:
+            read[block.group][weight] = None
+    groups = {group: tuple(names) for group, names in read.items() if names}
     return {
         "size": size,
         "samples": batch.samples,
         "source": "Arora et al. 2018: noise ‖η‖ = size·‖x‖ in what a group's layers read",
-        **{name: runs.profile(end.theta, size, seed) for name, end in ends.items()},
+        **{name: group_profile(runs, end.theta, groups, batch, Noise(size, seed, 0)) for name, end in ends.items()},
     }
 
 

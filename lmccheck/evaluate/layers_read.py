@@ -77,7 +77,8 @@ class LayersRead(TorchFunctionMode):
     it first; what is put in its place is there for everyone who uses it from then on, residual sums included. What is
     only moved (a view, a copy, a part of it) is the same value.
 
-    ``calls`` counts values by layer; ``fused`` are the recurrent layers all of whose steps run in one call.
+    ``calls`` counts values by layer; ``fused`` are the recurrent layers all of whose steps run in one call;
+    ``sources``: for every stored tensor that multiplies a value, the layer that read this value first.
     """
 
     def __init__(self, module: nn.Module, inputs: Any, change: Change) -> None:
@@ -91,9 +92,12 @@ class LayersRead(TorchFunctionMode):
         self._own = {part for part in self._paths if part is not module and _holds(part)}
         self._running: list[nn.Module] = []
         self._kinds: dict[int, tuple[StorageWeakRef, int]] = {}
-        self._shown: WeakTensorKeyDictionary = WeakTensorKeyDictionary()  # value: (version, what is in its place)
+        self._shown: WeakTensorKeyDictionary = (
+            WeakTensorKeyDictionary()
+        )  # value: (version, what is in its place, layer)
         self.calls: Counter[str] = Counter()
         self.fused: dict[str, None] = {}
+        self.sources: dict[str, str] = {}
         self._hooks = ExitStack()
         self._aside = False
         for tensor in input_tensors(inputs):
@@ -171,7 +175,8 @@ class LayersRead(TorchFunctionMode):
         for tensor, kind in zip(given, kinds, strict=True):
             if kind == reads and tensor.ndim:
                 second = name in RIGHT and tensor is not given[0] and tensor.ndim > 1
-                self._show(tensor, layer, None if _is_map_of(name, tensor) else -2 if second else -1)
+                shown = self._show(tensor, layer, None if _is_map_of(name, tensor) else -2 if second else -1)
+                self._note_sources(shown, args, kwargs)
         return (*args[:skipped], *self._now(head[skipped:]), *tail), self._now(kwargs)
 
     def _attention(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -182,7 +187,15 @@ class LayersRead(TorchFunctionMode):
         unit = torch.eye(weight.shape[1], dtype=weight.dtype, device=weight.device)
         value, scores = func(*args[:11], unit, None, *args[13:], **kwargs)
         self._mark(value, DATA)
-        return F.linear(self._show(value, self._layer_name((weight,), {})), weight, bias), scores
+        value = self._show(value, self._layer_name((weight,), {}))
+        self._note_sources(value, weight)
+        return F.linear(value, weight, bias), scores
+
+    def _note_sources(self, value: Tensor, *given: Any) -> None:
+        """Note for the weights among arguments that they multiply a value that has been shown."""
+        known = self._known(value)
+        names = (self._stored.get(place(tensor)) for tensor in _floating(given))
+        self.sources |= {name: known[2] for name in names if name is not None and known is not None}
 
     def _layer_name(self, args: Any, kwargs: Any) -> str:
         """Return what a layer is called: a module that has its weights, else the first weight that is read."""
@@ -195,9 +208,9 @@ class LayersRead(TorchFunctionMode):
 
     # Values
 
-    def _known(self, tensor: Tensor) -> tuple[int, Tensor | None] | None:
-        """Return a value's version when it was shown and what was put in its place; None where it has not been."""
-        known: tuple[int, Tensor | None] | None = self._shown.get(tensor)  # type: ignore[no-untyped-call]  # as above
+    def _known(self, tensor: Tensor) -> tuple[int, Tensor | None, str] | None:
+        """Return when a value was shown, what was put in its place and who read it first; None if it was not shown."""
+        known: tuple[int, Tensor | None, str] | None = self._shown.get(tensor)  # type: ignore[no-untyped-call]  # as above
         return known if known is not None and known[0] == _version(tensor) else None
 
     def _current(self, tensor: Tensor) -> Tensor:
@@ -219,10 +232,10 @@ class LayersRead(TorchFunctionMode):
         call = self.calls[layer]
         self.calls[layer] += 1
         other = self._change(Read(layer, call, tensor, along))
-        self._shown[tensor] = (_version(tensor), other)
+        self._shown[tensor] = (_version(tensor), other, layer)
         if other is None:
             return tensor
-        self._shown[other] = (_version(other), None)
+        self._shown[other] = (_version(other), None, layer)
         self._mark(other, DATA)
         return other
 
@@ -234,10 +247,10 @@ class LayersRead(TorchFunctionMode):
         kind = DATA if any(kinds) and name not in MADE else 0
         if name in MOVES and given:
             kind = kinds[0] or (PICKED if any(kinds) else 0)
-            if self._known(given[0]) is not None:
+            if (known := self._known(given[0])) is not None:
                 for tensor in results:
                     if tensor is not given[0] and tensor.is_floating_point():
-                        self._shown[tensor] = (_version(tensor), None)
+                        self._shown[tensor] = (_version(tensor), None, known[2])
         for tensor in results if kind else ():
             self._mark(tensor, max(kind, self._kind(tensor)))
 

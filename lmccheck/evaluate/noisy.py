@@ -98,21 +98,21 @@ class NoisyRuns:
     ) -> tuple[Tensor, Tensor, Tensor]:
         own: list[Tensor] = []
         losses: list[list[Tensor]] = [[] for _ in noises]
-        moved: list[list[Tensor]] = [[] for _ in noises]
+        movements: list[list[Tensor]] = [[] for _ in noises]
         number = 0
         for batch in batches:
-            clean, values = self._run(batch, partial(note, batch.samples))
+            clean, values, _ = self.run(batch, partial(note, batch.samples))
             own.append(values)
             for k, noise in enumerate(noises):
                 change = partial(_with_noise, noise, batch.samples, number)
-                output, changed = self._run(batch, change) if noise.size else (clean, values)
+                output, changed, _ = self.run(batch, change) if noise.size else (clean, values, None)
                 losses[k].append(changed)
-                moved[k].append(_moved(clean, output, batch.samples))
+                movements[k].append(moved(clean, output, batch.samples))
             number += batch.samples
-        return torch.cat(own), _stacked(losses), _stacked(moved)
+        return torch.cat(own), _stacked(losses), _stacked(movements)
 
-    def _run(self, batch: Batch, change: Change) -> tuple[list[Tensor], Tensor]:
-        """Return the outputs of one batch, one tensor or several, and its per-sample losses."""
+    def run(self, batch: Batch, change: Change) -> tuple[list[Tensor], Tensor, dict[str, str]]:
+        """Return outputs of one batch, one tensor or several, per-sample losses, and ``LayersRead.sources``."""
         where = f"{self.network.data.origin}, with noise in the activations"
         run = LayersRead(self.runner.module, batch.inputs, change)
         with run:
@@ -126,7 +126,7 @@ class NoisyRuns:
         self.fused |= run.fused
         values, _ = measured(self.network.loss, output, self.runner.cast(batch.targets), where)
         judged = [logits_of(output)] if self.network.loss.name in LOSSES else tensors_in(output)
-        return [tensor.detach() for tensor in judged], values.cpu()
+        return [tensor.detach() for tensor in judged], values.cpu(), run.sources
 
     def _note(self, samples: int, read: Read) -> None:
         seen = self.seen.setdefault(read.layer, Seen())
@@ -193,7 +193,7 @@ def _positions(read: Read, samples: int) -> tuple[Tensor, Callable[[Tensor], Ten
     return turned.reshape(rows, -1, max(1, one)), back
 
 
-def _moved(clean: Sequence[Tensor], noisy: Sequence[Tensor], samples: int) -> Tensor:
+def moved(clean: Sequence[Tensor], noisy: Sequence[Tensor], samples: int) -> Tensor:
     """Return ‖noisy − clean‖²/‖clean‖² of every sample, float64 (samples,); NaN where clean is zero."""
     change, size = (torch.zeros(samples, dtype=torch.float64) for _ in range(2))
     for before, after in zip(clean, noisy, strict=True):
