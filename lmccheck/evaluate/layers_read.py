@@ -17,37 +17,26 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from lmccheck.evaluate.layer_kinds import (
+    ATTENTION,
+    FUSED,
+    LAYERS,
+    LOOKUPS,
+    MADE,
+    MAPS,
+    MOVES,
+    POSITIONS,
+    RIGHT,
+    SUMMANDS,
+    holds_for_maps,
+    is_one_layer,
+    is_plain,
+    reads_maps,
+)
 from lmccheck.modules.stored import stored_tensors
 from lmccheck.store.tensors import place
 from lmccheck.store.trees import input_tensors, mapped
 
-
-def _names(said: str) -> frozenset[str]:
-    return frozenset(said.split())
-
-
-PRODUCTS = _names(  # of something computed from the inputs with weights
-    "linear bilinear matmul __matmul__ mm bmm mv addmm addmv baddbmm addbmm einsum tensordot inner grouped_mm "
-    "_grouped_mm multi_head_attention_forward lstm gru rnn_tanh rnn_relu lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell"
-)
-RIGHT = _names("matmul __matmul__ mm bmm mv addmm addmv baddbmm addbmm")  # whose second factor is read by columns
-SUMMANDS = _names("addmm addmv baddbmm addbmm")  # whose first argument is added to the product
-FUSED = _names("lstm gru rnn_tanh rnn_relu")  # all steps of a sequence in one call
-ATTENTION = "multi_head_attention_forward"
-CONVOLUTIONS = frozenset(f"conv{kind}{dims}d" for kind in ("", "_transpose") for dims in (1, 2, 3))
-POSITIONS = _names("layer_norm rms_norm")  # norms of what is at one position
-MAPS = _names("batch_norm group_norm instance_norm")  # and of whole maps
-LOOKUPS = _names("embedding embedding_bag")  # whose inputs are integers: what they give gets the noise
-LAYERS = PRODUCTS | CONVOLUTIONS | POSITIONS | MAPS
-MOVES = _names(  # of numbers that stay as they are
-    "__get__ __getitem__ view reshape view_as reshape_as flatten unflatten ravel permute transpose swapaxes swapdims "
-    "movedim moveaxis t contiguous clone detach to type type_as float double half bfloat16 cpu cuda squeeze unsqueeze "
-    "expand expand_as narrow chunk split tensor_split unbind select index_select gather take_along_dim roll pad unfold "
-    "repeat_interleave _pack_padded_sequence dropout dropout1d dropout2d dropout3d alpha_dropout feature_dropout"
-)
-MADE = _names(  # of a shape that may have been computed, and nothing else
-    "zeros ones empty full eye arange zeros_like ones_like empty_like full_like new_zeros new_ones new_empty new_full"
-)
 PICKED, DATA = 1, 2  # weights chosen by what is computed from inputs; what is computed from inputs
 
 
@@ -89,7 +78,7 @@ class LayersRead(TorchFunctionMode):
             place(tensor): name for name, tensor in reversed(stored_tensors(module).items())
         }
         self._paths: dict[nn.Module, str] = {part: path for path, part in module.named_modules()}
-        self._own = {part for part in self._paths if part is not module and _holds(part)}
+        self._own = {part for part in self._paths if part is not module and is_one_layer(part)}
         self._running: list[nn.Module] = []
         self._kinds: dict[int, tuple[StorageWeakRef, int]] = {}
         self._shown: WeakTensorKeyDictionary = (
@@ -136,7 +125,7 @@ class LayersRead(TorchFunctionMode):
             given = (self._current(value) for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
             value = next((v for v in given if v.is_floating_point() and self._kind(v) == DATA), None)
             if value is not None and value.ndim:
-                self._show(value, self._paths[part], None if _is_map(part, value) else -1)
+                self._show(value, self._paths[part], None if holds_for_maps(part, value) else -1)
         finally:
             self._aside = before
 
@@ -175,7 +164,7 @@ class LayersRead(TorchFunctionMode):
         for tensor, kind in zip(given, kinds, strict=True):
             if kind == reads and tensor.ndim:
                 second = name in RIGHT and tensor is not given[0] and tensor.ndim > 1
-                shown = self._show(tensor, layer, None if _is_map_of(name, tensor) else -2 if second else -1)
+                shown = self._show(tensor, layer, None if reads_maps(name, tensor) else -2 if second else -1)
                 self._note_sources(shown, args, kwargs)
         return (*args[:skipped], *self._now(head[skipped:]), *tail), self._now(kwargs)
 
@@ -201,7 +190,7 @@ class LayersRead(TorchFunctionMode):
         """Return what a layer is called: a module that has its weights, else the first weight that is read."""
         running = self._running[-1] if self._running else self._module
         path = self._paths[running]
-        if path and _is_plain(running):
+        if path and is_plain(running):
             return path
         names = (self._stored.get(place(tensor)) for tensor in _floating((args, kwargs)))
         return next((name for name in names if name is not None), path or type(running).__name__)
@@ -261,44 +250,6 @@ class LayersRead(TorchFunctionMode):
     def _kind(self, tensor: Tensor) -> int:
         mark = self._kinds.get(place(tensor))
         return 0 if mark is None or mark[0].expired() else mark[1]  # type: ignore[no-untyped-call]  # as above
-
-
-def _holds(part: nn.Module) -> bool:
-    """Whether a module of the user's own holds tensors and no module; torch's own run by functions known here."""
-    return not _is_torchs(part) and not any(part.children()) and bool(_held(part))
-
-
-def _is_plain(part: nn.Module) -> bool:
-    """Whether what a module holds is one layer's, which bears its name: a weight and a bias, or whatever torch has."""
-    names = {name for name, _ in part.named_children()}
-    if names == {"parametrizations"}:  # which compute its weights
-        return True
-    return not names and bool(_held(part)) and (_is_torchs(part) or len(_held(part)) <= 2)
-
-
-def _is_torchs(part: nn.Module) -> bool:
-    """Whether a module is one of torch's, or built on one."""
-    return any(kind.__module__.startswith("torch.") and kind is not nn.Module for kind in type(part).__mro__)
-
-
-def _held(part: nn.Module) -> list[Tensor]:
-    """Return the floating tensors that a module itself adds to the state dict."""
-    kept = [
-        *part._parameters.values(),
-        *(b for n, b in part._buffers.items() if n not in part._non_persistent_buffers_set),
-    ]
-    return [tensor for tensor in kept if tensor is not None and tensor.is_floating_point()]
-
-
-def _is_map_of(name: str, value: Tensor) -> bool:
-    """Whether a function mixes the places of what it is given, (n, channels, *places)."""
-    return (name in MAPS and value.ndim > 1) or (name in CONVOLUTIONS and value.ndim == int(name[-2]) + 2)
-
-
-def _is_map(part: nn.Module, value: Tensor) -> bool:
-    """Whether what a module of the user's own holds fits the channels of a map, and not its last dimension."""
-    sizes = {size for tensor in _held(part) for size in tensor.shape}
-    return value.ndim > 2 and value.shape[-1] not in sizes and value.shape[1] in sizes
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:
