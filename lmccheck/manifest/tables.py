@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from pydantic import Field
 
@@ -25,6 +26,7 @@ NAMING = {  # keys that name checkpoints, and where they belong
     "a": " (two checkpoints are a [pair.NAME])",
     "b": " (two checkpoints are a [pair.NAME])",
     "checkpoint": " (a single checkpoint is a [model.NAME])",
+    "models": " (several checkpoints are a [set.NAME])",
     "parents": " (the parents of a merge are named in a [merge.NAME])",
     "recipe": " (the recipe of a merge is named in a [merge.NAME])",
 }
@@ -53,10 +55,7 @@ class Sources(Strict):
 class Measured(Sources):
     """What the tables of a pair, a model, a set and a merge have in common."""
 
-    @classmethod
-    def elsewhere(cls, key: str, value: Any) -> str:
-        """Say of which table a key is that names checkpoints, where it is not of this one."""
-        return NAMING[key] if key in NAMING else super().elsewhere(key, value)
+    belongs: ClassVar[Mapping[str, str]] = NAMING
 
 
 class PairTable(Measured):

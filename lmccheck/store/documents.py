@@ -11,7 +11,7 @@ import tomllib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -30,6 +30,7 @@ class Strict(BaseModel):
     """A table of a file: no unknown keys, no conversions; a field's description says what is expected."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, populate_by_name=False)
+    belongs: ClassVar[Mapping[str, str]] = {}  # keys of other tables, each with where it belongs
 
     @classmethod
     def elsewhere(cls, key: str, value: Any) -> str:
@@ -146,7 +147,7 @@ def read_table(model: type[Table], values: Any, where: str, problems: list[str],
         for key, kind in {str(problem["loc"][0]): problem["type"] for problem in error.errors()}.items():
             if kind == "extra_forbidden":
                 valid = ", ".join(fields)
-                hint = nearest(key, fields) or model.elsewhere(key, values[key])
+                hint = model.belongs.get(key) or nearest(key, fields) or model.elsewhere(key, values[key])
                 line = f"{prefix}{key_text(key)}: unknown key{hint}, expected one of {valid}"
             elif kind == "missing":
                 line = f"{prefix}{key}: missing, expected {fields[key].description}"
