@@ -7,7 +7,9 @@ import os
 import struct
 import zlib
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
+from pkgutil import walk_packages
 
 # pytester forgets modules that a run in this process imports: what is slow to import, or may be imported only once, is
 # imported here
@@ -16,6 +18,8 @@ import pydantic  # noqa: F401 - see above
 import pytest
 import safetensors  # noqa: F401 - see above
 import tabulate  # noqa: F401 - see above
+import torch
+from networks.small import seeded, small_mlp
 
 HERE = Path(__file__).parent
 
@@ -106,6 +110,24 @@ def _calm_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("GITHUB_STEP_SUMMARY", "PYTEST_ADDOPTS", "CI", "BUILD_NUMBER", "GITHUB_ACTIONS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("COLUMNS", "120")
+
+
+@pytest.fixture(scope="session")
+def real_core() -> None:
+    """The real core, all of it imported, for runs inside this process that use it.
+
+    Pytester forgets what a run inside this process imports, and torch cannot import some of its parts twice. A process
+    of its own would take four seconds to import them before it measures anything.
+    """
+    import lmccheck
+
+    for found in walk_packages(lmccheck.__path__, "lmccheck."):
+        if not found.name.endswith("__main__"):
+            import_module(found.name)
+    states = [seeded(small_mlp, seed) for seed in (0, 1)]
+    data = torch.randn(4, 4), torch.tensor([0, 1, 2, 0])
+    pair = lmccheck.load_pair(*states, model=small_mlp, data=data, device="cpu")
+    lmccheck.linear_connectivity(pair, limit=100.0, points=5)
 
 
 @pytest.fixture

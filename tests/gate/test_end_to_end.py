@@ -8,6 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+pytestmark = pytest.mark.usefixtures("real_core")
+
 MODELS = """
 from torch import nn
 
@@ -80,7 +82,7 @@ def real(pytester):
 
 def test_the_gate_measures_real_networks(real):
     """A planted permutation passes and its aligned file equals a; unaligned it fails; a broken pair is one line."""
-    result = real.runpytest_subprocess(
+    result = real.runpytest_inprocess(
         "--lmc-models", "--lmc-report-json=report.json", "--lmc-aligned-dir=out", "-W", "error"
     )
     assert result.ret == pytest.ExitCode.TESTS_FAILED
@@ -133,4 +135,4 @@ def test_soup_ingredients(lmc):
     assert not lmc.linear_connectivity(pair, limit=0.05, align="none").passed
 """
     )
-    real.runpytest_subprocess("-W", "error").assert_outcomes(passed=1)
+    real.runpytest_inprocess("-W", "error").assert_outcomes(passed=1)

@@ -11,6 +11,8 @@ from safetensors.torch import save_file
 
 import lmccheck
 
+pytestmark = pytest.mark.usefixtures("real_core")
+
 MODELS = """
 from torch import nn
 
@@ -115,7 +117,7 @@ def real(pytester):
 
 def test_verdicts_rows_and_failures(real):
     """What must pass passes, what must not says where and why, and what theory does not cover is refused."""
-    result = real.runpytest_subprocess("--lmc-models", "--lmc-report-json=report.json", "--lmc-profile=dev")
+    result = real.runpytest_inprocess("--lmc-models", "--lmc-report-json=report.json", "--lmc-profile=dev")
     report = json.loads((real.path / "report.json").read_text())
     verdicts = {check["id"].split("::", 1)[1]: check["verdict"] for check in report["checks"]}
     assert verdicts == {
@@ -148,7 +150,7 @@ def test_verdicts_rows_and_failures(real):
 def test_witnesses_prove_the_verdict_again(real):
     """What is written is certified anew, against the limit that is given or the file's own, which older ones lack; a
     path made for other checkpoints is refused."""
-    first = real.runpytest_subprocess("--lmc-models", "--lmc-witness-dir=proof", "-k", "doubled", "--lmc-profile=dev")
+    first = real.runpytest_inprocess("--lmc-models", "--lmc-witness-dir=proof", "-k", "doubled", "--lmc-profile=dev")
     first.stdout.fnmatch_lines(["witness written to */proof/doubled-ten_segment_path.safetensors"])
     assert sorted(path.name for path in (real.path / "proof").iterdir()) == [
         f"doubled-{name}.safetensors"
@@ -176,7 +178,7 @@ b = "random-b.safetensors"
 check.other = { property = "verify_path", path = "proof/doubled-ten_segment_path.safetensors", epsilon = 1e-9 }
 """.replace("{ property", '{ endpoints = "any", property')
     )
-    again = real.runpytest_subprocess("again.lmc.toml")
+    again = real.runpytest_inprocess("again.lmc.toml")
     again.assert_outcomes(passed=5, failed=3)
     again.stdout.fnmatch_lines_random(["wide: epsilon = 1000000000.0 is the witness's own and excludes nothing; mend*"])
     again.stdout.fnmatch_lines_random(["old: epsilon: given neither here nor by the witness*mend: say epsilon in*"])
@@ -195,6 +197,6 @@ def test_settings_that_cannot_be_meant(real):
     pair = '[pair.x]\na = "a.safetensors"\nb = "b.safetensors"\n'
     settings = "".join(f"check.{check}\n" for check in checks)
     (real.path / "lmc.toml").write_text(MANIFEST.split("[pair.doubled]")[0] + pair + settings)
-    result = real.runpytest_subprocess("--lmc-models")
+    result = real.runpytest_inprocess("--lmc-models")
     assert result.ret == 2
     result.stdout.fnmatch_lines_random([f"*{line}*" for line in checks.values()])

@@ -9,6 +9,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+pytestmark = pytest.mark.usefixtures("real_core")
+
 MODELS = """
 from torch import nn
 
@@ -106,7 +108,7 @@ def gate(tmp_path):
 def test_the_gate_measures_real_sets_and_widths(gate, pytester, monkeypatch):
     """Planted shuffles pass and are written as one network; strangers fail; what cannot be loaded is one line."""
     monkeypatch.chdir(gate)
-    result = pytester.runpytest_subprocess(
+    result = pytester.runpytest_inprocess(
         f"--rootdir={gate}", str(gate / "lmc.toml"), "--lmc-report-json=report.json", "--lmc-aligned-dir=out",
         "-W", "error", "-p", "no:cacheprovider",
     )  # fmt: skip

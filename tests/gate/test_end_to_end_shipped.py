@@ -13,6 +13,8 @@ from safetensors.torch import save_file
 from lmccheck.manifest.preflight import problems
 from lmccheck.manifest.read import load_manifest
 
+pytestmark = pytest.mark.usefixtures("real_core")
+
 DEFAULTS = 'schema = 1\n[defaults]\nmodel = "models:mlp"\ndata = "data.safetensors"\n'
 MERGE = """
 [merge.{name}]
@@ -35,7 +37,7 @@ def test_what_is_shipped_is_gated(pytester: pytest.Pytester, folder: Path) -> No
     texts[0] += LAWS
     (folder / "lmc.toml").write_text(DEFAULTS + "".join(texts))
     report = folder / "report.json"
-    result = pytester.runpytest_subprocess("--lmc-models", str(folder / "lmc.toml"), "--lmc-report-json", str(report))
+    result = pytester.runpytest_inprocess("--lmc-models", str(folder / "lmc.toml"), "--lmc-report-json", str(report))
     result.assert_outcomes(passed=3, failed=2)
     result.stdout.fnmatch_lines_random(
         [

@@ -10,6 +10,8 @@ from safetensors.torch import load_file, save_file
 
 import lmccheck
 
+pytestmark = pytest.mark.usefixtures("real_core")
+
 MODELS = """
 from torch import nn
 
@@ -54,7 +56,7 @@ def real(pytester):
 
 
 def run(real, *arguments):
-    return real.runpytest_subprocess("--lmc-models", "--lmc-profile=dev", *arguments)
+    return real.runpytest_inprocess("--lmc-models", "--lmc-profile=dev", *arguments)
 
 
 def test_every_verdict_leaves_its_proof(real):

@@ -9,6 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+pytestmark = pytest.mark.usefixtures("real_core")
+
 MODELS = """
 import torch
 from torch import nn
@@ -74,7 +76,7 @@ def test_merges_are_gated_and_reported(gates: Path, pytester: pytest.Pytester) -
     out.mkdir(parents=True)
     (out / "lmccheck.json").write_text("{}")
     (out / "merged.safetensors").write_text("stale")
-    result = pytester.runpytest_subprocess("--lmc-models", "--lmc-report-json=r.json", "--lmc-aligned-dir=out", "-q")
+    result = pytester.runpytest_inprocess("--lmc-models", "--lmc-report-json=r.json", "--lmc-aligned-dir=out", "-q")
     result.assert_outcomes(passed=3, failed=2)
     result.stdout.fnmatch_lines(
         ["*far: call (call = models:six): the merge is worse than x*", "reproduce: pytest 'lmc*"]

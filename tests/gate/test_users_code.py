@@ -5,10 +5,6 @@ from __future__ import annotations
 import json
 
 import pytest
-import torch
-from networks.small import seeded, small_mlp
-
-import lmccheck
 
 MANIFEST = """schema = 1
 [pair.p]
@@ -31,13 +27,7 @@ def loss(outputs, targets):
 """
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _imported_once():
-    """Pytester forgets what a run inside this process imports, and torch cannot import some of its parts twice."""
-    states = [seeded(small_mlp, seed) for seed in (0, 1)]
-    data = torch.randn(4, 4), torch.tensor([0, 1, 2, 0])
-    pair = lmccheck.load_pair(*states, model=small_mlp, data=data, device="cpu")
-    lmccheck.linear_connectivity(pair, limit=100.0, points=5)
+pytestmark = pytest.mark.usefixtures("real_core")
 
 
 @pytest.fixture

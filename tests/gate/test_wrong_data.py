@@ -8,6 +8,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+pytestmark = pytest.mark.usefixtures("real_core")
+
 MODELS = """
 from torch import nn
 
@@ -60,7 +62,7 @@ def test_wrong_data_are_never_green(pytester: pytest.Pytester) -> None:
         save_file({"inputs": x, "targets": targets}, pytester.path / f"{name}.safetensors")
     pytester.makepyfile(models=MODELS)
     (pytester.path / "lmc.toml").write_text(MANIFEST)
-    result = pytester.runpytest_subprocess("--lmc-models", "--lmc-report-json=report.json")
+    result = pytester.runpytest_inprocess("--lmc-models", "--lmc-report-json=report.json")
     checks = {
         f"{check['pair']}::{check['check']}": check
         for check in json.loads((pytester.path / "report.json").read_text())["checks"]
