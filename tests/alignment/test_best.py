@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from networks.planted import Weights, deep, independent_pair, problem_of
@@ -9,12 +11,19 @@ from torch import nn
 
 import lmccheck
 from lmccheck.alignment.matching.reassign import affordable
-from lmccheck.alignment.methods import starts
+from lmccheck.alignment.methods import learned, starts
 from lmccheck.alignment.methods._joint import SHARES
 from lmccheck.alignment.methods.best import solve
 from lmccheck.modules.random_weights import randomised
 from lmccheck.modules.runner import outputs_of
 from lmccheck.store.data import Batch, Data
+
+
+@pytest.fixture(autouse=True)
+def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is claimed here holds of any number of steps: learning is cut short."""
+    monkeypatch.setattr(learned, "train", partial(learned.train, steps=30))
+
 
 # best
 

@@ -6,8 +6,6 @@ from itertools import combinations, pairwise
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from networks.sets import SMALL, equal_bits, objective, planted
 from networks.small import seeded, small_mlp
 
@@ -73,8 +71,7 @@ def test_a_noisy_copy_returns_to_its_original(digit_set: ManyAlignment) -> None:
     assert all(torch.equal(permutation, planted[name]) for name, permutation in digit_set.permutations[2].items())
 
 
-@settings(max_examples=4, deadline=None, derandomize=True)
-@given(seed=st.integers(0, 999), count=st.integers(2, 4))
+@pytest.mark.parametrize(("seed", "count"), [(17, 2), (300, 4)])
 def test_merging_never_lowers_its_objective(seed: int, count: int) -> None:
     """It rises with every step, ends at or above the reference's, comes to rest, and is the one reported."""
     states = [seeded(small_mlp, seed + k) for k in range(count)]
