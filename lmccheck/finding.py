@@ -73,7 +73,10 @@ class End:
 
 @dataclass(frozen=True)
 class Where:
-    """Where the worst was seen: a point of a line, a segment of a path, an endpoint, a layer, models, a seed, data."""
+    """Where the worst was seen: a point of a line, a segment of a path, an endpoint, a layer, models, a seed, data.
+
+    Of files that are compared it is a ``tensor``.
+    """
 
     t: float | None = None
     segment: str | None = None
@@ -82,6 +85,7 @@ class Where:
     pair: tuple[str, ...] | None = None
     seed: int | None = None
     data: str | None = None
+    tensor: str | None = None
 
     def __str__(self) -> str:
         """Return it short enough for a column.
@@ -100,11 +104,18 @@ class Where:
             return f"{self.side}:{self.layer}" if self.layer else self.side
         t = None if self.t is None else f"{self.t:.4g}"
         parts = {"t": t, "seg": self.segment, "layer": self.layer, "seed": self.seed, "on": self.data}
+        parts |= {"in": self.tensor}
         return " ".join(f"{name}={part}" for name, part in parts.items() if part is not None)
 
 
 PLACES = {"worst_t": "t", "worst_segment": "segment", "worst_side": "side"}  # keys of details, fields of Where
-PLACES |= {"worst_layer": "layer", "worst_pair": "pair", "worst_seed": "seed", "worst_data": "data"}
+PLACES |= {
+    "worst_layer": "layer",
+    "worst_pair": "pair",
+    "worst_seed": "seed",
+    "worst_data": "data",
+    "worst_tensor": "tensor",
+}
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
-from itertools import chain, combinations, pairwise, permutations
+from functools import cache, reduce
+from itertools import chain, pairwise, permutations
 from pathlib import Path
 from typing import Any
 
@@ -161,10 +161,10 @@ def align_set(
         "reference": names[reference],
         "symmetry": network.origin["origin"],
         "spec_deviation": network.spec_deviation,
-        "objective_before": _Grams(spec, tensors, [spec.identity()] * len(names)).objective(),
+        "objective_before": _Sum(spec, tensors, [spec.identity()] * len(names)).objective(),
         "alignments": {names[k]: {"objective": found.objective, **found.facts} for k, found in alignments.items()},
     }
-    merged = Merged(tuple(start), (_Grams(spec, tensors, start).objective(),), 0, True)
+    merged = Merged(tuple(start), (_Sum(spec, tensors, start).objective(),), 0, True)
     facts["objective_reference"] = merged.objectives[0]
     if method == "merge-many":
         merged = merge_many(spec, tensors, start, seed)
@@ -232,39 +232,45 @@ class Merged:
     converged: bool
 
 
-class _Grams:
-    """⟨θ_i, θ_j⟩ of models under permutations that can be changed; products are accumulated in float64."""
+class _Sum:
+    """Models under permutations that can be changed, and S = Σ θ_k of them, float64: all that a step looks at.
+
+    Σ_{i<j}⟨θ_i, θ_j⟩ = (‖S‖² − Σ‖θ_k‖²)/2, the mean of all but one is (S − θ_k)/(n − 1), and θ_k moved to θ_k′ raises
+    the objective by ⟨θ_k′ − θ_k, S − θ_k⟩: each is one pass over one model, however many there are.
+    """
 
     def __init__(
         self, spec: PermutationSpec, tensors: Sequence[Mapping[str, Tensor]], start: Sequence[Permutation]
     ) -> None:
         self.spec, self.tensors = spec, tensors
         self.placed = [spec.apply(theta, p) for theta, p in zip(tensors, start, strict=True)]
-        self.sizes = [_dot(theta, theta) ** 0.5 for theta in tensors]
-        count = len(tensors)
-        self.products = torch.zeros(count, count, dtype=torch.float64)
-        for i, j in combinations(range(count), 2):
-            self.products[i, j] = self.products[j, i] = _dot(self.placed[i], self.placed[j])
+        self.squares = [_dot(theta, theta) for theta in tensors]
+        self.sum_anew()
+
+    def sum_anew(self) -> None:
+        """Sum the models as they now lie, without the rounding of steps taken."""
+        self.total = {n: reduce(torch.add, (theta[n].double() for theta in self.placed)) for n in self.placed[0]}
 
     def objective(self) -> float:
         """Return Σ_{i<j}⟨θ_i, θ_j⟩."""
-        return float(self.products.sum()) / 2
+        return (_dot(self.total, self.total) - sum(self.squares)) / 2
 
     def others(self, k: int) -> dict[str, Tensor]:
-        """Return the mean of all models but one, as they now lie."""
-        return mean_of(theta for j, theta in enumerate(self.placed) if j != k)
+        """Return the mean of all models but one, as they now lie, in the dtype of the models."""
+        count = len(self.tensors) - 1
+        return {name: ((self.total[name] - t) / count).to(t.dtype) for name, t in self.placed[k].items()}
 
-    def take(self, k: int, permutation: Permutation) -> bool:
-        """Permute model k anew if that raises the objective by more than rounding; say whether it did."""
-        proposal = self.spec.apply(self.tensors[k], permutation)
-        row = torch.tensor(
-            [0.0 if j == k else _dot(theta, proposal) for j, theta in enumerate(self.placed)], dtype=torch.float64
-        )
-        if not float((row - self.products[k]).sum()) > 1e-12 * (1 + self.sizes[k] * sum(self.sizes)):
-            return False
+    def take(self, k: int, permutation: Permutation) -> float:
+        """Permute model k anew if that raises the objective by more than rounding; return by how much it did."""
+        lies, proposal = self.placed[k], self.spec.apply(self.tensors[k], permutation)
+        moved = {name: tensor.double() - lies[name] for name, tensor in proposal.items()}
+        gain = sum(inner(change, self.total[name] - lies[name]) for name, change in moved.items())
+        if not gain > 1e-12 * (1 + self.squares[k] ** 0.5 * sum(square**0.5 for square in self.squares)):
+            return 0.0
         self.placed[k] = proposal
-        self.products[k] = self.products[:, k] = row
-        return True
+        for name, change in moved.items():
+            self.total[name] += change
+        return gain
 
 
 def _dot(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
@@ -276,12 +282,11 @@ def merge_many(
 ) -> Merged:
     """Match one model at a time to the mean of the others, in seeded random order, until none improves.
 
-    ``tensors``: what counts of each model, by name, as given; ``start``: a permutation each. ⟨θ_k, mean of the
-    others⟩ is model k's share of Σ_{i<j}⟨θ_i, θ_j⟩, so that a step that raises one raises the other; others are not
-    taken. Each match descends from where the model lies and from an anchored start.
+    ``tensors``: what counts of each model, by name, as given; ``start``: a permutation each. A step is taken if it
+    raises Σ_{i<j}⟨θ_i, θ_j⟩. Each match descends from where the model lies and from an anchored start.
     Source: Git Re-Basin, Algorithm 3 (Ainsworth et al. 2023).
     """
-    state, found = _Grams(spec, tensors, start), list(start)
+    state, found = _Sum(spec, tensors, start), list(start)
     generator = torch.Generator().manual_seed(seed)
     objectives = [state.objective()]
     waiting = set(range(len(tensors)))
@@ -294,13 +299,12 @@ def merge_many(
             best = match(
                 spec, state.others(k), tensors[k], seed=seed + rounds, starts=2, more={"current": found[k]}
             ).permutation
-            if not state.take(k, best):
+            if not (gain := state.take(k, best)):
                 continue
             found[k] = best
             waiting |= set(range(len(tensors))) - {k}
-            objectives.append(state.objective())
-            if not objectives[-1] > objectives[-2]:
-                raise AssertionError(f"merge-many: the objective fell from {objectives[-2]} to {objectives[-1]}")
+            objectives.append(objectives[-1] + gain)
+        state.sum_anew()
         rounds += 1
     return Merged(tuple(found), tuple(objectives), rounds, not waiting)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -31,6 +32,7 @@ SWITCHES = {
     "use_default_system_prompt": False,
 }
 PLURAL = ("additional_special_tokens", "extra_special_tokens")
+BOTH = "; to compare all of it, write both by AutoTokenizer.from_pretrained(…).save_pretrained(…)"
 FACETS = (ALL, "vocabulary", "scores", "merges", "added_tokens", "chat_template", "special_tokens", *pipeline.PARTS)
 
 
@@ -57,11 +59,14 @@ def text_differences(a: Folder, b: Folder) -> Iterator[Difference]:
     if _unchanged(a, b, (FAST,)) and a.has(FAST) and added_beside(a) == added_beside(b):
         return
     mine, theirs = vocabulary_of(a), vocabulary_of(b)
-    if mine is None or theirs is None or (mine.file in PIECES) != (theirs.file in PIECES):
+    if mine is not None and theirs is not None and (mine.file in PIECES) != (theirs.file in PIECES):
+        yield from _across(mine, theirs)
+        return
+    if mine is None or theirs is None:
         shown = [_file(folder, found) for folder, found in ((a, mine), (b, theirs))]
         if mine is not None or theirs is not None or not _unchanged(a, b, OTHERS):
             yield Difference(
-                "tokenizer", "its file, which cannot be compared,", (shown[0], shown[1]), (ALL, "vocabulary")
+                "tokenizer", "its file, which cannot be compared,", (shown[0], shown[1]), (ALL, "vocabulary"), more=BOTH
             )
         return
     yield from _ids(mine, theirs)
@@ -81,6 +86,34 @@ def text_differences(a: Folder, b: Folder) -> Iterator[Difference]:
         files = " and ".join(dict.fromkeys([FAST, *mine.beside.values(), *theirs.beside.values()]))
         for each in pipeline.differences((one, other), [_texts(special_tokens(folder)) for folder in (a, b)]):
             yield replace(each, file=files) if each.names[0] == "added_tokens" else each
+
+
+def _across(mine: Vocabulary, theirs: Vocabulary) -> Iterator[Difference]:
+    """Yield how a SentencePiece model differs from another list of tokens: by the ids that both give a token.
+
+    Tokens that one of them lacks may be added by its class; where all others are shifted alike, so may that shift be
+    (fairseq's). How text is cut is in no file that both have.
+    """
+    ids = {token: (place, theirs.ids[token]) for token, place in mine.ids.items() if token in theirs.ids}
+    moved = {token: pair for token, pair in ids.items() if pair[0] != pair[1]}
+    files = (mine.file, theirs.file)
+    shifts = Counter(other - one for one, other in ids.values())
+    shift, count = shifts.most_common(1)[0] if shifts else (0, 0)
+    if shift and 2 * count > len(ids):
+        more = f": the ids of {count} tokens lie {abs(shift)} apart, as a class may shift them{BOTH}"
+        yield Difference("tokenizer", "its file", files, (ALL, "vocabulary"), more=more)
+    elif moved or not ids:
+        token, pair = min(moved.items(), key=lambda item: item[1]) if moved else ("", (0, 0))
+        what = f"the id of {brief(token)}" if moved else "its list, which share no token,"
+        told = (str(pair[0]), str(pair[1])) if moved else files
+        more = f" ({len(moved) - 1} more ids differ)" if len(moved) > 1 else ""
+        yield Difference(" and ".join(files), what, (told[0], told[1]), ("vocabulary", ALL), more=more)
+    else:
+        only = len(mine.ids) + len(theirs.ids) - 2 * len(ids)
+        more = (
+            f": {len(ids)} tokens have the same ids, {only} are in one of them; how text is cut is not compared{BOTH}"
+        )
+        yield Difference("tokenizer", "its file", files, (ALL, "vocabulary"), note=True, more=more)
 
 
 def _ids(mine: Vocabulary, theirs: Vocabulary) -> Iterator[Difference]:

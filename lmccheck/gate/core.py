@@ -55,6 +55,12 @@ def default_loss(model: Any, data: Any) -> str | None:
     return "cross_entropy" if model is not None and isinstance(data, str) else None
 
 
+MENDS = {
+    "model": '"module:callable" that builds it, or name folders with a config.json',
+    "data": '"…", a file, a callable or the name of a [data.NAME]: what networks are run and measured on',
+}
+
+
 class Core:
     """Loads what a plan names, and runs properties of it; nothing heavy is imported before it is needed."""
 
@@ -67,7 +73,7 @@ class Core:
             if getattr(sources, key) is None and not (key == "model" and described(first, folder)):
                 raise SourceError(
                     f"{plan.kind}.{plan.name}.{key}: missing in the {plan.kind} and in [defaults], and no "
-                    f"conftest.py beside the manifest overrides the fixture {fixture}"
+                    f"conftest.py beside the manifest overrides the fixture {fixture}; mend: {key} = {MENDS[key]}"
                 )
         given: dict[str, Any] = {
             "model": sources.model,

@@ -60,6 +60,7 @@ class Merge(Keeps):
     accept: tuple[str, ...] = ()
     read_for_recipe: tuple[Held, ...] = field(default=(), repr=False)
     origin: Merge | None = field(default=None, repr=False)  # the same merge, measured on other data
+    tried: dict[int, Product] = field(default_factory=dict, init=False, repr=False)  # by seed, made to be compared
     kind = "merge"
     chosen_by: dict[str, Data] = field(default_factory=dict, init=False, repr=False)  # data that the recipe looked at
 
@@ -114,9 +115,9 @@ class Merge(Keeps):
         return as_loaded(endpoint(network, under_module_names(made, network)))[0]
 
     def make(self, target: Path, seed: int | None = None) -> Made:
-        """Make it once more, below ``target``; with the merge's own seed where none is given."""
-        seed = self.seed if seed is None else seed
-        made = self.recipe.make(self.given, self.base_file, target, seed=seed, measure=self._measure)
+        """Make it below ``target``, unless it was made to compare alignments; by default with the merge's own seed."""
+        given, kept = self.given, self.tried.get(self.seed if seed is None else seed)
+        made = kept.made if kept else self._make(given, target, seed)
         said = (note for found in self.alignments.values() for note in kept_note(found.facts, self.align))
         return replace(made, notes=(*made.notes, *dict.fromkeys(said)))
 
@@ -165,17 +166,22 @@ class Merge(Keeps):
         if all(settled(each, pairs[name].theta_a) for name, each in found.items()):
             return found
         loss = self._loss_on(network)
-        aligned, still = (self._trial(loss, self._given(each)) for each in (found, {}))
+        products = [self._trial(self._given(each)) for each in (found, {})]
+        losses = [loss(product.checkpoint.read()) for product in products]
+        aligned, still = (found if found == found else float("inf") for found in losses)
         compared = {"by": "loss of the merge on calibration data", "aligned": aligned, "identity": still}
         compared["kept"] = "aligned" if aligned <= still + ROUNDING else "identity"
+        self.tried[self.seed] = products[compared["kept"] == "identity"]
         return {name: as_compared(each, pairs[name].theta_b, compared) for name, each in found.items()}
 
-    def _trial(self, loss: Callable[[Mapping[str, Tensor]], float], given: Mapping[str, Checkpoint]) -> float:
-        """Return the loss of what the recipe makes of parents; infinite where it is not a number."""
-        make = partial(self.recipe.make, given, self.base_file, seed=self.seed, measure=self._measure)
-        product = Product(make, f"merge {self.name}")  # on disk as long as this name is
-        found = loss(product.checkpoint.read())
-        return found if found == found else float("inf")
+    def _make(self, given: Mapping[str, Checkpoint], target: Path, seed: int | None = None) -> Made:
+        """Let the recipe make something of parents, below ``target``."""
+        seed = self.seed if seed is None else seed
+        return self.recipe.make(given, self.base_file, target, seed=seed, measure=self._measure)
+
+    def _trial(self, given: Mapping[str, Checkpoint]) -> Product:
+        """Return what the recipe makes of parents; on disk as long as the product is kept."""
+        return Product(partial(self._make, given), f"merge {self.name}")
 
     def _measure(self, name: Any) -> Callable[[Mapping[str, Tensor]], float]:
         """Return what gives the mean loss of weights on other data than the merge's own."""

@@ -7,6 +7,7 @@ from lmccheck.report.record import NOT_MEASURED, CheckRecord, names_of, ordered
 MEANING = {
     "pass": "pass: the limit holds on the given evaluation data; other data may differ",
     "fail": "fail: the limit is exceeded on the given evaluation data; nothing better was found within the budget",
+    "exact": "fail of what is compared, not measured: it differs by more than the limit, whatever the data",
     "inconclusive": "inconclusive: not decided; the text of each says what would decide it",
     "error": "error: nothing could be measured",
     NOT_MEASURED: "not measured: selected, and left without a verdict; the exit status is never 0",
@@ -15,7 +16,7 @@ MEANING = {
 
 def notes(records: list[CheckRecord]) -> list[str]:
     """Return what each verdict that occurs means, the barrier's definition, and each remark with its checks."""
-    verdicts = {record.verdict for record in records}
+    verdicts = {"exact" if record.verdict == "fail" and not record.of_losses else record.verdict for record in records}
     lines = [meaning for verdict, meaning in MEANING.items() if verdict in verdicts]
     definitions = dict.fromkeys(record.barrier_definition for record in records)
     lines += [f"barrier: {definition}" for definition in definitions if definition]

@@ -22,9 +22,9 @@ class CheckRecord:
 
     ``pair`` is the name of what was measured, a ``kind`` of pair, model, set or merge; ``endpoints`` are its models,
     each a ``name``, its own ``loss`` and ``error``, and ``worst_loss`` is the loss where the worst was seen.
-    ``known`` is how the value is known. ``failure`` is what failed, a line each, ``next`` what may help. ``place`` are
-    the parts of ``where`` by name, ``matrix`` those of a set's Matrix. ``line``: where the manifest names what was
-    measured, 0 where that is not known.
+    ``known`` is how the value is known; ``of_losses``: whether losses decide at all. ``failure`` is what failed, a line
+    each, ``next`` what may help. ``place`` are the parts of ``where`` by name, ``matrix`` those of a set's Matrix.
+    ``line``: where the manifest names what was measured, 0 where that is not known.
     """
 
     id: str
@@ -64,6 +64,7 @@ class CheckRecord:
     environment: dict[str, Any] = field(default_factory=dict)
     line: int = 0
     known: str | None = None
+    of_losses: bool = True
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain lists, dicts and scalars only."""
@@ -99,6 +100,7 @@ class CheckRecord:
             next=list(result.details.get("next", ())),
             naive=finding.naive,
             known=finding.known,
+            of_losses=finding.of_losses,
             error_barrier=finding.error_barrier,
             barrier_definition=finding.barrier_definition,
             where=str(where),

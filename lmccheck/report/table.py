@@ -94,6 +94,9 @@ def _stacked(rows: list[dict[str, str]], columns: list[str], fmt: str, room: int
     names = max((len(part) for row in rows for part in (row["pair"], INDENT * " " + row["check"])), default=0)
     rows = [{**row, "known": fill(row["known"], min(max(names, CLAUSE), room) - INDENT)} for row in rows]
     lines = [{column: "\n".join(_lines(row, column, room, word)) for column in columns} for row in rows]
+    if not any(row["worst loss"] for row in rows):  # below it stands where that is
+        lines = [{**line, "where": line["worst loss"]} for line in lines]
+        columns = ["where" if column == "worst loss" else column for column in columns]
     return _draw(lines, columns, fmt, left=("worst loss",))
 
 

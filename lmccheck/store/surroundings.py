@@ -88,7 +88,10 @@ def remarks_beside(home: Path, weights: Path, tensors: Collection[str]) -> Itera
     """Yield what lies beside a single file of weights and may be taken for the model, too."""
     for name in sorted(names_in(home) - {weights.name}):
         if name.startswith("pytorch_model") and Path(name.removesuffix(INDEX)).suffix in PICKLES:
-            yield f"{weights.name} is read, {name} beside it is not"
+            yield (
+                f"{weights.name} is read, as from_pretrained does, {name} beside it is not, which programs of before "
+                "safetensors load: remove it, or check that it says the same"
+            )
         elif name.endswith(SAFETENSORS):
             try:
                 twice = next((tensor for tensor in read_header(home / name).tensors if tensor in tensors), None)

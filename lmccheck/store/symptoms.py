@@ -52,8 +52,41 @@ def _layouts(found: Comparison, got: Checkpoint, expected: Checkpoint) -> Iterat
                 yield f"tensor {name!r} {verb} the last {abs(here[0] - there[0])} rows, the others are as expected"
 
 
+def _exchanged(found: Comparison, got: Checkpoint, expected: Checkpoint) -> tuple[str, set[str]]:
+    """Say which two layers are exchanged, all their tensors of one form bit for bit; and name the tensors of these.
+
+    A layer is what a number in a tensor's name tells: ``blocks.3.fc.weight`` and ``blocks.7.fc.weight``.
+    """
+    differing = {one.name for one in found.differences}
+    layers: dict[tuple[str, str], set[str]] = {}
+    for name in differing:
+        parts = name.split(".")
+        for place in (place for place, part in enumerate(parts) if part.isdecimal()):
+            stem, rest = ".".join(parts[:place]), ".".join(parts[place + 1 :])
+            layers.setdefault((stem, parts[place]), set()).add(rest)
+    for (stem, one), rests in sorted(layers.items(), key=lambda item: (-len(item[1]), item[0])):
+        for other in sorted(n for s, n in layers if s == stem and int(n) > int(one) and layers[s, n] == rests):
+            pairs = [tuple(".".join(filter(None, (stem, n, rest))) for n in (one, other)) for rest in sorted(rests)]
+            if all(_swapped(got, expected, *pair) for pair in pairs):
+                names = {name for pair in pairs for name in pair}
+                which = f"{stem} {one} and {other}" if stem else f"{one} and {other}"
+                return f"the layers {which} are exchanged, in all {len(names)} of their tensors that differ", names
+    return "", set()
+
+
+def _swapped(got: Checkpoint, expected: Checkpoint, one: str, other: str) -> bool:
+    """Whether two tensors hold, bit for bit, what the other should."""
+    if expected.tensors[one] != expected.tensors[other] or got.tensors.get(one) != got.tensors.get(other):
+        return False
+    crossed = ((one, other), (other, one))
+    return all(_digest(got.get(here)) == _digest(expected.get(there)) for here, there in crossed)
+
+
 def _numbers(found: Comparison, got: Checkpoint, expected: Checkpoint) -> Iterator[str]:
-    for name in [one.name for one in found.differences][:MOST]:
+    exchanged, told = _exchanged(found, got, expected)
+    if exchanged:
+        yield exchanged
+    for name in [one.name for one in found.differences if one.name not in told][:MOST]:
         here, there = got.get(name), expected.get(name)
         for explain in (_kept_as_float, _constant, _transposed, _permuted):
             if line := explain(here, there):

@@ -215,12 +215,34 @@ def test_a_tokenizer_in_one_of_them_only_is_a_difference(tmp_path: Path) -> None
 
 
 def test_what_cannot_be_compared_is_said(tmp_path: Path) -> None:
-    """A SentencePiece model against another list: libraries shift its ids; files nobody reads, unless they are one."""
-    (line,) = told(tmp_path, {"tokenizer.json": words()}, {"tokenizer.model": pieces(*WORDS)})
-    assert line.startswith("tokenizer: its file, which cannot be compared, is tokenizer.json in a and tokenizer.model")
+    """Files nobody reads, unless they are one, with what to do."""
+    (line,) = told(tmp_path, {"tokenizer.json": words()}, {"tokenizer.tiktoken": "YQ== 0\n"})
+    assert line.startswith("tokenizer: its file, which cannot be compared, is tokenizer.json in a and tokenizer.tik")
+    assert "write both by AutoTokenizer.from_pretrained(…).save_pretrained(…); mend: " in line
     ranks = {"tokenizer.tiktoken": "YQ== 0\n"}
     assert told(tmp_path, ranks, ranks) == []
     assert len(told(tmp_path, ranks, {"tokenizer.tiktoken": "Yg== 0\n"})) == 1
+
+
+def test_a_sentencepiece_model_is_compared_by_the_ids_of_its_tokens(tmp_path: Path) -> None:
+    """With another list: the same ids are a note, another one is named, a shift is that of a class, and told so."""
+    fast = {"tokenizer.json": words()}
+    (line,) = told(tmp_path, fast, {"tokenizer.model": pieces(*WORDS)})
+    said = f"tokenizer: its file is tokenizer.json in a and tokenizer.model in b: {len(WORDS)} tokens have the same ids"
+    assert line.startswith(f"{said}, 0 are in one of them; how text is cut is not compared; to compare all of it, ")
+    assert "mend" not in line
+    (line,) = told(tmp_path, {"tokenizer.model": pieces(*WORDS, "more")}, fast)
+    assert f"{len(WORDS)} tokens have the same ids, 1 are in one of them" in line
+    (line,) = told(tmp_path, fast, {"tokenizer.model": pieces(*SWAPPED)})
+    assert line == (
+        'tokenizer.json and tokenizer.model: the id of "▁the" is 2 in a and 3 in b (1 more ids differ); mend: make '
+        'them equal, or accept = ["vocabulary"]'
+    )
+    (line,) = told(tmp_path, fast, {"tokenizer.model": pieces("new", *WORDS)})
+    assert f"in b: the ids of {len(WORDS)} tokens lie 1 apart, as a class may shift them; to compare all" in line
+    assert "mend: make them equal, or accept" in line
+    (line,) = told(tmp_path, fast, {"tokenizer.model": pieces("x", "y")})
+    assert "its list, which share no token, is tokenizer.json in a and tokenizer.model in b; mend: " in line
 
 
 @pytest.mark.parametrize(

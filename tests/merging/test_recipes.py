@@ -114,6 +114,26 @@ def test_a_greedy_soup_keeps_what_does_not_make_it_worse() -> None:
     assert any(note.startswith(f"the greedy soup took {len(taken)} of 7 parents") for note in result.notes)
 
 
+def test_a_soup_is_chosen_once_of_what_it_is_made_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Aligned and unaligned parents are two soups to compare; the one that is kept is not made a third time."""
+    made: list[Path] = []
+    own = lmccheck.Merge.__dict__["_make"]
+    monkeypatch.setattr(lmccheck.Merge, "_make", lambda self, given, target, *seed: made.append(target) or own(
+        self, given, target, *seed
+    ))  # fmt: skip
+    merge = merge_of({"greedy_soup": "val"}, align="weight-matching", calibration=VALIDATION)
+    found = lmccheck.merged_loss(merge, limit=9.0).details
+    assert merge.alignments
+    assert len(made) == 2
+    assert merge.product.made.path.parts[: len(made[0].parts)] in [path.parts for path in made]
+    plain = merge_of({"greedy_soup": "val"}, align="weight-matching", calibration=VALIDATION)
+    object.__setattr__(plain, "tried", type("Forgets", (dict,), {"__setitem__": lambda *_: None})())
+    again = lmccheck.merged_loss(plain, limit=9.0).details
+    assert len(made) == 5
+    assert found["made"] == again["made"]
+    assert all(torch.equal(tensor, plain.merged.theta[name]) for name, tensor in merge.merged.theta.items())
+
+
 def test_a_soup_is_not_judged_by_the_data_that_chose_it() -> None:
     """All of the evaluation data among the validation data is an error, some of it a note."""
     merge = merge_of({"greedy_soup": DATA})

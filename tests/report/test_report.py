@@ -346,7 +346,7 @@ def test_where_a_set_is_worst_stands_on_lines_of_its_own():
     row = record("digits", details={}, where="transformer-seed0, transformer-half1", naive=0.5)
     lines = table([row], width=78).splitlines()
     assert max(map(len, lines)) <= 78
-    at = lines[0].index("worst loss")
+    at = lines[0].index("where")
     assert "".join(line[at:].split("  ")[0].strip() for line in lines[2:]) == "transformer-seed0,transformer-half1"
 
 

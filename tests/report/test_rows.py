@@ -142,3 +142,13 @@ def test_a_name_draws_no_line(fmt: str) -> None:
     """A newline in a name is two characters in every format, so that no name adds a row to a table."""
     told = r"good\\nbad  pass" if fmt == "github" else r"good\nbad  pass"
     assert escaped("good\nbad  pass", fmt).splitlines() == [told]
+
+
+def test_what_is_compared_is_not_said_to_be_searched_for(capsys):
+    """A failure of files names the tensor below 'where', and no budget within which nothing better was found."""
+    row = record("out", where="in=w", worst_loss=None, details={}, verdict="fail", of_losses=False)
+    lines = table([row], width=78).splitlines()
+    assert "where" in lines[0]
+    assert "worst loss" not in lines[0]
+    assert [line for line in notes([row]) if "budget" in line] == []
+    assert notes([row])[0].startswith("fail of what is compared")

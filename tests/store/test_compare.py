@@ -142,6 +142,21 @@ def test_known_mishaps_are_named(got: dict[str, Tensor], expected: dict[str, Ten
     assert any(said in line for line in symptoms(compare(here, there), here, there))
 
 
+def test_exchanged_layers_are_one_line() -> None:
+    """Two layers, all of whose tensors are each other's, are named as layers; half of one is told by its tensors."""
+    names = {f"net.{k}.{part}": draw(4, 4, seed=10 * k + len(part)) for k in (0, 3, 7) for part in ("w", "bias")}
+    swap = {"3": "7", "7": "3"}
+    crossed = {n: names[".".join(swap.get(part, part) for part in n.split("."))] for n in names}
+    here, there = state(**crossed), state(**names)
+    assert symptoms(compare(here, there), here, there) == [
+        "the layers net 3 and 7 are exchanged, in all 4 of their tensors that differ"
+    ]
+    half = state(**{**crossed, "net.7.w": names["net.7.w"]})
+    lines = symptoms(compare(half, there), half, there)
+    assert not any("exchanged" in line for line in lines)
+    assert "tensor 'net.3.w' holds, bit for bit, what 'net.7.w' should" in lines
+
+
 def test_an_unknown_mishap_has_no_name() -> None:
     """Noise is none of the known ones."""
     here, there = state(w=W + 0.1 * V), state(w=W)

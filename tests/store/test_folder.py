@@ -141,7 +141,8 @@ def test_other_weights_beside_a_single_file_are_said(saved: Path) -> None:
     for given in (saved, saved / "model.safetensors"):
         assert look_at(given, saved, "a").remarks == (
             "model.safetensors is read, model.fp16.safetensors beside it is not, which holds a tensor 'w', too",
-            "model.safetensors is read, pytorch_model.bin beside it is not",
+            "model.safetensors is read, as from_pretrained does, pytorch_model.bin beside it is not, which programs of "
+            "before safetensors load: remove it, or check that it says the same",
         )
 
 
