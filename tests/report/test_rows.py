@@ -144,7 +144,7 @@ def test_a_name_draws_no_line(fmt: str) -> None:
     assert escaped("good\nbad  pass", fmt).splitlines() == [told]
 
 
-def test_what_is_compared_is_not_said_to_be_searched_for(capsys):
+def test_what_is_compared_is_not_said_to_be_searched_for() -> None:
     """A failure of files names the tensor below 'where', and no budget within which nothing better was found."""
     row = record("out", where="in=w", worst_loss=None, details={}, verdict="fail", of_losses=False)
     lines = table([row], width=78).splitlines()
