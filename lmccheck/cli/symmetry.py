@@ -109,9 +109,10 @@ def symmetry(options: argparse.Namespace) -> int:
         raise LmcError("symmetry: no example inputs; mend: say --input SHAPE, such as 2,3,224,224, or --inputs FILE")
     import torch
 
+    from lmccheck.modules.precision import own_settings
     from lmccheck.report.symmetry import describe
     from lmccheck.store.model import build_module
-    from lmccheck.symmetry.discover import discover_symmetry
+    from lmccheck.symmetry.discover import derive
     from lmccheck.symmetry.spec_file import load_spec, require_toml, save_spec
     from lmccheck.symmetry.user_spec import enough_trials
     from lmccheck.symmetry.verify import TOLERANCE
@@ -122,12 +123,15 @@ def symmetry(options: argparse.Namespace) -> int:
     torch.manual_seed(options.seed)
     module = build_module(options.model, Path.cwd())
     inputs = example_inputs(options, module)
-    spec = load_spec(options.spec, module) if options.spec else discover_symmetry(module, inputs)
+    with own_settings():
+        traced = None if options.spec else derive(module, inputs)
+    spec = load_spec(options.spec, module) if traced is None else traced.spec
     trials = options.trials or enough_trials(spec)
     worst = None if options.no_verify else spec.verify(module, inputs, trials=trials, seed=options.seed)
     broken = worst is not None and not worst <= TOLERANCE
     title = f"{options.model}: {sum(p.numel() for p in module.parameters()):,} parameters"
-    print(describe(title, spec, verified(worst, broken), options.table, options.all))
+    structure = None if traced is None or broken else traced.droppable
+    print(describe(title, spec, verified(worst, broken), options.table, options.all, structure))
     if worst is not None and broken:
         print(f"lmccheck: {refused(options, spec, module, inputs, worst)}", file=sys.stderr)
         return BROKEN

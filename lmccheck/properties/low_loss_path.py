@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from lmccheck.errors import SourceError, UnsupportedArchitecture
+from lmccheck.errors import SourceError
 from lmccheck.finding import End, Failure, Finding, Seen, Where
 from lmccheck.properties.remarks import measured_on
 
@@ -41,18 +41,17 @@ def prepare(pair: ModelPair, purpose: str) -> Prepared:
     move of a path can change.
     """
     from lmccheck.paths.moves import immovable
+    from lmccheck.symmetry.capabilities import refusal
 
     structure = pair.network.structure(purpose)
     if structure.headless:
-        raise UnsupportedArchitecture(f"{purpose}: {structure.headless}")
+        raise refusal(purpose, structure.headless)
     theta_a, theta_b = structure.canonical(pair.theta_a), structure.canonical(pair.theta_b)
     stuck = immovable(structure, theta_a, theta_b)
     if stuck is not None:
         why = next((f" ({f.reason})" for f in pair.network.spec.frozen if f.tensor == stuck[0]), "")
-        raise UnsupportedArchitecture(
-            f"{purpose}: tensor {stuck[0]!r} differs between a and b and no move of the theory changes it: "
-            f"{stuck[1]}{why}"
-        )
+        says = f"tensor {stuck[0]!r} differs between a and b and no move of the theory changes it: {stuck[1]}{why}"
+        raise refusal(purpose, says)
     return Prepared(structure, theta_a, theta_b)
 
 

@@ -1,4 +1,4 @@
-"""A permutation spec for a reader: which units may move, what stays and why, which ops had no rule."""
+"""A permutation spec for a reader: which units may move, what stays and why, which ops had no rule, what to ask."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from lmccheck.errors import printable
 from lmccheck.report.escape import PIPED, escaped
 
 if TYPE_CHECKING:
-    from lmccheck.symmetry.slots import Slot
+    from lmccheck.symmetry.slots import Slot, UnitGroup
     from lmccheck.symmetry.spec import PermutationSpec
+    from lmccheck.symmetry.structure import Structure
 
 SHOWN_TENSORS = 2
+SHORT = 60  # characters of what is said in a table, and not below it
 
 
 def heading(title: str, spec: PermutationSpec, verified: str) -> str:
@@ -23,10 +25,13 @@ def heading(title: str, spec: PermutationSpec, verified: str) -> str:
     return f"{title}, {groups}, {100 * spec.free_share:.4g} % free to move; {verified}"
 
 
-def groups_table(spec: PermutationSpec, fmt: str = "simple", everything: bool = False) -> str:
+def groups_table(
+    spec: PermutationSpec, fmt: str = "simple", everything: bool = False, structure: Structure | None = None
+) -> str:
     """Return one row per unit group, and below the table why the units of some cannot be dropped.
 
-    Long lists of tensors are cut short unless ``everything`` is asked for.
+    Long lists of tensors are cut short unless ``everything`` is asked for. ``structure``: of the traced network, which
+    dropping goes by.
     """
     limit = None if everything else SHOWN_TENSORS
     reasons: dict[str, int] = {}
@@ -36,7 +41,7 @@ def groups_table(spec: PermutationSpec, fmt: str = "simple", everything: bool = 
             str(group.size),
             f"{group.copies} × {', '.join(group.within)}" if group.within else "",
             str(len(group.slots)),
-            f"no ({reasons.setdefault(group.bound, len(reasons) + 1)})" if group.bound else "yes",
+            _droppable(group, structure, reasons),
             _tensors([slot for slot in group.slots if slot.role == "producer"], limit),
             _tensors([slot for slot in group.slots if slot.role == "consumer"], limit),
         ]
@@ -47,6 +52,18 @@ def groups_table(spec: PermutationSpec, fmt: str = "simple", everything: bool = 
         rows, headers = [[*row[:2], *row[3:]] for row in rows], [header for header in headers if header != "within"]
     table = _draw(headers, rows, fmt, right=("size", "slots"))
     return "\n".join([table, *(f"({number}) {reason}" for reason, number in reasons.items())])
+
+
+def _droppable(group: UnitGroup, structure: Structure | None, reasons: dict[str, int]) -> str:
+    """Say whether a group's units can be dropped; units inside others go with these."""
+    outer = group.within[0] if group.within else group.name
+    if structure is None:
+        why = group.bound
+    elif outer in structure.sizes:
+        return "with its group" if group.within else "yes"
+    else:
+        why = structure.whole.get(outer, group.bound)
+    return f"no ({reasons.setdefault(why, len(reasons) + 1)})" if why else "yes"
 
 
 def frozen_table(spec: PermutationSpec, fmt: str = "simple", everything: bool = False) -> str:
@@ -62,16 +79,39 @@ def frozen_table(spec: PermutationSpec, fmt: str = "simple", everything: bool = 
     return _draw(["frozen because", "tensors", "positions"], rows, fmt, right=("tensors", "positions"))
 
 
-def describe(title: str, spec: PermutationSpec, verified: str, fmt: str = "simple", everything: bool = False) -> str:
-    """Return the whole text: heading, groups, frozen axes, ops without a rule."""
+def capabilities_table(structure: Structure, fmt: str = "simple") -> str:
+    """Return what can be asked of the network: a row per property, how it can be known, and below the table why not."""
+    from lmccheck.symmetry.capabilities import capabilities
+
+    reasons: dict[str, int] = {}
+    rows = []
+    for name, found in capabilities(structure).items():
+        said = f"{found.why}; mend: {found.mend}" if found.mend else found.why
+        short = len(said) <= SHORT
+        rows.append([name, found.how, said if short else f"({reasons.setdefault(said, len(reasons) + 1)})"])
+    table = _draw(["property", "how", "what of it"], rows, fmt, right=())
+    return "\n".join([table, *(f"({number}) {reason}" for reason, number in reasons.items())])
+
+
+def describe(
+    title: str,
+    spec: PermutationSpec,
+    verified: str,
+    fmt: str = "simple",
+    everything: bool = False,
+    structure: Structure | None = None,
+) -> str:
+    """Return the whole text: heading, groups, frozen axes, ops without a rule; what to ask of a traced network."""
     parts = [heading(title, spec, verified)]
     if spec.groups:
-        parts.append(groups_table(spec, fmt, everything))
+        parts.append(groups_table(spec, fmt, everything, structure))
     if spec.frozen:
         parts.append(frozen_table(spec, fmt, everything))
     if spec.unruled:
         ops = ", ".join(f"{op} ({count})" for op, count in sorted(spec.unruled.items()))
         parts.append(f"ops without a rule, which freeze what they touch: {ops}")
+    if structure is not None:
+        parts.append(capabilities_table(structure, fmt))
     return "\n\n".join(parts)
 
 

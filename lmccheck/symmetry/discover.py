@@ -18,6 +18,7 @@ from lmccheck.shown import one_line
 from lmccheck.symmetry.analysis import Analysis
 from lmccheck.symmetry.axes import Factor, Reason, axis_size, expand, segments
 from lmccheck.symmetry.build_structure import along_weights, build_structure, find_head
+from lmccheck.symmetry.capabilities import no_units, refusal
 from lmccheck.symmetry.companions import Families, leaves
 from lmccheck.symmetry.rules import RULES
 from lmccheck.symmetry.sites import Layer, Site, find_sites, layers, made_sites
@@ -27,7 +28,6 @@ from lmccheck.symmetry.statistics import running_statistics
 from lmccheck.symmetry.structure import Structure
 from lmccheck.symmetry.trace import Trace, trace
 
-MEND = "mend: ask for noise_stability with noise = 'gaussian', or for linear_connectivity, which need no units"
 Strided = tuple[Factor, int]
 Strides = Mapping[tuple[str, int], Sequence[tuple[int, Sequence[Strided]]]]  # tensor, dim -> starts and products
 
@@ -65,13 +65,9 @@ def droppable_of(traced: Traced, purpose: str = "dropping") -> Structure:
 
     Raises UnsupportedArchitecture, beginning with the purpose, where no hidden unit can be dropped.
     """
-    found = traced.droppable
-    if not found.groups:
-        left = "; ".join(f"{name!r} is left whole: {why}" for name, why in list(found.whole.items())[:2])
-        raise UnsupportedArchitecture(
-            f"{purpose}: {left or found.obstacles[-1]}; no hidden unit can be dropped; {MEND}"
-        )
-    return found
+    if why := no_units(traced.droppable):
+        raise refusal(purpose, why)
+    return traced.droppable
 
 
 def structure_of(traced: Traced, purpose: str = "a path", *, head: bool = True) -> Structure:
@@ -81,11 +77,10 @@ def structure_of(traced: Traced, purpose: str = "a path", *, head: bool = True) 
     """
     _, headless = find_head(traced.trace, traced.layers)
     if head and headless:
-        raise UnsupportedArchitecture(f"{purpose}: {headless}")
-    try:
-        return traced.structure
-    except UnsupportedArchitecture as error:
-        raise UnsupportedArchitecture(f"{purpose}: {error}") from None
+        raise refusal(purpose, headless)
+    if obstacles := traced.droppable.obstacles:
+        raise refusal(purpose, obstacles[0])
+    return traced.structure
 
 
 @own_settings()

@@ -5,11 +5,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+import lmccheck
 
 WORDS = 16
 
@@ -135,3 +138,22 @@ WHOLE = {
     "layer norm": ["0"], "group norm": ["2"], "gated": ["first"], "shared block": ["first"], "experts": ["first"],
     "attention": ["embed"], "lstm": [], "gru": [], "transposed": [],
 }  # fmt: skip
+
+
+@functools.cache
+def pair_of(name: str, samples: int = 24) -> lmccheck.ModelPair:
+    """Two networks that answer differently, in float64, and what the first one says."""
+    build, draw = STREAMS[name]
+    states = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        states.append({k: v.clone() for k, v in build().double().state_dict().items()})
+    module = build().double()
+    module.load_state_dict(states[0])
+    generator = torch.Generator().manual_seed(2)
+    data = []
+    for count in (samples, 4 * samples):
+        inputs = draw(count, generator)
+        with torch.no_grad():
+            data.append((inputs, module.eval()(inputs).argmax(1)))
+    return lmccheck.load_pair(*states, model=module, data=data[0], calibration=data[1], device="cpu")

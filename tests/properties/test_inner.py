@@ -6,14 +6,13 @@ gives nothing, wherever it is read.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
-from networks.streams import LEVELS, STREAMS, WHOLE, Attention, Block, Experts, Recurrent
+from networks.streams import LEVELS, STREAMS, WHOLE, Attention, Block, Experts, Recurrent, pair_of
 from torch import Tensor, nn
 
 import lmccheck
@@ -23,25 +22,6 @@ from lmccheck.errors import WitnessError
 
 NAMES = [pytest.param(name, marks=pytest.mark.slow if name == "gru" else ()) for name in STREAMS]
 Factors = Mapping[str, Tensor]  # per group, what each unit is multiplied by
-
-
-@functools.cache
-def pair_of(name: str, samples: int = 24) -> lmccheck.ModelPair:
-    """Two networks that answer differently, in float64, and what the first one says, mostly."""
-    build, draw = STREAMS[name]
-    states = []
-    for seed in (0, 1):
-        torch.manual_seed(seed)
-        states.append({k: v.clone() for k, v in build().double().state_dict().items()})
-    module = build().double()
-    module.load_state_dict(states[0])
-    generator = torch.Generator().manual_seed(2)
-    data = []
-    for count in (samples, 4 * samples):
-        inputs = draw(count, generator)
-        with torch.no_grad():
-            data.append((inputs, module.eval()(inputs).argmax(1)))
-    return lmccheck.load_pair(*states, model=module, data=data[0], calibration=data[1], device="cpu")
 
 
 def in_sequence(module: nn.Module, x: Tensor, factors: Factors) -> Tensor:
