@@ -9,9 +9,10 @@ from torch import Tensor
 
 from lmccheck.dropping.dropped import Dropped
 from lmccheck.dropping.edit import cleared, written
-from lmccheck.errors import LmcError, UnsupportedArchitecture
+from lmccheck.errors import LmcError
 from lmccheck.paths.lemmas import Slots, Walk, cross, fall
 from lmccheck.paths.path import Path
+from lmccheck.symmetry.capabilities import refusal
 from lmccheck.symmetry.structure import State, Structure
 
 Falls = Mapping[int, Dropped]  # θ_i of one endpoint, for every level
@@ -21,9 +22,10 @@ def require_sequence(structure: Structure) -> None:
     """Raise UnsupportedArchitecture unless the levels can be dropped one after the other."""
     if not structure.sequential:
         circle = next((level for level in structure.levels if len(level) > 1), structure.levels[0])
-        raise UnsupportedArchitecture(
-            f"dropout_path: the units of {', '.join(circle)} feed one another (as in a residual stream or a gate), so "
-            "they cannot be dropped layer by layer; mend: use ten_segment_path, which drops all at once"
+        units = f"the units of {', '.join(circle)}"
+        raise refusal(
+            "dropout_path",
+            f"{units} feed one another (as in a residual stream or a gate), so they cannot be dropped layer by layer",
         )
 
 

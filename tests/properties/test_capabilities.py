@@ -1,8 +1,7 @@
-"""What can be asked of a network: the table of facts says what the properties do, and the README what the table says."""
+"""What can be asked of a network: the table of facts says what the properties do, and the README says the table."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,7 +17,8 @@ NETWORKS: dict[str, Callable[[], lmccheck.ModelPair]] = {
     "MLP": lambda: case("relu")[0],
     "convolutions, BatchNorm": lambda: case("cnn")[0],
     "residual stream": lambda: case("stream")[0],
-    "LayerNorm, GroupNorm": lambda: pair_of("layer norm"),
+    "LayerNorm": lambda: pair_of("layer norm"),
+    "GroupNorm": lambda: pair_of("group norm"),
     "transformer": lambda: pair_of("attention"),
     "recurrent": lambda: pair_of("lstm"),
     "experts": lambda: pair_of("experts"),
@@ -31,7 +31,7 @@ ASKED: dict[str, Callable[[lmccheck.ModelPair], lmccheck.Result]] = {
     "ten_segment_path": lambda pair: lmccheck.ten_segment_path(pair, profile="dev"),
     "dropout_path": lambda pair: lmccheck.dropout_path(pair, profile="dev"),
 }
-QUICK = ("MLP", "residual stream", "LayerNorm, GroupNorm")
+QUICK = ("MLP", "residual stream", "LayerNorm")
 
 
 def said(pair: lmccheck.ModelPair) -> dict[str, str]:
@@ -44,8 +44,7 @@ def answered(pair: lmccheck.ModelPair, name: str) -> str:
     try:
         known = ASKED[name](pair).details["known"]
     except lmccheck.UnsupportedArchitecture as refused:
-        assert MENDS[name] in str(refused)
-        return "refused"
+        return "refused" if MENDS[name] in str(refused) else str(refused)
     exact = "exact" in known or known == "certified"
     return "inner" if known.startswith("inner") else "certified" if exact else "sampled"
 
@@ -65,14 +64,15 @@ def test_the_readme_says_what_the_table_says() -> None:
     for name, build in NETWORKS.items():
         rows.setdefault(tuple(said(build()).values()), []).append(name)
     head = ["", *(f"`{name}`" for name in ASKED)]
-    lines = [head, ["---"] * len(head), *([", ".join(names), *cells] for cells, names in rows.items())]
-    drawn = "\n".join(re.sub(r"^\|  \|", "| |", f"| {' | '.join(cells)} |") for cells in lines)
-    assert drawn.replace("| --- |", "|---|").replace(" --- |", "---|") in README.read_text(encoding="utf-8"), drawn
+    cells = [head, *([", ".join(names), *row] for row, names in rows.items())]
+    drawn = ["| " + " | ".join(row).lstrip() + " |" for row in cells]
+    drawn.insert(1, "|---" * len(head) + "|")
+    assert "\n".join(drawn) in README.read_text(encoding="utf-8"), "\n".join(drawn)
 
 
 def test_a_refusal_leads_somewhere() -> None:
     """The mend of a path by construction is a trained one, that of units is what needs none."""
     with pytest.raises(lmccheck.UnsupportedArchitecture, match="mend: ask for ten_segment_path"):
         lmccheck.dropout_path(pair_of("attention"))
-    with pytest.raises(lmccheck.UnsupportedArchitecture, match="read 3 times.*mend: ask for ten_segment_path"):
+    with pytest.raises(lmccheck.UnsupportedArchitecture, match=r"read 3 times.*mend: ask for ten_segment_path"):
         lmccheck.dropout_path(pair_of("lstm"))
