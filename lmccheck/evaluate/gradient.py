@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call
 
 from lmccheck.evaluate.batchnorm import tracked
@@ -47,9 +48,21 @@ class Gradient:
         where = f"pair {self.network.name}"
         arguments = self.runner.cast(positional(batch.inputs, where))
         targets = self.runner.cast(batch.targets)
-        with as_source_error(f"{where}: differentiating its loss"), torch.enable_grad(), exact_float32():
+        doing = f"{where}: differentiating its loss"
+        with as_source_error(doing), torch.enable_grad(), exact_float32(), _recurrent(module):
             outputs = functional_call(module, given, arguments)
             return self.network.loss.function(outputs, targets).mean()
+
+
+@contextmanager
+def _recurrent(module: nn.Module) -> Iterator[None]:
+    """Leave cuDNN out of recurrent layers: it differentiates them in training mode only, in which they drop out."""
+    before = torch.backends.cudnn.enabled
+    torch.backends.cudnn.enabled = before and not any(isinstance(part, nn.RNNBase) for part in module.modules())
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.enabled = before
 
 
 def endless_batches(data: Data, size: int, seed: int) -> Iterator[Batch]:

@@ -18,6 +18,7 @@ from lmccheck.evaluate.points import interpolate
 from lmccheck.finding import require_limit
 from lmccheck.shown import one_line
 from lmccheck.store import files
+from lmccheck.store.files import mask_like
 from lmccheck.store.documents import Strict
 from lmccheck.store.stated import damaged, read_stated, require_all_used, save_stated
 from lmccheck.store.tensors import mismatch
@@ -27,6 +28,7 @@ KINDS = {
     "b": "only incoming weights of units without outgoing ones change: the function is constant",
     "c": "outgoing weights move between units that compute the same: the function is constant",
     "d": "straight line between a network and its dropped version: nothing is known but what is sampled",
+    "l": "straight line between bends that were trained: nothing is claimed of it, it is sampled",
 }
 
 KEY = "lmccheck.path"  # of the metadata of a file
@@ -35,7 +37,7 @@ WHAT = "the stored path"
 
 @dataclass(frozen=True)
 class Segment:
-    """From one breakpoint to the next: its ``kind`` (a, b, c or d), what it does, and for c which units are alike.
+    """From one breakpoint to the next: its ``kind`` (a, b, c, d or l), what it does, and for c which units are alike.
 
     ``twins`` maps groups to (n, 2) int64: pairs of units that compute the same on all of the segment.
     """
@@ -51,7 +53,7 @@ class Path(files.Written):
     """A path θ(t), 0 ≤ t ≤ 1, every segment taking an equal share of t.
 
     ``points``: canonical states, float64, one more than there are segments; tensors that do not change are shared
-    between them. ``tied``: every name of the state dict to its canonical name.
+    between them. Of a chain, whose segments are all of kind l, they may be of any floating dtype. ``tied``: every name of the state dict to its canonical name.
     """
 
     points: tuple[dict[str, Tensor], ...] = field(repr=False)
@@ -62,6 +64,13 @@ class Path(files.Written):
     def __post_init__(self) -> None:
         if len(self.points) != len(self.segments) + 1 or not self.segments:
             raise LmcError(f"path: {len(self.points)} breakpoints for {len(self.segments)} segments; expected one more")
+        if self.is_chain and set(self.kinds) != {"l"}:
+            raise LmcError(f"path: segments of kinds {self.kinds}; expected no other kind beside l")
+
+    @property
+    def is_chain(self) -> bool:
+        """Whether it is one of straight segments of which nothing is claimed."""
+        return "l" in self.kinds
 
     @property
     def kinds(self) -> str:
@@ -81,10 +90,12 @@ class Path(files.Written):
         return self.between(k, t * len(self.segments) - k)
 
     def between(self, segment: int, s: float) -> dict[str, Tensor]:
-        """Return the weights at ``s`` in [0, 1] of one segment, by every name of the state dict."""
+        """Return the weights at ``s`` in [0, 1] of one segment, float64, by every name of the state dict."""
         first, second = self.points[segment], self.points[segment + 1]
         state = {
-            name: tensor if second[name] is tensor else interpolate({name: tensor}, {name: second[name]}, s)[name]
+            name: _wide(tensor)
+            if second[name] is tensor
+            else interpolate({name: _wide(tensor)}, {name: _wide(second[name])}, s)[name]
             for name, tensor in first.items()
         }
         return {name: state[own] for name, own in self.tied.items()}
@@ -106,13 +117,17 @@ class Path(files.Written):
         return Path(self.points + other.points[1:], self.segments + other.segments, self.tied, self.facts)
 
 
+def _wide(tensor: Tensor) -> Tensor:
+    return tensor.to(torch.float64) if tensor.is_floating_point() else tensor
+
+
 Unit = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 class SegmentFacts(Strict):
     """What a file says of one segment."""
 
-    kind: Literal["a", "b", "c", "d"]
+    kind: Literal["a", "b", "c", "d", "l"]
     does: str
     twins: dict[str, list[Annotated[list[Unit], Field(min_length=2, max_length=2)]]]
 
@@ -121,7 +136,7 @@ class PathFacts(Strict):
     """What a file says of a path: per breakpoint and name the tensor of the file, the segments, which names are one."""
 
     points: list[dict[str, str]] = Field(description="per breakpoint a table of tensors by name")
-    segments: list[SegmentFacts] = Field(description="per segment its kind (a, b, c or d), what it does, its twins")
+    segments: list[SegmentFacts] = Field(description="per segment its kind (a, b, c, d or l), what it does, its twins")
     tied: dict[str, str] = Field(description="a table of names")
     facts: dict[str, Any] = Field(description="a table")
 
@@ -129,18 +144,18 @@ class PathFacts(Strict):
 def save_path(path: Path, file: str | os.PathLike[str]) -> FilePath:
     """Write a path as one safetensors file: every tensor that occurs, once, and in the metadata where it occurs.
 
-    Float tensors are float64, so that the file proves what was certified. Raises CheckpointError when it cannot be
-    written.
+    Float tensors are float64, so that the file proves what was certified; those of a chain are in the dtypes they have.
+    Raises CheckpointError when it cannot be written.
     """
     held: dict[str, Tensor] = {}
-    known: dict[tuple[str, str], str] = {}
+    known: dict[tuple[str, str], str] = {}  # by name and content
     points: list[dict[str, str]] = []
     for number, state in enumerate(path.points):
         point = {}
         for name, tensor in state.items():
             content = hashlib.sha256(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes()).hexdigest()
-            key = known.setdefault((name, content), f"{number}/{name}")
-            held.setdefault(key, tensor.contiguous().clone())
+            key = known.setdefault((name, f"{tensor.dtype} {content}"), f"{number}/{name}")
+            held.setdefault(key, tensor)
             point[name] = key
         points.append(point)
     segments = [
@@ -163,7 +178,7 @@ def load_path(file: str | os.PathLike[str]) -> Path:
         require_limit(facts.facts.get("epsilon"))
     except LmcError as error:
         damaged(file, WHAT, str(error))
-    if (wrong := _torn(points, facts.tied)) is not None:
+    if (wrong := _torn(path)) is not None:
         damaged(file, WHAT, wrong)
     return path
 
@@ -176,11 +191,15 @@ def _segment(item: SegmentFacts) -> Segment:
 NOT_FIRST = "not at the first breakpoint, but is there"
 
 
-def _torn(points: Sequence[Mapping[str, Tensor]], tied: Mapping[str, str]) -> str | None:
+def _torn(path: Path) -> str | None:
     """Return where breakpoints are not of one network, or where ``tied`` speaks of others, as one clause."""
-    first = points[0]
-    for number, point in enumerate(points):
-        if (wrong := mismatch(point, first, NOT_FIRST, "missing", but_equal=False)) is not None:
+    first, tied, masks = path.points[0], path.tied, set()
+    if path.is_chain:  # masks stay as they are
+        masks = {n for n, t in first.items() if mask_like(t) and all(point.get(n) is t for point in path.points)}
+    for number, point in enumerate(path.points):
+        states = ({n: t for n, t in state.items() if n not in masks} for state in (point, first))
+        wrong = mismatch(*states, NOT_FIRST, "missing", but_equal=False, floats=path.is_chain)
+        if wrong is not None:
             return f"{wrong} at breakpoint {number}"
     named = set(tied.values())
     astray = next((name for name in (*named, *first) if name not in first or name not in named), None)

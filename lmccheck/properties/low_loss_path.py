@@ -113,10 +113,10 @@ class Certified:
     def finding(self, epsilon: float | str, facts: Mapping[str, Any], notes: Sequence[str] = ()) -> Finding:
         """Return the finding. Raises SourceError when an endpoint's loss is not finite."""
         pair, certificate = self.pair, self.certificate
-        worst, segments = certificate.worst, certificate.segments
+        worst = certificate.worst
         ends = (
-            End("a", certificate.loss_a, segments[0].errors[0]),
-            End("b", certificate.loss_b, segments[-1].errors[1]),
+            End("a", certificate.loss_a, certificate.end_errors[0]),
+            End("b", certificate.loss_b, certificate.end_errors[1]),
         )
         for end, measured in zip((pair.a, pair.b), ends, strict=True):
             if not math.isfinite(measured.loss):
@@ -139,7 +139,7 @@ class Certified:
             facts={
                 "excess_definition": EXCESS,
                 "kinds": self.path.kinds,
-                "segments": [segment.facts() for segment in segments],
+                "segments": [segment.facts() for segment in certificate.segments],
                 "certified_max": certificate.largest,
                 "excess": self.excess,
                 "exact": certificate.exact,
@@ -184,7 +184,9 @@ class Certified:
         total = len(certificate.segments)
         claimed = ", if the loss is convex as it says" if certificate.convex.says else ""
         known = f"{total} segments, all convex or constant: the maximum is known, not sampled{claimed}"
-        if sampled:
+        if self.path.is_chain:
+            known = f"a path that was only sampled ({certificate.known}): no theorem stands behind it"
+        elif sampled:
             known = f"{total} segments: {', '.join(sampled)} sampled, the others convex or constant"
             if not pair.loss.convex:
                 known += f" (the loss {pair.loss.name!r} is not known to be convex: head segments are sampled too)"
@@ -197,6 +199,7 @@ class Certified:
         certificate, kinds = self.certificate, self.path.kinds
         top, worst = max(certificate.loss_a, certificate.loss_b), certificate.worst
         known = "is known" if certificate.exact else "is known but for segments of kind d, which are sampled"
+        known = "is the largest of what was sampled" if self.path.is_chain else known
         others = [segment for segment in certificate.segments if segment is not worst]
         return Failure(
             self.pair.name,

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
+from lmccheck.errors import UnsupportedArchitecture
 from lmccheck.finding import Finding
 from lmccheck.properties.advice import wider_search
+from lmccheck.properties.learned_path import learned_path
 from lmccheck.properties.low_loss_path import (
     Certified,
     Prepared,
@@ -15,13 +18,14 @@ from lmccheck.properties.low_loss_path import (
     search_each,
 )
 from lmccheck.properties.registry import check
-from lmccheck.properties.settings import Half, Limit, Profile, Seed
+from lmccheck.properties.settings import Align, Beyond, Half, Limit, Profile, Seed
 
 if TYPE_CHECKING:
     from lmccheck.dropping.dropped import Dropped
     from lmccheck.network.pair import ModelPair
 
 FORMS = {"ten": "paper", "short": "short"}
+LEARNED = "form = 'learned', which trains a path and samples it, without a theorem"
 
 
 @check(
@@ -36,7 +40,9 @@ def ten_segment_path(
     epsilon: Limit = 0.05,
     keep: Half = 0.5,
     refit: bool = True,
-    form: Literal["ten", "short"] = "ten",
+    form: Literal["auto", "ten", "short", "learned"] = "auto",
+    align: Align = "weight-matching",
+    beyond: Beyond = (),
     seed: Seed = 0,
     profile: Profile = "ci",
 ) -> Finding:
@@ -56,9 +62,23 @@ def ten_segment_path(
     Raises LmcError, SourceError, UnsupportedArchitecture (LayerNorm and the like across dropped units, tied tensors).
     Source: Kuditipudi et al. 2019, Theorem 2.
     """
+    settings = {"seed": seed, "profile": profile}
+    why = None
+    if form != "learned":
+        try:
+            return _constructed(pair, epsilon, form, {"keep": keep, "refit": refit, **settings})
+        except UnsupportedArchitecture as refused:
+            if form != "auto":
+                raise
+            why = str(refused).partition("; mend:")[0]
+    return learned_path(pair, epsilon, align, beyond, why, settings)
+
+
+def _constructed(pair: ModelPair, epsilon: float | str, form: str, settings: Mapping[str, Any]) -> Finding:
+    """Return the finding about the path of Theorem 2. Raises UnsupportedArchitecture where it does not apply."""
     from lmccheck.dropping.costs import level_costs
 
-    settings = {"keep": keep, "refit": refit, "seed": seed, "profile": profile}
+    refit, profile, form = settings["refit"], settings["profile"], "short" if form == "short" else "ten"
     ready = prepare(pair, "ten_segment_path")
     require_calibration(pair, "ten_segment_path")
     searches = search_each(pair, ready.structure, [0], **settings)
@@ -67,7 +87,7 @@ def ten_segment_path(
     facts: dict[str, Any] = {
         "theorem": "Kuditipudi et al. 2019, Theorem 2",
         "form": form,
-        "keep": keep,
+        "keep": settings["keep"],
         "refit": refit,
         "kept": {side: {g: len(u) for g, u in dropped.keep.items()} for side, dropped in best.items()},
         "dropped": {side: dropped.how for side, dropped in best.items()},
@@ -84,7 +104,7 @@ def ten_segment_path(
     return found.explained(
         found.finding(epsilon, facts, notes),
         not_found(settings),
-        wider_search(pair.network, ready.structure, settings),
+        [*wider_search(pair.network, ready.structure, settings), LEARNED],
         lambda: level_costs(pair.named_endpoints[side], ready.structure, best[side]),
     )
 

@@ -27,17 +27,24 @@ def verify_path(
 
     ``path``: a Path, or a file that ``lmccheck.save_path`` wrote. Its ends must be the pair's checkpoints to the last
     bit, its names and ties those of the network, and every segment of the kind it says; at every breakpoint outputs
-    must be finite and constant segments must leave the loss of every sample as it is. Losses are measured, nothing is
+    must be finite and constant segments must leave the loss of every sample as it is. A chain of trained bends (kinds
+    l) claims nothing: it is sampled anew, its end may be a copy of θ_B that computes the same on the data, and outputs
+    must be finite wherever it is looked at. Losses are measured, nothing is
     taken from the file but weights and, where ``epsilon`` is not given, the limit that the path was made for.
     ``details`` as of ``ten_segment_path``. Raises CheckpointError: WitnessError, which is a SymmetryError too, where a
     segment is not what it says.
     """
     from lmccheck.paths.certify import certify
+    from lmccheck.paths.chain import sampled_chain
     from lmccheck.paths.path import Path, load_path
 
-    structure = pair.network.structure("verify_path")
     given = path if isinstance(path, Path) else load_path(pair.base / path)
-    found = Certified(pair, given, certify(pair, structure, given, profile=profile, everywhere=True))
+    if given.is_chain:
+        known = sampled_chain(pair, given, profile=profile, everywhere=True)
+    else:
+        structure = pair.network.structure("verify_path")
+        known = certify(pair, structure, given, profile=profile, everywhere=True)
+    found = Certified(pair, given, known)
     origin = "Path" if isinstance(path, Path) else os.fspath(path)
     advice = ["ten_segment_path, which searches for another one"]
     limit, facts, notes = limit_of(epsilon, given.facts.get("epsilon"))

@@ -64,24 +64,35 @@ def between(first: Tensor, second: Tensor, t: float) -> Tensor:
     return torch.where(first == second, first, found)
 
 
+def same_kind(one: Tensor, other: Tensor, *, floats: bool) -> bool:
+    """Whether two tensors are of one dtype, or, ``floats``, both of a floating one."""
+    return one.dtype == other.dtype or (floats and one.is_floating_point() and other.is_floating_point())
+
+
 def shape_of(tensor: Tensor) -> str:
     """Return a tensor's shape and dtype, in words: ``(4, 3) float32``."""
     return f"{tuple(tensor.shape)} {dtype_name(tensor)}"
 
 
 def mismatch(
-    state: Mapping[str, Tensor], other: Mapping[str, Tensor], unknown: str, missing: str, *, but_equal: bool = True
+    state: Mapping[str, Tensor],
+    other: Mapping[str, Tensor],
+    unknown: str,
+    missing: str,
+    *,
+    but_equal: bool = True,
+    floats: bool = False,
 ) -> str | None:
     """Return where a state has not the names, shapes and dtypes of another, or is not finite, as one clause.
 
     ``unknown`` and ``missing`` are what is said of a name that only the one or only the other has; what is not finite
-    may stay where it is equal to the other's (``but_equal``).
+    may stay where it is equal to the other's (``but_equal``). ``floats``: floating dtypes count as one.
     """
     for name in (*state, *other):
         if name not in state or name not in other:
             return f"tensor {name!r} is {missing if name in other else unknown}"
         got, expected = state[name], other[name]
-        if got.shape != expected.shape or got.dtype != expected.dtype:
+        if got.shape != expected.shape or not same_kind(got, expected, floats=floats):
             return f"tensor {name!r}: got {shape_of(got)}, expected {shape_of(expected)}"
         finite = not got.is_floating_point() or bool(got.isfinite().all())
         if not finite and not (but_equal and equal(got, expected)):

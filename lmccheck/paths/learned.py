@@ -1,0 +1,245 @@
+"""A chain of ten straight segments from θ_A to π(θ_B) whose nine bends are trained until the loss along it is low.
+
+The curve of Garipov et al. 2018 and Draxler et al. 2018: bends minimise E_t L(φ(t)), t uniform on the chain φ, by the
+loss of a batch of calibration data at one random t a step. It differs from Garipov's polygonal chain in that there are
+nine bends instead of one, that it begins as the straight line to an aligned θ_B, and that of the chains met on the way,
+the straight line among them, the one is returned whose largest loss on held-out calibration data is lowest. Nothing is
+proved of such a chain: ``paths.chain`` samples it on data that had no part in it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path as Folder
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lmccheck.evaluate.batchnorm import fresh_statistics, tracked
+from lmccheck.evaluate.evaluator import Evaluator
+from lmccheck.evaluate.gradient import Gradient
+from lmccheck.evaluate.points import interpolate, upcast
+from lmccheck.evaluate.split import Split, split
+from lmccheck.modules.runner import as_source_error, outputs_of
+from lmccheck.modules.stored import tied_names
+from lmccheck.network.network import Network
+from lmccheck.network.pair import ModelPair
+from lmccheck.paths.along import height
+from lmccheck.paths.chain import canonical
+from lmccheck.paths.path import Path, Segment
+from lmccheck.store import files
+from lmccheck.store.batches import rebatched
+from lmccheck.store.data import Batch, Data
+from lmccheck.store.trees import positional
+
+SEGMENTS = 10
+STEPS = {"dev": 200, "ci": 600, "thorough": 3000}  # the budget
+RATE = 0.005  # of a tensor's root mean square, per step
+BATCH = 128  # samples at most
+VALUES = 2**24  # numbers of output at most, of one batch
+SAMPLES = 2**14  # of calibration data, held-out ones included
+HELD_OUT = 512  # samples on which chains are compared
+EVERY = 50  # steps
+PLACES = (0.0, 0.5)  # of each segment, where chains are compared
+
+State = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Learned:
+    """The chain that was chosen, and how it was found; JSON-able."""
+
+    path: Path
+    facts: dict[str, Any]
+
+
+def learn(pair: ModelPair, theta_b: Mapping[str, Tensor], *, seed: int = 0, profile: str = "ci") -> Learned:
+    """Return the best chain met while its bends are trained; the ends are θ_A and ``theta_b``, never moved.
+
+    ``theta_b``: a copy of θ_B that computes the same. Trained is every parameter that differs at the ends or takes a
+    gradient; buffers lie on the straight line, whole numbers are those of the nearer end, BatchNorm's statistics are
+    those of calibration data. Bends are float32, or float64 where a checkpoint is. Needs about 14 copies of the network
+    in that dtype. The same seed gives the same bends on a CPU. Raises SourceError without calibration data, or where
+    the loss cannot be differentiated.
+    """
+    network = pair.network
+    parts = split(network, "a path", SAMPLES, seed, most=_batch_size(pair))
+    chain = _Chain(pair, theta_b)
+    heights, steps, stopped = _train(chain, _Judge(pair, theta_b, parts), parts, STEPS[profile], seed)
+    best = min(range(len(heights)), key=lambda k: heights[k])
+    facts = {
+        "method": "Adafactor over nine bends, from the aligned line",
+        "profile": profile,
+        "seed": seed,
+        "budget": STEPS[profile],
+        "steps": steps,
+        "stopped": stopped,
+        "batch": parts.fit[0].samples,
+        "rate": RATE,
+        "fitted_samples": sum(batch.samples for batch in parts.fit),
+        "held_out_samples": sum(batch.samples for batch in parts.held),
+        "trained_tensors": len(chain.trained),
+        "every": EVERY,
+        "excess_held_out": [each if math.isfinite(each) else None for each in heights],
+        "best_step": min(best * EVERY, steps),
+    }
+    return Learned(chain.path(), facts)
+
+
+class _Chain:
+    """θ_A, the bends, θ_B: on the device, in the working dtype, by canonical names; only ``trained`` tensors move."""
+
+    def __init__(self, pair: ModelPair, theta_b: Mapping[str, Tensor]) -> None:
+        network, self.tied = pair.network, tied_names(pair.module)
+        self.network, self.gradient = network, Gradient(network, pair.theta_a, pair.theta_b)
+        self.given = [canonical(theta, self.tied) for theta in (pair.theta_a, theta_b)]
+        first, last = (self.gradient.weights(theta) for theta in self.given)
+        learnt = dict(pair.module.named_parameters(remove_duplicate=False))
+        self.still = {n for n, t in first.items() if torch.equal(t, last[n]) and not _learns(learnt.get(n))}
+        self.trained = [n for n, t in first.items() if n in learnt and t.is_floating_point() and n not in self.still]
+        self.points = [first]
+        for k in range(1, SEGMENTS):
+            between = interpolate(first, last, k / SEGMENTS)
+            self.points.append({n: first[n] if n in self.still else t for n, t in between.items()})
+        self.points.append(last)
+        for parameter in self.parameters():
+            parameter.requires_grad_()
+
+    def parameters(self) -> list[Tensor]:
+        """Return what is trained."""
+        return [bend[name] for bend in self.points[1:-1] for name in self.trained]
+
+    def at(self, number: int, s: float) -> State:
+        """Return the weights at ``s`` of a segment, by every name of the state dict; autograd follows them to bends."""
+        state = interpolate(self.points[number], self.points[number + 1], s)
+        return {name: state[own] for name, own in self.tied.items()}
+
+    def descend(self, number: int, s: float, batch: Batch) -> bool:
+        """Take the gradient of the loss at a point; False where the loss is no number, and there is none."""
+        what = f"pair {self.network.name}: form = 'learned' differentiates the loss, which"
+        with torch.enable_grad():
+            loss = self.gradient.loss(self.at(number, s), batch)
+        if not bool(loss.isfinite()):
+            return False
+        with as_source_error(what, "; mend: make model and loss differentiable, or ask for linear_connectivity"):
+            loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it without types
+        return True
+
+    def held(self) -> State:
+        """Return what is trained, by names of its own."""
+        return {f"{k}/{name}": self.points[k][name].detach() for k in range(1, SEGMENTS) for name in self.trained}
+
+    def hold(self, held: Mapping[str, Tensor]) -> None:
+        """Take back what ``held`` gave."""
+        with torch.no_grad():
+            for key, tensor in held.items():
+                number, name = key.split("/", 1)
+                self.points[int(number)][name].copy_(tensor)
+
+    def path(self) -> Path:
+        """Return the chain on the CPU: its ends as they were given, what stays as it is shared."""
+        first, last = self.given
+        bends = [self._fresh({n: t.detach() for n, t in bend.items()}) for bend in self.points[1:-1]]
+        moved = [{n: first[n] if n in self.still else t.cpu() for n, t in bend.items()} for bend in bends]
+        says = [f"straight to bend {k}" for k in range(1, SEGMENTS)] + ["straight to b"]
+        return Path((first, *moved, last), tuple(Segment("l", does) for does in says), self.tied)
+
+    def _fresh(self, bend: State) -> State:
+        """Return a bend with the statistics that BatchNorm has there on the calibration data."""
+        runner, data = self.gradient.runner, self.network.calibration
+        if not tracked(runner.module) or data is None:
+            return bend
+        weights = {name: bend[own] for name, own in self.tied.items()}
+        fresh = fresh_statistics(runner, weights, rebatched(data), data.origin)
+        return {**bend, **{name: tensor for name, tensor in fresh.items() if name in bend}}
+
+
+def _learns(parameter: Tensor | None) -> bool:
+    """Whether it is a parameter that takes a gradient."""
+    return parameter is not None and parameter.requires_grad
+
+
+class _Judge:
+    """By how much a chain is above the worse of its ends on held-out calibration data, at most."""
+
+    def __init__(self, pair: ModelPair, theta_b: Mapping[str, Tensor], parts: Split) -> None:
+        held, fit = (Data(_first(each), parts.origin, False) for each in (parts.held, parts.fit))
+        self._evaluator = Evaluator(replace(pair.network, data=held, calibration=fit), pair.theta_a, pair.theta_b)
+        ends = (self._evaluator.weights(theta) for theta in (pair.theta_a, theta_b))
+        self._worse = max(self._evaluator.measure(end, reestimate=False, label="an endpoint").loss for end in ends)
+
+    def __call__(self, chain: _Chain) -> float:
+        """Return max L on the chain − max(L(θ_A), L(θ_B)), at ``PLACES``; infinite where a loss is no number."""
+        worst = -math.inf
+        with torch.no_grad():
+            for number in range(SEGMENTS):
+                for s in PLACES:
+                    label = f"segment {number + 1} of a path at {s:.4g}"
+                    loss = self._evaluator.measure(chain.at(number, s), reestimate=True, label=label).loss
+                    worst = max(worst, height(loss))
+        return worst - self._worse
+
+
+def _first(batches: tuple[Batch, ...]) -> tuple[Batch, ...]:
+    """Return the first batches, of about ``HELD_OUT`` samples together."""
+    taken, seen = [], 0
+    for batch in batches:
+        if not taken or seen + batch.samples <= HELD_OUT:
+            taken.append(batch)
+            seen += batch.samples
+    return tuple(taken)
+
+
+def _train(chain: _Chain, judge: _Judge, parts: Split, budget: int, seed: int) -> tuple[list[float], int, str]:
+    """Train a chain and leave it at its best; return its height every few steps, the steps, and why it stopped."""
+    heights = [judge(chain)]
+    if heights[0] <= 0 or not chain.trained:
+        return heights, 0, "the straight line is no higher than its ends" if chain.trained else "nothing may move"
+    optimiser = torch.optim.Adafactor(chain.parameters(), lr=RATE)
+    generator = torch.Generator().manual_seed(seed)
+    batches = _endless(parts.fit, generator)
+    stopped, step = "at the end of its budget", 0
+    with TemporaryDirectory(prefix="lmccheck-") as folder:  # the best bends, which memory has no second room for
+        best = files.save(chain.held(), Folder(folder) / "bends.safetensors")
+        for step in range(1, budget + 1):
+            optimiser.param_groups[0]["lr"] = RATE * min(1.0, 2 * (1 - (step - 1) / budget))
+            number = int(torch.randint(SEGMENTS, (), generator=generator))
+            s = float(torch.rand((), generator=generator)) or 0.5  # at 0 there may be nothing to learn from
+            optimiser.zero_grad()
+            if not chain.descend(number, s, next(batches)):
+                stopped = "a loss was no number"
+                break
+            optimiser.step()
+            if step % EVERY and step < budget:
+                continue
+            heights.append(judge(chain))
+            if heights[-1] == min(heights):
+                files.save(chain.held(), best)
+            if heights[-1] <= 0:
+                stopped = "no higher than its ends"
+                break
+        del optimiser
+        chain.hold(files.load(best))
+    return heights, step, stopped
+
+
+def _endless(batches: tuple[Batch, ...], generator: torch.Generator) -> Iterator[Batch]:
+    """Yield batches in a random order, over and over."""
+    while True:
+        for k in torch.randperm(len(batches), generator=generator).tolist():
+            yield batches[k]
+
+
+def _batch_size(pair: ModelPair) -> int:
+    """Return how many samples a step takes: fewer where a network gives many numbers for each, as for every token."""
+    network: Network = pair.network
+    one = network.data.batches[0].take(slice(1))
+    inputs = positional(one.inputs, network.data.origin)
+    given = outputs_of(network.module, pair.theta_a, inputs, torch.float32)
+    return max(1, min(BATCH, network.data.most or BATCH, VALUES // max(1, sum(tensor.numel() for tensor in given))))
+
+
