@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path as Folder
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -37,14 +38,15 @@ from lmccheck.store.data import Batch, Data
 from lmccheck.store.trees import positional
 
 SEGMENTS = 10
-STEPS = {"dev": 200, "ci": 600, "thorough": 3000}  # the budget
-RATE = 0.005  # of a tensor's root mean square, per step
+COARSE = 5  # segments, while the first half of the budget lasts: fewer bends are trained sooner, and fit less by heart
+STEPS = {"dev": 200, "ci": 800, "thorough": 4000}  # the budget
+RATE = 0.003  # of a tensor's root mean square, per step
 BATCH = 128  # samples at most
 VALUES = 2**24  # numbers of output at most, of one batch
 SAMPLES = 2**14  # of calibration data, held-out ones included
 HELD_OUT = 512  # samples on which chains are compared
-EVERY = 50  # steps
-PLACES = (0.0, 0.5)  # of each segment, where chains are compared
+EVERY = 100  # steps
+PLACES = 2 * SEGMENTS  # at which chains are compared
 
 State = dict[str, Tensor]
 
@@ -101,28 +103,37 @@ class _Chain:
         learnt = dict(pair.module.named_parameters(remove_duplicate=False))
         self.still = {n for n, t in first.items() if torch.equal(t, last[n]) and not _learns(learnt.get(n))}
         self.trained = [n for n, t in first.items() if n in learnt and t.is_floating_point() and n not in self.still]
-        self.points = [first]
-        for k in range(1, SEGMENTS):
-            between = interpolate(first, last, k / SEGMENTS)
-            self.points.append({n: first[n] if n in self.still else t for n, t in between.items()})
-        self.points.append(last)
-        for parameter in self.parameters():
-            parameter.requires_grad_()
+        self.points = [first, *(self._bend(first, last, k / COARSE) for k in range(1, COARSE)), last]
+
+    def _bend(self, first: State, last: State, s: float) -> State:
+        """Return a new bend between two breakpoints."""
+        with torch.no_grad():
+            bend = {n: first[n] if n in self.still else t for n, t in interpolate(first, last, s).items()}
+        for name in self.trained:
+            bend[name].requires_grad_()
+        return bend
+
+    def halve(self) -> None:
+        """Put a bend into the middle of every segment."""
+        middles = [self._bend(first, last, 0.5) for first, last in pairwise(self.points)]
+        self.points = [self.points[0], *(p for two in zip(middles, self.points[1:], strict=True) for p in two)]
 
     def parameters(self) -> list[Tensor]:
         """Return what is trained."""
         return [bend[name] for bend in self.points[1:-1] for name in self.trained]
 
-    def at(self, number: int, s: float) -> State:
-        """Return the weights at ``s`` of a segment, by every name of the state dict; autograd follows them to bends."""
+    def at(self, t: float) -> State:
+        """Return the weights at ``t`` in [0, 1], by every name of the state dict; autograd follows them to bends."""
+        number = min(int(t * (len(self.points) - 1)), len(self.points) - 2)
+        s = t * (len(self.points) - 1) - number
         state = interpolate(self.points[number], self.points[number + 1], s)
         return {name: state[own] for name, own in self.tied.items()}
 
-    def descend(self, number: int, s: float, batch: Batch) -> bool:
+    def descend(self, t: float, batch: Batch) -> bool:
         """Take the gradient of the loss at a point; False where the loss is no number, and there is none."""
         what = f"pair {self.network.name}: form = 'learned' differentiates the loss, which"
         with torch.enable_grad():
-            loss = self.gradient.loss(self.at(number, s), batch)
+            loss = self.gradient.loss(self.at(t), batch)
         if not bool(loss.isfinite()):
             return False
         with as_source_error(what, "; mend: make model and loss differentiable, or ask for linear_connectivity"):
@@ -131,14 +142,18 @@ class _Chain:
 
     def held(self) -> State:
         """Return what is trained, by names of its own."""
-        return {f"{k}/{name}": self.points[k][name].detach() for k in range(1, SEGMENTS) for name in self.trained}
+        return {f"{k}/{n}": bend[n].detach() for k, bend in enumerate(self.points[1:-1], 1) for n in self.trained}
 
     def hold(self, held: Mapping[str, Tensor]) -> None:
-        """Take back what ``held`` gave."""
+        """Become the chain that ``held`` was of, with ten segments."""
+        first, last, count = self.points[0], self.points[-1], 1 + max(int(key.split("/")[0]) for key in held)
+        self.points = [first, *(self._bend(first, last, k / count) for k in range(1, count)), last]
         with torch.no_grad():
             for key, tensor in held.items():
                 number, name = key.split("/", 1)
                 self.points[int(number)][name].copy_(tensor)
+        if count < SEGMENTS:
+            self.halve()
 
     def path(self) -> Path:
         """Return the chain on the CPU: its ends as they were given, what stays as it is shared."""
@@ -176,11 +191,10 @@ class _Judge:
         """Return max L on the chain − max(L(θ_A), L(θ_B)), at ``PLACES``; infinite where a loss is no number."""
         worst = -math.inf
         with torch.no_grad():
-            for number in range(SEGMENTS):
-                for s in PLACES:
-                    label = f"segment {number + 1} of a path at {s:.4g}"
-                    loss = self._evaluator.measure(chain.at(number, s), reestimate=True, label=label).loss
-                    worst = max(worst, height(loss))
+            for k in range(PLACES):
+                label = f"a path at t = {k / PLACES:.4g}"
+                loss = self._evaluator.measure(chain.at(k / PLACES), reestimate=True, label=label).loss
+                worst = max(worst, height(loss))
         return worst - self._worse
 
 
@@ -196,21 +210,23 @@ def _first(batches: tuple[Batch, ...]) -> tuple[Batch, ...]:
 
 def _train(chain: _Chain, judge: _Judge, parts: Split, budget: int, seed: int) -> tuple[list[float], int, str]:
     """Train a chain and leave it at its best; return its height every few steps, the steps, and why it stopped."""
-    heights = [judge(chain)]
-    if heights[0] <= 0 or not chain.trained:
-        return heights, 0, "the straight line is no higher than its ends" if chain.trained else "nothing may move"
-    optimiser = torch.optim.Adafactor(chain.parameters(), lr=RATE)
+    heights, step, stopped = [judge(chain)], 0, "at the end of its budget"
+    if not chain.trained or heights[0] <= 0:
+        chain.halve()
+        return heights, step, "no higher than its ends" if chain.trained else "nothing on it may move"
     generator = torch.Generator().manual_seed(seed)
     batches = _endless(parts.fit, generator)
-    stopped, step = "at the end of its budget", 0
-    with TemporaryDirectory(prefix="lmccheck-") as folder:  # the best bends, which memory has no second room for
+    optimiser = torch.optim.Adafactor(chain.parameters(), lr=RATE)
+    with TemporaryDirectory(prefix="lmccheck-") as folder:  # the best bends, of which memory holds no second copy
         best = files.save(chain.held(), Folder(folder) / "bends.safetensors")
         for step in range(1, budget + 1):
+            if step == budget // 2 + 1:
+                chain.halve()
+                optimiser = torch.optim.Adafactor(chain.parameters(), lr=RATE)
             optimiser.param_groups[0]["lr"] = RATE * min(1.0, 2 * (1 - (step - 1) / budget))
-            number = int(torch.randint(SEGMENTS, (), generator=generator))
-            s = float(torch.rand((), generator=generator)) or 0.5  # at 0 there may be nothing to learn from
             optimiser.zero_grad()
-            if not chain.descend(number, s, next(batches)):
+            t = float(torch.rand((), generator=generator)) or 0.5  # at 0 there is nothing to learn
+            if not chain.descend(t, next(batches)):
                 stopped = "a loss was no number"
                 break
             optimiser.step()
@@ -222,7 +238,6 @@ def _train(chain: _Chain, judge: _Judge, parts: Split, budget: int, seed: int) -
             if heights[-1] <= 0:
                 stopped = "no higher than its ends"
                 break
-        del optimiser
         chain.hold(files.load(best))
     return heights, step, stopped
 

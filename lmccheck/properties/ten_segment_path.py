@@ -1,4 +1,4 @@
-"""Theorem 2: are two networks joined by a path of ten segments along which the loss stays low?"""
+"""Theorem 2, or training: are two networks joined by a path of ten segments along which the loss stays low?"""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ LEARNED = "form = 'learned', which trains a path and samples it, without a theor
 
 @check(
     of="pair",
-    claim="max L ≤ max(L(θ_A), L(θ_B)) + ε (Theorem 2)",
+    claim="max L ≤ max(L(θ_A), L(θ_B)) + ε (Theorem 2, or a trained chain)",
     quantifier="there is a path",
-    certifies="eight of ten segments exactly, two by samples",
+    certifies="eight of ten segments exactly, two by samples; all ten by samples where the bends are trained",
 )
 def ten_segment_path(
     pair: ModelPair,
@@ -48,19 +48,29 @@ def ten_segment_path(
 ) -> Finding:
     """Assert that θ_A and θ_B are joined by ten segments with max L ≤ max(L(θ_A), L(θ_B)) + ε.
 
-    The path drops all but a share ``keep`` (at most ½) of every layer's units of each network, and crosses between the
-    two half-empty networks by moves along which the loss is convex or constant; only the first and the last segment,
-    between a network and its dropped version, are sampled. ``epsilon``: in the loss's unit (nats for cross entropy),
-    or ``"5%"`` of the worse endpoint's loss. ``refit``: fit what the kept units feed to what all of them fed, on
-    calibration data; both ways are measured, ``value`` is of the one asked for. ``form``: ``ten``, or ``short`` (seven
-    segments, or five where the kept units are disjoint). BatchNorm statistics are weights of the path.
+    ``form = "ten"`` is the construction of Theorem 2: it drops all but a share ``keep`` (at most ½) of every layer's
+    units of each network, and crosses between the two half-empty networks by moves along which the loss is convex or
+    constant; only the first and the last segment, between a network and its dropped version, are sampled. ``short`` has
+    seven segments, or five where the kept units are disjoint. ``refit``: fit what the kept units feed to what all of
+    them fed, on calibration data; both ways are measured, ``value`` is of the one asked for. BatchNorm statistics are
+    weights of the path.
 
-    ``details`` hold ``segments`` (kind, loss at both ends, max, how it is known: constant, convex or sampled),
-    ``certified_max``, ``excess``, ``kinds``, ``without_refit``, ``keep``, ``search`` and more; the witness is the Path:
-    ``lmccheck.save_path`` writes it, ``lmccheck.verify_path`` certifies it anew without searching.
-    A pass holds for this data, exactly but for the sampled segments; a fail means that no such path was found.
-    Raises LmcError, SourceError, UnsupportedArchitecture (LayerNorm and the like across dropped units, tied tensors).
-    Source: Kuditipudi et al. 2019, Theorem 2.
+    ``form = "learned"`` is a chain of ten straight segments from θ_A to π(θ_B), whose nine bends are trained on
+    calibration data, from the line to θ_B aligned by ``align`` and ``beyond`` as in ``linear_connectivity``. A pass says
+    that the loss is low wherever the chain was looked at (a refined grid of every segment, BatchNorm re-estimated at
+    each point), on this data, and nothing else: no theorem stands behind it, the loss between two samples is unknown,
+    and training hard enough may join networks that no merge could average. A fail says that training found no such chain
+    within its budget, steps by ``profile`` (``details.search``). ``form = "auto"`` takes ``ten`` wherever that applies,
+    and else ``learned``, saying why.
+
+    ``epsilon``: in the loss's unit (nats for cross entropy), or ``"5%"`` of the worse endpoint's loss. ``details`` hold
+    ``segments`` (kind, loss at both ends, max, how it is known: constant, convex or sampled), ``certified_max``,
+    ``excess``, ``kinds``, ``form``, ``search``, of a construction ``without_refit`` and ``keep``, of a learned path
+    ``why_learned`` and ``aligned_line`` (the excess it began with). The witness is the Path: ``lmccheck.save_path``
+    writes it, bends and all, ``lmccheck.verify_path`` measures it anew without searching or training.
+    Raises LmcError, SourceError (no calibration data), UnsupportedArchitecture where the form that was asked for does
+    not apply (``ten``: LayerNorm and the like across dropped units, tied tensors).
+    Source: Kuditipudi et al. 2019, Theorem 2; Garipov et al. 2018 and Draxler et al. 2018 (learned).
     """
     settings = {"seed": seed, "profile": profile}
     why = None
