@@ -16,9 +16,7 @@ from lmccheck.symmetry.structure import State
 OTHER = "mend: give a path made for this network"
 
 
-def require_network(
-    pair: ModelPair, path: Path, like: State, tied: Mapping[str, str], *, floats: bool = False
-) -> None:
+def require_network(pair: ModelPair, path: Path, like: State, tied: Mapping[str, str], *, floats: bool = False) -> None:
     """Raise CheckpointError unless every breakpoint holds the tensors of ``like``, and no others, under its names.
 
     ``tied`` maps every name of the network to its canonical one. ``floats``: a floating tensor may be of any dtype.

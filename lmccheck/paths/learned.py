@@ -23,7 +23,7 @@ from torch import Tensor
 from lmccheck.evaluate.batchnorm import fresh_statistics, tracked
 from lmccheck.evaluate.evaluator import Evaluator
 from lmccheck.evaluate.gradient import Gradient
-from lmccheck.evaluate.points import interpolate, upcast
+from lmccheck.evaluate.points import interpolate
 from lmccheck.evaluate.split import Split, split
 from lmccheck.modules.runner import as_source_error, outputs_of
 from lmccheck.modules.stored import tied_names
@@ -200,7 +200,8 @@ class _Judge:
 
 def _first(batches: tuple[Batch, ...]) -> tuple[Batch, ...]:
     """Return the first batches, of about ``HELD_OUT`` samples together."""
-    taken, seen = [], 0
+    taken: list[Batch] = []
+    seen = 0
     for batch in batches:
         if not taken or seen + batch.samples <= HELD_OUT:
             taken.append(batch)
@@ -229,7 +230,7 @@ def _train(chain: _Chain, judge: _Judge, parts: Split, budget: int, seed: int) -
             if not chain.descend(t, next(batches)):
                 stopped = "a loss was no number"
                 break
-            optimiser.step()
+            optimiser.step()  # type: ignore[no-untyped-call]  # torch leaves it without types
             if step % EVERY and step < budget:
                 continue
             heights.append(judge(chain))
@@ -256,5 +257,3 @@ def _batch_size(pair: ModelPair) -> int:
     inputs = positional(one.inputs, network.data.origin)
     given = outputs_of(network.module, pair.theta_a, inputs, torch.float32)
     return max(1, min(BATCH, network.data.most or BATCH, VALUES // max(1, sum(tensor.numel() for tensor in given))))
-
-

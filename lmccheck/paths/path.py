@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 from typing import Annotated, Any, Literal
@@ -18,8 +18,8 @@ from lmccheck.evaluate.points import interpolate
 from lmccheck.finding import require_limit
 from lmccheck.shown import one_line
 from lmccheck.store import files
-from lmccheck.store.files import mask_like
 from lmccheck.store.documents import Strict
+from lmccheck.store.files import mask_like
 from lmccheck.store.stated import damaged, read_stated, require_all_used, save_stated
 from lmccheck.store.tensors import mismatch
 
@@ -53,7 +53,8 @@ class Path(files.Written):
     """A path θ(t), 0 ≤ t ≤ 1, every segment taking an equal share of t.
 
     ``points``: canonical states, float64, one more than there are segments; tensors that do not change are shared
-    between them. Of a chain, whose segments are all of kind l, they may be of any floating dtype. ``tied``: every name of the state dict to its canonical name.
+    between them. Of a chain, whose segments are all of kind l, they may be of any floating dtype.
+    ``tied``: every name of the state dict to its canonical name.
     """
 
     points: tuple[dict[str, Tensor], ...] = field(repr=False)
@@ -193,12 +194,12 @@ NOT_FIRST = "not at the first breakpoint, but is there"
 
 def _torn(path: Path) -> str | None:
     """Return where breakpoints are not of one network, or where ``tied`` speaks of others, as one clause."""
-    first, tied, masks = path.points[0], path.tied, set()
+    first, tied, masks = path.points[0], path.tied, set[str]()
     if path.is_chain:  # masks stay as they are
         masks = {n for n, t in first.items() if mask_like(t) and all(point.get(n) is t for point in path.points)}
     for number, point in enumerate(path.points):
-        states = ({n: t for n, t in state.items() if n not in masks} for state in (point, first))
-        wrong = mismatch(*states, NOT_FIRST, "missing", but_equal=False, floats=path.is_chain)
+        own, other = ({n: t for n, t in state.items() if n not in masks} for state in (point, first))
+        wrong = mismatch(own, other, NOT_FIRST, "missing", but_equal=False, floats=path.is_chain)
         if wrong is not None:
             return f"{wrong} at breakpoint {number}"
     named = set(tied.values())

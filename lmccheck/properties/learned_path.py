@@ -14,8 +14,6 @@ from lmccheck.properties.measured_line import measure_line
 from lmccheck.properties.remarks import batchnorm_remark, calibration_remarks
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from lmccheck.alignment.api import Alignment
     from lmccheck.network.pair import ModelPair
 

@@ -56,12 +56,12 @@ def ten_segment_path(
     weights of the path.
 
     ``form = "learned"`` is a chain of ten straight segments from θ_A to π(θ_B), whose nine bends are trained on
-    calibration data, from the line to θ_B aligned by ``align`` and ``beyond`` as in ``linear_connectivity``. A pass says
-    that the loss is low wherever the chain was looked at (a refined grid of every segment, BatchNorm re-estimated at
-    each point), on this data, and nothing else: no theorem stands behind it, the loss between two samples is unknown,
-    and training hard enough may join networks that no merge could average. A fail says that training found no such chain
-    within its budget, steps by ``profile`` (``details.search``). ``form = "auto"`` takes ``ten`` wherever that applies,
-    and else ``learned``, saying why.
+    calibration data, from the line to θ_B aligned by ``align`` and ``beyond`` as in ``linear_connectivity``. A pass
+    says that the loss is low wherever the chain was looked at (a refined grid of every segment, BatchNorm re-estimated
+    at each point), on this data, and nothing else: no theorem stands behind it, the loss between two samples is
+    unknown, and training hard enough may join networks that no merge could average. A fail says that training found no
+    such chain within its budget, steps by ``profile`` (``details.search``). ``form = "auto"`` takes ``ten`` wherever
+    that applies, and else ``learned``, saying why.
 
     ``epsilon``: in the loss's unit (nats for cross entropy), or ``"5%"`` of the worse endpoint's loss. ``details`` hold
     ``segments`` (kind, loss at both ends, max, how it is known: constant, convex or sampled), ``certified_max``,

@@ -112,7 +112,7 @@ def test_a_path_has_the_ends_and_the_tensors_of_its_pair() -> None:
     assert "it does not end at b: tensor '1.weight' differs" in refused(a, off)
     assert "it does not begin at a: tensor '1.weight' differs" in refused(off, b)
     half = {name: tensor.float() for name, tensor in b.items()}
-    assert "breakpoint 1: tensor '0.weight': got (2, 1) torch.float32, expected" in refused(a, half, b)
+    assert "breakpoint 1: tensor '0.weight': got (2, 1) float32, expected" in refused(a, half, b)
 
 
 def test_the_worst_segment_is_one_that_moves_the_loss() -> None:

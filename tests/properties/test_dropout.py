@@ -111,7 +111,7 @@ def test_no_last_layer_is_needed(ending: str) -> None:
     assert lmccheck.dropout_stability(pair, epsilon=100.0).passed
     assert lmccheck.noise_stability(pair, epsilon=100.0).passed
     with pytest.raises(lmccheck.UnsupportedArchitecture, match="the network's output comes from"):
-        lmccheck.ten_segment_path(pair)
+        lmccheck.ten_segment_path(pair, form="ten")
 
 
 def test_a_saved_witness_is_measured_and_checked_anew(tmp_path: Path) -> None:

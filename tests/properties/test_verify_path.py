@@ -20,6 +20,7 @@ import lmccheck
 from lmccheck.errors import CheckpointError, LmcError
 from lmccheck.paths import certify as certify_module
 from lmccheck.paths.certify import certify
+from lmccheck.paths.ends import require_network
 from lmccheck.paths.path import Path, Segment, load_path, save_path
 
 PAIR, STRUCTURE, PATH = ten()
@@ -303,4 +304,4 @@ def test_ties_of_the_network_are_ties_of_the_path() -> None:
     theta = random_state(pair.module, 3)
     named = Path((theta, theta), (Segment("d", ""),), {**{n: n for n in theta}, "0.weight": "2.weight"})
     with pytest.raises(CheckpointError, match=r"'tied' says that '0\.weight' is '2\.weight'"):
-        certify_module.require_ends(pair, structure, named)
+        require_network(pair, named, structure.canonical(pair.theta_a), structure.trace.tied)
