@@ -214,7 +214,7 @@ def _train(chain: _Chain, judge: _Judge, parts: Split, budget: int, seed: int) -
     heights, step, stopped = [judge(chain)], 0, "at the end of its budget"
     if not chain.trained or heights[0] <= 0:
         chain.halve()
-        return heights, step, "no higher than its ends" if chain.trained else "nothing on it may move"
+        return heights, step, "no higher than its ends" if chain.trained else "of one network: nothing may move"
     generator = torch.Generator().manual_seed(seed)
     batches = _endless(parts.fit, generator)
     optimiser = torch.optim.Adafactor(chain.parameters(), lr=RATE)

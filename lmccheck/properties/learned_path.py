@@ -54,9 +54,7 @@ def learned_path(
     notes = [
         *([f"form = 'learned', since no construction applies: {why}"] if why else []),
         f"the aligned line it was trained from has excess {line['excess']:.4g} at {line['points']} points",
-        f"bends trained for {search['steps']} of at most {search['budget']} steps on {search['fitted_samples']} "
-        f"calibration samples ({search['stopped']}), those after step {search['best_step']} kept by "
-        f"{search['held_out_samples']} held-out ones",
+        _trained(search),
         *left,
         *([] if alignment is None else calibration_remarks(alignment.method, alignment.facts)),
         *([batchnorm_remark(pair.network)] if tracked(pair.module) else []),
@@ -95,6 +93,17 @@ def _line(pair: ModelPair, alignment: Alignment | None, found: Certified) -> dic
     line = measure_line(segment(pair, evaluator, alignment), len(found.path.points), "dev", *ends)
     worst = max(line.points, key=lambda point: point.loss)
     return {"excess": line.excess, "max": worst.loss, "worst_t": worst.t, "points": len(line.points)}
+
+
+def _trained(search: Mapping[str, Any]) -> str:
+    """Say what was trained on what, and by what bends were chosen."""
+    if not search["steps"]:
+        return f"the line was left straight: on held-out calibration data it is {search['stopped']}"
+    return (
+        f"bends trained for {search['steps']} of at most {search['budget']} steps on {search['fitted_samples']} "
+        f"calibration samples ({search['stopped']}), those after step {search['best_step']} kept by "
+        f"{search['held_out_samples']} held-out ones"
+    )
 
 
 def _not_found(search: Mapping[str, Any]) -> str:

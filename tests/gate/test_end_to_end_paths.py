@@ -63,7 +63,7 @@ check.dropout_path = { epsilon = 1e-3 }
 model = "models:normed"
 a = "normed-a.safetensors"
 b = "normed-b.safetensors"
-check.ten_segment_path = { epsilon = 0.01 }
+check.ten_segment_path = { epsilon = 0.01, form = "ten" }
 """
 
 
