@@ -236,13 +236,16 @@ def item_seed(root: int, check: str, description: dict[str, Any]) -> int:
 def selection_problem(items: list[pytest.Item], config: pytest.Config) -> str | None:
     """Return why the selected checks cannot be run as asked, or None."""
     options, checks = options_of(config), [item for item in items if isinstance(item, CheckItem)]
-    manifests: dict[tuple[str, str], str] = {}
+    named: dict[tuple[str, str], tuple[str, str]] = {}  # the manifest that has it, and of what kind it is there
     for check in checks if options.aligned_dir or options.witness_dir else ():
         here, kind, name = check.blank().manifest, check.pair.plan.kind, check.pair.name
-        if (first := manifests.setdefault((kind, name), here)) != here:
-            option = "--lmc-aligned-dir" if options.aligned_dir else "--lmc-witness-dir"
+        apart = "" if options.witness_dir else kind  # witnesses are called by the name alone
+        first, other = named.setdefault((apart, name), (here, kind))
+        if first != here and (options.witness_dir or check.pair.plan.ships):
+            option = "--lmc-witness-dir" if options.witness_dir else "--lmc-aligned-dir"
+            what = f"a {kind} {name!r}" if kind == other else f"something called {name!r}, a {other} and a {kind}"
             return (
-                f"{option}: {first} and {here} both have a {kind} {name!r}, expected different names, "
+                f"{option}: {first} and {here} both have {what}, expected different names, "
                 "since their files would have the same"
             )
     if problem := output_problem([(check.pair.plan, check.check) for check in checks], config):

@@ -36,6 +36,7 @@ class Endpoint(Keeps):
     network: Network
     theta: dict[str, Tensor] = field(repr=False)
     checkpoint: Checkpoint
+    kind = "endpoint"
 
 
 def inputs_of(*ends: Endpoint) -> tuple[Path, ...]:

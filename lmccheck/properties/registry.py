@@ -248,10 +248,12 @@ class Property:
 
     def _require_kind(self, given: Any) -> None:
         """Raise TypeError for what a pair is loaded from, and for a view of another kind than it is a property of."""
-        kind = getattr(given, "kind", None) if hasattr(given, "named_endpoints") else None
+        kind = getattr(given, "kind", None) if hasattr(given, "network") else None
         own = {*self.of, *(["pair"] if "widths" in self.of else [])}  # of two widths that are the same
         if isinstance(given, (str, PathLike, Mapping)):
             got = type(given).__name__
+        elif kind == "endpoint":
+            got = "an endpoint"
         elif kind in LOADED and kind not in own:
             got = LOADED[kind][0]
         else:

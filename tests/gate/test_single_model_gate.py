@@ -215,3 +215,17 @@ def tensors(view, *, limit: float = 1.0) -> Finding:
     result = pytester.runpytest_subprocess("--lmc-models")
     result.assert_outcomes(passed=4, failed=1)
     result.stdout.fnmatch_lines(["norm: fail for good", "measured *, limit 0.5"])
+
+
+def test_a_model_and_a_pair_of_one_name_would_write_one_witness(folder: Path, pytester: pytest.Pytester) -> None:
+    """In two manifests they are told apart by these, their witnesses are not: nothing is measured, nothing written."""
+    two = f'{HEAD}[pair.good]\na = "good.safetensors"\nb = "random.safetensors"\n'
+    (folder / "two.lmc.toml").write_text(f'{two}check.gauss = {{ property = "noise_stability", epsilon = 9 }}\n')
+    result = pytester.runpytest_inprocess("--lmc-models", "--lmc-witness-dir=w")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(
+        ["ERROR: --lmc-witness-dir: lmc.toml and two.lmc.toml both have something called 'good', a model and a pair, *"]
+    )
+    assert not (folder / "w").exists()
+    result = pytester.runpytest_inprocess("--lmc-models", "--lmc-aligned-dir=ship", "-k", "gauss")
+    result.stdout.fnmatch_lines(["good is a single model: --lmc-aligned-dir has nothing to write for it"])

@@ -136,6 +136,7 @@ def test_a_property_of_something_else_says_what_it_is_of() -> None:
         (lmccheck.linear_connectivity, one, r"got a single model, expected a pair; mend: lmccheck.load_pair\("),
         (lmccheck.set_connectivity, one, r"got a single model, expected a set; mend: lmccheck.load_set\("),
         (lmccheck.dropout_stability, models, "got a set, expected a pair or a single model; mend: lmccheck.load_pair"),
+        (lmccheck.dropout_stability, pair.a, "got an endpoint, expected a pair or a single model; mend: lmccheck.load"),
         (lmccheck.dropout_stability, "a.safetensors", r"got str, expected a pair or a single model; mend: .* or lmcc"),
     ):
         with pytest.raises(TypeError, match=rf"^{run.__name__}\(\): {said}"):
