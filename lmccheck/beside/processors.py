@@ -46,14 +46,16 @@ def differences(a: Folder, b: Folder) -> Iterator[Difference]:
 
 
 def _stated(folder: Folder) -> dict[str, Mapping[str, Any]]:
-    """Return what each of a folder's files says, tables within the newer file under the older one's name."""
+    """Return what each of a folder's files says; tables within the newer file take the older one's place, as they are
+    read first.
+    """
     found: dict[str, Mapping[str, Any]] = {name: table for name in FILES if (table := folder.table(name)) is not None}
     newer = dict(found.pop(FILES[2], {}))
-    for key in WITHIN:
-        if isinstance(inner := newer.pop(key, None), dict):
-            found.setdefault(FILES[0], inner)
+    within = [inner for key in WITHIN if isinstance(inner := newer.pop(key, None), dict)]
+    if within:
+        found[FILES[0]] = {key: value for inner in reversed(within) for key, value in inner.items()}
     if isinstance(inner := newer.pop("video_processor", None), dict):
-        found.setdefault(FILES[1], inner)
+        found[FILES[1]] = inner
     return found | ({FILES[2]: newer} if any(key not in HARMLESS for key in newer) else {})
 
 

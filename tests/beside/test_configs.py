@@ -53,6 +53,12 @@ def compared(tmp_path: Path, one: dict[str, Any], other: dict[str, Any]) -> dict
         ({"text_config": {"rope_theta": 1e4}}, {"text_config": {"rope_theta": 2e4}}, "text_config.rope_theta",
          ("10000.0", "20000.0")),
         ({"quantization_config": {"bits": 4}}, {}, "quantization_config", ('{"bits": 4}', "absent")),
+        ({"num_hidden_layers": 2}, {}, "num_hidden_layers", ("2", "1")),
+        ({"architectures": ["LlamaModel"]}, {}, "architectures[0]", ('"LlamaModel"', '"LlamaForCausalLM"')),
+        ({"of_a_later_version": [1]}, {"of_a_later_version": [1, 2]}, "of_a_later_version", ("[1]", "[1, 2]")),
+        ({"of_a_later_version": {"x": 1}}, {"of_a_later_version": {"x": 1, "y": 2}}, "of_a_later_version.y",
+         ("absent", "2")),
+        ({"of_a_later_version": True}, {"of_a_later_version": 1}, "of_a_later_version", ("true", "1")),
     ],
 )  # fmt: skip
 def test_what_changes_the_function_is_told(
@@ -60,6 +66,9 @@ def test_what_changes_the_function_is_told(
 ) -> None:
     """With both values as the files have them, and what is assumed where one says nothing."""
     assert compared(tmp_path, one, other) == {what: values}
+
+
+WINDOWED = {"model_type": "qwen2", "num_hidden_layers": 2, "num_key_value_heads": 2, "sliding_window": 8}
 
 
 @pytest.mark.parametrize(
@@ -84,6 +93,29 @@ def test_what_changes_the_function_is_told(
         ({"bos_token_id": 1}, {"bos_token_id": 1.0}),
         ({"of_a_later_version": float("nan")}, {"of_a_later_version": float("nan")}),
         ({"architectures": None}, {}),
+        ({"_of_its_own": 1}, {"_of_its_own": 2}),
+        ({"of_a_later_version": {"__float__": "Infinity"}}, {"of_a_later_version": float("inf")}),
+        ({"qk_rope_head_dim": 1, "head_dim": 1}, {"qk_rope_head_dim": 1}),
+        ({"model_type": "mistral", "num_key_value_heads": None}, {"model_type": "mistral", "num_key_value_heads": 2}),
+        ({"partial_rotary_factor": 1.0}, {}),
+        (
+            {"rope_scaling": {"type": "yarn", "factor": 2.0}},
+            {"rope_scaling": {"type": "yarn", "factor": 2.0, "beta_fast": 32, "beta_slow": 1, "truncate": True}},
+        ),
+        (
+            {"max_position_embeddings": 64, "rope_scaling": {"type": "yarn", "factor": 2.0}},
+            {"max_position_embeddings": 64,
+             "rope_scaling": {"type": "yarn", "factor": 2.0, "original_max_position_embeddings": 64}},
+        ),
+        (  # layers from the first on see a window, those before it everything
+            {**WINDOWED, "use_sliding_window": True, "max_window_layers": 1},
+            {**WINDOWED, "use_sliding_window": True, "max_window_layers": 1,
+             "layer_types": ["full_attention", "sliding_attention"]},
+        ),
+        (
+            {**WINDOWED, "use_sliding_window": False, "max_window_layers": 0},
+            {**WINDOWED, "use_sliding_window": False, "layer_types": ["full_attention"] * 2},
+        ),
     ],
 )  # fmt: skip
 def test_what_does_not_is_not_told(tmp_path: Path, one: dict[str, Any], other: dict[str, Any]) -> None:
@@ -120,6 +152,19 @@ def test_spellings_that_a_type_reads_are_one(tmp_path: Path) -> None:
     assert compared(tmp_path, {**neox, "rotary_emb_base": 50, "rotary_pct": 0.5}, {**neox, **now}) == {}
     gpt2 = {"model_type": "gpt2", "rms_norm_eps": "left out", "hidden_size": "left out"}
     assert compared(tmp_path, {**gpt2, "n_embd": 4}, {**gpt2, "hidden_size": 4}) == {}
+    assert list(compared(tmp_path, {**gpt2, "n_embd": 4, "hidden_size": 8}, {**gpt2, "n_embd": 4})) == ["hidden_size"]
+
+
+def test_the_spelling_that_the_files_have_is_proposed(tmp_path: Path) -> None:
+    """With the first part that differs, and how many more do."""
+    config = {"torch_dtype": "float16", "more": [1, 2, 3]}, {"torch_dtype": "float32", "more": [1, 5, 6]}
+    ends = [Folder(folder(tmp_path / name, {"config.json": each})) for name, each in zip("ab", config, strict=True)]
+    lines = [found.line("a", "b") for found in differences(*ends)]
+    assert lines == [
+        "config.json: more[1] is 2 in a and 5 in b (1 more of its parts differ); mend: make them equal, or accept = "
+        '["more"]',
+        'config.json: dtype is "float16" in a and "float32" in b; mend: make them equal, or accept = ["torch_dtype"]',
+    ]
 
 
 def test_layers_of_two_kinds_are_compared_in_either_spelling(tmp_path: Path) -> None:
@@ -133,6 +178,14 @@ def test_layers_of_two_kinds_are_compared_in_either_spelling(tmp_path: Path) -> 
         "rope_theta.sliding_attention": ("20000.0", "10000.0")
     }
     assert list(compared(tmp_path, {**before, "sliding_window_pattern": 2}, after)) == ["layer_types[1]"]
+    assert compared(tmp_path, {**before, "sliding_window_pattern": "left out"}, after) == {}  # 6 is the type's own
+    scaled = {kind: {**held, "rope_type": "linear", "factor": 8.0} for kind, held in kinds.items()}
+    some = {**kinds, "full_attention": scaled["full_attention"]}  # of one kind only
+    ends = [
+        folder(tmp_path / name, None, **after | {"rope_parameters": held})
+        for name, held in (("a", some), ("b", scaled))
+    ]
+    assert [found.names[0] for found in differences(*map(Folder, ends))] == ["rope_parameters"]
 
 
 KINDS = (("full_attention", 1e6), ("sliding_attention", 1e4))
@@ -141,7 +194,7 @@ KINDS = (("full_attention", 1e6), ("sliding_attention", 1e4))
 def test_the_order_of_labels_counts_for_classifiers(tmp_path: Path) -> None:
     """The first label that differs, with how many do; a language model has none, whatever its config says."""
     cats, dogs = {"0": "cat", "1": "dog", "2": "cow"}, {"0": "dog", "1": "cat", "2": "cow"}
-    turned = {label: int(place) for place, label in cats.items()}
+    turned = {label: int(place) for place, label in reversed(cats.items())}
     head = {"architectures": ["LlamaForSequenceClassification"]}
     assert compared(tmp_path, {**head, "id2label": cats}, {**head, "id2label": dogs}) == {
         "id2label.0": ('"cat"', '"dog"')

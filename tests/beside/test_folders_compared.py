@@ -12,6 +12,7 @@ import pytest
 from networks.beside import LLAMA, WORDS, folder, words
 
 from lmccheck.beside.compare import Compared, Side, compare
+from lmccheck.beside.folder import KEPT
 from lmccheck.store.header import TensorHeader
 
 EMBEDDING = {"model.embed_tokens.weight": TensorHeader("F32", (8, 4)), "w": TensorHeader("F32", (4, 4))}
@@ -104,6 +105,9 @@ def test_a_token_without_a_row_is_a_problem_of_one_folder(tmp_path: Path) -> Non
     assert compare(sides(tmp_path, (grown, {}), **wide)) == Compared()
     (line,) = compare(sides(tmp_path, (FAST, {"vocab_size": 9}))).problems
     assert "config.json: vocab_size is 9, and model.embed_tokens.weight has 8 rows" in line
+    (line,) = compare(sides(tmp_path, (FAST, {"text_config": {"vocab_size": 9}}))).problems
+    assert "config.json: vocab_size is 9, and model.embed_tokens.weight has 8 rows" in line
+    assert compare(sides(tmp_path, (FAST, {}), **{"shared.weight": TensorHeader("F32", (4, 4))})) == Compared()
 
 
 GENERATION = {"eos_token_id": 0, "pad_token_id": [0], "temperature": 1.0, "transformers_version": "5.0.0"}
@@ -162,7 +166,7 @@ def test_a_token_added_beside_tokenizer_json_needs_a_row(tmp_path: Path, file: s
 )  # fmt: skip
 def test_a_stated_dtype_that_rounds_is_a_problem(tmp_path: Path, stated: str | None, stored: str, fits: bool) -> None:
     """What is loaded would not be what was stored; the dtype that most numbers have decides."""
-    tensors = {"w": TensorHeader(stored, (64, 64)), "norm": TensorHeader("F32", (4,))}
+    tensors = {"w": TensorHeader(stored, (64, 64)), **{f"norm{k}": TensorHeader("F32", (4,)) for k in range(2)}}
     side = Side("a", folder(tmp_path / "a", FAST, dtype=stated), tensors)
     assert len(compare([side]).problems) == (0 if fits else 1)
     assert compare([side], ("dtype",)).problems == []
@@ -229,9 +233,33 @@ def test_what_is_done_to_images_is_compared(tmp_path: Path) -> None:
     assert compare(sides(tmp_path / "1", (one, {}), (other, {}))) == Compared()
     (line,) = compare(sides(tmp_path / "2", (one, {}), (images(size=224, image_mean=[0.5, 0.4, 0.5]), {}))).problems
     assert line.startswith("preprocessor_config.json: image_mean[1] is 0.5 in a (")
+    (line,) = compare(sides(tmp_path / "2", (one, {}), (images(size=224, of_a_later_version=1), {}))).problems
+    assert "of_a_later_version is absent in a (" in line
     (line,) = compare(sides(tmp_path / "3", (one, {}), ({}, {}))).problems
     assert line.startswith("preprocessor_config.json: it is there in a (")
     assert line.endswith('accept = ["preprocessor"]')
+
+
+def test_the_table_that_transformers_reads_first_is_compared(tmp_path: Path) -> None:
+    """That within processor_config.json, of images and of sound, whatever an older file beside it says."""
+    older = {"preprocessor_config.json": {"size": 224, "sampling_rate": 8000}}
+    newer = {"image_processor": {"size": 112}, "feature_extractor": {"sampling_rate": 16000}}
+    one, other = {**older, "processor_config.json": newer}, {"preprocessor_config.json": {"size": 112}}
+    (line,) = compare(sides(tmp_path / "1", (one, {}), (other, {}))).problems
+    assert line.startswith("preprocessor_config.json: sampling_rate is 16000 in a (")
+    found = compare(sides(tmp_path / "2", (one, {}), (older, {}))).problems
+    assert [line.split()[1] for line in found] == ["sampling_rate", "size"]
+
+
+def test_large_files_are_compared_though_they_are_forgotten(tmp_path: Path) -> None:
+    """Between two comparisons only their hashes are held."""
+    many = tuple(f"token {k}" for k in range(20_000))
+    assert len(json.dumps(words(many))) > KEPT
+    large = {"tokenizer.json": words(many)}, {"tokenizer.json": words((*many[:-2], many[-1], many[-2]))}
+    found = compare(sides(tmp_path, *((files, {}) for files in (large[0], large[0], large[1]))))
+    told = [line for line in found.problems if "rows" not in line]
+    assert [line[: line.index(" is ")] for line in told] == ["tokenizer.json: id 19998"]
+    assert f"in c ({tmp_path / 'c'})" in told[0]
 
 
 def test_the_tokenizer_of_an_adapter_is_its_own(tmp_path: Path) -> None:

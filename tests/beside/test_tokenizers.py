@@ -55,6 +55,14 @@ def test_the_first_id_that_is_another_token_is_named(tmp_path: Path, file: str) 
     assert told(tmp_path, {file: make(WORDS)}, {file: make((*WORDS, "new"))}) == [more]
 
 
+def test_lists_are_read_to_the_letter(tmp_path: Path) -> None:
+    """Marks of byte order, ends of lines and fields that say nothing are no tokens; two tokens of one id are two."""
+    assert told(tmp_path, {"vocab.txt": "\ufeffa\r\nb\r\n"}, {"vocab.txt": "a\nb"}) == []
+    long = piece("a", -1.0) + b"\x12\xa0\x9c\x01" + b"\x0a" * 20_000 + piece("b", -1.0)  # a field of 20,000 bytes
+    assert told(tmp_path, {"tokenizer.model": long}, {"tokenizer.model": pieces("a", "b")}) == []
+    assert len(told(tmp_path, {"vocab.json": {"a": 0, "b": 0}}, {"vocab.json": {"b": 0}})) == 1
+
+
 def test_a_list_with_scores_is_read_by_its_places(tmp_path: Path) -> None:
     """As unigram models have it; tokens of other scores cut text differently."""
 
@@ -106,6 +114,10 @@ def test_tokens_added_beside_are_read_as_transformers_reads_them(tmp_path: Path)
     (line,) = told(tmp_path, fast, {**fast, "added_tokens.json": {"ing": 5}})
     assert line.startswith("tokenizer.json and added_tokens.json: added_tokens.ing is absent in a and ")
     assert told(tmp_path, fast, {**fast, **ing, "added_tokens.json": {"ing": 5}}) == []
+    beside = [line for line in told(tmp_path, fast, {**fast, "added_tokens.json": {"<new>": 11}}) if ": id " in line]
+    assert [line.split(": ")[1] for line in beside] == [
+        'id 8 is absent in a and "<new>" in b; mend'
+    ]  # the next, not 11
     roles = {"eos_token": "</s>"}
     stated = {**fast, "tokenizer_config.json": roles}
     (line,) = told(tmp_path, stated, {**stated, "special_tokens_map.json": {"eos_token": "s"}})
@@ -139,6 +151,10 @@ def test_merges_are_compared_in_their_order(tmp_path: Path) -> None:
         ("pre_tokenizer", {"type": "ByteLevel", "add_prefix_space": True}, {"type": "ByteLevel"},
          "pre_tokenizer.add_prefix_space is true in a and absent in b"),
         ("post_processor", None, {"type": "TemplateProcessing", "single": [1]}, "post_processor is null in a and {"),
+        ("decoder", {"type": "Fuse"}, {"type": "ByteLevel"}, 'decoder.type is "Fuse" in a and "ByteLevel" in b'),
+        ("pre_tokenizer", {"type": "ByteLevel", "use_regex": False}, {"type": "ByteLevel"}, "use_regex is absent "),
+        ("pre_tokenizer", {"type": "Metaspace", "add_prefix_space": False}, {"type": "Metaspace"},
+         'pre_tokenizer.prepend_scheme is "never" in a and "always" in b'),
         ("pre_tokenizer", {"pretokenizers": [{"type": "Digits"}, {"type": "Split", "pattern": "a"}]},
          {"pretokenizers": [{"type": "Digits"}, {"type": "Split", "pattern": "b"}]},
          'pre_tokenizer.pretokenizers[1].pattern is "a" in a and "b" in b'),
@@ -156,6 +172,12 @@ def test_other_versions_of_a_part_are_the_same(tmp_path: Path) -> None:
     old = words(pre_tokenizer={"type": "Metaspace", "replacement": "▁", "add_prefix_space": True})
     new = words(pre_tokenizer={"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": True})
     new["model"] |= {"byte_fallback": False, "dropout": None}
+    bare = {"type": "TemplateProcessing", "single": [{"Sequence": {"id": "A", "type_id": 0}}], "special_tokens": {}}
+    assert told(tmp_path, {"tokenizer.json": words(post_processor=bare)}, {"tokenizer.json": words()}) == []
+    level = [
+        words(pre_tokenizer={"type": "ByteLevel", **held}) for held in ({}, {"use_regex": True, "trim_offsets": True})
+    ]
+    assert told(tmp_path, *({"tokenizer.json": each} for each in level)) == []
     assert told(tmp_path, {"tokenizer.json": old}, {"tokenizer.json": new | {"truncation": {"max_length": 8}}}) == []
 
 
@@ -207,6 +229,14 @@ def test_settings_that_change_ids_are_differences_and_others_are_notes(tmp_path:
                 settings(tokenizer_class="LlamaTokenizerFast", add_bos_token=True, name_or_path="x")) == []  # fmt: skip
     (line,) = told(tmp_path, settings(padding_side="left"), settings(padding_side="right"))
     assert line == 'tokenizer_config.json: padding_side is "left" in a and "right" in b'
+
+
+def test_what_only_slow_tokenizers_read_counts_for_them(tmp_path: Path) -> None:
+    """Beside tokenizer.json nobody reads it."""
+    ends = [{"tokenizer_config.json": {"legacy": legacy}} for legacy in (True, False)]
+    assert told(tmp_path, *({"tokenizer.json": words(), **end} for end in ends)) == []
+    (line,) = told(tmp_path, *({"vocab.json": {"a": 0}, **end} for end in ends))
+    assert line.startswith("tokenizer_config.json: legacy is true in a and false in b")
 
 
 def test_a_tokenizer_in_one_of_them_only_is_a_difference(tmp_path: Path) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from networks.dropping import case, loss_of, pair_of
+from networks.dropping import case, loss_of, pair_of, state
 from torch import nn
 
+import lmccheck
 from lmccheck.dropping.choose_units import SearchSettings, merged_twins, unit_counts
 from lmccheck.dropping.search import find_dropped
 from lmccheck.errors import LmcError, SourceError, UnsupportedArchitecture
@@ -64,3 +65,28 @@ def test_parts_of_the_calibration_data_share_no_sample() -> None:
     assert data.samples == len(mask)
     assert torch.equal(data.batches[0].inputs, parts.held[0].inputs)
     assert int(mask.sum()) == sum(b.samples for b in data.batches if any(b is h for h in parts.held))
+
+
+def test_statistics_behind_what_is_dropped_are_taken_afresh() -> None:
+    """Units that all give about 10: half of them, doubled, shift the next layer's means, which BatchNorm then learns.
+
+    The running means of what is found are those of a forward pass of the dropped network, no longer those of θ.
+    """
+    build = lambda: nn.Sequential(  # noqa: E731
+        nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 6, bias=False), nn.BatchNorm1d(6), nn.Tanh(), nn.Linear(6, 3)
+    ).double()
+    theta = state(build, 0)
+    theta["0.bias"] = torch.full((8,), 10.0, dtype=torch.float64)
+    torch.manual_seed(3)
+    inputs = torch.randn(400, 5, dtype=torch.float64)
+    read = torch.relu(inputs @ theta["0.weight"].T + theta["0.bias"]) @ theta["2.weight"].T
+    theta["3.running_mean"], theta["3.running_var"] = read.mean(0), read.var(0)
+    data = inputs, torch.arange(400) % 3
+    pair = lmccheck.load_pair(theta, state(build, 1), model=build, data=data, calibration=data)
+    found = dropout_stability(pair, refit=False, profile="dev", epsilon=9.0).witness.found["a"][0]
+    weights = {name: tensor.double() for name, tensor in found.weights.items()}
+    read = torch.relu(inputs @ weights["0.weight"].T + weights["0.bias"]) @ weights["2.weight"].T
+    error = read.std(0) / 10  # of the mean of at least a hundred samples, and of one taken over some of them
+    assert bool(((weights["3.running_mean"] - read.mean(0)).abs() < error).all())
+    assert float((weights["3.running_mean"] - theta["3.running_mean"]).abs().max()) > 1
+    assert found.how.endswith("statistics re-estimated")

@@ -139,7 +139,9 @@ def _in_child(root: Path, tests: Sequence[str]) -> int:
     os.dup2(log, 1)
     os.dup2(log, 2)
     os.environ.update(PYTHONPATH=str(root), OMP_NUM_THREADS="1")
-    os.environ.pop("PYTEST_ADDOPTS", None)
+    for name in ("PYTEST_ADDOPTS", "PYTHONDONTWRITEBYTECODE"):
+        os.environ.pop(name, None)
+    sys.dont_write_bytecode = False  # else every fork compiles the package and its tests again: seconds each
     sys.path[:] = [str(root), *(entry for entry in sys.path if not Path(entry or ".").resolve().is_relative_to(ROOT))]
     try:
         import pytest
