@@ -104,7 +104,7 @@ def grouped_product(op: Op, x: Symbol, weights: Symbol, ends: Symbol, *_: Any) -
     if x.ndim != 2 or weights.ndim != 3:
         raise Uncovered("not rows by experts")
     for axis in (x.axes[0], weights.axes[0], *ends.axes):
-        op.freeze(axis, "rows are dealt to experts in order")
+        op.freeze(axis, "rows are dealt to experts in order; a symmetry file may say how these move, with their router")
     op.unify(x.axes[1], weights.axes[1])
     op.consumes(weights, weights.axes[1])
     op.contracts([x.axes[0]], weights.axes[1], [weights.axes[2]])
