@@ -86,8 +86,7 @@ class Core:
             "sha256": plan.sha256,
             "symmetry": plan.symmetry,
         }
-        if plan.accept:
-            given["accept"] = plan.accept
+        given |= {key: value for key in ("accept", "untie") if (value := getattr(plan, key))}
         if isinstance(plan, ModelPlan):
             return self.load_model(plan.checkpoint, **given)
         if isinstance(plan, SetPlan):

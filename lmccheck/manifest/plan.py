@@ -30,7 +30,7 @@ class Comparison:
     """What pairs, models, sets and merges have in common: sources, checks, and the manifest's line that names them.
 
     ``accept`` names what may differ in configs and tokenizers; ``folders`` are the keys of checkpoints that are
-    folders, and are written as such.
+    folders, and are written as such. ``untie``: tied heads are written apart.
     """
 
     name: str
@@ -43,6 +43,7 @@ class Comparison:
     line: int
     accept: Sequence[str] = field(default=(), kw_only=True)
     folders: Collection[str] = field(default=(), kw_only=True)
+    untie: bool = field(default=False, kw_only=True)
 
 
 @dataclass(frozen=True)

@@ -110,7 +110,7 @@ class _Reader:
         """Return every source: the table's own value, or that of [defaults]."""
         found = {key: getattr(table, key) or getattr(defaults, key) for key in Sources.model_fields}
         accept = defaults.accept if table.accept is None else table.accept
-        return found | {"accept": accept or ()}
+        return found | {"accept": accept or (), "untie": getattr(table, "untie", False)}
 
     def pair(self, name: str, values: Any, defaults: Sources) -> PairPlan | None:
         where = f"pair.{key_text(name)}"
@@ -119,8 +119,9 @@ class _Reader:
         if table is None:
             return None
         pins = self.table(Pins, table.sha256, f"{where}.sha256") or Pins()
-        if table.model_b is not None and table.symmetry is not None:
-            self.problems.append(f"{where}.symmetry: not read where model_b says another network, expected none")
+        for key in ("symmetry", "untie") if table.model_b is not None else ():
+            if getattr(table, key):
+                self.problems.append(f"{where}.{key}: not read where model_b says another network, expected none")
         plan = PairPlan(
             name=name,
             a=self.checkpoint(table.a, f"{where}.a"),

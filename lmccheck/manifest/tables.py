@@ -21,6 +21,7 @@ MODEL = '"module:callable", the callable returning a torch.nn.Module'
 FILE = 'the path of a .safetensors file or of a model\'s folder, or { base = "…", adapter = "…" }'
 MODELS = f"an array of two checkpoints or more, each {FILE}, or a pattern of paths"
 ACCEPT = 'an array of names of what may differ between configs or tokenizers, such as ["rope_scaling"]'
+UNTIE = "true, for heads written apart from the embeddings that they are tied to, or false"
 HASH = "64 hexadecimal digits"
 NAMING = {  # keys that name checkpoints, and where they belong
     "a": " (two checkpoints are a [pair.NAME])",
@@ -64,6 +65,7 @@ class PairTable(Measured):
     a: Any = Field(description=FILE)
     b: Any = Field(description=FILE)
     model_b: str | None = Field(default=None, pattern=f"^{CALLABLE}$", description=MODEL)
+    untie: bool = Field(default=False, description=UNTIE)
     sha256: dict[str, Any] = Field(default={}, description='a table such as { a = "…", b = "…" }')
     check: dict[str, Any] = Field(default={}, description="a table of checks")
 
@@ -101,6 +103,7 @@ class MergeTable(Measured):
     base: Any = Field(default=None, description=FILE)
     shipped: Any = Field(default=None, description=FILE)
     align: str = Field(default="none", description="none or a method of alignment")
+    untie: bool = Field(default=False, description=UNTIE)
     sha256: dict[str, Any] = Field(default={}, description="a table of hashes by parent, or of the base")
     check: dict[str, Any] = Field(default={}, description="a table of checks")
 

@@ -54,7 +54,7 @@ def write(making: Making, headers: Mapping[str, TensorHeader], get: Get) -> Path
     if first.home is None:
         return save_streamed(making.target / f"merged{SAFETENSORS}", headers, get, metadata)
     save_streamed(making.target / WEIGHTS[0], headers, get, {"format": "pt", **metadata})
-    copy_companions(first.home, making.target)
+    copy_companions(first.home, making.target, config=first.config)
     if (dtype := making.settings.get("dtype")) is not None:
         _say_dtype(making.target / CONFIG, dtype)
     return making.target

@@ -31,6 +31,6 @@ def as_folder(checkpoint: Checkpoint, target: Path, what: str) -> Path:
     if checkpoint.path is not None and places(checkpoint) == {os.path.realpath(home)}:
         return home
     target.mkdir(parents=True, exist_ok=True)
-    copy_companions(home, target)
+    copy_companions(home, target, config=checkpoint.config)
     save_streamed(target / "model.safetensors", checkpoint.tensors, checkpoint.get, {**checkpoint.metadata, **FORMAT})
     return target

@@ -35,6 +35,7 @@ from lmccheck.shown import one_line, some
 from lmccheck.store.checkpoint import Checkpoint, look_at, open_checkpoint
 from lmccheck.store.data import Data
 from lmccheck.store.disk import Held
+from lmccheck.store.heads import with_own_heads
 from lmccheck.store.prefixes import prefixes_differ
 from lmccheck.store.surroundings import all_held, all_unchanged
 
@@ -125,8 +126,8 @@ class Merge(Keeps):
     def given(self) -> Mapping[str, Checkpoint]:
         """The parents as the recipe gets them: their files, or, aligned to the first, their weights."""
         known = any(file.as_stored is not None for file in self.ends.checkpoints)  # whose names the library converts
-        module = stored_tensors(self.network.module)
-        if self.align == "none" and (known or not prefixes_differ(self.files.values(), module)):
+        known = known or not prefixes_differ(self.files.values(), stored_tensors(self.network.module))
+        if self.align == "none" and known and not self.network.heads:
             return self.files
         return self._given(self.alignments)
 
@@ -140,11 +141,13 @@ class Merge(Keeps):
         if end.checkpoint.as_stored is not None:
             state = end.checkpoint.as_stored(weights)
         else:
-            state = {n: weights[n] for n in (file.tensors if file.tensors.keys() <= weights.keys() else weights)}
+            named = end.checkpoint if self.network.heads else file
+            state = {n: weights[n] for n in (named.tensors if named.tensors.keys() <= weights.keys() else weights)}
         return replace(
             look_at(state, Path(), f"parent {name}"),
             metadata=file.metadata,
             home=file.home,
+            config=end.checkpoint.config,
             same=lambda one, other: torch.equal(state[one], state[other]),
         )
 
@@ -177,7 +180,8 @@ class Merge(Keeps):
     def _make(self, given: Mapping[str, Checkpoint], target: Path, seed: int | None = None) -> Made:
         """Let the recipe make something of parents, below ``target``."""
         seed = self.seed if seed is None else seed
-        return self.recipe.make(given, self.base_file, target, seed=seed, measure=self._measure)
+        base = self.base_file and with_own_heads(self.base_file, self.network.heads)
+        return self.recipe.make(given, base, target, seed=seed, measure=self._measure)
 
     def _trial(self, given: Mapping[str, Checkpoint]) -> Product:
         """Return what the recipe makes of parents; on disk as long as the product is kept."""
@@ -274,6 +278,7 @@ def load_merge(
     symmetry: Any = None,
     sources: Mapping[str, Any] | None = None,
     sha256: Mapping[str, str] | None = None,
+    untie: bool = False,
 ) -> Merge:
     """Load and check the parents of a merge, and how it is made of them.
 
@@ -281,11 +286,10 @@ def load_merge(
     for recipes that need it. ``recipe``: ``{"linear": {"chat": 0.5, "math": 0.5}}``, ``"uniform"``, ``{"call":
     "module:callable"}`` and others, one of ``lmccheck.merging.recipes``. ``shipped``: what is published, for the
     property ``shipped``. ``align``: a method of ``lmccheck.align`` by which the parents are aligned to the first before
-    a linear recipe, unless that is worse; ``none`` by default. ``sources``: further data by name, for properties that
-    say ``data``. ``accept``: differences of configs and tokenizers that are meant. All else as in ``load_pair``.
+    a linear recipe, unless that is worse. ``sources``: further data by name, for properties that say ``data``.
+    ``accept``: differences of configs and tokenizers that are meant. All else as in ``load_pair``.
 
-    The merge itself is made at the first look at ``.merged``. Raises CheckpointError, SourceError, SymmetryError,
-    DeviceError or LmcError with one line: what, got, expected, the mend.
+    The merge itself is made at the first look at ``.merged``. Raises as ``load_pair``, and LmcError.
     """
     folder = Path(base) if base is not None else Path.cwd()
     names = names_of(parents)
@@ -306,6 +310,7 @@ def load_merge(
         name=title, model=model_for(model, next(iter(opened.values()))), data=data, calibration=calibration, loss=loss,
         device=device, base=folder, symmetry=symmetry,
     )  # fmt: skip
+    network = network.untied() if untie else network
     first, *rest = named = [under_module_names(checkpoint, network) for checkpoint in opened.values()]
     for other in (*rest, *([] if origin is None else [under_module_names(origin, network)])):
         require_same_tensors(first, other, network.module)

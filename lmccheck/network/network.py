@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from lmccheck.errors import SourceError, SymmetryError, UnsupportedArchitecture, shown_path
 from lmccheck.modules.copies import private_copy, require_eager
 from lmccheck.modules.stored import stored_tensors
+from lmccheck.modules.untie import heads_apart, write_apart
 from lmccheck.network.arguments import in_order
 from lmccheck.network.constant import ConstantAnswer, constant_answer
 from lmccheck.network.device import resolve_device
@@ -42,17 +43,24 @@ COPIED = "a copy of a live module, which cannot be built afresh"
 
 
 class Builder:
-    """Builds a network again, as its user would; ``live`` where there is but one module of it, which is copied."""
+    """Builds a network again, as its user would; ``live`` where there is but one module of it, which is copied.
 
-    def __init__(self, model: Any, folder: Path, module: nn.Module) -> None:
-        self._model, self._folder, self._module = model, folder, module
+    ``heads`` are written apart from the embeddings that they are tied to, see ``heads_apart``.
+    """
+
+    def __init__(self, model: Any, folder: Path, module: nn.Module, heads: Mapping[str, str] | None = None) -> None:
+        self._model, self._folder, self._module, self._heads = model, folder, module, heads or {}
         self.live = isinstance(model, nn.Module)
 
     def __call__(self, seed: int) -> nn.Module:
         """Return a module that nothing else refers to, in training mode or as it was built."""
         module = self._module if self.live else build_module(self._model, self._folder, seed)
         self.live = self.live or _share(module, self._module)
-        return private_copy(module, evaluate=False) if self.live else module
+        return write_apart(private_copy(module, evaluate=False) if self.live else module, self._heads)
+
+    def with_heads(self, heads: Mapping[str, str]) -> Builder:
+        """Return what builds the same network with these heads written apart."""
+        return Builder(self._model, self._folder, self._module, heads)
 
 
 def _share(one: nn.Module, other: nn.Module) -> bool:
@@ -87,6 +95,7 @@ class Network:
     constants: Mapping[str, Tensor] = field(default_factory=dict, repr=False)  # equal in all checkpoints
     build: Builder = field(kw_only=True, repr=False)  # another module like it
     described: FolderModel | None = field(default=None, kw_only=True, repr=False)  # by the config of a folder
+    heads: Mapping[str, str] = field(default_factory=dict, kw_only=True, repr=False)  # written apart, of embeddings
     remarks: dict[str, None] = field(default_factory=dict, repr=False)
     traces: dict[Any, Trace] = field(default_factory=dict, repr=False)  # of the module, by the inputs it was traced on
 
@@ -201,6 +210,20 @@ class Network:
         described = model if isinstance(model, FolderModel) else None
         return replace(self, module=module, model=label, build=build, described=described, traces={})
 
+    def untied(self) -> Network:
+        """Return the network with every head that is tied to an embedding written apart from it.
+
+        Raises UnsupportedArchitecture where there is none, see ``heads_apart``, or where its spec was handed in.
+        """
+        if self.given is not None:
+            raise UnsupportedArchitecture(
+                f"untie = true: {self.name} has symmetry given, which is that of the tied network; mend: leave one out"
+            )
+        described = None if self.described is None else self.described.untied()
+        module, heads = heads_apart(self.module, self.example_inputs(), described)
+        build = self.build.with_heads(heads) if described is None else Builder(described, self.base, module)
+        return replace(self, module=module, heads=heads, described=described, build=build, traces={})
+
     def require_unchanged(self) -> None:
         """Raise CheckpointError where its data, calibration or spec came from a file that is another by now."""
         calibration = () if self.calibration is None else self.calibration.held
@@ -218,6 +241,7 @@ class Network:
             "loss": self.loss.name,
             "symmetry": self.origin,
             "device": str(self.torch_device),
+            **({"untied": dict(self.heads)} if self.heads else {}),
         }
 
 

@@ -118,6 +118,7 @@ def load_pair(
     sha256: Mapping[str, str] | None = None,
     symmetry: str | os.PathLike[str] | PermutationSpec | None = None,
     accept: Sequence[str] = (),
+    untie: bool = False,
 ) -> ModelPair:
     """Load and check two checkpoints of one network.
 
@@ -133,6 +134,7 @@ def load_pair(
     pins the files, ``{"a": hex, "b": hex}``. ``symmetry``: a spec file (.toml, .json) or a PermutationSpec to use in
     place of the derived one, for a network that cannot be traced; it is verified before use like any other.
     Folders are compared in their config.json and tokenizers; ``accept`` names what may differ: ``["rope_scaling"]``.
+    ``untie``: heads that are tied to an embedding are written apart in both, so that streams may be rotated.
 
     Raises CheckpointError, SourceError, SymmetryError or DeviceError with one line: what, got, expected, the mend.
     """
@@ -144,6 +146,7 @@ def load_pair(
         name=name or _title(a, b), model=model_for(model, first), data=data, calibration=calibration, loss=loss,
         device=device, base=folder, symmetry=symmetry,
     )  # fmt: skip
+    network = network.untied() if untie else network
     first, second = under_module_names(first, network), under_module_names(second, network)
     require_same_tensors(first, second, network.module)
     return ModelPair(network.name, *as_loaded(endpoint(network, first), endpoint(network, second)))

@@ -45,7 +45,8 @@ class Checkpoint:
     files which bytes they are made of. ``digests``, the hash of each of its files, may be given in place of
     ``digest``, and is then made one. ``about`` is what a report says beside, ``remarks`` what
     is to be said of it with every verdict. ``as_stored``, where the files have other names than these tensors, returns
-    weights under those of the files. ``apart`` are tensors that were changed without those that are tied to them.
+    weights under those of the files. ``apart`` are tensors that were changed without those that are tied to them;
+    ``config`` are settings that replace those of its home's config.json where weights are laid out like it.
     ``shards`` names the file of its home that holds each tensor, as the files call it.
     """
 
@@ -67,6 +68,7 @@ class Checkpoint:
     onto: Callable[[Callable[[Checkpoint], Checkpoint]], Checkpoint] | None = field(default=None, repr=False)
     as_stored: Renaming | None = field(default=None, repr=False)
     apart: frozenset[str] = frozenset()
+    config: Mapping[str, Any] = field(default_factory=dict, repr=False)
     shards: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:

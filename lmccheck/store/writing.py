@@ -93,7 +93,7 @@ def write_like(
         )
     try:
         with files.saving_all(more or {}, inputs), replacing_folder(path, MADE_HERE) as folder:
-            _fill(folder, origin, stored, metadata, config or {})
+            _fill(folder, origin, stored, metadata, {**origin.config, **(config or {})})
     except NotOurs as error:
         raise CheckpointError(
             f"{shown_path(path)}: holds {some(error.names)}, which would be lost, expected no such folder, or one that "
@@ -115,10 +115,7 @@ def _fill(
     config: Mapping[str, Any],
 ) -> None:
     assert origin.home is not None
-    copy_companions(origin.home, folder, but=(MADE_HERE,))
-    if config:
-        said = read_document(folder / CONFIG)[2]
-        (folder / CONFIG).write_text(json.dumps({**said, **config}, indent=2) + "\n")
+    copy_companions(origin.home, folder, but=(MADE_HERE,), config=config)
     index = next((file.name for file in origin.files if file.name.endswith(INDEX)), None)
     single = next(iter(origin.shards.values()), f"model{SAFETENSORS}")
     placed = {name: origin.shards.get(name, single) for name in stored}
@@ -132,10 +129,12 @@ def _fill(
     (folder / MADE_HERE).write_text(metadata.get("lmccheck", "{}") + "\n")
 
 
-def copy_companions(home: Path, target: Path, but: tuple[str, ...] = ()) -> None:
+def copy_companions(
+    home: Path, target: Path, but: tuple[str, ...] = (), config: Mapping[str, Any] | None = None
+) -> None:
     """Copy what belongs to a checkpoint beside its weights: config, tokenizer, templates; no weights, no code.
 
-    ``but``: names that are left alone.
+    ``but``: names that are left alone. ``config``: settings that replace those of the config.json.
     """
     inside = [path for name in WITH if (home / name).is_dir() for path in sorted((home / name).iterdir())]
     for path in (*sorted(home.iterdir()), *inside):
@@ -149,3 +148,6 @@ def copy_companions(home: Path, target: Path, but: tuple[str, ...] = ()) -> None
                     f"{shown_path(path)}: cannot be copied to {shown_path(target)}: {error.strerror or error}; mend: "
                     "make room, or check permissions"
                 ) from None
+    if config:
+        said = read_document(target / CONFIG)[2]
+        (target / CONFIG).write_text(json.dumps({**said, **config}, indent=2) + "\n")

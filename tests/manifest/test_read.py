@@ -156,7 +156,7 @@ SETTINGS = "endpoints, property, severity, align, limit, points, repair, beyond,
         (
             SOUND.replace("[pair.one]", '[pair.one]\nendpoints = "any"'),
             "pair.one.endpoints: unknown key (it is one of a check: check.PROPERTY = { endpoints = … }), expected one "
-            "of model, data, calibration, loss, symmetry, accept, a, b, model_b, sha256, check",
+            "of model, data, calibration, loss, symmetry, accept, a, b, model_b, untie, sha256, check",
         ),
         (
             SOUND + "[defaults.v1.5]\n",

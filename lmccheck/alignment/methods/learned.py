@@ -97,11 +97,12 @@ class _Segment:
             return float(sum(losses)) / len(self._judges)
 
 
-def train(problem: Problem, start: Permutation, maps: Maps | None = None, *, steps: int = STEPS) -> Training:
+def train(problem: Problem, start: Permutation, maps: Maps | None = None, *, steps: int | None = None) -> Training:
     """Train Θ̃, and ``maps`` if there are any, from ``start``; maps are left as they were at the best step.
 
     The function of θ_B is kept at every step. With maps the weights are relative·maps·start·θ_B.
     """
+    steps = STEPS if steps is None else steps
     spec, segment = problem.spec, _Segment(problem, start, maps)
     generator = torch.Generator().manual_seed(problem.seed)
     with torch.no_grad():

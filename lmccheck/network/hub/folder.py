@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,13 @@ class FolderModel:
                 'loss = "module:function" (outputs, targets) -> (n,)'
             )
         return self.loss
+
+    def untied(self) -> FolderModel:
+        """Return the model whose config says that its head is a tensor of its own."""
+        config = copy.deepcopy(self.config)
+        for said in (config, config.get_text_config()):
+            said.tie_word_embeddings = False
+        return replace(self, config=config)
 
     def __call__(self) -> nn.Module:
         """Return the module; of its outputs only the logits are left, where it has some."""

@@ -22,6 +22,7 @@ from lmccheck.store import files
 from lmccheck.store.checkpoint import Checkpoint
 from lmccheck.store.folders import CONFIG
 from lmccheck.store.header import require_evaluable
+from lmccheck.store.heads import with_own_heads
 from lmccheck.store.imports import say
 from lmccheck.store.prefixes import without_prefix
 from lmccheck.store.tensors import equal, identity
@@ -48,17 +49,19 @@ def as_described(network: Network, checkpoint: Checkpoint) -> Network:
 def under_module_names(checkpoint: Checkpoint, network: Network) -> Checkpoint:
     """Return a checkpoint with its tensors as a folder's model has them: names converted, experts stacked.
 
-    One of a network that the user builds is returned as it is.
+    One of a network that the user builds is returned as it is, with heads of its own where those are written apart.
 
     They are those that ``checkpoint.read`` gave, converted by transformers as from_pretrained does, in the dtypes that
     they are stored in. Raises CheckpointError, naming the tensor, where one is missing, unknown or of another shape:
     nothing is drawn at random.
     """
     model = network.described
+    if checkpoint.onto is not None and model is not None:
+        return checkpoint.onto(lambda base: under_module_names(base, network))
+    if network.heads:
+        checkpoint = with_own_heads(checkpoint, network.heads)
     if model is None:
         return checkpoint
-    if checkpoint.onto is not None:
-        return checkpoint.onto(lambda base: under_module_names(base, network))
     require_evaluable(checkpoint.tensors, checkpoint.label)
     expected = stored_tensors(network.module)
     checkpoint = without_prefix(checkpoint, expected)
