@@ -288,8 +288,7 @@ def load_merge(
     property ``shipped``. ``align``: a method of ``lmccheck.align`` by which the parents are aligned to the first before
     a linear recipe, unless that is worse. ``sources``: further data by name, for properties that say ``data``.
     ``accept``: differences of configs and tokenizers that are meant. All else as in ``load_pair``.
-
-    The merge itself is made at the first look at ``.merged``. Raises as ``load_pair``, and LmcError.
+    It is made at the first look at ``.merged``. Raises as ``load_pair``, and LmcError.
     """
     folder = Path(base) if base is not None else Path.cwd()
     names = names_of(parents)
