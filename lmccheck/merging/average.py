@@ -153,8 +153,7 @@ class Sum:
             if held is None:
                 found.tensors[name] = value
             elif header.is_floating_point:
-                total = held + value
-                found.tensors[name] = total.where(~(value.isinf() & total.isnan()), held)
+                found.tensors[name] = held + value
             else:
                 found.tensors[name] = whole(name, held, value, ("before it", parent.label))
         return found

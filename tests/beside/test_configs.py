@@ -55,6 +55,11 @@ def compared(tmp_path: Path, one: dict[str, Any], other: dict[str, Any]) -> dict
         ({"quantization_config": {"bits": 4}}, {}, "quantization_config", ('{"bits": 4}', "absent")),
         ({"num_hidden_layers": 2}, {}, "num_hidden_layers", ("2", "1")),
         ({"architectures": ["LlamaModel"]}, {}, "architectures[0]", ('"LlamaModel"', '"LlamaForCausalLM"')),
+        (
+            {"rope_scaling": {"type": "yarn", "factor": 2.0, "original_max_position_embeddings": 64}},
+            {"rope_scaling": {"type": "yarn", "factor": 2.0, "original_max_position_embeddings": 32}},
+            "rope_scaling.original_max_position_embeddings", ("64", "32"),
+        ),
         ({"of_a_later_version": [1]}, {"of_a_later_version": [1, 2]}, "of_a_later_version", ("[1]", "[1, 2]")),
         ({"of_a_later_version": {"x": 1}}, {"of_a_later_version": {"x": 1, "y": 2}}, "of_a_later_version.y",
          ("absent", "2")),
@@ -94,6 +99,7 @@ WINDOWED = {"model_type": "qwen2", "num_hidden_layers": 2, "num_key_value_heads"
         ({"of_a_later_version": float("nan")}, {"of_a_later_version": float("nan")}),
         ({"architectures": None}, {}),
         ({"_of_its_own": 1}, {"_of_its_own": 2}),
+        ({"num_attention_heads": None, "num_key_value_heads": 32}, {"num_attention_heads": None}),
         ({"of_a_later_version": {"__float__": "Infinity"}}, {"of_a_later_version": float("inf")}),
         ({"qk_rope_head_dim": 1, "head_dim": 1}, {"qk_rope_head_dim": 1}),
         ({"model_type": "mistral", "num_key_value_heads": None}, {"model_type": "mistral", "num_key_value_heads": 2}),
@@ -179,6 +185,7 @@ def test_layers_of_two_kinds_are_compared_in_either_spelling(tmp_path: Path) -> 
     }
     assert list(compared(tmp_path, {**before, "sliding_window_pattern": 2}, after)) == ["layer_types[1]"]
     assert compared(tmp_path, {**before, "sliding_window_pattern": "left out"}, after) == {}  # 6 is the type's own
+    assert compared(tmp_path, {**before, "rope_theta": "left out"}, after) == {}  # and so is a million
     scaled = {kind: {**held, "rope_type": "linear", "factor": 8.0} for kind, held in kinds.items()}
     some = {**kinds, "full_attention": scaled["full_attention"]}  # of one kind only
     ends = [

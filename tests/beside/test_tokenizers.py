@@ -118,6 +118,8 @@ def test_tokens_added_beside_are_read_as_transformers_reads_them(tmp_path: Path)
     assert [line.split(": ")[1] for line in beside] == [
         'id 8 is absent in a and "<new>" in b; mend'
     ]  # the next, not 11
+    own = {"tokenizer.json": words(added_tokens=[{"id": 8, "content": "<new>", "lstrip": True}])}
+    assert told(tmp_path, own, {**own, "added_tokens.json": {"<new>": 8}}) == []  # which says nothing of its flags
     roles = {"eos_token": "</s>"}
     stated = {**fast, "tokenizer_config.json": roles}
     (line,) = told(tmp_path, stated, {**stated, "special_tokens_map.json": {"eos_token": "s"}})
@@ -227,6 +229,8 @@ def test_settings_that_change_ids_are_differences_and_others_are_notes(tmp_path:
     assert "add_bos_token is true in a and absent in b" in line
     assert told(tmp_path, settings(add_bos_token=True, tokenizer_class="LlamaTokenizer"),
                 settings(tokenizer_class="LlamaTokenizerFast", add_bos_token=True, name_or_path="x")) == []  # fmt: skip
+    llama = {"tokenizer_class": "LlamaTokenizer"}
+    assert told(tmp_path, settings(add_bos_token=True, **llama), settings(**llama)) == []  # as it does by itself
     (line,) = told(tmp_path, settings(padding_side="left"), settings(padding_side="right"))
     assert line == 'tokenizer_config.json: padding_side is "left" in a and "right" in b'
 

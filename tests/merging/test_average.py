@@ -11,13 +11,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lmccheck.errors import CheckpointError, LmcError
-from lmccheck.merging.average import rounded
+from lmccheck.merging.average import Sum, common_headers, rounded
 from lmccheck.merging.contract import read_recipe
 from lmccheck.store.checkpoint import look_at
 
 
 def merged(folder: Path, recipe: object, **parents: dict[str, Tensor]) -> dict[str, Tensor]:
     """Make a merge of state dicts that were saved to files, and read it back."""
+    folder.mkdir(exist_ok=True)
     for name, state in parents.items():
         save_file(state, folder / f"{name}.safetensors")
     opened = {name: look_at(f"{name}.safetensors", folder, name) for name in parents}
@@ -48,7 +49,37 @@ def test_rounding_to_sixteen_bits_is_not_done_twice() -> None:
     """Just above half way between two bfloat16: float32 would make a tie of it, which goes to the even one below."""
     value = torch.tensor([1 + 2**-8 + 2**-40, -(1 + 2**-8 + 2**-40), 1 + 2**-8, 0.0], dtype=torch.float64)
     assert rounded(value, "bfloat16").tolist() == [1 + 2**-7, -(1 + 2**-7), 1.0, 0.0]
+    below = torch.tensor([1 + 3 * 2**-8 - 2**-23 + 2**-26], dtype=torch.float64)  # half way is next to it in float32
+    assert rounded(below, "bfloat16").tolist() == [1 + 2**-7]
     assert float(value[0].to(torch.bfloat16)) == 1.0  # what torch makes of it
+
+
+@pytest.mark.parametrize(("dtype", "half", "least"), [("bfloat16", -8, -40), ("float16", -11, -24)])
+def test_no_step_of_a_sum_is_rounded(dtype: str, half: int, least: int, tmp_path: Path) -> None:
+    """1 and half a unit and the least number is nearest to one unit above 1: as a sum, and as a mean that runs."""
+    parts = {n: {"w": torch.tensor([p]).to(getattr(torch, dtype))} for n, p in zip("xyz", (1, 2**half, 2**least))}  # noqa: B905
+    ones = {"linear": dict.fromkeys(parts, 1.0)}
+    assert merged(tmp_path, ones, **parts)["w"].tolist() == [1 + 2 * 2**half]
+    opened = {n: look_at(state, tmp_path, n) for n, state in {**parts, "o": {"w": 0 * parts["x"]["w"]}}.items()}
+    running = Sum(common_headers(opened, None))
+    for one in opened.values():
+        running = running.plus(one)
+    assert running.mean()["w"].tolist() == [(1 + 2 * 2**half) / 4]
+
+
+def test_the_order_of_parents_changes_no_bit(tmp_path: Path) -> None:
+    """(0.1 + 0.2) + 0.3 is another number of float64 than (0.3 + 0.2) + 0.1."""
+    parts = {n: {"w": torch.tensor([p], dtype=torch.float64)} for n, p in {"x": 0.1, "y": 0.2, "z": 0.3}.items()}
+    there, back = (
+        merged(tmp_path / n, "uniform", **p) for n, p in (("1", parts), ("2", dict(reversed(parts.items()))))
+    )
+    assert torch.equal(there["w"], back["w"])
+
+
+def test_parents_of_other_shapes_are_refused(tmp_path: Path) -> None:
+    """Though they could be summed."""
+    with pytest.raises(CheckpointError, match=r"parent y: tensor 'w' has shape \(1,\), in parent x it has \(3,\)"):
+        merged(tmp_path, "uniform", x={"w": torch.ones(3)}, y={"w": torch.ones(1)})
 
 
 def test_the_sum_is_as_written_unless_it_is_normalised(tmp_path: Path) -> None:

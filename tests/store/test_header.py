@@ -12,7 +12,7 @@ import torch
 
 from lmccheck import CheckpointError
 from lmccheck.store import files
-from lmccheck.store.header import read_header
+from lmccheck.store.header import Header, TensorHeader, read_header, require_samples
 
 
 def framed(text: bytes, data: bytes = b"") -> bytes:
@@ -181,3 +181,11 @@ def test_names_of_any_script_stay_readable(tmp_path: Path, name: str) -> None:
     path.write_bytes(header(17, **{name: entry("F31")}))
     with pytest.raises(CheckpointError, match=name):
         read_header(path)
+
+
+@pytest.mark.parametrize("targets", [4, 6])
+def test_data_have_as_many_targets_as_inputs(targets: int) -> None:
+    """Neither fewer nor more; told from the header alone."""
+    tensors = {"inputs": TensorHeader("F32", (5, 2)), "targets": TensorHeader("I64", (targets,))}
+    with pytest.raises(CheckpointError, match=f"got 5 inputs and {targets} targets, expected as many targets as"):
+        require_samples(Header(tensors, {}), "data")

@@ -39,6 +39,19 @@ def test_modules_of_the_users_own_are_put_back(tmp_path: Path, monkeypatch: pyte
         del sys.modules[name]
 
 
+def test_a_module_that_was_imported_from_the_same_folder_is_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A conftest beside the manifest and the manifest get one module, not two of one file."""
+    suite = folder(tmp_path / "suite", 5)
+    monkeypatch.syspath_prepend(str(suite))
+    own = importlib.import_module("nets")
+    try:
+        assert load_object("nets:build", suite, "model") is own.build
+        assert sys.modules["nets"] is own
+    finally:
+        for name in ("nets", "helper"):
+            sys.modules.pop(name, None)
+
+
 def test_nothing_is_left_behind(tmp_path: Path) -> None:
     """After loading, the folder's modules are not in the way of later imports."""
     load_object("nets:build", folder(tmp_path / "gate", 4), "model")
