@@ -61,6 +61,8 @@ def shares_of(structure: Structure, keep: Keep) -> dict[str, float]:
     """Return the share of every group, 1 where none is named. Raises LmcError unless all are numbers from 0 to 1."""
     shares = dict(keep) if isinstance(keep, Mapping) else dict.fromkeys(structure.groups, keep)
     unknown = sorted(set(shares) - set(structure.groups))
+    if unknown and unknown[0] in structure.whole:
+        raise LmcError(f"keep: {unknown[0]!r} is left whole: {structure.whole[unknown[0]]}; mend: leave it out")
     if unknown:
         raise LmcError(f"keep: group {unknown[0]!r} is unknown; expected some of {list(structure.groups)}")
     for group, share in shares.items():

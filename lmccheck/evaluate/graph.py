@@ -20,13 +20,15 @@ from lmccheck.store.data import Batch, Data
 from lmccheck.store.trees import positional, tensors_in
 from lmccheck.symmetry.facts import facts_of
 from lmccheck.symmetry.rules import RULES
-from lmccheck.symmetry.sites import Layer
+from lmccheck.symmetry.sites import Layer, layers
 from lmccheck.symmetry.trace import Shaped, Trace, another_graph, quiet_logs, trace, value_of
 
 if TYPE_CHECKING:
     from lmccheck.network.network import Network
 
 Look = Callable[[str, Tensor], Tensor | None]
+ANOTHER = "the network computes something else on inputs of this shape than on the first two samples"
+ONE_SHAPE = "mend: give batches of one shape, that of the evaluation data"
 HELD = 1 << 25  # numbers of watched values held at a time: 128 MB in float32
 
 
@@ -80,11 +82,24 @@ class GraphRunner:
         names = {node.name for node in traced.graph.nodes}
         absent = next((name for name in watched if name not in names), None)
         if absent is not None:
-            raise UnsupportedArchitecture(
-                f"{where}: the network computes something else on inputs of this shape than on the first two samples "
-                f"(no {absent!r}); mend: give batches of one shape"
-            )
+            raise UnsupportedArchitecture(f"{where}: {ANOTHER} (no {absent!r}); {ONE_SHAPE}")
         return traced, traced.given(weights, arguments)
+
+    def layers(self, traced: Trace, expected: Sequence[Layer], where: str) -> list[Layer]:
+        """Return layers as a trace has them: where sequences are longer or shorter their nodes have other names.
+
+        Each weight is that of as many layers as in ``expected``, in the same order. Raises UnsupportedArchitecture,
+        beginning with ``where``, where it is not.
+        """
+        found: dict[str, list[Layer]] = {}
+        for layer in layers(traced):
+            found.setdefault(layer.weight, []).append(layer)
+        weights = [layer.weight for layer in expected]
+        for name in weights:
+            if (times := len(found.get(name, ()))) != weights.count(name):
+                said = f"layers read {name!r} {times} times, not {weights.count(name)}"
+                raise UnsupportedArchitecture(f"{where}: {ANOTHER} ({said}); {ONE_SHAPE}")
+        return [found[name].pop(0) for name in weights]
 
     def _trace(self, weights: Mapping[str, Tensor], inputs: tuple[Any, ...], where: str) -> Trace:
         """Return the trace for inputs of this shape: made with random weights, tried with these.

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lmccheck.evaluate.graph import GraphRunner
+from lmccheck.errors import UnsupportedArchitecture
+from lmccheck.evaluate.graph import ANOTHER, ONE_SHAPE, GraphRunner
 from lmccheck.evaluate.regression import Moments
 from lmccheck.evaluate.split import Split
 from lmccheck.evaluate.stepwise import Stepwise
@@ -53,7 +54,12 @@ class LayerData:
                 readers.setdefault(layer.source, []).append((key, layer, positions))
         watched = {*self.layers, *readers}
         held = self.graph.weights(weights)
+        where = f"{self.parts.origin}, what the layers give"
+        expected = [layer for _, layer in self.layers.values()]
         for number, (batch, fitted) in enumerate(self.batches):
+            traced, _ = self.graph.prepared(held, batch.inputs, watched, where)
+            if any(a.node != b.node for a, b in zip(expected, self.graph.layers(traced, expected, where), strict=True)):
+                raise UnsupportedArchitecture(f"{where}: {ANOTHER}; {ONE_SHAPE}")
 
             def look(name: str, value: Tensor, number: int = number, fitted: bool = fitted) -> None:
                 if name in self.layers:
@@ -68,7 +74,7 @@ class LayerData:
                     seen = seen[:: 1 + len(seen) * len(self.batches) // (2 * ROWS)]
                     self.units[key].add(seen, seen[:, :0])
 
-            self.graph.run(held, batch.inputs, watched, look, f"{self.parts.origin}, what the layers give")
+            self.graph.run(held, batch.inputs, watched, look, where)
 
     def run(self) -> Stepwise:
         """Return a run of all batches from the start, for one network that is refitted layer by layer."""

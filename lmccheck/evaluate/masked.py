@@ -88,8 +88,9 @@ class MaskedRuns:
         """Yield (first multiplier, every output of it and the next ones (k, n, …)) of one batch."""
         assert self._weights is not None
         where = f"{self.data.origin}, with units multiplied"
-        first = {self.layers[name].node for name in lines if name in self.layers}
-        traced, given = self.graph.prepared(self._weights, batch.inputs, first, where)
+        traced, given = self.graph.prepared(self._weights, batch.inputs, (), where)
+        reading = self.graph.layers(traced, [layer for name, layer in self.layers.items() if name in lines], where)
+        first = {layer.node for layer in reading}
         held = {node: given[node] for node in _holders(traced, lines.keys() & self.by_weight.keys())}
         first |= {node.name for node in held}
         end = next(node for node in traced.graph.nodes if node.op == "output")
@@ -101,7 +102,7 @@ class MaskedRuns:
         together = max(1, TOGETHER // max(1, most))
         with running(where):
             known = Reading(traced.module, ()).part(before, given, wanted)
-            run = partial(self._last_part, traced, after, {**known, **held})
+            run = partial(self._last_part, traced, reading, after, {**known, **held})
             for start in range(0, count, together):
                 part = {name: line[start : start + together] for name, line in lines.items()}
                 yield start, self._mapped(run, part)
@@ -109,6 +110,7 @@ class MaskedRuns:
     def _last_part(
         self,
         traced: Trace,
+        layers: Sequence[Layer],
         nodes: Sequence[fx.Node],
         known: Mapping[fx.Node, Any],
         lines: Mapping[str, Tensor],
@@ -116,7 +118,7 @@ class MaskedRuns:
         """Run the nodes that depend on the multipliers, for one multiplier per layer or weight; return the outputs."""
 
         def edit(layer: Layer, value: Tensor) -> Tensor:
-            return value * across(layer, lines[layer.weight], value.ndim) if layer.weight in lines else value
+            return value * across(layer, lines[layer.weight], value.ndim)
 
         def multiplied(name: str, weight: Tensor) -> Tensor:
             dim = self.by_weight[name]
@@ -124,7 +126,7 @@ class MaskedRuns:
 
         held = {node: multiplied(str(name), known[node]) for node, name in _holders(traced, self.by_weight).items()
                 if name in lines}  # fmt: skip
-        reading = Reading(traced.module, list(self.layers.values()), edit)
+        reading = Reading(traced.module, layers, edit)
         return tuple(reading.part(nodes, {**known, **held}, nodes[-1:])[nodes[-1]])
 
     def _mapped(

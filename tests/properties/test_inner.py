@@ -164,3 +164,54 @@ def test_a_pass_says_what_was_left_whole() -> None:
     assert "no path between networks follows" in note
     with pytest.raises(lmccheck.UnsupportedArchitecture, match="'0' cannot be dropped one by one"):
         lmccheck.dropout_path(pair_of("layer norm"))
+
+
+def test_sequences_of_several_lengths_are_masked_alike() -> None:
+    """Nodes of longer sequences have other names: layers are found by their weights. Refits want one length."""
+    torch.manual_seed(0)
+    build = lambda: Recurrent(nn.LSTM).double()  # noqa: E731  # a builder
+    states = [{k: v.clone() for k, v in build().state_dict().items()} for _ in range(2)]
+    batches = [(torch.randint(0, 16, (12, length)), torch.randint(0, 3, (12,))) for length in (2, 4, 3)]
+    pair = lmccheck.load_pair(*states, model=build(), data=batches, calibration=batches, device="cpu")
+    result = lmccheck.noise_stability(pair, masks=1, epsilon=100.0)
+    factors = result.witness.multipliers(0)
+    module = build()
+    module.load_state_dict(pair.theta_b)
+    with torch.no_grad():
+        expected = [F.cross_entropy(recurrent(module, x, factors), y) for x, y in batches]
+    assert result.witness.losses["b"][0][-1] == pytest.approx(float(torch.stack(expected).mean()), abs=1e-9)
+    with pytest.raises(lmccheck.UnsupportedArchitecture, match=r"computes something else .*mend: give batches of one"):
+        lmccheck.dropout_stability(pair, profile="dev")
+
+
+def test_a_loss_of_several_outputs_gets_all_of_them() -> None:
+    """Two heads in a tuple: masks are measured with the loss that takes both."""
+
+    class Heads(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.one, self.two = nn.Linear(5, 8), nn.Linear(8, 3), nn.Linear(8, 1)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            h = torch.relu(self.first(x))
+            return self.one(h), self.two(h)
+
+    def both(outputs: tuple[Tensor, Tensor], targets: Tensor) -> Tensor:
+        return F.cross_entropy(outputs[0], targets, reduction="none") + outputs[1].square().squeeze(1)
+
+    torch.manual_seed(0)
+    states = [{k: v.double() for k, v in Heads().state_dict().items()} for _ in range(2)]
+    data = torch.randn(20, 5).double(), torch.randint(0, 3, (20,))
+    pair = lmccheck.load_pair(*states, model=Heads().double(), data=data, loss=both, device="cpu")
+    result = lmccheck.noise_stability(pair, masks=1, epsilon=100.0)
+    factor = result.witness.multipliers(0)["first"]
+    a = states[0]
+    h = torch.relu(data[0] @ a["first.weight"].T + a["first.bias"]) * factor
+    outputs = h @ a["one.weight"].T + a["one.bias"], h @ a["two.weight"].T + a["two.bias"]
+    assert result.witness.losses["a"][0][-1] == pytest.approx(float(both(outputs, data[1]).mean()), abs=1e-12)
+
+
+def test_a_share_of_what_is_left_whole_is_refused() -> None:
+    """With the reason why its units cannot be dropped."""
+    with pytest.raises(lmccheck.LmcError, match=r"keep: 'embed' is left whole: .*norm.*mend: leave it out"):
+        lmccheck.dropout_stability(pair_of("attention"), keep={"embed": 0.5})
