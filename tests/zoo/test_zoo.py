@@ -14,6 +14,7 @@ if not (find_spec("torchvision") and find_spec("transformers")):
     pytest.skip("the zoo needs torchvision and transformers: pip install -e '.[zoo]'", allow_module_level=True)
 
 import run
+import stability
 import torchvision_zoo
 import transformers_zoo
 from measure import Row, measure
@@ -113,3 +114,12 @@ def _assert_totals(found: list[Row], least: int) -> None:
     assert not [row.name for row in found if not row.sound]
     assert sum(row.groups > 0 for row in found) >= least
     assert all(row.reasons for row in found if row.deviation is not None)
+
+
+@pytest.mark.zoo
+@pytest.mark.parametrize("name", transformers_zoo.NAMES)
+def test_noise_stability_is_measured_on_every_transformer(name: str) -> None:
+    """Gaussian noise needs no units and no trace: no architecture is refused."""
+    (answer,) = stability.answers(*transformers_zoo.build(name), ["noise_stability, gaussian"])
+    assert not answer.refusal
+    assert answer.known.startswith("sampled: ")
