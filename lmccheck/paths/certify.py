@@ -94,7 +94,8 @@ class Certificate:
     @property
     def worst(self) -> Known:
         """The segment on which the loss is largest; of several the first that is not constant."""
-        top = [segment for segment in self.segments if not segment.largest < self.largest]
+        highest = max(height(segment.largest) for segment in self.segments)  # endpoints with statistics of their own
+        top = [segment for segment in self.segments if height(segment.largest) == highest]  # may lie above a chain
         return next((segment for segment in top if segment.how != "constant"), top[0])
 
 

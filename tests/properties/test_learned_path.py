@@ -232,3 +232,28 @@ def test_what_is_good_on_calibration_data_only_fails(pair: ModelPair) -> None:
     assert result.verdict == "fail"
     with pytest.raises(AssertionError, match=r"within this budget \(dev: 200 of 200 steps, seed 0\)"):
         result.raise_for_verdict()
+
+
+def test_endpoints_may_lie_above_all_of_a_chain() -> None:
+    """Stored BatchNorm statistics that are bad, re-estimated ones on the path: the excess is 0, and no endpoint's."""
+
+    def normed() -> nn.Module:
+        return nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.LayerNorm(8), nn.Linear(8, 3))
+
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(160, 4, generator=generator)
+    y = x[:, :3].argmax(1)
+    a, b = (trained(normed, seed, x[:80], y[:80], 60) for seed in (0, 1))
+    for state in (a, b):
+        state["1.running_mean"] += 3.0
+    pair = lmccheck.load_pair(
+        a, b, model=normed, data=(x[80:], y[80:]), calibration=(x[:80], y[:80]), loss="cross_entropy", device="cpu"
+    )
+    result = lmccheck.ten_segment_path(pair, epsilon=0.0, profile="dev")
+    assert (result.value, result.verdict) == (0.0, "pass")
+    segments = result.details["segments"]
+    assert max(segment["max"] for segment in segments) < result.details["loss_a"]
+    assert any("BatchNorm re-estimated at every point" in note for note in result.details["notes"])
+    bend = result.witness.points[5]
+    hidden = x[:80] @ bend["0.weight"].T + bend["0.bias"]
+    assert torch.allclose(hidden.mean(0), bend["1.running_mean"], atol=1e-5)
