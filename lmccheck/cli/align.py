@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from lmccheck.cli.command import HELD, Commands
 from lmccheck.cli.endpoints import METHODS, add_pair, load, maps, output_path, row
-from lmccheck.store.writing import beside
 
 if TYPE_CHECKING:
     from lmccheck.alignment.api import Alignment
@@ -37,6 +36,8 @@ def add_to(commands: Commands) -> None:
 def run(options: argparse.Namespace) -> int:
     """Align, say what came of it, write."""
     from tabulate import tabulate
+
+    from lmccheck.store.writing import beside
 
     target = output_path(options, "b", beside(Path(options.output), "permutation"))
     from lmccheck.alignment.api import align, save_aligned
