@@ -102,7 +102,7 @@ def test_a_soup_is_tried_on_its_own_parents_only(laws) -> None:
 
 def test_a_recipe_that_drops_parents_beyond_the_fourth_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of many parents in bfloat16 one less is within what steps round; a drawn network of twelve tells it."""
-    import lmccheck.properties.lawful as lawful
+    from lmccheck.merging import drawn
     from lmccheck.merging.average import write_tensors
     from lmccheck.merging.contract import RECIPES, Declared, Made, Making
 
@@ -117,7 +117,7 @@ def test_a_recipe_that_drops_parents_beyond_the_fourth_is_seen(monkeypatch: pyte
         }
         return Made(write_tensors(making, tensors), {"weights": dict.fromkeys(making.parents, 1 / len(making.parents))})
 
-    monkeypatch.setattr(lawful, "SHRINKS", 10)  # which take long
+    monkeypatch.setattr(drawn, "SHRINKS", 10)  # which take long
     uniform = RECIPES.get("uniform")
     base, generator = seeded(small_mlp, 0), torch.Generator().manual_seed(1)
     parents = {
