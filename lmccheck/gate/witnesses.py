@@ -44,6 +44,4 @@ def unsaid_by(settings: Mapping[str, Any], details: Mapping[str, Any]) -> str | 
         )
     if origin == "witness" and details.get("limit_excludes") is False:
         return f"epsilon = {limit} is the witness's own and excludes nothing; mend: say epsilon in this check"
-    if details.get("drops") is False and settings.get("keep") is None:
-        return f"keep = {details['keep']} is the witness's own, and no unit is dropped; mend: say keep in this check"
     return None

@@ -8,15 +8,17 @@ from typing import Any
 
 from torch import Tensor
 
-from lmccheck.errors import WitnessError
+from lmccheck.errors import UnsupportedArchitecture, WitnessError
 from lmccheck.evaluate.evaluator import Measured
 from lmccheck.evaluate.outputs import function_deviation
+from lmccheck.modules.constants import differing_integers
 from lmccheck.modules.stored import tied_names
 from lmccheck.network.pair import ModelPair
 from lmccheck.paths.along import Along, height
 from lmccheck.paths.certify import Certificate, Known, differing_sample
 from lmccheck.paths.ends import differing, require_ends, require_network
 from lmccheck.paths.path import Path
+from lmccheck.shown import some
 from lmccheck.store.files import mask_like
 from lmccheck.store.tensors import equal
 from lmccheck.store.trees import tensors_in
@@ -30,6 +32,17 @@ def canonical(weights: Mapping[str, Tensor], tied: Mapping[str, str]) -> dict[st
     return {own: weights[own] for own in dict.fromkeys(tied.values())}
 
 
+def require_continuous(pair: ModelPair) -> None:
+    """Raise UnsupportedArchitecture where whole numbers differ between the ends: they would jump, and no path does."""
+    jumps = differing_integers(pair.module, pair.theta_a, pair.theta_b)
+    if jumps:
+        raise UnsupportedArchitecture(
+            f"pair {pair.name}: whole numbers in {some(map(repr, jumps))} differ between a and b, and nothing lies "
+            "between whole numbers, so that no path joins them; mend: give checkpoints that agree in them, or with "
+            "weights before they were quantised"
+        )
+
+
 def sampled_chain(pair: ModelPair, path: Path, *, profile: str = "ci", everywhere: bool = False) -> Certificate:
     """Return what samples show of a pair's loss along a chain, on its evaluation data.
 
@@ -40,6 +53,7 @@ def sampled_chain(pair: ModelPair, path: Path, *, profile: str = "ci", everywher
     ``everywhere``, refused. Raises CheckpointError where the chain is not of this network or joins others, WitnessError
     where its end computes something else.
     """
+    require_continuous(pair)
     tied = tied_names(pair.module)
     theta_a = canonical(pair.theta_a, tied)
     require_network(pair, path, theta_a, tied, floats=True)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from lmccheck.errors import LmcError
 from lmccheck.explain import called, of_endpoint
 from lmccheck.finding import End, Failure, Finding, Seen, Where
 from lmccheck.properties.advice import wider_search
@@ -66,6 +67,7 @@ def dropout_stability(
     require_calibration(pair, NAME)
     structure = pair.network.droppable(NAME)
     shares = dict(keep) if isinstance(keep, Mapping) else keep
+    require_fewer(structure, shares)
     settings = {"keep": shares, "refit": refit, "seed": seed, "profile": profile}
     evaluator = Evaluator(pair.network, *thetas_of(pair), dtype=torch.float64)
     ends = measured_endpoints(pair, evaluator)
@@ -89,6 +91,14 @@ def dropout_stability(
         known=known_of(structure, "exact"),
     )
     return found.explained(lambda: _failure(pair, structure, facts))
+
+
+def require_fewer(structure: Structure, keep: float | Mapping[str, float]) -> None:
+    """Raise LmcError where no group would read fewer units than it has: nothing would be measured."""
+    from lmccheck.dropping.choose_units import unit_counts
+
+    if all(count == structure.sizes[group] for group, count in unit_counts(structure, keep).items()):
+        raise LmcError(f"{NAME}: keep = {keep} drops no unit, so that nothing would be measured; mend: keep = 0.5")
 
 
 def excess(measured: Measured, own: float) -> float:

@@ -9,8 +9,8 @@ it. There is none where x = 0, in attention's scores, between steps that one cal
 Of noise in one layer alone: ``loss_change``, ``output_error`` ‖Δf‖²/‖f‖² and the attenuation of Kuditipudi et al. 2019
 (talk) ψ = (‖Δf‖²/‖f‖²)/(‖η‖²/‖x‖²), means over samples: 1 where noise passes as it is, 0 where nothing of it does.
 
-What is found does not depend on how samples are batched, but for tokens that experts share out; another order of units
-is another draw of the same distribution. It says nothing of paths, and nothing of units that are dropped.
+What is found does not depend on how samples are batched, but for tokens that experts share out and windows as many as a
+batch has samples; another order of units is another draw of the same distribution. It says nothing of paths, and nothing of units that are dropped.
 Source: Arora et al. 2018, section 3, for noise relative to activations. Here its length is exact; x is all of a map in
 convolutions, as there, and one token where tokens are read one by one.
 """
@@ -136,7 +136,7 @@ def _finding(
         notes=_notes(evaluator, costs, share, facts["gaussian"], runs),
         witness=GaussianWitness(facts["size"], facts["seed"], reads, q, losses, worst, best),
         evaluations=evaluator.evaluations + runs.evaluations,
-        known=f"sampled: {draws} draws of noise, {100 * CONFIDENCE:g} %",
+        known=f"sampled: {draws} draws of noise {facts['size']:g}, {100 * CONFIDENCE:g} %",
         facts={
             "definition": COST,
             "masks": draws,
@@ -169,7 +169,8 @@ def _notes(
     gaussian: Mapping[str, Any],
     runs: NoisyRuns,
 ) -> list[str]:
-    notes = [held_note(costs, f"draws of noise in what {len(runs.seen)} layers read", share), NO_PATH]
+    read = f"{len(runs.seen)} layers read" if len(runs.seen) != 1 else "1 layer reads"
+    notes = [held_note(costs, f"draws of noise of size {gaussian['size']:g} in what {read}", share), NO_PATH]
     for end in costs:
         silent = [layer for layer, facts in gaussian[end].items() if facts["silent"] == 1]
         if silent:

@@ -29,10 +29,11 @@ def learned_path(
     ``why``: why no construction applies, None where it was not asked for. ``settings``: seed and profile.
     """
     from lmccheck.evaluate.batchnorm import tracked
-    from lmccheck.paths.chain import sampled_chain
+    from lmccheck.paths.chain import require_continuous, sampled_chain
     from lmccheck.paths.learned import learn
 
     pair.network.require_labelled("form = 'learned', whose bends are trained,")
+    require_continuous(pair)
     alignment, left = _aligned(pair, align, beyond, settings["seed"])
     theta_b = pair.theta_b if alignment is None else alignment.weights
     learned = learn(pair, theta_b, **settings)

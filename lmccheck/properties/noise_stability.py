@@ -39,6 +39,7 @@ NAME = "noise_stability"
 NOT_ASKED = {"why": "measured when asked for: diagnostics = true"}
 COST = "q_k = max over t of L(θ + t·(θ¹_k − θ)) − L(θ), θ¹_k with mask k (Kuditipudi et al. 2019, Lemma 3)"
 P = 0.2  # of a unit to be dropped
+SIZE = 0.1  # of Gaussian noise, in the length of what it is put into
 QUARTER, HALF = 0.25, 0.5  # of draws that have to hold: of masks, for one to be found; of noise, to be typical
 SAMPLES = {"dev": 32, "ci": 128, "thorough": 512}  # on which layers are looked at one by one
 START = 0.0  # of every line to a mask: the network itself, whose loss is known
@@ -58,7 +59,7 @@ def noise_stability(
     masks: Masks | None = None,
     quantile: Quantile | None = None,
     noise: Noise = "masks",
-    size: Size = 0.1,
+    size: Size | None = None,
     seed: Seed = 0,
     profile: Profile = "ci",
     diagnostics: bool | None = False,
@@ -76,8 +77,8 @@ def noise_stability(
     statistics. ``diagnostics``: explain it by Gaussian noise in every unit group, ‖η‖/‖x‖ = ``size`` (or the number
     given as ``noise``), and by the constants of section 4 for chains of layers; neither decides.
 
-    ``noise = "gaussian"``, on any network: q_k = L(x + η_k for every x that a layer reads) − L, ‖η‖ = ``size``·‖x‖; see
-    ``properties/gaussian_noise.py``. ``details["gaussian"]`` say what it does in each layer alone.
+    ``noise = "gaussian"``, on any network: q_k = L(x + η_k for every x that a layer reads) − L, ‖η‖ = ``size``·‖x‖;
+    ``size`` is 0.1 where it is left out; see ``properties/gaussian_noise.py``. ``details["gaussian"]`` say what it does in each layer alone.
 
     ``value`` is the worse endpoint's ``quantile`` of q, ``interval`` its order-statistics interval; the witness
     (NoiseWitness, GaussianWitness) recomputes every draw. ``details`` hold, per endpoint, ``q``, ``quantile``,
@@ -85,6 +86,9 @@ def noise_stability(
     Source: Kuditipudi et al. 2019, Algorithm 1 and Lemma 3, and their talk; Arora et al. 2018 for the noise.
     """
     draws = DRAWS[profile] if masks is None else masks
+    if size is not None and noise != "gaussian" and not diagnostics:
+        raise LmcError(f'{NAME}: size = {size:g} is of Gaussian noise; mend: say noise = "gaussian", or leave size out')
+    size = SIZE if size is None else size
     if noise == "gaussian":
         from lmccheck.properties.gaussian_noise import gaussian_stability
 
@@ -113,6 +117,7 @@ def _masked(
     ends = measured_endpoints(pair, evaluator)
     sizes = {group: structure.sizes[group] for group in structure.groups}
     drawn = [dropout_mask(sizes, p, mask_seed(seed, k)) for k in range(masks)]
+    _require_dropped(p, masks, sum(sizes.values()))
     runs = MaskedRuns(pair.network, structure, pair.data, evaluator.dtype)
     bound = bound_of(epsilon, max(end.loss for end in ends))
     costs = {
@@ -138,6 +143,15 @@ def _masked(
     return found.explained(lambda: _failure(pair, found, costs))
 
 
+def _require_dropped(p: float, masks: int, units: int) -> None:
+    """Raise LmcError where more likely than not no mask drops any unit: nothing would be measured."""
+    if (1 - p) ** (masks * units) > 0.5:
+        raise LmcError(
+            f"{NAME}: p = {p:g}: {masks} masks of {units} units will hardly drop one, so that nothing would be "
+            "measured; mend: a larger p, or more masks"
+        )
+
+
 def _finding(
     evaluator: Evaluator,
     ends: tuple[End, ...],
@@ -160,7 +174,7 @@ def _finding(
         interval=quantile_interval(costs[worse]["q"], share, CONFIDENCE),
         verdict=verdict_of(costs),
         notes=_notes(evaluator, facts["p"], costs, share),
-        known=f"{len(costs[worse]['q'])} masks sampled, {100 * CONFIDENCE:g} %",
+        known=f"{len(costs[worse]['q'])} masks sampled at p = {facts['p']:g}, {100 * CONFIDENCE:g} %",
         facts={
             "definition": COST,
             "masks": len(costs[worse]["q"]),

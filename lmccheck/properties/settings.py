@@ -145,12 +145,13 @@ Beyond = Annotated[str | tuple[str, ...], *_reader(f'"all" or a list of some of 
 SHARE = "a number above 0 and at most 1"
 Share = Annotated[float, Field(gt=0, le=1, description=SHARE)]
 Half = Annotated[float, Field(gt=0, le=0.5, description="a number above 0 and at most 0.5")]
-Probability = Annotated[float, Field(ge=0, lt=1, description="a number from 0 to below 1")]
+Probability = Annotated[float, Field(gt=0, lt=1, description="a number between 0 and 1")]
 Quantile = Annotated[float, Field(ge=0.01, le=0.99, description="a number from 0.01 to 0.99")]
 NOISE = '"masks", "gaussian", or a number from 0 to 10, which is the size of the noise of diagnostics'
 Noise = Annotated[Literal["masks", "gaussian"] | Annotated[float, Field(ge=0, le=10)], Field(description=NOISE)]
 Size = Annotated[
-    float, Field(ge=0, le=1e30, description="a number ≥ 0: the noise's length in that of what it is put into")
+    float,
+    Field(ge=1e-6, le=1e30, description="a number from 1e-6 to 1e30: the noise's length in what it is put into"),
 ]
 Masks = Annotated[int, Field(ge=1, le=100_000, description="a whole number from 1 to 100000")]
 

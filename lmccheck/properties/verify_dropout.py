@@ -82,7 +82,7 @@ def verify_dropout(
             **stated,
             "levels": [list(level) for level in structure.levels],
             "kept": {side: {g: len(u) for g, u in given.found[side][0].keep.items()} for side in costs},
-            "drops": _drops(structure, given),
+            "drops": True,
             **inner_facts(structure),
             "samples": pair.data.samples,
             "precision": precision_of(evaluator),
@@ -110,6 +110,8 @@ def _honest(
     )
     share = next(share for share in (keep, given.keep, HALF) if share is not None)
     _require_dropped(pair, structure, given, share)
+    if not _drops(structure, given):
+        raise WitnessError(f"{NAME}: these networks drop no unit, so that nothing is shown; mend: make them again")
     its_own = keep is None and given.keep is not None
     notes = [f"keep = {given.keep} is the one that the witness was made for"] if its_own else []
     if keep is not None and (few := _fewer(structure, given, share)):

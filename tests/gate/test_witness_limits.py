@@ -8,7 +8,7 @@ import pytest
 
 from lmccheck.gate.witnesses import unsaid_by
 
-OWN = {"limit_from": "witness", "limit_given": 0.5, "limit_excludes": True, "keep": 0.5, "drops": True}
+OWN = {"limit_from": "witness", "limit_given": 0.5, "limit_excludes": True, "keep": 0.5}
 
 
 @pytest.mark.parametrize(
@@ -18,8 +18,6 @@ OWN = {"limit_from": "witness", "limit_given": 0.5, "limit_excludes": True, "kee
         ({}, {"limit_from": "default"}, "epsilon: given neither here nor by the witness"),
         ({}, {"limit_excludes": False}, "epsilon = 0.5 is the witness's own and excludes nothing; mend: say epsilon"),
         ({"epsilon": 9.0}, {"limit_from": "given", "limit_excludes": False}, None),
-        ({}, {"drops": False, "keep": 1.0}, "keep = 1.0 is the witness's own, and no unit is dropped; mend: say keep"),
-        ({"keep": 1.0}, {"drops": False, "keep": 1.0}, None),
     ],
 )
 def test_a_witness_that_asks_for_nothing_sets_no_limit(

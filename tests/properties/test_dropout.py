@@ -10,6 +10,7 @@ import pytest
 import torch
 from networks import Written
 from networks.dropping import case
+from networks.paths import mlp_pair
 from torch import nn
 
 import lmccheck
@@ -137,3 +138,9 @@ def test_a_saved_witness_is_measured_and_checked_anew(tmp_path: Path) -> None:
         tampered = {**found.witness.found, "a": {**found.witness.found["a"], 0: replace(dropped, weights=other)}}
         with pytest.raises(lmccheck.SymmetryError, match=why):
             lmccheck.verify_dropout(pair, StabilityWitness(tampered, found.witness.theta))
+
+
+def test_a_share_that_keeps_every_unit_is_no_test() -> None:
+    """keep = 1 drops nothing: it is refused, not passed with ε = 0."""
+    with pytest.raises(lmccheck.LmcError, match=r"keep = 1\.0 drops no unit.*mend: keep = 0\.5"):
+        dropout_stability(mlp_pair([5, 6, 3]), keep=1.0)

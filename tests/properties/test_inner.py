@@ -156,7 +156,7 @@ def test_a_witness_that_changes_anything_else_is_refused(name: str) -> None:
 def test_a_pass_says_what_was_left_whole() -> None:
     """In its row, with the reason and how much of the network can be dropped in a note, and that no path follows."""
     result = lmccheck.dropout_stability(pair_of("layer norm"), epsilon=100.0, profile="dev")
-    assert result.details["known"] == "inner: '0' left whole"
+    assert result.details["known"] == "inner: '0' left whole, 61% of the numbers droppable"
     (note,) = (note for note in result.details["notes"] if note.startswith("left whole"))
     held = 6 * 8 + 8 + 8 * 3  # incoming weights and biases of 8 units, and their outgoing weights
     assert f"hold {held / (5 * 6 + 6 + 12 + 6 * 8 + 8 + 8 * 3 + 3):.0%} of the numbers" in note

@@ -257,3 +257,31 @@ def test_endpoints_may_lie_above_all_of_a_chain() -> None:
     bend = result.witness.points[5]
     hidden = x[:80] @ bend["0.weight"].T + bend["0.bias"]
     assert torch.allclose(hidden.mean(0), bend["1.running_mean"], atol=1e-5)
+
+
+class Quantised(nn.Module):
+    """A linear layer whose weights are int8 with one scale."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("q", torch.randint(-50, 50, (3, 4), dtype=torch.int8))
+        self.scale = nn.Parameter(torch.tensor(0.02))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.q.to(x.dtype) * self.scale)
+
+
+def test_whole_numbers_that_differ_are_no_path(tmp_path: FilePath) -> None:
+    """Between int8 weights a chain would jump: it is refused when it is asked for, and when a file is verified."""
+    torch.manual_seed(0)
+    a, b = Quantised().state_dict(), Quantised().state_dict()
+    data = torch.randn(40, 4), torch.arange(40) % 3
+    pair = lmccheck.load_pair(a, b, model=Quantised, data=data, calibration=data, loss="cross_entropy")
+    said = r"whole numbers in 'q' differ between a and b.*no path joins them"
+    with pytest.raises(lmccheck.UnsupportedArchitecture, match=said):
+        lmccheck.ten_segment_path(pair, form="learned", profile="dev")
+    middle = [{"scale": a["scale"], "q": a["q"] if k < 5 else b["q"]} for k in range(1, 10)]
+    tied = {"scale": "scale", "q": "q"}
+    jumping = Path((dict(a), *middle, dict(b)), tuple(Segment("l", "jumps") for _ in range(10)), tied)
+    with pytest.raises(lmccheck.UnsupportedArchitecture, match=said):
+        lmccheck.verify_path(pair, save_path(jumping, tmp_path / "jump.safetensors"), epsilon=9.0)

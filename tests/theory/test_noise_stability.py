@@ -18,11 +18,13 @@ from lmccheck.properties.noise_stability import noise_stability
 # What is measured
 
 
-def test_nothing_dropped_costs_nothing() -> None:
-    """p = 0: every mask is the network itself, every q_k is exactly 0, and it passes at ε = 0."""
-    result = noise_stability(pair_of(mlp, (5,)), p=0.0, epsilon=0.0)
-    assert result.details["a"]["q"] == result.details["b"]["q"] == [0.0] * 20
-    assert (result.verdict, result.value, result.interval) == ("pass", 0.0, (0.0, 0.0))
+def test_masks_that_drop_nothing_are_no_test() -> None:
+    """p so small that every mask is the network itself: no q_k would be other than 0, and nothing be shown."""
+    pair = pair_of(mlp, (5,))
+    with pytest.raises(LmcError, match=r"p = 1e-06: 20 masks of \d+ units will hardly drop one.*mend: a larger p"):
+        noise_stability(pair, p=1e-6, epsilon=0.0)
+    with pytest.raises(LmcError, match="p = 0; expected a number between 0 and 1"):
+        noise_stability(pair, p=0, epsilon=0.0)
 
 
 @pytest.mark.parametrize(
