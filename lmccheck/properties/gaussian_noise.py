@@ -10,7 +10,8 @@ Of noise in one layer alone: ``loss_change``, ``output_error`` ‖Δf‖²/‖f�
 (talk) ψ = (‖Δf‖²/‖f‖²)/(‖η‖²/‖x‖²), means over samples: 1 where noise passes as it is, 0 where nothing of it does.
 
 What is found does not depend on how samples are batched, but for tokens that experts share out and windows as many as a
-batch has samples; another order of units is another draw of the same distribution. It says nothing of paths, and nothing of units that are dropped.
+batch has samples; another order of units is another draw of the same distribution. It says nothing of paths, and
+nothing of units that are dropped.
 Source: Arora et al. 2018, section 3, for noise relative to activations. Here its length is exact; x is all of a map in
 convolutions, as there, and one token where tokens are read one by one.
 """

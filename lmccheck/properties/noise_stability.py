@@ -77,8 +77,9 @@ def noise_stability(
     statistics. ``diagnostics``: explain it by Gaussian noise in every unit group, ‖η‖/‖x‖ = ``size`` (or the number
     given as ``noise``), and by the constants of section 4 for chains of layers; neither decides.
 
-    ``noise = "gaussian"``, on any network: q_k = L(x + η_k for every x that a layer reads) − L, ‖η‖ = ``size``·‖x‖;
-    ``size`` is 0.1 where it is left out; see ``properties/gaussian_noise.py``. ``details["gaussian"]`` say what it does in each layer alone.
+    ``noise = "gaussian"``, on any network: q_k = L(x + η_k for every x that a layer reads) − L, ‖η‖ = ``size``·‖x‖,
+    0.1 where ``size`` is left out; see ``properties/gaussian_noise.py``. ``details["gaussian"]`` say what it does in
+    each layer alone.
 
     ``value`` is the worse endpoint's ``quantile`` of q, ``interval`` its order-statistics interval; the witness
     (NoiseWitness, GaussianWitness) recomputes every draw. ``details`` hold, per endpoint, ``q``, ``quantile``,

@@ -18,7 +18,7 @@ def test_what_was_measured_and_not_sampled_is_exact_and_masks_are_a_sample() -> 
     """Dropped networks have one loss each on the data; masks are drawn, and their number is said."""
     pair, _ = case("relu")
     assert lmccheck.dropout_stability(pair, profile="dev").details["known"] == "exact"
-    assert lmccheck.noise_stability(pair, masks=9, profile="dev").details["known"] == "9 masks sampled, 95 %"
+    assert lmccheck.noise_stability(pair, masks=9, profile="dev").details["known"] == "9 masks sampled at p = 0.2, 95 %"
 
 
 def test_a_path_says_which_of_its_segments_are_exact() -> None:
