@@ -112,13 +112,12 @@ class Chain:
         shifts = {name for stage in stages for name in stage.shifts}
         self.augmented = bool(shifts)
         keep = {name for stage in stages for name in (stage.node, stage.layer.source)}
-        self._trace, self._given = graph.prepared(self.weights, inputs, keep, where)
+        self._trace, self._given, self._nodes = graph.prepared(self.weights, inputs, keep, where)
         self._shifts = [node for node in self._given if stored_name(node, self._trace) in shifts]
-        self._nodes = {node.name: node for node in self._trace.graph.nodes}
         with running(where):
             reader = Reading(self._trace.module, ())
-            found = reader.part(list(self._nodes.values()), self._given, [self._nodes[name] for name in keep])
-        self._values: dict[str, Tensor] = {node.name: value for node, value in found.items()}
+            found = reader.part(list(self._trace.graph.nodes), self._given, list(self._nodes.values()))
+        self._values: dict[str, Tensor] = {name: found[node] for name, node in self._nodes.items()}
 
     @property
     def depth(self) -> int:
@@ -156,7 +155,7 @@ class Chain:
         Raises UnsupportedArchitecture where ``end`` depends on the network's inputs in another way, too.
         """
         module, first, last = self._trace.module, self._nodes[start], self._nodes[end]
-        behind = set(followers(module, [start])) - {first}
+        behind = set(followers(module, [first.name])) - {first}
         needed = _ancestors(last)
         nodes = [node for node in module.graph.nodes if node in behind and node in needed]
         outside = [s for node in nodes for s in node.all_input_nodes if s not in behind and s is not first]

@@ -51,7 +51,7 @@ def constants(
     if isinstance(stages, str):
         return {"why": stages}
     network = next(iter(ends.values())).network
-    graph = GraphRunner.of(network, torch.float64)
+    graph = GraphRunner.of(network, torch.float64, structure.trace)
     batch = network.data.batches[0].take(slice(SAMPLES))
     where = f"{network.data.origin}, diagnostics"
     given = [

@@ -42,7 +42,7 @@ class Refit:
         self.times = count_readers(structure.trace)
         self.readers = {name: several for name, several in self.readers.items() if self._fits(several)}
         layers = [layer for layer in structure.layers if layer.weight in self.readers]
-        self.layer_data = LayerData(network, layers, structure.shapes, parts, dtype)
+        self.layer_data = LayerData(network, structure, layers, parts, dtype)
         units = {
             f"{name}:{block.group}": (several, block.positions)
             for name, several in self.readers.items()

@@ -12,6 +12,7 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from lmccheck.errors import LmcError, SourceError, UnsupportedArchitecture
+from lmccheck.evaluate.counterparts import Counterparts
 from lmccheck.evaluate.points import upcast
 from lmccheck.modules.precision import exact_float32
 from lmccheck.modules.runner import Runner, as_source_error
@@ -36,6 +37,7 @@ class GraphRunner:
     """Runs a module's traced graph on batches of any shape; it is traced once per shape, by all runners of a network.
 
     What a node of the graph gives is shown to ``look(name, value)``, which may return a tensor to go on with instead.
+    Nodes go by their names in ``names``, whatever they are called in the trace of a batch (without it: in that trace).
     ``traces`` are those that are known already, and take the new ones.
     """
 
@@ -45,15 +47,18 @@ class GraphRunner:
         device: torch.device,
         dtype: torch.dtype,
         traces: dict[Any, Trace] | None = None,
+        names: Trace | None = None,
     ) -> None:
         self.runner = Runner(module, device, dtype)
+        self._names = names
+        self._counterparts: dict[int, Counterparts] = {}
         self._module = module
         self._traces = {} if traces is None else traces
 
     @classmethod
-    def of(cls, network: Network, dtype: torch.dtype) -> GraphRunner:
+    def of(cls, network: Network, dtype: torch.dtype, names: Trace) -> GraphRunner:
         """Return a runner of a network's module, on its device, that shares the network's traces."""
-        return cls(network.module, network.torch_device, dtype, network.traces)
+        return cls(network.module, network.torch_device, dtype, network.traces, names)
 
     def weights(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return weights on the device, in the working dtype."""
@@ -65,41 +70,43 @@ class GraphRunner:
         Raises SourceError, beginning with ``where``, when the graph cannot run, UnsupportedArchitecture when the
         network is another one on inputs of this shape.
         """
-        traced, given = self.prepared(weights, inputs, watched, where)
+        traced, given, nodes = self.prepared(weights, inputs, watched, where)
         with running(where), quiet_logs(), suppress(Stop):
-            Watching(traced.module, set(watched), look).run(*given.values())
+            Watching(traced.module, nodes, look).run(*given.values())
 
     def prepared(
         self, weights: Mapping[str, Tensor], inputs: Any, watched: Collection[str], where: str
-    ) -> tuple[Trace, dict[fx.Node, Any]]:
-        """Return the trace for inputs of this shape, and what its placeholders stand for, by their nodes in order.
+    ) -> tuple[Trace, dict[fx.Node, Any], dict[str, fx.Node]]:
+        """Return the trace for inputs of this shape, what its placeholders stand for, in order, and watched nodes.
 
         ``inputs`` is a tensor or a tuple of positional arguments; the nodes of ``watched`` have to be in the graph.
         Raises as ``run`` does.
         """
         arguments = self.runner.cast(positional(inputs, where))
         traced = self._trace(weights, arguments, where)
-        names = {node.name for node in traced.graph.nodes}
-        absent = next((name for name in watched if name not in names), None)
-        if absent is not None:
-            raise UnsupportedArchitecture(f"{where}: {ANOTHER} (no {absent!r}); {ONE_SHAPE}")
-        return traced, traced.given(weights, arguments)
+        return traced, traced.given(weights, arguments), {name: self.node(traced, name, where) for name in watched}
+
+    def node(self, traced: Trace, name: str, where: str) -> fx.Node:
+        """Return a node as a trace has it. Raises UnsupportedArchitecture, beginning with ``where``, without one."""
+        if id(traced) not in self._counterparts:  # traces are kept, so their ids are their own
+            self._counterparts[id(traced)] = Counterparts(self._names or traced, traced)
+        found = self._counterparts[id(traced)].find(name)
+        if isinstance(found, str):
+            raise UnsupportedArchitecture(f"{where}: {ANOTHER} ({found}); {ONE_SHAPE}")
+        return found
 
     def layers(self, traced: Trace, expected: Sequence[Layer], where: str) -> list[Layer]:
-        """Return layers as a trace has them: where sequences are longer or shorter their nodes have other names.
-
-        Each weight is that of as many layers as in ``expected``, in the same order. Raises UnsupportedArchitecture,
-        beginning with ``where``, where it is not.
-        """
-        found: dict[str, list[Layer]] = {}
-        for layer in layers(traced):
-            found.setdefault(layer.weight, []).append(layer)
-        weights = [layer.weight for layer in expected]
-        for name in weights:
-            if (times := len(found.get(name, ()))) != weights.count(name):
-                said = f"layers read {name!r} {times} times, not {weights.count(name)}"
+        """Return layers as a trace has them: with the names of its nodes. Raises as ``node`` does."""
+        there = {layer.node: layer for layer in layers(traced)}
+        found = []
+        for layer in expected:
+            node = self.node(traced, layer.node, where)
+            other = there.get(node.name)
+            if other is None or (other.weight, other.groups) != (layer.weight, layer.groups):
+                said = f"no layer of {layer.weight!r} at {node.name!r}"
                 raise UnsupportedArchitecture(f"{where}: {ANOTHER} ({said}); {ONE_SHAPE}")
-        return [found[name].pop(0) for name in weights]
+            found.append(other)
+        return found
 
     def _trace(self, weights: Mapping[str, Tensor], inputs: tuple[Any, ...], where: str) -> Trace:
         """Return the trace for inputs of this shape: made with random weights, tried with these.
@@ -155,19 +162,24 @@ class Stop(Exception):
 
 
 class Watching(fx.Interpreter):
-    """An interpreter that shows what the watched nodes give."""
+    """An interpreter that shows what the watched nodes give, by the names they are watched under."""
 
-    def __init__(self, module: fx.GraphModule, watched: set[str], look: Look) -> None:
+    def __init__(self, module: fx.GraphModule, watched: Mapping[str, fx.Node], look: Look) -> None:
         super().__init__(module)
         self.extra_traceback = False  # it would be written into the messages of errors raised on purpose
-        self._watched, self._look = watched, look
+        self._look = look
+        self._watched: dict[fx.Node, list[str]] = {}
+        for name, node in watched.items():
+            self._watched.setdefault(node, []).append(name)
 
     def run_node(self, n: fx.Node) -> Any:
         result = super().run_node(n)
-        if n.name not in self._watched or (n.op == "placeholder" and not isinstance(result, Tensor)):
+        if n.op == "placeholder" and not isinstance(result, Tensor):
             return result
-        replaced = self._look(n.name, result)
-        return result if replaced is None else replaced
+        for name in self._watched.get(n, ()):
+            replaced = self._look(name, result)
+            result = result if replaced is None else replaced
+        return result
 
 
 Edit = Callable[[Layer, Tensor], Tensor]

@@ -9,13 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lmccheck.errors import UnsupportedArchitecture
-from lmccheck.evaluate.graph import ANOTHER, ONE_SHAPE, GraphRunner
+from lmccheck.evaluate.graph import GraphRunner
 from lmccheck.evaluate.regression import Moments
 from lmccheck.evaluate.split import Split
 from lmccheck.evaluate.stepwise import Stepwise
 from lmccheck.network.network import Network
 from lmccheck.symmetry.sites import Layer
+from lmccheck.symmetry.structure import Structure
 
 ROWS = 1 << 15  # rows per layer, of both parts together: positions of samples beyond it are left out
 TARGETS = 1 << 27  # numbers of targets that are kept, over all layers: 512 MB in float32
@@ -27,16 +27,16 @@ class LayerData:
     def __init__(
         self,
         network: Network,
+        structure: Structure,
         layers: Sequence[Layer],
-        shapes: Mapping[str, Sequence[int]],
         parts: Split,
         dtype: torch.dtype,
     ) -> None:
-        self.graph = GraphRunner.of(network, dtype)
+        self.graph = GraphRunner.of(network, dtype, structure.trace)
         self.layers = {layer.node: (k, layer) for k, layer in enumerate(layers)}
-        self.parts, self.shapes = parts, shapes
+        self.parts, self.shapes = parts, structure.shapes
         self.batches = [(batch, True) for batch in parts.fit] + [(batch, False) for batch in parts.held]
-        outputs = sum(shapes[layer.weight][layer.out] for layer in layers)
+        outputs = sum(self.shapes[layer.weight][layer.out] for layer in layers)
         self._most = max(1, min(ROWS, TARGETS // max(1, outputs)) // len(self.batches))  # rows of a batch and layer
         self._targets: dict[tuple[str, int], Tensor] = {}
         self.units: dict[str, Moments] = {}
@@ -55,11 +55,7 @@ class LayerData:
         watched = {*self.layers, *readers}
         held = self.graph.weights(weights)
         where = f"{self.parts.origin}, what the layers give"
-        expected = [layer for _, layer in self.layers.values()]
         for number, (batch, fitted) in enumerate(self.batches):
-            traced, _ = self.graph.prepared(held, batch.inputs, watched, where)
-            if any(a.node != b.node for a, b in zip(expected, self.graph.layers(traced, expected, where), strict=True)):
-                raise UnsupportedArchitecture(f"{where}: {ANOTHER}; {ONE_SHAPE}")
 
             def look(name: str, value: Tensor, number: int = number, fitted: bool = fitted) -> None:
                 if name in self.layers:

@@ -49,7 +49,7 @@ class MaskedRuns:
         self.by_weight = structure.by_weight
         self.layers = {layer.weight: layer for layer in structure.layers if layer.weight not in self.by_weight}
         self.data = data if data is not None else network.data
-        self.graph = GraphRunner.of(network, dtype)
+        self.graph = GraphRunner.of(network, dtype, structure.trace)
         self.batches = rebatched(self.data)
         self.evaluations = 0
         self.vectorised = True
@@ -88,7 +88,7 @@ class MaskedRuns:
         """Yield (first multiplier, every output of it and the next ones (k, n, …)) of one batch."""
         assert self._weights is not None
         where = f"{self.data.origin}, with units multiplied"
-        traced, given = self.graph.prepared(self._weights, batch.inputs, (), where)
+        traced, given, _ = self.graph.prepared(self._weights, batch.inputs, (), where)
         reading = self.graph.layers(traced, [layer for name, layer in self.layers.items() if name in lines], where)
         first = {layer.node for layer in reading}
         held = {node: given[node] for node in _holders(traced, lines.keys() & self.by_weight.keys())}

@@ -33,7 +33,7 @@ def output_moments(end: Endpoint, traced: Trace, layers: Sequence[Layer], data: 
         moment = (rows.T @ rows).cpu()
         totals[name] = totals[name] + moment if name in totals else moment
 
-    graph = GraphRunner.of(end.network, working_dtype(end.theta))
+    graph = GraphRunner.of(end.network, working_dtype(end.theta), traced)
     theta = graph.weights(end.theta)
     shapes: set[tuple[torch.Size, ...]] = set()
     samples = 0

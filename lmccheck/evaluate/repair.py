@@ -90,7 +90,7 @@ class Repair:
         self.layers, self.left = repairable(derived)
         self.norms = live_norms(derived.trace)
         if beside is None:
-            self.graph = GraphRunner.of(network, working_dtype(theta_a, theta_b))
+            self.graph = GraphRunner.of(network, working_dtype(theta_a, theta_b), derived.trace)
             self.batches = even_batches(self.data, derived.trace, self._largest(derived.trace))
             self.a = self._observed(theta_a, "a")
         else:

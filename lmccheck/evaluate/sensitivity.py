@@ -28,7 +28,7 @@ def sensitivities(
     Every sample has a direction v of its own, the same for all weights of a network. Nodes the outputs do not depend on
     are left out. Raises as ``GraphRunner.run`` does, NotDifferentiable where an op of the network has no derivative.
     """
-    traced, given = graph.prepared(weights, inputs, watched, where)
+    traced, given, nodes = graph.prepared(weights, inputs, watched, where)
     held: dict[str, Tensor] = {}
 
     def follow(name: str, value: Tensor) -> Tensor:
@@ -38,7 +38,7 @@ def sensitivities(
 
     doing = as_source_error(f"{where}: differentiating the traced model", kind=NotDifferentiable)
     with doing, torch.enable_grad(), exact_float32(), quiet_logs():
-        outputs = Watching(traced.module, set(watched), follow).run(*given.values())
+        outputs = Watching(traced.module, nodes, follow).run(*given.values())
         followed = [tensor for tensor in input_tensors(outputs) if tensor.requires_grad]
         if not followed:
             return {}

@@ -29,9 +29,10 @@ class Stepwise:
         """Yield (number of the batch, what the layer reads) for every batch. Raises as ``GraphRunner.run`` does."""
         given = self.graph.weights(weights)
         for number, batch in enumerate(self.batches):
-            traced, placeholders = self.graph.prepared(given, batch.inputs, {layer.source}, self.where)
+            traced, placeholders, _ = self.graph.prepared(given, batch.inputs, (), self.where)
+            source = self.graph.layers(traced, [layer], self.where)[0].source
             nodes = list(traced.module.graph.nodes)
-            at = next(k for k, node in enumerate(nodes) if node.name == layer.source)
+            at = next(k for k, node in enumerate(nodes) if node.name == source)
             start, known = self._held.pop(number, (0, {}))
             stop = max(start, at + 1)
             later = set(nodes[stop:])

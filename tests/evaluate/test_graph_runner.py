@@ -279,6 +279,6 @@ def test_runners_of_a_network_share_its_traces(monkeypatch: pytest.MonkeyPatch) 
     weights, x = module.state_dict(), torch.ones(4, 3)
     network = lmccheck.load_pair(weights, weights, model=module, data=(x, x), loss="mse", device="cpu").network
     for dtype in (torch.float32, torch.float32, torch.float64, torch.float64):
-        runner = GraphRunner.of(network, dtype)
+        runner = GraphRunner.of(network, dtype, trace(module, (x,), RULES))
         runner.prepared(runner.weights(weights), x, [], "here")
     assert seen == [torch.float32, torch.float64]

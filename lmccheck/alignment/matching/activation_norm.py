@@ -124,7 +124,7 @@ def second_moments(end: Endpoint, derived: Traced, data: Data) -> SecondMoments:
 
     where = f"{data.origin}, inputs of layers of a"
     watched = {layer.source for layer in wanted}
-    graph = GraphRunner.of(end.network, working_dtype(end.theta))
+    graph = GraphRunner.of(end.network, working_dtype(end.theta), derived.trace)
     theta = graph.weights(end.theta)
     batches = even_batches(data, derived.trace, watched)
     most = max(1, min(PATCHES, WINDOWS // len(batches)))

@@ -92,7 +92,7 @@ class _BothNetworks:
         self.sites = list(dict.fromkeys(site for several in sites.values() for site in several))
         self.moments = {s: Moments(prod(problem.spec.by_name[name].size for name in s.groups)) for s in self.sites}
         self.watched = {site.node for site in self.sites}
-        self.graph = GraphRunner.of(pair.network, working_dtype(pair.theta_a, pair.theta_b))
+        self.graph = GraphRunner.of(pair.network, working_dtype(pair.theta_a, pair.theta_b), self.trace)
         self.theta_a, self.theta_b = self.graph.weights(pair.theta_a), self.graph.weights(pair.theta_b)
 
     def batches(self, samples: int | None, held: int | None = None) -> tuple[Batch, ...]:
