@@ -86,7 +86,7 @@ KNOWN = "dropout_stability, noise_stability, verify_dropout"
         (
             '[pair.one]\ncheckpoint = "a"\na = "a"\nb = "b"\ncheck.linear_connectivity.limit = 1\n',
             "pair.one.checkpoint: unknown key (a single checkpoint is a [model.NAME]), expected one of model, data, "
-            "calibration, loss, symmetry, accept, a, b, model_b, sha256, check",
+            "calibration, loss, symmetry, accept, a, b, model_b, untie, sha256, check",
         ),
         (
             ONE.replace('"a.safetensors"', "3"),
