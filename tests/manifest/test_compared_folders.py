@@ -122,6 +122,7 @@ def test_data_are_read_with_the_tokenizer_of_the_model(folders: Path) -> None:
         f'({folders / name}) (1 more ids differ); mend: make them equal, or accept = ["vocabulary"]'
         for name in "ab"
     ]
+    assert looked_at(folders, mine, head=head.replace('"other"', '"other/tokenizer.json"')).problems == lines
     assert looked_at(folders, mine, head=head.replace('"other"', '"a"')) == Inspected()
     saved(folders / "other", 3, (*WORDS, "more"))
     for name in "ab":

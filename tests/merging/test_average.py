@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -76,6 +77,37 @@ def test_the_order_of_parents_changes_no_bit(tmp_path: Path) -> None:
     assert torch.equal(there["w"], back["w"])
 
 
+def test_float64_is_summed_in_float64(tmp_path: Path) -> None:
+    """Of any parent, not of the first alone: 2⁻⁴⁰ beside 1 is nothing in float32."""
+    parts = {n: {"w": torch.tensor([p], dtype=torch.float64)} for n, p in {"x": 0.0, "y": 1 + 2**-40}.items()}
+    assert merged(tmp_path, "uniform", **parts)["w"].tolist() == [(1 + 2**-40) / 2]
+
+
+def test_a_merge_does_not_say_how_its_parent_was_merged(tmp_path: Path) -> None:
+    """Of the metadata of the first, what is its own history is left out."""
+    for name, said in {"x": {"lmccheck": '{"recipe": "uniform"}', "author": "me"}, "y": {}}.items():
+        save_file({"w": torch.ones(2)}, tmp_path / f"{name}.safetensors", said)
+    opened = {name: look_at(f"{name}.safetensors", tmp_path, name) for name in "xy"}
+    made = read_recipe("uniform", ("x", "y"), tmp_path).make(opened, None, tmp_path / "out")
+    with safe_open(made.path, "pt") as file:
+        assert file.metadata() == {"author": "me"}
+
+
+def test_of_many_weights_six_are_shown() -> None:
+    """And that there are more."""
+    recipe = read_recipe({"linear": dict.fromkeys("abcdefg", 0.5)}, tuple("abcdefg"), Path())
+    assert recipe.text == "linear (a 0.5, b 0.5, c 0.5, d 0.5, e 0.5, f 0.5, …)"
+
+
+def test_a_file_that_a_recipe_names_is_an_input(tmp_path: Path) -> None:
+    """One of counts and one of a function: neither may be written to, and both are held."""
+    for name in ("counts.json", "pipe.py", "other.py"):
+        (tmp_path / name).touch()
+    recipes: list[dict[str, object]] = [{"fedavg": "counts.json"}, {"call": "pipe:merge"}, {"uniform": True}]
+    found = [read_recipe(recipe, ("x", "y"), tmp_path).inputs for recipe in recipes]
+    assert found == [(tmp_path / "counts.json",), (tmp_path / "pipe.py",), ()]
+
+
 def test_parents_of_other_shapes_are_refused(tmp_path: Path) -> None:
     """Though they could be summed."""
     with pytest.raises(CheckpointError, match=r"parent y: tensor 'w' has shape \(1,\), in parent x it has \(3,\)"):
@@ -124,6 +156,8 @@ def test_parents_of_several_dtypes_need_one_said(tmp_path: Path) -> None:
         ({"linear": {"x": 1, "why": 1}}, ".linear.why: no such parent; expected x, y"),
         ({"linear": {"x": 1}}, ".linear: nothing is said of parent 'y', expected weights for each"),
         ({"linear": {"x": float("nan"), "y": 1}}, ".linear.x: got nan, expected a finite number"),
+        ({"linear": {"x": True, "y": 1}}, ".linear.x: got True, expected a finite number"),
+        ({"linear": {"x": 1, "y": 1}, "normalize": "no"}, ".normalize: got 'no', expected true or false"),
         ({"linear": {"x": 0, "y": 0}}, ".linear: every weight is 0"),
         ({"linear": {"x": 1, "y": -1}, "normalize": True}, ".normalize: the weights sum to 0"),
         ({"linear": {"x": 1, "y": 1}, "normalise": True}, ".normalise: unknown option of linear (did you mean 'norm"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor
 
 import lmccheck
 from lmccheck.errors import CheckpointError, LmcError, SourceError
+from lmccheck.merging.contract import read_recipe
 
 State = dict[str, Tensor]
 
@@ -139,6 +141,33 @@ def test_what_is_no_merge_is_told(load_merge, changes: dict[str, Any], said: str
     given = {"recipe": HALF, **changes}
     with pytest.raises(LmcError, match=said):
         load_merge(given.pop("recipe"), **given)
+
+
+def test_a_link_to_a_parent_is_that_parent(load_merge, folder: Path) -> None:
+    """Whatever it is called."""
+    (folder / "c.safetensors").symlink_to(folder / "a.safetensors")
+    with pytest.raises(CheckpointError, match="parents x and y are the same file"):
+        load_merge(HALF, parents={"x": "a.safetensors", "y": "c.safetensors"})
+
+
+def test_a_recipe_that_needs_the_base_is_not_made_without(load_merge, folder: Path) -> None:
+    """As its declaration says; with one it is."""
+    plain = read_recipe(HALF, ("x", "y"), folder)
+    needy = replace(plain, declared=replace(plain.declared, needs_base=True))
+    with pytest.raises(CheckpointError, match=r"recipe linear needs the base .*mend: give base_model"):
+        load_merge(needy)
+    (folder / "c.safetensors").write_bytes((folder / "a.safetensors").read_bytes())
+    assert load_merge(needy, base_model="c.safetensors").merged.theta
+
+
+def test_a_function_gets_tensors_of_its_own() -> None:
+    """State dicts of the caller are what they were, and that the function writes into its inputs is told."""
+    data = (torch.randn(12, 4), torch.randint(0, 3, (12,)))
+    parents = {"x": seeded(small_mlp, 0), "y": seeded(small_mlp, 1)}
+    before = parents["y"]["0.weight"].clone()
+    with pytest.raises(SourceError, match=r"changed its input, tensor '0.weight' of y"):
+        _ = lmccheck.load_merge(parents, {"call": wrong("changes")}, model=small_mlp, data=data).merged
+    assert torch.equal(parents["y"]["0.weight"], before)
 
 
 def test_against_names_a_parent_or_a_rule(load_merge) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,10 +13,13 @@ from typing import Any
 import pytest
 import torch
 from networks.small import seeded, small_mlp
+from safetensors.torch import load_file
 from torch import Tensor
 
 import lmccheck
 from lmccheck.errors import LmcError, SourceError
+from lmccheck.merging.contract import read_recipe
+from lmccheck.store.checkpoint import look_at
 
 State = dict[str, Tensor]
 DATA = (torch.randn(60, 4, generator=torch.Generator().manual_seed(0)), torch.arange(60) % 3)
@@ -73,6 +78,7 @@ def test_fedavg_weighs_clients_by_their_samples(tmp_path: Path) -> None:
         ({"m0": 1, "m1": 2}, "nothing is said of parent 'm2'"),
         ({**dict.fromkeys(PARENTS, 1), "m9": 1}, r"fedavg.m9: no such parent \(did you mean 'm4'\?\)|no such parent"),
         ({**dict.fromkeys(PARENTS, 1), "m1": 0.5}, "fedavg.m1: got 0.5, expected how many samples it saw"),
+        ({**dict.fromkeys(PARENTS, 9), "m1": -1}, "fedavg.m1: got -1, expected how many samples it saw"),
         (dict.fromkeys(PARENTS, 0), "every count is 0"),
         ("clients.json", "clients.json: no such file|clients.json"),
         (3, "fedavg: got 3, expected a table of sample counts by parent"),
@@ -112,6 +118,22 @@ def test_a_greedy_soup_keeps_what_does_not_make_it_worse() -> None:
     assert made["validation_loss"] == pytest.approx(best, abs=1e-6)
     assert near(merge.merged.theta, mean([parents[n] for n in taken], [1.0] * len(taken)))
     assert any(note.startswith(f"the greedy soup took {len(taken)} of 7 parents") for note in result.notes)
+
+
+def test_a_soup_of_numbers_takes_what_is_taken_by_hand(tmp_path: Path) -> None:
+    """The loss is the number itself, below 0 none: 1, 1 as good, 3 worse (the mean is 5/3), then what has no loss."""
+    numbers = {"a": -9.0, "b": 3.0, "c": 1.0, "d": 1.0}
+    parents = {name: look_at({"w": torch.tensor([number])}, tmp_path, name) for name, number in numbers.items()}
+    recipe = read_recipe({"greedy_soup": "val"}, tuple(parents), tmp_path)
+    made = recipe.make(parents, None, tmp_path / "out", measure=lambda data: number_or_nan)
+    assert (made.facts["order"], made.facts["taken"]) == (["c", "d", "b", "a"], ["c", "d"])
+    assert [step["taken"] for step in made.facts["steps"]] == [True, True, False, False]
+    assert [step["loss"] for step in made.facts["steps"]] == pytest.approx([1, 1, 5 / 3, math.nan], nan_ok=True)
+    assert load_file(made.path)["w"].tolist() == [1.0]
+
+
+def number_or_nan(state: Mapping[str, Tensor]) -> float:
+    return value if (value := float(state["w"])) >= 0 else math.nan
 
 
 def test_a_soup_is_chosen_once_of_what_it_is_made_of(monkeypatch: pytest.MonkeyPatch) -> None:
