@@ -30,7 +30,7 @@ def test_sensitivities_are_finite_differences(name: str) -> None:
     graph = GraphRunner(module, torch.device("cpu"), torch.float64)
     weights = graph.weights(randomised(module, 1))
     found = sensitivities(graph, weights, inputs, watched, 5, "here")
-    traced, given = graph.prepared(weights, inputs, watched, "here")
+    traced, given, nodes = graph.prepared(weights, inputs, watched, "here")
     assert watched or not made
 
     def felt(node: str, change: Tensor) -> float:
@@ -38,7 +38,7 @@ def test_sensitivities_are_finite_differences(name: str) -> None:
             return value + change
 
         with torch.no_grad():
-            outputs = pytree.tree_leaves(Watching(traced.module, {node}, look).run(*given.values()))
+            outputs = pytree.tree_leaves(Watching(traced.module, {node: nodes[node]}, look).run(*given.values()))
         directions = sensitivity._directions(outputs, 5)
         return sum(float((a * b).sum()) for a, b in zip(outputs, directions, strict=True))
 
