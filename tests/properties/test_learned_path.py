@@ -21,6 +21,7 @@ import lmccheck
 from lmccheck.errors import CheckpointError, LmcError, SourceError
 from lmccheck.network.pair import ModelPair
 from lmccheck.paths import learned as learned_module
+from lmccheck.paths.chain import sampled_chain
 from lmccheck.paths.path import Path, Segment, save_path
 
 State = dict[str, Tensor]
@@ -285,3 +286,28 @@ def test_whole_numbers_that_differ_are_no_path(tmp_path: FilePath) -> None:
     jumping = Path((dict(a), *middle, dict(b)), tuple(Segment("l", "jumps") for _ in range(10)), tied)
     with pytest.raises(lmccheck.UnsupportedArchitecture, match=said):
         lmccheck.verify_path(pair, save_path(jumping, tmp_path / "jump.safetensors"), epsilon=9.0)
+
+
+def test_a_narrow_bump_within_a_segment_is_found() -> None:
+    """A loss of 1 at w = 0.237 that is gone .02 away, on w from 0 to 1: no lower than on a refined line."""
+
+    def line() -> nn.Module:
+        return nn.Linear(1, 1, bias=False)
+
+    def bump(outputs: Tensor, targets: Tensor) -> Tensor:
+        y = outputs[:, 0]
+        return torch.exp(-((y - 0.237) ** 2) / (2 * 0.004**2)) + 1e-6 * y**2  # 0.0094 wide at half its height
+
+    a, b = ({"weight": torch.full((1, 1), w)} for w in (0.0, 1.0))
+    ones = torch.ones(8, 1)
+    pair = lmccheck.load_pair(
+        a, b, model=line, data=(ones, ones), calibration=(ones, ones), loss=bump, device="cpu", name="bump"
+    )
+    points = tuple({"weight": torch.full((1, 1), k / 10)} for k in range(11))
+    path = Path(points, tuple(Segment("l", "") for _ in range(10)), {"weight": "weight"})
+    straight = lmccheck.linear_connectivity(pair, align="none", limit=10.0)
+    known = sampled_chain(pair, path)
+    assert known.largest >= straight.value > 0
+    assert known.largest > 0.5
+    assert known.worst.number == 3
+    assert known.worst.how == "sampled"
