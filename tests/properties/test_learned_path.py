@@ -178,7 +178,7 @@ FORGERIES: dict[str, tuple[Callable[[Path], Path], str]] = {
     "another beginning": (lambda p: bent(p, 0, lambda s: {"up.bias": s["up.bias"] + 1e-6}), "does not begin at a"),
     "another end": (lambda p: bent(p, 10, lambda s: {"down.bias": s["down.bias"] + 1e-4}), "neither at b nor at"),
     "an end in a's place": (lambda p: bent(p, 10, lambda s: dict(p.points[0])), "neither at b nor at"),
-    "a bend of no number": (lambda p: bent(p, 4, lambda s: {"up.bias": s["up.bias"] * math.nan}), "is not finite"),
+    "a bend of no number": (lambda p: bent(p, 4, lambda s: {"up.bias": s["up.bias"] * math.nan}), "'up.bias' is not"),
     "a bend that overflows": (
         lambda p: bent(p, 4, lambda s: {n: s[n].double() * 1e300 for n in ("down.weight", "embed.weight")}),
         "output is not finite",
