@@ -190,7 +190,7 @@ def test_settings_that_cannot_be_meant(real):
     checks = {
         "ten_segment_path = { keep = 0.6 }": "path.keep: got 0.6, expected a number above 0 and at most 0.5",
         "dropout_stability = { keep = { x = 2 } }": "stability.keep: *expected a number above 0 and at most 1, or",
-        "noise_stability = { p = 1.0 }": "noise_stability.p: got 1.0, expected a number from 0 to below 1",
+        "noise_stability = { p = 1.0 }": "noise_stability.p: got 1.0, expected a number between 0 and 1",
         'dropout_path = { form = "ten" }': 'dropout_path.form: got "ten"*expected "paper" or "short"',
         'again = { property = "dropout_path", epsilom = 1 }': "epsilom*did you mean 'epsilon'",
     }
