@@ -29,7 +29,7 @@ def single(name: str, side: str = "a") -> lmccheck.SingleModel:
     return lmccheck.load_model(theta, model=module, data=pair.data, calibration=pair.calibration)
 
 
-@pytest.mark.parametrize(("name", "side"), [("tanh", "a"), ("cnn", "b")])
+@pytest.mark.parametrize(("name", "side"), [("tanh", "a"), pytest.param("cnn", "b", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("check", "settings"),
     [
