@@ -20,6 +20,7 @@ ATTENTION = "multi_head_attention_forward"
 CONVOLUTIONS = frozenset(f"conv{kind}{dims}d" for kind in ("", "_transpose") for dims in (1, 2, 3))
 POSITIONS = _names("layer_norm rms_norm")  # norms of what is at one position
 MAPS = _names("batch_norm group_norm instance_norm")  # and of whole maps
+ELEMENTWISE = _names("mul __mul__ __rmul__ multiply mul_ __imul__")  # products that no layer is known by
 LOOKUPS = _names("embedding embedding_bag")  # whose inputs are integers: what they give gets the noise
 LAYERS = PRODUCTS | CONVOLUTIONS | POSITIONS | MAPS
 MOVES = _names(  # of numbers that stay as they are

@@ -19,6 +19,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from lmccheck.evaluate.layer_kinds import (
     ATTENTION,
+    ELEMENTWISE,
     FUSED,
     LAYERS,
     LOOKUPS,
@@ -67,7 +68,8 @@ class LayersRead(TorchFunctionMode):
     only moved (a view, a copy, a part of it) is the same value.
 
     ``calls`` counts values by layer; ``fused`` are the recurrent layers all of whose steps run in one call;
-    ``sources``: for every stored tensor that multiplies a value, the layer that read this value first.
+    ``sources``: for every stored tensor that multiplies a value, the layer that read this value first; ``unseen``: the
+    stored matrices that multiply values number by number, as in a sum written out: no layer is seen there.
     """
 
     def __init__(self, module: nn.Module, inputs: Any, change: Change) -> None:
@@ -87,6 +89,7 @@ class LayersRead(TorchFunctionMode):
         self.calls: Counter[str] = Counter()
         self.fused: dict[str, None] = {}
         self.sources: dict[str, str] = {}
+        self.unseen: dict[str, None] = {}
         self._hooks = ExitStack()
         self._aside = False
         for tensor in input_tensors(inputs):
@@ -143,6 +146,8 @@ class LayersRead(TorchFunctionMode):
         if name in LAYERS:
             args, kwargs = self._layer(name, args, kwargs)
         result = self._attention(func, args, kwargs) if name == ATTENTION else func(*args, **kwargs)
+        if name in ELEMENTWISE and (not self._running or self._running[-1] not in self._own):
+            self._note_unseen(args, kwargs)
         self._follow(name, args, kwargs, result)
         if name in LOOKUPS and isinstance(result, Tensor) and self._kind(result) == DATA:
             result = self._show(result, self._layer_name(args, kwargs))
@@ -185,6 +190,15 @@ class LayersRead(TorchFunctionMode):
         known = self._known(value)
         names = (self._stored.get(place(tensor)) for tensor in _floating(given))
         self.sources |= {name: known[2] for name in names if name is not None and known is not None}
+
+    def _note_unseen(self, args: Any, kwargs: Any) -> None:
+        """Note the matrices among the arguments of a product by numbers, if what they multiply is of the inputs."""
+        given = list(_floating((args, kwargs)))
+        if any(self._kind(tensor) == DATA for tensor in given):
+            for tensor in given:
+                name = self._stored.get(place(tensor))
+                if name is not None and self._kind(tensor) != DATA and sum(size > 1 for size in tensor.shape) > 1:
+                    self.unseen[name] = None
 
     def _layer_name(self, args: Any, kwargs: Any) -> str:
         """Return what a layer is called: a module that has its weights, else the first weight that is read."""

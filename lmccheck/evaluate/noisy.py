@@ -59,7 +59,8 @@ class NoisyRuns:
 
     BatchNorm keeps its own statistics. ``evaluations`` counts full passes over the data. Of the weights last run with
     ``each``, ``seen`` is what its layers read, in their order; ``fused`` are those of them whose steps run inside of
-    one call of torch's. Raises SourceError when the network or the loss cannot run.
+    one call of torch's; ``unseen`` are weights that multiply number by number, where no layer is seen. Raises
+    SourceError when the network or the loss cannot run.
     """
 
     def __init__(self, network: Network, dtype: torch.dtype) -> None:
@@ -70,6 +71,7 @@ class NoisyRuns:
         self.alone_samples = 0
         self.seen: dict[str, Seen] = {}
         self.fused: dict[str, None] = {}
+        self.unseen: dict[str, None] = {}
 
     def load(self, weights: Mapping[str, Tensor]) -> None:
         """Take weights, every name of the state dict."""
@@ -81,7 +83,7 @@ class NoisyRuns:
         That is ‖Δ‖²/‖f(x)‖² over a sample's outputs (what the loss reads of them), NaN where they are zero. All float64
         on the CPU.
         """
-        self.seen, self.fused = {}, {}
+        self.seen, self.fused, self.unseen = {}, {}, {}
         self.evaluations += 1 + len(noises)
         return self._losses(self.batches, noises, self._note)
 
@@ -124,6 +126,7 @@ class NoisyRuns:
                 "nothing to put noise into; mend: compute with torch's functions on the tensors that forward is given"
             )
         self.fused |= run.fused
+        self.unseen |= run.unseen
         values, _ = measured(self.network.loss, output, self.runner.cast(batch.targets), where)
         judged = [logits_of(output)] if self.network.loss.name in LOSSES else tensors_in(output)
         return [tensor.detach() for tensor in judged], values.cpu(), run.sources

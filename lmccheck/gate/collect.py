@@ -159,7 +159,7 @@ class CheckItem(Recorded, pytest.Function):
             result = core_of(self.config).run(
                 self.check.property, networks, seed=seed, profile=options.profile, **self.check.settings
             )
-            if unsaid := unsaid_by(self.check.settings, result.details):
+            if unsaid := unsaid_by(result.details):
                 raise ManifestError(f"{self.check.name}: {unsaid}")
         except LmcError as error:
             ended = ended_by(error)

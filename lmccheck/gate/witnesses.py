@@ -31,10 +31,10 @@ def witness_lines(witness: Any, folder: Path, name: str, check: str) -> list[str
     return [f"witness written to {target}"]
 
 
-def unsaid_by(settings: Mapping[str, Any], details: Mapping[str, Any]) -> str | None:
+def unsaid_by(details: Mapping[str, Any]) -> str | None:
     """Return what a manifest must say itself, since the witness that it names says nothing that could fail.
 
-    A witness's own limit and share of units serve where they ask for something; nobody has reviewed them.
+    A witness's own limit serves where it asks for something; nobody has reviewed it.
     """
     origin, limit = details.get("limit_from"), details.get("limit_given")
     if origin == "default":

@@ -28,17 +28,16 @@ def tied_heads(module: nn.Module) -> dict[str, str]:
     >>> tied_heads(net)
     {'head.weight': 'embed.weight'}
     """
-    embeddings = {name for name in tied_names(module) if _owner(module, name) is not None}
     tied = tied_names(module)
+    embeddings = {name for name in tied if _is_embedding(module, name)}
     source = {tied[name]: name for name in sorted(embeddings, reverse=True)}
     return {name: source[one] for name, one in tied.items() if one in source and name not in embeddings}
 
 
-def _owner(module: nn.Module, name: str) -> nn.Module | None:
-    """Return the embedding that owns a parameter, None where something else does."""
+def _is_embedding(module: nn.Module, name: str) -> bool:
+    """Whether a parameter is the table of an embedding."""
     path, _, leaf = name.rpartition(".")
-    owner = module.get_submodule(path)
-    return owner if isinstance(owner, nn.Embedding) and leaf == "weight" else None
+    return leaf == "weight" and isinstance(module.get_submodule(path), nn.Embedding)
 
 
 def write_apart(module: nn.Module, heads: Mapping[str, str]) -> nn.Module:

@@ -23,11 +23,11 @@ from torch import Tensor
 from lmccheck.evaluate.batchnorm import fresh_statistics, tracked
 from lmccheck.evaluate.evaluator import Evaluator
 from lmccheck.evaluate.gradient import Gradient
+from lmccheck.evaluate.outputs import FirstOutputs
 from lmccheck.evaluate.points import interpolate
 from lmccheck.evaluate.split import Split, split
-from lmccheck.modules.runner import as_source_error, outputs_of
+from lmccheck.modules.runner import as_source_error
 from lmccheck.modules.stored import tied_names
-from lmccheck.network.network import Network
 from lmccheck.network.pair import ModelPair
 from lmccheck.paths.along import height
 from lmccheck.paths.chain import canonical
@@ -35,7 +35,6 @@ from lmccheck.paths.path import Path, Segment
 from lmccheck.store import files
 from lmccheck.store.batches import rebatched
 from lmccheck.store.data import Batch, Data
-from lmccheck.store.trees import positional
 
 SEGMENTS = 10
 COARSE = 5  # segments, while the first half of the budget lasts: fewer bends are trained sooner, and fit less by heart
@@ -252,8 +251,6 @@ def _endless(batches: tuple[Batch, ...], generator: torch.Generator) -> Iterator
 
 def _batch_size(pair: ModelPair) -> int:
     """Return how many samples a step takes: fewer where a network gives many numbers for each, as for every token."""
-    network: Network = pair.network
-    one = network.data.batches[0].take(slice(1))
-    inputs = positional(one.inputs, network.data.origin)
-    given = outputs_of(network.module, pair.theta_a, inputs, torch.float32)
-    return max(1, min(BATCH, network.data.most or BATCH, VALUES // max(1, sum(tensor.numel() for tensor in given))))
+    data = pair.network.data
+    one = FirstOutputs(pair.network, data.origin, samples=1)(pair.theta_a)
+    return max(1, min(BATCH, data.most or BATCH, VALUES // max(1, sum(tensor.numel() for tensor in one))))

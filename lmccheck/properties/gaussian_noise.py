@@ -94,14 +94,13 @@ def _costs(own: float, losses: list[float], moved: Tensor, bound: float, share: 
 
 def _alone(runs: NoisyRuns, noise: Any, samples: int) -> dict[str, dict[str, Any]]:
     """Return what noise in each layer alone does to the first samples, by layer; JSON-able."""
-    scale = noise.size**2 if noise.size else 1.0
     own, losses, moved = runs.alone(noise, samples)
     change, error = (losses.mean(1) - own.mean()).tolist(), moved.nanmean(1).nan_to_num(0.0, math.inf).tolist()
     return {
         layer: {
             "loss_change": change[k],
             "output_error": error[k],
-            "output_attenuation": error[k] / scale,
+            "output_attenuation": error[k] / noise.size**2,
             "reads": seen.calls,
             "silent": seen.zeros / max(1, seen.positions),
         }
@@ -180,6 +179,11 @@ def _notes(
             )
     if runs.fused:
         notes.append(f"states inside {some(runs.fused)} get no noise: one call of torch's runs all its steps")
+    if runs.unseen:
+        notes.append(
+            f"no noise in what {some(map(repr, runs.unseen))} multiply number by number: written so they are no layer; "
+            "mend: compute with torch.nn.functional.linear or einsum"
+        )
     if evaluator.batchnorms:
         notes.append("BatchNorm keeps each checkpoint's own statistics")
     return notes

@@ -24,7 +24,6 @@ from lmccheck.properties.inner import inner_facts, inner_notes, known_of
 from lmccheck.properties.registry import check
 from lmccheck.properties.remarks import measured_endpoints, measured_on, precision_of, thetas_of
 from lmccheck.properties.settings import Limit, Masks, Noise, Probability, Profile, Quantile, Seed, Size
-from lmccheck.stats import quantile_interval
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -122,7 +121,7 @@ def _masked(
     runs = MaskedRuns(pair.network, structure, pair.data, evaluator.dtype)
     bound = bound_of(epsilon, max(end.loss for end in ends))
     costs = {
-        end.name: _costs(_losses(runs, structure, theta, end, drawn), end.loss, bound, quantile)
+        end.name: _costs(_losses(runs, structure, theta, drawn), end.loss, bound, quantile)
         for end, theta in zip(ends, thetas_of(pair), strict=True)
     }
     facts = {
@@ -172,7 +171,7 @@ def _finding(
         worst_loss=max(max(row) for row in costs[worse]["losses"]),
         above="own",
         where=Where(side=worse),
-        interval=quantile_interval(costs[worse]["q"], share, CONFIDENCE),
+        interval=costs[worse]["quantile_interval"],
         verdict=verdict_of(costs),
         notes=_notes(evaluator, facts["p"], costs, share),
         known=f"{len(costs[worse]['q'])} masks sampled at p = {facts['p']:g}, {100 * CONFIDENCE:g} %",
@@ -200,15 +199,13 @@ def _witness(costs: Mapping[str, dict[str, Any]], p: float, seed: int, sizes: Ma
 
 
 def _losses(
-    runs: MaskedRuns, structure: Structure, theta: Mapping[str, Tensor], end: End, drawn: Sequence[Any]
+    runs: MaskedRuns, structure: Structure, theta: Mapping[str, Tensor], drawn: Sequence[Any]
 ) -> list[list[float]]:
     """Return the losses of one endpoint on the way to every mask, (masks, t)."""
     from lmccheck.dropping.edit import lines
     from lmccheck.dropping.masks import T_GRID, stacked
 
     factors, width = stacked(drawn, T_GRID), len(T_GRID)
-    if all(bool((multipliers == 1).all()) for multipliers in factors.values()):
-        return [[end.loss] * width for _ in drawn]  # nothing is dropped: the network itself
     runs.load(theta)
     flat = [float(x) for x in runs.losses(lines(structure, factors)).mean(1)]
     return [flat[k * width : (k + 1) * width] for k in range(len(drawn))]

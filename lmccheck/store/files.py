@@ -174,15 +174,16 @@ def saving_all(
                 partial = finished.enter_context(replacing(path))
                 save_file(_separate(tensors), str(partial), metadata=dict(metadata))
             except Exception as error:
-                raise CheckpointError(_unwritable(path, error)) from None
+                raise CheckpointError(unwritable(path, error)) from None
         yield
         try:
             finished.close()
         except OSError as error:
-            raise CheckpointError(_unwritable(next(iter(contents)), error)) from None
+            raise CheckpointError(unwritable(next(iter(contents)), error)) from None
 
 
-def _unwritable(path: Path, error: Exception) -> str:
+def unwritable(path: Path, error: Exception) -> str:
+    """Return the line that says why a file or folder was not written."""
     reason = getattr(error, "strerror", None) or error
     return f"{shown_path(path)}: cannot be written: {reason}; mend: choose a folder that can be written to, with room"
 

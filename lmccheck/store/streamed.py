@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lmccheck.errors import CheckpointError, shown_path
+from lmccheck.store.files import unwritable
 from lmccheck.store.header import TensorHeader
 from lmccheck.store.whole import overwritten, replacing
 
@@ -42,10 +43,7 @@ def save_streamed(
             for name in order:
                 file.write(_bytes(get(name), tensors[name], name))
     except OSError as error:
-        raise CheckpointError(
-            f"{shown_path(path)}: cannot be written: {error.strerror or error}; mend: choose a folder that can be "
-            "written to, with room"
-        ) from None
+        raise CheckpointError(unwritable(path, error)) from None
     return path
 
 

@@ -100,10 +100,7 @@ def write_like(
             "lmccheck wrote; mend: choose another name, or empty it"
         ) from None
     except OSError as error:
-        raise CheckpointError(
-            f"{shown_path(path)}: cannot be written: {error.strerror or error}; mend: choose a folder that can be "
-            "written to, with room"
-        ) from None
+        raise CheckpointError(files.unwritable(path, error)) from None
     return path
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from math import prod
 
 import torch
@@ -80,7 +81,7 @@ class Structure:
             return f"inner: {some(map(repr, self.whole), 1)} left whole"
         return f"inner: {some(map(repr, self.reread), 1)} read many times" if self.reread else ""
 
-    @property
+    @cached_property
     def share(self) -> float:
         """Share of the stored numbers that are a unit's that can be dropped: its incoming or its outgoing weights."""
         total = sum(prod(shape) for shape in self.shapes.values())

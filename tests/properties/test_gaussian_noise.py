@@ -371,3 +371,31 @@ def test_a_network_without_layers_is_refused() -> None:
     pair = lmccheck.load_pair(theta, theta, model=Scale, data=data)
     with pytest.raises(UnsupportedArchitecture, match="no layer of Scale was seen to read anything"):
         noise_stability(pair, noise="gaussian")
+
+
+class WrittenOut(nn.Module):
+    """x·W₁ᵀ as a product by numbers that is summed, then a linear layer; a gain for each unit."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Parameter(torch.randn(6, 4))
+        self.gain = nn.Parameter(torch.randn(6))
+        self.last = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.relu((x[:, None] * self.first).sum(-1)) * self.gain)
+
+
+def test_weights_that_no_layer_is_seen_by_are_named() -> None:
+    """Such weights get no noise, which a note says; gains are no weights of a layer, nor is one where all are seen."""
+    torch.manual_seed(0)
+    data = torch.randn(20, 4), torch.arange(20) % 3
+    notes = [
+        noise_stability(lmccheck.load_model(net().state_dict(), model=net, data=data), noise="gaussian").details[
+            "notes"
+        ]
+        for net in (WrittenOut, lambda: nn.Sequential(nn.Linear(4, 5), nn.LayerNorm(5), nn.Linear(5, 3)))
+    ]
+    assert [note for note in notes[0] if note.startswith("no noise in what 'first' multiply number by number")]
+    assert "1 layer reads" in notes[0][0]
+    assert not [note for note in notes[1] if "number by number" in note]
