@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lmccheck.store.model import build_module
+from lmccheck.data.model import build_module
 
 FOLDER = Path(__file__).parents[1] / "fixtures"
 ACCURACY = {

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from lmccheck.data.load import Data
 from lmccheck.errors import SourceError
 from lmccheck.network.pair import ModelPair
-from lmccheck.store.data import Data
 from lmccheck.symmetry.discover import Traced
 from lmccheck.symmetry.spec import Permutation, PermutationSpec
 

@@ -14,6 +14,7 @@ from lmccheck.alignment.api import Alignment
 from lmccheck.alignment.many import ManyAlignment
 from lmccheck.alignment.matching.norms import counted
 from lmccheck.alignment.matching.similarity import inner
+from lmccheck.data.batches import first_samples
 from lmccheck.errors import SymmetryError
 from lmccheck.evaluate.calibration import SAMPLES, CalibrationBarrier
 from lmccheck.evaluate.evaluator import Evaluator
@@ -22,7 +23,6 @@ from lmccheck.evaluate.outputs import function_deviation
 from lmccheck.evaluate.points import interpolate
 from lmccheck.network.network import Network
 from lmccheck.network.pair import ModelPair
-from lmccheck.store.batches import first_samples
 from lmccheck.symmetry.verify import TOLERANCE
 
 ROUNDING = 1e-6  # by which losses on calibration data, or shares of an objective, may differ without being worse

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lmccheck.alignment import method_names
+from lmccheck.data.imports import input_files
 from lmccheck.errors import LmcError
 from lmccheck.store.given import files_of, lies_in_folder
-from lmccheck.store.imports import input_files
 from lmccheck.store.whole import overwritten
 
 if TYPE_CHECKING:

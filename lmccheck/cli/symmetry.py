@@ -109,9 +109,9 @@ def symmetry(options: argparse.Namespace) -> int:
         raise LmcError("symmetry: no example inputs; mend: say --input SHAPE, such as 2,3,224,224, or --inputs FILE")
     import torch
 
+    from lmccheck.data.model import build_module
     from lmccheck.modules.precision import own_settings
     from lmccheck.report.symmetry import describe
-    from lmccheck.store.model import build_module
     from lmccheck.symmetry.discover import derive
     from lmccheck.symmetry.spec_file import load_spec, require_toml, save_spec
     from lmccheck.symmetry.user_spec import enough_trials

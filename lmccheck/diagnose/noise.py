@@ -9,9 +9,9 @@ from typing import Any
 
 from torch import Tensor
 
+from lmccheck.data.load import Batch
 from lmccheck.evaluate.layers_read import Read
 from lmccheck.evaluate.noisy import Noise, NoisyRuns, moved, noisy
-from lmccheck.store.data import Batch
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import torch
 
+from lmccheck.data.batches import first_samples
 from lmccheck.dropping.choose_units import factors, scales
 from lmccheck.dropping.dropped import Dropped
 from lmccheck.dropping.edit import lines
 from lmccheck.evaluate.masked import MaskedRuns
 from lmccheck.network.endpoint import Endpoint
-from lmccheck.store.batches import first_samples
 from lmccheck.symmetry.structure import Structure
 
 SAMPLES = 4096

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from lmccheck.data.load import Batch
 from lmccheck.modules.runner import Runner
 from lmccheck.modules.stored import stored_tensors
-from lmccheck.store.data import Batch
 from lmccheck.store.tensors import identity
 
 

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from lmccheck.data.batches import count_first, first_samples, rebatched
+from lmccheck.data.load import Data
 from lmccheck.evaluate.evaluator import Evaluator
 from lmccheck.evaluate.gradient import Gradient
 from lmccheck.evaluate.points import interpolate
 from lmccheck.network.pair import ModelPair
-from lmccheck.store.batches import count_first, first_samples, rebatched
-from lmccheck.store.data import Data
 
 SAMPLES = 2048
 BATCH = 512  # samples at most, of those on which networks half-way are compared

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from lmccheck.data.batches import rebatched
+from lmccheck.data.trees import tensors_in
 from lmccheck.errors import SourceError, UnsupportedArchitecture
 from lmccheck.evaluate import batchnorm
 from lmccheck.evaluate.points import upcast, working_dtype
 from lmccheck.modules.random_weights import randomised
 from lmccheck.modules.runner import TWO_OUTPUTS, Runner
 from lmccheck.network.loss import LOSSES, counts, measured, returns_probabilities
-from lmccheck.store.batches import rebatched
 from lmccheck.store.tensors import equal
-from lmccheck.store.trees import tensors_in
 
 if TYPE_CHECKING:
     from lmccheck.network.network import Network

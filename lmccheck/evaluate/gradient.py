@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from lmccheck.data.load import Batch, Data
+from lmccheck.data.trees import positional
 from lmccheck.evaluate.batchnorm import tracked
 from lmccheck.evaluate.points import upcast, working_dtype
 from lmccheck.modules.precision import exact_float32
 from lmccheck.modules.runner import Runner, as_source_error
 from lmccheck.modules.stored import tied_names
-from lmccheck.store.data import Batch, Data
-from lmccheck.store.trees import positional
 
 if TYPE_CHECKING:
     from lmccheck.network.network import Network

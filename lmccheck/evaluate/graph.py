@@ -11,14 +11,14 @@ import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
+from lmccheck.data.batches import in_parts
+from lmccheck.data.load import Batch, Data
+from lmccheck.data.trees import positional, tensors_in
 from lmccheck.errors import LmcError, SourceError, UnsupportedArchitecture
 from lmccheck.evaluate.counterparts import Counterparts
 from lmccheck.evaluate.points import upcast
 from lmccheck.modules.precision import exact_float32
 from lmccheck.modules.runner import Runner, as_source_error
-from lmccheck.store.batches import in_parts
-from lmccheck.store.data import Batch, Data
-from lmccheck.store.trees import positional, tensors_in
 from lmccheck.symmetry.facts import facts_of
 from lmccheck.symmetry.rules import RULES
 from lmccheck.symmetry.sites import Layer, layers

@@ -17,6 +17,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from lmccheck.data.trees import input_tensors, mapped
 from lmccheck.evaluate.layer_kinds import (
     ATTENTION,
     ELEMENTWISE,
@@ -36,7 +37,6 @@ from lmccheck.evaluate.layer_kinds import (
 )
 from lmccheck.modules.stored import stored_tensors
 from lmccheck.store.tensors import place
-from lmccheck.store.trees import input_tensors, mapped
 
 PICKED, DATA = 1, 2  # weights chosen by what is computed from inputs; what is computed from inputs
 

@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lmccheck.data.extras import extra
+from lmccheck.data.imports import say
+from lmccheck.data.tokenizing import require_tokenizer
 from lmccheck.errors import LmcError, SourceError, shown_path
 from lmccheck.evaluate.evaluator import Evaluator
 from lmccheck.modules.runner import Runner
-from lmccheck.store.extras import extra
-from lmccheck.store.imports import say
-from lmccheck.store.tokenizing import require_tokenizer
 
 OFFLINE = "(nothing is fetched: its data set must lie on this disk)"
 ROWS = 8  # sequences that are run together

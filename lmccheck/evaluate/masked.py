@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, fx
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from lmccheck.data.batches import rebatched
+from lmccheck.data.load import Batch, Data
+from lmccheck.data.trees import input_tensors, mapped, tensors_in
 from lmccheck.errors import LmcError
 from lmccheck.evaluate.graph import GraphRunner, Reading, followers, running, value_sizes
 from lmccheck.modules.runner import Runner
 from lmccheck.network.loss import logits_of, measured
-from lmccheck.store.batches import rebatched
-from lmccheck.store.data import Batch, Data
-from lmccheck.store.trees import input_tensors, mapped, tensors_in
 from lmccheck.symmetry.sites import Layer, stored_name
 from lmccheck.symmetry.structure import Structure
 from lmccheck.symmetry.trace import Trace

@@ -17,15 +17,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lmccheck.data.imports import label, load_object
+from lmccheck.data.load import Batch
+from lmccheck.data.trees import mapped
 from lmccheck.errors import SourceError, nearest
 from lmccheck.evaluate.evaluator import Evaluator, Measured
 from lmccheck.evaluate.lm_task import Task
 from lmccheck.modules.precision import exact_float32
 from lmccheck.modules.runner import as_source_error
 from lmccheck.shown import one_line
-from lmccheck.store.data import Batch
-from lmccheck.store.imports import label, load_object
-from lmccheck.store.trees import mapped
 
 REPEATS = 1e-6  # relative: what two calls may differ by, where a device sums in another order
 POINTS = 100.0  # errors and accuracies are told in percent

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from lmccheck.data.batches import rebatched
+from lmccheck.data.load import Batch, Data
+from lmccheck.data.trees import tensors_in
 from lmccheck.errors import UnsupportedArchitecture
 from lmccheck.evaluate.layers_read import Change, LayersRead, Read
 from lmccheck.evaluate.normals import TOGETHER, key_of, normals
 from lmccheck.evaluate.points import upcast
 from lmccheck.modules.runner import Runner
 from lmccheck.network.loss import LOSSES, logits_of, measured
-from lmccheck.store.batches import rebatched
-from lmccheck.store.data import Batch, Data
-from lmccheck.store.trees import tensors_in
 
 if TYPE_CHECKING:
     from lmccheck.network.network import Network

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from lmccheck.data.load import Data
+from lmccheck.data.trees import input_tensors
 from lmccheck.evaluate.graph import GraphRunner, even_batches
 from lmccheck.evaluate.points import working_dtype
 from lmccheck.network.endpoint import Endpoint
-from lmccheck.store.data import Data
-from lmccheck.store.trees import input_tensors
 from lmccheck.symmetry.sites import Layer
 from lmccheck.symmetry.trace import Trace
 

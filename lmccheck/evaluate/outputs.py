@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from lmccheck.data.batches import rebatched
+from lmccheck.data.load import Batch
+from lmccheck.data.trees import input_tensors, mapped, tensors_in
 from lmccheck.errors import SourceError, UnsupportedArchitecture
 from lmccheck.evaluate.points import working_dtype
 from lmccheck.modules.runner import Runner
 from lmccheck.network.loss import measured
-from lmccheck.store.batches import rebatched
-from lmccheck.store.data import Batch
-from lmccheck.store.trees import input_tensors, mapped, tensors_in
 
 if TYPE_CHECKING:
     from lmccheck.network.network import Network

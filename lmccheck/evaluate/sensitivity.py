@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lmccheck.data.trees import input_tensors
 from lmccheck.errors import SourceError
 from lmccheck.evaluate.graph import GraphRunner, Watching
 from lmccheck.modules.precision import exact_float32
 from lmccheck.modules.runner import as_source_error
-from lmccheck.store.trees import input_tensors
 from lmccheck.symmetry.trace import quiet_logs
 
 

@@ -9,9 +9,9 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from lmccheck.data.load import Data
 from lmccheck.errors import SourceError, nearest
 from lmccheck.shown import one_line
-from lmccheck.store.data import Data
 
 MOST = 10_000  # parts
 CLASS = "class"

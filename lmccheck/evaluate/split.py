@@ -9,11 +9,11 @@ from math import prod
 import torch
 from torch import Tensor
 
+from lmccheck.data.batches import ELEMENTS, numbers
+from lmccheck.data.load import Batch, Data
 from lmccheck.errors import SourceError
 from lmccheck.evaluate.graph import value_sizes
 from lmccheck.network.network import Network
-from lmccheck.store.batches import ELEMENTS, numbers
-from lmccheck.store.data import Batch, Data
 from lmccheck.symmetry.sites import Layer
 from lmccheck.symmetry.trace import Trace
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor, fx
 
+from lmccheck.data.load import Batch
 from lmccheck.evaluate.graph import GraphRunner, Reading, running
-from lmccheck.store.data import Batch
 from lmccheck.symmetry.sites import Layer
 
 LIVE = 1 << 28  # numbers that are held between layers, over all batches: 1 GB in float32

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
+from lmccheck.data.imports import place, say
 from lmccheck.errors import LmcError, LmcWarning, ManifestError, printable
 from lmccheck.gate.options import options_of
 from lmccheck.gate.selection import blank_manifest
 from lmccheck.manifest.plan import Plan
 from lmccheck.report.record import NOT_MEASURED, CheckRecord
-from lmccheck.store.imports import place, say
 
 
 class Recorded(pytest.Item):

@@ -137,7 +137,7 @@ class Reporter:
 
     def stop(self, error: BaseException) -> None:
         if self.used and not self.summary.selection.stopped:
-            from lmccheck.store.imports import place, say
+            from lmccheck.data.imports import place, say
 
             said = str(error) if isinstance(error, KeyboardInterrupt) and str(error) else say(error)
             self.summary.selection.stopped = TERMINATED + place(error) if self.terminated else said

@@ -9,10 +9,10 @@ from typing import Any
 from lmccheck.beside.compare import Compared, Open, Side, compare
 from lmccheck.beside.configs import WIDTHS
 from lmccheck.beside.required import read_with
+from lmccheck.data.described import DataSpec
 from lmccheck.errors import one_line
 from lmccheck.manifest.plan import Measured, PairPlan, Plan
 from lmccheck.store.checkpoint import Checkpoint
-from lmccheck.store.described import DataSpec
 
 OF_ITS_TENSORS = ("dtype", "num_hidden_layers", "layer_types")  # of what is shipped, which its own check compares
 

@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from lmccheck.data.described import DataSpec, read_spec
 from lmccheck.errors import nearest
 from lmccheck.manifest.tables import SOURCE, SOURCES
-from lmccheck.store.described import DataSpec, read_spec
 from lmccheck.store.documents import key_text, shown
 
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from lmccheck.data.described import DataSpec
+from lmccheck.data.imports import input_files
 from lmccheck.merging.contract import Recipe
-from lmccheck.store.described import DataSpec
 from lmccheck.store.given import Named, files_of
 from lmccheck.store.header import SAFETENSORS
-from lmccheck.store.imports import input_files
 from lmccheck.store.names import model_names
 
 

@@ -14,15 +14,15 @@ from pathlib import Path
 
 from lmccheck.beside.compare import Compared
 from lmccheck.beside.folder import Folder
+from lmccheck.data.described import DataSpec
+from lmccheck.data.look_at_data import look_at_data
 from lmccheck.errors import CheckpointError, LmcError, SourceError, nearest, one_line, shown_path
 from lmccheck.manifest.beside import acceptances, compared
 from lmccheck.manifest.plan import Measured, MergePlan, PairPlan, Plan
 from lmccheck.store.checkpoint import Checkpoint, look_at
-from lmccheck.store.described import DataSpec
 from lmccheck.store.documents import read_document
 from lmccheck.store.given import Named, paths_of
 from lmccheck.store.header import read_header, require_evaluable, require_samples
-from lmccheck.store.look_at_data import look_at_data
 from lmccheck.store.prefixes import alike, prefix_problem
 
 SHOWN_TENSORS = 3

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from lmccheck.data.imports import input_files, label
 from lmccheck.errors import LmcError, nearest
 from lmccheck.registry import Registry
 from lmccheck.shown import one_line
-from lmccheck.store.imports import input_files, label
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -17,6 +17,7 @@ from lmccheck.alignment.api import Alignment
 from lmccheck.alignment.api import align as align_pair
 from lmccheck.alignment.kept import ROUNDING, as_compared, calibrated, kept_note, not_worse, settled
 from lmccheck.beside.required import read_with, require_same_beside
+from lmccheck.data.load import Data
 from lmccheck.errors import SourceError, nearest
 from lmccheck.evaluate.evaluator import Evaluator
 from lmccheck.merging.contract import Made, Recipe
@@ -33,7 +34,6 @@ from lmccheck.network.pair import Given, ModelPair
 from lmccheck.network.resident import Endpoints, Named
 from lmccheck.shown import one_line, some
 from lmccheck.store.checkpoint import Checkpoint, look_at, open_checkpoint
-from lmccheck.store.data import Data
 from lmccheck.store.disk import Held
 from lmccheck.store.heads import with_own_heads
 from lmccheck.store.prefixes import prefixes_differ

@@ -9,10 +9,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from lmccheck.data.extras import extra
 from lmccheck.errors import SourceError, shown_path
 from lmccheck.merging.materialise import places
 from lmccheck.store.disk import read_bytes
-from lmccheck.store.extras import extra
 
 if TYPE_CHECKING:
     from lmccheck.store.checkpoint import Checkpoint

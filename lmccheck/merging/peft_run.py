@@ -9,12 +9,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lmccheck.data.extras import extra
+from lmccheck.data.imports import say
 from lmccheck.errors import SourceError
 from lmccheck.merging.contract import Making
-from lmccheck.store.extras import extra
 from lmccheck.store.folders import CONFIG
 from lmccheck.store.header import read_header
-from lmccheck.store.imports import say
 from lmccheck.store.streamed import save_streamed
 from lmccheck.store.writing import copy_companions
 

@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lmccheck.data.trees import tensors_in
 from lmccheck.modules.caches import clear_caches, tensor_caches
 from lmccheck.modules.copies import private_copy, uncompiled
 from lmccheck.modules.held import held_tensors
 from lmccheck.modules.runner import load_into, run_module
 from lmccheck.modules.stored import stored_tensors
 from lmccheck.store.tensors import equal
-from lmccheck.store.trees import tensors_in
 
 ROUNDING = {torch.float64: 1e-10, torch.float32: 1e-5}  # relative; one device runs the same kernels in the same order
 ON_GPU = 10.0  # times as much: sums are taken in no fixed order there

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from lmccheck.data.imports import out_of_memory
 from lmccheck.errors import DeviceError
-from lmccheck.store.imports import out_of_memory
 
 _WIDE = {
     **dict.fromkeys((torch.float16, torch.bfloat16, torch.float32), torch.float64),

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lmccheck.data.imports import out_of_memory, say
+from lmccheck.data.trees import input_tensors, moved, tensors_in
 from lmccheck.errors import LmcError, SourceError
 from lmccheck.modules.bodies import Bodies
 from lmccheck.modules.caches import clear_caches, tensor_caches
@@ -17,9 +19,7 @@ from lmccheck.modules.copies import in_evaluation_mode, private_copy
 from lmccheck.modules.precision import StayDouble, exact_float32
 from lmccheck.modules.random_weights import draws, shake
 from lmccheck.modules.stored import stored_tensors
-from lmccheck.store.imports import out_of_memory, say
 from lmccheck.store.tensors import dtype_name, equal, identity
-from lmccheck.store.trees import input_tensors, moved, tensors_in
 
 UNSTEADY = (
     "loading or running it changes its stored tensor {!r} in evaluation mode, so that what it computes is no function "

@@ -13,11 +13,11 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from lmccheck.data.trees import input_tensors
 from lmccheck.modules.held import NO_ATTRIBUTES, held_tensors
 from lmccheck.modules.spots import Spot, comes_back, holding, tensors_at
 from lmccheck.modules.stored import stored_tensors
 from lmccheck.store.tensors import place
-from lmccheck.store.trees import input_tensors
 
 
 class Watched(TorchDispatchMode):

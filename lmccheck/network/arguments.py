@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lmccheck.data.collate import UNCOUNTED
+from lmccheck.data.load import Batch, Data
+from lmccheck.data.trees import input_tensors
 from lmccheck.errors import SourceError, nearest
 from lmccheck.network.text_fit import fitted
 from lmccheck.shown import some
-from lmccheck.store.collate import UNCOUNTED
-from lmccheck.store.data import Batch, Data
-from lmccheck.store.trees import input_tensors
 
 DECODER = ("decoder_input_ids", "decoder_inputs_embeds")
 

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from lmccheck.data.load import Data
 from lmccheck.network.loss import IGNORED, Loss
 from lmccheck.network.targets import OF_TOKENS
-from lmccheck.store.data import Data
 
 ENOUGH = 10  # counted targets per class, below which nothing is concluded from the frequencies of this data
 MANY = 1_000  # counted targets from which, below that, the frequencies of all others may answer for each

@@ -10,6 +10,8 @@ from types import CodeType
 import torch
 from torch import Tensor, nn
 
+from lmccheck.data.batches import ELEMENTS, numbers, rebatched
+from lmccheck.data.trees import tensors_in
 from lmccheck.errors import CheckpointError, UnsupportedArchitecture
 from lmccheck.modules.caches import kept_by_identity
 from lmccheck.modules.constants import differing_structure, shared_constants
@@ -22,9 +24,7 @@ from lmccheck.modules.spots import Spot
 from lmccheck.modules.watched import Watched, kept_outside
 from lmccheck.network.endpoint import Endpoint
 from lmccheck.network.network import Network
-from lmccheck.store.batches import ELEMENTS, numbers, rebatched
 from lmccheck.store.tensors import between
-from lmccheck.store.trees import tensors_in
 
 SAMPLES = 256  # of a batch whose size lmccheck chooses; one of a user's own is compared as it is evaluated,
 MOST = 8 * ELEMENTS  # if its inputs have no more numbers than this

@@ -11,12 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lmccheck.data.collate import UNCOUNTED
+from lmccheck.data.imports import load_object, say
+from lmccheck.data.load import Batch, Data
 from lmccheck.errors import SourceError, nearest
 from lmccheck.network.targets import OF_TOKENS, require_targets
 from lmccheck.shown import one_line
-from lmccheck.store.collate import UNCOUNTED
-from lmccheck.store.data import Batch, Data
-from lmccheck.store.imports import load_object, say
 
 PerSample = Callable[[Any, Tensor], Tensor]
 IGNORED = UNCOUNTED

@@ -13,6 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lmccheck.data.imports import input_files
+from lmccheck.data.load import Data, load_data
+from lmccheck.data.model import build_module
+from lmccheck.data.samples import common_samples
+from lmccheck.data.trees import moved
 from lmccheck.errors import SourceError, SymmetryError, UnsupportedArchitecture, shown_path
 from lmccheck.modules.copies import private_copy, require_eager
 from lmccheck.modules.stored import stored_tensors
@@ -23,13 +28,8 @@ from lmccheck.network.device import resolve_device
 from lmccheck.network.hub.folder import FolderModel
 from lmccheck.network.loss import Loss, counted_only, default_loss, load_loss, require_counted
 from lmccheck.shown import one_line
-from lmccheck.store.data import Data, load_data
 from lmccheck.store.disk import Held
-from lmccheck.store.imports import input_files
-from lmccheck.store.model import build_module
-from lmccheck.store.samples import common_samples
 from lmccheck.store.tensors import identity
-from lmccheck.store.trees import moved
 from lmccheck.symmetry.discover import Traced, derive, droppable_of, structure_of
 from lmccheck.symmetry.spec import PermutationSpec
 from lmccheck.symmetry.spec_file import read_spec

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lmccheck.beside.configs import WIDTHS
 from lmccheck.beside.required import read_with, require_same_beside
+from lmccheck.data.load import Data
 from lmccheck.errors import CheckpointError
 from lmccheck.modules.precision import own_settings
 from lmccheck.network.endpoint import (
@@ -29,7 +30,6 @@ from lmccheck.network.network import load_network
 from lmccheck.network.view import View
 from lmccheck.shown import one_line
 from lmccheck.store.checkpoint import Checkpoint, open_checkpoint
-from lmccheck.store.data import Data
 from lmccheck.store.given import Named
 from lmccheck.store.names import model_names
 from lmccheck.symmetry.spec import PermutationSpec

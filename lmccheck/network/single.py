@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lmccheck.beside.required import read_with, require_same_beside
+from lmccheck.data.load import Data
 from lmccheck.finding import ALONE
 from lmccheck.modules.precision import own_settings
 from lmccheck.network.endpoint import Endpoint, StateDict, endpoint
@@ -23,7 +24,6 @@ from lmccheck.network.pair import Given
 from lmccheck.network.view import View
 from lmccheck.shown import one_line
 from lmccheck.store.checkpoint import open_checkpoint
-from lmccheck.store.data import Data
 from lmccheck.store.names import model_names
 from lmccheck.symmetry.spec import PermutationSpec
 

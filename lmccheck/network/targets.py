@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lmccheck.data.collate import UNCOUNTED
 from lmccheck.errors import SourceError
-from lmccheck.store.collate import UNCOUNTED
 
 OF_TOKENS = ("next_token", "token_cross_entropy")  # logits (n, T, V), targets (n, T)
 

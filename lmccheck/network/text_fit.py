@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lmccheck.data.collate import MASK, TOKENS, UNCOUNTED
+from lmccheck.data.load import Batch, Data
+from lmccheck.data.trees import tensors_in
 from lmccheck.errors import LmcError, SourceError
 from lmccheck.modules.runner import Runner
-from lmccheck.store.collate import MASK, TOKENS, UNCOUNTED
-from lmccheck.store.data import Batch, Data
-from lmccheck.store.trees import tensors_in
 
 KINDS = ("text", "labels")  # kinds of data whose inputs are tokens that lmccheck made
 LENGTHS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "max_seq_length", "block_size")

@@ -8,12 +8,12 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
+from lmccheck.data.load import Data
 from lmccheck.network.endpoint import Endpoint, inputs_of, require_unchanged
 from lmccheck.network.loss import Loss
 from lmccheck.network.network import Network
 from lmccheck.network.once import Keeps
 from lmccheck.store.checkpoint import Checkpoint
-from lmccheck.store.data import Data
 from lmccheck.symmetry.spec import PermutationSpec
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from lmccheck.data.trees import tensors_in
 from lmccheck.errors import WitnessError
 from lmccheck.evaluate.evaluator import Evaluator, Measured
 from lmccheck.evaluate.outputs import FirstOutputs, relative_deviation
@@ -18,7 +19,6 @@ from lmccheck.paths.convexity import CONVEX, Claim, tried
 from lmccheck.paths.ends import require_ends, require_network
 from lmccheck.paths.moves import violation
 from lmccheck.paths.path import Path
-from lmccheck.store.trees import tensors_in
 from lmccheck.symmetry.structure import Structure
 
 EXACT = 1e-10  # relative, float64

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from lmccheck.data.trees import tensors_in
 from lmccheck.errors import UnsupportedArchitecture, WitnessError
 from lmccheck.evaluate.evaluator import Measured
 from lmccheck.evaluate.outputs import function_deviation
@@ -21,7 +22,6 @@ from lmccheck.paths.path import Path
 from lmccheck.shown import some
 from lmccheck.store.files import mask_like
 from lmccheck.store.tensors import equal
-from lmccheck.store.trees import tensors_in
 from lmccheck.symmetry.verify import TOLERANCE
 
 SAMPLED = {"glance": (3, 0), "dev": (5, 1), "ci": (11, 2), "thorough": (41, 6)}  # points of each segment, rounds

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lmccheck.data.trees import mapped, tensors_in
 from lmccheck.evaluate.evaluator import Evaluator
 from lmccheck.network.loss import LOSSES, Loss, measured
-from lmccheck.store.trees import mapped, tensors_in
 
 GOLDEN = (5**0.5 - 1) / 2
 CELLS = 16  # of the line between the outputs at both ends, of uneven lengths: no period of a loss meets all their ends

@@ -20,6 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lmccheck.data.batches import rebatched
+from lmccheck.data.load import Batch, Data
 from lmccheck.evaluate.batchnorm import fresh_statistics, tracked
 from lmccheck.evaluate.evaluator import Evaluator
 from lmccheck.evaluate.gradient import Gradient
@@ -33,8 +35,6 @@ from lmccheck.paths.along import height
 from lmccheck.paths.chain import canonical
 from lmccheck.paths.path import Path, Segment
 from lmccheck.store import files
-from lmccheck.store.batches import rebatched
-from lmccheck.store.data import Batch, Data
 
 SEGMENTS = 10
 COARSE = 5  # segments, while the first half of the budget lasts: fewer bends are trained sooner, and fit less by heart

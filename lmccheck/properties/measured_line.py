@@ -13,10 +13,10 @@ from lmccheck.finding import Curve, End, Failure, Seen
 from lmccheck.properties.remarks import measured_on
 
 if TYPE_CHECKING:
+    from lmccheck.data.load import Data
     from lmccheck.evaluate.evaluator import Measured
     from lmccheck.evaluate.segment import Segment
     from lmccheck.evaluate.slices import Slices
-    from lmccheck.store.data import Data
 
 LOG = logging.getLogger("lmccheck")
 REFINEMENTS = {"dev": 0, "ci": 2, "thorough": 5}  # rounds of two extra points beside the worst t

@@ -201,7 +201,7 @@ def _sets(merge: Merge, data: Any, asked: Asked) -> Iterator[tuple[str, Merge, s
 
 def _describes(data: Mapping[str, Any]) -> bool:
     """Whether a table holds data, or says how they are read, ``{"jsonl": …}``, and not whose they are."""
-    from lmccheck.store.described import FORMS
+    from lmccheck.data.described import FORMS
 
     return any(form in data for form in FORMS) or not all(isinstance(name, str) for name in data.values())
 
@@ -264,7 +264,7 @@ def _require_unseen(merge: Merge) -> None:
 
 def seen_by_recipe(merge: Merge) -> Iterator[tuple[str, int, int]]:
     """Yield the data that the recipe looked at: name, samples, and how many of those measured on are among them."""
-    from lmccheck.store.samples import common_samples
+    from lmccheck.data.samples import common_samples
 
     for name, data in (merge.origin or merge).chosen_by.items():
         yield name, data.samples, common_samples(merge.network.data, data)

@@ -10,12 +10,12 @@ from lmccheck.explain import called
 from lmccheck.finding import End, Finding
 
 if TYPE_CHECKING:
+    from lmccheck.data.load import Data
     from lmccheck.evaluate.evaluator import Evaluator, Measured
     from lmccheck.network.constant import ConstantAnswer
     from lmccheck.network.endpoint import Endpoint, StateDict
     from lmccheck.network.network import Network
     from lmccheck.network.view import View
-    from lmccheck.store.data import Data
 
 NOTHING = 1000.0  # times a loss (plus one), or this share of it in percent: a limit where no constant answer is known
 MOST_SHOWN = 4  # models in one line

@@ -15,9 +15,9 @@ from pydantic import Field, PlainValidator
 from pydantic.fields import FieldInfo
 
 from lmccheck.alignment import method_names
+from lmccheck.data.described import CALLABLE
 from lmccheck.finding import LIMIT, LIMIT_OF_MERGE, read_limit
 from lmccheck.properties.endpoints import Endpoints
-from lmccheck.store.described import CALLABLE
 from lmccheck.store.documents import Strict
 
 NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}

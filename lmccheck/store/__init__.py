@@ -1,1 +1,1 @@
-"""What comes in and goes out: checkpoints, documents, data, and the user's code, imported from its own folder."""
+"""Checkpoints and documents: where weights lie, what files say of themselves, how they are written and compared."""

@@ -17,6 +17,7 @@ from torch import nn
 from torch.export.graph_signature import InputKind
 from torch.utils._pytree import tree_leaves
 
+from lmccheck.data.trees import tensors_in
 from lmccheck.errors import UnsupportedArchitecture
 from lmccheck.modules.caches import clear_caches, tensor_caches
 from lmccheck.modules.copies import private_copy
@@ -24,7 +25,6 @@ from lmccheck.modules.held import held_tensors
 from lmccheck.modules.runner import outputs_of
 from lmccheck.modules.stored import stored_tensors, tied_names
 from lmccheck.store.tensors import identity, overlap, place
-from lmccheck.store.trees import tensors_in
 
 _EXPORTING = threading.Lock()  # torch.export patches modules and globals: one at a time
 

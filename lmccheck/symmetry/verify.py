@@ -11,11 +11,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from lmccheck.data.trees import tensors_in
 from lmccheck.errors import SymmetryError, UnsupportedArchitecture
 from lmccheck.modules.precision import StayDouble
 from lmccheck.modules.runner import TWO_OUTPUTS, UNSTEADY, Runner
 from lmccheck.modules.stored import stored_tensors
-from lmccheck.store.trees import tensors_in
 from lmccheck.symmetry.trace import Trace, another_graph
 
 TOLERANCE = 1e-9

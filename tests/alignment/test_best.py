@@ -14,9 +14,9 @@ from lmccheck.alignment.matching.reassign import affordable
 from lmccheck.alignment.methods import learned, starts
 from lmccheck.alignment.methods._joint import SHARES
 from lmccheck.alignment.methods.best import solve
+from lmccheck.data.load import Batch, Data
 from lmccheck.modules.random_weights import randomised
 from lmccheck.modules.runner import outputs_of
-from lmccheck.store.data import Batch, Data
 
 
 @pytest.fixture(autouse=True)

@@ -21,9 +21,9 @@ from alignment import pair_of
 from tabulate import tabulate
 
 import lmccheck
+from lmccheck.data.batches import first_samples
 from lmccheck.evaluate.evaluator import Evaluator
 from lmccheck.paths.certify import certify
-from lmccheck.store.batches import first_samples
 
 NETS = ("mlp", "mlpnb", "cnn", "cnnbn", "resnet")
 HEADERS = ["net", "property", "kinds", "value", "no refit", "max", "known", "evals", "seconds", "forwards", "worst"]

@@ -16,14 +16,14 @@ from networks.small import seeded, small_batchnorm, small_mlp
 from torch import nn
 
 import lmccheck
+from lmccheck.data.batches import rebatched
+from lmccheck.data.load import Batch, load_data
 from lmccheck.errors import UnsupportedArchitecture
 from lmccheck.evaluate import batchnorm
 from lmccheck.evaluate.evaluator import Evaluator
 from lmccheck.evaluate.points import interpolate
 from lmccheck.modules.runner import Runner
 from lmccheck.network.loss import load_loss, measured
-from lmccheck.store.batches import rebatched
-from lmccheck.store.data import Batch, load_data
 
 
 def test_losses_and_errors_equal_a_plain_loop() -> None:

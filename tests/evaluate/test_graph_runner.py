@@ -11,10 +11,10 @@ from networks import NETWORKS, Written
 from torch import Tensor, nn
 
 import lmccheck
+from lmccheck.data.load import Batch, Data
 from lmccheck.evaluate import graph as graph_module
 from lmccheck.evaluate.graph import GraphRunner, Stop, even_batches
 from lmccheck.modules.random_weights import randomised
-from lmccheck.store.data import Batch, Data
 from lmccheck.symmetry.rules import RULES
 from lmccheck.symmetry.trace import Trace, trace
 

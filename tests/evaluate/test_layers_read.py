@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from networks.registry import ALL, seeded
 from torch import Tensor, nn
 
+from lmccheck.data.trees import tensors_in
 from lmccheck.evaluate.layers_read import LayersRead, Read
-from lmccheck.store.trees import tensors_in
 
 
 def run(module: nn.Module, inputs: tuple[Any, ...], change: Any = lambda read: None) -> tuple[list[Read], Any]:

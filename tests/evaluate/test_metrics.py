@@ -11,11 +11,11 @@ import torch
 from torch import nn
 
 from lmccheck import SourceError, linear_connectivity, load_pair
+from lmccheck.data.load import Batch, Data
 from lmccheck.evaluate.evaluator import Evaluator
 from lmccheck.evaluate.metrics import BUILT_IN, metric
 from lmccheck.evaluate.slices import slices
 from lmccheck.properties.settings import METRICS
-from lmccheck.store.data import Batch, Data
 
 WORDS, LONG = 6, 9
 LENGTHS = (9, 3, 5, 2)

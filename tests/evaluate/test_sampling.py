@@ -12,6 +12,7 @@ from networks.small import seeded, small_batchnorm, small_mlp
 from torch import Tensor, nn
 
 import lmccheck
+from lmccheck.data.load import Batch
 from lmccheck.errors import SourceError, UnsupportedArchitecture
 from lmccheck.evaluate import batchnorm
 from lmccheck.evaluate.evaluator import Evaluator
@@ -21,7 +22,6 @@ from lmccheck.evaluate.outputs import FirstOutputs, relative_deviation
 from lmccheck.evaluate.points import interpolate, working_dtype
 from lmccheck.evaluate.repair import UnitMoments
 from lmccheck.modules.runner import Runner
-from lmccheck.store.data import Batch
 
 
 def measured_at(peak: float, points: int, rounds: int) -> list[float]:

@@ -8,10 +8,10 @@ import sys
 
 import pytest
 
+from lmccheck.data.described import DataSpec
 from lmccheck.errors import ManifestError
 from lmccheck.manifest.preflight import problems
 from lmccheck.manifest.read import load_manifest
-from lmccheck.store.described import DataSpec
 
 SOUND = """\
 schema = 1

@@ -15,7 +15,7 @@ def test_there_are_enough_faults_and_all_differ() -> None:
     assert len(every) >= 150
     assert len({(fault.file, fault.old, fault.new) for fault in every}) == len(every)
     core = {"store", "network", "modules", "evaluate", "alignment", "paths", "dropping", "properties", "manifest"}
-    assert core | {"gate", "report", "symmetry"} <= set(rooms())
+    assert core | {"data", "gate", "report", "symmetry"} <= set(rooms())
 
 
 @pytest.mark.parametrize("room", rooms())

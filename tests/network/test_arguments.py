@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 import lmccheck
+from lmccheck.data.load import load_data
 from lmccheck.errors import SourceError
 from lmccheck.network.arguments import in_order
 from lmccheck.network.loss import LOSSES, measured
-from lmccheck.store.data import load_data
 
 
 class Tagger(nn.Module):

@@ -7,9 +7,9 @@ from math import log
 import pytest
 import torch
 
+from lmccheck.data.load import load_data
 from lmccheck.network.constant import ConstantAnswer, constant_answer
 from lmccheck.network.loss import load_loss
-from lmccheck.store.data import load_data
 
 
 def answer(loss: str, *targets: torch.Tensor) -> ConstantAnswer:

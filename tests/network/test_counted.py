@@ -134,7 +134,7 @@ def test_searches_use_labelled_calibration_only() -> None:
         pair = pair_of(LABELS, calibration)
         if len(calibration) == 30:
             x = pair_of(LABELS, HALF).calibration.batches[0].inputs[::2]  # type: ignore[union-attr]  # it has some
-            pair = pair.measured_on(pair.data, lmccheck.store.data.load_data((x, calibration)))
+            pair = pair.measured_on(pair.data, lmccheck.data.load.load_data((x, calibration)))
         settings = SearchSettings(keep=0.5, refit=True, seed=0, profile="dev")
         structure = pair.network.structure("test")
         found.append(find_dropped(pair.a, structure, [0], settings).best[0])

@@ -10,8 +10,8 @@ from networks.tokens import LINES, word_tokenizer, write_rows
 from torch import nn
 
 from lmccheck import SourceError, linear_connectivity, load_pair
+from lmccheck.data.load import load_data
 from lmccheck.network.arguments import in_order
-from lmccheck.store.data import load_data
 
 pytest.importorskip("tokenizers")
 WORDS = 24

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from lmccheck import SourceError, linear_connectivity, load_pair
-from lmccheck.store.data import Batch, Data
+from lmccheck.data.load import Batch, Data
 
 CLASSES, EACH = 4, (30, 30, 30, 6)
 

@@ -15,13 +15,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from lmccheck.data.batches import first_samples, in_parts, numbers, rebatched
+from lmccheck.data.imports import load_object
+from lmccheck.data.load import Batch, Data, load_data
 from lmccheck.errors import CheckpointError, SourceError
 from lmccheck.store import checkpoint, files
-from lmccheck.store.batches import first_samples, in_parts, numbers, rebatched
 from lmccheck.store.checkpoint import Checkpoint, Source, look_at, open_checkpoint
-from lmccheck.store.data import Batch, Data, load_data
 from lmccheck.store.documents import read_document
-from lmccheck.store.imports import load_object
 from lmccheck.store.tensors import equal, identity, overlap
 from lmccheck.store.whole import replacing, write_whole
 

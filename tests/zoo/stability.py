@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 import lmccheck
+from lmccheck.data.trees import tensors_in
 from lmccheck.errors import LmcError
-from lmccheck.store.trees import tensors_in
 
 QUESTIONS: dict[str, dict[str, Any]] = {  # as cheap as they can be asked: whether there is an answer, not which
     "noise_stability, gaussian": {"property": "noise_stability", "noise": "gaussian", "masks": 2},

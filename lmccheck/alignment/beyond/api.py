@@ -17,9 +17,9 @@ from lmccheck.alignment.contract import Method, Problem
 from lmccheck.alignment.matching.activations import ActivationSimilarity, observe
 from lmccheck.alignment.matching.norms import float64
 from lmccheck.alignment.methods.learned import train
+from lmccheck.data.batches import count_first
 from lmccheck.errors import LmcError, nearest
 from lmccheck.evaluate.calibration import CalibrationBarrier, barrier_samples
-from lmccheck.store.batches import count_first
 from lmccheck.symmetry.compose import compose
 from lmccheck.symmetry.spec import Permutation
 

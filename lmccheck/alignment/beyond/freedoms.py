@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from lmccheck.alignment.beyond.mix import mix_group
+from lmccheck.data.trees import tensors_in
 from lmccheck.evaluate.outputs import relative_deviation
 from lmccheck.modules.random_weights import randomised
 from lmccheck.modules.runner import Runner
-from lmccheck.store.trees import tensors_in
 from lmccheck.symmetry.discover import Traced
 from lmccheck.symmetry.slots import Slot, UnitGroup
 from lmccheck.symmetry.verify import TOLERANCE

@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lmccheck.data.load import Data
 from lmccheck.evaluate.graph import GraphRunner, even_batches, finite
 from lmccheck.evaluate.layer_data import unrolled
 from lmccheck.evaluate.points import working_dtype
 from lmccheck.network.endpoint import Endpoint
-from lmccheck.store.data import Data
 from lmccheck.symmetry.discover import Traced
 from lmccheck.symmetry.sites import Layer
 

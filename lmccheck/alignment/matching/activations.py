@@ -15,10 +15,10 @@ from torch import Tensor
 
 from lmccheck.alignment.contract import Problem
 from lmccheck.alignment.matching.reassign import in_turn, nested_groups, reassign
+from lmccheck.data.load import Batch
 from lmccheck.evaluate.graph import HELD, GraphRunner, even_batches, finite
 from lmccheck.evaluate.points import working_dtype
 from lmccheck.evaluate.sensitivity import sensitivities
-from lmccheck.store.data import Batch
 from lmccheck.symmetry.sites import Site
 from lmccheck.symmetry.slots import Part, Piece, UnitGroup
 from lmccheck.symmetry.spec import Permutation, PermutationSpec

@@ -24,9 +24,9 @@ from lmccheck.alignment.matching.norms import compared
 from lmccheck.alignment.matching.reassign import affordable
 from lmccheck.alignment.matching.similarity import WeightSimilarity
 from lmccheck.alignment.methods import method
+from lmccheck.data.batches import count_first
 from lmccheck.evaluate.calibration import HalfWayLoss
 from lmccheck.evaluate.sensitivity import NotDifferentiable
-from lmccheck.store.batches import count_first
 from lmccheck.symmetry.spec import Permutation
 
 SAMPLES = 2048

@@ -12,7 +12,7 @@ from typing import Any
 from lmccheck.alignment.contract import Found, Problem
 from lmccheck.alignment.matching.activations import ActivationSimilarity, assign_once, observe
 from lmccheck.alignment.methods import method
-from lmccheck.store.batches import count_first
+from lmccheck.data.batches import count_first
 
 
 @method("activation-matching", needs=("calibration", "traced"), source="Li et al. 2016", start=3)

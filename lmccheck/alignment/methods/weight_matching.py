@@ -30,8 +30,8 @@ from lmccheck.alignment.matching.reassign import affordable, in_turn, nested_gro
 from lmccheck.alignment.matching.similarity import Counts, WeightSimilarity
 from lmccheck.alignment.methods import method
 from lmccheck.alignment.methods._joint import Joint
+from lmccheck.data.batches import count_first
 from lmccheck.evaluate.calibration import HalfWayLoss
-from lmccheck.store.batches import count_first
 from lmccheck.symmetry.sites import Layer
 from lmccheck.symmetry.slots import UnitGroup
 from lmccheck.symmetry.spec import Permutation, PermutationSpec

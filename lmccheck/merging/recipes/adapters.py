@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lmccheck.data.imports import say
 from lmccheck.errors import LmcError, SourceError, nearest, shown_path
 from lmccheck.merging.contract import Made, Making, recipe
 from lmccheck.merging.settings import weights as read_weights
-from lmccheck.store.imports import say
 
 if TYPE_CHECKING:
     from lmccheck.store.checkpoint import Checkpoint

@@ -7,9 +7,9 @@ import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from lmccheck.data.imports import importable, label, load_object, say
 from lmccheck.errors import LmcError, SourceError
 from lmccheck.merging.contract import Made, Making, recipe
-from lmccheck.store.imports import importable, label, load_object, say
 
 if TYPE_CHECKING:
     from torch import Tensor

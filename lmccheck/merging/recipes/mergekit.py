@@ -13,6 +13,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from lmccheck.data.extras import extra
+from lmccheck.data.imports import say
 from lmccheck.errors import LmcError, SourceError, shown_path
 from lmccheck.merging.contract import Made, Making, recipe
 from lmccheck.merging.materialise import as_folder
@@ -27,8 +29,6 @@ from lmccheck.merging.mergekit_config import (
     weights_of,
     who_is_who,
 )
-from lmccheck.store.extras import extra
-from lmccheck.store.imports import say
 
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
 SYMMETRIC = {"slerp": ("equal", "equivariant"), "model_stock": ("equal", "equivariant"), "linear": ("equivariant",)}

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from torch import nn
 
+from lmccheck.data.imports import say
 from lmccheck.errors import SourceError, shown_path
 from lmccheck.network.hub.folder import folder_model
 from lmccheck.network.hub.library import quiet, transformers_for
 from lmccheck.network.hub.names import complaint
-from lmccheck.store.imports import say
 
 
 def consumed(home: Path) -> nn.Module:

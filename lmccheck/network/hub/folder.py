@@ -10,12 +10,12 @@ from typing import Any
 
 from torch import nn
 
+from lmccheck.data.imports import say
 from lmccheck.errors import SourceError, nearest, shown_path
 from lmccheck.network.hub.library import quiet, transformers_for
 from lmccheck.store.disk import Held
 from lmccheck.store.documents import read_document
 from lmccheck.store.folders import CONFIG
-from lmccheck.store.imports import say
 
 OTHERS = {"model_index.json": "a pipeline of diffusers"}  # what else a folder without a config.json may be
 OFF = ("use_cache", "output_hidden_states", "output_attentions", "output_router_logits")

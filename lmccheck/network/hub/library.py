@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from lmccheck.store.extras import extra
+from lmccheck.data.extras import extra
 
 
 def transformers_for(purpose: str) -> Any:

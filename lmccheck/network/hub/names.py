@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lmccheck.data.imports import say
 from lmccheck.errors import CheckpointError
 from lmccheck.modules.stored import stored_tensors, tied_names
 from lmccheck.network.endpoint import SAVED_FROM
@@ -23,7 +24,6 @@ from lmccheck.store.checkpoint import Checkpoint
 from lmccheck.store.folders import CONFIG
 from lmccheck.store.header import require_evaluable
 from lmccheck.store.heads import with_own_heads
-from lmccheck.store.imports import say
 from lmccheck.store.prefixes import without_prefix
 from lmccheck.store.tensors import equal, identity
 

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lmccheck.data.extras import extra
+from lmccheck.data.imports import say
 from lmccheck.errors import SourceError, shown_path
 from lmccheck.shown import one_line
 from lmccheck.store.disk import Held, hashed
-from lmccheck.store.extras import extra
-from lmccheck.store.imports import say
 
 EXPECTED = "a folder with a tokenizer, as save_pretrained writes it, or a tokenizer.json"
 FILES = re.compile(

@@ -8,8 +8,8 @@ from itertools import zip_longest
 import torch
 from torch import Tensor
 
-from lmccheck.store.data import Batch, Data
-from lmccheck.store.trees import input_tensors
+from lmccheck.data.load import Batch, Data
+from lmccheck.data.trees import input_tensors
 
 GLANCE = 64  # numbers of a sample, spread over it, of which most samples that differ differ in one
 AT_ONCE = 1 << 22  # numbers that are hashed together

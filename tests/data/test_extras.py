@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from networks.tokens import LINES, write_rows, write_tokenizer
 
+from lmccheck.data.extras import extra
+from lmccheck.data.load import load_data
 from lmccheck.errors import SourceError
-from lmccheck.store.data import load_data
-from lmccheck.store.extras import extra
 
 
 @pytest.fixture

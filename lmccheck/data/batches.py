@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import pairwise
 
-from lmccheck.store.data import Batch, Data
-from lmccheck.store.trees import input_tensors
+from lmccheck.data.load import Batch, Data
+from lmccheck.data.trees import input_tensors
 
 ELEMENTS = 2**21  # numbers of input per batch that lmccheck chooses itself: 8 MB in float32
 MOST_SAMPLES = 4096

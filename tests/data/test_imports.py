@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from lmccheck.data.imports import load_object
 from lmccheck.errors import SourceError
-from lmccheck.store.imports import load_object
 
 
 def folder(path: Path, answer: int) -> Path:

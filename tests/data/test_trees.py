@@ -9,9 +9,9 @@ from typing import NamedTuple
 import pytest
 import torch
 
+from lmccheck.data.load import Batch
+from lmccheck.data.trees import equal, input_tensors, mapped, moved, positional, take_samples, tensors_in
 from lmccheck.errors import SourceError
-from lmccheck.store.data import Batch
-from lmccheck.store.trees import equal, input_tensors, mapped, moved, positional, take_samples, tensors_in
 
 
 class Named(NamedTuple):

@@ -9,9 +9,9 @@ import time
 import pytest
 import torch
 
+from lmccheck.data import reading
+from lmccheck.data.load import load_data
 from lmccheck.errors import SourceError
-from lmccheck.store import reading
-from lmccheck.store.data import load_data
 
 
 def endless():

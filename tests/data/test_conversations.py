@@ -8,9 +8,9 @@ import json
 import pytest
 from networks.tokens import CHAT, CHAT_THAT_TELLS, byte_tokenizer, word_tokenizer, write_rows, write_tokenizer
 
+from lmccheck.data.collate import UNCOUNTED
+from lmccheck.data.load import load_data
 from lmccheck.errors import SourceError
-from lmccheck.store.collate import UNCOUNTED
-from lmccheck.store.data import load_data
 
 pytest.importorskip("transformers")
 pytest.importorskip("jinja2")

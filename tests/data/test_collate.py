@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import save_file
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
+from lmccheck.data.load import Data, load_data
 from lmccheck.errors import SourceError
-from lmccheck.store.data import Data, load_data
 
 INPUTS = torch.arange(12.0).reshape(4, 3)
 TARGETS = torch.tensor([0, 2, 1, 0])

@@ -13,17 +13,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lmccheck.data import collate
+from lmccheck.data.described import DataSpec, describes, read_spec
+from lmccheck.data.imports import importable, label, load_object, say
+from lmccheck.data.read_described import read_described
+from lmccheck.data.reading import gathered
+from lmccheck.data.trees import input_tensors, positional, take_samples
 from lmccheck.errors import CheckpointError, LmcError, SourceError, shown_path
 from lmccheck.shown import one_line, some
-from lmccheck.store import collate, files
-from lmccheck.store.described import DataSpec, describes, read_spec
+from lmccheck.store import files
 from lmccheck.store.disk import Held
 from lmccheck.store.header import require_samples
-from lmccheck.store.imports import importable, label, load_object, say
-from lmccheck.store.read_described import read_described
-from lmccheck.store.reading import gathered
 from lmccheck.store.tensors import shape_of
-from lmccheck.store.trees import input_tensors, positional, take_samples
 
 
 @one_line(lambda batch: f"inputs {some(map(shape_of, input_tensors(batch.inputs)))}; targets {shape_of(batch.targets)}")

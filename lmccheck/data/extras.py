@@ -5,8 +5,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
+from lmccheck.data.imports import say
 from lmccheck.errors import SourceError
-from lmccheck.store.imports import say
 
 
 def extra(module: str, name: str, what: str) -> Any:

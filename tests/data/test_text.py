@@ -6,10 +6,10 @@ import pytest
 import torch
 from networks.tokens import LINES, byte_tokenizer, word_tokenizer, write_rows
 
+from lmccheck.data.batches import rebatched
+from lmccheck.data.collate import UNCOUNTED
+from lmccheck.data.load import Data, load_data
 from lmccheck.errors import SourceError
-from lmccheck.store.batches import rebatched
-from lmccheck.store.collate import UNCOUNTED
-from lmccheck.store.data import Data, load_data
 
 pytest.importorskip("tokenizers")
 

@@ -12,17 +12,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lmccheck.data.collate import array
+from lmccheck.data.described import DataSpec
+from lmccheck.data.extras import extra
+from lmccheck.data.folders import parquet_files
+from lmccheck.data.images import read_image, stacked, transform_of
+from lmccheck.data.imports import say
+from lmccheck.data.rows import KINDS, Row, columns_of
+from lmccheck.data.text import Read, read_text
 from lmccheck.errors import SourceError, nearest, shown_path
-from lmccheck.store.collate import array
-from lmccheck.store.data_files import parquet_files
-from lmccheck.store.described import DataSpec
 from lmccheck.store.disk import Held, hashed
 from lmccheck.store.documents import shown
-from lmccheck.store.extras import extra
-from lmccheck.store.images import read_image, stacked, transform_of
-from lmccheck.store.imports import say
-from lmccheck.store.rows import KINDS, Row, columns_of
-from lmccheck.store.text import Read, read_text
 
 INPUTS = ("inputs", "image", "pixel_values", "features", "x")  # what the column of inputs is called, `column` unsaid
 TARGETS = ("targets", "label", "labels", "target", "y")

@@ -15,13 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lmccheck.data.collate import UNCOUNTED
+from lmccheck.data.described import DataSpec
+from lmccheck.data.rows import KINDS, Row, columns_of, kind_of
+from lmccheck.data.tokenizing import Encoded, Tokenizer, load_tokenizer
 from lmccheck.errors import SourceError, shown_path
-from lmccheck.store.collate import UNCOUNTED
-from lmccheck.store.described import DataSpec
 from lmccheck.store.disk import Held
 from lmccheck.store.documents import shown
-from lmccheck.store.rows import KINDS, Row, columns_of, kind_of
-from lmccheck.store.tokenizing import Encoded, Tokenizer, load_tokenizer
 
 AT_ONCE = 2**25  # numbers of logits that one batch may have: 128 MB in float32
 MOST_TOKENS = 2**15  # and tokens

@@ -16,15 +16,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lmccheck.data.collate import is_array
+from lmccheck.data.described import DataSpec
+from lmccheck.data.extras import extra
+from lmccheck.data.folders import image_files
+from lmccheck.data.imports import importable, label, load_object, say
+from lmccheck.data.text import Read
 from lmccheck.errors import SourceError, shown_path
 from lmccheck.shown import some
-from lmccheck.store.collate import is_array
-from lmccheck.store.data_files import image_files
-from lmccheck.store.described import DataSpec
 from lmccheck.store.disk import read_bytes
-from lmccheck.store.extras import extra
-from lmccheck.store.imports import importable, label, load_object, say
-from lmccheck.store.text import Read
 
 MOST_BYTES = 2**30  # of one image
 MEND = 'transform = "module:callable", which makes images of one size of them'

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lmccheck.store.data_files import image_files, parquet_files
-from lmccheck.store.described import DataSpec
-from lmccheck.store.rows import first_rows, kind_of
-from lmccheck.store.tokenizing import require_tokenizer
+from lmccheck.data.described import DataSpec
+from lmccheck.data.folders import image_files, parquet_files
+from lmccheck.data.rows import first_rows, kind_of
+from lmccheck.data.tokenizing import require_tokenizer
 
 
 def look_at_data(spec: DataSpec, folder: Path) -> None:

@@ -9,9 +9,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from lmccheck.data.load import Data, load_data
+from lmccheck.data.samples import common_samples
 from lmccheck.store.checkpoint import Checkpoint, look_at
-from lmccheck.store.data import Data, load_data
-from lmccheck.store.samples import common_samples
 
 
 def data_of(inputs: object, samples: int) -> Data:

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from lmccheck.data.load import load_data
 from lmccheck.errors import CheckpointError, SourceError
 from lmccheck.evaluate.slices import slices
-from lmccheck.store.data import load_data
 
 Image = pytest.importorskip("PIL.Image")
 CLASSES = ("ape", "bee", "cat")

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from lmccheck.data.imports import importable, label, load_object, say, takes_nothing
 from lmccheck.errors import LmcError, SourceError
-from lmccheck.store.imports import importable, label, load_object, say, takes_nothing
 
 
 def build_module(model: str | nn.Module | Callable[[], Any], folder: Path | None = None, seed: int = 0) -> nn.Module:

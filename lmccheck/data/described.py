@@ -14,9 +14,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PlainValidator
 
+from lmccheck.data.imports import input_files
 from lmccheck.shown import one_line
 from lmccheck.store.documents import Strict, read_table
-from lmccheck.store.imports import input_files
 
 CALLABLE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 FORMS = ("jsonl", "images", "parquet", "safetensors", "call")  # one of which every table of data has

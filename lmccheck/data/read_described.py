@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lmccheck.store.described import DataSpec
-from lmccheck.store.images import read_images
-from lmccheck.store.parquet import read_parquet
-from lmccheck.store.rows import read_rows
-from lmccheck.store.text import Read, read_text
+from lmccheck.data.described import DataSpec
+from lmccheck.data.images import read_images
+from lmccheck.data.parquet import read_parquet
+from lmccheck.data.rows import read_rows
+from lmccheck.data.text import Read, read_text
 
 
 def read_described(spec: DataSpec, folder: Path) -> Read:
