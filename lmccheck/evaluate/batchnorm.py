@@ -42,14 +42,19 @@ def fresh_statistics(
     """
     runner.load(weights)
     reestimate(runner, batches, origin)
+    names = reestimated_names(runner.module)
+    return {n: tensor.detach().clone() for n, tensor in stored_tensors(runner.module).items() if n in names}
+
+
+def reestimated_names(module: nn.Module) -> set[str]:
+    """Return every name under which a running mean or variance is stored that ``reestimate`` replaces."""
     replaced = {
         identity(buffer)
-        for layer in tracked(runner.module)
+        for layer in tracked(module)
         for buffer in layer.buffers(recurse=False)
         if buffer.is_floating_point()
     }
-    tensors = stored_tensors(runner.module)
-    return {name: tensor.detach().clone() for name, tensor in tensors.items() if identity(tensor) in replaced}
+    return {name for name, tensor in stored_tensors(module).items() if identity(tensor) in replaced}
 
 
 def reestimate(runner: Runner, batches: tuple[Batch, ...], origin: str = "calibration") -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
+from lmccheck.evaluate.box import layers_by_name
 from lmccheck.evaluate.segment import Segment
-from lmccheck.modules.stored import tied_names
 from lmccheck.store.tensors import equal
 
 MOST = 11  # layers that are moved one at a time; of more, as many parts of the network
@@ -20,11 +20,11 @@ def layer_costs(between: Segment, t: float, *, from_a: bool) -> dict[str, float]
     the segment. Source: Adilova et al. 2024, layer-wise linear mode connectivity.
     """
     start = between.first if from_a else between.second
-    point, tied = between.weights(t), tied_names(between.evaluator.network.module)
+    point, layer_of = between.weights(t), layers_by_name(between.evaluator.network.module)
     layers: dict[str, list[str]] = {}
     for name, tensor in between.first.items():
         if tensor.is_floating_point() and not equal(tensor, between.second[name]):
-            layers.setdefault(tied[name].rpartition(".")[0] or tied[name], []).append(name)
+            layers.setdefault(layer_of[name], []).append(name)
 
     def loss(moved: Sequence[str], label: str) -> float:
         weights = {name: point[name] if name in moved else tensor for name, tensor in start.items()}
