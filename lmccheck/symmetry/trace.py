@@ -140,6 +140,10 @@ def trace(module: nn.Module, example_inputs: tuple[Any, ...], known: Collection[
         if any(isinstance(t, torch._ops.OpOverload) and t._schema.is_mutable for t in targets) or unknown:
             available = _decompositions()
             program = program.run_decompositions({t: available[t] for t in unknown if t in available})
+    for part in program.graph_module.modules():
+        if isinstance(part, torch.fx.GraphModule):
+            part.graph.eliminate_dead_code()  # what no output needs (attention's averaged weights) binds no axis
+            part.recompile()
     placeholders: dict[str, Placeholder] = {}
     state = stored_tensors(module).keys()
     values = {**program.constants, **dict(twin.named_buffers(remove_duplicate=False))}

@@ -51,3 +51,23 @@ def test_a_single_unit_is_not_followed_past_another_tensor() -> None:
     """What else an op takes might be anything, so the unit is none that could be dropped."""
     with pytest.raises(UnsupportedArchitecture, match="no hidden units that may be dropped"):
         _ = derive(Narrow("clamp").eval(), (torch.rand(2, 4),)).structure
+
+
+class Attending(nn.Module):
+    """A residual attention block that computes its averaged weights or not, and reads only the states."""
+
+    def __init__(self, weights: bool) -> None:
+        super().__init__()
+        self.weights, self.attention = weights, nn.MultiheadAttention(8, 2, batch_first=True)
+        self.first, self.last = nn.Linear(5, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        return self.last((x + self.attention(x, x, x, need_weights=self.weights)[0]).mean(1))
+
+
+def test_what_no_output_reads_binds_nothing() -> None:
+    """Attention's default averages its weights over heads; where nobody reads them, heads are as free as without."""
+    read, unread = (derive(Attending(w).eval(), (torch.rand(2, 4, 5),)).droppable for w in (False, True))
+    assert (unread.groups, unread.sizes, unread.whole) == (read.groups, read.sizes, read.whole)
+    assert "attention/0" in unread.groups
