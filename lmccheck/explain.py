@@ -18,19 +18,29 @@ ABOVE = {  # what a value is measured above, and what a gap between the endpoint
 
 def failure_lines(finding: Finding) -> list[str]:
     """Return a failure's text: what; measured against the limit; where; worst and smallest; the endpoints' losses."""
+    return [line for lines in failure_parts(finding).values() for line in lines]
+
+
+def failure_parts(finding: Finding) -> dict[str, list[str]]:
+    """Return the lines of a failure's text by the question that they answer; of one given as lines the first is what.
+
+    >>> failure_parts(Finding(2.0, 1.0, failure=["a: too high", "because"]))
+    {'what': ['a: too high'], 'why': ['because']}
+    """
     failure, unit = finding.failure, _unit(finding)
     if not isinstance(failure, Failure):
-        return [str(line) for line in failure or ()]
+        lines = [str(line) for line in failure or ()]
+        return {name: told for name, told in (("what", lines[:1]), ("why", lines[1:])) if told}
     value = finding.value if failure.value is None else failure.value
     measured = f"{failure.measured} {value:.4g}{unit}, limit {finding.bound:.4g}{unit}"
-    return [
-        f"{failure.subject}: {failure.what}",
-        "; ".join([measured, *failure.remarks]),
-        f"where: {failure.where}, on {failure.data}",
-        _extremes(failure, finding.bound),
-        f"{endpoint_losses(finding)}{failure.beside}",
-        *failure.diagnosis,
-    ]
+    return {
+        "what": [f"{failure.subject}: {failure.what}"],
+        "how badly": ["; ".join([measured, *failure.remarks])],
+        "where": [f"where: {failure.where}, on {failure.data}"],
+        "extremes": [_extremes(failure, finding.bound)],
+        "endpoints": [f"{endpoint_losses(finding)}{failure.beside}"],
+        "why": list(failure.diagnosis),
+    }
 
 
 def next_of(finding: Finding) -> list[str]:

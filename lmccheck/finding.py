@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
+from lmccheck.curves import Curve as Curve
+from lmccheck.curves import Drawn
 from lmccheck.errors import LmcError
 from lmccheck.shown import one_line
 
@@ -119,17 +121,6 @@ PLACES |= {
 
 
 @dataclass(frozen=True)
-class Curve:
-    """Losses and 0-1 errors at points ``t`` of a line, (n,) each; the naive ones are those of nothing aligned."""
-
-    t: list[float]
-    losses: list[float]
-    errors: list[float] | None = None
-    naive_losses: list[float] | None = None
-    naive_errors: list[float] | None = None
-
-
-@dataclass(frozen=True)
 class Matrix:
     """Barriers between all models of a set, (n, n) as aligned and as given, and the pairs of names above the limit."""
 
@@ -191,14 +182,14 @@ class Finding:
     """What a property found: ``value`` in ``unit``, to be judged against ``limit`` as it was given.
 
     ``reference``: the loss that a percentage refers to, by default that of the worse endpoint. ``naive``: the value
-    with nothing aligned. ``verdict``: only where it is not simply whether value ≤ limit. ``failure``: given where the
-    verdict is not to pass, as data or as lines of text. ``witness``: what proves the finding. ``facts``: all else that
-    a reader may want, JSON-able. ``worst_loss``: the loss itself where the worst was seen. ``above``: what ``value`` is
-    measured above, the chord between the endpoints' losses, the worse of them, or an endpoint's own. ``merge``: the
-    loss of a merge, by a name such as "at t = 0.5". ``of_losses``: whether the verdict depends on losses at all.
-    ``examined``: where several data sets were measured on, or others than the network's: each, the one that the value
-    is of first. ``known``: how the value is known, in a clause: "certified", "exact", "sampled at 33 points", "inner:
-    'embed' left whole".
+    with nothing aligned. ``curve``: what it is drawn by. ``verdict``: only where it is not simply whether value ≤
+    limit. ``failure``: given where the verdict is not to pass, as data or as lines of text. ``witness``: what proves
+    the finding. ``facts``: all else that a reader may want, JSON-able. ``worst_loss``: the loss itself where the worst
+    was seen. ``above``: what ``value`` is measured above, the chord between the endpoints' losses, the worse of them,
+    or an endpoint's own. ``merge``: the loss of a merge, by a name such as "at t = 0.5". ``of_losses``: whether the
+    verdict depends on losses at all. ``examined``: where several data sets were measured on, or others than the
+    network's: each, the one that the value is of first. ``known``: how the value is known, in a clause: "certified",
+    "exact", "sampled at 33 points", "inner: 'embed' left whole".
     """
 
     value: float
@@ -208,7 +199,7 @@ class Finding:
     endpoints: tuple[End, ...] = ()
     where: Where = Where()
     naive: float | None = None
-    curve: Curve | None = None
+    curve: Drawn | None = None
     error_barrier: float | None = None
     matrix: Matrix | None = None
     barrier_definition: str = ""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import builtins
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from lmccheck.errors import VerdictError
 from lmccheck.explain import number, result_lines, shortened
-from lmccheck.finding import ALONE, PLACES, End, Finding, Matrix, Where
+from lmccheck.finding import ALONE, PLACES, Curve, End, Finding, Matrix, Where
 from lmccheck.finding import Verdict as Verdict
 
 
@@ -91,6 +92,7 @@ def finding_of(result: Result) -> Finding:
         worst_loss=details.get("worst_loss"),
         where=Where(**places),
         naive=details.get("barrier_naive"),
+        curve=_curve_of(details),
         error_barrier=details.get("error_barrier"),
         matrix=matrix,
         barrier_definition=details.get("barrier_definition", ""),
@@ -99,3 +101,11 @@ def finding_of(result: Result) -> Finding:
         failure=details.get("failure"),
         known=details.get("known"),
     )
+
+
+def _curve_of(details: Mapping[str, Any]) -> Curve | None:
+    """Return the line that details hold, None where they hold none."""
+    t, losses = details.get("t"), details.get("losses")
+    if not (isinstance(t, Sequence) and isinstance(losses, Sequence) and len(t) == len(losses) > 0):
+        return None
+    return Curve(list(t), list(losses), *(details.get(key) for key in ("errors", "naive_losses", "naive_errors")))

@@ -14,7 +14,7 @@ import lmccheck
 
 HOUSE = Path(lmccheck.__file__).parent
 FLOORS = (  # each may import from those above it in this list, and from itself; rooms of one floor not from each other
-    ("errors", "registry", "result", "finding", "explain", "shown", "stats"),
+    ("curves", "errors", "registry", "result", "finding", "explain", "shown", "stats"),
     ("store",),
     ("data",),
     ("beside",),

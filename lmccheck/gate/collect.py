@@ -130,6 +130,7 @@ class CheckItem(Recorded, pytest.Function):
             profile=options_of(self.config).profile,
             pair_description=pair.loaded.description,
             environment=pair.loaded.environment,
+            reproduce=self.reproduce(),
         )
 
     def payload(self, report: pytest.TestReport) -> dict[str, Any] | None:
@@ -182,7 +183,7 @@ class CheckItem(Recorded, pytest.Function):
             self.remember(record)
             self.pair.loaded.note_pass(self.check.name, result.witness if options.aligned_dir else None)
             return None
-        text = failure_text(record, self.reproduce())
+        text = failure_text(record)
         self.remember(replace(record, text=text))
         if self.check.severity == "fail" or options.report_only:
             return VerdictError(text)

@@ -66,10 +66,18 @@ def blank_check(
         id=id, manifest=manifest, manifest_sha256=plan.sha256 if plan else "", pair=pair,
         kind=measured.kind if measured else "pair", check=name, property=check.property if check else name,
         severity=check.severity if check else "fail", verdict="pass", blocking=True,
-        settings=dict(check.settings) if check else {},
+        settings=dict(check.settings) if check else {}, claim=_claim(check.property) if check else {},
         pair_description={"files": {key: {"path": str(paths_of(given, folder)[0])} for key, given in files.items()}},
         line=measured.line if measured else 0,
     )  # fmt: skip
+
+
+def _claim(name: str) -> dict[str, str]:
+    """Return what a property asserts, in the words of its declaration."""
+    from lmccheck.properties.registry import PROPERTIES  # read already, by the manifest that names it
+
+    declared = PROPERTIES.get(name)
+    return {"claim": declared.claim, "quantifier": declared.quantifier, "certifies": declared.certifies}
 
 
 def blanks_of(ids: Iterable[str], root: Path) -> dict[str, CheckRecord]:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from lmccheck.curves import Bars
 from lmccheck.errors import LmcError
 from lmccheck.explain import called, of_endpoint
 from lmccheck.finding import End, Failure, Finding, Seen, Where
@@ -84,6 +85,7 @@ def dropout_stability(
         worst_loss=facts["losses"][side][level],
         above="own",
         where=Where(side=side, layer=structure.levels[level][0]),
+        curve=by_level(structure, facts["epsilon"], facts["epsilon_plain"] if refit else {}),
         notes=_notes(evaluator, structure, searches, facts),
         witness=StabilityWitness({side: search.best for side, search in searches.items()}, states, shares, epsilon),
         evaluations=evaluator.evaluations,
@@ -99,6 +101,14 @@ def require_fewer(structure: Structure, keep: float | Mapping[str, float]) -> No
 
     if all(count == structure.sizes[group] for group, count in unit_counts(structure, keep).items()):
         raise LmcError(f"{NAME}: keep = {keep} drops no unit, so that nothing would be measured; mend: keep = 0.5")
+
+
+def by_level(
+    structure: Structure, costs: Mapping[str, list[float]], plain: Mapping[str, list[float]] | None = None
+) -> Bars:
+    """Return every ε_i of every endpoint, beside what it is without refit, as a report draws it."""
+    names = [f"{number}: {', '.join(groups)}" for number, groups in enumerate(structure.levels)]
+    return Bars(names, costs, plain or {}, of="level", what="ε", beside_what="without refit")
 
 
 def excess(measured: Measured, own: float) -> float:

@@ -22,6 +22,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from lmccheck.curves import Draws
 from lmccheck.errors import UnsupportedArchitecture
 from lmccheck.explain import called, of_endpoint
 from lmccheck.finding import End, Failure, Finding, Seen, Where, bound_of
@@ -123,6 +124,9 @@ def _finding(
     q, losses = ({end: tuple(of_end[key]) for end, of_end in costs.items()} for key in ("q", "losses"))
     worst, best = ({end: of_end[key] for end, of_end in costs.items()} for key in ("worst_draw", "best_draw"))
     reads = {layer: seen.calls for layer, seen in runs.seen.items()}
+    attenuation = {
+        end: {layer: alone["output_attenuation"] for layer, alone in facts["gaussian"][end].items()} for end in costs
+    }
     return Finding(
         cost["quantile"],
         epsilon,
@@ -131,6 +135,7 @@ def _finding(
         worst_loss=max(cost["losses"]),
         above="own",
         where=Where(side=worse, layer=_costliest(facts["gaussian"][worse])[0]),
+        curve=Draws(q, share, "draw of noise", attenuation),
         interval=cost["quantile_interval"],
         verdict=verdict_of(costs),
         notes=_notes(evaluator, costs, share, facts["gaussian"], runs),

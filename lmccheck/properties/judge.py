@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 from lmccheck.errors import LmcError
 from lmccheck.explain import failure_lines, hidden_gap, next_of
-from lmccheck.finding import ALONE, PLACES, Finding, Verdict
+from lmccheck.finding import ALONE, PLACES, Curve, Finding, Verdict
 from lmccheck.result import Result
 
 
@@ -59,7 +59,7 @@ def details_of(finding: Finding) -> dict[str, Any]:
             details |= {f"loss_{end.name}": end.loss, f"error_{end.name}": end.error}
     if finding.worst_loss is not None:
         details["worst_loss"] = finding.worst_loss
-    if (curve := finding.curve) is not None:
+    if isinstance(curve := finding.curve, Curve):
         details |= {"t": curve.t, "losses": curve.losses, "errors": curve.errors}
         details |= {"barrier": finding.value, "error_barrier": finding.error_barrier}
         if curve.naive_losses is not None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from lmccheck.curves import Profile
 from lmccheck.errors import SourceError
 from lmccheck.finding import End, Failure, Finding, Seen, Where
 from lmccheck.properties.remarks import measured_on
@@ -113,7 +114,7 @@ class Certified:
     def finding(self, epsilon: float | str, facts: Mapping[str, Any], notes: Sequence[str] = ()) -> Finding:
         """Return the finding. Raises SourceError when an endpoint's loss is not finite."""
         pair, certificate = self.pair, self.certificate
-        worst = certificate.worst
+        worst, segments = certificate.worst, [segment.facts() for segment in certificate.segments]
         ends = (
             End("a", certificate.loss_a, certificate.end_errors[0]),
             End("b", certificate.loss_b, certificate.end_errors[1]),
@@ -132,6 +133,7 @@ class Certified:
             worst_loss=certificate.largest,
             above="worse",
             where=Where(segment=f"{worst.number}{worst.kind}"),
+            curve=Profile(segments),
             notes=[*self._notes(), *notes],
             witness=replace(self.path, facts={**self.path.facts, "epsilon": epsilon}),
             evaluations=certificate.evaluations,
@@ -139,7 +141,7 @@ class Certified:
             facts={
                 "excess_definition": EXCESS,
                 "kinds": self.path.kinds,
-                "segments": [segment.facts() for segment in certificate.segments],
+                "segments": segments,
                 "certified_max": certificate.largest,
                 "excess": self.excess,
                 "exact": certificate.exact,

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
+from lmccheck.curves import Bars
 from lmccheck.errors import LmcError, nearest
 from lmccheck.finding import End, Failure, Finding, Seen, Where
 from lmccheck.properties.advice import APART, other_alignment
@@ -83,6 +84,7 @@ def mean_finding(
         above="chord",
         merge=End(f"of the mean of all {len(names)}", found.loss, found.error),
         where=Where(side="the mean"),
+        curve=_bars(models, found),
         naive=naive.height,
         barrier_definition=DEFINITION,
         alignment=many.facts if many is not None else {"method": "none", "align": "none"},
@@ -93,6 +95,13 @@ def mean_finding(
         facts=_facts(models, found, naive, repair),
     )
     return result.explained(lambda: _failure(models, many, found, naive, result.bound))
+
+
+def _bars(models: ModelSet, found: MeanLosses) -> Bars:
+    """Return by how much every mean lies above its own models, as a report draws it."""
+    names = ["all models", *(f"without {name}" for name in models.names)]
+    heights = [found.height, *(found.height_without(k) for k in range(len(models.names)))]
+    return Bars(names, {"the mean": heights}, of="mean of", what="loss above that of its models")
 
 
 def _helps_most(found: MeanLosses) -> int | None:

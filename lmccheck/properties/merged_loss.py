@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from lmccheck.curves import Tasks
 from lmccheck.explain import number
 from lmccheck.finding import End, Failure, Finding, Seen, Where
 from lmccheck.properties.merge_tasks import Asked, Part, Task, measure_tasks, seen_by_recipe
@@ -59,6 +60,11 @@ def merged_loss(
         endpoints=_ends(worst),
         worst_loss=worst.merged,
         where=_where(worst, tasks),
+        curve=Tasks(
+            [_row(part, limit, len(tasks) > 1) for task in tasks for part in task.parts],
+            measured.name,
+            measured.higher_is_better,
+        ),
         merge=End("of the merge", worst.merged, worst.task.merged_end.error, worst.task.merged_end.token_loss),
         notes=_notes(tasks, worst, limit),
         alignment=_alignment(merge),
@@ -75,6 +81,19 @@ def _ends(worst: Part) -> tuple[End, ...]:
     """Return the parents' figures as reports show endpoints; 0-1 errors are those of all the data."""
     whole = worst.which is None
     return tuple(End(e.name, worst.parents[e.name], e.error if whole else None) for e in worst.task.ends)
+
+
+def _row(part: Part, limit: float | str, several: bool) -> dict[str, Any]:
+    """Return a part of the data as a report draws it; ``bound`` is the worst figure that the limit allows."""
+    allowed = -part.bound(limit) if part.task.asked.metric.higher_is_better else part.bound(limit)
+    return {
+        "name": f"{part.task.label}, {part.label}" if several and part.name else part.label,
+        "parents": part.parents,
+        "merge": part.merged,
+        "reference": part.task.reference,
+        "reference_value": part.reference,
+        "bound": part.reference + allowed,
+    }
 
 
 def _where(worst: Part, tasks: list[Task]) -> Where:

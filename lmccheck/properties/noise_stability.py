@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from lmccheck.curves import Draws
 from lmccheck.errors import LmcError
 from lmccheck.explain import called, of_endpoint
 from lmccheck.finding import End, Failure, Finding, Seen, Where, bound_of
@@ -171,6 +172,7 @@ def _finding(
         worst_loss=max(max(row) for row in costs[worse]["losses"]),
         above="own",
         where=Where(side=worse),
+        curve=Draws({end: cost["q"] for end, cost in costs.items()}, share, "mask"),
         interval=costs[worse]["quantile_interval"],
         verdict=verdict_of(costs),
         notes=_notes(evaluator, facts["p"], costs, share),

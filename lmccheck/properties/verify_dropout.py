@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from lmccheck.errors import WitnessError
 from lmccheck.explain import called, of_endpoint
 from lmccheck.finding import Failure, Finding, Where
-from lmccheck.properties.dropout_stability import excess, half_notes, seen, worst_of
+from lmccheck.properties.dropout_stability import by_level, excess, half_notes, seen, worst_of
 from lmccheck.properties.inner import inner_facts, inner_notes, known_of
 from lmccheck.properties.low_loss_path import limit_of
 from lmccheck.properties.registry import check
@@ -72,6 +72,7 @@ def verify_dropout(
         worst_loss=found[side][level].loss,
         above="own",
         where=Where(side=side, layer=structure.levels[level][0]),
+        curve=by_level(structure, costs),
         notes=[*said, *notes, *inner_notes(structure)],
         witness=replace(given, epsilon=limit),
         known=known_of(structure, "exact"),

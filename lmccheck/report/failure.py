@@ -9,9 +9,9 @@ from lmccheck.explain import next_lines
 from lmccheck.report.record import CheckRecord
 
 
-def failure_text(record: CheckRecord, command: str) -> str:
+def failure_text(record: CheckRecord) -> str:
     """Return what failed, as the record says it (a line each), what may help, and how to reproduce it."""
-    return "\n".join([*record.failure, *next_lines(record.next), f"reproduce: {command}"])
+    return "\n".join([*record.failure, *next_lines(record.next), f"reproduce: {record.reproduce}"])
 
 
 def reproduce_command(node: str, flags: Sequence[str]) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lmccheck.errors import one_line, printable
-from lmccheck.explain import failure_lines, plain_lines
+from lmccheck.explain import failure_lines, failure_parts, plain_lines
 from lmccheck.finding import Finding
 from lmccheck.result import Result, finding_of
 
@@ -24,7 +24,10 @@ class CheckRecord:
     each a ``name``, its own ``loss`` and ``error``, and ``worst_loss`` is the loss where the worst was seen.
     ``known`` is how the value is known; ``of_losses``: whether losses decide at all. ``failure`` is what failed, a line
     each, ``next`` what may help. ``place`` are the parts of ``where`` by name, ``matrix`` those of a set's Matrix.
-    ``line``: where the manifest names what was measured, 0 where that is not known.
+    ``line``: where the manifest names what was measured, 0 where that is not known. ``curve`` is what the finding is
+    drawn by, one of ``lmccheck.curves``, its ``kind`` beside its fields; ``answers`` are the lines of ``failure`` by
+    the question that they answer; ``claim`` is the property's claim, its quantifier and what a pass certifies;
+    ``reproduce`` is the command that measures it again.
     """
 
     id: str
@@ -63,6 +66,10 @@ class CheckRecord:
     pair_description: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, Any] = field(default_factory=dict)
     line: int = 0
+    curve: dict[str, Any] = field(default_factory=dict)
+    answers: dict[str, list[str]] = field(default_factory=dict)
+    claim: dict[str, str] = field(default_factory=dict)
+    reproduce: str = ""
     known: str | None = None
     of_losses: bool = True
 
@@ -106,6 +113,7 @@ class CheckRecord:
             where=str(where),
             place={name: part for name, part in vars(where).items() if part is not None},
             matrix={} if finding.matrix is None else vars(finding.matrix),
+            curve={} if finding.curve is None else {"kind": finding.curve.kind, **plain(vars(finding.curve))},
             evaluations=result.evaluations,
             seconds=result.seconds,
             notes=[str(note) for note in finding.notes],
@@ -117,7 +125,7 @@ class CheckRecord:
         told = failure_lines(finding) or plain_lines(
             f"{self.property}: {result.verdict} for {self.pair}", finding, result.limit
         )
-        return dataclasses.replace(record, failure=told)
+        return dataclasses.replace(record, failure=told, answers=failure_parts(finding))
 
     def losses(self) -> dict[str, float | None]:
         """Return the endpoints' own losses and 0-1 errors as flat facts; of a set, or of many, the best and the worst.

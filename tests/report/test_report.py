@@ -264,16 +264,16 @@ def test_json_states_the_device_that_was_used():
 def test_the_property_words_its_failure():
     """Its five lines as they are, then the command."""
     five = ["what", "measured", "where", "worst", "endpoints"]
-    row = record().measured(Result("p", "fail", 0.1, 0.05, "nats", details={"failure": five}))
-    assert failure_text(row, "pytest x").splitlines() == [*five, "reproduce: pytest x"]
+    row = record(reproduce="pytest x").measured(Result("p", "fail", 0.1, 0.05, "nats", details={"failure": five}))
+    assert failure_text(row).splitlines() == [*five, "reproduce: pytest x"]
 
 
 def test_a_property_that_words_nothing_is_described_by_its_numbers():
     """So that a new property has a failure text from its first day."""
     ends = End("a", 0.1), End("b", 0.2)
     found = Finding(0.0123456, 0.01, "nats", endpoints=ends, naive=0.9, where=Where(t=0.5))
-    row = record().measured(judge("linear_connectivity", found, 0.0))
-    assert failure_text(row, "pytest x").splitlines() == [
+    row = record(reproduce="pytest x").measured(judge("linear_connectivity", found, 0.0))
+    assert failure_text(row).splitlines() == [
         "linear_connectivity: fail for one",
         "measured 0.01235 nats, limit 0.01 nats",
         "worst at t=0.5",
