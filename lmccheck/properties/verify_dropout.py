@@ -60,7 +60,7 @@ def verify_dropout(
     limit, stated, said = limit_of(epsilon, given.epsilon)
     evaluator = Evaluator(pair.network, *thetas_of(pair), dtype=torch.float64)
     ends = measured_endpoints(pair, evaluator)
-    networks = {end.name: [d for _, d in sorted(given.found[end.name].items())] for end in ends}
+    networks = {e.name: [d for _, d in sorted(given.found[e.name].items())] for e in ends}
     found = {side: [measure_dropped(evaluator, structure, d, side) for d in ds] for side, ds in networks.items()}
     costs = {end.name: [excess(measured, end.loss) for measured in found[end.name]] for end in ends}
     value, side, level = worst_of(costs)
@@ -89,10 +89,21 @@ def verify_dropout(
             "precision": precision_of(evaluator),
         },
     )
-    what = f"{called(side)} is not dropout stable by these networks"
-    where = f"{of_endpoint(side, 'endpoint ', ', ')}level {level} ({', '.join(structure.levels[level])})"
-    told = where, measured_on(pair.data), seen(costs)
-    return finding.explained(lambda: Failure(pair.name, what, "ε", *told, "dropped networks", next=ADVICE))
+    return finding.explained(lambda: _failure(pair, structure, finding, level))
+
+
+def _failure(pair: View, structure: Structure, found: Finding, level: int) -> Failure:
+    side = str(found.where.side)
+    return Failure(
+        pair.name,
+        f"{called(side)} is not dropout stable by these networks",
+        "ε",
+        f"{of_endpoint(side, 'endpoint ', ', ')}level {level} ({', '.join(structure.levels[level])})",
+        measured_on(pair.data),
+        seen(found.facts["epsilon"]),
+        "dropped networks",
+        next=ADVICE,
+    )
 
 
 def _honest(

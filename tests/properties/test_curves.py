@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -43,7 +44,7 @@ def test_the_segments_of_a_path_carry_its_largest_loss() -> None:
     assert isinstance(profile, Profile)
     segments = record_of(found).curve["segments"]
     assert [part["number"] for part in segments] == list(range(1, 11))
-    assert all(left["loss_end"] == right["loss_start"] for left, right in zip(segments, segments[1:], strict=False))
+    assert all(left["loss_end"] == right["loss_start"] for left, right in pairwise(segments))
     worse = max(found.details["loss_a"], found.details["loss_b"])
     assert max(part["max"] for part in segments) - worse == pytest.approx(found.value)
 
