@@ -189,7 +189,8 @@ class Finding:
     or an endpoint's own. ``merge``: the loss of a merge, by a name such as "at t = 0.5". ``of_losses``: whether the
     verdict depends on losses at all. ``examined``: where several data sets were measured on, or others than the
     network's: each, the one that the value is of first. ``known``: how the value is known, in a clause: "certified",
-    "exact", "sampled at 33 points", "inner: 'embed' left whole".
+    "exact", "sampled at 33 points", "inner: 'embed' left whole". ``explanation``: what carries the value, as
+    ``diagnose/explanation.py`` says it; plain data.
     """
 
     value: float
@@ -217,6 +218,7 @@ class Finding:
     of_losses: bool = True
     examined: tuple[Examined, ...] = field(default=(), repr=False)
     known: str | None = None
+    explanation: Mapping[str, Any] | None = field(default=None, repr=False)
 
     @property
     def bound(self) -> float:

@@ -100,6 +100,7 @@ def finding_of(result: Result) -> Finding:
         notes=details.get("notes", ()),
         failure=details.get("failure"),
         known=details.get("known"),
+        explanation=details.get("explanation"),
     )
 
 

@@ -74,6 +74,8 @@ def details_of(finding: Finding) -> dict[str, Any]:
     if finding.alignment is not None:
         details["alignment"] = dict(finding.alignment)
     details |= {"known": finding.known, "notes": list(finding.notes), **finding.facts}
+    if finding.explanation is not None:
+        details["explanation"] = dict(finding.explanation)
     if finding.judged != "pass" and finding.failure is not None:
         details["failure"] = failure_lines(finding)
         if advice := next_of(finding):

@@ -10,6 +10,7 @@ from lmccheck.errors import LmcError
 from lmccheck.evaluate.line import BARRIER
 from lmccheck.finding import Failure, Finding, Where
 from lmccheck.properties.advice import APART, maps_beyond, more_data, other_alignment
+from lmccheck.properties.explained import explain_line, said_of_samples, with_why
 from lmccheck.properties.measured_line import Apart, Line, carried_by, measure_line, measure_point
 from lmccheck.properties.registry import check
 from lmccheck.properties.remarks import (
@@ -43,6 +44,7 @@ def linear_connectivity(
     repair: Repair = "bn",
     beyond: Beyond = (),
     by: By | None = None,
+    explain: bool | None = None,
     seed: Seed = 0,
     profile: Profile = "ci",
 ) -> Finding:
@@ -57,10 +59,11 @@ def linear_connectivity(
     the units of all other layers, between the ends, the means and deviations of the endpoints, interpolated (REPAIR).
     ``beyond``: maps beyond permutations, see ``lmccheck.align``; none by default. ``by``: ``class`` or a column of the
     data; each part of the samples then has its own line and its own chord, and the worst of them is judged.
+    ``explain`` says what carries it: by default of failures, unless in profile ``dev``; true: of passes, too.
 
     ``details`` hold ``t``, ``losses``, ``errors`` (0-1), ``naive_losses`` (identity alignment), ``barrier``,
-    ``barrier_naive``, ``error_barrier``, ``error_barrier_naive``, ``worst_t``, ``repair`` and more; the witness is the
-    Alignment.
+    ``barrier_naive``, ``error_barrier``, ``error_barrier_naive``, ``worst_t``, ``repair``, ``explanation`` and
+    more; the witness is the Alignment.
     A pass is about this data and these points; a fail about this alignment, not about every permutation.
     Raises LmcError (SourceError, SymmetryError, UnsupportedArchitecture) when nothing sound can be said.
     Source: Frankle et al. 2020, Entezari et al. 2022 (definition), Ainsworth et al. 2023 (after permutation), Jordan et
@@ -90,6 +93,7 @@ def linear_connectivity(
     found = _finding(pair, line, naive, between, alignment, limit)
     if apart is not None:
         found = _of_parts(found, line, naive, apart)
+    found = with_why(found, explain, profile, lambda: explain_line(pair.data, between, line, measurements, apart))
     return found if found.judged == "pass" else _explained(pair, line, found, between, align)
 
 
@@ -272,6 +276,7 @@ def _failure(pair: ModelPair, line: Line, found: Finding, between: Segment, alig
         "(1-t)·a + t·b",
         pair.data,
         [*remarks, *said],
+        diagnosis=[said_of_samples(found.explanation)] if found.explanation else [],
         next=_advice(pair, found, between, align) if not ends else more_data(pair.network, "BatchNorm") or [ALIKE],
     )
 

@@ -27,7 +27,8 @@ class CheckRecord:
     ``line``: where the manifest names what was measured, 0 where that is not known. ``curve`` is what the finding is
     drawn by, one of ``lmccheck.curves``, its ``kind`` beside its fields; ``answers`` are the lines of ``failure`` by
     the question that they answer; ``claim`` is the property's claim, its quantifier and what a pass certifies;
-    ``reproduce`` is the command that measures it again.
+    ``reproduce`` is the command that measures it again; ``explanation`` is what carries the value, as
+    ``diagnose/explanation.py`` says it, empty where that was not asked.
     """
 
     id: str
@@ -72,6 +73,7 @@ class CheckRecord:
     reproduce: str = ""
     known: str | None = None
     of_losses: bool = True
+    explanation: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain lists, dicts and scalars only."""
@@ -119,6 +121,7 @@ class CheckRecord:
             notes=[str(note) for note in finding.notes],
             witness=witness(finding),
             details=plain(result.details),
+            explanation=plain(finding.explanation or {}),
         )
         if result.passed:
             return record

@@ -13,7 +13,14 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 REPEATED = ("manifest_sha256", "pair_description", "environment", "text")  # said once elsewhere, or renamed
-DETAILS = ("failure", "place", "error_barrier", "barrier_definition", "matrix")  # said in details, under other keys
+DETAILS = (
+    "failure",
+    "place",
+    "error_barrier",
+    "barrier_definition",
+    "matrix",
+    "explanation",
+)  # said in details, under other keys
 
 
 def json(records: list[CheckRecord], run: Run) -> str:
