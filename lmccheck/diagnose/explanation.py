@@ -11,7 +11,7 @@ from lmccheck.diagnose.samples import hurt, hurt_most, sample_facts
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from lmccheck.store.data import Data
+    from lmccheck.data.load import Data
 
 
 @dataclass(frozen=True)

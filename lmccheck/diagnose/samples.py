@@ -13,7 +13,7 @@ from lmccheck.errors import SourceError
 from lmccheck.evaluate.slices import CLASS, slices
 
 if TYPE_CHECKING:
-    from lmccheck.store.data import Data
+    from lmccheck.data.load import Data
 
 SHOWN = 100  # indices that are told, of those that lose most first
 CLEARLY = 1.1  # times as much as the other: a parent that is hurt more

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 from lmccheck.finding import Finding
 
 if TYPE_CHECKING:
+    from lmccheck.data.load import Data
     from lmccheck.evaluate.evaluator import Measured
     from lmccheck.evaluate.segment import Segment
     from lmccheck.properties.measured_line import Apart, Line
-    from lmccheck.store.data import Data
 
 MOST_CLASSES = 3
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 import lmccheck
+from lmccheck.data.load import load_data
 from lmccheck.diagnose.samples import carriers, hurt, hurt_most, sample_facts
-from lmccheck.store.data import load_data
 
 NAN, INF = float("nan"), float("inf")
 
