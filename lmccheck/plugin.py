@@ -23,6 +23,7 @@ INI_KEYS = {
     "lmc_table": "default of --lmc-table",
     "lmc_aligned_dir": "default of --lmc-aligned-dir, relative to this file",
     "lmc_witness_dir": "default of --lmc-witness-dir, relative to this file",
+    "lmc_baseline": "default of --lmc-baseline, relative to this file",
 }
 
 
@@ -50,6 +51,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="DIR",
         help="write PAIR-CHECK.safetensors for each check, passed or not: what proves its verdict (a path, kept units "
         "and refitted weights, masks, an alignment), to be checked again without searching",
+    )
+    add(
+        "--lmc-baseline",
+        metavar="PATH",
+        help="compare with stored measurements: what is worse than its entry beyond noise, has none, or cannot be "
+        "compared with it fails, whatever its limit; an entry without a check fails, too",
+    )
+    add(
+        "--lmc-update-baseline",
+        action="store_true",
+        help="write what is measured to the baseline in place of comparing, unless something has no measurement; what "
+        "is not selected stays as it is, limits do anyway",
     )
     add(
         "--lmc-report-only",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from itertools import compress
 from pathlib import Path
 from typing import Any
@@ -73,6 +75,20 @@ class Data:
     def samples(self) -> int:
         """Number of samples over all batches."""
         return sum(batch.samples for batch in self.batches)
+
+    @cached_property
+    def content(self) -> str:
+        """16 hexadecimal digits that are the same for the same samples, wherever they lie and however they are batched.
+
+        A hash of what networks are given and compared with, in order: dtypes, shapes and bytes of all tensors.
+        """
+        parts: dict[int, Any] = {}
+        for batch in self.batches:
+            for place, tensor in enumerate((*input_tensors(batch.inputs), batch.targets)):
+                kind = f"{tensor.dtype} {tuple(tensor.shape[1:])}".encode()
+                raw = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data
+                parts.setdefault(place, hashlib.sha256(kind)).update(raw)
+        return hashlib.sha256(b"".join(part.digest() for part in parts.values())).hexdigest()[:16]
 
     def only(self, kept: Sequence[Tensor]) -> Data:
         """Return some of the samples: ``kept``, (k,) bool for each batch, says which."""

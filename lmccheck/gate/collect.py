@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from lmccheck.errors import DeviceError, LmcError, LmcWarning, ManifestError, VerdictError
+from lmccheck.gate.baseline import baseline_problem, beside_baseline
 from lmccheck.gate.core import Sources, core_of
 from lmccheck.gate.items import ManifestItem, Recorded, causes, without_frames
 from lmccheck.gate.loading import Loaded
@@ -173,19 +174,20 @@ class CheckItem(Recorded, pytest.Function):
         """Keep the record of a result; return what the item has to fail with."""
         options = options_of(self.config)
         record = replace(self.blank(), seed=seed).measured(result)
+        record = beside_baseline(record, self.config, self.path, self.reproduce(baseline=True))
         if options.witness_dir is not None:
             try:
                 self.pair.loaded.lines += witness_lines(result.witness, options.witness_dir, self.pair.name, self.name)
             except LmcError as error:
                 self.remember(replace(record, verdict="error", text=str(error)))
                 return without_frames(error, self.config)
-        if result.passed:
+        if record.verdict == "pass":
             self.remember(record)
             self.pair.loaded.note_pass(self.check.name, result.witness if options.aligned_dir else None)
             return None
         text = failure_text(record)
         self.remember(replace(record, text=text))
-        if self.check.severity == "fail" or options.report_only:
+        if self.check.severity == "fail" or record.verdict == "error" or options.report_only:
             return VerdictError(text)
         with warnings.catch_warnings():
             if not any(action == "error" and kind is LmcWarning for action, _, kind, *_ in warnings.filters):
@@ -193,12 +195,14 @@ class CheckItem(Recorded, pytest.Function):
             self.warn(LmcWarning(f"{self.nodeid}\n{text}"))
         return None
 
-    def reproduce(self) -> str:
-        """Return the command that repeats this item from where the user typed the first one."""
+    def reproduce(self, baseline: bool = False) -> str:
+        """Return the command that repeats this item, beside the ``baseline``, from where the user typed the first."""
         here = self.config.invocation_params.dir
         names = self.nodeid.split("::")[1:]
         node = "::".join([os.path.relpath(self.path, here), *names])
-        return reproduce_command(node, options_of(self.config).reproducing_flags)
+        options = options_of(self.config)
+        file = [f"--lmc-baseline={os.path.relpath(options.baseline, here)}"] if baseline and options.baseline else []
+        return reproduce_command(node, [*options.reproducing_flags, *file])
 
     def reportinfo(self) -> tuple[Path, int, str]:
         """Point at the pair's or the set's line in the manifest, where a reader can change something."""
@@ -249,6 +253,8 @@ def selection_problem(items: list[pytest.Item], config: pytest.Config) -> str | 
                 f"{option}: {first} and {here} both have {what}, expected different names, "
                 "since their files would have the same"
             )
+    if problem := baseline_problem(config):
+        return problem
     if problem := output_problem([(check.pair.plan, check.check) for check in checks], config):
         return problem
     if checks and options.device.startswith("cuda"):  # only now is torch worth importing

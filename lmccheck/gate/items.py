@@ -12,6 +12,7 @@ import pytest
 
 from lmccheck.data.imports import place, say
 from lmccheck.errors import LmcError, LmcWarning, ManifestError, printable
+from lmccheck.gate.baseline import stale, stale_lines
 from lmccheck.gate.options import options_of
 from lmccheck.gate.selection import blank_manifest
 from lmccheck.manifest.plan import Plan
@@ -119,9 +120,11 @@ class ManifestItem(Recorded):
 
         found = inspected(self.plan)
         blank = dataclasses.replace(self.blank(), notes=found.notes)
+        gone = stale(self.config, self.path, self.plan)
+        blank = dataclasses.replace(blank, baseline={"stale": gone} if gone else {})
         self.remember(blank)
-        if found.problems:
-            text = "\n".join(found.problems)
+        if problems := [*found.problems, *stale_lines(self.config, gone)]:
+            text = "\n".join(problems)
             self.remember(dataclasses.replace(blank, verdict="error", text=text))
             if not options_of(self.config).report_only:
                 raise ManifestError(text)

@@ -33,6 +33,8 @@ class Options:
     reports: Mapping[str, Path]  # by the name of the format
     aligned_dir: Path | None
     witness_dir: Path | None
+    baseline: Path | None = None
+    update_baseline: bool = False
 
     @property
     def reproducing_flags(self) -> list[str]:
@@ -75,6 +77,8 @@ def options_of(config: pytest.Config) -> Options:
             reports={each.name: path for each in formats() if (path := _path(config, each.key))},
             aligned_dir=_path(config, "lmc_aligned_dir"),
             witness_dir=_path(config, "lmc_witness_dir"),
+            baseline=_path(config, "lmc_baseline"),
+            update_baseline=bool(config.getoption("lmc_update_baseline")),
         )
     return config.stash[OPTIONS]
 

@@ -66,6 +66,8 @@ def _outputs(checks: Iterable[Checked], config: pytest.Config) -> Iterator[tuple
     for key, option in PYTESTS.items():
         if given := config.getoption(key, None):
             yield option, config.invocation_params.dir / str(given)
+    if options.baseline is not None and options.update_baseline:
+        yield "--lmc-baseline", options.baseline
     shipped: set[tuple[str, str]] = set()
     for plan, check in checks:
         if options.witness_dir is not None:
@@ -91,6 +93,9 @@ def _shipped(plan: Measured, folder: Path) -> Iterator[Path]:
 def _inputs(config: pytest.Config) -> Iterator[Path]:
     if config.inipath is not None:
         yield config.inipath
+    options = options_of(config)
+    if options.baseline is not None and not options.update_baseline:
+        yield options.baseline
     for plugin in config.pluginmanager.get_plugins():
         if Path(getattr(plugin, "__file__", None) or "").name == "conftest.py":
             yield Path(plugin.__file__)

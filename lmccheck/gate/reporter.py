@@ -155,11 +155,24 @@ class Reporter:
             early = session.shouldfail or session.shouldstop
             self.summary.selection.stopped = self.summary.selection.stopped or (str(early) if early else "")
             session.exitstatus = self.summary.status(int(session.exitstatus), self.options.report_only)
+            kept = self.keep_baseline(int(session.exitstatus))
             page = os.environ.get("GITHUB_STEP_SUMMARY")
             summary = self.config.invocation_params.dir / page if page else None
             written = self.summary.write(self.options, int(session.exitstatus), self.arguments, summary)
-            if not written and session.exitstatus == pytest.ExitCode.OK:
+            if not (written and kept) and session.exitstatus == pytest.ExitCode.OK:
                 session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def keep_baseline(self, status: int) -> bool:
+        """Write the baseline where that was asked for; return False where it should have been and was not."""
+        from lmccheck.gate.baseline import baseline_line, updates, write_baseline
+
+        if not updates(self.options) or USAGE_ERROR in self.config.stash:
+            self.summary.lines += baseline_line(self.config, self.summary.rows)
+            return True
+        complete = status in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED) and not self.summary.errors
+        line, written = write_baseline(self.config, self.summary.rows, complete)
+        self.summary.lines.append(line)
+        return written
 
     def pytest_unconfigure(self) -> None:
         os._exit = self.leave

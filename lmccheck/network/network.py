@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -13,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lmccheck.data.facts import data_facts
 from lmccheck.data.imports import input_files
 from lmccheck.data.load import Data, load_data
 from lmccheck.data.model import build_module
@@ -38,7 +38,6 @@ from lmccheck.symmetry.trace import Trace
 from lmccheck.symmetry.user_spec import require_fixed, require_given
 from lmccheck.symmetry.verify import require
 
-LISTED = 20  # files of data that a report names
 COPIED = "a copy of a live module, which cannot be built afresh"
 
 
@@ -236,8 +235,8 @@ class Network:
         return {
             "model": self.model,
             "module": COPIED if self.build.live else "built",
-            "data": _data_facts(self.data),
-            "calibration": _data_facts(self.calibration),
+            "data": data_facts(self.data),
+            "calibration": data_facts(self.calibration),
             "loss": self.loss.name,
             "symmetry": self.origin,
             "device": str(self.torch_device),
@@ -306,15 +305,3 @@ def _spec(given: Any, folder: Path, module: nn.Module) -> tuple[PermutationSpec 
     path = folder / given
     spec, held = read_spec(path, module)
     return spec, {"origin": shown_path(path), "sha256": held.sha256}, held
-
-
-def _data_facts(data: Data | None) -> dict[str, Any] | None:
-    if data is None:
-        return None
-    facts = {"origin": data.origin, "samples": data.samples, "uncounted": data.uncounted}
-    if len(data.held) <= 1:
-        return {**facts, "sha256": data.held[0].sha256} if data.held else facts
-    names = sorted((shown_path(held.path), held.sha256) for held in data.held)
-    listing = "".join(f"{sha256}  {name}\n" for name, sha256 in names).encode()
-    facts |= {"sha256": hashlib.sha256(listing).hexdigest()}  # of what sha256sum would say of the files
-    return facts | ({"files": dict(names)} if len(names) <= LISTED else {})

@@ -87,6 +87,7 @@ class Task:
             "reestimated": whole.reestimated,
             "worse_by": whole.worse_by,
             "samples": self.merge.network.data.samples,
+            "content": self.merge.network.data.content,
         }
         if self.slices is None:
             return found

@@ -8,6 +8,7 @@ MEANING = {
     "pass": "pass: the limit holds on the given evaluation data; other data may differ",
     "fail": "fail: the limit is exceeded on the given evaluation data; nothing better was found within the budget",
     "exact": "fail of what is compared, not measured: it differs by more than the limit, whatever the data",
+    "baseline": "fail or error beside the baseline: worse than before, or nothing to compare with; the limit holds",
     "inconclusive": "inconclusive: not decided; the text of each says what would decide it",
     "error": "error: nothing could be measured",
     NOT_MEASURED: "not measured: selected, and left without a verdict; the exit status is never 0",
@@ -16,7 +17,7 @@ MEANING = {
 
 def notes(records: list[CheckRecord]) -> list[str]:
     """Return what each verdict that occurs means, the barrier's definition, and each remark with its checks."""
-    verdicts = {"exact" if record.verdict == "fail" and not record.of_losses else record.verdict for record in records}
+    verdicts = {_meant(record) for record in records}
     lines = [meaning for verdict, meaning in MEANING.items() if verdict in verdicts]
     definitions = dict.fromkeys(record.barrier_definition for record in records)
     lines += [f"barrier: {definition}" for definition in definitions if definition]
@@ -29,6 +30,13 @@ def notes(records: list[CheckRecord]) -> list[str]:
         more = f" and {len(names) - 2} more" if len(names) > 2 else ""
         lines.append(f"{', '.join(names[:2])}{more}: {remark}")
     return lines
+
+
+def _meant(record: CheckRecord) -> str:
+    """Return the key of what a record's verdict means."""
+    if record.baseline.get("decides"):
+        return "baseline"
+    return "exact" if record.verdict == "fail" and not record.of_losses else record.verdict
 
 
 def missing(records: list[CheckRecord]) -> str:

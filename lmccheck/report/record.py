@@ -28,7 +28,8 @@ class CheckRecord:
     drawn by, one of ``lmccheck.curves``, its ``kind`` beside its fields; ``answers`` are the lines of ``failure`` by
     the question that they answer; ``claim`` is the property's claim, its quantifier and what a pass certifies;
     ``reproduce`` is the command that measures it again; ``explanation`` is what carries the value, as
-    ``diagnose/explanation.py`` says it, empty where that was not asked.
+    ``diagnose/explanation.py`` says it, empty where that was not asked; ``baseline`` is the
+    stored value, the change and what it comes to, empty where nothing was stored.
     """
 
     id: str
@@ -74,6 +75,7 @@ class CheckRecord:
     known: str | None = None
     of_losses: bool = True
     explanation: dict[str, Any] = field(default_factory=dict)
+    baseline: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain lists, dicts and scalars only."""
@@ -163,6 +165,8 @@ class CheckRecord:
             "worst_loss": self.worst_loss,
             "naive": self.naive,
             "error_barrier": self.error_barrier,
+            "baseline": self.baseline.get("value"),
+            "baseline_change": self.baseline.get("change"),
             "worst_t": self.place.get("t"),
             "worst_pair": ", ".join(self.place.get("pair", ())) or None,
             "seed": self.seed,
