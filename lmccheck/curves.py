@@ -11,7 +11,8 @@ from typing import Any, ClassVar
 class Curve:
     """Losses and 0-1 errors at points ``t`` of a line, (n,) each; the naive ones are those of nothing aligned.
 
-    ``highest``: a loss that no point of the line exceeds, measured or not, where one is certified.
+    ``ends``: the losses of the original endpoints, between which the chord is drawn. ``highest``: a loss that no point
+    of the line exceeds, measured or not, where one is certified.
     """
 
     t: list[float]
@@ -19,6 +20,7 @@ class Curve:
     errors: list[float] | None = None
     naive_losses: list[float] | None = None
     naive_errors: list[float] | None = None
+    ends: list[float] | None = None
     highest: float | None = None
     kind: ClassVar[str] = "line"
 

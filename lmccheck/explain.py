@@ -18,7 +18,12 @@ ABOVE = {  # what a value is measured above, and what a gap between the endpoint
 
 def failure_lines(finding: Finding) -> list[str]:
     """Return a failure's text: what; measured against the limit; where; worst and smallest; the endpoints' losses."""
-    return [line for lines in failure_parts(finding).values() for line in lines]
+    parts = failure_parts(finding)
+    if "measured" not in parts:
+        return [line for lines in parts.values() for line in lines]
+    measured, where = "; ".join([*parts.pop("measured"), *parts.pop("remarks")]), parts.pop("where")
+    first, *others = (line for lines in parts.values() for line in lines)
+    return [first, measured, *(f"where: {line}" for line in where), *others]
 
 
 def failure_parts(finding: Finding) -> dict[str, list[str]]:
@@ -35,8 +40,9 @@ def failure_parts(finding: Finding) -> dict[str, list[str]]:
     measured = f"{failure.measured} {value:.4g}{unit}, limit {finding.bound:.4g}{unit}"
     return {
         "what": [f"{failure.subject}: {failure.what}"],
-        "how badly": ["; ".join([measured, *failure.remarks])],
-        "where": [f"where: {failure.where}, on {failure.data}"],
+        "measured": [measured],
+        "remarks": list(failure.remarks),
+        "where": [f"{failure.where}, on {failure.data}"],
         "extremes": [_extremes(failure, finding.bound)],
         "endpoints": [f"{endpoint_losses(finding)}{failure.beside}"],
         "why": list(failure.diagnosis),

@@ -109,4 +109,6 @@ def _curve_of(details: Mapping[str, Any]) -> Curve | None:
     t, losses = details.get("t"), details.get("losses")
     if not (isinstance(t, Sequence) and isinstance(losses, Sequence) and len(t) == len(losses) > 0):
         return None
-    return Curve(list(t), list(losses), *(details.get(key) for key in ("errors", "naive_losses", "naive_errors")))
+    ends: Any = [details.get("loss_a"), details.get("loss_b")]
+    known = {key: details.get(key) for key in ("errors", "naive_losses", "naive_errors")}
+    return Curve(list(t), list(losses), **known, ends=None if None in ends else ends)

@@ -6,7 +6,6 @@ Only public names of pytest are used. Nothing here imports torch before a check 
 from __future__ import annotations
 
 import hashlib
-import os
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
@@ -26,7 +25,7 @@ from lmccheck.gate.selection import blank_check
 from lmccheck.gate.witnesses import unsaid_by, witness_lines
 from lmccheck.manifest.plan import CheckPlan, Measured, Plan
 from lmccheck.manifest.read import load_manifest
-from lmccheck.report.failure import failure_text, reproduce_command
+from lmccheck.report.failure import failure_text
 from lmccheck.report.record import NOT_MEASURED, CheckRecord
 
 if TYPE_CHECKING:
@@ -194,15 +193,6 @@ class CheckItem(Recorded, pytest.Function):
                 warnings.simplefilter("always", LmcWarning)  # -W error is about other people's warnings
             self.warn(LmcWarning(f"{self.nodeid}\n{text}"))
         return None
-
-    def reproduce(self, baseline: bool = False) -> str:
-        """Return the command that repeats this item, beside the ``baseline``, from where the user typed the first."""
-        here = self.config.invocation_params.dir
-        names = self.nodeid.split("::")[1:]
-        node = "::".join([os.path.relpath(self.path, here), *names])
-        options = options_of(self.config)
-        file = [f"--lmc-baseline={os.path.relpath(options.baseline, here)}"] if baseline and options.baseline else []
-        return reproduce_command(node, [*options.reproducing_flags, *file])
 
     def reportinfo(self) -> tuple[Path, int, str]:
         """Point at the pair's or the set's line in the manifest, where a reader can change something."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from lmccheck.gate.baseline import stale, stale_lines
 from lmccheck.gate.options import options_of
 from lmccheck.gate.selection import blank_manifest
 from lmccheck.manifest.plan import Plan
+from lmccheck.report.failure import reproduce_command
 from lmccheck.report.record import NOT_MEASURED, CheckRecord
 
 
@@ -27,6 +29,15 @@ class Recorded(pytest.Item):
     def blank(self) -> CheckRecord:
         """Return the record as it stands before anything is measured."""
         raise NotImplementedError
+
+    def reproduce(self, baseline: bool = False) -> str:
+        """Return the command that repeats this item, beside the ``baseline``, from where the user typed the first."""
+        here = self.config.invocation_params.dir
+        names = self.nodeid.split("::")[1:]
+        node = "::".join([os.path.relpath(self.path, here), *names])
+        options = options_of(self.config)
+        file = [f"--lmc-baseline={os.path.relpath(options.baseline, here)}"] if baseline and options.baseline else []
+        return reproduce_command(node, [*options.reproducing_flags, *file])
 
     def remember(self, record: CheckRecord) -> None:
         """Keep a record, and its flat facts where JUnit and other plugins find them (once, also after a rerun)."""
@@ -112,7 +123,8 @@ class ManifestItem(Recorded):
     plan: Plan
 
     def blank(self) -> CheckRecord:
-        return blank_manifest(self.nodeid, self.parent.nodeid if self.parent else "", self.plan)
+        blank = blank_manifest(self.nodeid, self.parent.nodeid if self.parent else "", self.plan)
+        return dataclasses.replace(blank, reproduce=self.reproduce())
 
     def runtest(self) -> None:
         """Raise ``ManifestError`` with one line per problem."""

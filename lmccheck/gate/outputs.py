@@ -32,6 +32,9 @@ def output_problem(checks: Iterable[Checked], config: pytest.Config) -> str | No
 
     Reports that are at fault are noted as refused: they are not even written to say so.
     """
+    for name in options_of(config).reports:
+        if (lacking := FORMATS.get(name).lacking) is not None:
+            return lacking
     inodes: dict[tuple[int, int], tuple[str, Path]] = {}
     places: dict[str, tuple[str, Path]] = {}
     for option, path in _outputs(checks, config):

@@ -97,9 +97,10 @@ class Line:
     def curve(self, naive: Line | None = None) -> Curve:
         """Return the line as a report shows it, beside the one with nothing aligned."""
         t, losses = (list(column) for column in zip(*self._losses, strict=True))
+        ends = [self.a.loss, self.b.loss]
         if naive is None:
-            return Curve(t, losses, self.errors)
-        return Curve(t, losses, self.errors, [point.loss for point in naive.points], naive.errors)
+            return Curve(t, losses, self.errors, ends=ends)
+        return Curve(t, losses, self.errors, [point.loss for point in naive.points], naive.errors, ends)
 
     def failure(self, subject: str, what: str, formula: str, data: Data, remarks: list[str], **more: Any) -> Failure:
         """Return why the line is too high; ``formula`` is what lies at t, ``remarks`` belong beside the barrier."""

@@ -17,10 +17,7 @@ MEANING = {
 
 def notes(records: list[CheckRecord]) -> list[str]:
     """Return what each verdict that occurs means, the barrier's definition, and each remark with its checks."""
-    verdicts = {_meant(record) for record in records}
-    lines = [meaning for verdict, meaning in MEANING.items() if verdict in verdicts]
-    definitions = dict.fromkeys(record.barrier_definition for record in records)
-    lines += [f"barrier: {definition}" for definition in definitions if definition]
+    lines = meanings(records)
     named = names_of(records)
     remarks: dict[str, list[str]] = {}
     for record in ordered(records):
@@ -37,6 +34,14 @@ def _meant(record: CheckRecord) -> str:
     if record.baseline.get("decides"):
         return "baseline"
     return "exact" if record.verdict == "fail" and not record.of_losses else record.verdict
+
+
+def meanings(records: list[CheckRecord]) -> list[str]:
+    """Return what each verdict that occurs means, and what a barrier is."""
+    verdicts = {_meant(record) for record in records}
+    lines = [meaning for verdict, meaning in MEANING.items() if verdict in verdicts]
+    definitions = dict.fromkeys(record.barrier_definition for record in records)
+    return [*lines, *(f"barrier: {definition}" for definition in definitions if definition)]
 
 
 def missing(records: list[CheckRecord]) -> str:

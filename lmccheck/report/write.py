@@ -8,7 +8,8 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from lmccheck.report.formats import FORMATS, Run, formats, shown
+from lmccheck.errors import SourceError
+from lmccheck.report.formats import FORMATS, Format, Run, formats, shown
 from lmccheck.report.record import CheckRecord
 from lmccheck.store.whole import is_stream, same_file, write_whole
 
@@ -32,8 +33,7 @@ def write_reports(
         if each.name in paths:
             failed = int(not all(written for _, written in outcomes))
             status = None if run.exit_status is None else run.exit_status or failed
-            text = each.render(records, replace(run, exit_status=status))
-            outcomes.append(write_text(each.title, paths[each.name], text))
+            outcomes.append(write_report(each.title, each, paths[each.name], records, replace(run, exit_status=status)))
     return outcomes
 
 
@@ -50,16 +50,25 @@ def is_report(path: Path) -> bool:
 def announce(paths: Mapping[str, Path], records: list[CheckRecord], run: Run) -> None:
     """Replace every report by one that says that the run has not finished, so that a kill leaves no older green one.
 
-    Where that cannot be written, for want of room, the older one is removed.
+    Where that cannot be written, for want of room or of a library, the older one is removed.
     """
     unfinished = replace(run, finished=False, exit_status=None)
     for name, path in paths.items():
         if is_stream(path):
             continue
-        _, written = write_text(name, path, FORMATS.get(name).render(records, unfinished))
+        _, written = write_report(name, FORMATS.get(name), path, records, unfinished)
         if not written and os.path.isfile(path) and os.access(path, os.W_OK):
             with suppress(OSError):
                 os.unlink(os.path.realpath(path))
+
+
+def write_report(title: str, form: Format, path: Path, records: list[CheckRecord], run: Run) -> tuple[str, bool]:
+    """Write a report as ``write_text`` does; a library that it needs and that is not there is a reason like others."""
+    try:
+        text = form.render(records, run)
+    except SourceError as error:
+        return f"{title} could not be written to {path}: {error}", False
+    return write_text(title, path, text)
 
 
 def write_text(kind: str, path: Path, text: str, *, append: bool = False) -> tuple[str, bool]:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from lmccheck.errors import SourceError
 from lmccheck.registry import Registry
 
 if TYPE_CHECKING:
@@ -44,8 +45,9 @@ class Format:
     ``option`` says no other. ``known``: whether a file that begins with such bytes (500 of them) is one of its reports.
 
     ``title`` is what the user is told was written, ``help`` the option's line of help; without ``to_file`` there is no
-    option. ``last``: it states the exit status, which files that cannot be written change. What is slow to import is
-    imported by ``render``: options are listed at the start of every run.
+    option. ``needs``: a library, and the extra of lmccheck that installs it. ``last``: it states the exit status, which
+    files that cannot be written change. What is slow to import is imported by ``render``: options are listed at the
+    start of every run.
     """
 
     name: str
@@ -56,11 +58,26 @@ class Format:
     last: bool = False
     option: str = ""
     known: Callable[[bytes], bool] = lambda head: False
+    needs: tuple[str, str] | None = None
 
     @property
     def flag(self) -> str:
         """Its option on the command line."""
         return self.option or f"--lmc-report-{self.name}"
+
+    @property
+    def lacking(self) -> str | None:
+        """What it cannot do without and is not installed, with the mend, in a line; None where nothing is missing."""
+        if self.needs is None:
+            return None
+        from lmccheck.data.extras import extra
+
+        library, name = self.needs
+        try:
+            extra(library, name, self.flag)
+        except SourceError as error:
+            return str(error)
+        return None
 
     @property
     def key(self) -> str:
