@@ -24,6 +24,7 @@ INI_KEYS = {
     "lmc_aligned_dir": "default of --lmc-aligned-dir, relative to this file",
     "lmc_witness_dir": "default of --lmc-witness-dir, relative to this file",
     "lmc_baseline": "default of --lmc-baseline, relative to this file",
+    "lmc_history": "default of --lmc-history, relative to this file",
 }
 
 
@@ -63,6 +64,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="write what is measured to the baseline in place of comparing, unless something has no measurement; what "
         "is not selected stays as it is, limits do anyway",
+    )
+    add(
+        "--lmc-history",
+        metavar="PATH",
+        help="add a row for each check to this file of sqlite3; lmccheck history PATH shows what became of each",
     )
     add(
         "--lmc-report-only",

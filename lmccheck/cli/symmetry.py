@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lmccheck.cli.command import BROKEN, HELD, Commands
+from lmccheck.cli.command import BROKEN, HELD, Commands, count, table_format
 from lmccheck.cli.endpoints import require_unread
 from lmccheck.errors import LmcError, SourceError, nearest
 
@@ -91,20 +91,9 @@ def example(text: str) -> Input:
     return Input(tuple(map(int, sizes)), dtype, int(rest[1]) if len(rest) == 2 else BOUND)
 
 
-def count(text: str) -> int:
-    """Return a whole number of at least 1."""
-    if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number of at least 1")
-    return int(text)
-
-
 def symmetry(options: argparse.Namespace) -> int:
     """Derive or read a spec, verify it, print it, and write it where that was asked for."""
-    from tabulate import tabulate_formats
-
-    if options.table not in tabulate_formats:
-        near = nearest(options.table, tabulate_formats)
-        raise LmcError(f"--table: got {options.table!r}, expected a tabulate format{near}")
+    table = table_format(options.table)
     if not (options.examples or options.inputs or (options.spec and options.no_verify)):
         raise LmcError("symmetry: no example inputs; mend: say --input SHAPE, such as 2,3,224,224, or --inputs FILE")
     import torch
@@ -131,7 +120,7 @@ def symmetry(options: argparse.Namespace) -> int:
     broken = worst is not None and not worst <= TOLERANCE
     title = f"{options.model}: {sum(p.numel() for p in module.parameters()):,} parameters"
     structure = None if traced is None or broken else traced.droppable
-    print(describe(title, spec, verified(worst, broken), options.table, options.all, structure))
+    print(describe(title, spec, verified(worst, broken), table, options.all, structure))
     if worst is not None and broken:
         print(f"lmccheck: {refused(options, spec, module, inputs, worst)}", file=sys.stderr)
         return BROKEN

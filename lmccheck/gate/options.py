@@ -35,6 +35,7 @@ class Options:
     witness_dir: Path | None
     baseline: Path | None = None
     update_baseline: bool = False
+    history: Path | None = None
 
     @property
     def reproducing_flags(self) -> list[str]:
@@ -79,6 +80,7 @@ def options_of(config: pytest.Config) -> Options:
             witness_dir=_path(config, "lmc_witness_dir"),
             baseline=_path(config, "lmc_baseline"),
             update_baseline=bool(config.getoption("lmc_update_baseline")),
+            history=_path(config, "lmc_history"),
         )
     return config.stash[OPTIONS]
 

@@ -35,6 +35,11 @@ def output_problem(checks: Iterable[Checked], config: pytest.Config) -> str | No
     for name in options_of(config).reports:
         if (lacking := FORMATS.get(name).lacking) is not None:
             return lacking
+    if (history := options_of(config).history) is not None:
+        from lmccheck.report.history import history_problem
+
+        if problem := history_problem(history):
+            return f"--lmc-history: {problem}"
     inodes: dict[tuple[int, int], tuple[str, Path]] = {}
     places: dict[str, tuple[str, Path]] = {}
     for option, path in _outputs(checks, config):
@@ -69,6 +74,8 @@ def _outputs(checks: Iterable[Checked], config: pytest.Config) -> Iterator[tuple
     for key, option in PYTESTS.items():
         if given := config.getoption(key, None):
             yield option, config.invocation_params.dir / str(given)
+    if options.history is not None:
+        yield "--lmc-history", options.history
     if options.baseline is not None and options.update_baseline:
         yield "--lmc-baseline", options.baseline
     shipped: set[tuple[str, str]] = set()

@@ -155,7 +155,7 @@ class Reporter:
             early = session.shouldfail or session.shouldstop
             self.summary.selection.stopped = self.summary.selection.stopped or (str(early) if early else "")
             session.exitstatus = self.summary.status(int(session.exitstatus), self.options.report_only)
-            kept = self.keep_baseline(int(session.exitstatus))
+            kept = all([self.keep_baseline(int(session.exitstatus)), self.summary.keep_history(self.options)])
             page = os.environ.get("GITHUB_STEP_SUMMARY")
             summary = self.config.invocation_params.dir / page if page else None
             written = self.summary.write(self.options, int(session.exitstatus), self.arguments, summary)

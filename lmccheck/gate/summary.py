@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lmccheck.errors import one_line
+from lmccheck.errors import LmcError, one_line
 from lmccheck.gate.options import Options
 from lmccheck.gate.selection import Selection
 from lmccheck.report.formats import FORMATS, Run
@@ -67,6 +67,21 @@ class Summary:
         outcomes = write_reports(options.reports, self.rows, run, summary=summary)
         self.lines += [line for line, _ in outcomes]
         return all(written for _, written in outcomes)
+
+    def keep_history(self, options: Options) -> bool:
+        """Add the run to the history where that was asked for; return False where it could not be."""
+        if options.history is None or not self.rows:
+            return True
+        from lmccheck.report.history import add_run
+
+        run = self._run(options, [], None)
+        try:
+            count = add_run(options.history, self.rows, Path(self.root), run.created, run.version)
+        except LmcError as error:
+            self.lines.append(f"not kept: {error}")
+            return False
+        self.lines.append(f"history: {count} row{'' if count == 1 else 's'} added to {options.history}")
+        return True
 
     def _run(self, options: Options, arguments: list[str], exit_status: int | None) -> Run:
         import lmccheck
