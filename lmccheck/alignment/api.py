@@ -16,6 +16,7 @@ from torch import Tensor
 from lmccheck.alignment.beyond.api import chosen_kinds, go_beyond
 from lmccheck.alignment.contract import Found, Problem
 from lmccheck.alignment.dimension import dimension_facts
+from lmccheck.alignment.experts import ordered, orders
 from lmccheck.alignment.methods import METHODS as METHODS
 from lmccheck.alignment.methods.best import solve
 from lmccheck.errors import LmcError, SymmetryError, nearest
@@ -117,14 +118,17 @@ def align(
 
 
 def _align(pair: ModelPair, method: str, seed: int, kinds: tuple[str, ...]) -> Alignment:
-    problem = Problem(pair, seed)
-    spec, origin = problem.spec, pair.network.origin["origin"]
+    within = pair.once(ordered, seed)
+    problem = Problem(within.pair, seed)
+    spec, origin = pair.network.whole_spec, pair.network.origin["origin"]
     if kinds:
         mapped = go_beyond(problem, kinds, partial(solve, method=method))
         found, aligned = Found(mapped.permutation, mapped.objective, {"maps": mapped.facts}), mapped.weights
+        permutation = within.in_all(found.permutation)
     else:
         found = solve(problem, method)
-        aligned = spec.apply(pair.theta_b, found.permutation)
+        permutation = within.in_all(found.permutation)
+        aligned = spec.apply(pair.theta_b, permutation)
     deviation = function_deviation(pair.network, pair.theta_b, aligned)
     if not deviation <= TOLERANCE:
         whose = "this is a defect of lmccheck; mend: report the model, and use align = 'none' meanwhile"
@@ -134,16 +138,17 @@ def _align(pair: ModelPair, method: str, seed: int, kinds: tuple[str, ...]) -> A
             f"pair {pair.name}: the aligned weights change b's output by {deviation:.2e} (relative, float64) on the "
             f"data, expected at most {TOLERANCE:.0e}; {whose}"
         )
+    moved = {"experts": orders(spec, permutation)} if within.order is not None else {}
     return Alignment(
-        found.permutation,
+        permutation,
         aligned,
         found.objective,
         method,
         spec,
         seed,
         deviation,
-        pair.network.spec_deviation,
-        {"symmetry": origin, **dimension_facts(pair), **found.facts},
+        pair.network.whole_deviation,
+        {"symmetry": origin, **dimension_facts(pair), **found.facts, **moved},
         dict(pair.origins[1].metadata),
         kinds,
         {name: tensor.dtype for name, tensor in pair.theta_b.items()},

@@ -141,7 +141,7 @@ def align_set(
         last = len(models.names) - 1
         raise LmcError(f"align_many: reference = {reference!r}; expected an integer from 0 to {last}")
     names, originals = models.names, models.thetas
-    network, spec = models.network, models.network.spec
+    network, spec = models.network, models.network.whole_spec
     layers = network.traced.layers if network.traced is not None else ()
     dtype = working_dtype(*originals)  # of one kind, so that means can be taken
     tensors = [
@@ -160,7 +160,7 @@ def align_set(
         "names": list(names),
         "reference": names[reference],
         "symmetry": network.origin["origin"],
-        "spec_deviation": network.spec_deviation,
+        "spec_deviation": network.whole_deviation,
         "objective_before": _Sum(spec, tensors, [spec.identity()] * len(names)).objective(),
         "alignments": {names[k]: {"objective": found.objective, **found.facts} for k, found in alignments.items()},
     }

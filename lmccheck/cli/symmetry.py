@@ -102,6 +102,7 @@ def symmetry(options: argparse.Namespace) -> int:
     from lmccheck.modules.precision import own_settings
     from lmccheck.report.symmetry import describe
     from lmccheck.symmetry.discover import derive
+    from lmccheck.symmetry.experts import with_experts
     from lmccheck.symmetry.spec_file import load_spec, require_toml, save_spec
     from lmccheck.symmetry.user_spec import enough_trials
     from lmccheck.symmetry.verify import TOLERANCE
@@ -114,7 +115,7 @@ def symmetry(options: argparse.Namespace) -> int:
     inputs = example_inputs(options, module)
     with own_settings():
         traced = None if options.spec else derive(module, inputs)
-    spec = load_spec(options.spec, module) if traced is None else traced.spec
+        spec = with_experts(traced.spec, traced.trace, module, inputs) if traced else load_spec(options.spec, module)
     trials = options.trials or enough_trials(spec)
     worst = None if options.no_verify else spec.verify(module, inputs, trials=trials, seed=options.seed)
     broken = worst is not None and not worst <= TOLERANCE

@@ -101,11 +101,18 @@ class Runner:
                 shake(self._state[name], own.detach(), generator, strength, signed=free)
         self._renew()
 
-    def change(self, move: Callable[[str, Tensor], None]) -> None:
-        """Let ``move(name, tensor)`` change every tensor in place; one with several names is changed once."""
+    def change(
+        self, move: Callable[[str, Tensor], None], together: Callable[[Mapping[str, Tensor]], None] | None = None
+    ) -> None:
+        """Let ``move(name, tensor)`` change every tensor in place, then ``together`` several of them at once.
+
+        A tensor with several names is changed once.
+        """
         with torch.no_grad():
             for tensor, name in {identity(t): (t, name) for name, t in self._state.items()}.values():
                 move(name, tensor)
+            if together is not None:
+                together(self._state)
         self._renew()
 
     def cast(self, value: Any) -> Any:

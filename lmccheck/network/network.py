@@ -19,18 +19,19 @@ from lmccheck.data.model import build_module
 from lmccheck.data.samples import common_samples
 from lmccheck.data.trees import moved
 from lmccheck.errors import SourceError, SymmetryError, UnsupportedArchitecture, shown_path
-from lmccheck.modules.copies import private_copy, require_eager
+from lmccheck.modules.copies import require_eager
 from lmccheck.modules.stored import stored_tensors
-from lmccheck.modules.untie import heads_apart, write_apart
+from lmccheck.modules.untie import heads_apart
 from lmccheck.network.arguments import in_order
+from lmccheck.network.builder import Builder
 from lmccheck.network.constant import ConstantAnswer, constant_answer
 from lmccheck.network.device import resolve_device
 from lmccheck.network.hub.folder import FolderModel
 from lmccheck.network.loss import Loss, counted_only, default_loss, load_loss, require_counted
 from lmccheck.shown import one_line
 from lmccheck.store.disk import Held
-from lmccheck.store.tensors import identity
 from lmccheck.symmetry.discover import Traced, derive, droppable_of, structure_of
+from lmccheck.symmetry.experts import with_experts
 from lmccheck.symmetry.spec import PermutationSpec
 from lmccheck.symmetry.spec_file import read_spec
 from lmccheck.symmetry.structure import Structure
@@ -39,33 +40,6 @@ from lmccheck.symmetry.user_spec import require_fixed, require_given
 from lmccheck.symmetry.verify import require
 
 COPIED = "a copy of a live module, which cannot be built afresh"
-
-
-class Builder:
-    """Builds a network again, as its user would; ``live`` where there is but one module of it, which is copied.
-
-    ``heads`` are written apart from the embeddings that they are tied to, see ``heads_apart``.
-    """
-
-    def __init__(self, model: Any, folder: Path, module: nn.Module, heads: Mapping[str, str] | None = None) -> None:
-        self._model, self._folder, self._module, self._heads = model, folder, module, heads or {}
-        self.live = isinstance(model, nn.Module)
-
-    def __call__(self, seed: int) -> nn.Module:
-        """Return a module that nothing else refers to, in training mode or as it was built."""
-        module = self._module if self.live else build_module(self._model, self._folder, seed)
-        self.live = self.live or _share(module, self._module)
-        return write_apart(private_copy(module, evaluate=False) if self.live else module, self._heads)
-
-    def with_heads(self, heads: Mapping[str, str]) -> Builder:
-        """Return what builds the same network with these heads written apart."""
-        return Builder(self._model, self._folder, self._module, heads)
-
-
-def _share(one: nn.Module, other: nn.Module) -> bool:
-    """Whether two modules store anything in the same memory."""
-    places = {identity(tensor) for tensor in stored_tensors(other).values()}
-    return any(identity(tensor) in places for tensor in stored_tensors(one).values())
 
 
 @one_line(lambda network: f"{network.name!r}, {network.run_on}")
@@ -175,6 +149,28 @@ class Network:
             return self.given, require_given(self.given, self.module, self.example_inputs(), where)
         traced = self._traced
         return traced.spec, require(traced.spec, self.module, self.example_inputs(), graph=traced.trace)
+
+    @property
+    def whole_spec(self) -> PermutationSpec:
+        """The spec with the order of experts free where it is a symmetry, verified; ``spec`` where there is none.
+
+        What looks at the traced network (activations, paths, dropping) goes by ``spec``, in which experts stay.
+        """
+        return self._whole[0]
+
+    @property
+    def whole_deviation(self) -> float:
+        """What ``spec_deviation`` is, of ``whole_spec``."""
+        return self._whole[1]
+
+    @cached_property
+    def _whole(self) -> tuple[PermutationSpec, float]:
+        spec, deviation = self._verified
+        if self.given is not None:
+            return spec, deviation
+        graph, inputs = self._traced.trace, self.example_inputs()
+        freed = with_experts(spec, graph, self.module, inputs, self.constants)
+        return (spec, deviation) if freed is spec else (freed, require(freed, self.module, inputs, graph=graph))
 
     def structure(self, purpose: str) -> Structure:
         """Return the network in units, as paths see it; its permutation spec is verified first.

@@ -217,6 +217,8 @@ def _action(merge: Merge) -> tuple[Act | None, str]:
         return None, f"its symmetries are not known ({error})"
     if not spec.groups:
         return None, "the network has no units to permute"
+    if spec.stacks:
+        return None, "the symmetry given moves whole experts, of which no single tensor is permuted"
     names = next(iter(merge.given.values())).tensors
     if strange := next((name for name in names if name not in spec.shapes and name not in spec.tied), None):
         return None, f"its files hold {strange!r}, by which name the network knows no tensor"

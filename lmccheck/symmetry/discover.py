@@ -20,6 +20,7 @@ from lmccheck.symmetry.axes import Factor, Reason, axis_size, expand, segments
 from lmccheck.symmetry.build_structure import along_weights, build_structure, find_head
 from lmccheck.symmetry.capabilities import no_units, refusal
 from lmccheck.symmetry.companions import Families, leaves
+from lmccheck.symmetry.experts import with_experts
 from lmccheck.symmetry.rules import RULES
 from lmccheck.symmetry.sites import Layer, Site, find_sites, layers, made_sites
 from lmccheck.symmetry.slots import Frozen, Layouts, Part, Piece, Slot, UnitGroup, circles, containers_first, slots_of
@@ -89,15 +90,16 @@ def discover_symmetry(module: nn.Module, example_inputs: tuple[Any, ...]) -> Per
 
     ``example_inputs`` is a tuple of tensors as the module's forward takes them (a batch of two or more is best). An
     op without a rule freezes what it touches; the spec is sound by construction of the rules, and
-    ``spec.verify(module, example_inputs)`` measures it. Raises UnsupportedArchitecture when the module cannot be
-    traced.
+    ``spec.verify(module, example_inputs)`` measures it. The order of experts is free where that was measured, see
+    ``with_experts``. Raises UnsupportedArchitecture when the module cannot be traced.
 
     >>> import torch
     >>> net = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.ReLU(), torch.nn.Linear(3, 1))
     >>> [(group.name, group.size) for group in discover_symmetry(net, (torch.zeros(2, 2),)).groups]
     [('0', 3)]
     """
-    return derive(module, example_inputs).spec
+    traced = derive(module, example_inputs)
+    return with_experts(traced.spec, traced.trace, module, example_inputs)
 
 
 def derive(

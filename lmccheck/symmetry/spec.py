@@ -15,6 +15,7 @@ from lmccheck.errors import SymmetryError
 from lmccheck.shown import one_line, some
 from lmccheck.store.tensors import identity
 from lmccheck.symmetry.slots import Frozen, Piece, Place, Slot, UnitGroup
+from lmccheck.symmetry.stacks import Stacks, stacked
 from lmccheck.symmetry.verify import deviation
 
 Permutation = dict[str, Tensor]
@@ -28,7 +29,8 @@ class PermutationSpec:
 
     ``groups`` are ordered from input to output, containing groups before the ones inside them. ``frozen`` lists what
     cannot move and why; ``unruled`` the ops that had no rule, with how often they occur. ``tied`` maps every name of
-    the state dict to the name its storage is known by.
+    the state dict to the name its storage is known by. ``stacks``: tensors that have slots together only, in which
+    whole experts are units; ``shapes`` and ``layouts`` know them by the pattern of their names.
     """
 
     groups: tuple[UnitGroup, ...]
@@ -37,6 +39,7 @@ class PermutationSpec:
     shapes: Mapping[str, tuple[int, ...]] = field(repr=False)
     tied: Mapping[str, str] = field(repr=False)
     unruled: Mapping[str, int] = field(default_factory=dict)
+    stacks: Stacks = field(default_factory=dict, repr=False)
 
     @cached_property
     def by_name(self) -> dict[str, UnitGroup]:
@@ -109,8 +112,12 @@ class PermutationSpec:
         """
         self.check(permutation)
         done: dict[object, tuple[Tensor, Tensor]] = {}  # the originals are held, so that no identity is used twice
+        together = dict(self._moved_members(weights, permutation))
         result: dict[str, Tensor] = {}
         for name, value in weights.items():
+            if name in together:
+                result[name] = together[name]
+                continue
             if not self.layouts.get(self.tied.get(name, name)):
                 result[name] = value
                 continue
@@ -118,6 +125,19 @@ class PermutationSpec:
                 done[identity(value)] = value, self.moved(name, value, permutation)
             result[name] = done[identity(value)][1]
         return result
+
+    def _moved_members(
+        self, weights: Mapping[str, Tensor], permutation: Mapping[str, Tensor]
+    ) -> Iterator[tuple[str, Tensor]]:
+        """Yield the tensors of each stack, permuted together; each in memory of its own."""
+        for pattern, value in stacked(self.stacks, weights):
+            moved = self.moved(pattern, value, permutation)
+            yield from ((name, part.clone()) for name, part in zip(self.stacks[pattern], moved, strict=True))
+
+    def move_members_(self, weights: Mapping[str, Tensor], permutation: Mapping[str, Tensor]) -> None:
+        """Permute the tensors of each stack in place; those that have slots by themselves are left as they are."""
+        for name, moved in self._moved_members(weights, permutation):
+            weights[name].copy_(moved)
 
     def moved(self, name: str, value: Tensor, permutation: Mapping[str, Tensor]) -> Tensor:
         """Return one tensor permuted; the permutation is taken to be a checked one.

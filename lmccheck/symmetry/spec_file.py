@@ -17,6 +17,7 @@ from lmccheck.symmetry.slots import Slot
 from lmccheck.symmetry.spec import PermutationSpec
 from lmccheck.symmetry.spec_reader import described, spec_from_groups
 from lmccheck.symmetry.spec_tables import Problems, Top
+from lmccheck.symmetry.stacks import usual_role
 
 __all__ = ["load_spec", "save_spec", "spec_from_groups"]
 
@@ -104,7 +105,7 @@ def _slot(slot: Slot, shape: Sequence[int]) -> dict[str, Any]:
     table: dict[str, Any] = {"tensor": slot.tensor}
     if len(shape) > 1:
         table["dim"] = slot.dim
-    if slot.role != ("consumer" if slot.dim else "producer"):
+    if slot.role != usual_role(slot.tensor, slot.dim):
         table["role"] = slot.role
     if not contiguous or prod(view) != shape[slot.dim]:
         table["start"] = slot.start

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
+import torch
 from torch import nn
 
 from lmccheck.errors import SourceError, nearest
@@ -15,6 +16,7 @@ from lmccheck.store.documents import read_table
 from lmccheck.symmetry.slots import Frozen, Layouts, Part, Piece, Slot, UnitGroup, circles, places_of
 from lmccheck.symmetry.spec import PermutationSpec
 from lmccheck.symmetry.spec_tables import FrozenTable, GroupTable, Problems, Role, SlotTable, quoted, read_groups
+from lmccheck.symmetry.stacks import STAR, members_of, usual_role
 
 UNSAID = "the spec does not say that its units may be dropped"
 
@@ -38,6 +40,8 @@ def spec_from_groups(module: nn.Module, groups: Sequence[Mapping[str, Any]]) -> 
     ``droppable = True`` or ``bound`` (why single units may not be dropped). A slot has ``tensor``, ``dim`` (0),
     ``role`` (``producer`` in dimension 0, ``consumer`` elsewhere), and where its units are not the whole dimension
     ``start``, ``view`` (the dimension from there on as a row-major product), ``axis`` (0) of the view, ``strides``.
+    A ``tensor`` with a ``*`` for a number stands for all tensors so named, stacked along a first dimension of its own:
+    ``{"tensor": "experts.*.w1.weight"}`` has whole experts for units, ``"dim": 1`` theirs.
     The description is checked against the module's tensors, not against what the network computes: that is what
     ``spec.verify`` measures. Raises SymmetryError with one line for every mistake.
 
@@ -73,7 +77,9 @@ def described(
         )
         for table in tables
     ]
-    return PermutationSpec(tuple(unit_groups), kept, layouts, reader.shapes, reader.tied, dict(unruled))
+    members = {name for several in reader.stacks.values() for name in several}
+    shapes = {name: shape for name, shape in reader.shapes.items() if name not in members}
+    return PermutationSpec(tuple(unit_groups), kept, layouts, shapes, reader.tied, dict(unruled), reader.stacks)
 
 
 class _Reader:
@@ -87,13 +93,39 @@ class _Reader:
         self.shared = overlapping_names(module)
         self.shapes = {name: tuple(self.stored[name].shape) for name in dict.fromkeys(self.tied.values())}
         self.learned = {self.tied[name] for name, _ in module.named_parameters(remove_duplicate=False)}
+        self.stacks: dict[str, tuple[str, ...]] = {}
 
     def tensor(self, name: str, where: str) -> str | None:
         """Return the name by which a tensor is known, or None after noting that there is none."""
+        if STAR in name:
+            return name if name in self.stacks else self.stack(name, where)
         if name not in self.stored:
             near = nearest(name, self.stored)
             self.problems.append(f"{where}.tensor: got {quoted(name)}, expected a tensor of model {self.model}{near}")
         return self.tied.get(name)
+
+    def stack(self, pattern: str, where: str) -> str | None:
+        """Note the stack that a pattern stands for and return it, or None after noting why there is none."""
+        members = members_of(pattern, self.stored) if pattern.count(STAR) == 1 else ()
+        kinds = {(tuple(self.stored[name].shape), self.stored[name].dtype) for name in members}
+        tied = [name for name in members if list(self.tied.values()).count(self.tied[name]) > 1]
+        problem = ""
+        if len(members) < 2:
+            problem = f"stands for {len(members)} tensors of model {self.model}, expected two or more by one number"
+        elif len(kinds) > 1:
+            problem = f"stands for tensors of {len(kinds)} shapes or dtypes, expected one"
+        elif tied or not self.shared.isdisjoint(members):
+            problem = f"stands for {(tied or members)[0]!r}, whose memory is not its own, expected tensors apart"
+        if problem:
+            self.problems.append(f"{where}.tensor: {quoted(pattern)} {problem}")
+            return None
+        shape, dtype = next(iter(kinds))
+        self.stacks[pattern] = members
+        self.stored[pattern] = torch.empty((len(members), *shape), dtype=dtype, device="meta")
+        self.shapes[pattern] = (len(members), *shape)
+        if self.learned.issuperset(members):
+            self.learned.add(pattern)
+        return pattern
 
     def understood(self, tables: Sequence[GroupTable]) -> list[_Found]:
         """Return where the slots of all groups lie, each checked by itself."""
@@ -151,6 +183,12 @@ class _Reader:
 
     def layouts(self, found: Sequence[_Found]) -> Layouts:
         """Join the slots that describe one piece, and check that no two pieces overlap."""
+        member = {name: pattern for pattern, names in self.stacks.items() for name in names}
+        for slot in found:
+            if pattern := member.get(slot.key[0]):
+                self.problems.append(
+                    f"{slot.where}: {slot.written} is one of {quoted(pattern)}, which has slots, expected either"
+                )
         axes: dict[Any, dict[int, _Found]] = {}
         for slot in found:
             taken = axes.setdefault(slot.key, {}).setdefault(slot.axis, slot)
@@ -228,7 +266,7 @@ class _Reader:
                     f"{slot.where}.role: got {quoted(slot.role)}, but {first.where} says {quoted(first.role)}"
                 )
         self.problems.settle()
-        default = {slot.key[:2]: "consumer" if slot.key[1] else "producer" for slot in found}
+        default = {slot.key[:2]: usual_role(*slot.key[:2]) for slot in found}
         return {**default, **{place: str(slot.role) for place, slot in said.items()}}
 
     def frozen(self, entries: Sequence[Any]) -> tuple[Frozen, ...]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lmccheck.errors import SymmetryError
 from lmccheck.symmetry.spec import PermutationSpec
+from lmccheck.symmetry.stacks import stacked
 from lmccheck.symmetry.verify import TOLERANCE, Verification, deviation, too_much
 
 MOST_GROUPS = 50  # looked at one by one to find the wrong one
@@ -35,7 +36,14 @@ def require_given(
 
 def require_fixed(spec: PermutationSpec, constants: Mapping[str, Tensor], origin: str) -> None:
     """Raise SymmetryError where a user's spec moves a constant: what is averaged would be another mask or table."""
-    for name, value in constants.items():
+    member = {name: pattern for pattern, members in spec.stacks.items() for name in members}
+    apart = [name for name in constants if name in member and not set(spec.stacks[member[name]]) <= constants.keys()]
+    if apart:
+        raise SymmetryError(
+            f"{origin}: {apart[0]!r} is equal in all checkpoints and no running statistic, others of "
+            f"{member[apart[0]]!r} are not, so that these cannot change places; mend: leave out the groups that move it"
+        )
+    for name, value in (*constants.items(), *stacked(spec.stacks, constants)):
         for element in _generators(spec, name):
             moved = value.clone()
             spec.move_(name, moved, element)

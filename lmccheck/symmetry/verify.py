@@ -32,7 +32,10 @@ class Spec(Protocol):
     def unruled(self) -> Mapping[str, int]: ...
     def random(self, seed: int = 0) -> dict[str, Tensor]: ...
     def moving(self, seed: int = 0) -> dict[str, Tensor]: ...
+    @property
+    def stacks(self) -> Mapping[str, tuple[str, ...]]: ...
     def move_(self, name: str, value: Tensor, permutation: Mapping[str, Tensor]) -> None: ...
+    def move_members_(self, weights: Mapping[str, Tensor], permutation: Mapping[str, Tensor]) -> None: ...
 
 
 def deviation(
@@ -71,8 +74,10 @@ class Verification:
         weights: Mapping[str, Tensor] | None = None,
     ) -> None:
         stored = stored_tensors(module)
+        held = [name for name in spec.shapes if name not in spec.stacks]
+        held += [name for members in spec.stacks.values() for name in members]
         for source, what in ((stored, "the module"), (stored if weights is None else weights, "the weights")):
-            absent = next((name for name in (*spec.shapes, *stored) if name not in source), None)
+            absent = next((name for name in (*held, *stored) if name not in source), None)
             if absent is not None:
                 raise SymmetryError(f"verification: tensor {absent!r} is not in {what}; the spec is another network's")
         self.spec, self.module, self.weights, self.inputs = spec, module, weights, tuple(example_inputs)
@@ -91,7 +96,10 @@ class Verification:
             _must_mean_something(before)
             self._drawn.append(before)
             least = 1.0 if strength == 1.0 else 1e-30  # near its own weights a network's output may be tiny
-            self._runner.change(lambda name, tensor: self.spec.move_(name, tensor, permutation))
+            self._runner.change(
+                lambda name, tensor: self.spec.move_(name, tensor, permutation),
+                lambda state: self.spec.move_members_(state, permutation),
+            )
             found = _relative(before, self._outputs(), least)
             if found <= TOLERANCE:
                 return found

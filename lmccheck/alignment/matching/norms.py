@@ -10,6 +10,7 @@ from torch import Tensor
 from lmccheck.alignment.contract import Problem
 from lmccheck.symmetry.sites import Layer, Norm
 from lmccheck.symmetry.spec import PermutationSpec
+from lmccheck.symmetry.stacks import stacked
 
 
 def normed(layers: Sequence[Layer], tensors: Mapping[str, Tensor]) -> list[tuple[Layer, Norm]]:
@@ -28,9 +29,10 @@ def float64(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def counted(spec: PermutationSpec, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the learned tensors that have slots, once each, as they are stored."""
+    """Return the learned tensors that have slots, once each, as they are stored; those of a stack as one tensor."""
     names = {slot.tensor for group in spec.groups for slot in group.slots if slot.learned}
-    return {name: weights[name].detach() for name in weights if name in names}
+    found = {name: weights[name].detach() for name in weights if name in names}
+    return found | {pattern: value for pattern, value in stacked(spec.stacks, weights) if pattern in names}
 
 
 def compared(problem: Problem) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
