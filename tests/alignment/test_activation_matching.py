@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from networks import NETWORKS, registry
 from networks.observed import captured, problem_of
+from networks.quick import each
 from torch import Tensor, nn
 
 import lmccheck
@@ -151,7 +152,7 @@ def test_the_kinds_of_similarity_differ() -> None:
     assert same(expected, shifted.similarity("cross-moment"), atol=1e-12)
 
 
-@pytest.mark.parametrize("name", sorted(NETWORKS))
+@pytest.mark.parametrize("name", each(sorted(NETWORKS)))
 def test_every_network_can_be_matched(name: str) -> None:
     """On any network the result is a permutation of the spec; where every unit is most like itself nothing moves."""
     derived = registry.derived(name)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from networks.quick import slowly
 from networks.sets import DIGITS, SMALL
 from networks.small import seeded, small_batchnorm, small_mlp
 
@@ -54,7 +55,7 @@ def test_the_matrix_with_batchnorm_is_that_of_pairs() -> None:
 
 
 @pytest.mark.parametrize("build", [small_mlp, small_batchnorm])
-@pytest.mark.parametrize("repair", ["none", "repair"])
+@pytest.mark.parametrize("repair", [slowly("none"), "repair"])
 def test_networks_between_are_mended_as_those_of_pairs(build: Any, repair: str) -> None:
     """Each entry is what linear_connectivity measures, for every way of mending and not only re-estimation."""
     shape = (30, 1, 4, 4) if build is small_batchnorm else (30, *SMALL["data"][0].shape[1:])

@@ -7,6 +7,7 @@ from functools import partial
 import pytest
 import torch
 from networks.planted import Weights, deep, independent_pair, problem_of
+from networks.quick import slowly
 from torch import nn
 
 import lmccheck
@@ -105,7 +106,7 @@ def test_the_joint_match_is_the_one_of_the_lowest_loss_half_way() -> None:
     assert affordable(problem.spec, 3 * cost, 5) == 3
 
 
-@pytest.mark.parametrize("method", ["best", pytest.param("learned", marks=pytest.mark.slow), "transport-both"])
+@pytest.mark.parametrize("method", ["best", slowly("learned"), "transport-both"])
 def test_the_choice_never_sees_evaluation_data(method: str) -> None:
     """Other evaluation inputs and garbage for targets: the same permutation, bit for bit, and the same facts."""
     pair = rescaled_pair()

@@ -7,6 +7,7 @@ from functools import partial
 import pytest
 import torch
 from networks.beyond import Weights, found_in, pair_of, turn
+from networks.quick import slowly
 
 import lmccheck
 from lmccheck.alignment.beyond import api
@@ -93,14 +94,14 @@ def test_planted_scales_of_one_layer_are_undone(method: str, calibrated: bool, f
 
 
 @CALIBRATED
-@pytest.mark.parametrize("name", ["relu deep", "leaky"])
+@pytest.mark.parametrize("name", [slowly("relu deep"), "leaky"])
 def test_planted_scales_of_several_layers_are_undone(name: str, method: str, calibrated: bool, few_steps: None) -> None:
     """Scales of neighbouring layers are fitted together: weights back to 1e-6."""
     assert undone(name, "rescaling", method, calibrated, strength=0.8) <= 1e-6
 
 
 @CALIBRATED
-@pytest.mark.parametrize("name", ["tanh", "tanh deep"])
+@pytest.mark.parametrize("name", ["tanh", slowly("tanh deep")])
 def test_planted_flips_are_undone(name: str, method: str, calibrated: bool, few_steps: None) -> None:
     """θ_B = π(±θ_A): the weights come back to 1e-6, layer behind layer."""
     assert undone(name, "sign-flips", method, calibrated) <= 1e-6
@@ -118,7 +119,7 @@ def test_flips_inside_heads_do_not_hide_those_outside(few_steps: None) -> None:
 
 
 @CALIBRATED
-@pytest.mark.parametrize("name", ["attention", "attention without biases"])
+@pytest.mark.parametrize("name", ["attention", slowly("attention without biases")])
 def test_planted_head_rotations_are_undone(name: str, method: str, calibrated: bool, few_steps: None) -> None:
     """A random rotation of each head's queries and keys, and of its values: the barrier vanishes."""
     undone(name, "head-maps", method, calibrated)
@@ -142,14 +143,14 @@ def test_planted_rotations_of_the_stream_are_undone(method: str, calibrated: boo
     undone("final norm", "stream-rotation", method, calibrated)
 
 
-@pytest.mark.parametrize("calibrated", [True, False])
+@pytest.mark.parametrize("calibrated", [slowly(True), False])
 def test_planted_rotations_behind_rms_norm_are_undone(calibrated: bool, few_steps: None) -> None:
     """No mean is subtracted, nothing is lost: the weights come back to 1e-6."""
     assert undone("llama", "stream-rotation", "weight-matching", calibrated) <= 1e-6
 
 
 @pytest.mark.parametrize("name", ["relu deep", "tanh", "llama", "final norm", "vgg"])
-@pytest.mark.parametrize("calibrated", [True, False])
+@pytest.mark.parametrize("calibrated", [slowly(True), False])
 def test_between_any_two_networks_the_function_is_kept(name: str, calibrated: bool, few_steps: None) -> None:
     """All kinds at once on unrelated weights: f(θ_B) to 1e-9, by plain forward passes too; the best on calibration."""
     module = found_in(name)[0]

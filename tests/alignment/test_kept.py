@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from networks.quick import slowly
 from networks.sets import DIGITS, FIXTURES
 from safetensors.torch import load_file
 from torch import Tensor
@@ -69,7 +70,7 @@ def test_an_alignment_that_helps_is_kept() -> None:
     assert compared["aligned"] < compared["identity"]
 
 
-@pytest.mark.parametrize("calibrated", [True, False])
+@pytest.mark.parametrize("calibrated", [True, slowly(False)])
 def test_members_that_a_frame_drives_apart_lie_as_they_did(first: dict[str, Tensor], calibrated: bool) -> None:
     """Of four near copies, one of which was moved away, and a permuted one that was rightly moved back."""
     given = {k: v for k, v in DIGITS.items() if calibrated or k != "calibration"}

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from networks import Written
+from networks.quick import slowly
 from networks.sets import shipped
 from networks.small import seeded, small_mlp
 from safetensors.torch import load_file, save_file
@@ -35,7 +36,7 @@ def loss_of(path: Path, kind: str) -> float:
 
 @pytest.mark.parametrize("kind", ["mlp", "cnn"])
 @pytest.mark.parametrize("repair", ["none", "bn", "repair"])
-@pytest.mark.parametrize("align", ["none", "weight-matching"])
+@pytest.mark.parametrize("align", [slowly("none"), "weight-matching"])
 def test_the_file_has_the_loss_of_the_curve(kind: str, repair: str, align: str, tmp_path: Path) -> None:
     """At every measured t; loaded strictly by the user's own module."""
     pair = shipped(kind)

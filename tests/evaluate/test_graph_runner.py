@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from networks import NETWORKS, Written
+from networks.quick import each
 from torch import Tensor, nn
 
 import lmccheck
@@ -64,7 +65,7 @@ def looked_at(runner: GraphRunner, weights: dict[str, Tensor], inputs: object, w
     return seen
 
 
-@pytest.mark.parametrize("name", RUN)
+@pytest.mark.parametrize("name", each(RUN))
 def test_the_graph_gives_what_the_module_gives(name: str) -> None:
     """On 2, 5 and 7 samples the output node's value is the module's own output, to float64 rounding."""
     module, weights, inputs = case(name)

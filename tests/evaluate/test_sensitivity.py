@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from networks import NETWORKS, Written
+from networks.quick import each
 from networks.registry import derived, discovered, seeded
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
@@ -21,7 +22,7 @@ from lmccheck.modules.random_weights import randomised
 from lmccheck.modules.runner import outputs_of
 
 
-@pytest.mark.parametrize("name", sorted(NETWORKS))
+@pytest.mark.parametrize("name", each(sorted(NETWORKS)))
 def test_sensitivities_are_finite_differences(name: str) -> None:
     """⟨found, δ⟩ = d⟨v, outputs⟩/dε for a value moved by ε·δ, every layer by itself, in float64."""
     module, inputs = seeded(name)
@@ -66,7 +67,7 @@ def samples_for(inputs: tuple[Tensor, ...]) -> Tensor | tuple[Tensor, ...]:
     return several if len(several) > 1 else several[0]
 
 
-@pytest.mark.parametrize("name", sorted(NETWORKS))
+@pytest.mark.parametrize("name", each(sorted(NETWORKS)))
 def test_units_that_belong_together_are_felt_alike(name: str) -> None:
     """θ_A = π·θ_B: every unit of B and the one of A that is its copy have a cosine of 1, or 0 where nothing is felt."""
     module, inputs, spec = discovered(name)

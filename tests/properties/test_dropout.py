@@ -11,6 +11,7 @@ import torch
 from networks import Written
 from networks.dropping import case
 from networks.paths import mlp_pair
+from networks.quick import slowly
 from torch import nn
 
 import lmccheck
@@ -22,7 +23,7 @@ from lmccheck.properties.dropout_stability import dropout_stability
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 
 
-@pytest.mark.parametrize(("net", "limit"), [("mlp", 0.005), pytest.param("cnn", 0.02, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("net", "limit"), [("mlp", 0.005), slowly("cnn", 0.02)])
 def test_fixtures_are_stable_at_half_their_width(net: str, limit: float, tmp_path: Path) -> None:
     """The shipped digits networks pass with refit, on images that nothing was fitted to; the witness says so again."""
     files = [FIXTURES / f"{net}-seed{k}.safetensors" for k in (0, 1)]

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from networks.quick import slowly
 from torch import Tensor, nn
 
 import lmccheck
@@ -77,7 +78,7 @@ def last(outputs: Any, targets: Tensor) -> Tensor:
     return F.cross_entropy(logits if logits.ndim == 2 else logits[:, -1], targets, reduction="none")
 
 
-@pytest.mark.parametrize("name", ["gpt2", *(pytest.param(name, marks=pytest.mark.slow) for name in ("vit",))])
+@pytest.mark.parametrize("name", ["gpt2", slowly("vit")])
 def test_the_library_s_own_forward_gives_the_same(name: str) -> None:
     """Every mask and every θ_i, to 1e-9: a factor in front of the modules that read units, and no columns at all."""
     build, places = MODELS[name]

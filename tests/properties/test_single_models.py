@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from networks.dropping import CASES, case
+from networks.quick import slowly
 from torch import Tensor
 
 import lmccheck
@@ -29,7 +30,7 @@ def single(name: str, side: str = "a") -> lmccheck.SingleModel:
     return lmccheck.load_model(theta, model=module, data=pair.data, calibration=pair.calibration)
 
 
-@pytest.mark.parametrize(("name", "side"), [("tanh", "a"), pytest.param("cnn", "b", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("name", "side"), [("tanh", "a"), slowly("cnn", "b")])
 @pytest.mark.parametrize(
     ("check", "settings"),
     [

@@ -6,6 +6,7 @@ from itertools import combinations, pairwise
 
 import pytest
 import torch
+from networks.quick import slowly
 from networks.sets import SMALL, equal_bits, objective, planted
 from networks.small import seeded, small_mlp
 
@@ -23,7 +24,7 @@ pytestmark = pytest.mark.xdist_group("digit set")  # three networks are aligned 
     [
         *(("merge-many", name) for name in ("mlp", "resnet", "encoder_chunk")),
         *(("reference", name) for name in ("mlp", "encoder_chunk")),
-        pytest.param("reference", "resnet", marks=pytest.mark.slow),
+        slowly("reference", "resnet"),
     ],
 )
 def test_permuted_copies_coincide_in_one_frame(name: str, method: str) -> None:
