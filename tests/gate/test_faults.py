@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from functools import partial
 
 import pytest
+from networks.quick import slowly
 
 FLAGS = ("--lmc-models", "--lmc-report-json=report.json", "--lmc-report-md=report.md")
 GREEN = json.dumps({"exit_status": 0, "checks": []})
@@ -153,7 +154,7 @@ def test_under_xdist_too(gate):
     assert {check["property"] for check in report["checks"]} == {"manifest", "linear_connectivity"}
 
 
-@pytest.mark.parametrize("death", ["os._exit(0)", "os.kill(os.getpid(), signal.SIGKILL)", "os.abort()"])
+@pytest.mark.parametrize("death", [slowly("os._exit(0)"), "os.kill(os.getpid(), signal.SIGKILL)", slowly("os.abort()")])
 def test_a_crashed_worker_is_a_row(gate, death):
     """Its check is not measured, and says that the worker died; what others measured stays."""
     at_p1(gate, death)

@@ -6,6 +6,7 @@ import json
 import os
 
 import pytest
+from networks.quick import slowly
 
 
 @pytest.fixture
@@ -152,7 +153,7 @@ def test_rows_name_their_manifest_where_there_are_several(project):
     project.run("--lmc-models", "x").stdout.fnmatch_lines(["same *linear_connectivity*"])
 
 
-@pytest.mark.parametrize("option", ["--lmc-report-json", "--lmc-report-md", "--junitxml"])
+@pytest.mark.parametrize("option", ["--lmc-report-json", slowly("--lmc-report-md"), "--junitxml"])
 def test_code_and_settings_that_no_manifest_names_are_inputs_too(gate, option):
     """A helper, pytest's settings, under a hard link too, another folder's conftest; through a folder that is not."""
     gate.pytester.makeini("[pytest]")

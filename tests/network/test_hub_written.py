@@ -8,6 +8,7 @@ import shutil
 import pytest
 import torch
 from networks.hub import batch, built, folder
+from networks.quick import slowly
 from safetensors.torch import load_file, save_file
 
 import lmccheck
@@ -60,7 +61,7 @@ def test_an_aligned_model_is_written_so_that_it_loads(tmp_path):
     assert not torch.equal(one, torch.zeros_like(one))
 
 
-@pytest.mark.parametrize(("family", "size"), [("Mixtral", "2KB"), ("BERT, masked", "1GB")])
+@pytest.mark.parametrize(("family", "size"), [slowly("Mixtral", "2KB"), ("BERT, masked", "1GB")])
 def test_a_folder_is_written_as_its_consumer_loads_it(tmp_path, family, size):
     """Aligned and merged: the shards, the index, the config and the tokenizer's files of the source, no code, no
     pickle; transformers loads it by itself, with the aligned numbers bit for bit, and it answers as θ_B does in

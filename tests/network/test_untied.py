@@ -8,6 +8,7 @@ import pytest
 import torch
 from networks.hub import built, folder
 from networks.language import tied_language_model
+from networks.quick import slowly
 from safetensors.torch import load_file, save_file
 
 import lmccheck
@@ -67,7 +68,7 @@ def _last_is_best():
     return lambda weights: next(falling)
 
 
-@pytest.mark.parametrize("family", ["GPT-2", "Llama"])
+@pytest.mark.parametrize("family", [slowly("GPT-2"), "Llama"])
 def test_a_folder_says_that_its_head_is_its_own(tmp_path, monkeypatch, family):
     """Aligned b with its stream rotated: AutoModelForCausalLM loads the folder, whose config says that nothing is tied,
     and its logits are b's to 1e-5 of their size."""

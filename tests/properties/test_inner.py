@@ -12,6 +12,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
+from networks.quick import slowly
 from networks.streams import LEVELS, STREAMS, WHOLE, Attention, Block, Experts, Recurrent, pair_of
 from torch import Tensor, nn
 
@@ -20,7 +21,7 @@ from lmccheck.dropping.masks import toward
 from lmccheck.dropping.stability import StabilityWitness
 from lmccheck.errors import WitnessError
 
-NAMES = [pytest.param(name, marks=pytest.mark.slow if name == "gru" else ()) for name in STREAMS]
+NAMES = [slowly(name) if name == "gru" else name for name in STREAMS]
 Factors = Mapping[str, Tensor]  # per group, what each unit is multiplied by
 
 
@@ -139,7 +140,7 @@ def test_dropped_networks_are_recomputed_and_verified(name: str) -> None:
     assert again.details["known"] == details["known"]
 
 
-@pytest.mark.parametrize("name", ["layer norm", "attention", "lstm", "experts"])
+@pytest.mark.parametrize("name", ["layer norm", "attention", slowly("lstm"), "experts"])
 def test_a_witness_that_changes_anything_else_is_refused(name: str) -> None:
     """A number of the stream, of a norm or of incoming weights: θ_i may change what reads dropped units, no more."""
     pair = pair_of(name)

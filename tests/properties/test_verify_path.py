@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from networks.paths import mlp_pair, random_state, structure_for
+from networks.quick import slowly
 from networks.witnesses import at, ten
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -138,7 +139,7 @@ def by_hand(file: FilePath, segment: int, s: float, x: Tensor) -> Tensor:
     return torch.from_numpy(value)
 
 
-@pytest.mark.parametrize("name", ["ten_segment_path", "dropout_path"])
+@pytest.mark.parametrize("name", ["ten_segment_path", slowly("dropout_path")])
 def test_an_independent_oracle_finds_nothing_higher(name: str, tmp_path: FilePath) -> None:
     """NumPy, from the file, at 200 points a segment: nothing above the certified maximum of any segment; it is met."""
     pair = mlp_pair([4, 6, 5, 3])
