@@ -13,7 +13,7 @@ from lmccheck.cli.endpoints import require_unread
 from lmccheck.errors import LmcError, SourceError, nearest
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Generator, Tensor, dtype, nn
 
     from lmccheck.symmetry.spec import PermutationSpec
 
@@ -153,23 +153,34 @@ def example_inputs(options: argparse.Namespace, module: nn.Module) -> tuple[Tens
     """Return the inputs that were described, or those in a file, floats in the module's own dtype."""
     import torch
 
+    if options.inputs:
+        return stored_inputs(options.inputs, module)
+    generator = torch.Generator().manual_seed(options.seed)
+    return tuple(drawn(given, module, generator) for given in options.examples)
+
+
+def stored_inputs(path: str | Path, module: nn.Module) -> tuple[Tensor, ...]:
+    """Return the first samples of a file's tensor ``inputs``, floats in the module's own dtype. Raises SourceError."""
     from lmccheck.store import files
 
-    own = next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
-    if options.inputs:
-        tensors = files.load(options.inputs)
-        if "inputs" not in tensors:
-            raise SourceError(
-                f"{options.inputs}: has no tensor 'inputs', got {sorted(tensors)}; mend: store the samples as 'inputs'"
-            )
-        inputs = tensors["inputs"][:EXAMPLES] if tensors["inputs"].ndim else tensors["inputs"]
-        return (inputs.to(own) if inputs.is_floating_point() else inputs,)
-    generator = torch.Generator().manual_seed(options.seed)
+    tensors = files.load(path)
+    if "inputs" not in tensors:
+        raise SourceError(f"{path}: has no tensor 'inputs', got {sorted(tensors)}; mend: store the samples as 'inputs'")
+    inputs = tensors["inputs"][:EXAMPLES] if tensors["inputs"].ndim else tensors["inputs"]
+    return (inputs.to(_own(module)) if inputs.is_floating_point() else inputs,)
 
-    def draw(given: Input) -> Tensor:
-        dtype = own if given.dtype is None else getattr(torch, given.dtype)
-        if given.dtype in INTEGERS:
-            return torch.randint(0, given.bound, given.shape, generator=generator).to(dtype)
-        return torch.randn(given.shape, generator=generator).to(dtype)
 
-    return tuple(map(draw, options.examples))
+def drawn(given: Input, module: nn.Module, generator: Generator) -> Tensor:
+    """Return a random input as it was described, a float of no other dtype in the module's own."""
+    import torch
+
+    dtype = _own(module) if given.dtype is None else getattr(torch, given.dtype)
+    if given.dtype in INTEGERS:
+        return torch.randint(0, given.bound, given.shape, generator=generator).to(dtype)
+    return torch.randn(given.shape, generator=generator).to(dtype)
+
+
+def _own(module: nn.Module) -> dtype:
+    import torch
+
+    return next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)

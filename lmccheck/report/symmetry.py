@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from tabulate import tabulate
@@ -11,6 +11,7 @@ from lmccheck.errors import printable
 from lmccheck.report.escape import PIPED, escaped
 
 if TYPE_CHECKING:
+    from lmccheck.symmetry.capabilities import Capability
     from lmccheck.symmetry.slots import Slot, UnitGroup
     from lmccheck.symmetry.spec import PermutationSpec
     from lmccheck.symmetry.structure import Structure
@@ -79,13 +80,11 @@ def frozen_table(spec: PermutationSpec, fmt: str = "simple", everything: bool = 
     return _draw(["frozen because", "tensors", "positions"], rows, fmt, right=("tensors", "positions"))
 
 
-def capabilities_table(structure: Structure, fmt: str = "simple") -> str:
+def capabilities_table(asked: Mapping[str, Capability], fmt: str = "simple") -> str:
     """Return what can be asked of the network: a row per property, how it can be known, and below the table why not."""
-    from lmccheck.symmetry.capabilities import capabilities
-
     reasons: dict[str, int] = {}
     rows = []
-    for name, found in capabilities(structure).items():
+    for name, found in asked.items():
         said = f"{found.why}; mend: {found.mend}" if found.mend else found.why
         short = len(said) <= SHORT
         rows.append([name, found.how, said if short else f"({reasons.setdefault(said, len(reasons) + 1)})"])
@@ -111,7 +110,9 @@ def describe(
         ops = ", ".join(f"{op} ({count})" for op, count in sorted(spec.unruled.items()))
         parts.append(f"ops without a rule, which freeze what they touch: {ops}")
     if structure is not None:
-        parts.append(capabilities_table(structure, fmt))
+        from lmccheck.symmetry.capabilities import capabilities
+
+        parts.append(capabilities_table(capabilities(structure), fmt))
     return "\n\n".join(parts)
 
 

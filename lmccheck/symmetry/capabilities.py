@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from lmccheck.errors import UnsupportedArchitecture
@@ -42,6 +42,22 @@ def capabilities(structure: Structure) -> dict[str, Capability]:
         "noise = 'gaussian'": Capability("sampled", "draws of noise in whatever layers read"),
         "ten_segment_path": _ten_segments(structure),
         "dropout_path": _sequence(structure),
+    }
+
+
+def untraced(why: str) -> dict[str, Capability]:
+    """Return likewise what is left of a network that cannot be traced: what needs no units, and lines as they are.
+
+    What is refused could be asked with a permutation spec of the user's own, or of a network that can be traced.
+    """
+    refused = Capability("refused", why.partition("; mend: ")[0], "")
+    return {
+        "linear_connectivity": Capability("sampled", "the loss at points of the line, align = 'none' only"),
+        "dropout_stability": replace(refused, mend=MENDS["dropout_stability"]),
+        "noise_stability": replace(refused, mend=MENDS["noise_stability"]),
+        "noise = 'gaussian'": Capability("sampled", "draws of noise in whatever layers read"),
+        "ten_segment_path": Capability("sampled", "a trained path"),
+        "dropout_path": replace(refused, mend=MENDS["dropout_path"]),
     }
 
 
