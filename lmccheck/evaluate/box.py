@@ -73,7 +73,7 @@ class Box:
         for name, tensor in self.first.items():
             # what has no coefficient differs in nothing that is looked at: counters, statistics that are taken afresh
             t = point.get(self._layer_of[name], 0.0)
-            mixed |= interpolate({name: tensor}, self.second, t)
+            mixed |= interpolate({name: tensor}, {name: self.second[name]}, t)
         return mixed
 
     def measure(self, coefficients: Mapping[str, float]) -> Measured:

@@ -56,6 +56,15 @@ def test_corners_are_the_endpoints_and_the_diagonal_is_the_line() -> None:
     assert all(torch.equal(value, pair.theta_a[name]) for name, value in box.weights({}).items())
 
 
+def test_a_layer_that_is_moved_all_the_way_takes_no_other_with_it() -> None:
+    """At (0.25, 0, 1) only the last layer is b's, bit for bit, whichever layers come before it."""
+    pair = small_pair()
+    found = Box(pair).weights({"0": 0.25, "4": 1.0})
+    assert torch.equal(found["4.weight"], pair.theta_b["4.weight"])
+    assert torch.equal(found["2.weight"], pair.theta_a["2.weight"])
+    assert torch.equal(found["0.bias"], interpolate(pair.theta_a, pair.theta_b, 0.25)["0.bias"])
+
+
 def test_batchnorm_is_taken_afresh_from_calibration_data() -> None:
     """At a point of the box statistics are those of the mixed network; layers that only they tell apart are none."""
     evaluation, calibration = images(), (images()[0] * 2, images()[1])
