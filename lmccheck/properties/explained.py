@@ -1,58 +1,214 @@
-"""When a failure is explained, and what of it is said: at most three lines."""
+"""Why a line is too high: what is asked of it then, at what cost, and the lines that say what was found."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from lmccheck.diagnose.delta import Budget
+from lmccheck.errors import LmcError
+from lmccheck.evaluate.line import chord
 from lmccheck.finding import Finding
+from lmccheck.properties.measured_line import carried_by
+from lmccheck.properties.remarks import REPEATS
+from lmccheck.shown import some
 
 if TYPE_CHECKING:
-    from lmccheck.data.load import Data
+    from torch import Tensor
+
     from lmccheck.evaluate.evaluator import Measured
+    from lmccheck.evaluate.layerwise import Exchange
     from lmccheck.evaluate.segment import Segment
+    from lmccheck.network.network import Network
     from lmccheck.properties.measured_line import Apart, Line
+    from lmccheck.symmetry.slots import UnitGroup
 
-MOST_CLASSES = 3
+MOST_NAMES = 3  # layers, units or classes in a line
+LAYERS = 12  # evaluations in which layers are moved one by one, part of every failure
+LITTLE = 0.005  # of the value: less rounds to 0 %
+LEAST, ASKED = 8, 200  # evaluations that an explanation may make more, at least; and where it is asked for
 
 
-def with_why(finding: Finding, explain: bool | None, profile: str, why: Callable[[], Mapping[str, Any]]) -> Finding:
-    """Return a finding with what carries it, where that is wanted: of failures, but not in ``dev``; of passes if asked.
+def wanted(explain: bool | None, profile: str, judged: str) -> bool:
+    """Whether what was found is to be explained: failures, but not in profile ``dev``; passes only if asked.
 
-    A finding that is undecided has nothing to explain.
+    >>> wanted(None, "ci", "fail"), wanted(None, "dev", "fail"), wanted(None, "ci", "pass"), wanted(True, "dev", "pass")
+    (True, False, False, True)
     """
-    on = bool(explain) if explain is not None else finding.judged == "fail" and profile != "dev"
-    return replace(finding, explanation=why()) if on and finding.judged in ("pass", "fail") else finding
+    return explain if explain is not None else judged == "fail" and profile != "dev"
 
 
-def explain_line(
-    data: Data, between: Segment, line: Line, ends: Sequence[Measured], apart: Apart | None = None
-) -> dict[str, Any]:
-    """Return what carries the barrier of a line, by one more evaluation; ``ends``: the original endpoints' losses."""
-    from lmccheck.diagnose.explanation import Lost, explanation
-
-    which = None
-    if apart is not None:
-        name = str(line.worst_part)
-        which = apart.slices.index == apart.slices.names.index(name)
-        line = line.part(name)
-    t = line.highest[1]
-    found, (a, b) = between.measure(t).losses, (end.losses for end in ends)
-    return explanation(Lost(data, found - ((1 - t) * a + t * b), {"a": found - a, "b": found - b}, which))
+def budget_of(made: int, on: bool, explain: bool | None) -> Budget:
+    """Return what explaining a check may cost that made so many evaluations: half as many again, more if asked for."""
+    if not on:
+        return Budget(LAYERS)
+    return Budget(LAYERS + max(ASKED if explain else LEAST, (made + LAYERS) // 2))
 
 
-def said_of_samples(found: Mapping[str, Any]) -> str:
+@dataclass(frozen=True)
+class AtWorst:
+    """A line at its worst ``t``: ``ends``, (n,) losses of both original ends, which are called ``names``.
+
+    ``which``, (n,) bool: the samples that are judged. ``known``: the loss of the line's own ends on them, where it is.
+    """
+
+    between: Segment
+    t: float
+    ends: tuple[Tensor, Tensor]
+    names: tuple[str, str] = ("a", "b")
+    which: Tensor | None = field(default=None, repr=False)
+    known: tuple[float, float] | None = None
+
+    @classmethod
+    def of(cls, between: Segment, line: Line, ends: Sequence[Measured], apart: Apart | None) -> AtWorst:
+        """Return a measured line at the worst of its points, or of those of its worst part."""
+        which = None
+        if apart is not None:
+            name = str(line.worst_part)
+            which = apart.slices.index == apart.slices.names.index(name)
+            line = line.part(name)
+        known = line.points[0].loss, line.points[-1].loss
+        return cls(between, line.highest[1], (ends[0].losses, ends[1].losses), which=which, known=known)
+
+    def mean(self, losses: Tensor) -> float:
+        """Return the mean over the samples that are judged."""
+        return float((losses if self.which is None else losses[self.which]).mean())
+
+    @property
+    def base(self) -> int:
+        """The better end, from which layers are moved, 0 or 1; the first, where they are equal but for rounding."""
+        a, b = map(self.mean, self.ends)
+        return int(a - b > REPEATS * abs(a))
+
+    @property
+    def chord(self) -> float:
+        """What the limit is above."""
+        return chord(self.t, *map(self.mean, self.ends))
+
+    def exchange(self, value: float, budget: Budget) -> Exchange:
+        """Return what moves some layers of the better end to t, and says how far above the chord that is."""
+        from lmccheck.evaluate.layerwise import Exchange
+
+        evaluator, again = self.between.evaluator, self.between.reestimates
+        height = self.chord
+
+        def measure(weights: Mapping[str, Tensor], label: str) -> float:
+            budget.spend()
+            return self.mean(evaluator.measure(weights, reestimate=again, label=label).losses) - height
+
+        base = self.between.second if self.base else self.between.first
+        found = Exchange(base, self.between.weights(self.t), evaluator.network.module, measure, again)
+        found.knows(value, moved=True)
+        if self.known is not None:
+            found.knows(self.known[self.base] - height, moved=False)
+        return found
+
+
+def explained(found: Finding, at: AtWorst, explain: bool | None, profile: str) -> tuple[Finding, list[str]]:
+    """Return a finding with what carries it, where that is to be told, and what is to be said beside its value.
+
+    Of a failure it is always told what each layer costs that alone is moved; ``explain`` says whether more is.
+    """
+    from lmccheck.diagnose.explanation import Case, Lost, explanation
+    from lmccheck.evaluate.layerwise import layer_costs
+
+    failing, on = found.judged != "pass", wanted(explain, profile, found.judged)
+    if not failing and not on:
+        return found, []
+    network, base = at.between.evaluator.network, at.names[at.base]
+    budget = budget_of(found.evaluations, on, explain)
+    exchange, said = at.exchange(found.value, budget), []
+    suspected: dict[str, float] = {}
+    if failing:
+        costs = layer_costs(exchange)
+        found = replace(found, facts={**found.facts, "layers": {"from": base, "costs": costs}})
+        said = carried_by(costs, base, found.unit)
+        suspected = {layer: costs[part] for part, layers in exchange.parts.items() for layer in layers}
+    if on:
+        budget.spend()
+        losses = at.between.measure(at.t).losses
+        a, b = at.ends
+        worse = {name: losses - end for name, end in zip(at.names, at.ends, strict=True)}
+        case = Case(exchange, base, found.bound if failing else None, groups_of(network), suspected, budget)
+        lost = Lost(network.data, losses - (a + at.t * (b - a)), worse, at.which)
+        found = replace(found, explanation=explanation(case, lost))
+        if not failing:
+            found = replace(found, notes=[*found.notes, *told(found.explanation)])
+    return replace(found, evaluations=found.evaluations + budget.used), said
+
+
+def groups_of(network: Network) -> Sequence[UnitGroup]:
+    """Return the network's unit groups; none where nothing is known of its units."""
+    try:
+        return network.spec.groups
+    except LmcError:
+        return ()
+
+
+def told(found: Mapping[str, Any] | None) -> list[str]:
+    """Return what was found, in three lines at most: the layers that are enough, the units, the samples."""
+    if found is None:
+        return []
+    return [line for line in (_layers(found), _groups(found), _samples(found)) if line]
+
+
+def _layers(found: Mapping[str, Any]) -> str:
+    """Say which layers alone break the limit.
+
+    >>> _layers({"from": "a", "layers": 12, "breaking_layers": ["fc2", "fc5"], "minimal_layers": ["fc2", "fc5"]})
+    'layers: fc2, fc5 alone break the limit, the other 10 left as in a; without either of them it holds'
+    """
+    few, total, end = found["breaking_layers"], found["layers"], found["from"]
+    if not few:
+        return ""
+    if not found["minimal_layers"]:
+        if len(few) == total:
+            return "layers: how few are enough to break the limit is not known, the budget is used up"
+        return (
+            f"layers: {len(few)} of {total} alone break the limit, the others left as in {end}: {some(few)}; whether "
+            "fewer do is not known, the budget is used up"
+        )
+    without = {1: "", 2: "; without either of them it holds"}.get(len(few), "; without any one of them it holds")
+    if len(few) == total:
+        return f"layers: it takes all {total} to break the limit" if total > 1 else ""
+    others = "one" if total - len(few) == 1 else f"{total - len(few)}"
+    verb = "breaks" if len(few) == 1 else "break"
+    return f"layers: {some(few)} alone {verb} the limit, the other {others} left as in {end}{without}"
+
+
+def _groups(found: Mapping[str, Any]) -> str:
+    """Say what goes when units are put back.
+
+    >>> group = {"name": "fc1", "kind": "units", "share": 0.8, "alone": 0.1}
+    >>> _groups({"from": "a", "groups": [group], "groups_of": 3})
+    'units: put back as in a, those of fc1 take 80 % of it away (1 of 3 groups measured)'
+    """
+    groups = [group for group in found["groups"] if group["share"] >= LITTLE]
+    if not groups:
+        return ""
+    units = groups[0]["kind"] == "units"
+    first, *others = [f"{group['name']}{{}} {group['share']:.0%}".replace("%", " %") for group in groups[:MOST_NAMES]]
+    first = first.format(" take" if units else " takes") + " of it away"
+    named = ", ".join([first, *(other.format("") for other in others)])
+    measured, total = len(found["groups"]), found["groups_of"]
+    part = f" ({measured} of {total} {'groups' if units else 'layers'} measured)" if measured < total else ""
+    return (
+        f"{'units' if units else 'layers'}: put back as in {found['from']}, {'those of ' if units else ''}{named}{part}"
+    )
+
+
+def _samples(found: Mapping[str, Any]) -> str:
     """Say which samples carry half of what is lost, and which parent is hurt more.
 
     >>> samples = {"half": 3, "of": 40, "classes": {"7": 2, "1": 1}}
-    >>> said_of_samples({"samples": samples, "parent": "b"})
+    >>> _samples({"samples": samples, "parent": "b"})
     'samples: 3 of 40 carry half of it (class 7: 2, class 1: 1); most is lost where b answers best'
     """
     samples, parent = found["samples"], found["parent"]
     if not samples["half"]:
         return ""
     classes = [f"class {name}: {count}" for name, count in samples["classes"].items()]
-    named = ", ".join(classes[:MOST_CLASSES]) + (", …" if len(classes) > MOST_CLASSES else "")
+    named = ", ".join(classes[:MOST_NAMES]) + (", …" if len(classes) > MOST_NAMES else "")
     text = f"samples: {samples['half']} of {samples['of']} carry half of it" + (f" ({named})" if named else "")
     return text if parent is None else f"{text}; most is lost where {parent} answers best"

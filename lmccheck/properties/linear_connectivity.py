@@ -10,8 +10,8 @@ from lmccheck.errors import LmcError
 from lmccheck.evaluate.line import BARRIER
 from lmccheck.finding import Failure, Finding, Where
 from lmccheck.properties.advice import APART, maps_beyond, more_data, other_alignment
-from lmccheck.properties.explained import explain_line, said_of_samples, with_why
-from lmccheck.properties.measured_line import Apart, Line, carried_by, measure_line, measure_point
+from lmccheck.properties.explained import AtWorst, explained, told
+from lmccheck.properties.measured_line import Apart, Line, measure_line, measure_point
 from lmccheck.properties.registry import check
 from lmccheck.properties.remarks import (
     batchnorm_remark,
@@ -93,19 +93,7 @@ def linear_connectivity(
     found = _finding(pair, line, naive, between, alignment, limit)
     if apart is not None:
         found = _of_parts(found, line, naive, apart)
-    found = with_why(found, explain, profile, lambda: explain_line(pair.data, between, line, measurements, apart))
-    return found if found.judged == "pass" else _explained(pair, line, found, between, align)
-
-
-def _explained(pair: ModelPair, line: Line, found: Finding, between: Segment, align: str) -> Finding:
-    """Return the finding with why it fails, and with what each layer costs that alone is moved to the worst t."""
-    from lmccheck.evaluate.layerwise import layer_costs
-
-    end = "a" if line.a.loss <= line.b.loss else "b"
-    costs = layer_costs(between, line.highest[1], from_a=end == "a")
-    facts = {**found.facts, "layers": {"from": end, "costs": costs}}
-    found = replace(found, evaluations=between.evaluator.evaluations, facts=facts)
-    said = carried_by(costs, end, pair.loss.unit)
+    found, said = explained(found, AtWorst.of(between, line, measurements, apart), explain, profile)
     return found.explained(lambda: _failure(pair, line, found, between, align, said))
 
 
@@ -276,7 +264,7 @@ def _failure(pair: ModelPair, line: Line, found: Finding, between: Segment, alig
         "(1-t)·a + t·b",
         pair.data,
         [*remarks, *said],
-        diagnosis=[said_of_samples(found.explanation)] if found.explanation else [],
+        diagnosis=told(found.explanation),
         next=_advice(pair, found, between, align) if not ends else more_data(pair.network, "BatchNorm") or [ALIKE],
     )
 

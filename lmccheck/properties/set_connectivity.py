@@ -8,10 +8,11 @@ from dataclasses import replace
 from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
+from lmccheck.errors import LmcError
 from lmccheck.evaluate.line import BARRIER, chord
 from lmccheck.finding import End, Failure, Finding, Matrix, Seen, Where, bound_of
 from lmccheck.properties.advice import APART, other_alignment
-from lmccheck.properties.measured_line import carried_by
+from lmccheck.properties.explained import AtWorst, explained, told
 from lmccheck.properties.measured_mean import mean_finding, shares
 from lmccheck.properties.registry import check
 from lmccheck.properties.remarks import batchnorm_remark, calibration_remarks, measured_on
@@ -21,6 +22,11 @@ if TYPE_CHECKING:
     from lmccheck.alignment.barriers import Barriers, Unmoved
     from lmccheck.alignment.many import ManyAlignment
     from lmccheck.network.model_set import ModelSet
+
+MEAN_EXPLAINED = (
+    "set_connectivity: explain = true with over = 'mean': what is explained is the line between two models; mend: "
+    "leave it out, leave_one_out says which model matters"
+)
 
 
 @check(
@@ -41,6 +47,7 @@ def set_connectivity(
     repair: Repair = "bn",
     over: Over = "pairs",
     weights: MeanWeights | None = None,
+    explain: bool | None = None,
 ) -> Finding:
     """Assert that the loss on the segments between all pairs of aligned networks stays within ``limit`` of the chord.
 
@@ -52,7 +59,8 @@ def set_connectivity(
     ``limit``: in the loss's unit (nats for cross entropy), or ``"5%"`` of the loss of a pair's worse model (over the
     mean, of all models that have a weight). ``value`` is the barrier of the worst pair, ``limit`` that pair's: the
     largest barrier where the limit is a number. ``repair`` mends the networks between as in ``linear_connectivity``;
-    the mean of all has its BatchNorm re-estimated (unless ``none``), and nothing else.
+    the mean of all has its BatchNorm re-estimated (unless ``none``), and nothing else. ``explain`` says what carries
+    the worst pair's barrier: by default of failures; true: of passes, too.
 
     ``details`` hold ``names``, the (n, n) ``matrix`` of barriers, ``matrix_naive`` (nothing moved) and, with BatchNorm,
     ``matrix_reestimated``; ``above_limit`` (the pairs of names), ``table`` (the matrix as text), ``worst_pair``,
@@ -70,14 +78,18 @@ def set_connectivity(
     shared = shares(weights, models.names)
     aligned = None if align == "none" else align_set(models, method=method, align=align, reference=reference, seed=seed)
     if over == "mean":
+        if explain:
+            raise LmcError(MEAN_EXPLAINED)
         return mean_finding(models, no_worse_mean(aligned, shared) if aligned else None, shared, limit, repair)
     aligned = no_pair_worse(aligned) if aligned else None
     many = aligned or Unmoved.of(models)
     barriers = measure_barriers(many, points=points, repair=repair, weights=shared)
-    return replace(_finding(many, barriers, limit, repair), witness=aligned)
+    return replace(_finding(many, barriers, limit, repair, explain), witness=aligned)
 
 
-def _finding(many: ManyAlignment | Unmoved, barriers: Barriers, limit: float | str, repair: str) -> Finding:
+def _finding(
+    many: ManyAlignment | Unmoved, barriers: Barriers, limit: float | str, repair: str, explain: bool | None
+) -> Finding:
     bounds = {pair: bound_of(limit, max(barriers.losses[k] for k in pair)) for pair in barriers.worst_t}
     above = [(i, j) for (i, j), bound in bounds.items() if not barriers.aligned[i][j] <= bound]
     i, j = worst = max(bounds, key=lambda pair: _excess(barriers.aligned[pair[0]][pair[1]], bounds[pair]))
@@ -104,41 +116,26 @@ def _finding(many: ManyAlignment | Unmoved, barriers: Barriers, limit: float | s
         known="sampled",
         facts=_facts(many, barriers, repair),
     )  # fmt: skip
-    return found if found.judged == "pass" else _explained(found, many, barriers, worst, bounds, repair)
+    if found.judged == "pass" and not explain:
+        return found
+    at = _at_worst(many, found, worst, repair)
+    found, said = explained(replace(found, evaluations=found.evaluations + len(worst)), at, explain, "ci")
+    return found.explained(lambda: _failure(many, barriers, worst, bounds, repair, told(found.explanation), said))
 
 
-def _explained(
-    found: Finding,
-    many: ManyAlignment | Unmoved,
-    barriers: Barriers,
-    worst: tuple[int, int],
-    bounds: Mapping[tuple[int, int], float],
-    repair: str,
-) -> Finding:
-    """Return the finding with why it fails, and with what each layer costs that alone is moved to the worst t."""
-    i, j = worst
-    end = i if barriers.losses[i] <= barriers.losses[j] else j
-    costs, passes = _layers(many, worst, barriers.worst_t[worst], end == i, repair)
-    facts = {**found.facts, "layers": {"from": many.names[end], "costs": costs}}
-    found = replace(found, evaluations=found.evaluations + passes, facts=facts)
-    said = carried_by(costs, many.names[end], many.pair.loss.unit)
-    return found.explained(lambda: _failure(many, barriers, worst, bounds, repair, said))
-
-
-def _layers(
-    many: ManyAlignment | Unmoved, worst: tuple[int, int], t: float, from_first: bool, repair: str
-) -> tuple[dict[str, float], int]:
-    """Return what moving each layer alone costs between the two models of the worst pair, and its passes."""
+def _at_worst(many: ManyAlignment | Unmoved, found: Finding, worst: tuple[int, int], repair: str) -> AtWorst:
+    """Return the line between the two models of the worst pair, at its worst t; both are measured once more."""
     from lmccheck.alignment.merge import traced_for_repair
     from lmccheck.evaluate.evaluator import Evaluator
-    from lmccheck.evaluate.layerwise import layer_costs
     from lmccheck.evaluate.segment import Segment
 
-    first, second = (many.weights[k] for k in worst)
-    evaluator = Evaluator(many.pair.network, first, second)
+    i, j = worst
+    names = many.names[i], many.names[j]
+    evaluator = Evaluator(many.pair.network, many.originals[i], many.originals[j])
     derived = traced_for_repair(many.pair) if repair == "repair" else None
-    costs = layer_costs(Segment(evaluator, first, second, repair, derived), t, from_a=from_first)
-    return costs, evaluator.evaluations
+    between = Segment(evaluator, many.weights[i], many.weights[j], repair, derived)
+    a, b = (evaluator.endpoint(many.originals[k], many.names[k], many.names[k]).losses for k in worst)
+    return AtWorst(between, found.where.t or 0.0, (a, b), names)
 
 
 def _excess(value: float, bound: float) -> float:
@@ -210,6 +207,7 @@ def _failure(
     worst: tuple[int, int],
     bounds: Mapping[tuple[int, int], float],
     repair: str,
+    why: Sequence[str],
     said: Sequence[str],
 ) -> Failure:
     names, (i, j) = many.names, worst
@@ -226,6 +224,7 @@ def _failure(
         "pairs",
         [f"unaligned it is {barriers.naive[i][j]:.4g}", *said],
         f"; of the mean of all {barriers.mean_loss:.4g}, unaligned {barriers.mean_loss_naive:.4g}",
+        diagnosis=why,
         next=_advice(many, repair),
     )
 
