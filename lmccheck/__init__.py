@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from lmccheck.paths.path import Path as Path
     from lmccheck.paths.path import load_path as load_path
     from lmccheck.paths.path import save_path as save_path
+    from lmccheck.properties.box_connectivity import box_connectivity as box_connectivity
     from lmccheck.properties.dropout_path import dropout_path as dropout_path
     from lmccheck.properties.dropout_stability import dropout_stability as dropout_stability
     from lmccheck.properties.fused_connectivity import fused_connectivity as fused_connectivity
@@ -75,6 +76,7 @@ _PUBLIC = {
     "network.pair": "ModelPair WidthPair load_pair load_widths",
     "network.single": "SingleModel load_model",
     "paths.path": "Path load_path save_path",
+    "properties.box_connectivity": "box_connectivity",
     "properties.dropout_path": "dropout_path",
     "properties.dropout_stability": "dropout_stability",
     "properties.fused_connectivity": "fused_connectivity",

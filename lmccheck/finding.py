@@ -73,11 +73,14 @@ class End:
     token_loss: float | None = None
 
 
+MIXED = 2  # layers that a column names
+
+
 @dataclass(frozen=True)
 class Where:
     """Where the worst was seen: a point of a line, a segment of a path, an endpoint, a layer, models, a seed, data.
 
-    Of files that are compared it is a ``tensor``.
+    Of files that are compared it is a ``tensor``, of layers that are mixed each by itself their ``coefficients``.
     """
 
     t: float | None = None
@@ -88,6 +91,7 @@ class Where:
     seed: int | None = None
     data: str | None = None
     tensor: str | None = None
+    coefficients: Mapping[str, float] | None = None
 
     def __str__(self) -> str:
         """Return it short enough for a column.
@@ -99,6 +103,11 @@ class Where:
 
         >>> str(Where(side="model", layer="fc1"))
         'layer=fc1'
+
+        Of many layers that are mixed the first are named.
+
+        >>> str(Where(coefficients={"fc1": 0.5, "fc2": 1.0, "fc3": 1.0, "fc4": 0.25}))
+        'fc1=0.5 fc2=1 and=2 more'
         """
         if self.pair:
             return ", ".join(self.pair)
@@ -106,8 +115,13 @@ class Where:
             return f"{self.side}:{self.layer}" if self.layer else self.side
         t = None if self.t is None else f"{self.t:.4g}"
         parts = {"t": t, "seg": self.segment, "layer": self.layer, "seed": self.seed, "on": self.data}
-        parts |= {"in": self.tensor}
+        parts |= {"in": self.tensor, **self._mixed()}
         return " ".join(f"{name}={part}" for name, part in parts.items() if part is not None)
+
+    def _mixed(self) -> dict[str, str]:
+        given = list((self.coefficients or {}).items())
+        more = {"and": f"{len(given) - MIXED} more"} if len(given) > MIXED else {}
+        return {layer: f"{value:.4g}" for layer, value in given[:MIXED]} | more
 
 
 PLACES = {"worst_t": "t", "worst_segment": "segment", "worst_side": "side"}  # keys of details, fields of Where
@@ -117,6 +131,7 @@ PLACES |= {
     "worst_seed": "seed",
     "worst_data": "data",
     "worst_tensor": "tensor",
+    "worst_coefficients": "coefficients",
 }
 
 

@@ -27,6 +27,7 @@ FLOORS = (  # each may import from those above it in this list, and from itself;
     ("dropping",),
     ("paths",),
     ("diagnose",),
+    ("strategies",),
     ("properties",),
     ("manifest", "report"),
     ("__init__",),  # the public names

@@ -16,6 +16,7 @@ from lmccheck.network.endpoint import Endpoint, require_same_tensors
 from lmccheck.network.hub.names import model_for, under_module_names
 from lmccheck.network.loaded import as_it_loads
 from lmccheck.network.network import Network, load_network
+from lmccheck.network.once import Keeps
 from lmccheck.network.pair import Given, ModelPair
 from lmccheck.network.resident import Endpoints, Named
 from lmccheck.shown import one_line, some
@@ -25,7 +26,7 @@ from lmccheck.store.names import expanded, is_pattern, model_names
 
 @one_line(lambda models: f"{models.name!r}, {len(models.names)} models: {some(models.names)}; {models.network.run_on}")
 @dataclass(frozen=True, eq=False)
-class ModelSet:
+class ModelSet(Keeps):
     """Endpoints of one network, each with a name. Made by ``load_set``."""
 
     name: str

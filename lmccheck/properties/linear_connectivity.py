@@ -119,7 +119,7 @@ def _finding(
         error_barrier=line.error_barrier,
         barrier_definition=BARRIER,
         alignment=alignment.summary() if alignment is not None else {"method": "none", **dimension_facts(pair)},
-        notes=[*_repair_notes(line, between, repair), *_notes(pair, evaluator, alignment)],
+        notes=[*_repair_notes(line, between, repair), *pair_notes(pair, evaluator, alignment)],
         witness=alignment,
         evaluations=evaluator.evaluations,
         known=line.known,
@@ -185,7 +185,8 @@ def _repair_notes(line: Line, between: Segment, facts: dict[str, Any]) -> list[s
     return notes
 
 
-def _notes(pair: ModelPair, evaluator: Evaluator, alignment: Alignment | None) -> list[str]:
+def pair_notes(pair: ModelPair, evaluator: Evaluator, alignment: Alignment | None) -> list[str]:
+    """Return what is to be said of interpolating a pair under an alignment: buffers, dtypes, what moved b."""
     from lmccheck.modules.constants import differing_integers
 
     notes = []

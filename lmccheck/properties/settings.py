@@ -126,6 +126,7 @@ else:  # whatever methods there are
     Method = Literal[method_names()]
     Align = Literal[("none", *method_names())]
 Repair = Literal["none", "bn", "repair"]
+BoxRepair = Literal["none", "bn"]
 Frame = Literal["merge-many", "reference"]
 Over = Literal["pairs", "mean"]
 Norm = Literal["activations", "weights"]
