@@ -76,7 +76,7 @@ def beside_baseline(record: CheckRecord, config: pytest.Config, manifest: Path, 
         verdict=FAILS[verdict],
         baseline={**record.baseline, "decides": True},
         failure=[head, measured, *told],
-        answers={"what": [head], "how badly": [measured, told[0]], "why": told[1:]},
+        answers={"what": [head], "measured": [measured, told[0]], "why": told[1:]},
         next=advice,
         reproduce=command,
     )

@@ -101,7 +101,7 @@ def _bars(models: ModelSet, found: MeanLosses) -> Bars:
     """Return by how much every mean lies above its own models, as a report draws it."""
     names = ["all models", *(f"without {name}" for name in models.names)]
     heights = [found.height, *(found.height_without(k) for k in range(len(models.names)))]
-    return Bars(names, {"the mean": heights}, of="mean of", what="loss above that of its models")
+    return Bars(names, {"the mean": heights}, of="mean", what="loss above that of its models")
 
 
 def _helps_most(found: MeanLosses) -> int | None:

@@ -20,6 +20,7 @@ ENDED = {  # of each verdict but pass: of one check, and of several
     "inconclusive": ("is inconclusive", "are inconclusive"),
     NOT_MEASURED: ("was not measured", "were not measured"),
 }
+ROWS, LEAST, MOST = 320, 13, 61  # of all tables together, and of one: the page stays below 200 kB for ten pairs
 NAMED = 3  # of what is not to be merged
 READ = ("model", "data", "calibration", "loss", "symmetry", "recipe", "device")  # beside the files, in this order
 
@@ -33,7 +34,8 @@ class Page:
 
     @cached_property
     def sections(self) -> list[Section]:
-        return [Section(record, place) for place, record in enumerate(self.records, 1)]
+        rows = max(LEAST, min(MOST, ROWS // max(len(self.records), 1)))
+        return [Section(record, place, rows) for place, record in enumerate(self.records, 1)]
 
     @property
     def bad(self) -> list[Section]:

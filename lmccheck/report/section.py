@@ -28,10 +28,11 @@ WIDEST = 8.0  # times the limit: a bar that shows more is cut
 
 @dataclass(frozen=True)
 class Section:
-    """A check; ``place`` is its number among all, which its ids begin with."""
+    """A check; ``place`` is its number among all, which its ids begin with; ``rows`` those of tables."""
 
     record: CheckRecord
     place: int
+    rows: int = 61
 
     @property
     def id(self) -> str:
@@ -66,7 +67,7 @@ class Section:
 
     @cached_property
     def drawings(self) -> list[Drawing]:
-        return drawings(self.record, self.id)
+        return drawings(self.record, self.id, self.rows)
 
     @property
     def times(self) -> str:
@@ -89,11 +90,14 @@ class Section:
     def what(self) -> str:
         """What broke; of what is not worded so, the first line of its text."""
         told = self.record.answers.get("what") or self.record.failure[:1] or self.record.text.splitlines()[:1]
-        return " ".join(told)
+        return " ".join(told) or f"{self.record.property}: {self.record.verdict}"
 
     @property
     def where(self) -> list[str]:
-        return self.record.answers.get("where") or ([self.record.where] if self.record.where else [])
+        place = {
+            name: " and ".join(part) if name == "pair" else number(part) for name, part in self.record.place.items()
+        }
+        return self.record.answers.get("where") or [f"{name} {part}" for name, part in place.items()]
 
     @property
     def how_badly(self) -> list[str]:
@@ -120,16 +124,28 @@ class Section:
         low, high = record.interval or (None, None)
         return [
             ("how it is known", record.known or ""),
+            ("baseline", self.baseline),
             ("interval", f"{number(low)} to {number(high)}" if record.interval else ""),
             ("without alignment", "" if record.naive is None else f"{number(record.naive)} {record.unit}"),
             ("0-1 error above the chord", error_barrier(record)),
             ("loss at the worst point", number(record.worst_loss)),
             ("full passes over the data", str(record.evaluations or "")),
             ("seconds", "" if record.seconds is None else f"{record.seconds:.3g}"),
-            ("seed", number(record.seed)),
+            ("seed", "" if record.seed is None else str(record.seed)),
             ("profile", record.profile),
             ("property", record.property if record.property != record.check else ""),
         ]
+
+    @property
+    def baseline(self) -> str:
+        """What was stored, and how it changed."""
+        found = self.record.baseline
+        if found.get("value") is None:
+            return ""
+        change = (
+            "" if found.get("change") is None else f", changed by {found['change']:+.4g}: {found.get('verdict', '')}"
+        )
+        return f"{number(found['value'])} {self.record.unit}{change}"
 
     @property
     def settings(self) -> list[tuple[str, str]]:
@@ -176,5 +192,5 @@ def flat(values: Mapping[str, Any], before: str = "") -> list[tuple[str, str]]:
             more = ", …" if len(value) > LISTED else ""
             rows.append((before + name, f"[{', '.join(map(number, value[:LISTED]))}{more}]"))
         elif value not in (None, ""):
-            rows.append((before + name, number(value)))
+            rows.append((before + name, str(value) if isinstance(value, int) else number(value)))
     return rows

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lmccheck.explain import number
 from lmccheck.report.plots.svg import XY, Canvas, Scale
@@ -17,7 +17,8 @@ FAR = 100.0  # heights of the picture
 class Drawing:
     """``svg`` is markup that was made here, all else are texts: a title, what it shows in a sentence, what its lines
     are (style and name), and a table of the same numbers, ``columns`` over ``rows``; ``left_out`` says what it lacks.
-    ``unit``: that of its axis; ``wide`` where nothing stands left of what is plotted.
+    ``unit``: that of its axis; ``wide`` where nothing stands left of what is plotted; ``kept``: the row that stays
+    where only some have room.
     """
 
     title: str
@@ -29,6 +30,7 @@ class Drawing:
     left_out: str = ""
     unit: str = ""
     wide: bool = False
+    kept: int | None = None
 
 
 class Axes(Canvas):
@@ -37,9 +39,10 @@ class Axes(Canvas):
     def __init__(self, name: str, title: str, says: str, upward: Scale, height: float = 220.0) -> None:
         super().__init__(name, title, says, TOP + height + BELOW)
         self.upward, self.plotted = upward, height
-        for tick in upward.ticks(5):
-            self.line((0, self.y(tick)), (1, self.y(tick)), "grid")
-            self.text((0, self.y(tick) + 4), number(tick), "tick", "end", dx=-8)
+        ticks = upward.ticks(5)
+        self.strokes((((0, self.y(tick)), (1, self.y(tick))) for tick in ticks), "grid")
+        for tick in ticks:
+            self.text((0, self.y(tick) + 4), number(tick), "up")
 
     @property
     def floor(self) -> float:
@@ -52,11 +55,14 @@ class Axes(Canvas):
 
     def along(self, places: Sequence[tuple[float, str]]) -> None:
         """Mark places along, from 0 to 1, each with what is said there."""
-        self.line((0, self.floor), (1, self.floor), "axis")
+        ticks: list[tuple[XY, XY]] = [((x, self.floor), (x, self.floor + 5)) for x, _ in places]
+        self.strokes([((0, self.floor), (1, self.floor)), *ticks], "axis")
         for x, said in places:
-            self.line((x, self.floor), (x, self.floor + 5), "axis")
-            anchor = "start" if x < 0.02 else "end" if x > 0.98 else "middle"
-            self.text((x, self.floor + 20), said, "tick", anchor)
+            at = x, self.floor + 20
+            if 0.02 <= x <= 0.98:
+                self.text(at, said, "mid")
+            else:
+                self.text(at, said, "tick", "start" if x < 0.5 else "end")
 
     def mark(self, at: XY, said: str) -> None:
         """Label the worst point, given in shares and in the value's unit."""
@@ -71,12 +77,17 @@ def style(names: Sequence[str], name: str) -> str:
     return f"s{min(list(names).index(name), 3)}"
 
 
-def thinned(count: int, most: int, kept: Sequence[int] = ()) -> list[int]:
-    """Return which of ``count`` rows are shown where there is room for ``most``, evenly spaced, and those to be kept.
+def fewer(drawing: Drawing, most: int) -> Drawing:
+    """Return a drawing whose table has about ``most`` rows, evenly spaced, with the one that is to stay.
 
-    >>> thinned(3, 10), thinned(101, 5, [33])
-    ([0, 1, 2], [0, 25, 33, 50, 75, 100])
+    >>> drawing = Drawing("", "", "", ["t"], [[str(k)] for k in range(101)], kept=33)
+    >>> [row[0] for row in fewer(drawing, 5).rows], fewer(drawing, 5).left_out
+    (['0', '25', '33', '50', '75', '100'], '6 of 101 rows are shown; the JSON report has all')
     """
+    count = len(drawing.rows)
     if count <= most:
-        return list(range(count))
-    return sorted({round(k * (count - 1) / (most - 1)) for k in range(most)} | set(kept))
+        return drawing
+    kept = set() if drawing.kept is None else {drawing.kept}
+    shown = kept | {round(k * (count - 1) / (most - 1)) for k in range(most)}
+    said = f"{len(shown)} of {count} rows are shown; the JSON report has all"
+    return replace(drawing, rows=[drawing.rows[k] for k in sorted(shown)], left_out=said)

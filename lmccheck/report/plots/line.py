@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lmccheck.explain import number
-from lmccheck.report.plots.drawing import Axes, Drawing, thinned
-from lmccheck.report.plots.svg import XY, Scale, finite
+from lmccheck.report.plots.drawing import Axes, Drawing
+from lmccheck.report.plots.svg import XY, Scale, finite, simplified
 from lmccheck.report.record import CheckRecord
 
 CLIPPED = 4.0  # times as high as all else: an unaligned line that is higher leaves the picture
-POINTS, ROWS = 120, 61
+POINTS = 61  # that are each marked, where there are no more
 
 
 def draw(record: CheckRecord, name: str) -> Drawing:
@@ -43,9 +43,7 @@ def draw(record: CheckRecord, name: str) -> Drawing:
     first, last = record.place.get("pair") or ("a", "b")
     canvas.along([(0, f"{first}, t = 0"), (0.5, "0.5"), (1, f"t = 1, {last}")])
     columns, rows = _table(record, curve, ends)
-    shown = thinned(len(rows), ROWS, [] if worst is None else [worst])
-    left = f"{len(shown)} of {len(rows)} points are shown; the JSON report has all" if len(shown) < len(rows) else ""
-    return Drawing(title, says, str(canvas), columns, [rows[k] for k in shown], legend, left, record.unit)
+    return Drawing(title, says, str(canvas), columns, rows, legend, unit=record.unit, kept=worst)
 
 
 def _moved(curve: Mapping[str, Any]) -> list[float] | None:
@@ -78,7 +76,8 @@ def _limit(canvas: Axes, record: CheckRecord, ends: Sequence[float]) -> None:
     left, right = (canvas.y(end + record.limit) for end in ends)
     canvas.curve([(0, left), (1, right), (1, 0), (0, 0)], "beyond", closed=True)
     canvas.line((0, left), (1, right), "limit")
-    canvas.text((1, min(left, right) - 6), f"limit: chord + {number(record.limit)}", "said limit", "end")
+    at, y = (0, left) if left < right else (1, right)  # the higher end: nothing of the line lies above it
+    canvas.text((at, y - 6), f"limit: chord + {number(record.limit)}", "said limit")
 
 
 def _mark(canvas: Axes, record: CheckRecord, at: XY, ends: Sequence[Any]) -> None:
@@ -96,7 +95,7 @@ def _mark(canvas: Axes, record: CheckRecord, at: XY, ends: Sequence[Any]) -> Non
 
 
 def _series(canvas: Axes, t: Sequence[float], losses: Sequence[float], style: str) -> None:
-    """Draw the parts of a line that have numbers; of many points those that keep its extremes."""
+    """Draw the parts of a line that have numbers."""
     parts: list[list[tuple[float, float]]] = [[]]
     for x, loss in zip(t, losses, strict=True):
         if math.isfinite(loss):
@@ -104,28 +103,11 @@ def _series(canvas: Axes, t: Sequence[float], losses: Sequence[float], style: st
         elif parts[-1]:
             parts.append([])
     for part in parts:
-        points = [(x, canvas.y(loss)) for x, loss in extremes(part, POINTS)]
+        points = [(x, canvas.y(loss)) for x, loss in part]
         if len(points) > 1:
-            canvas.curve(points, style)
-        if style == "s0" and len(part) <= POINTS / 2:
-            for point in points:
-                canvas.dot(point, 1.8, "point")
-
-
-def extremes(points: Sequence[XY], most: int) -> list[XY]:
-    """Return at most ``most`` points that keep the first, the last, and the highest and lowest of every stretch.
-
-    >>> extremes([(0, 0.0), (1, 5.0), (2, 0.0), (3, 0.0), (4, 0.0), (5, 0.0)], 4)
-    [(0, 0.0), (1, 5.0), (2, 0.0), (5, 0.0)]
-    """
-    if len(points) <= most:
-        return list(points)
-    inner, count = points[1:-1], max(1, (most - 2) // 2)
-    kept = {points[0], points[-1]}
-    for k in range(count):
-        stretch = inner[k * len(inner) // count : (k + 1) * len(inner) // count]
-        kept |= {min(stretch, key=lambda point: point[1]), max(stretch, key=lambda point: point[1])}
-    return sorted(kept)
+            canvas.curve(simplified(points), style)
+        if style == "s0" and len(part) <= POINTS:
+            canvas.points(points, "point")
 
 
 def _says(record: CheckRecord, worst: int | None, naive: Sequence[float] | None) -> str:

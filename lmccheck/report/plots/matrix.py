@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from itertools import product
+
 from lmccheck.explain import number
 from lmccheck.finding import Matrix
 from lmccheck.report.plots.drawing import Drawing
@@ -11,7 +14,8 @@ from lmccheck.report.record import CheckRecord
 LEFT, CHARACTERS = 0.3, 13  # of the width, and of a name: what stands before the cells
 HEAD, CELL, LEAST, HIGHEST = 22.0, 30.0, 6.0, 420.0  # pixels
 WRITTEN, NUMBERED = 7, 24  # models of which each cell has room for its number, and each row for its name
-PAIRS = 400  # that a table lists
+SHADES = 12
+PAIRS = 120  # that a table lists
 
 
 def draw(record: CheckRecord, name: str) -> Drawing:
@@ -28,31 +32,36 @@ def draw(record: CheckRecord, name: str) -> Drawing:
     cell = max(min(CELL, HIGHEST / count), LEAST)
     canvas = Canvas(name, title, says, HEAD + cell * count)
     width = (1 - LEFT) / count
-    for i, row in enumerate(found.names):
-        y = HEAD + i * cell
-        if count <= NUMBERED:
-            canvas.text((0, y + cell / 2 + 4), f"{i + 1} {shortened(row, CHARACTERS)}", "name", "start")
-            canvas.text((LEFT + (i + 0.5) * width, 14), str(i + 1), "tick", "middle")
-        for j in range(count):
-            if i != j:
-                _cell(canvas, found, (i, j), (LEFT + j * width, y, LEFT + (j + 1) * width, y + cell))
+    _cells(canvas, found, width, cell)
+    if count <= NUMBERED:
+        for k, model in enumerate(found.names):
+            canvas.text((0, HEAD + (k + 0.5) * cell + 4), f"{k + 1} {shortened(model, CHARACTERS)}", "name", "start")
+            canvas.text((LEFT + (k + 0.5) * width, 14), str(k + 1), "mid")
     legend = [("fill over", "above the limit")] if found.above else []
     columns, rows, left = _table(found, same)
     return Drawing(title, says, str(canvas), columns, rows, legend, left, record.unit, True)
 
 
-def _cell(canvas: Canvas, found: Matrix, at: tuple[int, int], box: tuple[float, float, float, float]) -> None:
-    """Draw one barrier, the darker the higher it is; what is no number is darkest."""
-    (i, j), (left, top, right, bottom) = at, box
-    value = (found.aligned if j < i else found.naive)[i][j]
+def _cells(canvas: Canvas, found: Matrix, width: float, cell: float) -> None:
+    """Draw all barriers, the darker the higher they are; what is no number is darkest."""
+    count, above = len(found.names), {frozenset(pair) for pair in found.above}
     most = max(finite(x for matrix in (found.aligned, found.naive) for row in matrix for x in row), default=0.0)
-    share = min(max(value, 0.0) / most, 1.0) if most > 0 and value == value else float(value != value)
-    over = j < i and sorted((found.names[i], found.names[j])) in [sorted(pair) for pair in found.above]
-    opacity = {"fill-opacity": f"{0.06 + 0.5 * share:.2f}"}
-    canvas.box(left, top, right, bottom, "cell over" if over else "cell", **opacity)
-    if len(found.names) <= WRITTEN:
-        middle = (left + right) / 2, (top + bottom) / 2 + 4
-        canvas.text(middle, f"{value:.2g}", "value over" if over else "value", "middle")
+    shades: dict[tuple[bool, int], list[tuple[float, float, float, float]]] = {}
+    for i, j in product(range(count), repeat=2):
+        if i == j:
+            continue
+        value = (found.aligned if j < i else found.naive)[i][j]
+        share = (
+            min(max(value, 0.0) / most, 1.0) if most > 0 and math.isfinite(value) else float(not math.isfinite(value))
+        )
+        over = j < i and frozenset((found.names[i], found.names[j])) in above
+        left, top = LEFT + j * width, HEAD + i * cell
+        shades.setdefault((over, round(SHADES * share)), []).append((left, top, left + width, top + cell))
+        if count <= WRITTEN:
+            at = left + width / 2, top + cell / 2 + 4
+            canvas.text(at, f"{value:.2g}", "cellvalue over" if over else "cellvalue", "middle")
+    for (over, shade), boxes in shades.items():
+        canvas.boxes(boxes, "cell over" if over else "cell", 0.06 + 0.5 * shade / SHADES)
 
 
 def _table(found: Matrix, same: bool) -> tuple[list[str], list[list[str]], str]:

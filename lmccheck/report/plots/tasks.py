@@ -7,12 +7,14 @@ from collections.abc import Iterator
 from typing import Any
 
 from lmccheck.explain import number
-from lmccheck.report.plots.drawing import TOP, Drawing
+from lmccheck.report.plots.drawing import Drawing
 from lmccheck.report.plots.svg import Canvas, Scale, shortened
 from lmccheck.report.record import CheckRecord
 
-DOTS, HEAD, ROW, MOST = 0.84, 26.0, 30.0, 8
-CHARACTERS = 44
+DOTS = 0.78  # of the width: behind it stand the figures
+HEAD, ROW, GAP = 40.0, 30.0, 18.0  # pixels of a data set's name and limit, of a model, and below
+MOST, CHARACTERS = 8, 38  # data sets that are drawn, and characters of a name
+MERGE = "the merge"
 
 
 def draw(record: CheckRecord, name: str) -> Drawing:
@@ -22,13 +24,12 @@ def draw(record: CheckRecord, name: str) -> Drawing:
     shown = _worst_of(rows, higher)
     title = f"The merge beside its parents, {metric}"
     says = " ".join(_told(row, record.unit, higher) for row in shown)
-    height = sum(TOP + HEAD + ROW * (len(row["parents"]) + 1) for row in shown)
+    height = sum(HEAD + ROW * (len(row["parents"]) + 1) + GAP for row in shown)
     canvas = Canvas(name, title, says, height)
     scale = _scale(shown)
     y = 0.0
     for row in shown:
         y = _task(canvas, row, y, scale, higher)
-    left = f"The {len(shown)} worst of {len(rows)} are drawn; the table has all." if len(shown) < len(rows) else ""
     names = list(dict.fromkeys(parent for row in rows for parent in row["parents"]))
     columns = ["data", *names, "the merge", "allowed", "against"]
     table = [
@@ -40,8 +41,9 @@ def draw(record: CheckRecord, name: str) -> Drawing:
         ]
         for row in rows
     ]
-    better = "higher is better" if higher else "lower is better"
-    return Drawing(title, says, str(canvas), columns, table, [("dot", better)], left, record.unit, True)
+    legend = [("dot", "higher is better" if higher else "lower is better")]
+    legend += [("", f"the {len(shown)} worst of {len(rows)}")] if len(shown) < len(rows) else []
+    return Drawing(title, says, str(canvas), columns, table, legend, "", record.unit, True)
 
 
 def _worst_of(rows: list[dict[str, Any]], higher: bool) -> list[dict[str, Any]]:
@@ -71,26 +73,29 @@ def _told(row: dict[str, Any], unit: str, higher: bool) -> str:
 
 def _task(canvas: Canvas, row: dict[str, Any], y: float, scale: Scale, higher: bool) -> float:
     """Draw one data set below y; return where the next one begins."""
-    bottom = y + TOP + HEAD + ROW * (len(row["parents"]) + 1) - 8
+    top, bottom = y + HEAD, y + HEAD + ROW * (len(row["parents"]) + 1)
     limit = DOTS * scale.of(row["bound"])
-    canvas.text((0, y + 14), shortened(row["name"], CHARACTERS), "name strong", "start")
+    canvas.text((0, y + 13), shortened(row["name"], CHARACTERS), "name strong", "start")
     if math.isfinite(row["bound"]):
-        canvas.box(*((0.0, y + TOP + 6, limit) if higher else (limit, y + TOP + 6, DOTS)), bottom, "beyond")
-        canvas.line((limit, y + TOP), (limit, bottom), "limit")
-        edge = "at least" if higher else "at most"
-        canvas.text((limit, y + TOP - 2), f"{edge} {number(row['bound'])}", "said limit")
-    y += TOP + HEAD - 8
-    for name, value in [*row["parents"].items(), ("the merge", row["merge"])]:
-        merged = name == "the merge"
-        over = merged and not (value >= row["bound"] if higher else value <= row["bound"])
-        canvas.text((0, y), shortened(name, CHARACTERS), "name strong" if merged else "name", "start")
-        canvas.line((0, y + 11), (DOTS, y + 11), "grid")
-        if math.isfinite(value):
-            canvas.dot(
-                (DOTS * scale.of(value), y + 11),
-                5.5 if merged else 4.5,
-                ("worst" if over else "merge") if merged else "model",
-            )
-        canvas.text((1, y + 15), number(value), "value over" if over else "value", "end")
-        y += ROW
-    return bottom + 8
+        canvas.box(*((0.0, top, limit) if higher else (limit, top, DOTS)), bottom, "beyond")
+        canvas.line((limit, top - 3), (limit, bottom), "limit")
+        canvas.text((limit, top - 8), f"at {'least' if higher else 'most'} {number(row['bound'])}", "said limit")
+    for k, (name, value) in enumerate(row["parents"].items()):
+        _model(canvas, (name, number(value)), top + k * ROW, _place(scale, value), "model")
+    over = not (row["merge"] >= row["bound"] if higher else row["merge"] <= row["bound"])
+    said = MERGE, number(row["merge"])
+    _model(canvas, said, bottom - ROW, _place(scale, row["merge"]), "worst" if over else "merge")
+    return bottom + GAP
+
+
+def _place(scale: Scale, value: float) -> float | None:
+    return DOTS * scale.of(value) if math.isfinite(value) else None
+
+
+def _model(canvas: Canvas, said: tuple[str, str], y: float, at: float | None, style: str) -> None:
+    """Draw one model: its name, a dot, its figure."""
+    canvas.text((0, y + 13), shortened(said[0], CHARACTERS), "name" if style == "model" else "name strong", "start")
+    canvas.line((0, y + 22), (DOTS, y + 22), "grid")
+    if at is not None:
+        canvas.dot((at, y + 22), 4.5 if style == "model" else 5.5, style)
+    canvas.text((1, y + 26), said[1], "value over" if style == "worst" else "value")
