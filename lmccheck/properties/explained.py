@@ -148,9 +148,12 @@ def groups_of(network: Network) -> Sequence[UnitGroup]:
 
 def told(found: Mapping[str, Any] | None) -> list[str]:
     """Return what was found, in three lines at most: the layers that are enough, the units, the samples."""
-    if found is None:
-        return []
-    return [line for line in (_layers(found), _groups(found), _samples(found)) if line]
+    return [] if found is None else [line for line in (_layers(found), _groups(found), _samples(found)) if line]
+
+
+def told_beside(found: Mapping[str, Any]) -> list[str]:
+    """Return it without the units, beside a line that says what goes with layers."""
+    return [line for line in (_layers(found), _samples(found)) if line]
 
 
 def _layers(found: Mapping[str, Any]) -> str:

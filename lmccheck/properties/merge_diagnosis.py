@@ -5,17 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from lmccheck.diagnose.delta import Budget
 from lmccheck.errors import LmcError
+from lmccheck.properties.explained import budget_of, groups_of, told, told_beside
 from lmccheck.properties.merge_tasks import Part, Task
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from lmccheck.evaluate.layerwise import Exchange
     from lmccheck.network.pair import ModelPair
 
-MOST_BLOCKS = 12  # of the merge's layers, each exchanged once
 MOST_LINES = 4  # other parents that the better one is joined with
 TOLD_BLOCKS = 3
 FAR = 1.05  # times as far from the base as its parents: more than rounding
@@ -34,21 +36,22 @@ class Between:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What is known of a merge that is too bad: lines of text, and what may help."""
+    """What is known of a merge that is too bad: lines of text, what may help, and the explanation as data."""
 
     lines: Sequence[str] = ()
     next: Sequence[str] = ()
+    explanation: Mapping[str, Any] | None = None
 
 
-def diagnose(part: Part, limit: float | str) -> Diagnosis:
+def diagnose(part: Part, limit: float | str, explain: bool | None = None) -> Diagnosis:
     """Return why the merge is worse than its reference on these data, as far as some more evaluations tell.
 
-    At most 12 of blocks, 3 a line, 3 of the line aligned, and one half-way. Raises nothing of what it cannot do.
+    At most 11 of layers, 3 a line, 3 of the line aligned, one half-way, and, unless ``explain`` is false, half as many
+    again as all that and the check. Raises nothing of what it cannot do.
     """
-    task, merge = part.task, part.task.merge
+    task, better = part.task, _better(part)
     metric = task.asked.metric
-    better = sorted(part.parents, key=part.parents.__getitem__, reverse=metric.higher_is_better)[0]
-    if not metric.on_data or _shapes(merge.merged.theta) != _shapes(merge.parents[better].theta):
+    if not _comparable(part, better):
         return Diagnosis()
     lines, advice = [], []
     if part.within(part.reestimated, limit):
@@ -65,10 +68,35 @@ def diagnose(part: Part, limit: float | str) -> Diagnosis:
         advice.append("smaller weights, by which the merge stays as near to the base as its parents")
     if not advice:
         advice += _weighing(part, better, between)
-    if blocks := _blocks(part, better):
-        told = "; ".join(f"{name}: {value:.4g}" for name, value in blocks[:TOLD_BLOCKS])
+    budget = budget_of(task.evaluator.evaluations, explain is not False, explain)
+    exchange, why = _exchange(part, better, budget), None
+    if blocks := _blocks(part, exchange):
+        told = "; ".join(f"{name}: {value:.4g}" for name, value in list(blocks.items())[:TOLD_BLOCKS])
         lines.append(f"layers that matter most, each taken from {better}: {told} (the merge {part.merged:.4g})")
-    return Diagnosis(lines, advice)
+    if explain is not False:
+        why = explain_merge(part, better, exchange, limit, budget)
+        lines += told_beside(why)
+    return Diagnosis(lines, advice, why)
+
+
+def of_a_pass(part: Part, explain: bool | None) -> Diagnosis:
+    """Return what carries most of what a merge that is good enough loses, as lines of notes, where that is asked."""
+    if not explain or not _comparable(part, better := _better(part)):
+        return Diagnosis()
+    budget = budget_of(part.task.evaluator.evaluations, True, explain)
+    why = explain_merge(part, better, _exchange(part, better, budget), None, budget)
+    return Diagnosis(told(why), (), why)
+
+
+def _better(part: Part) -> str:
+    metric = part.task.asked.metric
+    return sorted(part.parents, key=part.parents.__getitem__, reverse=metric.higher_is_better)[0]
+
+
+def _comparable(part: Part, better: str) -> bool:
+    """Whether samples have figures of their own, and layers of the merge may be taken from the better parent."""
+    merge = part.task.merge
+    return part.task.asked.metric.on_data and _shapes(merge.merged.theta) == _shapes(merge.parents[better].theta)
 
 
 def _shapes(weights: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
@@ -157,42 +185,56 @@ def _distance(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> float:
     return math.sqrt(sum(float((one[n].double() - other[n].double()).square().sum()) for n in floating))
 
 
-def _blocks(part: Part, better: str) -> list[tuple[str, float]]:
-    """Return what the merge becomes where one block of layers is the better parent's, best first, if that helps."""
-    from lmccheck.modules.stored import tied_names
+def _exchange(part: Part, better: str, budget: Budget) -> Exchange:
+    """Return what takes layers of the better parent's from the merge, and says by how much each is worse."""
+    from lmccheck.evaluate.layerwise import Exchange
 
-    merge, metric = part.task.merge, part.task.asked.metric
-    merged, parent = merge.merged.theta, merge.parents[better].theta
-    tied = tied_names(merge.network.module)
-    found = []
-    for name, tensors in blocks_of(list(merged)).items():
-        own = {tied[tensor] for tensor in tensors}
-        taken = {tensor: parent[tensor] for tensor in merged if tied[tensor] in own}
-        found.append((name, part.figure({**merged, **taken})))
-    found.sort(key=lambda pair: pair[1], reverse=metric.higher_is_better)
-    return [(name, value) for name, value in found if metric.worse_by(part.merged, value) > 0]
+    task = part.task
+    merge, metric, again = task.merge, task.asked.metric, task.reestimated is not None
+    parent, merged = (task.evaluator.weights(end.theta) for end in (merge.parents[better], merge.merged))
+
+    def measure(weights: Mapping[str, Tensor], label: str) -> float:
+        budget.spend()
+        return metric.worse_by(part.figure(weights), part.reference)
+
+    found = Exchange(parent, merged, merge.network.module, measure, again)
+    whole = part.merged if part.reestimated is None else part.reestimated
+    found.knows(metric.worse_by(whole, part.reference), moved=True)
+    if not again:
+        found.knows(metric.worse_by(part.parents[better], part.reference), moved=False)
+    return found
 
 
-def blocks_of(names: Sequence[str]) -> dict[str, list[str]]:
-    """Return a network's tensors in at most 12 blocks, as fine as that allows: by the first parts of their names.
+def _blocks(part: Part, exchange: Exchange) -> dict[str, float]:
+    """Return what the merge becomes where one run of layers is the better parent's, best first, if that helps."""
+    metric, merged = part.task.asked.metric, part.merged
+    sign = -1 if metric.higher_is_better else 1
+    figures = {name: part.reference + sign * exchange.without_layers(run) for name, run in exchange.parts.items()}
+    best = sorted(figures, key=figures.__getitem__, reverse=metric.higher_is_better)
+    return {name: figures[name] for name in best if metric.worse_by(merged, figures[name]) > 0}
 
-    >>> blocks_of(["fc1.weight", "fc1.bias", "fc2.weight"])
-    {'fc1': ['fc1.weight', 'fc1.bias'], 'fc2': ['fc2.weight']}
-    """
-    depth = max(name.count(".") for name in names)
-    for parts in range(depth, 0, -1):
-        found: dict[str, list[str]] = {}
-        for name in names:
-            found.setdefault(".".join(name.split(".")[:-1][:parts]) or name, []).append(name)
-        if len(found) <= MOST_BLOCKS:
-            return found
-    found = {}
-    for name in names:
-        found.setdefault(name.split(".")[0], []).append(name)
-    width = math.ceil(len(found) / MOST_BLOCKS)
-    items = list(found.items())
-    joint = [items[k : k + width] for k in range(0, len(items), width)]
-    return {
-        f"{part[0][0]} to {part[-1][0]}" if len(part) > 1 else part[0][0]: [n for _, held in part for n in held]
-        for part in joint
+
+def explain_merge(
+    part: Part, better: str, exchange: Exchange, limit: float | str | None, budget: Budget
+) -> dict[str, Any]:
+    """Return what carries what the merge loses to its reference; without a ``limit`` nothing breaks one."""
+    import torch
+
+    from lmccheck.diagnose.explanation import Case, Lost, explanation
+
+    task = part.task
+    metric = task.asked.metric
+    sign = -1.0 if metric.higher_is_better else 1.0
+    weights = sign * task.merged.weights / task.merged.weights.mean()
+    worse = {name: weights * (task.merged.values - scores.values) for name, scores in task.scores.items()}
+    heights = torch.stack([worse[name] for name in task.required]).mean(0)
+    whole = exchange.with_layers(exchange.layers)
+    suspected = {
+        layer: whole - exchange.without_layers(run)
+        for run in exchange.parts.values()
+        if limit is not None
+        for layer in run
     }
+    bound = None if limit is None else part.bound(limit)
+    case = Case(exchange, better, bound, groups_of(task.merge.network), suspected, budget)
+    return explanation(case, Lost(task.merge.network.data, heights, worse, part.which))

@@ -16,6 +16,12 @@ from lmccheck.shown import some
 
 if TYPE_CHECKING:
     from lmccheck.merging.merge import Merge
+    from lmccheck.properties.merge_diagnosis import Diagnosis
+
+UNEXPLAINED = (
+    "explain: nothing is told of layers and samples, where the metric has documents of its own or the merge tensors of "
+    "other shapes than its better parent"
+)
 
 
 @check(
@@ -32,6 +38,7 @@ def merged_loss(
     metric: Metric = "loss",
     by: By | None = None,
     limit: MergeLimit = 0.05,
+    explain: bool | None = None,
 ) -> Finding:
     """Assert that a merge, as its recipe makes it, is at most ``limit`` worse than what it was made of.
 
@@ -41,7 +48,8 @@ def merged_loss(
     parent's name. ``data``: by default that of the merge; a name, a list of names, or a table of a name for each
     parent, by which every parent is measured on its own task and is the reference there. ``by``: ``class`` or a column
     of the data: the worst part is judged, against the same parent. ``limit``: in the metric's unit, or ``"2%"`` of the
-    reference's. Nothing is re-estimated or aligned beyond what the recipe does: what is measured is what is made.
+    reference's. ``explain`` says what carries the difference: by default of failures; true: of passes, too. Nothing is
+    re-estimated or aligned beyond what the recipe does: what is measured is what is made.
 
     ``details`` hold ``data`` (for each the parents' figures, the merge's, the reference and the difference; ``parts``),
     ``reference``, ``merged``, ``made`` and more; the witness is the Merge. A pass is about this data; a fail about this
@@ -73,8 +81,21 @@ def merged_loss(
         facts=_facts(merge, worst, tasks),
         known="exact",
     )
-    explained = found.explained(lambda: _failure(merge, worst, tasks, found))
-    return replace(explained, evaluations=sum(task.evaluator.evaluations for task in tasks))
+    found = _explained(found, merge, worst, tasks, explain)
+    return replace(found, evaluations=sum(task.evaluator.evaluations for task in tasks))
+
+
+def _explained(found: Finding, merge: Merge, worst: Part, tasks: list[Task], explain: bool | None) -> Finding:
+    """Return the finding with why it fails, or, where that is asked of a pass, with what carries most of it."""
+    from lmccheck.properties.merge_diagnosis import diagnose, of_a_pass
+
+    passed = found.judged == "pass"
+    why = of_a_pass(worst, explain) if passed else diagnose(worst, found.limit, explain)
+    said = [*why.lines] if passed else []
+    if explain and why.explanation is None:
+        said.append(UNEXPLAINED)
+    found = replace(found, notes=[*found.notes, *said], explanation=why.explanation)
+    return found.explained(lambda: _failure(merge, worst, tasks, found, why))
 
 
 def _ends(worst: Part) -> tuple[End, ...]:
@@ -157,10 +178,8 @@ def _samples(task: Task) -> int:
     return 0 if data is None else data.samples
 
 
-def _failure(merge: Merge, worst: Part, tasks: list[Task], found: Finding) -> Failure:
-    from lmccheck.properties.merge_diagnosis import diagnose
-
-    why, task = diagnose(worst, found.limit), worst.task
+def _failure(merge: Merge, worst: Part, tasks: list[Task], found: Finding, why: Diagnosis) -> Failure:
+    task = worst.task
     metric = task.asked.metric
     better = [name for name, value in worst.parents.items() if metric.worse_by(worst.merged, value) > 0]
     beaten = f"worse than {task.reference}"
