@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+from importlib.resources import files
 from itertools import pairwise
 
+import jsonschema
 import pytest
 import torch
 from networks.dropping import case
@@ -14,13 +16,20 @@ from torch import Tensor, nn
 
 import lmccheck
 from lmccheck.curves import Bars, Draws, Profile, Tasks
+from lmccheck.report.formats import FORMATS, Run
 from lmccheck.report.record import CheckRecord
 from lmccheck.result import Result
 
+SCHEMA = json.loads(files("lmccheck.report").joinpath("report.schema.json").read_text(encoding="utf-8"))
+
 
 def record_of(result: Result) -> CheckRecord:
-    blank = CheckRecord(*["x"] * 8, blocking=False)
-    return CheckRecord.from_dict(json.loads(json.dumps(blank.measured(result).to_dict())))
+    """The record as a worker sends it, whose entry in the JSON report keeps to the schema."""
+    blank = CheckRecord(*["x"] * 6, severity="fail", verdict="pass", blocking=False)
+    record = CheckRecord.from_dict(json.loads(json.dumps(blank.measured(result).to_dict())))
+    report = json.loads(FORMATS.get("json").render([record], Run()))
+    jsonschema.validate(report["checks"][0], {"$ref": "#/$defs/check", "$defs": SCHEMA["$defs"]})
+    return record
 
 
 def test_a_line_travels_with_its_record() -> None:
@@ -56,6 +65,7 @@ def test_what_units_cost_is_drawn_by_level() -> None:
     bars = found.finding.curve
     assert isinstance(bars, Bars)
     assert len(bars.names) == len(found.details["levels"])
+    assert record_of(found).curve["values"] == bars.values
     assert max(cost for row in bars.values.values() for cost in row) == found.value
     assert dict(bars.beside) == found.details["epsilon_plain"]
     again = lmccheck.verify_dropout(pair, witness=found.witness, epsilon=1.0).finding.curve
@@ -92,6 +102,7 @@ def test_a_merge_is_drawn_beside_its_parents_and_the_worst_that_is_allowed() -> 
     curve = lmccheck.merged_loss(merge, limit=0.25).finding.curve
     assert isinstance(curve, Tasks)
     (row,) = curve.rows
+    assert record_of(lmccheck.merged_loss(merge, limit=0.25)).curve["rows"] == [row]
     own = {name: math.log1p(2 * math.exp(-s)) for name, s in (("x", 2), ("y", 4), ("merge", 3))}
     assert row["parents"] == pytest.approx({"x": own["x"], "y": own["y"]})
     assert (row["merge"], row["bound"]) == (pytest.approx(own["merge"]), pytest.approx(own["y"] + 0.25))
@@ -106,6 +117,7 @@ def test_the_mean_of_a_set_is_drawn_with_every_mean_that_leaves_one_out() -> Non
     given = {"model": small_mlp, "data": (torch.randn(8, 4), torch.randint(0, 3, (8,)))}
     found = lmccheck.set_connectivity(states, **given, align="none", over="mean")
     bars = found.finding.curve
+    assert record_of(found).curve["names"] == bars.names
     assert bars.names == ["all models", "without model 0", "without model 1", "without model 2"]
     assert bars.values["the mean"][0] == found.value
     alone = lmccheck.set_connectivity(states, **given, align="none", over="mean", weights=[1, 0, 0]).finding.curve
