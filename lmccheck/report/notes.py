@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
+from lmccheck.report.formats import Run
 from lmccheck.report.record import NOT_MEASURED, CheckRecord, names_of, ordered
 
 MEANING = {
@@ -13,6 +16,29 @@ MEANING = {
     "error": "error: nothing could be measured",
     NOT_MEASURED: "not measured: selected, and left without a verdict; the exit status is never 0",
 }
+
+ENDED = {  # of each verdict but pass: of one check, and of several
+    "fail": ("failed", "failed"),
+    "error": ("ended in an error", "ended in an error"),
+    "inconclusive": ("is inconclusive", "are inconclusive"),
+    NOT_MEASURED: ("was not measured", "were not measured"),
+}
+
+
+def decided(records: list[CheckRecord], run: Run) -> str:
+    """Return what was decided of records, in one line."""
+    if not run.finished:
+        return "This run has not finished"
+    total, wrong = len(records), Counter(record.verdict for record in records if record.verdict != "pass")
+    if not total:
+        return "Nothing was measured" if run.errors else "No check ran"
+    if not wrong:
+        return "The check passed" if total == 1 else f"All {total} checks passed"
+    if len(wrong) > 1:
+        return f"{sum(wrong.values())} of {total} checks did not pass"
+    ((verdict, count),) = wrong.items()
+    one, several = ENDED.get(verdict, (verdict, verdict))
+    return f"The check {one}" if total == 1 else f"{count} of {total} checks {one if count == 1 else several}"
 
 
 def notes(records: list[CheckRecord]) -> list[str]:

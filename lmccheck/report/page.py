@@ -9,17 +9,11 @@ from functools import cached_property
 from typing import Any
 
 from lmccheck.report.formats import Run, shown
-from lmccheck.report.notes import meanings, missing
+from lmccheck.report.notes import decided, meanings, missing
 from lmccheck.report.record import NOT_MEASURED, CheckRecord, ordered, plain
 from lmccheck.report.redact import relative
 from lmccheck.report.section import LOOKS, Section, flat
 
-ENDED = {  # of each verdict but pass: of one check, and of several
-    "fail": ("failed", "failed"),
-    "error": ("ended in an error", "ended in an error"),
-    "inconclusive": ("is inconclusive", "are inconclusive"),
-    NOT_MEASURED: ("was not measured", "were not measured"),
-}
 ROWS, LEAST, MOST = 320, 13, 61  # of all tables together, and of one: the page stays below 200 kB for ten pairs
 NAMED = 3  # of what is not to be merged
 READ = ("model", "data", "calibration", "loss", "symmetry", "recipe", "device")  # beside the files, in this order
@@ -59,19 +53,7 @@ class Page:
     @property
     def headline(self) -> str:
         """What was decided, in one line."""
-        if not self.run.finished:
-            return "This run has not finished"
-        total = len(self.records)
-        wrong = Counter(record.verdict for record in self.records if record.verdict != "pass")
-        if not total:
-            return "Nothing was measured" if self.run.errors else "No check ran"
-        if not wrong:
-            return "The check passed" if total == 1 else f"All {total} checks passed"
-        if len(wrong) > 1:
-            return f"{sum(wrong.values())} of {total} checks did not pass"
-        ((verdict, count),) = wrong.items()
-        one, several = ENDED.get(verdict, (verdict, verdict))
-        return f"The check {one}" if total == 1 else f"{count} of {total} checks {one if count == 1 else several}"
+        return decided(list(self.records), self.run)
 
     @property
     def decision(self) -> str:

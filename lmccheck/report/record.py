@@ -167,6 +167,7 @@ class CheckRecord:
             "error_barrier": self.error_barrier,
             "baseline": self.baseline.get("value"),
             "baseline_change": self.baseline.get("change"),
+            "where": self.where or None,
             "worst_t": self.place.get("t"),
             "worst_pair": ", ".join(self.place.get("pair", ())) or None,
             "seed": self.seed,

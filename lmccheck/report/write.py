@@ -9,11 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from lmccheck.errors import SourceError
-from lmccheck.report.formats import FORMATS, Format, Run, formats, shown
+from lmccheck.report.formats import FORMATS, PAGE, Format, Run, formats, shown
 from lmccheck.report.record import CheckRecord
 from lmccheck.store.whole import is_stream, same_file, write_whole
-
-PAGE = 1024 * 1000  # bytes: GitHub drops the summary of a step whole where it is larger than 1,024 kB
 
 
 def write_reports(

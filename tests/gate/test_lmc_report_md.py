@@ -12,7 +12,7 @@ def test_the_report_has_the_same_rows_and_the_failure_texts(project):
     text = (project.path / "out/report.md").read_text(encoding="utf-8")
     lines = text.splitlines()
     rows = [line for line in lines if line.startswith("| ")]
-    assert [row.split("|")[1].strip() for row in rows] == ["pair", "bad", "good"]
+    assert [row.split("|")[1].strip() for row in rows] == ["pair", "bad", "pair", "good"]
     assert len({row.count("|") for row in rows}) == 1
     assert "### `lmc.toml::bad::linear_connectivity`" in lines
     assert "reproduce: pytest 'lmc.toml::bad::linear_connectivity'" in lines

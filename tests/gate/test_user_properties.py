@@ -27,6 +27,7 @@ def test_junit_carries_the_facts(project, family):
         "lmc.unit": "nats",
         "lmc.naive": "1.1",
         "lmc.worst_t": "0.5",
+        "lmc.where": "t=0.5",
         "lmc.seconds": "0.5",
     }
     assert expected.items() <= properties.items()

@@ -33,15 +33,18 @@ def test_a_failure_is_an_error_at_the_line_of_its_pair():
     )
 
 
-def test_at_most_nine_of_a_kind_the_worst_first():
-    """Ten are shown a step; errors come before fails, and what is left out is counted."""
-    rows = [record(f"f{k:02}") for k in range(11)] + [record("z", "error")]
-    lines = commands(*rows, *(record(f"w{k:02}", severity="warn", blocking=False) for k in range(10)))
-    kinds = [re.match("::(error|warning)", line)[1] for line in lines]
-    assert kinds == ["error"] * 9 + ["warning"] * 9
-    assert "%3A%3Az%3A%3A" in lines[0]
-    assert lines[8] == "::error title=lmccheck::4 more did not pass: see the report"
-    assert lines[17] == "::warning title=lmccheck::2 more did not pass: see the report"
+def test_at_most_nine_the_worst_first():
+    """Ten are shown a step; errors come before fails, those furthest above their limit first, warnings last."""
+    rows = [record(f"f{k:02}", value=1.0 + k) for k in range(7)] + [record("z", "error", value=None)]
+    warned = [record("w", severity="warn", blocking=False, value=99.0), record("n", value=float("nan"))]
+    lines = commands(*rows, *warned[:1])
+    order = [re.search("lmc.toml%3A%3A(.*?)%3A", line)[1] for line in lines]
+    assert order == ["z", "f06", "f05", "f04", "f03", "f02", "f01", "f00", "w"]
+    assert [re.match("::(error|warning)", line)[1] for line in lines] == ["error"] * 8 + ["warning"]
+    lines = commands(*rows, *warned)
+    assert len(lines) == 9
+    assert "%3A%3An%3A" in lines[1]  # what is no number is as bad as can be
+    assert lines[8] == "::error title=lmccheck::2 more did not pass: see the report"
 
 
 def test_the_summary_page_is_never_larger_than_github_keeps(tmp_path):
@@ -67,7 +70,22 @@ def test_rows_that_do_not_fit_are_counted_and_what_failed_stays():
     assert f"{3000 - shown} more rows do not fit this page" in text
 
 
-def test_a_report_file_is_never_shortened():
-    """Only the page of a job has a limit."""
+def test_a_report_file_is_no_larger_than_github_shows():
+    """Nor is one of few: all of them are told."""
     rows = [record(f"p{k:03}", text="long " * 4000) for k in range(60)]
-    assert markdown(rows, Run()).count("\n### ") == 60
+    assert len(markdown(rows, Run()).encode()) <= PAGE
+    assert "more texts do not fit this page" in markdown(rows, Run())
+    assert markdown(rows[:9], Run()).count("\n### ") == 9
+
+
+def test_what_passed_is_folded():
+    """Below what did not pass, in a table of its own; GitHub reads Markdown within tags after an empty line only."""
+    text = markdown([record("good", "pass"), record("bad")], Run())
+    lines = text.splitlines()
+    assert lines[2] == "**1 of 2 checks failed.**"
+    fold = lines.index("<details><summary>1 passed</summary>")
+    assert lines[fold + 1] == ""
+    assert lines[lines.index("</details>") - 1] == ""
+    assert next(k for k, line in enumerate(lines) if line.startswith("| bad")) < fold
+    assert fold < next(k for k, line in enumerate(lines) if line.startswith("| good")) < lines.index("</details>")
+    assert "<details>" not in markdown([record("bad")], Run())

@@ -352,7 +352,7 @@ def test_where_a_set_is_worst_stands_on_lines_of_its_own():
 
 def test_a_new_format_is_declared_and_becomes_an_option():
     """Files come in the order in which they are written: the one that states the exit status last."""
-    assert [each.name for each in formats()] == ["md", "attest", "json"]
+    assert [each.name for each in formats()] == ["md", "attest", "html", "json"]
     assert FORMATS.get("terminal").render([record()], Run()).startswith("pair ")
     assert FORMATS.get("terminal").render([], Run()) == ""
     with pytest.raises(LmcError, match=r"report format 'jsn': unknown \(did you mean 'json'\?\); expected one of"):

@@ -85,6 +85,7 @@ class Format:
         return self.flag.removeprefix("--").replace("-", "_")
 
 
+PAGE = 1024 * 1000  # bytes: GitHub shows no Markdown that is larger, and drops the summary of a step whole
 FORMATS: Registry[Format] = Registry("report format", "lmccheck.report.formats")
 
 

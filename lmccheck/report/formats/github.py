@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from lmccheck.report.formats import FORMATS, Format, Run
@@ -9,26 +10,33 @@ from lmccheck.report.formats import FORMATS, Format, Run
 if TYPE_CHECKING:
     from lmccheck.report.record import CheckRecord
 
-MOST = 9  # of each kind: GitHub shows ten a step, and one that says how many were left out has to be among them
+MOST = 9  # GitHub shows ten of a kind a step, and one that says how many were left out has to be among them
 WORST = ("error", "fail", "not measured", "inconclusive")
 
 
 def github(records: list[CheckRecord], run: Run) -> str:
-    """Return workflow commands, a line each, the worst first: an error, or a warning where nothing is to fail."""
-    from lmccheck.report.record import ordered
-
+    """Return workflow commands, nine lines at most: what fails the run before what only warns, the worst first."""
+    rows = sorted((row for row in records if row.verdict != "pass"), key=_standing)
     lines = []
-    for level in ("error", "warning"):
-        rows = [row for row in ordered(records) if row.verdict != "pass" and (level == "error") == row.blocking]
-        rows.sort(key=lambda row: WORST.index(row.verdict) if row.verdict in WORST else len(WORST))
-        shown = rows if len(rows) <= MOST else rows[: MOST - 1]
-        for row in shown:
-            place = f"file={_escaped(row.manifest, True)},line={max(row.line, 1)}"
-            told = row.text or row.verdict
-            lines.append(f"::{level} {place},title={_escaped(f'{row.id} {row.verdict}', True)}::{_escaped(told)}")
-        if len(rows) > len(shown):
-            lines.append(f"::{level} title=lmccheck::{len(rows) - len(shown)} more did not pass: see the report")
+    for row in rows if len(rows) <= MOST else rows[: MOST - 1]:
+        place = f"file={_escaped(row.manifest, True)},line={max(row.line, 1)}"
+        title = _escaped(f"{row.id} {row.verdict}", True)
+        lines.append(f"::{_level(row)} {place},title={title}::{_escaped(row.text or row.verdict)}")
+    if left := rows[len(lines) :]:
+        lines.append(f"::{_level(left[0])} title=lmccheck::{len(left)} more did not pass: see the report")
     return "".join(f"{line}\n" for line in lines)
+
+
+def _level(row: CheckRecord) -> str:
+    return "error" if row.blocking else "warning"
+
+
+def _standing(row: CheckRecord) -> tuple[bool, int, float, str]:
+    """Return what sorts the worst to the front: what fails the run, how it ended, by how many times the limit."""
+    ended = WORST.index(row.verdict) if row.verdict in WORST else len(WORST)
+    value, limit = row.value, row.limit
+    times = 0.0 if value is None or limit is None else value / limit if limit > 0 else math.inf
+    return not row.blocking, ended, -math.inf if math.isnan(times) else -times, row.id
 
 
 def _escaped(text: str, of_property: bool = False) -> str:

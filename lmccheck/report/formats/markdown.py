@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lmccheck.errors import printable
-from lmccheck.report.formats import FORMATS, Format, Run, shown
+from lmccheck.report.formats import FORMATS, PAGE, Format, Run, shown
 
 if TYPE_CHECKING:
     from lmccheck.report.record import CheckRecord
@@ -15,17 +15,18 @@ SPARE = 200  # bytes for the line that says what does not fit
 
 
 def markdown(records: list[CheckRecord], run: Run) -> str:
-    """Return a heading, the table, the notes, and in full every text of what did not pass.
+    """Return what was decided, a table of what did not pass, one of what did, folded, notes, every failure's text.
 
-    Where a page has less room, texts are left out, and then rows, those that passed first; how many is said.
+    It is never larger than GitHub shows, or than the room that is left: texts are left out, and then rows, those that
+    passed first; how many is said.
     """
     from lmccheck.report.escape import code
     from lmccheck.report.record import NOT_MEASURED, ordered
 
-    rows = ordered(shown(records))
+    rows, most = ordered(shown(records)), PAGE if run.most is None else run.most
     shortened = rows
     parts = _head(records, shortened, run)
-    while run.most is not None and _bytes(parts) > run.most - SPARE and shortened:
+    while _bytes(parts) > most - SPARE and shortened:
         shortened = shortened[: len(shortened) // 2]
         parts = _head(records, shortened, run)
     if len(shortened) < len(rows):
@@ -37,7 +38,7 @@ def markdown(records: list[CheckRecord], run: Run) -> str:
     ]
     texts += [fenced(error["message"]) for error in run.errors]
     for k, text in enumerate(texts):
-        if run.most is not None and _bytes([*parts, text]) > run.most - SPARE:
+        if _bytes([*parts, text]) > most - SPARE:
             parts.append(f"{len(texts) - k} more texts do not fit this page: see the report files.")
             break
         parts.append(text)
@@ -45,26 +46,33 @@ def markdown(records: list[CheckRecord], run: Run) -> str:
 
 
 def _head(records: list[CheckRecord], rows: list[CheckRecord], run: Run) -> list[str]:
-    """Return what stands above the texts: what is missing of all records, the table of some rows, and their notes."""
+    """Return what stands above the texts: what was decided of all records, tables of some rows, and their notes."""
     from lmccheck.report.escape import escaped
-    from lmccheck.report.matrix import matrices
-    from lmccheck.report.notes import missing, notes
-    from lmccheck.report.table import table
+    from lmccheck.report.notes import decided, missing, notes
 
-    parts = [TITLE]
+    parts = [TITLE, f"**{decided(shown(records), run)}.**"]
     if not run.finished:
         parts.append("**NOT FINISHED: this run is still going on, or was killed.**")
     if lacking := missing(records):
         parts.append(f"**{lacking}.**")
     if run.report_only:
         parts.append("**REPORT ONLY: nothing here fails the run.**")
+    parts += _tables([row for row in rows if row.verdict != "pass"])
+    if passed := [row for row in rows if row.verdict == "pass"]:
+        parts += [f"<details><summary>{len(passed)} passed</summary>", *_tables(passed), "</details>"]
     if rows:
-        parts.append(table(rows, "github"))
-        parts += [f"{escaped(title)}\n\n{matrix}" for title, matrix in matrices(rows, "github")]
         parts.append("\n".join(f"- {escaped(line)}" for line in notes(rows)))
-    elif not run.errors and not shown(records):
-        parts.append("No check ran.")
     return parts
+
+
+def _tables(rows: list[CheckRecord]) -> list[str]:
+    """Return the table of some rows, and the matrices of those that have one."""
+    from lmccheck.report.escape import escaped
+    from lmccheck.report.matrix import matrices
+    from lmccheck.report.table import table
+
+    drawn = [f"{escaped(title)}\n\n{matrix}" for title, matrix in matrices(rows, "github")]
+    return [table(rows, "github"), *drawn] if rows else []
 
 
 def _joined(parts: list[str]) -> str:
