@@ -41,7 +41,8 @@ def sample_facts(heights: Tensor, data: Data, which: Tensor | None = None) -> di
 
     ``heights``, (n,): by how much each sample of ``data`` is worse; ``which``, (n,) bool: the samples that are judged.
     ``half``: how many carry half, ``of`` so many, the ``share`` that is; ``indices``, the worst first, 100 at most;
-    ``classes``: how many of them are of each, the most frequent first; empty where samples have no classes.
+    ``classes``: how many of them are of each, the most frequent first; empty where samples have no classes; ``places``:
+    the rows that the indices are from, where the data know them.
     """
     judged = torch.ones(len(heights), dtype=torch.bool) if which is None else which
     places = judged.nonzero().flatten()
@@ -51,13 +52,14 @@ def sample_facts(heights: Tensor, data: Data, which: Tensor | None = None) -> di
         classes = Counter(parts.names[k] for k in parts.index[found].tolist()) if found else Counter()
     except SourceError:  # no classes, or one only
         classes = Counter()
-    return {
+    told = {
         "half": len(found),
         "of": len(places),
         "share": len(found) / len(places),
         "indices": found[:SHOWN],
         "classes": dict(classes.most_common()),
     }
+    return {**told, "places": [data.places[k] for k in found[:SHOWN]]} if data.places else told
 
 
 def hurt(worse_than: Mapping[str, Tensor], which: Tensor | None = None) -> dict[str, float]:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from lmccheck.properties.measured_line import Apart, Line
     from lmccheck.symmetry.slots import UnitGroup
 
+MORE = "explain = true measures more"
 MOST_NAMES = 3  # layers, units or classes in a line
 LAYERS = 12  # evaluations in which layers are moved one by one, part of every failure
 LITTLE = 0.005  # of the value: less rounds to 0 %
@@ -160,45 +161,41 @@ def _layers(found: Mapping[str, Any]) -> str:
     """Say which layers alone break the limit.
 
     >>> _layers({"from": "a", "layers": 12, "breaking_layers": ["fc2", "fc5"], "minimal_layers": ["fc2", "fc5"]})
-    'layers: fc2, fc5 alone break the limit, the other 10 left as in a; without either of them it holds'
+    'enough to fail: fc2, fc5 alone, the other 10 layers as in a; without either of them the limit holds'
     """
     few, total, end = found["breaking_layers"], found["layers"], found["from"]
-    if not few:
+    if not few or total == 1:
         return ""
     if not found["minimal_layers"]:
         if len(few) == total:
-            return "layers: how few are enough to break the limit is not known, the budget is used up"
-        return (
-            f"layers: {len(few)} of {total} alone break the limit, the others left as in {end}: {some(few)}; whether "
-            "fewer do is not known, the budget is used up"
-        )
-    without = {1: "", 2: "; without either of them it holds"}.get(len(few), "; without any one of them it holds")
+            return f"enough to fail: not known, fewer than all {total} layers perhaps; {MORE}"
+        return f"enough to fail: {len(few)} of {total} layers, perhaps fewer: {some(few)}; {MORE}"
     if len(few) == total:
-        return f"layers: it takes all {total} to break the limit" if total > 1 else ""
-    others = "one" if total - len(few) == 1 else f"{total - len(few)}"
-    verb = "breaks" if len(few) == 1 else "break"
-    return f"layers: {some(few)} alone {verb} the limit, the other {others} left as in {end}{without}"
+        return f"enough to fail: only all {total} layers together; with any one as in {end} the limit holds"
+    others = "the other layer" if total - len(few) == 1 else f"the other {total - len(few)} layers"
+    without = {1: "", 2: "; without either of them the limit holds"}
+    return f"enough to fail: {some(few)} alone, {others} as in {end}" + without.get(
+        len(few), f"; without any one of these {len(few)} the limit holds"
+    )
 
 
 def _groups(found: Mapping[str, Any]) -> str:
     """Say what goes when units are put back.
 
     >>> group = {"name": "fc1", "kind": "units", "share": 0.8, "alone": 0.1}
-    >>> _groups({"from": "a", "groups": [group], "groups_of": 3})
-    'units: put back as in a, those of fc1 take 80 % of it away (1 of 3 groups measured)'
+    >>> _groups({"from": "a", "groups": [group, {**group, "name": "fc2", "share": 0.5}], "groups_of": 3})
+    'put back: with the units of fc1 as in a 80 % of it goes, of fc2 50 % (2 of 3 groups measured)'
     """
-    groups = [group for group in found["groups"] if group["share"] >= LITTLE]
+    groups = [group for group in found["groups"] if group["share"] >= LITTLE][:MOST_NAMES]
     if not groups:
         return ""
     units = groups[0]["kind"] == "units"
-    first, *others = [f"{group['name']}{{}} {group['share']:.0%}".replace("%", " %") for group in groups[:MOST_NAMES]]
-    first = first.format(" take" if units else " takes") + " of it away"
-    named = ", ".join([first, *(other.format("") for other in others)])
+    (name, first), *others = [(group["name"], f"{100 * group['share']:.0f} %") for group in groups]
+    what, of, parts = ("the units of ", "of ", "groups") if units else ("", "", "layers")
     measured, total = len(found["groups"]), found["groups_of"]
-    part = f" ({measured} of {total} {'groups' if units else 'layers'} measured)" if measured < total else ""
-    return (
-        f"{'units' if units else 'layers'}: put back as in {found['from']}, {'those of ' if units else ''}{named}{part}"
-    )
+    rest = f" ({measured} of {total} {parts} measured)" if measured < total else ""
+    named = "".join(f", {of}{other} {share}" for other, share in others)
+    return f"put back: with {what}{name} as in {found['from']} {first} of it goes{named}{rest}"
 
 
 def _samples(found: Mapping[str, Any]) -> str:
@@ -207,11 +204,15 @@ def _samples(found: Mapping[str, Any]) -> str:
     >>> samples = {"half": 3, "of": 40, "classes": {"7": 2, "1": 1}}
     >>> _samples({"samples": samples, "parent": "b"})
     'samples: 3 of 40 carry half of it (class 7: 2, class 1: 1); most is lost where b answers best'
+    >>> _samples({"samples": {"half": 1, "of": 9, "classes": {}, "places": ["math.jsonl:3"]}, "parent": None})
+    'samples: 1 of 9 carries half of it (most math.jsonl:3)'
     """
     samples, parent = found["samples"], found["parent"]
     if not samples["half"]:
         return ""
     classes = [f"class {name}: {count}" for name, count in samples["classes"].items()]
+    classes += [f"most {place}" for place in samples.get("places", ())[:1]]
     named = ", ".join(classes[:MOST_NAMES]) + (", …" if len(classes) > MOST_NAMES else "")
-    text = f"samples: {samples['half']} of {samples['of']} carry half of it" + (f" ({named})" if named else "")
+    carry = "carries" if samples["half"] == 1 else "carry"
+    text = f"samples: {samples['half']} of {samples['of']} {carry} half of it" + (f" ({named})" if named else "")
     return text if parent is None else f"{text}; most is lost where {parent} answers best"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -48,6 +49,8 @@ def test_samples_are_told_by_their_place_and_class() -> None:
     assert sample_facts(heights, data)["indices"] == [0]
     unlabelled = load_data((torch.zeros(6, 1), torch.zeros(6, 1)))
     assert sample_facts(heights, unlabelled)["classes"] == {}
+    rows = replace(data, places=tuple(f"rows.jsonl:{k}" for k in range(1, 7)))
+    assert sample_facts(heights, rows, which)["places"] == ["rows.jsonl:3", "rows.jsonl:5"]
 
 
 def test_a_parent_is_hurt_on_the_samples_that_it_answers_best() -> None:
@@ -81,7 +84,7 @@ def test_a_failing_line_names_the_samples_that_carry_it() -> None:
     assert (samples["half"], samples["of"], samples["indices"]) == (1, 8, [2])
     assert found.finding is not None
     assert found.finding.explanation == found.details["explanation"]
-    assert any("samples: 1 of 8 carry half of it" in line for line in found.lines)
+    assert any("samples: 1 of 8 carries half of it" in line for line in found.lines)
     assert "explanation" not in lmccheck.linear_connectivity(pair, align="none", limit=0.05, profile="dev").details
     assert "explanation" not in lmccheck.linear_connectivity(pair, align="none", limit=0.05, explain=False).details
     assert "explanation" not in lmccheck.linear_connectivity(pair, align="none", limit=9).details

@@ -48,7 +48,7 @@ def require_named(depth: int, seed: int, explain: bool | None) -> None:
     assert found.verdict == "fail"
     assert why["minimal_layers"] == planted.planted
     assert why["layers"] == depth
-    first = f"layers: {', '.join(planted.planted)} alone break the limit, the other {depth - 2} left as in a"
+    first = f"enough to fail: {', '.join(planted.planted)} alone, the other {depth - 2} layers as in a"
     assert any(line.startswith(first) for line in found.lines)
 
 
@@ -89,7 +89,7 @@ def test_no_budget_names_wrong_layers() -> None:
         assert set(planted.planted) <= set(found["breaking_layers"]) or not found["breaking_layers"]
         if found["breaking_layers"] and not found["minimal_layers"]:
             assert "not measured: whether fewer layers are enough" in found["budget"]
-            assert "is not known, the budget is used up" in told(found)[0]
+            assert told(found)[0].endswith("explain = true measures more")
         outcomes.add(bool(found["minimal_layers"]))
     assert outcomes == {False, True}
 
@@ -122,7 +122,7 @@ def test_units_are_put_back_and_moved_as_by_hand() -> None:
     assert {group["kind"] for group in groups} == {"units"}
     assert sorted((g["share"], g["alone"]) for g in groups) == [pytest.approx(e, abs=1e-5) for e in sorted(expected)]
     assert [group["share"] for group in groups] == sorted((g["share"] for g in groups), reverse=True)
-    assert any(line.lstrip().startswith(f"units: put back as in {base}, those of") for line in found.lines)
+    assert any(line.lstrip().startswith("put back: with the units of ") for line in found.lines)
     at_t, at_a, at_b = (each_loss(weights, x, y) for weights in (point, a, b))
     lost = (at_t - (1 - t) * at_a - t * at_b).sort(descending=True)
     few = int((lost.values.cumsum(0) < lost.values.sum() / 2).sum()) + 1
@@ -206,7 +206,7 @@ def test_a_pass_is_explained_where_that_is_asked() -> None:
     assert found.verdict == "pass"
     assert why["minimal_layers"] == why["breaking_layers"] == []
     assert len(why["groups"]) == 2
-    assert any(note.startswith("units: put back as in") for note in found.notes)
+    assert any(note.startswith("put back: with the units of ") for note in found.notes)
     assert any(note.startswith("samples:") for note in found.notes)
 
 

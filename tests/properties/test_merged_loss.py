@@ -260,7 +260,7 @@ def test_the_layers_that_a_merge_needs_to_be_too_bad_are_named() -> None:
     found = lmccheck.merged_loss(merge, limit=limit)
     why = found.details["explanation"]
     assert why["minimal_layers"] == ["2", "4"]
-    line = "layers: 2, 4 alone break the limit, the other one left as in x; without either of them it holds"
+    line = "enough to fail: 2, 4 alone, the other layer as in x; without either of them the limit holds"
     assert line in [told.strip() for told in found.lines]
     lost = (losses(spoilt) - losses(x)).sort(descending=True)
     few = int((lost.values.cumsum(0) < lost.values.sum() / 2).sum()) + 1
