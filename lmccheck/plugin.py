@@ -16,6 +16,10 @@ from lmccheck.gate.options import MANIFESTS, REFUSED, USAGE_ERROR, is_manifest, 
 from lmccheck.report.formats import formats
 
 GROUP = "lmccheck: property tests for trained models"
+MARKER = (
+    "lmc(*pairs, manifest=None): a check of trained models, as the items of a manifest are; a test that asks for "
+    "lmc_pair runs for these pairs of the nearest lmc.toml, or of this manifest, all by default"
+)
 INI_KEYS = {
     "lmc_device": "default of --lmc-device",
     "lmc_seed": "default of --lmc-seed",
@@ -85,7 +89,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
     config.stash[MANIFESTS] = {}
     config.stash[REFUSED] = set()
-    config.addinivalue_line("markers", "lmc: a check of trained models; lmccheck marks the items of a manifest with it")
+    config.addinivalue_line("markers", MARKER)
     config.pluginmanager.register(fixtures, "lmccheck-fixtures")
     options = options_of(config)
     if not _is_worker(config):

@@ -1,9 +1,12 @@
-"""``lmccheck docs``: a page for every property, alignment method, recipe and public name, made from its declaration."""
+"""``lmccheck docs``: a page for every property, method, recipe, public name, fixture and strategy, as declared."""
 
 from __future__ import annotations
 
 import argparse
+import ast
 import inspect
+from collections.abc import Mapping
+from importlib import resources
 
 from lmccheck.cli.command import HELD, Commands
 from lmccheck.errors import LmcError, nearest
@@ -41,6 +44,8 @@ def overview() -> str:
         "Alignment methods": {each.name: each.description for each in METHODS},
         "Recipes of merges": {each.name: _first(each.make) for each in RECIPES},
         "In Python": {name: _first(getattr(lmccheck, name)) for name in others},
+        "Fixtures of pytest": {name: text.partition("\n")[0] for name, text in fixtures().items()},
+        "Strategies for Hypothesis (lmccheck.strategies)": {n: _first(each) for n, each in strategies().items()},
     }
     return "\n\n".join(
         "\n".join([f"## {title}", *(f"- `{name}`: {said}" for name, said in lines.items())])
@@ -48,8 +53,27 @@ def overview() -> str:
     )
 
 
+def fixtures() -> dict[str, str]:
+    """Return the fixtures by name with their texts, read from where they are declared: without pytest."""
+    source = resources.files("lmccheck.gate").joinpath("fixtures.py").read_text(encoding="utf-8")
+    made = [node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef) and node.name[0] != "_"]
+    found = {node.name: ast.get_docstring(node) or "" for node in made if any(map(_is_fixture, node.decorator_list))}
+    return {name: text.replace("``", "`") for name, text in sorted(found.items())}
+
+
+def _is_fixture(node: ast.expr) -> bool:
+    return ast.unparse(node.func if isinstance(node, ast.Call) else node) == "pytest.fixture"
+
+
+def strategies() -> Mapping[str, object]:
+    """Return what ``lmccheck.strategies`` offers, by name."""
+    from lmccheck import strategies as offered
+
+    return {name: getattr(offered, name) for name in offered.__all__}
+
+
 def page(name: str) -> str:
-    """Return the page of a property, a method, a recipe or a public name. Raises LmcError for any other name."""
+    """Return the page of a property, method, recipe, public name, fixture or strategy; LmcError for any other name."""
     import lmccheck
     from lmccheck.alignment.methods import METHODS
     from lmccheck.merging.contract import RECIPES
@@ -71,12 +95,20 @@ def page(name: str) -> str:
         value = getattr(lmccheck, name)
         shown = f"{name}{inspect.signature(value)}" if inspect.isfunction(value) else name
         return f"# {name}\n\n```python\n{shown}\n```\n\n{_text(value)}"
+    if name in fixtures():
+        return f"# {name}\n\nA fixture of pytest, there wherever lmccheck is installed.\n\n{fixtures()[name]}"
+    if name in strategies():
+        value = strategies()[name]
+        shown = f"from lmccheck.strategies import {name}\n{name}{inspect.signature(value)}"  # type: ignore[arg-type]  # each is a function or a class
+        return f"# {name}\n\n```python\n{shown}\n```\n\n{_text(value)}"
     if name not in PROPERTIES:
         known = [
             *PROPERTIES.names(),
             *METHODS.names(),
             *RECIPES.names(),
             *(each for each in lmccheck.__all__ if each not in PROPERTIES),
+            *fixtures(),
+            *strategies(),
         ]
         raise LmcError(f"docs: {name!r}: no such page{nearest(name, known)}; mend: lmccheck docs lists them")
     return docs.page(name)

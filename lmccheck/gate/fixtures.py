@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from lmccheck.errors import LmcError, SourceError, nearest
+from lmccheck.gate import python_tests
 from lmccheck.gate.options import options_of
 
 if TYPE_CHECKING:
@@ -24,19 +25,48 @@ if TYPE_CHECKING:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Let a failed assertion on a result say what the result says."""
+    """Let a failed assertion on a result say what the result says, and a report carry the rows its test added."""
     report = yield
     if report.failed:
         from lmccheck.gate.assertions import explain_results
 
         explain_results(report, call)
+    if python_tests.WORST in item.stash and report.when == "call":
+        report.sections.append(("lmccheck: the worst that Hypothesis found", item.stash[python_tests.WORST]))
+    if not hasattr(report, "lmc") and (payload := python_tests.payload_of(item, report)) is not None:
+        report.lmc = payload  # type: ignore[attr-defined]  # extra attributes travel with a report
     return report
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run tests that ask for ``lmc_pair`` for the pairs of a manifest."""
+    python_tests.parametrise(metafunc)
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Let fixtures that live as long as the session ask for what the fixtures of the test that runs say."""
+    names = getattr(item, "fixturenames", None)
+    if isinstance(names, list) and python_tests.NAMED.intersection(names) and "_lmc_request" not in names:
+        names.insert(0, "_lmc_request")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
+    """Keep the worst that a test under ``@given`` finds."""
+    with python_tests.searched(item):
+        return (yield)
+
+
+@pytest.fixture
+def _lmc_request(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The request of the test that runs."""
+    yield from python_tests.keep_request(request)
 
 
 def _planned(request: pytest.FixtureRequest, key: str) -> Any:
     """Return what the manifest says for the check that asks, or None in an ordinary test."""
-    plan = getattr(getattr(request.node, "pair", None), "plan", None)
-    return getattr(plan, key, None)
+    of = python_tests.planned_for(request) or getattr(request.node, "pair", None)
+    return getattr(getattr(of, "plan", None), key, None)
 
 
 @pytest.fixture
@@ -68,9 +98,16 @@ def lmc_loss(request: pytest.FixtureRequest) -> Any:
 class Facade:
     """``load_pair`` and its like, and every property, on the run's device, paths relative to the test's folder."""
 
-    def __init__(self, request: pytest.FixtureRequest, device: str) -> None:
-        self._request = request
-        self._device = device
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+
+    @property
+    def _request(self) -> pytest.FixtureRequest:
+        return python_tests.current_request(self._config, "lmc")
+
+    @property
+    def _device(self) -> str:
+        return str(self._request.getfixturevalue("lmc_device"))
 
     def _sources(self, what: str, first: Any, options: dict[str, Any]) -> dict[str, Any]:
         from lmccheck.gate.core import default_loss, described  # here: a run without manifests pays for none of it
@@ -94,13 +131,13 @@ class Facade:
         """Load a pair as ``lmccheck.load_pair`` does; model, data and loss default to the fixtures of that name."""
         from lmccheck.gate.core import core_of
 
-        return core_of(self._request.config).load_pair(a, b, **self._sources("load_pair", a, options))
+        return core_of(self._config).load_pair(a, b, **self._sources("load_pair", a, options))
 
     def load_model(self, checkpoint: Any, **options: Any) -> SingleModel:
         """Load one as ``lmccheck.load_model`` does; model, data and loss default to the fixtures of that name."""
         from lmccheck.gate.core import core_of
 
-        return core_of(self._request.config).load_model(checkpoint, **self._sources("load_model", checkpoint, options))
+        return core_of(self._config).load_model(checkpoint, **self._sources("load_model", checkpoint, options))
 
     def load_merge(self, parents: Any, recipe: Any, **options: Any) -> Merge:
         """Load a merge as ``lmccheck.load_merge`` does; model, data and loss default to the fixtures of that name."""
@@ -108,7 +145,7 @@ class Facade:
 
         first = next(iter(parents.values())) if isinstance(parents, Mapping) and parents else parents
         sources = self._sources("load_merge", first, options)
-        merge: Merge = core_of(self._request.config).load_merge(parents, recipe, **sources)
+        merge: Merge = core_of(self._config).load_merge(parents, recipe, **sources)
         return merge
 
     def __getattr__(self, name: str) -> Callable[..., Result]:
@@ -118,7 +155,7 @@ class Facade:
 
         if name.startswith("_") or name not in PROPERTIES:
             raise AttributeError(f"lmc has no {name!r}{nearest(name, dir(self))}")
-        call = partial(core_of(self._request.config).call, name)
+        call = partial(core_of(self._config).call, name)
         if not PROPERTIES.get(name).loads:
             return call
         sources = {"device": self._device, "base": self._request.path.parent}
@@ -135,7 +172,48 @@ class Facade:
         return ["load_merge", "load_model", "load_pair", *PROPERTIES.names()]
 
 
-@pytest.fixture
-def lmc(request: pytest.FixtureRequest, lmc_device: str) -> Facade:
-    """The public functions: ``lmc.load_pair(…)``, ``lmc.linear_connectivity(pair, …)``."""
-    return Facade(request, lmc_device)
+@pytest.fixture(scope="session")
+def lmc(pytestconfig: pytest.Config) -> Facade:
+    """The public functions: ``lmc.load_pair(…)``, ``lmc.linear_connectivity(pair, …)``.
+
+    It lives as long as the session, so that a test under ``@given`` may use it; device, folder and sources are those
+    of the test that runs.
+    """
+    return Facade(pytestconfig)
+
+
+@pytest.fixture(scope="session")
+def lmc_pair(request: pytest.FixtureRequest) -> Any:
+    """A pair of a manifest, loaded: the test runs once for each, with the pair's name as its parameter.
+
+    The manifest is the nearest lmc.toml at or above the test; ``@pytest.mark.lmc(manifest="gates/x.lmc.toml")`` names
+    another, relative to the test, and ``@pytest.mark.lmc("one", "two")`` some of its pairs; ``-m lmc`` selects what is
+    so marked. ``lmc_model_factory``, ``lmc_data``, ``lmc_loss`` and ``lmc_device`` override what the manifest says. It
+    lives as long as tests ask for it, and may be used under ``@given``.
+    """
+    planned = getattr(request, "param", None)
+    if not isinstance(planned, python_tests.PlannedPair):
+        raise LmcError("lmc_pair: asked for by name only, so that no pair was chosen; mend: make it an argument")
+    from lmccheck.gate.core import Sources, core_of
+
+    value = python_tests.current_request(request.config, "lmc_pair").getfixturevalue
+    keys = ("model_factory", "data", "loss", "device")
+    sources = Sources(*(value(f"lmc_{key}") for key in keys))
+    return core_of(request.config).load(planned.manifest.folder, planned.plan, sources)
+
+
+@pytest.fixture(scope="session")
+def lmc_record(pytestconfig: pytest.Config) -> Callable[..., None]:
+    """Add a row to the terminal table and the reports: ``lmc_record(result, name=…, pair=…)``.
+
+    The row stands under the test's id and ``name``, by default the property's; a second of one name replaces it, as
+    under ``@given`` the last call does. ``pair`` is what was measured, by default the pair that the test runs for. The
+    test's own outcome decides: a row that does not pass fails nothing by itself.
+    """
+
+    def record(result: Result, *, name: str | None = None, pair: str | None = None) -> None:
+        request = python_tests.current_request(pytestconfig, "lmc_record")
+        planned = python_tests.planned_for(request)
+        python_tests.add_record(request.node, result, name, pair or (planned.plan.name if planned else None))
+
+    return record

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,8 +72,12 @@ def options_of(config: pytest.Config) -> Options:
         config.stash[OPTIONS] = Options(
             models=bool(config.getoption("lmc_models")),
             device=_device(_value(config, "lmc_device") or "auto"),
-            seed=_seed(_value(config, "lmc_seed") or 0),
-            profile=_one_of("--lmc-profile", _value(config, "lmc_profile") or DEFAULT_PROFILE, PROFILES),
+            seed=_seed(_value(config, "lmc_seed") or _of_hypothesis(config, "seed") or 0),
+            profile=_one_of(
+                "--lmc-profile",
+                _value(config, "lmc_profile") or _of_hypothesis(config, "profile") or DEFAULT_PROFILE,
+                PROFILES,
+            ),
             report_only=bool(config.getoption("lmc_report_only")),
             table=_table_format(_value(config, "lmc_table") or "simple"),
             reports={each.name: path for each in formats() if (path := _path(config, each.key))},
@@ -89,6 +94,14 @@ def _value(config: pytest.Config, name: str) -> Any:
     """The command line wins over the ini file."""
     given = config.getoption(name)
     return config.getini(name) if given is None else given
+
+
+def _of_hypothesis(config: pytest.Config, what: str) -> str | None:
+    """Return the seed or the profile that was given to Hypothesis, where it is one that lmccheck has, too."""
+    given = config.getoption(f"--hypothesis-{what}", default=None)
+    if given is None or (what == "profile" and given not in PROFILES):
+        return None
+    return str(given) if str(given).lstrip("-").isdecimal() or what == "profile" else str(zlib.crc32(given.encode()))
 
 
 def _device(text: str) -> str:

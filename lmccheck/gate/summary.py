@@ -49,9 +49,9 @@ class Summary:
         return int(wrong) if status == 0 else status
 
     def receive(self, payload: Mapping[str, Any]) -> None:
-        """Enter what one report carried: a record, or what became of a pair's aligned file."""
-        if payload.get("record"):
-            record = CheckRecord.from_dict(payload["record"])
+        """Enter what one report carried: records, or what became of a pair's aligned file."""
+        told = [payload["record"]] if payload.get("record") else []
+        for record in map(CheckRecord.from_dict, [*told, *payload.get("records", ())]):
             self.records[record.id] = record
         self.lines += payload.get("lines", ())
 
