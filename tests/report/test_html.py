@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from dataclasses import replace
 from itertools import pairwise
@@ -73,7 +74,9 @@ def test_every_verdict_has_its_word_and_its_sign(tree):
     assert {key: tags[f"tag {key}"][0] for key in ("pass", "fail", "unsettled", "error", "unmeasured")} == {
         "pass": "✓", "fail": "✕", "unsettled": "?", "error": "!", "unmeasured": "–",
     }  # fmt: skip
-    assert any(text == "✕ fail, warns only" for _, text in tree.all("span"))
+    words = [text for attributes, text in tree.all("span") if "tag" in (attributes.get("class") or "")]
+    assert words.count("✕ fail, warns only") == 2
+    assert words.count("✕ fail") == 2 * sum(row.verdict == "fail" for row in every_kind()) - 2
 
 
 def test_a_failure_answers_five_questions():
@@ -118,7 +121,10 @@ def test_what_was_decided_is_said_in_a_line(verdicts, exit_status, headline, gat
 def test_what_only_warns_leaves_the_gate_green_and_what_has_not_finished_does_not():
     """Neither a killed run nor one that only reports says green, nor one that could not read a manifest."""
     warned = [record("x", "pass"), record("y", "fail", severity="warn", blocking=False)]
-    assert "The gate is green" in page(warned, replace(RUN, exit_status=0))
+    text = page(warned, replace(RUN, exit_status=0))
+    assert "The gate is green" in text
+    assert "The limits hold on the data that was given, 1 of them warns only; other data may differ." in text
+    assert "Do not merge" not in text
     for run in (
         replace(RUN, finished=False, exit_status=None),
         replace(RUN, report_only=True, exit_status=0),
@@ -152,8 +158,8 @@ def test_the_table_of_a_line_has_its_numbers():
 
 def test_a_long_line_is_thinned_and_keeps_its_worst_point():
     """Of 1001 points about 40 stand in the table, and in the picture those that matter; the spike is in both."""
-    (drawing,) = drawings(record(curve=line(SPIKE), place={"t": 0.3}), "x", 41)
-    assert len(drawing.rows) <= 42
+    (drawing,) = drawings(record(curve=line(SPIKE), place={"t": 0.3}), "x", 40)
+    assert len(drawing.rows) == 41
     assert f"{SPIKE[300]:.4g}" in [row[1] for row in drawing.rows]
     assert drawing.left_out.endswith("of 1001 rows are shown; the JSON report has all")
     (points,) = re.findall('<polyline points="([^"]+)" class="s0"', drawing.svg)
@@ -195,6 +201,27 @@ def test_bars_end_where_their_values_are():
     widths = re.findall('<rect y="[0-9]+" width="([0-9.]+)%"[^>]*class="fill s0( over)?"', drawing.svg)
     assert widths == [("74", " over"), ("18.5", "")]
     assert drawing.rows == [["fc1", "0.4"], ["fc2", "0.1"]]
+
+
+def test_of_many_names_the_costliest_are_drawn_and_all_are_in_the_table():
+    """Nine of which one costs least: eight bars, in their own order."""
+    costs = [0.5, 0.1, *(0.9 - 0.01 * k for k in range(7))]
+    said = {"of": "level", "what": "ε", "beside_what": "", "beside": {}}
+    curve = {"kind": "bars", "names": [f"fc{k}" for k in range(9)], "values": {"model": costs}, **said}
+    (drawing,) = drawings(record(curve=curve), "x", 61)
+    assert re.findall(r"fc\d", drawing.svg) == ["fc0", *(f"fc{k}" for k in range(2, 9))]
+    assert len(drawing.rows) == 9
+
+
+@pytest.mark.parametrize(
+    ("value", "limit", "said"),
+    [(0.5, 0.1, "5 times the limit"), (0.05, 0.1, ""), (3.0, 0.0, ""), (math.inf, 0.1, ""), (23.4, 0.1, "234 times")],
+)
+def test_how_badly_is_also_told_in_limits(value, limit, said):
+    """Where the value is above a limit that is above nothing."""
+    text = page([record(value=value, limit=limit)])
+    assert said in text
+    assert said or "times the limit" not in text
 
 
 def test_a_merge_is_drawn_on_the_side_of_its_limit_where_it_lies():
