@@ -129,7 +129,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     manifests = config.stash[MANIFESTS]
     problem = None
     if options_of(config).models and not manifests:
-        problem = "--lmc-models: no lmc.toml and no *.lmc.toml under the given paths"
+        problem = (
+            "--lmc-models: no lmc.toml and no *.lmc.toml under the given paths; mend: lmccheck init A B writes one for "
+            "two checkpoints"
+        )
     elif manifests and not config.getoption("collectonly"):
         from lmccheck.gate.collect import selection_problem
 

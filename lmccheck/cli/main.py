@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from lmccheck.cli import align, docs, doctor, history, merge, symmetry, triage
+from lmccheck.cli import align, docs, doctor, history, init, merge, symmetry, triage
 from lmccheck.cli.command import HELD, WRONG
 from lmccheck.errors import LmcError
 
@@ -34,6 +34,6 @@ def parser() -> argparse.ArgumentParser:
     """Return the parser of the whole command line."""
     top = argparse.ArgumentParser(prog="lmccheck", description="Property tests for trained models.", allow_abbrev=False)
     commands = top.add_subparsers(required=True, metavar="COMMAND")
-    for command in (symmetry, doctor, align, merge, triage, history, docs):
+    for command in (init, doctor, symmetry, align, merge, triage, history, docs):
         command.add_to(commands)
     return top

@@ -84,7 +84,10 @@ def test_no_manifest_is_a_usage_error(project, flags):
     result = project.run_subprocess("--lmc-models", *flags)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     text = [line for line in [*result.errlines, *result.outlines] if "no lmc.toml" in line]
-    assert text == ["ERROR: --lmc-models: no lmc.toml and no *.lmc.toml under the given paths"]
+    told = (
+        "ERROR: --lmc-models: no lmc.toml and no *.lmc.toml under the given paths; mend: lmccheck init A B writes one"
+    )
+    assert text == [f"{told} for two checkpoints"]
     result.stdout.no_fnmatch_line("*Traceback*")
 
 
@@ -114,4 +117,4 @@ def test_a_manifest_above_the_given_folder_does_not_count(project):
     (project.path / "gates" / "test_other.py").write_text("def test_other():\n    pass\n")
     result = project.run("--lmc-models", "gates")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines(["ERROR: --lmc-models: no lmc.toml and no *.lmc.toml under the given paths"])
+    result.stderr.fnmatch_lines(["ERROR: --lmc-models: no lmc.toml and no *.lmc.toml under the given paths; mend: *"])
