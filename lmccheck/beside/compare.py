@@ -18,6 +18,7 @@ from lmccheck.store.header import TensorHeader
 
 DEEP = "JSON nested too deeply, expected what save_pretrained writes; mend: save the model again"
 MOST = 12  # lines of one comparison
+MOST_ACCEPTED = 3  # told in full
 STAND_ALONE = ("dtype", "vocabulary", "vocab_size", *adapters.BASE)
 Open = Callable[[Path], Folder]  # a folder by its path: the same one each time, where many compare with it
 
@@ -51,13 +52,21 @@ class Side:
 class Compared:
     """A line for each difference that is not accepted, and for each that is only said.
 
-    ``unmet`` are the accepted names that met no difference, ``unknown`` those that can meet none, with a line each.
+    ``accepted`` says what would be a problem, had its name not been accepted. ``unmet`` are the accepted names that met
+    no difference, ``unknown`` those that can meet none, with a line each.
     """
 
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    accepted: list[str] = field(default_factory=list)
     unmet: dict[str, str] = field(default_factory=dict)
     unknown: dict[str, str] = field(default_factory=dict)
+
+    def told_accepted(self) -> tuple[str, ...]:
+        """Return what a report says of differences that were accepted, the first in full."""
+        lines = [f"accepted: {one_line(line)}" for line in dict.fromkeys(self.accepted)]
+        more = len(lines) - MOST_ACCEPTED
+        return *lines[:MOST_ACCEPTED], *([f"accepted: {more} more differences"] if more > 0 else [])
 
 
 def compare(
@@ -180,11 +189,11 @@ def _keys(table: Mapping[str, object], above: str, depth: int) -> Iterator[str]:
 
 def _faults(found: Compared, side: _Opened, accepted: _Accepted, largest: _Largest) -> None:
     """Add what does not fit in one checkpoint by itself."""
-    lines = []
+    lines: list[str] = []
     try:
         for text, names in fit.faults(side.folder, lambda: largest.of(side.tokenizer), side.side.tensors):
-            if not accepted.takes(names):
-                lines.append(f"{side.label}: {text}")
+            told = found.accepted if accepted.takes(names) else lines
+            told.append(f"{side.label}: {text}")
     except CheckpointError as error:
         lines.append(str(error))
     except RecursionError:
@@ -202,8 +211,13 @@ def _differences(found: Compared, one: _Opened, other: _Opened, accepted: _Accep
     ):
         try:
             for each in differences(*ends):
-                if not accepted.takes(each.names) and meant.isdisjoint(each.names):
-                    (lines.notes if each.note else lines.problems).append(each.line(one.name(each), other.name(each)))
+                taken, names = accepted.takes(each.names), (one.name(each), other.name(each))
+                if not meant.isdisjoint(each.names):
+                    continue
+                if taken:
+                    lines.accepted += [] if each.note else [each.said(*names)]
+                else:
+                    (lines.notes if each.note else lines.problems).append(each.line(*names))
         except CheckpointError as error:
             lines.problems.append(str(error))
         except RecursionError:
@@ -211,6 +225,7 @@ def _differences(found: Compared, one: _Opened, other: _Opened, accepted: _Accep
     both = f"{one.label} and {other.label}"
     _add(found.problems, lines.problems, both)
     _add(found.notes, lines.notes, both)
+    _add(found.accepted, lines.accepted, both)
 
 
 def _read_with(found: Compared, data: tuple[str, Folder], side: _Opened, accepted: _Accepted) -> None:
@@ -220,13 +235,16 @@ def _read_with(found: Compared, data: tuple[str, Folder], side: _Opened, accepte
         return
     try:
         if tokenizers.exists(side.tokenizer):
-            told = [
-                each for each in tokenizers.text_differences(folder, side.tokenizer) if not accepted.takes(each.names)
-            ]
-            lines = [each.line(f"{name} ({folder})", side.name(each)) for each in told]
+            for each in tokenizers.text_differences(folder, side.tokenizer):
+                ends = f"{name} ({folder})", side.name(each)
+                if accepted.takes(each.names):
+                    found.accepted.append(each.said(*ends))
+                else:
+                    lines.append(each.line(*ends))
         else:
-            faults = fit.rows(side.folder, lambda: fit.largest_of(folder), side.side.tensors)
-            lines = [f"{side.label}, {name}: {text}" for text, names in faults if not accepted.takes(names)]
+            for text, names in fit.rows(side.folder, lambda: fit.largest_of(folder), side.side.tensors):
+                told = found.accepted if accepted.takes(names) else lines
+                told.append(f"{side.label}, {name}: {text}")
     except CheckpointError as error:
         lines = [str(error)]
     except RecursionError:
@@ -239,7 +257,9 @@ def _adapters(found: Compared, sides: Sequence[Side], accepted: _Accepted, opene
     tuned = [side for side in sides if side.adapter is not None]
     for side in tuned:
         line, certain = adapters.other_base(side.name, side.adapter, side.facts.get("base"), side.home, opened)
-        if line and not accepted.takes(adapters.BASE):
+        if line and accepted.takes(adapters.BASE):
+            found.accepted += [line.partition("; mend: ")[0]] if certain else []
+        elif line:
             _add(found.problems if certain else found.notes, [line], side.name)
     _add(found.notes, adapters.scales({side.name: side.facts for side in tuned}), "adapters")
 

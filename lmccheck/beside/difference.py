@@ -36,8 +36,12 @@ class Difference:
 
     def line(self, one: str, other: str) -> str:
         """Say it of two folders by their names."""
-        said = f"{self.file}: {_cut(self.what)} is {self.values[0]} in {one} and {self.values[1]} in {other}{self.more}"
+        said = self.said(one, other)
         return said if self.note else f'{said}; mend: make them equal, or accept = ["{_cut(self.names[0])}"]'
+
+    def said(self, one: str, other: str) -> str:
+        """Say it of two folders by their names, with no mend."""
+        return f"{self.file}: {_cut(self.what)} is {self.values[0]} in {one} and {self.values[1]} in {other}{self.more}"
 
 
 def _cut(name: str) -> str:

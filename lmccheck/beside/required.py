@@ -27,9 +27,10 @@ def read_with(folder: Path, **data: Any) -> dict[str, Path]:
 def require_same_beside(
     checkpoints: Mapping[str, Checkpoint], accept: Iterable[str] = (), *, built: bool, meant: Collection[str] = (),
     data: Mapping[str, Path] | None = None,
-) -> None:  # fmt: skip
-    """Raise CheckpointError where checkpoints, by name, differ beside their weights in what is not accepted.
+) -> tuple[str, ...]:  # fmt: skip
+    """Return what is to be said of differences beside the weights of checkpoints, by name, that are accepted.
 
+    Raises CheckpointError where there are others.
     ``built``: their model is built of the first one's config; else lone files are not asked for what lies beside them.
     ``data``: as in ``compare``.
     """
@@ -45,3 +46,4 @@ def require_same_beside(
         more = f" (and {len(others)} more)" if others else ""
         hint = "".join(f"; {line}" for line in list(found.unknown.values())[:1])
         raise CheckpointError(f"{first.replace('accept = [', 'accept=[')}{more}{hint}")
+    return found.told_accepted()

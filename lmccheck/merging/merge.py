@@ -303,11 +303,11 @@ def load_merge(
     published = None if shipped is None else look_at(shipped, folder, "shipped")
     compared = {**opened, **({} if origin is None else {"base_model": origin})}
     told = read_with(folder, data=data, calibration=calibration)
-    require_same_beside(compared, accept, built=model is None, data=told)
+    accepted = require_same_beside(compared, accept, built=model is None, data=told)
     title = name or "-".join(names)
     network = load_network(
         name=title, model=model_for(model, next(iter(opened.values()))), data=data, calibration=calibration, loss=loss,
-        device=device, base=folder, symmetry=symmetry,
+        device=device, base=folder, symmetry=symmetry, accepted=accepted,
     )  # fmt: skip
     network = network.untied() if untie else network
     first, *rest = named = [under_module_names(checkpoint, network) for checkpoint in opened.values()]

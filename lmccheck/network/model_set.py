@@ -122,9 +122,10 @@ def load_set(
     opened = [open_checkpoint(model, folder, f"model {k}", pins.get(k)) for k, model in enumerate(models)]
     named = {f"model {k}": checkpoint for k, checkpoint in enumerate(opened)}
     told = read_with(folder, data=given.get("data"), calibration=given.get("calibration"))
-    require_same_beside(named, accept, built=given.get("model") is None, data=told)
+    accepted = require_same_beside(named, accept, built=given.get("model") is None, data=told)
     title = name or "-".join(names)
-    network = load_network(name=title, **{**given, "model": model_for(given.get("model"), opened[0])})
+    given = {**given, "model": model_for(given.get("model"), opened[0])}
+    network = load_network(name=title, accepted=accepted, **given)
     network.remarks.update(dict.fromkeys((*matched, *found)))
     opened = [under_module_names(checkpoint, network) for checkpoint in opened]
     for other in opened[1:]:

@@ -68,6 +68,7 @@ class Network:
     constants: Mapping[str, Tensor] = field(default_factory=dict, repr=False)  # equal in all checkpoints
     build: Builder = field(kw_only=True, repr=False)  # another module like it
     described: FolderModel | None = field(default=None, kw_only=True, repr=False)  # by the config of a folder
+    accepted: tuple[str, ...] = field(default=(), kw_only=True, repr=False)  # differences beside the weights, in words
     heads: Mapping[str, str] = field(default_factory=dict, kw_only=True, repr=False)  # written apart, of embeddings
     remarks: dict[str, None] = field(default_factory=dict, repr=False)
     traces: dict[Any, Trace] = field(default_factory=dict, repr=False)  # of the module, by the inputs it was traced on
@@ -250,9 +251,11 @@ def load_network(
     device: str | torch.device = "auto",
     base: str | os.PathLike[str] | None = None,
     symmetry: str | os.PathLike[str] | PermutationSpec | None = None,
+    accepted: tuple[str, ...] = (),
 ) -> Network:
     """Build the module and load the data and the loss it is measured with; arguments as of ``load_pair``.
 
+    ``accepted``: what reports say of differences beside the weights that a user accepts.
     Raises SourceError, SymmetryError, DeviceError or UnsupportedArchitecture.
     """
     folder = Path(base) if base is not None else Path.cwd()
@@ -275,7 +278,7 @@ def load_network(
     inputs = tuple(dict.fromkeys([*input_files(folder, model, data, calibration, loss, symmetry), *read]))
     return Network(
         name, module, label, counted, calibrating, loss_held, str(device), torch_device, folder, spec, origin, inputs,
-        spec_file, build=build, described=described,
+        spec_file, build=build, described=described, accepted=accepted,
     )  # fmt: skip
 
 

@@ -141,10 +141,10 @@ def load_pair(
     folder = Path(base) if base is not None else Path.cwd()
     first, second = _opened(a, b, folder, sha256 or {})
     told = read_with(folder, data=data, calibration=calibration)
-    require_same_beside({"a": first, "b": second}, accept, built=model is None, data=told)
+    accepted = require_same_beside({"a": first, "b": second}, accept, built=model is None, data=told)
     network = load_network(
         name=name or _title(a, b), model=model_for(model, first), data=data, calibration=calibration, loss=loss,
-        device=device, base=folder, symmetry=symmetry,
+        device=device, base=folder, symmetry=symmetry, accepted=accepted,
     )  # fmt: skip
     network = network.untied() if untie else network
     first, second = under_module_names(first, network), under_module_names(second, network)
@@ -173,8 +173,10 @@ def load_widths(
     opened = _opened(a, b, folder, sha256 or {})
     told = read_with(folder, data=given.get("data"), calibration=given.get("calibration"))
     ends = dict(zip("ab", opened, strict=True))
-    require_same_beside(ends, accept, built=model_a is None, meant=WIDTHS, data=told)
-    first = load_network(name=name or _title(a, b), model=model_for(model_a, opened[0]), base=folder, **given)
+    accepted = require_same_beside(ends, accept, built=model_a is None, meant=WIDTHS, data=told)
+    first = load_network(
+        name=name or _title(a, b), model=model_for(model_a, opened[0]), base=folder, accepted=accepted, **given
+    )
     second = first.with_model(model_for(model_b, opened[1]))
     found = ((n, under_module_names(c, n)) for n, c in zip((first, second), opened, strict=True))
     return WidthPair(first.name, *(as_loaded(endpoint(n, c))[0] for n, c in found))

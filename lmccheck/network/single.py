@@ -88,10 +88,11 @@ def load_model(
     folder = Path(base) if base is not None else Path.cwd()
     opened = open_checkpoint(checkpoint, folder, ALONE, sha256)
     told = read_with(folder, data=data, calibration=calibration)
-    require_same_beside({ALONE: opened}, accept, built=model is None, data=told)
+    accepted = require_same_beside({ALONE: opened}, accept, built=model is None, data=told)
     network = load_network(
         name=name or model_names([checkpoint], ["state dict"])[0], model=model_for(model, opened), data=data,
         calibration=calibration, loss=loss, device=device, base=folder, symmetry=symmetry,
+        accepted=accepted,
     )  # fmt: skip
     end = as_loaded(endpoint(network, under_module_names(opened, network)))[0]
     return SingleModel(network.name, end)

@@ -37,6 +37,7 @@ class Publication:
     alone: tuple[str, ...] = ()
     refused: str = ""
     beside: tuple[str, ...] = ()  # what is wrong with its config and tokenizer
+    accepted: tuple[str, ...] = ()  # what of them differs and is accepted, in words
     explanations: list[str] = field(default_factory=list)
     losses: Mapping[str, float] = field(default_factory=dict)
     mends: list[str] = field(default_factory=list)
@@ -140,7 +141,7 @@ def published(merge: Merge, shipped: Checkpoint) -> Publication:
     equals = tuple(name for name, source in sources.items() if same_bits(shipped, source))
     end, refused = _loaded(merge, shipped)
     told: dict[str, Any] = {"equals": equals, "alone": taken_alone(merge, facts), "refused": refused}
-    told["beside"] = _beside(merge, shipped, expected)
+    told["beside"], told["accepted"] = _beside(merge, shipped, expected)
     if comparison.identical and not refused:
         return Publication(shipped.label, comparison, **told)
     explanations = [] if comparison.identical or comparison.rounded else _explained(merge, shipped, comparison)
@@ -148,14 +149,18 @@ def published(merge: Merge, shipped: Checkpoint) -> Publication:
     return Publication(shipped.label, comparison, explanations=explanations, losses=losses, mends=mends, **told)
 
 
-def _beside(merge: Merge, shipped: Checkpoint, expected: Checkpoint) -> tuple[str, ...]:
-    """Return what its config and tokenizer say that those of the merge do not; dtypes are those of its tensors."""
+def _beside(merge: Merge, shipped: Checkpoint, expected: Checkpoint) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return what its config and tokenizer say that those of the merge do not, and what of that is accepted.
+
+    Dtypes are those of its tensors.
+    """
     made = expected if expected.home is not None else next(iter(merge.files.values()))
     if expected.home is not None and shipped.home is None:
-        return ("has no config.json beside it, the merge has one; mend: publish the folder",)
+        return ("has no config.json beside it, the merge has one; mend: publish the folder",), ()
     sides = replace(Side.of("shipped", shipped), meant=("dtype",)), replace(Side.of("the merge", made), made=True)
     found = compare_beside(sides, merge.accept)
-    return tuple(f"is not what the merge is beside its weights: {line}" for line in found.problems)
+    problems = tuple(f"is not what the merge is beside its weights: {line}" for line in found.problems)
+    return problems, found.told_accepted()
 
 
 def _compared(merge: Merge, shipped: Checkpoint, expected: Checkpoint) -> Comparison:

@@ -23,7 +23,10 @@ REPEATS = 1e-5  # of a loss that is computed in float32: sums in another order d
 
 
 def data_remarks(network: Network) -> list[str]:
-    """Return what is to be said of the data: what was left out, what was also fitted to, what the outputs showed."""
+    """Return what is to be said of the data: what was left out, what was also fitted to, what the outputs showed.
+
+    What differs beside the weights, and was accepted, is said first of the network.
+    """
     data, said = network.data, list(network.data.notes)
     if data.uncounted:
         of = data.samples + data.uncounted
@@ -33,7 +36,7 @@ def data_remarks(network: Network) -> list[str]:
             f"{fitted} of {data.samples} evaluation samples are calibration data, too: what is measured was also "
             "fitted to"
         )
-    return [*said, *network.remarks]
+    return [*said, *network.accepted, *network.remarks]
 
 
 def origin_remarks(measured: Any) -> list[str]:

@@ -57,7 +57,7 @@ def shipped(merge: Merge, *, tolerance: Tolerance = "bits") -> Finding:
         endpoints=tuple(End(name, loss) for name, loss in found.losses.items() if name in merge.parents),
         verdict="fail" if lines else "pass",
         where=Where(tensor=worst.name) if worst else Where(),
-        notes=[*([] if lines else found.notes(tolerance)), *origin_remarks(merge)],
+        notes=[*([] if lines else found.notes(tolerance)), *found.accepted, *origin_remarks(merge)],
         failure=_failure(merge, found, lines) if lines else None,
         witness=merge,
         evaluations=len(found.losses),
