@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lmccheck.data.extras import extra
-from lmccheck.errors import SourceError, shown_path
+from lmccheck.errors import SourceError, nearest, shown_path
 from lmccheck.merging.materialise import places
 from lmccheck.store.disk import read_bytes
 
@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 
 MOST = 2**20  # bytes of a YAML
 KEYS = ("model", "base_model", "tokenizer_source", "source")
+TOKENIZERS = ("tokenizer_source", "tokenizer", "chat_template")
+TOP = (
+    "modules", "slices", "models", "merge_method", "base_model", "dtype", "out_dtype", "parameters", *TOKENIZERS,
+)  # fmt: skip
+OF_MODEL = ("model", "layer_range", "parameters")
 WORDS = ("union", "base")  # which may stand where a tokenizer's model does
 NO_HUB = "nothing is downloaded; mend: download it yourself, and name its folder"
 
@@ -45,7 +50,37 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise SourceError(told) from None
     if not isinstance(found, dict) or not isinstance(found.get("merge_method"), str):
         raise SourceError(f"{shown}: has no merge_method, expected a mergekit configuration; mend: name the right file")
+    try:
+        _require_known(found, TOP, shown, "")
+        _require_tables(found, shown, "")
+    except RecursionError:
+        raise SourceError(f"{shown}: holds itself, by an alias, or is nested too deeply; mend: correct it") from None
     return found
+
+
+def _require_known(table: Mapping[str, Any], known: tuple[str, ...], shown: str, where: str) -> None:
+    """Raise SourceError for a key that is nearly one of mergekit's, which passes over those it does not know.
+
+    Others may hold what aliases refer to.
+    """
+    for key in table:
+        if key not in known and (near := nearest(str(key), known)):
+            raise SourceError(f"{shown}: {where}{key}: no key of mergekit's{near}; mend: correct it")
+
+
+def _require_tables(value: Any, shown: str, where: str) -> None:
+    """Raise SourceError where ``parameters`` is no table, or a table of a model has a key nearly mergekit's."""
+    if isinstance(value, list):
+        for k, part in enumerate(value):
+            _require_tables(part, shown, f"{where.rstrip('.')}[{k}].")
+    if not isinstance(value, dict):
+        return
+    if "model" in value and "merge_method" not in value:
+        _require_known(value, OF_MODEL, shown, where)
+    for key, part in value.items():
+        if key == "parameters" and not isinstance(part, (dict, type(None))):
+            raise SourceError(f"{shown}: {where}parameters: got {part!r}, expected a table; mend: correct it")
+        _require_tables(part, shown, f"{where}{key}.")
 
 
 def references(config: dict[str, Any], path: Path, folder: Path) -> list[Reference]:
@@ -176,13 +211,17 @@ def flag(config: Mapping[str, Any], key: str, default: bool) -> bool | None:
 
 def layers_of(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return how many layers a YAML's slices need in its models, and whether the merge has those of one of them."""
-    slices = config.get("slices")
-    if not isinstance(slices, list):
-        return {"layers": 1, "layout": not config.get("modules")}
+    parts = [config, *(config.get("modules") or {}).values()]
+    found = [_layers(part["slices"]) for part in parts if isinstance(part.get("slices"), list)]
+    most = max((layers for layers, _ in found), default=1)
+    return {"layers": most, "layout": all(same for _, same in found)}
+
+
+def _layers(slices: list[Any]) -> tuple[int, bool]:
     ranges = [source["layer_range"] for part in slices for source in part.get("sources", ())]
     total = sum(part["sources"][0]["layer_range"][1] - part["sources"][0]["layer_range"][0] for part in slices)
     most = max(end for _, end in ranges)
-    return {"layers": most, "layout": total == most}
+    return most, total == most
 
 
 def clone(config: dict[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
@@ -16,6 +15,7 @@ from lmccheck.errors import CheckpointError
 from lmccheck.merging.contract import Made
 from lmccheck.store.checkpoint import Checkpoint, look_at
 from lmccheck.store.folders import MADE_HERE
+from lmccheck.store.scratch import drop_scratch, new_scratch
 from lmccheck.store.streamed import save_streamed
 from lmccheck.store.whole import replacing, write_whole
 
@@ -32,12 +32,12 @@ class Product:
     def made(self) -> Made:
         """What the recipe wrote. Raises LmcError."""
         try:
-            folder = Path(tempfile.mkdtemp(prefix="lmccheck-merge-"))
+            folder = new_scratch("merge")
         except OSError as error:
             raise CheckpointError(
                 f"{self._label}: no folder for it: {error.strerror or error}; mend: set TMPDIR to one with room"
             ) from None
-        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        weakref.finalize(self, drop_scratch, folder)
         return self._make(folder / "made")
 
     @cached_property

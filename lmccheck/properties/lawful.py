@@ -5,7 +5,6 @@ Manifests are collected with this file, so that what draws networks (Hypothesis,
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from lmccheck.merging.trial import Act, Broken, Made, Setting, Trial
 from lmccheck.properties.publication import note_of_one, taken_alone
 from lmccheck.store.checkpoint import Checkpoint, look_at
 from lmccheck.store.compare import same_bits
+from lmccheck.store.scratch import scratch
 
 if TYPE_CHECKING:
     from lmccheck.merging.merge import Merge
@@ -74,11 +74,11 @@ def _on_parents(merge: Merge, laws: tuple[str, ...], found: Tried) -> None:
         found.notes.append(f"equivariance was not tried on the parents: {reason}")
     if len(merge.given) > MOST and "unit" in laws:
         found.notes.append(f"M({{x: 1}}) = x was tried on {MOST} of {len(merge.given)} parents")
-    with tempfile.TemporaryDirectory(prefix="lmccheck-laws-") as folder:
+    with scratch("laws") as folder:
         numbers = iter(range(1_000_000))
 
         def make(setting: Setting) -> Made:
-            return made_of(merge, setting, Path(folder) / str(next(numbers)))
+            return made_of(merge, setting, folder / str(next(numbers)))
 
         trial = Trial(
             make,

@@ -14,9 +14,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+import lmccheck
 from lmccheck.errors import LmcError, SourceError
 from lmccheck.merging.contract import Made, read_recipe
 from lmccheck.merging.drawn_folders import llama_config, llama_shapes
+from lmccheck.merging.mergekit_config import layers_of
 from lmccheck.store.checkpoint import look_at
 
 LAYERS, HIDDEN = 2, 4
@@ -184,6 +186,15 @@ def test_an_adapter_on_its_base_is_a_parent(make, states, tmp_path: Path) -> Non
         ("merge_method: [", {}, "no YAML:"),
         ("models: []", {}, "has no merge_method"),
         ("!!python/object/apply:os.getcwd []", {}, "no YAML: could not determine a constructor"),
+        ("merge_method: linear\n---\nmerge_method: linear\n", {}, "expected a single document in the stream"),
+        ("merge_method: linear\nparamters: {weight: 1}\n", {}, "paramters: no key of mergekit's (did you mean 'par"),
+        (
+            "merge_method: linear\nmodels: [{model: chat, layer_rnage: [0, 1]}]\n",
+            {},
+            "models[0].layer_rnage: no key of mergekit's (did you mean 'layer_range'?)",
+        ),
+        ("merge_method: linear\nparameters: 3\n", {}, "parameters: got 3, expected a table"),
+        ("merge_method: linear\nmodels: &a [{b: *a}]\n", {}, "holds itself, by an alias"),
     ],
 )
 def test_what_the_yaml_says_is_compared_with_the_parents(make, text: str, options: Any, said: str) -> None:
@@ -193,6 +204,57 @@ def test_what_the_yaml_says_is_compared_with_the_parents(make, text: str, option
         make(text, **options)
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_aliases_stand_for_what_they_name(make, states) -> None:
+    """An anchor under a key of its own, which mergekit passes over, gives both parents their weight."""
+    pytest.importorskip("mergekit")
+    text = (
+        "common: &half {parameters: {weight: 0.5}}\nmodels:\n  - {model: chat, <<: *half}\n"
+        "  - {model: math, <<: *half}\nmerge_method: linear\ndtype: float32\n"
+    )
+    found = make(text)
+    assert found.facts["weights"] == {"chat": 0.5, "math": 0.5}
+    name = "model.norm.weight"
+    assert torch.allclose(made(found)[name], (states["chat"][name] + states["math"][name]) / 2)
+
+
+def test_what_is_no_configuration_is_told_with_its_place(make) -> None:
+    """The first mistake of those that mergekit finds, in words."""
+    pytest.importorskip("mergekit")
+    text = "merge_method: passthrough\nslices:\n  - sources: [{model: chat}]\n  - sources: [{model: math}]\n"
+    with pytest.raises(SourceError, match=r"slices\.0\.sources\.0\.layer_range: Field required, got .*\(and 1 more\)"):
+        make(text)
+
+
+@pytest.mark.slow
+def test_laws_of_a_yaml_that_makes_a_tokenizer(states, tmp_path: Path) -> None:
+    """Drawn networks have none: what the YAML says of its own models' tokenizers is left out for them."""
+    pytest.importorskip("mergekit")
+    pytest.importorskip("transformers")
+    rows = states["base"]["model.embed_tokens.weight"].shape[0]
+    model = {"type": "WordLevel", "vocab": {f"t{k}": k for k in range(rows)}, "unk_token": "t0"}
+    for name in states:
+        (tmp_path / name / "tokenizer.json").write_text(
+            json.dumps({"version": "1.0", "added_tokens": [], "model": model})
+        )
+        own = {"tokenizer_class": "PreTrainedTokenizerFast", "unk_token": "t0"}
+        (tmp_path / name / "tokenizer_config.json").write_text(json.dumps(own))
+    (tmp_path / "gates").mkdir()
+    text = LINEAR.format(chat="../chat", normalize="true") + "tokenizer_source: union\n"
+    (tmp_path / "gates" / "merge.yaml").write_text(text)
+    save_file({"inputs": torch.randint(0, rows, (4, 6))}, tmp_path / "data.safetensors")
+    merge = lmccheck.load_merge(
+        {"chat": "chat", "math": "math"}, {"mergekit": "gates/merge.yaml"}, data="data.safetensors", base=tmp_path
+    )
+    assert lmccheck.merge_laws(merge).passed
+
+
+def test_modules_need_as_many_layers_as_their_slices_name() -> None:
+    """Slices of a module count like those of a whole network."""
+    part = {"sources": [{"model": "chat", "layer_range": [0, 2]}, {"model": "math", "layer_range": [1, 4]}]}
+    assert layers_of({"modules": {"default": {"slices": [part]}}}) == layers_of({"slices": [part]})
+    assert layers_of({"modules": {"default": {"slices": [part]}}}) == {"layers": 4, "layout": False}
 
 
 def test_what_mergekit_says_is_passed_on_in_one_line(make) -> None:

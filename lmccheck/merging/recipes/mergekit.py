@@ -8,7 +8,7 @@ import logging
 import os
 import random
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from lmccheck.data.imports import say
 from lmccheck.errors import LmcError, SourceError, shown_path
 from lmccheck.merging.contract import Made, Making, recipe
 from lmccheck.merging.materialise import as_folder
+from lmccheck.merging.mergekit_config import TOKENIZERS as OF_TOKENIZERS
 from lmccheck.merging.mergekit_config import (
     clone,
     flag,
@@ -30,6 +31,7 @@ from lmccheck.merging.mergekit_config import (
     who_is_who,
 )
 
+FULL = ("No space left", "File too large", "Disk quota")  # however the libraries it writes with put that
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
 SYMMETRIC = {"slerp": ("equal", "equivariant"), "model_stock": ("equal", "equivariant"), "linear": ("equivariant",)}
 
@@ -78,15 +80,22 @@ def mergekit(making: Making) -> Made:
         reweighted(config, tables, weights := dict(making.settings["weights"]))
     rewritten(found, roles, folders)
     seed = making.seed if making.settings["seed"] is None else making.settings["seed"]
-    donor = folders[next(iter(roles))]
+    tokenizer = _has_tokenizer([folders[next(iter(roles))]])
+    if not tokenizer and _has_tokenizer(map(Path, found[0].folders)):  # drawn networks, which stand for that folder
+        for key in OF_TOKENIZERS:
+            config.pop(key, None)
     target = making.target / "merged"
-    _run(config, target, seed, shown, tokenizer=any((donor / name).is_file() for name in TOKENIZERS))
+    _run(config, target, seed, shown, tokenizer=tokenizer)
     method = str(config["merge_method"])
     facts = {"method": method, "seed": seed, "mergekit": version("mergekit")}
     facts |= layers_of(config)
     if (dtype := config.get("out_dtype") or config.get("dtype")) is not None:
         facts["dtype"] = str(dtype)
     return Made(target, {**facts, **_told(config, method, weights, making.base is not None)})
+
+
+def _has_tokenizer(folders: Iterable[Path]) -> bool:
+    return any((folder / name).is_file() for folder in folders for name in TOKENIZERS)
 
 
 def _told(config: Mapping[str, Any], method: str, weights: Mapping[str, float] | None, base: bool) -> dict[str, Any]:
@@ -128,7 +137,20 @@ def _run(config: Mapping[str, Any], target: Path, seed: int, shown: str, *, toke
                 ),
             )
     except (Exception, SystemExit) as error:
-        raise SourceError(f"{shown}: mergekit: {' '.join(say(error).split())}; mend: correct the YAML") from error
+        full = any(words in str(error) for words in FULL)
+        mend = "set TMPDIR to a folder with room" if full else "correct the YAML"
+        raise SourceError(f"{shown}: mergekit: {_said(error)}; mend: {mend}") from error
+
+
+def _said(error: BaseException) -> str:
+    """Return what mergekit says in one line; of what does not validate the first place and what is wrong there."""
+    listed = getattr(error, "errors", None)
+    if not callable(listed) or not listed():
+        return " ".join(say(error).split())
+    first, *others = listed()
+    place = ".".join(map(str, first["loc"])) or "the YAML"
+    more = f" (and {len(others)} more)" if others else ""
+    return f"{place}: {' '.join(first['msg'].split())}, got {str(first.get('input'))[:60]!r}{more}"
 
 
 @contextlib.contextmanager
