@@ -8,18 +8,15 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lmccheck.data.collate import MASK, TOKENS, UNCOUNTED
 from lmccheck.data.load import Batch, Data
-from lmccheck.data.trees import tensors_in
-from lmccheck.errors import LmcError, SourceError
-from lmccheck.modules.runner import Runner
+from lmccheck.errors import SourceError
+from lmccheck.modules.padding import ignores_padding
 
 KINDS = ("text", "labels")  # kinds of data whose inputs are tokens that lmccheck made
 LENGTHS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "max_seq_length", "block_size")
-NEAR = 1e-4  # of an output's size: what is told apart from rounding
-DRAWS = 4
 
 
 def fitted(data: Data, module: nn.Module) -> Data:
@@ -109,31 +106,12 @@ def _require_padding_ignored(data: Data, module: nn.Module) -> None:
         if length == batch.inputs[TOKENS].shape[1]:
             continue
         row = batch.inputs[TOKENS][short : short + 1]
-        if not _ignores(module, row, length, data.origin):
+        if not ignores_padding(module, row, length, data.origin):
             raise SourceError(
                 f"{_place(data, 0)}: rows are of different lengths, and the model's forward takes no {MASK}, so that "
                 "padding changes what it says; mend: a forward(input_ids, attention_mask), or rows of one length"
             )
         return
-
-
-def _ignores(module: nn.Module, row: Tensor, length: int, origin: str) -> bool:
-    """Whether a module says the same of the first tokens with and without what follows, under weights at random."""
-    runner = Runner(module)
-    for seed in range(DRAWS):
-        runner.draw(module, seed)
-        try:
-            padded, alone = (tensors_in(runner((each,), origin)) for each in (row, row[:, :length]))
-        except LmcError:
-            return True  # running it says what is wrong
-        if not padded or padded[0].ndim < 3:
-            return False  # nothing is said of each token
-        first = padded[0][:, :length]
-        if first.shape != alone[0].shape or float((first - alone[0]).abs().max()) > NEAR * (
-            1 + float(first.abs().max())
-        ):
-            return False
-    return True
 
 
 def _others(wrong: Sequence[int]) -> str:

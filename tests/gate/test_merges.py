@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from networks.merges import MANIFEST
 from safetensors.torch import load_file, save_file
 
 pytestmark = pytest.mark.usefixtures("real_core")
@@ -23,33 +24,6 @@ def mean(parents, base):
 
 def six(parents, base):
     return {n: base[n] + 6 * (parents["x"][n] - base[n]) for n in base}
-"""
-MANIFEST = """\
-schema = 1
-[data.val]
-safetensors = "other.safetensors"
-[data.test]
-safetensors = "data.safetensors"
-[defaults]
-model = "models:linear"
-
-[merge.soup]
-parents = { x = "x.safetensors", y = "y.safetensors" }
-recipe = { greedy_soup = "val" }
-data = "test"
-check.merged_loss = { against = "better-parent", limit = "50%" }
-check.classes = { property = "merged_loss", metric = "error", by = "class", limit = 5.0 }
-
-[merge.far]
-parents = { x = "x.safetensors" }
-base = "base.safetensors"
-recipe = { call = "models:six" }
-check.merged_loss = { data = ["test", "val"], limit = 0.05 }
-
-[merge.lost]
-parents = { x = "x.safetensors", z = "z.safetensors" }
-recipe = "uniform"
-check.merged_loss = { data = "test", limit = 0.05 }
 """
 
 

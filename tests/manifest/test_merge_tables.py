@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from networks.merges import MANIFEST
 from safetensors.torch import save_file
 
 from lmccheck.errors import ManifestError
@@ -13,34 +14,13 @@ from lmccheck.manifest.plan import MergePlan
 from lmccheck.manifest.preflight import problems
 from lmccheck.manifest.read import load_manifest
 
-MANIFEST = """\
-schema = 1
-[data.val]
-safetensors = "data.safetensors"
-[data.test]
-safetensors = "data.safetensors"
-[defaults]
-model = "models:linear"
-
-[merge.soup]
-parents = { x = "x.safetensors", y = "y.safetensors" }
-recipe = { greedy_soup = "val" }
-data = "test"
-sha256 = { x = "PIN" }
-check.merged_loss = { against = "y", limit = "50%" }
-check.classes = { property = "merged_loss", metric = "error", by = "class", limit = 5.0 }
-
-[merge.far]
-parents = { x = "x.safetensors" }
-base = "base.safetensors"
-recipe = { call = "models:six" }
-check.merged_loss = { data = ["test", "val"], limit = 0.05 }
-
-[merge.lost]
-parents = { x = "x.safetensors", z = "z.safetensors" }
-recipe = "uniform"
-check.merged_loss = { data = { x = "test" }, limit = 0.05 }
-"""
+CHANGES = {
+    "other.safetensors": "data.safetensors",
+    'data = "test"\ncheck.merged_loss = { against = "better-parent"': (
+        'data = "test"\nsha256 = { x = "PIN" }\ncheck.merged_loss = { against = "y"'
+    ),
+    '{ data = "test", limit': '{ data = { x = "test" }, limit',
+}
 
 
 @pytest.fixture
@@ -53,7 +33,11 @@ def manifest(tmp_path: Path) -> Path:
     save_file({"inputs": torch.eye(3), "targets": torch.arange(3)}, tmp_path / "data.safetensors")
     (tmp_path / "models.py").write_text("")
     path = tmp_path / "lmc.toml"
-    path.write_text(MANIFEST.replace("PIN", sha256_of(tmp_path / "x.safetensors")))
+    text = MANIFEST
+    for old, new in CHANGES.items():
+        assert old in text
+        text = text.replace(old, new)
+    path.write_text(text.replace("PIN", sha256_of(tmp_path / "x.safetensors")))
     return path
 
 

@@ -30,18 +30,15 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_killed_process_leaves_nothing_for_long(tmp_path: Path) -> None:
     """While it runs nobody touches its folder; after kill -9 the next one removes it, and no folder of others."""
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-c", CODE], stdout=subprocess.PIPE, text=True, env={**os.environ, "TMPDIR": str(tmp_path)}
-    )
-    assert process.stdout is not None
-    left = Path(process.stdout.readline().strip())
-    (tmp_path / "lmccheck-merge-of-another-version").mkdir()
-    try:
+    ) as process:
+        assert process.stdout is not None
+        left = Path(process.stdout.readline().strip())
+        (tmp_path / "lmccheck-merge-of-another-version").mkdir()
         with scratch("laws") as mine:
             assert (left.is_dir(), mine.is_dir()) == (True, True)
-    finally:
         process.send_signal(signal.SIGKILL)
-        process.wait()
     assert left.is_dir()
     with scratch("merge"):
         assert not left.exists()
