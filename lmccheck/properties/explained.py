@@ -162,10 +162,14 @@ def _layers(found: Mapping[str, Any]) -> str:
 
     >>> _layers({"from": "a", "layers": 12, "breaking_layers": ["fc2", "fc5"], "minimal_layers": ["fc2", "fc5"]})
     'enough to fail: fc2, fc5 alone, the other 10 layers as in a; without either of them the limit holds'
+    >>> _layers({"from": "a", "layers": 1, "breaking_layers": ["fc2"], "minimal_layers": ["fc2"]})
+    'enough to fail: fc2, the only layer that differs'
     """
     few, total, end = found["breaking_layers"], found["layers"], found["from"]
-    if not few or total == 1:
+    if not few:
         return ""
+    if total == 1:
+        return f"enough to fail: {few[0]}, the only layer that differs"
     if not found["minimal_layers"]:
         if len(few) == total:
             return f"enough to fail: not known, fewer than all {total} layers perhaps; {MORE}"
@@ -187,7 +191,7 @@ def _groups(found: Mapping[str, Any]) -> str:
     'put back: with the units of fc1 as in a 80 % of it goes, of fc2 50 % (2 of 3 groups measured)'
     """
     groups = [group for group in found["groups"] if group["share"] >= LITTLE][:MOST_NAMES]
-    if not groups:
+    if not groups or (found["groups_of"] == 1 and groups[0]["kind"] == "layer"):
         return ""
     units = groups[0]["kind"] == "units"
     (name, first), *others = [(group["name"], f"{100 * group['share']:.0f} %") for group in groups]

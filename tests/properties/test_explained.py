@@ -52,9 +52,9 @@ def require_named(depth: int, seed: int, explain: bool | None) -> None:
     assert any(line.startswith(first) for line in found.lines)
 
 
-@pytest.mark.parametrize("depth", DEPTHS)
+@pytest.mark.parametrize("depth", [DEPTHS[0], DEPTHS[-1]])
 def test_the_two_planted_layers_are_named(depth: int) -> None:
-    """By what a failure may cost by default, in nets of 8 to 64 layers."""
+    """By what a failure may cost by default, in nets of 8 and of 64 layers."""
     require_named(depth, 1, None)
 
 
@@ -194,8 +194,9 @@ def test_what_explaining_costs() -> None:
     red = failing(points=101)
     base = failing(points=101, explain=False).evaluations
     assert red.evaluations <= base + (base + LAYERS) // 2
-    why = failing().details["explanation"]
-    assert why["evaluations"] == failing().evaluations - own
+    found = failing()
+    why = found.details["explanation"]
+    assert why["evaluations"] == found.evaluations - own
     assert why["budget"].startswith(f"{why['evaluations']} of at most {LAYERS + (own + LAYERS) // 2} evaluations")
 
 
