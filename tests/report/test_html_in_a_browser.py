@@ -21,6 +21,13 @@ OVERLAPS = """(() => { const found = [];
       if (a < b && one.left < two.right && two.left < one.right && one.top < two.bottom && two.top < one.bottom)
         found.push([plot.id, a, b]);
   } return found; })()"""
+UNLIKE = """(() => { const found = [];
+  for (const figure of document.querySelectorAll('figure')) for (const key of figure.querySelectorAll('.legend line')) {
+    const drawn = figure.querySelector('.plot .' + key.classList[0]);
+    const [one, two] = [key, drawn].map(e => e && getComputedStyle(e)).map(s => s && [s.stroke, s.strokeDasharray]);
+    if (JSON.stringify(one) !== JSON.stringify(two)) found.push([key.classList[0], one, two]);
+  } return found; })()"""
+FAINT = "getComputedStyle(document.querySelector('.plot .grid')).stroke"
 CONTRAST = """(() => {
   const channel = c => (c /= 255) <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4;
   const light = rgb => { const [r, g, b] = rgb.match(/[\\d.]+/g).map(Number);
@@ -62,6 +69,8 @@ def test_the_page_is_silent_alone_and_fits(browser: Browser, address: str, width
     assert {url for url in requests if not url.startswith("data:")} == {address}
     for kind in ("Runtime.exceptionThrown", "Runtime.consoleAPICalled", "Log.entryAdded"):
         assert browser.events(kind) == []
+    assert browser.value(UNLIKE) == []  # a line is drawn as the legend has it
+    assert browser.value(FAINT) == {"light": "rgb(226, 226, 222)", "dark": "rgb(48, 52, 58)"}[scheme]
     contrast, where = browser.value(CONTRAST)
     assert contrast >= 4.5, where
 

@@ -85,7 +85,7 @@ def drawn(chart: Chart, name: str) -> Drawing:
         canvas.text((at, 16), f"limit {number(chart.limit)}", "said limit")
     legend = [(f"fill {style(series, one)}", one) for one in series if len(series) > 1]
     legend += [("hollow", chart.beside_what)] if chart.beside else []
-    legend += [("", f"the {MOST} costliest of {len(chart.names)}")] if len(ranked) < len(chart.names) else []
+    legend += [("", f"the {MOST} largest of {len(chart.names)}")] if len(ranked) < len(chart.names) else []
     return Drawing(chart.title, chart.says, str(canvas), *_table(chart), legend, "", chart.unit, len(series) == 1)
 
 

@@ -34,7 +34,7 @@ def classes(record: CheckRecord, name: str) -> Drawing | None:
     says = f"{samples['half']} of {samples['of']} samples carry half of the value; their classes."
     title = f"The {samples['half']} of {samples['of']} samples that carry half of it, by class"
     counts: dict[str, list[float | None]] = {"samples": [float(count) for count in found.values()]}
-    return drawn(Chart(title, says, list(found), counts, "class"), name)
+    return drawn(Chart(title, says, [f"class {each}" for each in found], counts, "class"), name)
 
 
 def percent(share: float | None) -> str:
