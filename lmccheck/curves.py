@@ -41,7 +41,8 @@ class Profile:
 class Bars:
     """What each of ``names`` costs, (n,) by endpoint or measurement; None where there is nothing to measure.
 
-    ``beside``: the same, less well done (without refit). ``of``: what is named, ``what`` the cost.
+    ``beside``: the same, less well done (without refit). ``of``: what is named, ``what`` the cost. ``limited``: whether
+    it is these that the limit bounds.
     """
 
     names: list[str]
@@ -50,6 +51,7 @@ class Bars:
     of: str = "level"
     what: str = "cost"
     beside_what: str = ""
+    limited: bool = True
     kind: ClassVar[str] = "bars"
 
 

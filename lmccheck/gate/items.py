@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +31,12 @@ class Recorded(pytest.Item):
         raise NotImplementedError
 
     def reproduce(self, baseline: bool = False) -> str:
-        """Return the command that repeats this item, beside the ``baseline``, from where the user typed the first."""
-        here = self.config.invocation_params.dir
-        names = self.nodeid.split("::")[1:]
-        node = "::".join([os.path.relpath(self.path, here), *names])
+        """Return the command that repeats this item, beside the ``baseline``."""
         options = options_of(self.config)
-        file = [f"--lmc-baseline={os.path.relpath(options.baseline, here)}"] if baseline and options.baseline else []
-        return reproduce_command(node, [*options.reproducing_flags, *file])
+        if not baseline or options.baseline is None:
+            return command_of(self, options.reproducing_flags)
+        file = os.path.relpath(options.baseline, self.config.invocation_params.dir)
+        return command_of(self, [*options.reproducing_flags, f"--lmc-baseline={file}"])
 
     def remember(self, record: CheckRecord) -> None:
         """Keep a record, and its flat facts where JUnit and other plugins find them (once, also after a rerun)."""
@@ -82,6 +81,13 @@ class Recorded(pytest.Item):
         if isinstance(excinfo.value, (LmcError, LmcWarning)):
             return "\n".join([*getattr(excinfo.value, "__notes__", ()), str(excinfo.value)])
         return super().repr_failure(excinfo)
+
+
+def command_of(item: pytest.Item, flags: Sequence[str]) -> str:
+    """Return the command that repeats an item, from where the user typed the first."""
+    names = item.nodeid.split("::")[1:]
+    node = "::".join([os.path.relpath(item.path, item.config.invocation_params.dir), *names])
+    return reproduce_command(node, flags)
 
 
 def without_frames(error: LmcError, config: pytest.Config) -> LmcError:

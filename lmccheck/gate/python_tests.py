@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from lmccheck.errors import LmcError, nearest
+from lmccheck.gate.items import command_of
 
 if TYPE_CHECKING:
     from lmccheck.manifest.plan import PairPlan, Plan
@@ -145,6 +146,7 @@ def add_record(item: pytest.Item, result: Result, name: str | None, pair: str | 
     blank = CheckRecord(
         id=f"{item.nodeid}::{check}", manifest=item.nodeid.split("::")[0], manifest_sha256="", pair=pair or item.name,
         check=check, property=result.property, severity="fail", verdict="pass", blocking=False,
+        reproduce=command_of(item, []),
     )  # fmt: skip
     rows[:] = [*(row for row in rows if row.check != check), blank.measured(result)]
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from lmccheck.curves import Bars
 from lmccheck.errors import LmcError
 from lmccheck.finding import End, Failure, Finding, Seen, Where
 from lmccheck.properties.advice import APART, maps_beyond, other_alignment
@@ -125,6 +126,13 @@ class Searched:
         weights = self.box.weights(point)
         return self.box.evaluator.measure(weights, reestimate=self.box.reestimates, label=shown(point))
 
+    def _bars(self, point: Mapping[str, float]) -> Bars:
+        """Return the coefficient of every layer at the worst point, beside that of the simplest violation."""
+        layers, name = list(self.box.layers), "worst point"
+        beside = {} if self.simplest is None else {name: [self.simplest.get(layer, 0.0) for layer in layers]}
+        values = {name: [point.get(layer, 0.0) for layer in layers]}
+        return Bars(layers, values, beside, "layer", "coefficient", "simplest violation", limited=False)
+
     def finding(self, limit: float | str) -> Finding:
         """Return what was found, its highest point measured once more."""
         from lmccheck.alignment.dimension import dimension_facts
@@ -143,6 +151,7 @@ class Searched:
             above="worse",
             merge=End("half-way in all layers", middle.loss, middle.error),
             where=Where(coefficients=point),
+            curve=self._bars(point),
             naive=self.naive,
             alignment={"method": "none", **dimension_facts(self.pair)}
             if self.alignment is None

@@ -57,6 +57,7 @@ def test_a_row_of_a_test_that_fails_is_blocking(project):
     (check,) = json.loads((project.path / "r.json").read_text())["checks"]
     assert (check["id"], check["pair"]) == ("test_soup.py::test_it[good]::linear_connectivity", "good")
     assert (check["severity"], check["blocking"]) == ("fail", True)
+    assert check["reproduce"] == "pytest 'test_soup.py::test_it[good]'"
 
 
 def test_only_results_are_recorded(project):

@@ -33,6 +33,11 @@ def test_two_layers_that_fail_together_are_the_simplest_violation() -> None:
     assert simplest["coefficients"] == {"layers.1": 0.5, "layers.4": 0.5}
     assert simplest["loss"] == pytest.approx(1.001 + 1e-6, abs=1e-9)
     assert result.value == pytest.approx(1.001 + 4e-6 - (1e-3 + 6e-6), abs=1e-2)
+    bars = result.finding.curve
+    drawn = dict(zip(bars.names, bars.beside["worst point"], strict=True))
+    assert drawn == {f"layers.{k}": 0.5 * (k in (1, 4)) for k in range(6)}
+    assert bars.values["worst point"][1] == result.details["worst_coefficients"]["layers.1"]
+    assert not bars.limited  # the limit is one of losses
     text = "\n".join(result.lines)
     assert "simplest violation {'layers.1': 0.5, 'layers.4': 0.5}, excess 1" in text
     assert "its layers may not be mixed each by itself, as they are, unaligned" in text

@@ -204,13 +204,15 @@ def test_bars_end_where_their_values_are():
 
 
 def test_of_many_names_the_costliest_are_drawn_and_all_are_in_the_table():
-    """Nine of which one costs least: eight bars, in their own order."""
-    costs = [0.5, 0.1, *(0.9 - 0.01 * k for k in range(7))]
+    """Of ten all but the two cheapest, in their order; the one that the verdict is about in any case."""
+    costs = [0.5, 0.1, *(0.9 - 0.01 * k for k in range(8))]
     said = {"of": "level", "what": "ε", "beside_what": "", "beside": {}}
-    curve = {"kind": "bars", "names": [f"fc{k}" for k in range(9)], "values": {"model": costs}, **said}
+    curve = {"kind": "bars", "names": [f"fc{k}" for k in range(10)], "values": {"model": costs}, **said}
     (drawing,) = drawings(record(curve=curve), "x", 61)
     assert re.findall(r"fc\d", drawing.svg) == ["fc0", *(f"fc{k}" for k in range(2, 9))]
-    assert len(drawing.rows) == 9
+    assert len(drawing.rows) == 10
+    (drawing,) = drawings(record(curve={**curve, "limited": False}), "x", 61)
+    assert "limit" not in drawing.svg  # which is not one of these
 
 
 @pytest.mark.parametrize(

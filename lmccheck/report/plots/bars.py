@@ -23,7 +23,7 @@ Costs = Mapping[str, Sequence[float | None]]
 class Chart:
     """What bars show under a ``title``: ``values`` of names by series, beside others that are drawn hollow.
 
-    ``of``: what is named. ``say`` words a value.
+    ``of``: what is named. ``say`` words a value. ``value``: the one that the verdict is about, which is always drawn.
     """
 
     title: str
@@ -36,12 +36,13 @@ class Chart:
     limit: float | None = None
     unit: str = ""
     say: Callable[[float | None], str] = number
+    value: float | None = None
 
     @property
     def ranked(self) -> list[int]:
         """The names that are drawn, in order: where there are too many, the costliest."""
         costs = [max(finite(row[k] for row in self.values.values()), default=-math.inf) for k in range(len(self.names))]
-        return sorted(sorted(range(len(costs)), key=lambda k: -costs[k])[:MOST])
+        return sorted(sorted(range(len(costs)), key=lambda k: (costs[k] != self.value, -costs[k]))[:MOST])
 
     def over(self, value: float | None) -> bool:
         """Whether a value is above the limit; what is no number is."""
@@ -52,14 +53,14 @@ def draw(record: CheckRecord, name: str) -> Drawing:
     """Return the drawing of what names cost."""
     curve = record.curve
     what, of, names = curve["what"], curve["of"], curve["names"]
-    many = "" if len(names) == 1 else "s"
-    says = f"{what} of {len(names)} {of}{many}; the largest is {number(record.value)} {record.unit}"
-    says += f", limit {number(record.limit)}."
+    many, limited = "" if len(names) == 1 else "s", curve.get("limited", True)
+    says = f"{what} of {len(names)} {of}{many}"
+    says += f"; the value is {number(record.value)} {record.unit}, limit {number(record.limit)}." if limited else "."
     title = what[:1].upper() + what[1:] if what[:1].isascii() else what
     return drawn(
         Chart(
-            f"{title} by {of}", says, names, curve["values"], of, curve["beside"], curve["beside_what"], record.limit,
-            record.unit,
+            f"{title} by {of}", says, names, curve["values"], of, curve["beside"], curve["beside_what"],
+            *((record.limit, record.unit, number, record.value) if limited else ()),
         ),
         name,
     )  # fmt: skip
