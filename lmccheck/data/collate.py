@@ -14,6 +14,7 @@ from torch.utils.data import Dataset, IterableDataset
 from lmccheck.errors import SourceError
 
 TARGETS = ("targets", "labels", "target", "label")  # keys of a dict that hold what is to be predicted
+SPANS = ("start_positions", "end_positions")  # of answers in a text, (n,) each: targets (n, 2)
 TOKENS, MASK = "input_ids", "attention_mask"
 UNCOUNTED = -100  # the target of a token that is not counted
 WIDER = {torch.uint16: torch.int64, torch.uint32: torch.int64, torch.uint64: torch.int64}  # torch computes with few
@@ -112,8 +113,12 @@ def parts_of(item: Any, where: str) -> tuple[Any, Any]:
 
 def _parts_of_dict(item: Mapping[str, Any]) -> tuple[Any, Any]:
     key = next((key for key in TARGETS if item.get(key) is not None), None)
-    rest = {name: part for name, part in item.items() if name not in TARGETS}
-    return rest["inputs"] if list(rest) == ["inputs"] else rest, None if key is None else item[key]
+    targets = None if key is None else item[key]
+    taken: tuple[str, ...] = TARGETS
+    if key is None and all(isinstance(item.get(name), Tensor) for name in SPANS):
+        taken, targets = (*TARGETS, *SPANS), torch.stack([item[name] for name in SPANS], -1)
+    rest = {name: part for name, part in item.items() if name not in taken}
+    return rest["inputs"] if list(rest) == ["inputs"] else rest, targets
 
 
 def own_targets(inputs: Any, where: str) -> Tensor:

@@ -18,6 +18,7 @@ ADAPTER = "adapter_model.safetensors"
 STEMS = ("model", "diffusion_pytorch_model")  # what transformers and timm, and what diffusers call weights
 WEIGHTS = tuple(f"{stem}{SAFETENSORS}" for stem in STEMS)
 INDEX = ".index.json"
+PIPELINE = "model_index.json"  # of diffusers: each of its models lies in a folder of its own
 MADE_HERE = "lmccheck.json"  # beside a merge that was written where it passed
 SHARD = re.compile(r"(.+)-\d+-of-\d+\.safetensors")
 EXPECTED = "the folder of a saved model"
@@ -103,6 +104,9 @@ def _refuse_without_weights(folder: Path, names: Collection[str]) -> NoReturn:
     if pickles:
         pickle = next((name for name in pickles if name.startswith("pytorch_model")), pickles[0])
         raise CheckpointError(refused_pickle(folder, f"a folder of pickles, {pickle}", repr(pickle)))
+    if PIPELINE in names:
+        mend = 'name the folder of the model that was merged (unet/, transformer/), with model = "module:callable"'
+        _refuse(folder, f"a pipeline of diffusers, {PIPELINE}", mend)
     if not names:
         _refuse(folder, "an empty folder", SAVED)
     _refuse(folder, f"a folder without {' or '.join(WEIGHTS)}", SAVED)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from lmccheck.data.imports import say
@@ -15,9 +16,10 @@ from lmccheck.errors import SourceError, nearest, shown_path
 from lmccheck.network.hub.library import quiet, transformers_for
 from lmccheck.store.disk import Held
 from lmccheck.store.documents import read_document
-from lmccheck.store.folders import CONFIG
+from lmccheck.store.folders import CONFIG, PIPELINE
 
-OTHERS = {"model_index.json": "a pipeline of diffusers"}  # what else a folder without a config.json may be
+OTHERS = {PIPELINE: "a pipeline of diffusers"}  # what else a folder without a config.json may be
+ENDS = ("start_logits", "end_logits")  # of answers that are spans of a text, (n, T) each
 OFF = ("use_cache", "output_hidden_states", "output_attentions", "output_router_logits")
 OWN = 'mend: give model = "module:callable" that builds it'
 
@@ -47,11 +49,16 @@ class FolderModel:
     def require_loss(self) -> str:
         """Return the name of that loss; raise SourceError where there is none."""
         if self.loss is None:
+            why = ": their targets are shorter than what they say, and are aligned with it" * self._aligns
             raise SourceError(
-                f"loss: left out, and models such as {self.label} have none here; mend: give "
+                f"loss: left out, and models such as {self.label} have none here{why}; mend: give "
                 'loss = "module:function" (outputs, targets) -> (n,)'
             )
         return self.loss
+
+    @property
+    def _aligns(self) -> bool:
+        return str(self.kind.__name__).endswith("ForCTC")
 
     def untied(self) -> FolderModel:
         """Return the model whose config says that its head is a tensor of its own."""
@@ -76,6 +83,8 @@ class FolderModel:
 def only_logits(module: nn.Module, given: Any, output: Any) -> Any:
     """Leave of a model's outputs what it answers: no loss, cache or hidden states, all of which hang on settings."""
     logits = output.get("logits") if isinstance(output, dict) else None
+    if logits is None and isinstance(output, dict) and all(name in output for name in ENDS):
+        return torch.stack([output[name] for name in ENDS], -1)  # (n, T, 2): the places are the classes
     return output if logits is None else type(output)(logits=logits)
 
 
@@ -140,6 +149,9 @@ def _class_name(said: dict[str, Any], where: str) -> str:
         return names[0]
     if isinstance(said.get("architecture"), str):
         raise SourceError(f"{where}: a config of timm, {said['architecture']!r}, expected one of transformers; {OWN}")
+    if isinstance(said.get("_class_name"), str):
+        theirs = f"a config of diffusers, {said['_class_name']!r}"
+        raise SourceError(f"{where}: {theirs}, expected one of transformers; {OWN}")
     raise SourceError(f"{where}: 'architectures' names no class, so that its head is not known; {OWN}")
 
 
@@ -180,12 +192,16 @@ def loss_of(name: str, config: Any) -> str | None:
     ('next_token', 'token_cross_entropy')
     >>> loss_of("BertForSequenceClassification", Config(num_labels=3)), loss_of("Wav2Vec2ForCTC", Config())
     ('cross_entropy', None)
+    >>> loss_of("BertForQuestionAnswering", Config())
+    'cross_entropy'
     """
     if name.endswith(("ForMaskedLM", "ForTokenClassification")) or getattr(config, "is_encoder_decoder", False):
         classifies = name.endswith("ForSequenceClassification")
         return "cross_entropy" if classifies else "token_cross_entropy"
     if name.endswith(("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")):
         return "next_token"
+    if name.endswith("ForQuestionAnswering"):
+        return "cross_entropy"
     if not name.endswith(("ForSequenceClassification", "ForImageClassification", "ForVideoClassification")):
         return None
     problem = getattr(config, "problem_type", None)
