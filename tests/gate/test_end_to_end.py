@@ -111,9 +111,11 @@ def test_the_gate_measures_real_networks(real):
         assert "no such layer" in lines[start + 1] or "torn.safetensors: truncated or corrupt" in lines[start + 1]
         assert lines[start + 2].startswith(("____", "===="))
     start = next(k for k, line in enumerate(lines) if " unaligned: linear_connectivity " in line)
-    assert lines[start + 6].startswith("try next: align = 'weight-matching'; or ")
-    assert lines[start + 7] == "reproduce: pytest 'lmc.toml::unaligned::linear_connectivity'"
-    assert lines[start + 8].startswith(("____", "===="))  # seven lines, and no log of torch's own below them
+    told = [line.partition(":")[0] for line in lines[start + 6 : start + 9]]
+    assert told == ["enough to fail", "put back", "samples"]
+    assert lines[start + 9].startswith("try next: align = 'weight-matching'; or ")
+    assert lines[start + 10] == "reproduce: pytest 'lmc.toml::unaligned::linear_connectivity'"
+    assert lines[start + 11].startswith(("____", "===="))  # ten lines, and no log of torch's own below them
     result.stdout.no_fnmatch_line("*Traceback*")
 
 

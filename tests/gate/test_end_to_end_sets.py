@@ -128,7 +128,7 @@ def test_the_gate_measures_real_sets_and_widths(gate, pytester, monkeypatch):
     assert checks["planted"]["seed"] != checks["strange"]["seed"]
     assert "stranger" in checks["strange"]["details"]["worst_pair"]
     assert "torn.safetensors: truncated or corrupt" in checks["torn"]["message"]
-    for check, lines in (("strange", 7), ("stranger", 7), ("torn", 1), ("confused", 1)):
+    for check, lines in (("strange", 10), ("stranger", 7), ("torn", 1), ("confused", 1)):
         assert len(checks[check]["message"].splitlines()) == lines
     assert {entry["name"]: sorted(entry["files"]) for entry in report["sets"]}["planted"] == ["a", "b", "c"]
 
