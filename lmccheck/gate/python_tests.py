@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from lmccheck.errors import LmcError, nearest
-from lmccheck.gate.items import command_of
 
 if TYPE_CHECKING:
     from lmccheck.manifest.plan import PairPlan, Plan
@@ -136,6 +135,7 @@ def planned_for(request: pytest.FixtureRequest) -> PlannedPair | None:
 
 def add_record(item: pytest.Item, result: Result, name: str | None, pair: str | None) -> None:
     """Keep a row for the report, in place of an earlier one of that name of the same test."""
+    from lmccheck.gate.items import command_of
     from lmccheck.report.record import CheckRecord
     from lmccheck.result import Result
 
