@@ -13,7 +13,6 @@ from lmccheck.cli.command import HELD, Commands
 from lmccheck.cli.draft import MANIFEST, MODELS, Draft
 from lmccheck.cli.init_model import settle_model
 from lmccheck.errors import CheckpointError, LmcError, SourceError, shown_path
-from lmccheck.manifest.read import load_manifest
 from lmccheck.store.checkpoint import Checkpoint, look_at
 from lmccheck.store.folders import CONFIG
 from lmccheck.store.header import PICKLES, SAFETENSORS, read_header
@@ -235,6 +234,8 @@ def _key(name: str) -> str:
 
 def write(folder: Path, texts: Mapping[str, str]) -> None:
     """Write all files, or none where one cannot be or the manifest would not be read. Raises LmcError."""
+    from lmccheck.manifest.read import load_manifest  # which imports pydantic
+
     written: list[Path] = []
     try:
         for name, text in texts.items():
