@@ -48,6 +48,7 @@ def pytest_itemcollected(item: pytest.Item) -> None:
     names = getattr(item, "fixturenames", None)
     if isinstance(names, list) and python_tests.NAMED.intersection(names) and "_lmc_request" not in names:
         names.insert(0, "_lmc_request")
+    python_tests.mark_parametrised(item)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -126,10 +126,19 @@ def _chosen(plan: Plan, said: tuple[Any, ...]) -> list[PairPlan]:
     return [by_name[name] for name in said] if said else list(by_name.values())
 
 
+def mark_parametrised(item: pytest.Item) -> None:
+    """Say of a test that runs for several pairs that it is parametrised: Hypothesis looks for that of methods."""
+    if isinstance(_parameters(item).get(PAIR), PlannedPair):
+        item.add_marker(pytest.mark.parametrize(PAIR, []))
+
+
+def _parameters(item: Any) -> dict[str, Any]:
+    return dict(getattr(getattr(item, "callspec", None), "params", {}))
+
+
 def planned_for(request: pytest.FixtureRequest) -> PlannedPair | None:
     """Return the pair of a manifest that the test of a request is run for."""
-    callspec = getattr(request.node, "callspec", None)
-    found = callspec.params.get(PAIR) if callspec is not None else None
+    found = _parameters(request.node).get(PAIR)
     return found if isinstance(found, PlannedPair) else None
 
 
@@ -162,8 +171,8 @@ def payload_of(item: pytest.Item, report: pytest.TestReport) -> dict[str, Any] |
         replace(row, blocking=report.failed, severity="fail" if report.failed else "warn").to_dict()
         for row in item.stash.get(RECORDS, [])
     ]
-    lines = [f"{item.nodeid}: {item.stash[WORST]}"] if WORST in item.stash else []
-    return {"records": rows, "lines": lines} if rows or lines else None
+    found = [f"{item.nodeid}: {item.stash[WORST]}"] if WORST in item.stash else []
+    return {"records": rows, "whole": found} if rows or found else None
 
 
 def searched(item: pytest.Item) -> ExitStack:
@@ -187,6 +196,7 @@ def searched(item: pytest.Item) -> ExitStack:
             item.stash[WORST] = line
 
     around.enter_context(fixtures(fixture))
-    worst = around.enter_context(watched(handle, arguments))
+    itself = getattr(item.obj, "__self__", None)  # type: ignore[attr-defined]  # it has a handle, so it has an obj
+    worst = around.enter_context(watched(handle, arguments, itself))
     around.callback(partial(note, worst))
     return around

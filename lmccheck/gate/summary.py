@@ -14,13 +14,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lmccheck.errors import LmcError, one_line
+from lmccheck.errors import LONGEST, LmcError, one_line
 from lmccheck.gate.options import Options
 from lmccheck.gate.selection import Selection
 from lmccheck.report.formats import FORMATS, Run
 from lmccheck.report.record import NOT_MEASURED, CheckRecord
 from lmccheck.report.redact import redacted
 from lmccheck.report.write import announce, is_report, write_reports
+
+WHOLE = 8 * LONGEST  # characters of a line to be copied
 
 
 @dataclass
@@ -30,6 +32,7 @@ class Summary:
     records: dict[str, CheckRecord] = field(default_factory=dict)
     errors: list[dict[str, str]] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
+    whole: list[str] = field(default_factory=list)  # lines to be copied, of use only where nothing is left out
     selection: Selection = field(default_factory=Selection)
     root: str = ""
 
@@ -54,6 +57,7 @@ class Summary:
         for record in map(CheckRecord.from_dict, [*told, *payload.get("records", ())]):
             self.records[record.id] = record
         self.lines += payload.get("lines", ())
+        self.whole += payload.get("whole", ())
 
     def announce(self, options: Options, arguments: list[str], only_reports: bool = False) -> None:
         """Write at the start of the run what is to be found if it is killed; or only over earlier runs' reports."""
@@ -99,10 +103,12 @@ class Summary:
     def section(self, options: Options, width: int) -> Iterator[str]:
         """Yield the terminal section: the table, what it means, and where the files are."""
         run = Run(report_only=options.report_only, table=options.table, width=width)
-        yield from FORMATS.get("terminal").render(self.rows, run).splitlines()
-        if self.lines:
-            yield ""
+        table = FORMATS.get("terminal").render(self.rows, run).splitlines()
+        yield from table
+        if self.lines or self.whole:
+            yield from [""] if table else []
             yield from map(one_line, self.lines)
+            yield from (one_line(line, WHOLE) for line in self.whole)
         if os.environ.get("GITHUB_ACTIONS") == "true":  # whose runner reads them from the log
             yield from FORMATS.get("github").render(self.rows, run).splitlines()
 

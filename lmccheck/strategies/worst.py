@@ -63,14 +63,18 @@ def toward_worst(value: float) -> float:
 
 
 @contextmanager
-def watched(handle: Any, given: Collection[str]) -> Iterator[Worst]:
-    """Keep note of the worst while a test runs; ``handle`` is its attribute ``hypothesis``, ``given`` its fixtures."""
+def watched(handle: Any, given: Collection[str], itself: Any = None) -> Iterator[Worst]:
+    """Keep note of the worst while a test runs; ``handle`` is its attribute ``hypothesis``, ``given`` its fixtures.
+
+    ``itself``: the object whose method it is.
+    """
     worst, original = Worst(), handle.inner_test
 
     @wraps(original)
     def noted(*args: Any, **kwargs: Any) -> Any:
         worst.calls += 1
-        worst.called_with = {name: value for name, value in kwargs.items() if name not in given}
+        drawn = {name: value for name, value in kwargs.items() if name not in given}
+        worst.called_with = {name: value for name, value in drawn.items() if itself is None or value is not itself}
         return original(*args, **kwargs)
 
     token = _WORST.set(worst)

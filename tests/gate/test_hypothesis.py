@@ -14,6 +14,12 @@ b = "b.safetensors"
 model = "models:mlp"
 data = "data.safetensors"
 check.linear_connectivity = { limit = 9.0, align = "none", endpoints = "any" }
+[pair.q]
+a = "b.safetensors"
+b = "a.safetensors"
+model = "models:mlp"
+data = "data.safetensors"
+check.linear_connectivity = { limit = 9.0, align = "none", endpoints = "any" }
 """
 IMPORTS = (
     "from hypothesis import example, given, settings, strategies as st\n"
@@ -30,9 +36,9 @@ def gate(folder, pytester, real_core):
         save_file(weights, folder / f"{name}.safetensors")
     (folder / "lmc.toml").write_text(MANIFEST)
 
-    def run(text, *arguments):
+    def run(text, *arguments, only=""):
         (folder / "test_it.py").write_text(IMPORTS + text)
-        return pytester.runpytest_inprocess(folder / "test_it.py", f"--rootdir={folder}", *arguments)
+        return pytester.runpytest_inprocess(f"{folder / 'test_it.py'}{only}", f"--rootdir={folder}", *arguments)
 
     return run
 
@@ -46,21 +52,38 @@ def test_layers(lmc, lmc_pair, c):
 
 
 def test_session_fixtures_may_be_used_under_given(gate):
-    """No health check, no flakiness; a strategy may be bound to a fixture by its name."""
-    result = gate(WORST.format(limit=900), "-W", "error")
+    """No health check, no flakiness; a strategy may be bound to a fixture by its name; in methods, too."""
+    method = "class TestIt:\n    " + WORST.format(limit=900).strip().replace("(lmc,", "(self, lmc,").replace(
+        "\n", "\n    "
+    )
+    result = gate(f"{WORST.format(limit=900)}\n{method}\n", "-W", "error")
+    result.assert_outcomes(passed=4)
+    for test in ("test_layers?p?", "test_layers?q?", "TestIt::test_layers?p?", "TestIt::test_layers?q?"):
+        result.stdout.fnmatch_lines([f"*::{test}: @example(c={{*}})  # *, the worst of * calls"])
+
+
+def test_an_example_is_never_cut(gate):
+    """Longer than any other line: it is of use only whole."""
+    result = gate("""
+@settings(max_examples=2, deadline=None)
+@given(text=st.text(alphabet="x", min_size=2000, max_size=2000))
+def test_long(lmc, text):
+    toward_worst(1.0)
+""")
     result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(["*@example(text='" + 2000 * "x" + "')  # 1, *"])
 
 
 def test_the_worst_is_written_as_an_example_that_can_be_pasted(gate, folder):
     """Of a pass, too; pasted above the test it is what the test runs first, and as bad."""
-    result = gate(WORST.format(limit=900))
-    (line,) = {line for line in result.outlines if "@example(c={" in line}
+    result = gate(WORST.format(limit=900), only="::test_layers[p]")
+    line = next(line for line in result.outlines if "::test_layers[p]: @example(c={" in line)
     found = line[line.index("@example") :].partition("  #")[0]
     pasted = WORST.format(limit=900).replace("@given", f"{found}\n@given").replace("@settings(", "@settings(phases=[],")
     pasted = pasted.replace("phases=[]", "phases=[__import__('hypothesis').Phase.explicit]")
-    again = gate(pasted)
+    again = gate(pasted, only="::test_layers[p]")
     again.assert_outcomes(passed=1)
-    (other,) = {line for line in again.outlines if "@example(c={" in line}
+    other = next(line for line in again.outlines if "::test_layers[p]: @example(c={" in line)
     assert other.partition("  # ")[2].split(",")[0] == line.partition("  # ")[2].split(",")[0]
 
 
@@ -69,10 +92,10 @@ def test_a_failure_is_shrunk_and_replayed_from_the_example_database(gate, folder
     text = "import os\nos.environ.pop('CI', None)\n" + WORST.format(limit=0.3).replace(
         "    assert", "    print('CALLED', c)\n    assert"
     )
-    first = gate(text)
+    first = gate(text, only="::test_layers[p]")
     first.assert_outcomes(failed=1)
     calls = [line for line in first.outlines if line.startswith("CALLED")]
-    second = gate(text)
+    second = gate(text, only="::test_layers[p]")
     second.assert_outcomes(failed=1)
     assert next(line for line in second.outlines if line.startswith("CALLED")) == calls[-1]
     second.stdout.fnmatch_lines(["*the worst that Hypothesis found*", "@example(c={*"])
@@ -86,7 +109,7 @@ def test_what_st_data_draws_is_said_to_have_no_example(gate):
 def test_it(lmc_pair, data):
     toward_worst(height(lmc_pair, data.draw(ts(lmc_pair))))
 """)
-    result.assert_outcomes(passed=1)
+    result.assert_outcomes(passed=2)
     result.stdout.fnmatch_lines(["*drawn by st.data(), of which there is no @example; mend: draw in @given*"])
 
 
