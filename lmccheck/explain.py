@@ -188,8 +188,9 @@ def _extremes(failure: Failure, bound: float) -> str:
 
     worst = max(failure.seen, key=excess)
     over = [seen for seen in failure.seen if excess(seen) > 0]
-    smallest = min(over, key=excess, default=worst)
+    smallest = failure.simplest or min(over, key=excess, default=worst)
+    how = "simplest" if failure.simplest else "smallest"
     return (
-        f"worst {worst.height:.4g} {worst.place}; smallest counterexample {smallest.height:.4g} {smallest.place}; "
+        f"worst {worst.height:.4g} {worst.place}; {how} counterexample {smallest.height:.4g} {smallest.place}; "
         f"{len(over)} of {len(failure.seen)} {failure.things} above the limit"
     )

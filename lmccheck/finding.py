@@ -161,7 +161,8 @@ class Failure:
     ``measured`` is the measurement's name, ``remarks`` what belongs beside it; ``value`` only where it is not that of
     the finding. ``where`` describes the worst, ``data`` what it was measured on. ``seen`` is all that the limit bounds,
     ``things`` what that is called. ``beside`` belongs to the endpoints' losses. ``next``: what may help, and was not
-    tried; nothing that cannot. ``diagnosis``: further lines that say why.
+    tried; nothing that cannot. ``diagnosis``: further lines that say why. ``simplest``: what violates the limit most
+    simply, where that is not what is least above it.
     """
 
     subject: str
@@ -176,6 +177,7 @@ class Failure:
     value: float | None = None
     next: Sequence[str] = ()
     diagnosis: Sequence[str] = ()
+    simplest: Seen | None = None
 
 
 @dataclass(frozen=True)

@@ -181,9 +181,6 @@ class Searched:
         """Return why the box is too high."""
         how = "as they are, unaligned" if self.align == "none" else f"after {self.align}"
         simplest = found.facts["simplest"]
-        said = [f"simplest violation {shown(simplest['coefficients'])}, excess {simplest['excess']:.4g}"]
-        if self.align != "none":
-            said.append(f"unaligned it is {found.naive:.4g}")
         point = found.where.coefficients or {}
         return Failure(
             self.pair.name,
@@ -193,7 +190,8 @@ class Searched:
             measured_on(self.pair.data),
             [Seen(height, f"at {shown(dict(key))}") for key, height in self.search.seen.items()],
             "points searched (no sample of the box)",
-            said,
+            [] if self.align == "none" else [f"unaligned it is {found.naive:.4g}"],
+            simplest=Seen(simplest["excess"], f"at {shown(simplest['coefficients'])}"),
             next=[*other_alignment(self.pair.network, self.align), *self._beyond(found)] or [APART],
         )
 

@@ -27,7 +27,7 @@ class Search:
     """Points that were looked at, in order, each with its height; ``most`` bounds how many are measured in all.
 
     What would be one too many is taken to be low: that is so whenever it is asked for, so that nothing is drawn twice
-    with two outcomes. ``examples``: how many Hypothesis draws.
+    with two outcomes. ``examples``: how many Hypothesis draws, half as many more since some are drawn again.
     """
 
     layers: Sequence[str]
@@ -129,7 +129,7 @@ def _drawn(search: Search, number: int, bound: float) -> None:
 
     phases = (Phase.generate, Phase.target, *([Phase.shrink] if bound < float("inf") else []))
     chosen = settings(
-        max_examples=search.examples, phases=phases, database=None, deadline=None, derandomize=False,
+        max_examples=search.examples * 3 // 2, phases=phases, database=None, deadline=None, derandomize=False,
         backend="hypothesis", suppress_health_check=list(HealthCheck), report_multiple_bugs=False, print_blob=False,
         verbosity=Verbosity.quiet,
     )  # fmt: skip

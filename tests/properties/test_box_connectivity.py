@@ -39,7 +39,7 @@ def test_two_layers_that_fail_together_are_the_simplest_violation() -> None:
     assert bars.values["worst point"][1] == result.details["worst_coefficients"]["layers.1"]
     assert not bars.limited  # the limit is one of losses
     text = "\n".join(result.lines)
-    assert "simplest violation {'layers.1': 0.5, 'layers.4': 0.5}, excess 1" in text
+    assert "; simplest counterexample 1 at {'layers.1': 0.5, 'layers.4': 0.5}; " in text
     assert "its layers may not be mixed each by itself, as they are, unaligned" in text
 
 
@@ -189,5 +189,5 @@ def test_a_manifest_asks_for_it(folder: Path, pytester: pytest.Pytester) -> None
     report = folder / "r.json"
     found = pytester.runpytest(str(folder / "lmc.toml"), f"--lmc-report-json={report}", "-p", "no:randomly")
     found.assert_outcomes(passed=2, failed=1)
-    found.stdout.fnmatch_lines(["*simplest violation {*", "*searched: 20 points*"])
+    found.stdout.fnmatch_lines(["*simplest counterexample * at {*", "*searched: 20 points*"])
     assert '"worst_coefficients"' in report.read_text()

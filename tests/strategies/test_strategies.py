@@ -66,6 +66,11 @@ def test_t_is_a_neighbour_on_every_level() -> None:
         assert 0 <= far <= 1
 
 
+def test_a_half_is_the_simplest_number() -> None:
+    """Then whole numbers, then by the denominator."""
+    assert sorted([0.75, 0.125, 1.0, 0.0, 0.5, 0.25], key=simplicity) == [0.5, 0.0, 1.0, 0.25, 0.75, 0.125]
+
+
 def test_t_shrinks_to_a_half_and_then_to_the_simplest() -> None:
     """By its denominator, the smaller of two."""
     assert smallest(strategies.ts()) == 0.5
@@ -82,7 +87,7 @@ def test_coefficients_shrink_to_the_fewest_layers(pair: lmccheck.ModelPair) -> N
     assert smallest(strategies.coefficients(pair, layers=["2"]), bool) == {"2": 0.5}
 
 
-@FEW
+@QUIET
 @given(c=strategies.coefficients(switches(4, lambda c: 1e-3 + c.sum())))
 def test_zeros_are_dropped(c: dict[str, float]) -> None:
     """A layer that stays θ_A's is not named."""
@@ -159,8 +164,15 @@ def test_dropped_units_shrink_to_the_fewest(pair: lmccheck.ModelPair) -> None:
 
 def test_one_unit_of_a_group_always_stays(pair: lmccheck.ModelPair) -> None:
     """However many are dropped."""
-    drawn = strategies.dropout_masks(pair, groups=["2"], rate=15 / 16)
-    assert len(find(drawn, lambda d: len(d.units.get("2", ())) > 3, settings=FEW).units["2"]) == 4
+    counts = set()
+
+    @settings(QUIET, max_examples=40)
+    @given(strategies.dropout_masks(pair, groups=["2"], rate=15 / 16))
+    def look(drawn: DroppedUnits) -> None:
+        counts.add(len(drawn.units.get("2", ())))
+
+    look()
+    assert max(counts) == 4
 
 
 def test_many_units_are_dropped_in_blocks() -> None:
