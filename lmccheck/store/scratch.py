@@ -30,9 +30,8 @@ def new_scratch(what: str) -> Path:
     place = Path(tempfile.gettempdir())
     remove_left_over(place)
     hidden = Path(tempfile.mkdtemp(prefix=f".{PREFIX}", dir=place))  # under a name that nobody looks at, until locked
-    lock = os.open(hidden / OWNER, os.O_CREAT | os.O_RDWR, 0o600)
-    if fcntl is not None:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    (hidden / OWNER).touch()
+    lock = hold(hidden / OWNER)
     folder = place / f"{PREFIX}{what}-{hidden.name.removeprefix(f'.{PREFIX}')}"
     hidden.rename(folder)
     _held[folder] = lock
@@ -59,16 +58,26 @@ def scratch(what: str) -> Iterator[Path]:
 def remove_left_over(place: Path) -> None:
     """Remove the folders in ``place`` that a process made by ``new_scratch`` and was killed before it removed them."""
     for owner in place.glob(f"{PREFIX}*/{OWNER}"):
-        if not owner.is_symlink() and _left_over(owner):
+        if not owner.is_symlink() and left_over(owner):
             shutil.rmtree(owner.parent, ignore_errors=True)
 
 
-def _left_over(owner: Path) -> bool:
-    """Whether nobody holds the lock on a file; another user's is held."""
+def hold(path: Path) -> int:
+    """Lock a file or a folder for as long as the descriptor that is returned stays open."""
+    lock = os.open(path, os.O_RDONLY)
+    if fcntl is not None:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+    return lock
+
+
+def left_over(path: Path) -> bool:
+    """Whether nobody holds the lock on a file or a folder; another user's counts as held."""
     if fcntl is None:
         return False
     with suppress(OSError):
-        lock = os.open(owner, os.O_RDWR | os.O_NOFOLLOW)
+        if path.stat().st_uid != os.getuid():
+            return False
+        lock = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         finally:

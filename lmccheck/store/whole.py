@@ -6,10 +6,15 @@ import errno
 import os
 import shutil
 import stat
+import time
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
+
+from lmccheck.store.scratch import hold, left_over
+
+MINUTE = 60.0  # in which one that was made is surely held by who made it
 
 
 class NotOurs(Exception):
@@ -26,16 +31,19 @@ def replacing_folder(path: Path, mark: str) -> Iterator[Path]:
 
     A folder that is there is replaced if it is empty, or if it holds ``mark`` and nothing that the new one lacks but
     weights; raises NotOurs otherwise. Whatever ends the block early leaves it as it was and nothing beside it; a kill
-    leaves ``.lmccheck-….partial``, which nobody reads. Raises OSError.
+    leaves ``.lmccheck-….partial``, which nobody reads and the next that is written beside it removes. Raises OSError.
     """
     target = Path(os.path.realpath(path))
     if target.exists():
         _require_ours(target, mark)
     target.parent.mkdir(parents=True, exist_ok=True)
+    _remove_left_over(target.parent)
     partial = target.with_name(f".lmccheck-{uuid4().hex}.partial")
-    aside = target.with_name(f".lmccheck-{uuid4().hex}.partial")
+    aside = target.with_name(f".lmccheck-{uuid4().hex}.replaced")
+    lock = None
     try:
         partial.mkdir()
+        lock = hold(partial)
         yield partial
         for file in partial.rglob("*"):
             if file.is_file():
@@ -53,6 +61,17 @@ def replacing_folder(path: Path, mark: str) -> Iterator[Path]:
     finally:
         shutil.rmtree(partial, ignore_errors=True)
         shutil.rmtree(aside, ignore_errors=True)
+        if lock is not None:
+            os.close(lock)
+
+
+def _remove_left_over(folder: Path) -> None:
+    """Remove the folders that a killed process was writing, none of the last minute."""
+    for path in folder.glob(".lmccheck-*.partial"):
+        with suppress(OSError):
+            old = time.time() - path.lstat().st_mtime > MINUTE
+            if old and path.is_dir() and not path.is_symlink() and left_over(path):
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def _require_ours(folder: Path, mark: str, new: Collection[str] | None = None) -> None:

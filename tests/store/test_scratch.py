@@ -7,11 +7,13 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
 
 from lmccheck.store.scratch import OWNER, drop_scratch, new_scratch, scratch
+from lmccheck.store.whole import replacing_folder
 
 CODE = """
 import pathlib, sys, time
@@ -64,3 +66,19 @@ def test_a_link_is_never_followed(tmp_path: Path) -> None:
     (tmp_path / "lmccheck-merge-x" / OWNER).symlink_to(tmp_path / "own" / "file")
     drop_scratch(new_scratch("merge"))
     assert (tmp_path / "lmccheck-merge-x").is_dir()
+
+
+def test_half_a_folder_of_a_killed_process_is_removed_by_the_next(tmp_path: Path) -> None:
+    """Never while it is being written, and none that is a minute old; the folder itself is whole or not there."""
+    minutes_ago = time.time() - 600
+    for name in ("killed", "fresh"):
+        (tmp_path / f".lmccheck-{name}.partial").mkdir()
+        (tmp_path / f".lmccheck-{name}.partial" / "model.safetensors").write_bytes(b"half")
+    os.utime(tmp_path / ".lmccheck-killed.partial", (minutes_ago, minutes_ago))
+    with replacing_folder(tmp_path / "one", "mark") as first:
+        (first / "mark").write_text("one")
+        os.utime(first, (minutes_ago, minutes_ago))
+        with replacing_folder(tmp_path / "two", "mark") as second:
+            (second / "mark").write_text("two")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".lmccheck-fresh.partial", "one", "two"]
+    assert (tmp_path / "one" / "mark").read_text() == "one"
