@@ -23,6 +23,11 @@ from lmccheck.result import Result
 SCHEMA = json.loads(files("lmccheck.report").joinpath("report.schema.json").read_text(encoding="utf-8"))
 
 
+@pytest.fixture(scope="module")
+def pair() -> lmccheck.ModelPair:
+    return case("relu")[0]
+
+
 def record_of(result: Result) -> CheckRecord:
     """The record as a worker sends it, whose entry in the JSON report keeps to the schema."""
     blank = CheckRecord(*["x"] * 6, severity="fail", verdict="pass", blocking=False)
@@ -32,22 +37,20 @@ def record_of(result: Result) -> CheckRecord:
     return record
 
 
-def test_a_line_travels_with_its_record() -> None:
+def test_a_line_travels_with_its_record(pair: lmccheck.ModelPair) -> None:
     """Points and losses of the details, also of a Result that was made by hand; nothing where there are none."""
     details = {"t": [0, 0.5, 1], "losses": [0.1, 0.6, 0.1], "naive_losses": [0.1, math.nan, 0.1]}
     curve = record_of(Result("p", "fail", 0.5, 0.1, "nats", details=details)).curve
     assert (curve["kind"], curve["t"], curve["losses"]) == ("line", [0, 0.5, 1], [0.1, 0.6, 0.1])
     assert math.isnan(curve["naive_losses"][1])
-    pair, _ = case("relu")
     found = lmccheck.linear_connectivity(pair, points=3, profile="dev")
     assert record_of(found).curve["losses"] == found.details["losses"]
     for details in ({}, {"t": [0, 1], "losses": {"a": []}}, {"t": [0, 1], "losses": [1.0]}):
         assert record_of(Result("p", "pass", 0.0, 0.1, "nats", details=details)).curve == {}
 
 
-def test_the_segments_of_a_path_carry_its_largest_loss() -> None:
+def test_the_segments_of_a_path_carry_its_largest_loss(pair: lmccheck.ModelPair) -> None:
     """Ten in order, each beginning where the last ends; the highest is what the excess is measured from."""
-    pair, _ = case("relu")
     found = lmccheck.ten_segment_path(pair, profile="dev")
     profile = found.finding.curve
     assert isinstance(profile, Profile)
@@ -58,9 +61,8 @@ def test_the_segments_of_a_path_carry_its_largest_loss() -> None:
     assert max(part["max"] for part in segments) - worse == pytest.approx(found.value)
 
 
-def test_what_units_cost_is_drawn_by_level() -> None:
+def test_what_units_cost_is_drawn_by_level(pair: lmccheck.ModelPair) -> None:
     """The largest bar is the value; without refit they stand beside; a witness that is verified has the same bars."""
-    pair, _ = case("relu")
     found = lmccheck.dropout_stability(pair, profile="dev")
     bars = found.finding.curve
     assert isinstance(bars, Bars)
@@ -73,9 +75,8 @@ def test_what_units_cost_is_drawn_by_level() -> None:
     assert lmccheck.dropout_stability(pair, profile="dev", refit=False).finding.curve.beside == {}
 
 
-def test_draws_are_drawn_one_by_one() -> None:
+def test_draws_are_drawn_one_by_one(pair: lmccheck.ModelPair) -> None:
     """Masks, and noise with what of it reaches the output from each layer."""
-    pair, _ = case("relu")
     masks = lmccheck.noise_stability(pair, masks=9, profile="dev")
     assert isinstance(masks.finding.curve, Draws)
     assert record_of(masks).curve["values"] == {end: masks.details[end]["q"] for end in "ab"}
