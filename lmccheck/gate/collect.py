@@ -78,12 +78,17 @@ class PairCollector(pytest.Collector):
             yield item
 
     def teardown(self) -> None:
-        """Write what was aligned if the selected checks all passed, and free the weights."""
+        """Free the weights, and after the last selected check write what was aligned if they all passed.
+
+        Whoever orders the checks of several pairs among one another comes by several times.
+        """
         self.loaded.free()
         folder = options_of(self.config).aligned_dir
-        selected = {item.name for item in self.session.items if item.parent and item.parent.nodeid == self.nodeid}
-        if folder is None:
+        items = [item for item in self.session.items if item.parent and item.parent.nodeid == self.nodeid]
+        ended = self.session.shouldstop or self.session.shouldfail
+        if folder is None or (not ended and any(getattr(item, "record", None) is None for item in items)):
             return
+        selected = {item.name for item in items}
         if self.plan.ships is None:
             self.loaded.lines.append(f"{self.name} is a single model: --lmc-aligned-dir has nothing to write for it")
         elif failed := sorted(selected - self.loaded.passed):

@@ -40,6 +40,21 @@ def test_only_selected_checks_count(project):
     assert written(project) == ["one-b-aligned.safetensors"]
 
 
+def test_checks_of_several_pairs_in_turn(project):
+    """A plugin that shuffles items leaves a pair and comes back: it is concluded once, after its last check."""
+    checks = ("linear_connectivity", "again")
+    parts = [
+        project.pair(pair, value="0.01") + "".join(project.check(pair, each, property=checks[0]) for each in checks)
+        for pair in ("one", "two")
+    ]
+    project.manifest(*parts)
+    ids = [f"lmc.toml::{pair}::{check}" for check in checks for pair in ("one", "two")]
+    result = project.run("--lmc-aligned-dir=out", *ids)
+    result.assert_outcomes(passed=4)
+    result.stdout.no_fnmatch_line("*not written*")
+    assert written(project) == ["one-b-aligned.safetensors", "two-b-aligned.safetensors"]
+
+
 def test_a_stopped_run_writes_no_half_tested_pair(project):
     """With -x, a pair whose later checks never ran has not passed."""
     project.manifest(
