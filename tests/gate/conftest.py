@@ -22,6 +22,7 @@ import torch
 from networks.small import seeded, small_mlp
 
 HERE = Path(__file__).parent
+IN_ORDER = ("-p", "no:randomly")  # where that is installed: test_beside_other_plugins.py runs with it
 
 
 def write_checkpoint(
@@ -96,12 +97,12 @@ class Project:
         )
 
     def run(self, *arguments: str | Path) -> pytest.RunResult:
-        """Run pytest in this process, every warning an error."""
-        return self.pytester.runpytest_inprocess("-p", "fakecore", "-W", "error", *arguments)
+        """Run pytest in this process, every warning an error, items in the order of the manifest."""
+        return self.pytester.runpytest_inprocess("-p", "fakecore", *IN_ORDER, "-W", "error", *arguments)
 
     def run_subprocess(self, *arguments: str | Path) -> pytest.RunResult:
         """Run pytest in a fresh process, every warning an error."""
-        return self.pytester.runpytest_subprocess("-p", "fakecore", "-W", "error", *arguments)
+        return self.pytester.runpytest_subprocess("-p", "fakecore", *IN_ORDER, "-W", "error", *arguments)
 
 
 @pytest.fixture(autouse=True)
