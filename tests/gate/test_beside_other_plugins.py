@@ -1,4 +1,4 @@
-"""Beside other plugins of pytest the gate measures, reports and exits as it does alone; those not installed are skipped."""
+"""Beside other plugins of pytest the gate is what it is alone; those that are not installed are skipped."""
 
 from __future__ import annotations
 

@@ -28,10 +28,15 @@ def test_help_names_every_option(project):
     """pytest --help shows the group with all of surface's options and ini keys."""
     text = project.run("--help").stdout.str()
     keys = [*INI_KEYS, *(each.key for each in formats())]
-    options = {"models", "report-only", *(key.removeprefix("lmc_").replace("_", "-") for key in keys)}
+    options = {
+        "models",
+        "report-only",
+        "update-baseline",
+        *(key.removeprefix("lmc_").replace("_", "-") for key in keys),
+    }
     assert options == {
         "models", "device", "seed", "profile", "table", "report-json", "report-md", "aligned-dir", "witness-dir",
-        "report-only", "attest",
+        "report-only", "attest", "report-html", "baseline", "update-baseline", "history",
     }  # fmt: skip
     assert set(re.findall(r"--lmc-([a-z-]+)", text)) == options
     for key in keys:
