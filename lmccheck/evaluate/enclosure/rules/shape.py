@@ -1,0 +1,102 @@
+"""What moves numbers without changing them: reshapes, permutations, slices, concatenation, copies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lmccheck.evaluate.enclosure.cell import Cell, encloses
+from lmccheck.evaluate.enclosure.enclosed import Enclosed, NoEnclosure, lifted
+
+
+def _moves(name: str, move: Callable[..., Tensor]) -> None:
+    """Give an op the rule that its parts are moved as it moves a tensor."""
+
+    def moved(cell: Cell, x: Enclosed, *settings: Any, **more: Any) -> Enclosed:
+        return x.map(lambda part: move(part, *settings, **more))
+
+    encloses(name)(moved)
+
+
+for _name in "permute transpose t movedim squeeze unsqueeze select slice narrow contiguous alias detach flip".split():
+    _moves(_name, getattr(torch.ops.aten, _name))
+for _name in "flatten unflatten".split():
+    _moves(_name, getattr(torch, _name))
+
+
+@encloses("clone", "lift_fresh", "lift_fresh_copy")
+def same(cell: Cell, x: Enclosed, **_: Any) -> Enclosed:
+    return x
+
+
+@encloses("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout")
+def dropout(cell: Cell, x: Enclosed, share: float, train: bool = False) -> Enclosed:
+    if train:
+        raise NoEnclosure("random numbers")
+    return x
+
+
+@encloses("to", "_to_copy", "type_as")
+def to(cell: Cell, x: Enclosed, *settings: Any, **more: Any) -> Enclosed:
+    wanted = [each for each in (*settings, *more.values()) if isinstance(each, torch.dtype)]
+    if any(each != torch.float64 for each in wanted):
+        raise NoEnclosure("a cast to another dtype")
+    return x
+
+
+@encloses("view", "reshape", "_unsafe_view")
+def reshape(cell: Cell, x: Enclosed, shape: Sequence[int]) -> Enclosed:
+    """A reshape that was traced on ``cell.traced`` samples is one of as many as there are."""
+    return x.map(lambda part: part.reshape(cell.sized(shape)))
+
+
+@encloses("expand")
+def expand(cell: Cell, x: Enclosed, shape: Sequence[int], **_: Any) -> Enclosed:
+    return x.map(lambda part: part.expand(cell.sized(shape)))
+
+
+@encloses("cat", "concat")
+def concatenate(cell: Cell, parts: Sequence[Enclosed | Tensor], dim: int = 0) -> Enclosed:
+    return _joined([lifted(part) for part in parts], lambda tensors: torch.cat(tensors, dim), dim)
+
+
+@encloses("stack")
+def stack(cell: Cell, parts: Sequence[Enclosed | Tensor], dim: int = 0) -> Enclosed:
+    return _joined([lifted(part) for part in parts], lambda tensors: torch.stack(tensors, dim), dim)
+
+
+def _joined(parts: Sequence[Enclosed], join: Callable[[list[Tensor]], Tensor], dim: int) -> Enclosed:
+    if dim == 0:
+        raise NoEnclosure("values of different samples joined")
+
+    def whole(of: Callable[[Enclosed], Tensor | None]) -> Tensor | None:
+        found = [of(part) for part in parts]
+        if all(each is None for each in found):
+            return None
+        return join([torch.zeros_like(p.first) if f is None else f for f, p in zip(found, parts, strict=True)])
+
+    first = join([part.first for part in parts])
+    second = first if all(part.constant for part in parts) else join([part.second for part in parts])
+    return Enclosed(first, second, whole(lambda part: part.bend), whole(lambda part: part.slack))
+
+
+@encloses("chunk", "split", "split_with_sizes", "unbind")
+def apart(cell: Cell, *_: Any) -> Enclosed:
+    raise NoEnclosure("a value in parts")
+
+
+@encloses("constant_pad_nd", "pad")
+def pad(cell: Cell, x: Enclosed, sizes: Sequence[int], *settings: Any) -> Enclosed:
+    """Values at the border; the bend and the slack are 0 there."""
+    mode = settings[0] if settings and isinstance(settings[0], str) else "constant"
+    value = next((each for each in settings if isinstance(each, (int, float))), 0)
+    if mode != "constant":
+        return x.map(lambda part: torch.nn.functional.pad(part, list(sizes), mode=mode))
+    padded = x.map(lambda part: torch.nn.functional.pad(part, list(sizes)))
+    if not value:
+        return padded
+    first, second = (torch.nn.functional.pad(end, list(sizes), value=value) for end in (x.first, x.second))
+    return Enclosed(first, first if x.constant else second, padded.bend, padded.slack)

@@ -1,0 +1,175 @@
+"""Smooth functions of every number by itself: bent by their curvature in the middle of the cell."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lmccheck.evaluate.enclosure.cell import Cell, encloses
+from lmccheck.evaluate.enclosure.enclosed import Enclosed, NoEnclosure
+from lmccheck.evaluate.enclosure.rules.piecewise import SELU_ALPHA, SELU_SCALE, rectified
+
+Function = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Smooth:
+    """φ with φ′ and φ″, and bounds of |φ′|, |φ″| and |φ‴| over all numbers; ``jolt`` is infinite where φ″ jumps."""
+
+    value: Function
+    slope: Function
+    curve: Function
+    most_slope: float
+    most_curve: float
+    jolt: float
+
+    def __call__(self, z: Enclosed) -> Enclosed:
+        """Return φ(z), elementwise.
+
+        Along the chord φ is its own chord − s(1−s)·Δ²·φ″(ξ)/2, with ξ between the ends; off it by d it is more by
+        φ′(ξ)·d. Both derivatives are taken in the middle; what they may differ from that is slack.
+        """
+        middle = (z.first + z.second) / 2
+        slope, curve = self.slope(middle), self.curve(middle)
+        off, squared = z.off_chord, z.step.square()
+        reach = z.step.abs() / 2
+        most = torch.full_like(curve, self.most_curve)  # of |φ″| within reach
+        if math.isfinite(self.jolt):
+            most = (curve.abs() + self.jolt * (reach + off)).clamp(max=self.most_curve)
+        bend = -curve * squared / 2
+        apart = most + curve.abs()
+        if math.isfinite(self.jolt):
+            apart = torch.minimum(reach * self.jolt, apart)
+        slack = squared / 8 * apart
+        turned = most * (reach + off)  # by how much φ′ may differ from that in the middle
+        if z.bend is not None:
+            bend = bend + slope * z.bend
+            slack = slack + torch.minimum(turned, self.most_slope + slope.abs()) * z.bend.abs() / 4
+        if z.slack is not None:
+            slack = slack + (slope.abs() + turned).clamp(max=self.most_slope) * z.slack
+        wide = self.most_slope * (reach + off)  # what the slope alone allows: less where the ends are far apart
+        bend, slack = bend.where(slack <= wide, 0.0), torch.minimum(slack, wide)
+        first = self.value(z.first)
+        second = first if z.constant else self.value(z.second)
+        return Enclosed(first, second, bend, slack).rounded(16)
+
+
+def _gauss(x: Tensor) -> Tensor:
+    return torch.exp(-x.square() / 2) / math.sqrt(2 * math.pi)
+
+
+def _tanh_slope(x: Tensor) -> Tensor:
+    return 1 - torch.tanh(x).square()
+
+
+def _tanh_curve(x: Tensor) -> Tensor:
+    return -2 * torch.tanh(x) * _tanh_slope(x)
+
+
+def _sigmoid_slope(x: Tensor) -> Tensor:
+    return torch.sigmoid(x) * torch.sigmoid(-x)
+
+
+def _sigmoid_curve(x: Tensor) -> Tensor:
+    return _sigmoid_slope(x) * (1 - 2 * torch.sigmoid(x))
+
+
+def _silu_slope(x: Tensor) -> Tensor:
+    return torch.sigmoid(x) + x * _sigmoid_slope(x)
+
+
+def _silu_curve(x: Tensor) -> Tensor:
+    return 2 * _sigmoid_slope(x) + x * _sigmoid_curve(x)
+
+
+def _gelu_slope(x: Tensor) -> Tensor:
+    return torch.special.ndtr(x) + x * _gauss(x)
+
+
+def _gelu_curve(x: Tensor) -> Tensor:
+    return (2 - x.square()) * _gauss(x)
+
+
+ROOT, CUBE = math.sqrt(2 / math.pi), 0.044715
+
+
+def _inner(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return tanh(u), and its first two derivatives in x, of u = √(2/π)·(x + 0.044715·x³)."""
+    inside = torch.tanh(ROOT * (x + CUBE * x**3))
+    grows, bends = ROOT * (1 + 3 * CUBE * x.square()), ROOT * 6 * CUBE * x
+    rest = 1 - inside.square()
+    return inside, rest * grows, rest * (bends - 2 * inside * grows.square())
+
+
+def _gelu_tanh_slope(x: Tensor) -> Tensor:
+    inside, slope, _ = _inner(x)
+    return (1 + inside) / 2 + x * slope / 2
+
+
+def _gelu_tanh_curve(x: Tensor) -> Tensor:
+    _, slope, curve = _inner(x)
+    return slope + x * curve / 2
+
+
+TANH = Smooth(torch.tanh, _tanh_slope, _tanh_curve, 1.0, 0.7699, 2.0)
+SIGMOID = Smooth(torch.sigmoid, _sigmoid_slope, _sigmoid_curve, 0.25, 0.09623, 0.125)
+SILU = Smooth(F.silu, _silu_slope, _silu_curve, 1.0999, 0.5, 0.3082)
+GELU = Smooth(F.gelu, _gelu_slope, _gelu_curve, 1.1290, 0.7979, 0.7788)
+GELU_TANH = Smooth(lambda x: F.gelu(x, approximate="tanh"), _gelu_tanh_slope, _gelu_tanh_curve, 1.1292, 0.7980, 0.7770)
+SOFTPLUS = Smooth(F.softplus, torch.sigmoid, _sigmoid_slope, 1.0, 0.25, 0.09623)
+ELU = Smooth(F.elu, lambda x: x.clamp(max=0).exp(), lambda x: x.clamp(max=0).exp() * (x <= 0), 1.0, 1.0, math.inf)
+CUT = 20.0  # beyond which torch takes softplus for the identity, unless told another threshold
+
+
+@encloses("tanh")
+def tanh(cell: Cell, z: Enclosed) -> Enclosed:
+    return TANH(z)
+
+
+@encloses("sigmoid")
+def sigmoid(cell: Cell, z: Enclosed) -> Enclosed:
+    return SIGMOID(z)
+
+
+@encloses("silu")
+def silu(cell: Cell, z: Enclosed) -> Enclosed:
+    return SILU(z)
+
+
+@encloses("gelu")
+def gelu(cell: Cell, z: Enclosed, *, approximate: str = "none") -> Enclosed:
+    return (GELU if approximate == "none" else GELU_TANH)(z)
+
+
+@encloses("softplus")
+def softplus(cell: Cell, z: Enclosed, beta: float = 1, threshold: float = CUT) -> Enclosed:
+    """log(1 + exp(β·z))/β; beyond the threshold torch takes z itself, which is less by at most exp(−threshold)/β."""
+    if not beta > 0:
+        raise NoEnclosure(f"softplus with beta = {beta}")
+    found = SOFTPLUS(z.times(float(beta))).times(1 / beta)
+    first, second = (F.softplus(end, beta, threshold) for end in (z.first, z.second))
+    cut = 2 * math.exp(-min(threshold, CUT)) / beta * (z.high * beta >= min(threshold, CUT))
+    return Enclosed(first, first if z.constant else second, found.bend, cut if found.slack is None else found.slack + cut)
+
+
+def _elu(z: Enclosed, alpha: float) -> Enclosed:
+    """α·ELU + (1−α)·max(z, 0): the part of slope 1 has no kink."""
+    smooth = ELU(z)
+    return smooth if alpha == 1 else (smooth.times(alpha) + rectified(z).times(1 - alpha)).rounded(2)
+
+
+@encloses("elu")
+def elu(cell: Cell, z: Enclosed, alpha: float = 1.0, scale: float = 1.0, input_scale: float = 1.0) -> Enclosed:
+    if input_scale != 1:
+        raise NoEnclosure("elu with a scale of its input")
+    return _elu(z, alpha).times(scale)
+
+
+@encloses("selu")
+def selu(cell: Cell, z: Enclosed) -> Enclosed:
+    return _elu(z, SELU_ALPHA).times(SELU_SCALE).rounded()

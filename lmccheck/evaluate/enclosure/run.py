@@ -1,0 +1,119 @@
+"""A network over a cell of a line: its traced graph, run on enclosures instead of numbers."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from lmccheck.data.load import Batch
+from lmccheck.evaluate.enclosure.cell import Cell
+from lmccheck.evaluate.enclosure.enclosed import Enclosed, NoEnclosure
+from lmccheck.evaluate.enclosure.losses import Bounds, bounded, cross_entropy
+from lmccheck.evaluate.enclosure.rules import ENCLOSURES
+from lmccheck.evaluate.enclosure.rules.linear import margins_of
+from lmccheck.modules.precision import exact_float32
+from lmccheck.symmetry.facts import facts_of
+from lmccheck.symmetry.trace import Trace, op_name, value_of
+from lmccheck.data.trees import positional
+
+Weights = Mapping[str, Tensor]
+
+
+@dataclass
+class Enclosing:
+    """Runs the graph of a network, traced on ``traced`` samples, on cells of lines; ``loss`` names how it is judged."""
+
+    trace: Trace
+    traced: int
+    loss: str
+    cells: int = field(default=0, init=False)
+
+    def __call__(self, first: Weights, second: Weights, batches: Sequence[Batch]) -> tuple[list[Bounds], Cell]:
+        """Return what the samples of batches lose between two points of weight space, and the work that took.
+
+        Weights are float64. Raises NoEnclosure, naming what has no rule.
+        """
+        held = {name: _between(tensor, second[name]) for name, tensor in first.items()}
+        total, found = Cell(), []
+        with torch.no_grad(), exact_float32():
+            for batch in batches:
+                cell = Cell(batch.samples, self.traced)
+                given = self.trace.given(held, positional(batch.inputs, "data"))
+                found.append(_Interpreter(self.trace.module, cell, self.loss, batch.targets)(given))
+                total.work, total.plain = total.work + cell.work, total.plain + cell.plain
+        return found, total
+
+
+def _between(one: Any, other: Any) -> Any:
+    if not isinstance(one, Tensor) or one is other or torch.equal(one, other):
+        return one
+    return Enclosed(one, other) if one.is_floating_point() else _Unsteady()
+
+
+class _Unsteady:
+    """An integer tensor that differs between the ends; what reads it has no enclosure."""
+
+
+class _Interpreter(fx.Interpreter):
+    """Runs rules in place of ops wherever something enclosed comes in."""
+
+    def __init__(self, module: fx.GraphModule, cell: Cell, loss: str, targets: Tensor) -> None:
+        super().__init__(module)
+        self.extra_traceback = False
+        self._cell, self._loss, self._targets = cell, loss, targets
+        self._last = _margin_layer(module) if loss == "cross_entropy" and targets.ndim == 1 else None
+        self._bounds: Bounds | None = None
+
+    def __call__(self, given: Mapping[fx.Node, Any]) -> Bounds:
+        found = self.run(*given.values())
+        if self._bounds is not None:
+            return self._bounds
+        output = found[0] if isinstance(found, (list, tuple)) else found
+        if not isinstance(output, Enclosed):
+            output = Enclosed(output, output)
+        return bounded(self._loss, output, self._targets)
+
+    def run_node(self, n: fx.Node) -> Any:
+        if n is self._last:
+            args, kwargs = self.fetch_args_kwargs_from_env(n)
+            self._bounds = cross_entropy(margins_of(self._cell, self._targets, *args, **kwargs), self._targets)
+            return None
+        return super().run_node(n)
+
+    def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        reads = _flat((args, kwargs))
+        if any(isinstance(value, _Unsteady) for value in reads):
+            raise NoEnclosure(f"{op_name(target)} of integers that differ")
+        if not any(isinstance(value, Enclosed) for value in reads):
+            if facts_of(target).views or op_name(target) == "aten.reshape":
+                return args[0].reshape(self._cell.sized(args[1]))
+            return super().call_function(target, args, kwargs)
+        if target is operator.getitem:
+            return args[0][args[1]]
+        rule = ENCLOSURES.get(op_name(target))
+        if rule is None:
+            raise NoEnclosure(f"the op {op_name(target)}")
+        try:
+            return rule(self._cell, *args, **kwargs)
+        except TypeError as error:
+            raise NoEnclosure(f"the op {op_name(target)} as it is called here") from error
+
+
+def _flat(value: Any) -> list[Any]:
+    if isinstance(value, Mapping):
+        return [leaf for part in value.values() for leaf in _flat(part)]
+    return [leaf for part in value for leaf in _flat(part)] if isinstance(value, (list, tuple)) else [value]
+
+
+def _margin_layer(module: fx.GraphModule) -> fx.Node | None:
+    """Return the linear layer whose output is all that the network gives, None where something else is."""
+    output = next(node for node in module.graph.nodes if node.op == "output")
+    found = output.args[0]
+    found = found[0] if isinstance(found, (list, tuple)) and len(found) == 1 else found
+    last = isinstance(found, fx.Node) and op_name(found.target) == "aten.linear" and value_of(found).ndim == 2
+    return found if last and len(found.users) == 1 else None
