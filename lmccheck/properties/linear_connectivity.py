@@ -10,6 +10,7 @@ from lmccheck.errors import LmcError
 from lmccheck.evaluate.line import BARRIER
 from lmccheck.finding import Failure, Finding, Where
 from lmccheck.properties.advice import APART, maps_beyond, more_data, other_alignment
+from lmccheck.properties.certified_line import Certify, proven, with_proof
 from lmccheck.properties.explained import AtWorst, explained, told
 from lmccheck.properties.measured_line import Apart, Line, measure_line, measure_point
 from lmccheck.properties.registry import check
@@ -32,8 +33,8 @@ if TYPE_CHECKING:
 @check(
     of="pair",
     claim="L((1−t)θ_A + tπ(θ_B)) − [(1−t)L(θ_A) + tL(θ_B)] ≤ limit (Entezari et al. 2022)",
-    quantifier="there is a π, for all t of a refined grid",
-    certifies="the barrier at the measured points, for the π that was found",
+    quantifier="there is a π, for all t of a refined grid, or of the line where it is certified",
+    certifies="the barrier at the measured points, or for all t where it says so, for the π that was found",
 )
 def linear_connectivity(
     pair: ModelPair,
@@ -45,6 +46,7 @@ def linear_connectivity(
     beyond: Beyond = (),
     by: By | None = None,
     explain: bool | None = None,
+    certify: Certify = "auto",
     seed: Seed = 0,
     profile: Profile = "ci",
 ) -> Finding:
@@ -60,14 +62,15 @@ def linear_connectivity(
     ``beyond``: maps beyond permutations, see ``lmccheck.align``; none by default. ``by``: ``class`` or a column of the
     data; each part of the samples then has its own line and its own chord, and the worst of them is judged.
     ``explain`` says what carries it: by default of failures, unless in profile ``dev``; true: of passes, too.
+    ``certify``: ``auto`` bounds what passes between the points, too, where the network has an enclosure and that costs
+    at most the grid (ci; thorough: ten grids); with ``always`` what cannot be certified is inconclusive.
 
     ``details`` hold ``t``, ``losses``, ``errors`` (0-1), ``naive_losses`` (identity alignment), ``barrier``,
-    ``barrier_naive``, ``error_barrier``, ``error_barrier_naive``, ``worst_t``, ``repair``, ``explanation`` and
-    more; the witness is the Alignment.
-    A pass is about this data and these points; a fail about this alignment, not about every permutation.
+    ``barrier_naive``, ``error_barrier``, ``error_barrier_naive``, ``worst_t``, ``repair``, ``explanation``,
+    ``certified_bound``, ``cells`` and more; the witness is the Alignment.
+    A pass is about this data and these points, or all t (``known``); a fail about this alignment, not about every one.
     Raises LmcError (SourceError, SymmetryError, UnsupportedArchitecture) when nothing sound can be said.
-    Source: Frankle et al. 2020, Entezari et al. 2022 (definition), Ainsworth et al. 2023 (after permutation), Jordan et
-    al. 2023 (repair).
+    Source: Frankle et al. 2020, Entezari et al. 2022, Ainsworth et al. 2023 (permutation), Jordan et al. 2023 (repair).
     """
     from lmccheck.alignment.api import align as align_pair
     from lmccheck.alignment.kept import not_worse
@@ -86,15 +89,13 @@ def linear_connectivity(
     alignment = None if align == "none" else not_worse(pair, align_pair(pair, align, seed=seed, beyond=beyond))
     moved = alignment is not None and not alignment.is_identity
     between = segment(pair, evaluator, alignment, repair, beside=unaligned) if moved else unaligned
-    line = measure_line(between, points, profile, *ends, apart)
-    naive = line
-    if moved:
-        naive = Line([measure_point(unaligned, point.t, apart) for point in line.points], *ends, line.parts)
+    line, proof = proven(between, measure_line(between, points, profile, *ends, apart), limit, certify, profile, apart)
+    naive = replace(line, points=[measure_point(unaligned, p.t, apart) for p in line.points]) if moved else line
     found = _finding(pair, line, naive, between, alignment, limit)
     if apart is not None:
         found = _of_parts(found, line, naive, apart)
     found, said = explained(found, AtWorst.of(between, line, measurements, apart), explain, profile)
-    return found.explained(lambda: _failure(pair, line, found, between, align, said))
+    return with_proof(found.explained(lambda: _failure(pair, line, found, between, align, said)), line, proof)
 
 
 def _finding(

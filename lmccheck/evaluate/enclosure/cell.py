@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 Rule = Callable[..., Any]
+AnyRule = TypeVar("AnyRule", bound=Rule)
 ENCLOSURES: dict[str, Rule] = {}
 
 
@@ -33,14 +34,14 @@ class Cell:
         self.plain += multiplications
 
 
-def encloses(*names: str) -> Callable[[Rule], Rule]:
+def encloses(*names: str) -> Callable[[AnyRule], AnyRule]:
     """Register a rule for ``aten.<name>`` of every given name.
 
     A rule gets the Cell and the call's arguments as the schema has them: what depends on t as ``Enclosed``, all else
     as it is. It returns what the op makes of them, enclosed; ``NoEnclosure`` where it knows no bound.
     """
 
-    def register(function: Rule) -> Rule:
+    def register(function: AnyRule) -> AnyRule:
         for name in names:
             key = name if "." in name else f"aten.{name}"
             if key in ENCLOSURES:

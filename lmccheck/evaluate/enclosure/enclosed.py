@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import sqrt
@@ -116,7 +116,7 @@ class Enclosed:
         """Return it times a constant, elementwise."""
         first = self.first * factor
         second = first if self.constant else self.second * factor
-        size = abs(factor)
+        size = factor.abs() if isinstance(factor, Tensor) else abs(factor)
         bend = None if self.bend is None else self.bend * factor
         return Enclosed(first, second, bend, None if self.slack is None else self.slack * size)
 
@@ -137,6 +137,20 @@ def chosen(where: Tensor, one: Enclosed, other: Enclosed) -> Enclosed:
     first, second = (torch.where(where, *ends) for ends in ((one.first, other.first), (one.second, other.second)))
     bend, slack = (_where(where, *parts) for parts in ((one.bend, other.bend), (one.slack, other.slack)))
     return Enclosed(first, second, bend, slack)
+
+
+def joined(parts: Sequence[Enclosed], join: Callable[[list[Tensor]], Tensor]) -> Enclosed:
+    """Return several values as one; ``join`` puts tensors together."""
+
+    def whole(name: str) -> Tensor | None:
+        found = [getattr(part, name) for part in parts]
+        if all(each is None for each in found):
+            return None
+        return join([torch.zeros_like(p.first) if f is None else f for f, p in zip(found, parts, strict=True)])
+
+    first = join([part.first for part in parts])
+    second = first if all(part.constant for part in parts) else join([part.second for part in parts])
+    return Enclosed(first, second, whole("bend"), whole("slack"))
 
 
 def product(x: Enclosed, y: Enclosed) -> Enclosed:

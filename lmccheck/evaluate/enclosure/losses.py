@@ -36,8 +36,6 @@ class Bounds:
         return cls(*(torch.cat([getattr(part, name) for part in parts]).cpu() for name in ("most", "slack", "ends")))
 
 
-
-
 def _bounds(output: Enclosed, least: Callable[[Tensor, Tensor | None], Tensor]) -> Bounds:
     """Return the bounds of a loss that is convex, ``least(q, r)`` being the largest of it within r of q.
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, fx
 
 from lmccheck.data.load import Batch
+from lmccheck.data.trees import positional
 from lmccheck.evaluate.enclosure.cell import Cell
 from lmccheck.evaluate.enclosure.enclosed import Enclosed, NoEnclosure
 from lmccheck.evaluate.enclosure.losses import Bounds, bounded, cross_entropy
@@ -19,7 +20,6 @@ from lmccheck.evaluate.enclosure.rules.linear import margins_of
 from lmccheck.modules.precision import exact_float32
 from lmccheck.symmetry.facts import facts_of
 from lmccheck.symmetry.trace import Trace, op_name, value_of
-from lmccheck.data.trees import positional
 
 Weights = Mapping[str, Tensor]
 

@@ -164,14 +164,14 @@ class Search:
         return Shown(bound, tuple(self._highest), len(self.cells), self.passes, why=why)
 
     def _bounds(self, lo: float, hi: float, which: Tensor) -> Bounds:
-        ends = (interpolate(self.first, self.second, t) for t in (lo, hi))
+        begin, end = (interpolate(self.first, self.second, t) for t in (lo, hi))
         batch_of = torch.bucketize(which, self._edges[1:], right=True)
         parts = []
         for k, batch in enumerate(self.batches):
             here = which[batch_of == k] - self._edges[k]
             if len(here):
                 parts.append(batch if len(here) == batch.samples else batch.take(here))
-        found, cell = self.enclosing(*ends, parts)
+        found, cell = self.enclosing(begin, end, parts)
         self._ratio = cell.work / max(1, cell.plain)
         self.plain = cell.plain / len(which) * self._samples
         self.work += cell.work

@@ -16,11 +16,8 @@ Value = Enclosed | Tensor | float
 def _operands(one: Value, other: Value) -> tuple[Enclosed, Enclosed]:
     """Return both as values of the shape to which they broadcast."""
     like = next(each.first for each in (one, other) if isinstance(each, Enclosed))
-    both = [
-        lifted(torch.as_tensor(each, dtype=like.dtype, device=like.device)) if isinstance(each, (int, float)) else lifted(each)
-        for each in (one, other)
-    ]
-    shape = torch.broadcast_shapes(*(each.shape for each in both))
+    both = [lifted(like.new_tensor(each) if isinstance(each, (int, float)) else each) for each in (one, other)]
+    shape = (both[0].first + both[1].first).shape
     first, second = (each.map(lambda part: part.expand(shape)) for each in both)
     return first, second
 
@@ -28,18 +25,19 @@ def _operands(one: Value, other: Value) -> tuple[Enclosed, Enclosed]:
 @encloses("add")
 def add(cell: Cell, one: Value, other: Value, *, alpha: float = 1) -> Enclosed:
     first, second = _operands(one, other)
-    return (first + (second if alpha == 1 else second.times(alpha))).rounded()
+    return (first + second.times(alpha)).rounded()
 
 
 @encloses("sub")
 def sub(cell: Cell, one: Value, other: Value, *, alpha: float = 1) -> Enclosed:
     first, second = _operands(one, other)
-    return (first - (second if alpha == 1 else second.times(alpha))).rounded()
+    return (first - second.times(alpha)).rounded()
 
 
 @encloses("rsub")
 def rsub(cell: Cell, one: Value, other: Value, *, alpha: float = 1) -> Enclosed:
-    return sub(cell, other, one, alpha=alpha)
+    first, second = _operands(other, one)
+    return (first - second.times(alpha)).rounded()
 
 
 @encloses("mul")
@@ -56,7 +54,7 @@ def square(cell: Cell, x: Enclosed) -> Enclosed:
 @encloses("pow")
 def power(cell: Cell, x: Value, exponent: Value) -> Enclosed:
     if not isinstance(x, Enclosed) or exponent != 2:
-        raise NoEnclosure(f"a power other than 2")
+        raise NoEnclosure("a power other than 2")
     return product(x, x)
 
 

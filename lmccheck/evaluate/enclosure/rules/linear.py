@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -10,15 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lmccheck.evaluate.enclosure.cell import Cell, encloses
-from lmccheck.evaluate.enclosure.enclosed import ROUNDING, TWIST, Enclosed, NoEnclosure, lifted
+from lmccheck.evaluate.enclosure.enclosed import ROUNDING, TWIST, Enclosed, NoEnclosure, joined, lifted
 
 Apply = Callable[[Tensor, Tensor], Tensor]
 Value = Enclosed | Tensor
 
 
-def layer(
-    cell: Cell, x: Enclosed, weight: Enclosed, bias: Value | None, apply: Apply, dims: Sequence[int]
-) -> Enclosed:
+def layer(cell: Cell, x: Enclosed, weight: Enclosed, bias: Value | None, apply: Apply, dims: Sequence[int]) -> Enclosed:
     """Return W(s)h(s) + b(s), ``apply(h, W)`` being linear in both; ``dims`` are those of h that it sums over.
 
     With ΔW, Δh the changes over the cell: the chord of the ends − s(1−s)·ΔW·Δh. A bend v becomes (W0+W1)/2·v, and
@@ -83,26 +83,16 @@ def matmul(cell: Cell, x: Value, weight: Value) -> Enclosed:
 
 
 @encloses("conv1d", "conv2d", "conv3d")
-def convolution(
-    cell: Cell,
-    x: Value,
-    weight: Value,
-    bias: Value | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    groups: int = 1,
-) -> Enclosed:
-    run = (F.conv1d, F.conv2d, F.conv3d)[weight.ndim - 3]
-    padding = padding if isinstance(padding, str) else tuple(padding) if isinstance(padding, list) else padding
-    dims = range(1, weight.ndim)
-
-    def apply(values: Tensor, kernel: Tensor) -> Tensor:
-        return run(values, kernel, None, stride, padding, dilation, groups)
-
+def convolution(cell: Cell, x: Value, weight: Value, bias: Value | None = None, *window: Any) -> Enclosed:
+    """``window``: stride, padding, dilation and groups, as many as are said."""
     if x.ndim != weight.ndim:
         raise NoEnclosure("a convolution of a single sample")
-    return layer(cell, lifted(x), lifted(weight), bias, apply, dims)
+    run = (F.conv1d, F.conv2d, F.conv3d)[weight.ndim - 3]
+
+    def apply(values: Tensor, kernel: Tensor) -> Tensor:
+        return run(values, kernel, None, *window)
+
+    return layer(cell, lifted(x), lifted(weight), bias, apply, range(1, weight.ndim))
 
 
 @encloses("embedding")
@@ -112,33 +102,25 @@ def embedding(cell: Cell, weight: Value, indices: Tensor, *_: Any) -> Enclosed:
     return lifted(weight).map(lambda table: F.embedding(indices, table))
 
 
-def margins_of(
-    cell: Cell, targets: Tensor, x: Value, weight: Value, bias: Value | None = None
-) -> Enclosed:
+def margins_of(cell: Cell, targets: Tensor, x: Value, weight: Value, bias: Value | None = None) -> Enclosed:
     """Return the logits of a last layer, (n, classes), over that of each sample's target.
 
     The rows of two classes are subtracted before anything is bounded: |W_k − W_y|·r is far below |W_k|·r + |W_y|·r.
     """
-    x, rows, shift = lifted(x), lifted(weight), None if bias is None else lifted(bias)
-    found: Enclosed | None = None
-    for label in targets.unique().tolist():
-        of = (targets == label).nonzero().flatten()
-        own = rows.map(lambda part, label=label: part - part[label])
-        level = None if shift is None else shift.map(lambda part, label=label: part - part[label])
-        some = linear(cell, x.map(lambda part, of=of: part[of]), own, level)
-        found = _scattered(some, of, len(targets), found)
-    assert found is not None
-    return found
+    read, rows, shift = lifted(x), lifted(weight), None if bias is None else lifted(bias)
+    order = targets.argsort(stable=True)
+    parts = []
+    ends = torch.bincount(targets).cumsum(0).tolist()
+    for label, (begin, end) in enumerate(pairwise([0, *ends])):
+        if len(of := order[begin:end]):
+            level = None if shift is None else _above(shift, label)
+            parts.append(
+                linear(cell, read.map(partial(torch.index_select, dim=0, index=of)), _above(rows, label), level)
+            )
+    back = order.argsort()
+    return joined(parts, torch.cat).map(lambda part: part[back])
 
 
-def _scattered(some: Enclosed, of: Tensor, samples: int, into: Enclosed | None) -> Enclosed:
-    """Return rows put where they belong, beside those that are there already."""
-
-    def put(part: Tensor | None, before: Tensor | None) -> Tensor:
-        whole = torch.zeros(samples, *some.shape[1:], dtype=some.first.dtype, device=some.first.device)
-        whole = whole if before is None else before
-        return whole if part is None else whole.index_copy_(0, of, part)
-
-    first, second = put(some.first, into and into.first), put(some.second, into and into.second)
-    bend, slack = put(some.bend, into and into.bend), put(some.slack, into and into.slack)
-    return Enclosed(first, second, bend, slack)
+def _above(rows: Enclosed, label: int) -> Enclosed:
+    """Return rows minus that of a label."""
+    return rows.map(lambda part: part - part[label])

@@ -27,7 +27,8 @@ def rectified(z: Enclosed) -> Enclosed:
     if z.slack is None or z.bend is None:
         zeros = torch.zeros_like(z.first)
         z = Enclosed(z.first, z.second, zeros if z.bend is None else z.bend, zeros if z.slack is None else z.slack)
-    assert z.bend is not None and z.slack is not None
+    assert z.bend is not None
+    assert z.slack is not None
     on = z.low >= 0
     bend, slack = (z.bend * on).contiguous(), (z.slack * on).contiguous()
     turning = (~on & (z.high > 0)).flatten().nonzero().flatten()

@@ -37,26 +37,32 @@ def largest(x: Enclosed, dim: int) -> Enclosed:
     """Return the maximum over a dimension.
 
     Let j be largest at the first end and k at the second. The maximum of chords lies between the larger of those of j
-    and k, and the chord of the maxima, a tent above it. Off chords, all that may be the largest somewhere are within
-    max ρ of s(1−s)·(half of both bends); where nothing but j may be, the maximum is j itself.
+    and k, a tent below the chord of the maxima, and that chord; where no third comes into question, it is the former.
+    Off chords, all that may be the largest are within ρ of s(1−s)·(half of both bends). Where j is nowhere exceeded,
+    the maximum is j itself.
     """
-    first, at_first = x.first.max(dim, keepdim=True)
-    second, at_second = x.second.max(dim, keepdim=True)
+    first, j = x.first.max(dim, keepdim=True)
+    second, k = x.second.max(dim, keepdim=True)
     zero = torch.zeros_like(x.first)
     bend, slack = (zero if part is None else part for part in (x.bend, x.slack))
-    rise = second - x.second.gather(dim, at_first)  # of k over j at the second end
-    fall = first - x.first.gather(dim, at_second)
-    mu, rho = tent(rise, fall)
-    shared = (bend.gather(dim, at_first) + bend.gather(dim, at_second)) / 2
     off = bend.abs() / 4 + slack
-    ahead = torch.minimum(x.first.gather(dim, at_first) - x.first, x.second.gather(dim, at_first) - x.second)
-    behind = ahead > off + off.gather(dim, at_first)  # nowhere above j
-    own = torch.zeros_like(behind).scatter(dim, at_first, True)
-    alone = (behind | own).all(dim, keepdim=True)
-    apart = torch.where(behind, zero, (bend - shared).abs() / 4 + slack).amax(dim, keepdim=True)
-    apart = apart + rho + 4 * ROUNDING * (mu + shared.abs() + first.abs() + second.abs())
-    bend = torch.where(alone, bend.gather(dim, at_first), shared - mu)
-    slack = torch.where(alone, slack.gather(dim, at_first), apart)
+    mu, rho = tent(second - x.second.gather(dim, j), first - x.first.gather(dim, k))
+
+    def beaten(by: Tensor) -> Tensor:
+        ahead = torch.minimum(x.first.gather(dim, by) - x.first, x.second.gather(dim, by) - x.second)
+        return ahead > off + off.gather(dim, by)
+
+    own = torch.zeros_like(x.first, dtype=torch.bool).scatter(dim, j, True)
+    alone = (beaten(j) | own).all(dim, keepdim=True)
+    out = beaten(j) | beaten(k)
+    third = (~out & ~own.scatter(dim, k, True)).any(dim, keepdim=True)
+    shared = (bend.gather(dim, j) + bend.gather(dim, k)) / 2
+    apart = torch.where(out, zero, (bend - shared).abs() / 4 + slack).amax(dim, keepdim=True)
+    apart = (
+        apart + rho + torch.where(third, mu / 8, 0.0) + 8 * ROUNDING * (mu + shared.abs() + first.abs() + second.abs())
+    )
+    bend = torch.where(alone, bend.gather(dim, j), shared - torch.where(third, mu / 2, mu))
+    slack = torch.where(alone, slack.gather(dim, j), apart)
     return Enclosed(*(part.squeeze(dim) for part in (first, second, bend, slack)))
 
 

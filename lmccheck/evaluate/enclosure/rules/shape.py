@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from lmccheck.evaluate.enclosure.cell import Cell, encloses
-from lmccheck.evaluate.enclosure.enclosed import Enclosed, NoEnclosure, lifted
+from lmccheck.evaluate.enclosure.enclosed import Enclosed, NoEnclosure, joined, lifted
 
 
 def _moves(name: str, move: Callable[..., Tensor]) -> None:
@@ -21,9 +22,10 @@ def _moves(name: str, move: Callable[..., Tensor]) -> None:
     encloses(name)(moved)
 
 
-for _name in "permute transpose t movedim squeeze unsqueeze select slice narrow contiguous alias detach flip".split():
+MOVES = ("permute", "transpose", "t", "movedim", "squeeze", "unsqueeze", "select", "slice", "narrow")
+for _name in (*MOVES, "contiguous", "alias", "detach", "flip"):
     _moves(_name, getattr(torch.ops.aten, _name))
-for _name in "flatten unflatten".split():
+for _name in ("flatten", "unflatten"):
     _moves(_name, getattr(torch, _name))
 
 
@@ -60,27 +62,18 @@ def expand(cell: Cell, x: Enclosed, shape: Sequence[int], **_: Any) -> Enclosed:
 
 @encloses("cat", "concat")
 def concatenate(cell: Cell, parts: Sequence[Enclosed | Tensor], dim: int = 0) -> Enclosed:
-    return _joined([lifted(part) for part in parts], lambda tensors: torch.cat(tensors, dim), dim)
+    return _together(parts, partial(torch.cat, dim=dim), dim)
 
 
 @encloses("stack")
 def stack(cell: Cell, parts: Sequence[Enclosed | Tensor], dim: int = 0) -> Enclosed:
-    return _joined([lifted(part) for part in parts], lambda tensors: torch.stack(tensors, dim), dim)
+    return _together(parts, partial(torch.stack, dim=dim), dim)
 
 
-def _joined(parts: Sequence[Enclosed], join: Callable[[list[Tensor]], Tensor], dim: int) -> Enclosed:
+def _together(parts: Sequence[Enclosed | Tensor], join: Callable[[list[Tensor]], Tensor], dim: int) -> Enclosed:
     if dim == 0:
         raise NoEnclosure("values of different samples joined")
-
-    def whole(of: Callable[[Enclosed], Tensor | None]) -> Tensor | None:
-        found = [of(part) for part in parts]
-        if all(each is None for each in found):
-            return None
-        return join([torch.zeros_like(p.first) if f is None else f for f, p in zip(found, parts, strict=True)])
-
-    first = join([part.first for part in parts])
-    second = first if all(part.constant for part in parts) else join([part.second for part in parts])
-    return Enclosed(first, second, whole(lambda part: part.bend), whole(lambda part: part.slack))
+    return joined([lifted(part) for part in parts], join)
 
 
 @encloses("chunk", "split", "split_with_sizes", "unbind")

@@ -88,7 +88,7 @@ def _silu_curve(x: Tensor) -> Tensor:
 
 
 def _gelu_slope(x: Tensor) -> Tensor:
-    return torch.special.ndtr(x) + x * _gauss(x)
+    return (1 + torch.erf(x / math.sqrt(2))) / 2 + x * _gauss(x)
 
 
 def _gelu_curve(x: Tensor) -> Tensor:
@@ -154,7 +154,9 @@ def softplus(cell: Cell, z: Enclosed, beta: float = 1, threshold: float = CUT) -
     found = SOFTPLUS(z.times(float(beta))).times(1 / beta)
     first, second = (F.softplus(end, beta, threshold) for end in (z.first, z.second))
     cut = 2 * math.exp(-min(threshold, CUT)) / beta * (z.high * beta >= min(threshold, CUT))
-    return Enclosed(first, first if z.constant else second, found.bend, cut if found.slack is None else found.slack + cut)
+    return Enclosed(
+        first, first if z.constant else second, found.bend, cut if found.slack is None else found.slack + cut
+    )
 
 
 def _elu(z: Enclosed, alpha: float) -> Enclosed:

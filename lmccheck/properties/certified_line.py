@@ -1,0 +1,131 @@
+"""A line that passes at its points, certified between them: over all t, where an enclosure of the network is known."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+from lmccheck.curves import Curve
+from lmccheck.finding import Finding, bound_of
+from lmccheck.properties.measured_line import Apart, Line, measure_point
+
+if TYPE_CHECKING:
+    from lmccheck.evaluate.enclosure.search import Shown, Sought
+    from lmccheck.evaluate.segment import Segment
+
+Certify = Literal["auto", "always", "never"]
+GRIDS = {  # of what measuring the line itself costs, by profile: what proving it may cost
+    "auto": {"dev": 0.0, "ci": 1.0, "thorough": 10.0},
+    "always": {"dev": 100.0, "ci": 100.0, "thorough": 1000.0},
+}
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What was shown of a line, as ``certify`` asked; ``shown`` is None where nothing was asked of it."""
+
+    asked: str
+    shown: Shown | None
+    limit: float
+
+    @property
+    def holds(self) -> bool:
+        """Whether the barrier is at most the limit for all t."""
+        return self.shown is not None and self.shown.bound <= self.limit
+
+    @property
+    def why(self) -> str:
+        """Why it is not certified, "" where it is."""
+        if self.holds or self.shown is None:
+            return ""
+        return self.shown.why
+
+
+def proven(
+    between: Segment, line: Line, limit: float | str, certify: str, profile: str, apart: Apart | None = None
+) -> tuple[Line, Proof]:
+    """Return the line and what can be shown of it over all t, at the cost that ``certify`` and the profile allow.
+
+    Where the search meets a point that is above the limit, the line returned holds it, and fails.
+    """
+    part = line.worst_part
+    judged = line if part is None else line.part(part)
+    bound = bound_of(limit, max(judged.a.loss, judged.b.loss))
+    budget = 0.0 if certify == "never" else GRIDS[certify][profile] * len(line.points)
+    if not (judged.highest[0] <= bound and budget > 0):
+        return line, Proof(certify, None, bound)
+    shown = _shown(between, line, judged, bound, budget, apart)
+    if shown.above is not None:
+        found = measure_point(between, shown.above, apart)
+        points = sorted([*(p for p in line.points if p.t != found.t), found], key=lambda point: point.t)
+        line = replace(line, points=points)
+    return line, Proof(certify, shown, bound)
+
+
+def _shown(between: Segment, line: Line, judged: Line, bound: float, budget: float, apart: Apart | None) -> Shown:
+    from lmccheck.evaluate.enclosure.lines import bounded_line
+    from lmccheck.evaluate.enclosure.search import Shown
+
+    if between.reestimates:
+        return Shown.nothing("BatchNorm is re-estimated at every point, so that what is measured is no straight line")
+    if between.method == "repair" and between.facts().get("layers"):
+        return Shown.nothing("REPAIR mends every point, so that what is measured is no straight line")
+    sought = _sought(between, line, judged, bound, budget, apart)
+    return bounded_line(between.evaluator.network, between.first, between.second, sought)
+
+
+def _sought(between: Segment, line: Line, judged: Line, bound: float, budget: float, apart: Apart | None) -> Sought:
+    """Return what is to be shown: the same of all samples, or of every part."""
+    import numpy as np
+
+    from lmccheck.evaluate.enclosure.search import Sought
+
+    if apart is None:
+        samples = between.evaluator.network.data.samples
+        return Sought.of_all(samples, line.a.loss, line.b.loss, bound, judged.highest, budget)
+    ends = [[end.loss for end in apart.ends[name]] for name in line.parts]
+    a, b = np.array(ends).T
+    return Sought(apart.slices.index, a, b, bound, judged.highest[1], judged.highest[0], budget)
+
+
+def with_proof(found: Finding, line: Line, proof: Proof) -> Finding:
+    """Return a finding about a line with what was shown of it; inconclusive where a proof was asked for and is none."""
+    if proof.shown is None:
+        return found
+    shown = proof.shown
+    certified = max(shown.bound, found.value) if math.isfinite(shown.bound) else None
+    facts = {
+        "certified_bound": certified,
+        "certified_lower": found.value,
+        "cells": shown.cells,
+        "certify": {"asked": proof.asked, "passes": shown.passes, "why": proof.why or None},
+    }
+    found = replace(found, facts={**found.facts, **facts})
+    if proof.holds:
+        if isinstance(found.curve, Curve):
+            names = list(line.parts)
+            k = names.index(str(line.worst_part)) if names else 0
+            found = replace(found, curve=replace(found.curve, highest=max(shown.highest[k], max(found.curve.losses))))
+        return replace(found, known=f"certified ≤ {rounded_up(max(shown.bound, found.value))} over all t")
+    if proof.asked != "always" or found.judged != "pass":
+        return found
+    says = f"{found.known}, and not certified between them: {proof.why}"
+    failure = [
+        f"inconclusive: {says}",
+        "mend: certify = 'auto', which passes by the points alone, profile = 'thorough', which may cost more, or "
+        "fewer samples",
+    ]
+    return replace(found, verdict="inconclusive", notes=[*found.notes, f"not certified: {proof.why}"], failure=failure)
+
+
+def rounded_up(value: float, digits: int = 4) -> str:
+    """Return a number with so many digits, never below it.
+
+    >>> rounded_up(0.0474444), rounded_up(0.05), rounded_up(1e-13)
+    ('0.04745', '0.05', '1e-13')
+    """
+    if not value > 0:
+        return f"{max(value, 0.0):.{digits}g}"
+    step = 10.0 ** (math.floor(math.log10(value)) + 1 - digits)
+    return next(said for k in (0, 1, 2) if float(said := f"{value + k * step:.{digits}g}") >= value)

@@ -1,0 +1,266 @@
+"""Enclosures are sound: whatever the network, no point of a cell is above its bound; and what they rest on is right."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from networks.enclosed import Kind, kinds, wild
+from scipy.special import ndtr
+from torch import Tensor
+
+from lmccheck.data.load import Batch
+from lmccheck.evaluate.enclosure.cell import Cell
+from lmccheck.evaluate.enclosure.enclosed import TWIST, Enclosed, product, tent
+from lmccheck.evaluate.enclosure.losses import PARTS
+from lmccheck.evaluate.enclosure.rules import ENCLOSURES, smooth
+from lmccheck.evaluate.enclosure.rules.norm import inverse_root
+from lmccheck.evaluate.enclosure.rules.piecewise import rectified
+from lmccheck.evaluate.enclosure.rules.pooling import largest
+from lmccheck.evaluate.enclosure.run import Enclosing
+from lmccheck.symmetry.rules import RULES
+from lmccheck.symmetry.trace import trace
+
+KINDS = {kind.name: kind for kind in kinds()}
+S = torch.linspace(0, 1, 201, dtype=torch.float64)
+
+
+def at(value: Enclosed, s: float | Tensor) -> Tensor:
+    """The value without its slack, at s."""
+    chord = (1 - s) * value.first + s * value.second
+    return chord if value.bend is None else chord + s * (1 - s) * value.bend
+
+
+def drawn(seed: int, size: int = 400, scale: float = 3.0) -> Enclosed:
+    """Values with ends of every sign, bends and slacks of every size."""
+    draw = torch.Generator().manual_seed(seed)
+    first, second, bend, slack = torch.randn(4, size, generator=draw, dtype=torch.float64) * scale
+    kind = torch.arange(size) % 4
+    return Enclosed(first, torch.where(kind == 0, first, second), bend * (kind > 1), slack.abs() * (kind > 2) / 3)
+
+
+def inside(value: Enclosed, s: float, seed: int) -> Tensor:
+    """Something that the enclosure admits at s; often at its very edge."""
+    draw = torch.Generator().manual_seed(seed)
+    e = (2 * torch.rand(value.shape, generator=draw, dtype=torch.float64) - 1).mul(1.5).clamp(-1, 1)
+    return at(value, s) + (0 if value.slack is None else e * value.slack)
+
+
+def holds(found: Enclosed, values: Tensor, s: float) -> bool:
+    """Whether values are what an enclosure admits at s, up to the rounding of this test."""
+    slack = torch.zeros_like(found.first) if found.slack is None else found.slack
+    return bool(((values - at(found, s)).abs() <= slack + 1e-12 * (1 + values.abs())).all())
+
+
+ELEMENTWISE: dict[str, tuple[Callable[[Enclosed], Enclosed], Callable[[Tensor], Tensor]]] = {
+    "relu": (rectified, F.relu),
+    "leaky_relu": (lambda z: ENCLOSURES["aten.leaky_relu"](Cell(), z, 0.3), lambda x: F.leaky_relu(x, 0.3)),
+    "steep": (lambda z: ENCLOSURES["aten.leaky_relu"](Cell(), z, 2.5), lambda x: F.leaky_relu(x, 2.5)),
+    "hardtanh": (lambda z: ENCLOSURES["aten.hardtanh"](Cell(), z, -0.5, 1.5), lambda x: x.clamp(-0.5, 1.5)),
+    "relu6": (lambda z: ENCLOSURES["aten.relu6"](Cell(), z), F.relu6),
+    "abs": (lambda z: ENCLOSURES["aten.abs"](Cell(), z), torch.abs),
+    "hardswish": (lambda z: ENCLOSURES["aten.hardswish"](Cell(), z), F.hardswish),
+    "tanh": (smooth.TANH, torch.tanh),
+    "sigmoid": (smooth.SIGMOID, torch.sigmoid),
+    "silu": (smooth.SILU, F.silu),
+    "gelu": (smooth.GELU, F.gelu),
+    "gelu-tanh": (smooth.GELU_TANH, lambda x: F.gelu(x, approximate="tanh")),
+    "softplus": (smooth.SOFTPLUS, F.softplus),
+    "sharp": (lambda z: ENCLOSURES["aten.softplus"](Cell(), z, 2.0, 1.0), lambda x: F.softplus(x, 2.0, 1.0)),
+    "elu": (smooth.ELU, F.elu),
+    "low-elu": (lambda z: ENCLOSURES["aten.elu"](Cell(), z, 0.4), lambda x: F.elu(x, 0.4)),
+    "selu": (lambda z: ENCLOSURES["aten.selu"](Cell(), z), F.selu),
+}
+
+
+@pytest.mark.parametrize("name", ELEMENTWISE)
+def test_an_elementwise_function_stays_in_its_enclosure(name: str) -> None:
+    """Whatever lies in the enclosure of its argument, at the edges too; wide cells and narrow ones."""
+    enclose, function = ELEMENTWISE[name]
+    for seed, scale in enumerate((0.01, 0.3, 1.0, 3.0)):
+        z = drawn(seed, scale=scale)
+        z = Enclosed(z.first + (3 * seed - 5), z.first + (3 * seed - 5) + (z.second - z.first), z.bend, z.slack)
+        found = enclose(z)
+        assert torch.allclose(found.first, function(z.first), atol=1e-12 if name != "sharp" else 0.14)
+        for k, s in enumerate(S[::10].tolist()):
+            assert holds(found, function(inside(z, s, k)), s), f"{name}, scale {scale}, s = {s}"
+
+
+def test_a_product_stays_in_its_enclosure() -> None:
+    """Two values with bends and slacks of their own; without either it is exact."""
+    x, y = drawn(1), drawn(2)
+    found = product(x, y)
+    for k, s in enumerate(S[::5].tolist()):
+        assert holds(found, inside(x, s, k) * inside(y, s, k + 1000), s)
+    plain = product(Enclosed(x.first, x.second), Enclosed(y.first, y.second))
+    assert plain.slack is not None
+    assert float(plain.slack.max()) < 1e-12
+    assert torch.allclose(at(plain, 0.3), at(Enclosed(x.first, x.second), 0.3) * at(Enclosed(y.first, y.second), 0.3))
+
+
+def test_tents_are_met_by_their_bends() -> None:
+    """|min(s·a, (1−s)·b) − s(1−s)·μ| ≤ ρ, nearly attained; of equal slopes ρ is well below half of the tent's top."""
+    a, b = torch.rand(2, 500, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).mul(6).exp().unbind()
+    a[:3], b[1:5] = 0.0, 0.0
+    mu, rho = tent(a, b)
+    heights = torch.minimum(S[:, None] * a, (1 - S)[:, None] * b) - (S * (1 - S))[:, None] * mu
+    assert bool((heights.abs().amax(0) <= rho * (1 + 1e-12)).all())
+    assert bool((heights.abs().amax(0)[5:] >= 0.9 * rho[5:]).all())
+    one = torch.ones(1, dtype=torch.float64)
+    assert float(tent(one, one)[1]) < 0.0733 < 0.25  # the top is a half
+
+
+def test_a_maximum_stays_in_its_enclosure() -> None:
+    """Of windows in which the largest changes, and of such in which it is always the same."""
+    for seed in range(4):
+        draw = torch.Generator().manual_seed(seed)
+        first, second, bend, slack = torch.randn(4, 300, 5, generator=draw, dtype=torch.float64).unbind()
+        x = Enclosed(first, first + second * 10.0**-seed, bend * 10.0**-seed, slack.abs() * 10.0 ** (-seed - 1))
+        found = largest(x, 1)
+        for k, s in enumerate(S[::10].tolist()):
+            assert holds(found, inside(x, s, k).amax(1), s)
+
+
+def test_an_inverse_root_stays_in_its_enclosure() -> None:
+    """1/√v where v changes by a factor of up to 10⁴; its slack falls with the square of the cell or faster."""
+    draw = torch.Generator().manual_seed(0)
+    first, second = torch.exp(9 * torch.rand(2, 300, generator=draw, dtype=torch.float64) - 6).unbind()
+    found = inverse_root(Enclosed(first, second))
+    for s in S[::4].tolist():
+        assert holds(found, at(Enclosed(first, second), s).rsqrt(), s)
+    one, near = torch.ones(1, dtype=torch.float64), torch.full((1,), 1.01, dtype=torch.float64)
+    slack = inverse_root(Enclosed(one, near)).slack
+    assert slack is not None
+    assert float(slack) < 1.2e-7  # 0.01²·¾·(1 − 1.01^(−5/2))/16
+
+
+X = np.linspace(-30, 30, 2_000_001)
+SIGMA = 1 / (1 + np.exp(-X))
+BELL = np.exp(-X * X / 2) / math.sqrt(2 * math.pi)
+FUNCTIONS = {  # values on a fine grid, of which derivatives are taken by differences, not by the formulas of the rules
+    "TANH": np.tanh(X),
+    "SIGMOID": SIGMA,
+    "SILU": X * SIGMA,
+    "GELU": X * ndtr(X),
+    "GELU_TANH": X / 2 * (1 + np.tanh(math.sqrt(2 / math.pi) * (X + 0.044715 * X**3))),
+    "SOFTPLUS": np.logaddexp(0, X),
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_bounds_of_derivatives_hold_and_are_tight(name: str) -> None:
+    """Largest |φ′|, |φ″| and |φ‴| by differences of φ: the constants are above them, by less than 1 %."""
+    rule = getattr(smooth, name)
+    step = X[100] - X[0]
+    values = FUNCTIONS[name][::100]
+    for order, constant in ((1, rule.most_slope), (2, rule.most_curve), (3, rule.jolt)):
+        seen = np.abs(np.diff(values, order)).max() / step**order
+        assert constant * 0.99 <= seen <= constant * (1 + 1e-5), f"order {order}: {seen} against {constant}"
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_derivatives_are_those_of_the_function(name: str) -> None:
+    """φ′ and φ″ by autograd."""
+    rule = getattr(smooth, name)
+    x = torch.linspace(-6, 6, 101, dtype=torch.float64, requires_grad=True)
+    (slope,) = torch.autograd.grad(rule.value(x).sum(), x, create_graph=True)
+    (curve,) = torch.autograd.grad(slope.sum(), x)
+    assert torch.allclose(rule.slope(x), slope, atol=1e-12)
+    assert torch.allclose(rule.curve(x), curve, atol=1e-12)
+
+
+def test_what_a_twist_leaves_is_at_most_its_constant() -> None:
+    """max |s(1−s)(s−½)| is 1/(12√3), at s = ½ ± 1/(2√3)."""
+    s = np.linspace(0, 1, 1_000_001)
+    assert np.abs(s * (1 - s) * (s - 0.5)).max() == pytest.approx(TWIST, abs=1e-9)
+    u = np.linspace(0, 0.25, 100_001)
+    assert np.abs(u * u - u / 5).max() <= 1 / 80 + 1e-15
+
+
+def above(kind: Kind, seed: int, scale: float, lo: float, width: float, loss: str, points: Tensor) -> float:
+    """By how much the loss of a sample is above its bound somewhere on a cell of the line between wild weights."""
+    module = kind.build().eval().double()
+    theta_a, theta_b = wild(module, seed, scale), wild(module, seed + 10_000, scale)
+    draw = torch.Generator().manual_seed(seed)
+    x = torch.randn(5, *kind.shape, generator=draw, dtype=torch.float64)
+    targets = torch.randint(0, 3, (5,), generator=draw)
+    wanted = targets if loss == "cross_entropy" else torch.randn(5, 3, generator=draw, dtype=torch.float64)
+    traced = _traced(kind)
+
+    def weights(t: float) -> dict[str, Tensor]:
+        return {n: torch.lerp(a, theta_b[n], t) if a.is_floating_point() else a for n, a in theta_a.items()}
+
+    (bounds,), _ = Enclosing(traced, 2, loss)(weights(lo), weights(lo + width), [Batch(x, wanted)])
+    worst = -math.inf
+    for s in points.tolist():
+        with torch.no_grad():
+            out = torch.func.functional_call(module, weights(lo + s * width), (x,))
+        if loss == "cross_entropy":
+            losses = F.cross_entropy(out, targets, reduction="none")
+        else:
+            losses = (out - wanted).square().mean(1)
+        k = min(int(s * PARTS), PARTS - 1)
+        share = s * PARTS - k
+        worst = max(worst, float((losses - (1 - share) * bounds.most[:, k] - share * bounds.most[:, k + 1]).max()))
+        if s in (0.0, 1.0):
+            assert torch.allclose(losses, bounds.ends[:, int(s)], rtol=1e-9, atol=1e-9)
+    return worst
+
+
+TRACES: dict[str, object] = {}
+
+
+def _traced(kind: Kind) -> object:
+    if kind.name not in TRACES:
+        TRACES[kind.name] = trace(kind.build().eval().double(), (torch.randn(2, *kind.shape).double(),), RULES)
+    return TRACES[kind.name]
+
+
+CELLS = st.fixed_dictionaries(
+    {
+        "seed": st.integers(0, 5000),
+        "scale": st.sampled_from([0.1, 0.5, 1.0, 3.0, 10.0]),
+        "lo": st.floats(0, 0.5),
+        "width": st.sampled_from([0.5, 0.1, 0.01, 1e-4]),
+        "loss": st.sampled_from(["cross_entropy", "mse"]),
+    }
+)
+
+
+@pytest.mark.parametrize("name", KINDS)
+@settings(max_examples=6, deadline=None, derandomize=True, database=None)
+@given(cell=CELLS)
+def test_no_point_of_a_cell_is_above_its_bound(name: str, cell: dict[str, object]) -> None:
+    """Networks of all covered ops, depths 2 to 7, wild weights, cells of all widths; 21 points of each."""
+    assert above(KINDS[name], points=S[::10], **cell) <= 0  # type: ignore[arg-type]  # drawn together
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", KINDS)
+@settings(max_examples=400, deadline=None, database=None)
+@given(cell=CELLS)
+def test_no_point_of_twenty_thousand_cells_is_above_its_bound(name: str, cell: dict[str, object]) -> None:
+    """As above, 400 cells of each of 54 networks, 201 points of each."""
+    assert above(KINDS[name], points=S, **cell) <= 0  # type: ignore[arg-type]  # drawn together
+
+
+def test_slack_falls_with_the_square_of_the_cell() -> None:
+    """Of a network with kinks: halving a narrow cell leaves about a quarter of the slack, or less."""
+    kind = KINDS["relu-2"]
+    module = kind.build().eval().double()
+    theta_a, theta_b = wild(module, 1, 1.0), wild(module, 2, 1.0)
+    x = torch.randn(200, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    batch = Batch(x, torch.zeros(200, dtype=torch.int64))
+
+    def slack(width: float) -> float:
+        ends = [{n: torch.lerp(a, theta_b[n], t) for n, a in theta_a.items()} for t in (0.5, 0.5 + width)]
+        (found,), _ = Enclosing(_traced(kind), 2, "cross_entropy")(*ends, [batch])  # type: ignore[arg-type]  # kept as objects
+        return float(found.slack.mean())
+
+    assert slack(1 / 64) < 0.4 * slack(1 / 32) < 0.16 * slack(1 / 16)

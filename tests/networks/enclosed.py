@@ -1,0 +1,118 @@
+"""Small networks of every op that has an enclosure, with weights far wilder than any that is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "relu": nn.ReLU,
+    "leaky": lambda: nn.LeakyReLU(0.2),
+    "steep": lambda: nn.LeakyReLU(1.7),
+    "prelu": nn.PReLU,
+    "relu6": nn.ReLU6,
+    "hardtanh": nn.Hardtanh,
+    "hardswish": nn.Hardswish,
+    "hardsigmoid": nn.Hardsigmoid,
+    "gelu": nn.GELU,
+    "gelu-tanh": lambda: nn.GELU("tanh"),
+    "silu": nn.SiLU,
+    "tanh": nn.Tanh,
+    "sigmoid": nn.Sigmoid,
+    "softplus": nn.Softplus,
+    "sharp": lambda: nn.Softplus(3.0, 2.0),
+    "elu": nn.ELU,
+    "low-elu": lambda: nn.ELU(0.5),
+    "selu": nn.SELU,
+}
+POOLS: dict[str, Callable[[], nn.Module]] = {
+    "max": lambda: nn.MaxPool2d(2),
+    "overlapping": lambda: nn.MaxPool2d(3, 2, 1),
+    "mean": lambda: nn.AvgPool2d(2),
+    "adaptive": lambda: nn.AdaptiveAvgPool2d(3),
+}
+
+
+class Gated(nn.Module):
+    """A product of two layers' values, one through an activation; a difference, a square, an absolute."""
+
+    def __init__(self, activation: Callable[[], nn.Module]) -> None:
+        super().__init__()
+        self.gate, self.up, self.down = nn.Linear(5, 6), nn.Linear(5, 6), nn.Linear(12, 3)
+        self.activation = activation()
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, up = self.activation(self.gate(x)), self.up(x)
+        other = (2 - gate).abs() / 3 - 0.1 * up.square()
+        return self.down(torch.cat([gate * up, other], 1))
+
+
+class Residual(nn.Module):
+    """Convolutions (grouped, strided, dilated), BatchNorm, a skip, padding, a maximum and a mean over places."""
+
+    def __init__(self, activation: Callable[[], nn.Module], pool: Callable[[], nn.Module]) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(1, 4, 3, padding=1)
+        self.pool = pool()
+        self.inner = nn.Conv2d(4, 4, 3, padding=2, dilation=2, groups=2)
+        self.norm = nn.BatchNorm2d(4)
+        self.last = nn.Conv2d(4, 3, 2, stride=2, bias=False)
+        self.activation = activation()
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.pool(self.activation(self.stem(x)))
+        x = x + self.activation(self.norm(self.inner(x)))
+        x = self.last(F.pad(x, (1, 0, 0, 1), value=0.5))
+        return self.head(torch.cat([x.flatten(2).amax(2), x.mean((2, 3))], 1))
+
+
+def layers(widths: Sequence[int], activation: Callable[[], nn.Module], bias: bool) -> nn.Module:
+    """A perceptron that begins with a reshape."""
+    parts: list[nn.Module] = [nn.Flatten()]
+    for read, made in pairwise(widths):
+        parts += [nn.Linear(read, made, bias=bias), activation()]
+    return nn.Sequential(*parts[:-1])
+
+
+def wild(module: nn.Module, seed: int, scale: float) -> dict[str, Tensor]:
+    """Return float64 weights of a size, variances above 0, of which some are all but 0."""
+    draw = torch.Generator().manual_seed(seed)
+    found = {}
+    for name, tensor in module.state_dict().items():
+        if not tensor.is_floating_point():
+            found[name] = tensor.clone()
+        elif name.endswith("running_var"):
+            found[name] = torch.rand(tensor.shape, generator=draw, dtype=torch.float64) * 2 + 0.01
+        else:
+            found[name] = torch.randn(tensor.shape, generator=draw, dtype=torch.float64) * scale
+    return found
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A network by name, with the shape of a sample."""
+
+    name: str
+    build: Callable[[], nn.Module]
+    shape: tuple[int, ...]
+
+
+def kinds() -> list[Kind]:
+    """Return a network for every activation in a perceptron, and for as many convolutions and gates."""
+    found = []
+    for k, (name, activation) in enumerate(ACTIVATIONS.items()):
+        widths = [5, *([6] * (k % 6 + 1)), 3]  # depths 2 to 7
+        pool_name, pool = list(POOLS.items())[k % len(POOLS)]
+        found += [
+            Kind(f"{name}-{len(widths) - 1}", partial(layers, widths, activation, k % 3 > 0), (5,)),
+            Kind(f"{name}-{pool_name}", partial(Residual, activation, pool), (1, 8, 8)),
+            Kind(f"{name}-gate", partial(Gated, activation), (5,)),
+        ]
+    return found
