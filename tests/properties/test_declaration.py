@@ -43,7 +43,7 @@ VALUES: dict[str, Any] = {  # one that is not the default, as TOML
     "p": "0.5", "masks": "3", "quantile": "0.5", "noise": "1", "diagnostics": "true", "method": '"reference"',
     "reference": "1", "norm": '"weights"', "path": '"p"', "witness": '"w"', "over": '"mean"', "weights": "[1, 0.5]",
     "against": '"x"', "data": '"m:data"', "tolerance": '"rounded"', "examples": "7",
-    "size": "0.5", "explain": "true", "by": '"class"', "metric": '"error"',
+    "size": "0.5", "explain": "true", "certify": '"never"', "by": '"class"', "metric": '"error"',
 }  # fmt: skip
 
 

@@ -58,9 +58,8 @@ def largest(x: Enclosed, dim: int) -> Enclosed:
     third = (~out & ~own.scatter(dim, k, True)).any(dim, keepdim=True)
     shared = (bend.gather(dim, j) + bend.gather(dim, k)) / 2
     apart = torch.where(out, zero, (bend - shared).abs() / 4 + slack).amax(dim, keepdim=True)
-    apart = (
-        apart + rho + torch.where(third, mu / 8, 0.0) + 8 * ROUNDING * (mu + shared.abs() + first.abs() + second.abs())
-    )
+    rounding = 8 * ROUNDING * (mu + shared.abs() + first.abs() + second.abs())
+    apart = apart + rho + torch.where(third, mu / 8, 0.0) + rounding
     bend = torch.where(alone, bend.gather(dim, j), shared - torch.where(third, mu / 2, mu))
     slack = torch.where(alone, slack.gather(dim, j), apart)
     return Enclosed(*(part.squeeze(dim) for part in (first, second, bend, slack)))
