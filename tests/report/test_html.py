@@ -215,6 +215,24 @@ def test_of_many_names_the_costliest_are_drawn_and_all_are_in_the_table():
     assert "limit" not in drawing.svg  # which is not one of these
 
 
+def test_what_carries_a_failure_is_drawn_both_ways():
+    """Put back alone, and moved alone, each named; the layers that are enough are said."""
+    group = {"name": "fc1", "kind": "units", "share": 0.5, "alone": 0.25}
+    explained = {
+        "groups": [group],
+        "minimal_layers": ["fc1", "fc2"],
+        "samples": {"half": 3, "of": 9, "classes": {"7": 3}},
+    }
+    (drawing,) = drawings(record(explanation=explained), "x", 61)
+    assert list(drawing.legend) == [("fill s0", "put back alone"), ("hollow", "moved alone")]
+    assert (drawing.columns, drawing.rows) == (["group", "put back alone", "moved alone"], [["fc1", "50 %", "25 %"]])
+    assert "alone are enough to break the limit: fc1, fc2." in drawing.says
+    assert re.findall('width="([0-9.]+)%"[^>]*class="(fill s0|hollow)"', drawing.svg) == [
+        ("74", "fill s0"),
+        ("37", "hollow"),
+    ]
+
+
 @pytest.mark.parametrize(
     ("value", "limit", "said"),
     [(0.5, 0.1, "5 times the limit"), (0.05, 0.1, ""), (3.0, 0.0, ""), (math.inf, 0.1, ""), (23.4, 0.1, "234 times")],

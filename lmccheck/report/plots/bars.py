@@ -84,7 +84,9 @@ def drawn(chart: Chart, name: str) -> Drawing:
         at = BARS * scale.of(chart.limit)
         canvas.line((at, top - 6), (at, canvas.height), "limit")
         canvas.text((at, 16), f"limit {number(chart.limit)}", "said limit")
-    legend = [(f"fill {style(series, one)}", one) for one in series if len(series) > 1]
+    legend = [
+        (f"fill {style(series, one)}", one) for one in series if one != ALONE and (chart.beside or len(series) > 1)
+    ]
     legend += [("hollow", chart.beside_what)] if chart.beside else []
     legend += [("", f"the {MOST} largest of {len(chart.names)}")] if len(ranked) < len(chart.names) else []
     return Drawing(chart.title, chart.says, str(canvas), *_table(chart), legend, "", chart.unit, len(series) == 1)
