@@ -132,3 +132,27 @@ def test_hypothesis_options_are_ours_unless_ours_are_given(project, arguments, s
     result = project.run("--lmc-models", "--lmc-report-json=r.json", *arguments)
     result.assert_outcomes(passed=2)
     result.stdout.fnmatch_lines([f"lmccheck: device auto, seed {seed}, profile {profile}"])
+
+
+def test_a_merge_may_be_loaded_and_its_weights_drawn(gate):
+    """lmc.load_merge takes what lmccheck.load_merge does, relative to the test; at equal weights it is the mean."""
+    result = gate("""
+import pytest
+
+@pytest.fixture(scope="module")
+def soup(lmc):
+    parents = {"x": "a.safetensors", "y": "b.safetensors"}
+    given = dict(model="models:mlp", data="data.safetensors", name="soup")
+    return lmc.load_merge(parents, {"linear": {"x": 0.5, "y": 0.5}}, **given)
+
+@settings(max_examples=10, deadline=None)
+@given(w=merge_weights("soup"))
+def test_soup(lmc, soup, w):
+    assert abs(sum(w.values()) - 1) < 1e-12 and set(w) <= {"x", "y"}
+    toward_worst(height(soup, w))
+
+def test_mean(lmc, soup):
+    merged = lmc.merged_loss(soup, limit=1e9).finding.merge.loss
+    assert loss(soup, {"x": 0.5, "y": 0.5}) == pytest.approx(merged, abs=1e-6)
+""")
+    result.assert_outcomes(passed=2)

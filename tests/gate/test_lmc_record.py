@@ -64,3 +64,16 @@ def test_only_results_are_recorded(project):
     """Anything else is refused in one line."""
     project.pytester.makepyfile("def test_it(lmc_record): lmc_record(3)")
     project.run().stdout.fnmatch_lines(["E *lmc_record: got int, expected a Result"])
+
+
+def test_rows_and_pairs_travel_from_workers(project):
+    """Under xdist the controller's table has them, too."""
+    project.gate(one="0.01", two="0.01")
+    project.pytester.makepyfile(
+        test_soup="def test_it(lmc, lmc_pair, lmc_record):\n"
+        "    lmc_record(lmc.linear_connectivity(lmc_pair, limit=0.05))\n"
+    )
+    result = project.run_subprocess("-n2", "--lmc-report-json=r.json", "test_soup.py")
+    result.assert_outcomes(passed=2)
+    checks = json.loads((project.path / "r.json").read_text())["checks"]
+    assert sorted(check["pair"] for check in checks) == ["one", "two"]
