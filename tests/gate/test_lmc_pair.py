@@ -57,15 +57,22 @@ def test_a_pair_is_loaded_once_for_all_tests_of_a_module(project):
 
 
 def test_ones_own_fixture_of_that_name_is_left_alone(project):
-    """In a conftest, in the module, by parametrize: no manifest is looked for."""
+    """In a conftest, in the module: no manifest is looked for."""
     project.pytester.makeconftest("import pytest\n@pytest.fixture\ndef lmc_pair(): return 1")
     test = "def test_it(lmc_pair): assert lmc_pair == {}"
     project.pytester.makepyfile(
         test_conftest=test.format(1),
         test_module=f"import pytest\n@pytest.fixture\ndef lmc_pair(): return 2\n{test.format(2)}",
-        test_marked=f"import pytest\n@pytest.mark.parametrize('lmc_pair', [3])\n{test.format(3)}",
     )
-    project.run().assert_outcomes(passed=3)
+    project.run().assert_outcomes(passed=2)
+
+
+def test_ones_own_parametrize_is_left_alone(project):
+    """The test says what its argument is."""
+    project.pytester.makepyfile(
+        "import pytest\n@pytest.mark.parametrize('lmc_pair', [3])\ndef test_it(lmc_pair): assert lmc_pair == 3"
+    )
+    project.run().assert_outcomes(passed=1)
 
 
 @pytest.mark.parametrize(
