@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
@@ -45,3 +46,15 @@ def some(names: Iterable[object], most: int = 4) -> str:
     held = [str(name) for name in names]
     more = f" and {len(held) - most} more" if len(held) > most else ""
     return ", ".join(held[:most]) + more
+
+
+def rounded_up(value: float, digits: int = 4) -> str:
+    """Return a number with so many digits, never below it.
+
+    >>> rounded_up(0.0474444), rounded_up(0.05), rounded_up(1e-13)
+    ('0.04745', '0.05', '1e-13')
+    """
+    if not value > 0:
+        return f"{max(value, 0.0):.{digits}g}"
+    step = 10.0 ** (math.floor(math.log10(value)) + 1 - digits)
+    return next(said for k in (0, 1, 2) if float(said := f"{value + k * step:.{digits}g}") >= value)

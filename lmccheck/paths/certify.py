@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -19,10 +19,12 @@ from lmccheck.paths.convexity import CONVEX, Claim, tried
 from lmccheck.paths.ends import require_ends, require_network
 from lmccheck.paths.moves import violation
 from lmccheck.paths.path import Path
+from lmccheck.shown import rounded_up
 from lmccheck.symmetry.structure import Structure
 
 EXACT = 1e-10  # relative, float64
 SAME = 1e-6  # of a sample's loss in float64, where the function is the same
+TIGHT = 1e-3  # in the loss's unit: how far a bound may be above what was seen
 SAMPLED = {"glance": (5, 1), "dev": (11, 1), "ci": (21, 2), "thorough": (41, 6)}  # points of a d segment, rounds
 
 
@@ -37,16 +39,17 @@ class Known:
     end: float
     largest: float
     worst: float  # in [0, 1] of the segment
-    how: str  # "constant", "convex" or "sampled"
+    how: str  # "constant", "convex", "certified" or "sampled"
     errors: tuple[float | None, float | None]
     points: int = 0  # at which it was sampled
+    bound: float | None = None  # what the loss nowhere exceeds, where it is certified
 
     def facts(self) -> dict[str, Any]:
         """Return the segment's row of a report; JSON-able."""
         return {
             "number": self.number, "kind": self.kind, "does": self.does, "loss_start": self.start,
             "loss_end": self.end, "max": self.largest, "worst": self.worst, "known": self.how,
-            "error_start": self.errors[0], "error_end": self.errors[1], "points": self.points,
+            "error_start": self.errors[0], "error_end": self.errors[1], "points": self.points, "bound": self.bound,
         }  # fmt: skip
 
 
@@ -54,10 +57,10 @@ class Known:
 class Certificate:
     """The largest loss on a path and what it rests on.
 
-    ``exact`` is False where a segment was only sampled. ``deviation``: how far, relative and in float64, constant
-    segments moved the output and affine ones left the chord, on the first evaluation samples; of a chain, by how much
-    its end is another function than θ_B. ``convex``: what is known of the loss. ``end_errors``: the 0-1 errors of θ_A
-    and of θ_B.
+    ``exact`` is False where a segment was sampled; ``bound`` says how high those are at most, where that is known.
+    ``deviation``: how far, relative and in float64, constant segments moved the output and affine ones left the chord,
+    on the first evaluation samples; of a chain, by how much its end is another function than θ_B. ``convex``: what is
+    known of the loss. ``end_errors``: the 0-1 errors of θ_A and of θ_B.
     """
 
     segments: tuple[Known, ...]
@@ -77,7 +80,15 @@ class Certificate:
     @property
     def exact(self) -> bool:
         """Whether the maximum is known and not sampled."""
-        return all(segment.how != "sampled" for segment in self.segments)
+        return all(segment.how not in ("sampled", "certified") for segment in self.segments)
+
+    @property
+    def bound(self) -> float | None:
+        """By how much no loss on the path is above max(L(θ_A), L(θ_B)); None where that is only sampled."""
+        if any(segment.how == "sampled" for segment in self.segments):
+            return None
+        tops = [segment.largest if segment.bound is None else segment.bound for segment in self.segments]
+        return max(map(height, tops)) - max(self.loss_a, self.loss_b)
 
     @property
     def known(self) -> str:
@@ -87,6 +98,8 @@ class Certificate:
             inside = sum(segment.points - 2 for segment in self.segments)
             return f"sampled: {inside + sampled + 1} points of {sampled} segments"
         claimed = " if the loss is convex" if self.convex.says else ""
+        if self.bound is not None and not self.exact:
+            return f"certified ≤ {rounded_up(self.bound)} on all {len(self.segments)} segments{claimed}"
         if not sampled:
             return f"certified{claimed}"
         return f"{len(self.segments) - sampled} of {len(self.segments)} segments exact{claimed}, {sampled} sampled"
@@ -100,7 +113,13 @@ class Certificate:
 
 
 def certify(
-    pair: ModelPair, structure: Structure, path: Path, *, profile: str = "ci", everywhere: bool = False
+    pair: ModelPair,
+    structure: Structure,
+    path: Path,
+    *,
+    profile: str = "ci",
+    everywhere: bool = False,
+    passes: float = 0.0,
 ) -> Certificate:
     """Return what is known of a pair's loss along a path, on its evaluation data.
 
@@ -108,7 +127,8 @@ def certify(
     must not move the output, a must be affine. Breakpoints joined by constant segments are measured once, in float64,
     or, ``everywhere``, each: outputs and losses must be finite and those of constant segments the same on all samples.
     Segments of kind d, and those of kind a where the loss is not known to be convex, are sampled. BatchNorm statistics
-    are weights of the path, never re-estimated on it. Raises WitnessError where a claim does not hold.
+    are weights of the path, never re-estimated on it. What is sampled is then bounded everywhere, by enclosures, at the
+    cost of at most so many ``passes`` over the data each. Raises WitnessError where a claim does not hold.
     """
     require_network(pair, path, structure.canonical(pair.theta_a), structure.trace.tied)
     require_ends(pair, path, a=structure.canonical(pair.theta_a), b=structure.canonical(pair.theta_b))
@@ -135,8 +155,28 @@ def certify(
         wrong_at = errors[number], errors[number + 1]
         segments.append(Known(number + 1, segment.kind, segment.does, *ends, largest, worst, how, wrong_at, points))
     top = max((segment.largest for segment in segments), key=height)
+    if passes > 0 and math.isfinite(top):
+        segments = [bounded(along, path, known, top, passes) if known.how == "sampled" else known for known in segments]
     own = errors[0], errors[-1]
     return Certificate(tuple(segments), top, losses[0], losses[-1], along.evaluations, deviation, claim, own)
+
+
+def bounded(along: Along, path: Path, known: Known, top: float, passes: float) -> Known:
+    """Return what is known of a sampled segment with a bound of its loss everywhere, as it is where there is none.
+
+    The bound is to be at most TIGHT above what was seen, or as high as the path is elsewhere.
+    """
+    from lmccheck.evaluate.enclosure.lines import bounded_line
+    from lmccheck.evaluate.enclosure.search import Sought
+
+    limit = max(known.largest + TIGHT, top)
+    first, second = (path.between(known.number - 1, s) for s in (0.0, 1.0))
+    samples, highest = along.exact.network.data.samples, (known.largest, known.worst)
+    sought = replace(Sought.of_all(samples, 0.0, 0.0, limit, highest, passes), room=TIGHT)
+    shown = bounded_line(along.exact.network, first, second, sought, along.exact)
+    if shown.bound > limit:
+        return known
+    return replace(known, how="certified", bound=max(shown.bound, known.largest))
 
 
 def _breakpoints(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from lmccheck.curves import Curve
 from lmccheck.finding import Finding, bound_of
 from lmccheck.properties.measured_line import Apart, Line, measure_point
+from lmccheck.shown import rounded_up
 
 if TYPE_CHECKING:
     from lmccheck.evaluate.enclosure.search import Shown, Sought
@@ -86,7 +87,7 @@ def _sought(between: Segment, line: Line, judged: Line, bound: float, budget: fl
         return Sought.of_all(samples, line.a.loss, line.b.loss, bound, judged.highest, budget)
     ends = [[end.loss for end in apart.ends[name]] for name in line.parts]
     a, b = np.array(ends).T
-    return Sought(apart.slices.index, a, b, bound, judged.highest[1], judged.highest[0], budget)
+    return Sought(apart.slices.index, a, b, bound, judged.highest[1], judged.highest[0], budget, bound / 8)
 
 
 def with_proof(found: Finding, line: Line, proof: Proof) -> Finding:
@@ -117,15 +118,3 @@ def with_proof(found: Finding, line: Line, proof: Proof) -> Finding:
         "fewer samples",
     ]
     return replace(found, verdict="inconclusive", notes=[*found.notes, f"not certified: {proof.why}"], failure=failure)
-
-
-def rounded_up(value: float, digits: int = 4) -> str:
-    """Return a number with so many digits, never below it.
-
-    >>> rounded_up(0.0474444), rounded_up(0.05), rounded_up(1e-13)
-    ('0.04745', '0.05', '1e-13')
-    """
-    if not value > 0:
-        return f"{max(value, 0.0):.{digits}g}"
-    step = 10.0 ** (math.floor(math.log10(value)) + 1 - digits)
-    return next(said for k in (0, 1, 2) if float(said := f"{value + k * step:.{digits}g}") >= value)

@@ -11,6 +11,7 @@ from lmccheck.curves import Profile
 from lmccheck.errors import SourceError
 from lmccheck.finding import End, Failure, Finding, Seen, Where
 from lmccheck.properties.remarks import measured_on
+from lmccheck.shown import rounded_up
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,6 +24,11 @@ if TYPE_CHECKING:
     from lmccheck.symmetry.structure import Structure
 
 USUAL = 0.05  # epsilon, where neither a call nor a witness says one
+MEND = "mend: certify = 'auto', which passes by points alone, profile = 'thorough', or fewer samples"
+PASSES = {  # over the data that bounding a segment may cost, by what was asked for and by profile
+    "auto": {"ci": 40.0, "thorough": 400.0},
+    "always": {"dev": 400.0, "ci": 400.0, "thorough": 4000.0},
+}
 EXCESS = "max L on the path − max(L(θ_A), L(θ_B))"
 
 
@@ -145,6 +151,7 @@ class Certified:
                 "certified_max": certificate.largest,
                 "excess": self.excess,
                 "exact": certificate.exact,
+                "certified_bound": certificate.bound,
                 "convexity": certificate.convex.says or None,
                 "worst_layer": None,
                 "layer_costs": {},
@@ -162,7 +169,7 @@ class Certified:
 
         ``costs``: per layer, what dropping it costs.
         """
-        if found.judged == "pass":
+        if found.judged == "pass" or found.failure is not None:
             return found
         layers = dict(costs())
         costly = max(layers, key=lambda name: layers[name], default=None)
@@ -173,6 +180,18 @@ class Certified:
             facts={**found.facts, "worst_layer": costly, "layer_costs": layers},
             failure=replace(self._failure(what, layer), next=advice),
         )
+
+    def settled(self, found: Finding, certify: str) -> Finding:
+        """Return a finding; one that passes is inconclusive where a proof was asked for and there is none."""
+        bound = self.certificate.bound
+        if found.judged != "pass" or self.certificate.exact or (bound is not None and bound <= found.bound):
+            return found
+        said = "some segments are only sampled" if bound is None else f"all that is shown is ≤ {rounded_up(bound)}"
+        found = found if bound is None else replace(found, known=f"sampled; {said}")
+        if certify != "always":
+            return found
+        lines = [f"{self.pair.name}: {found.known}, and not certified within the limit: {said}", MEND]
+        return replace(found, verdict="inconclusive", failure=lines, notes=[*found.notes, f"not certified: {said}"])
 
     def without_refit(self) -> tuple[dict[str, Any], list[str]]:
         """Return what a report and its notes say of this path as the one through networks that were not refitted."""
@@ -186,6 +205,9 @@ class Certified:
         total = len(certificate.segments)
         claimed = ", if the loss is convex as it says" if certificate.convex.says else ""
         known = f"{total} segments, all convex or constant: the maximum is known, not sampled{claimed}"
+        bounded = [str(segment.number) for segment in certificate.segments if segment.how == "certified"]
+        if bounded and not sampled:
+            known = f"{total} segments: {', '.join(bounded)} bounded everywhere, the others convex or constant"
         if self.path.is_chain:
             known = f"a path that was only sampled ({certificate.known}): no theorem stands behind it"
         elif sampled:

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from lmccheck.errors import UnsupportedArchitecture
 from lmccheck.finding import Finding
 from lmccheck.properties.advice import wider_search
+from lmccheck.properties.certified_line import Certify
 from lmccheck.properties.learned_path import learned_path
 from lmccheck.properties.low_loss_path import (
+    PASSES,
     Certified,
     Prepared,
     not_found,
@@ -32,7 +34,7 @@ LEARNED = "form = 'learned', which trains a path and samples it, without a theor
     of="pair",
     claim="max L ≤ max(L(θ_A), L(θ_B)) + ε (Theorem 2, or a trained chain)",
     quantifier="there is a path",
-    certifies="eight of ten segments exactly, two by samples; all ten by samples where the bends are trained",
+    certifies="eight of ten segments exactly, two by bounds or samples; by samples where the bends are trained",
 )
 def ten_segment_path(
     pair: ModelPair,
@@ -43,6 +45,7 @@ def ten_segment_path(
     form: Literal["auto", "ten", "short", "learned"] = "auto",
     align: Align = "weight-matching",
     beyond: Beyond = (),
+    certify: Certify = "auto",
     seed: Seed = 0,
     profile: Profile = "ci",
 ) -> Finding:
@@ -50,7 +53,8 @@ def ten_segment_path(
 
     ``form = "ten"`` is the construction of Theorem 2: it drops all but a share ``keep`` (at most ½) of every layer's
     units of each network, and crosses between the two half-empty networks by moves along which the loss is convex or
-    constant; only the first and the last segment, between a network and its dropped version, are sampled. ``short`` has
+    constant; only the first and the last segment, between a network and its dropped version, are sampled, and bounded
+    everywhere where the network has an enclosure (``certify``, as of ``linear_connectivity``). ``short`` has
     seven segments, or five where the kept units are disjoint. ``refit``: fit what the kept units feed to what all of
     them fed, on calibration data; both ways are measured, ``value`` is of the one asked for. BatchNorm statistics are
     weights of the path.
@@ -76,7 +80,7 @@ def ten_segment_path(
     why = None
     if form != "learned":
         try:
-            return _constructed(pair, epsilon, form, {"keep": keep, "refit": refit, **settings})
+            return _constructed(pair, epsilon, form, {"keep": keep, "refit": refit, **settings}, certify)
         except UnsupportedArchitecture as refused:
             if form != "auto":
                 raise
@@ -84,7 +88,9 @@ def ten_segment_path(
     return learned_path(pair, epsilon, align, beyond, why, settings)
 
 
-def _constructed(pair: ModelPair, epsilon: float | str, form: str, settings: Mapping[str, Any]) -> Finding:
+def _constructed(
+    pair: ModelPair, epsilon: float | str, form: str, settings: Mapping[str, Any], certify: str
+) -> Finding:
     """Return the finding about the path of Theorem 2. Raises UnsupportedArchitecture where it does not apply."""
     from lmccheck.dropping.costs import level_costs
 
@@ -93,7 +99,7 @@ def _constructed(pair: ModelPair, epsilon: float | str, form: str, settings: Map
     require_calibration(pair, "ten_segment_path")
     searches = search_each(pair, ready.structure, [0], **settings)
     best, plain = ({s: getattr(x, kind)[0] for s, x in searches.items()} for kind in ("best", "plain"))
-    found = _certified(pair, ready, best, form, profile)
+    found = _certified(pair, ready, best, form, profile, PASSES.get(certify, {}).get(profile, 0.0))
     facts: dict[str, Any] = {
         "theorem": "Kuditipudi et al. 2019, Theorem 2",
         "form": form,
@@ -112,17 +118,19 @@ def _constructed(pair: ModelPair, epsilon: float | str, form: str, settings: Map
     rises = {"a": known.segments[0].largest - known.loss_a, "b": known.segments[-1].largest - known.loss_b}
     side = "a" if rises["a"] > rises["b"] else "b"
     return found.explained(
-        found.finding(epsilon, facts, notes),
+        found.settled(found.finding(epsilon, facts, notes), certify),
         not_found(settings),
         [*wider_search(pair.network, ready.structure, settings), LEARNED],
         lambda: level_costs(pair.named_endpoints[side], ready.structure, best[side]),
     )
 
 
-def _certified(pair: ModelPair, ready: Prepared, dropped: dict[str, Dropped], form: str, profile: str) -> Certified:
+def _certified(
+    pair: ModelPair, ready: Prepared, dropped: dict[str, Dropped], form: str, profile: str, passes: float = 0.0
+) -> Certified:
     """Return the path through two dropped networks and what is known of it."""
     from lmccheck.paths.certify import certify
     from lmccheck.paths.theorems import ten_segments
 
     path = ten_segments(ready.structure, ready.theta_a, ready.theta_b, dropped["a"], dropped["b"], FORMS[form])
-    return Certified(pair, path, certify(pair, ready.structure, path, profile=profile))
+    return Certified(pair, path, certify(pair, ready.structure, path, profile=profile, passes=passes))

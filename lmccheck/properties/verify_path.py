@@ -6,7 +6,8 @@ import os
 from typing import TYPE_CHECKING
 
 from lmccheck.finding import Finding
-from lmccheck.properties.low_loss_path import Certified, limit_of
+from lmccheck.properties.certified_line import Certify
+from lmccheck.properties.low_loss_path import PASSES, Certified, limit_of
 from lmccheck.properties.registry import check
 from lmccheck.properties.settings import Limit, Profile, SavedPath, Seed
 
@@ -21,7 +22,13 @@ if TYPE_CHECKING:
     certifies="that every segment is of the kind it says, and its largest loss as the path's own property does",
 )
 def verify_path(
-    pair: ModelPair, path: SavedPath, *, epsilon: Limit | None = None, seed: Seed = 0, profile: Profile = "ci"
+    pair: ModelPair,
+    path: SavedPath,
+    *,
+    epsilon: Limit | None = None,
+    certify: Certify = "auto",
+    seed: Seed = 0,
+    profile: Profile = "ci",
 ) -> Finding:
     """Assert that a path joins θ_A and θ_B with max L ≤ max(L(θ_A), L(θ_B)) + ε, checking every claim it makes.
 
@@ -31,10 +38,10 @@ def verify_path(
     l) claims nothing: it is sampled anew, its end may be a copy of θ_B that computes the same on the data, and outputs
     must be finite wherever it is looked at. Losses are measured, nothing is
     taken from the file but weights and, where ``epsilon`` is not given, the limit that the path was made for.
-    ``details`` as of ``ten_segment_path``. Raises CheckpointError: WitnessError, which is a SymmetryError too, where a
-    segment is not what it says.
+    ``certify`` and ``details`` as of ``ten_segment_path``. Raises CheckpointError: WitnessError, which is a
+    SymmetryError too, where a segment is not what it says.
     """
-    from lmccheck.paths.certify import certify
+    from lmccheck.paths.certify import certify as certified
     from lmccheck.paths.chain import sampled_chain
     from lmccheck.paths.path import Path, load_path
 
@@ -43,9 +50,11 @@ def verify_path(
         known = sampled_chain(pair, given, profile=profile, everywhere=True)
     else:
         structure = pair.network.structure("verify_path")
-        known = certify(pair, structure, given, profile=profile, everywhere=True)
+        passes = PASSES.get(certify, {}).get(profile, 0.0)
+        known = certified(pair, structure, given, profile=profile, everywhere=True, passes=passes)
     found = Certified(pair, given, known)
     origin = "Path" if isinstance(path, Path) else os.fspath(path)
     advice = ["ten_segment_path, which searches for another one"]
     limit, facts, notes = limit_of(epsilon, given.facts.get("epsilon"))
-    return found.explained(found.finding(limit, {"origin": origin, **facts}, notes), "this path is too high", advice)
+    measured = found.settled(found.finding(limit, {"origin": origin, **facts}, notes), certify)
+    return found.explained(measured, "this path is too high", advice)

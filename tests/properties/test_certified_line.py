@@ -13,7 +13,7 @@ from networks.small import perceptron
 from torch import Tensor, nn
 
 import lmccheck
-from lmccheck.properties.certified_line import rounded_up
+from lmccheck.shown import rounded_up
 
 SPIKE = 0.5 + 0.3 / 24  # between two points of the grid
 

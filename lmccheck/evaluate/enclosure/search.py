@@ -32,7 +32,7 @@ class Sought:
 
     ``index``, (n,) int64, says to which part each sample belongs; ``a`` and ``b`` are (parts,). ``likely``: the t at
     which the mean is thought to be highest, ``height`` what it is known to be above the chord there. ``budget``: how
-    many passes over the data that may cost.
+    many passes over the data that may cost. ``room``: slack that cells may have at least, to begin with.
     """
 
     index: Tensor
@@ -42,6 +42,7 @@ class Sought:
     likely: float
     height: float
     budget: float
+    room: float
 
     @classmethod
     def of_all(
@@ -49,7 +50,7 @@ class Sought:
     ) -> Sought:
         """Return it for the mean over all samples; ``highest`` is the height and where it is."""
         index = torch.zeros(samples, dtype=torch.int64)
-        return cls(index, np.array([a]), np.array([b]), limit, highest[1], highest[0], budget)
+        return cls(index, np.array([a]), np.array([b]), limit, highest[1], highest[0], budget, limit / 8)
 
     def heights(self, losses: Tensor, t: float) -> Numbers:
         """Return by how much samples' losses at t are above the chord, in the mean of every part."""
@@ -180,7 +181,7 @@ class Search:
     def _pilot(self) -> int | None:
         """Return how many cells to begin with, by what a few samples have as slack; None where too many."""
         few = torch.arange(0, self._samples, max(1, self._samples // PILOT))[:PILOT]
-        room = max(self.sought.limit - self.sought.height, self.sought.limit / 8)
+        room = max(self.sought.limit - self.sought.height, self.sought.room)
         for count in FIRST:
             lo = min(int(self.sought.likely * count), count - 1) / count
             slack = float(self._bounds(lo, lo + 1 / count, few).slack.mean())
