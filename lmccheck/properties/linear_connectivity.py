@@ -210,6 +210,7 @@ def _alignment_notes(pair: ModelPair, alignment: Alignment) -> list[str]:
     """Say what moved b, whence that was known to be allowed, and what stayed in place."""
     from lmccheck.alignment.kept import kept_note
     from lmccheck.network.endpoint import same_weights
+    from lmccheck.symmetry.experts import STAY
 
     notes = [_beyond_note(alignment)] if alignment.beyond else []
     if not alignment.is_identity and same_weights(pair.a, replace(pair.b, theta=alignment.weights)):
@@ -225,6 +226,8 @@ def _alignment_notes(pair: ModelPair, alignment: Alignment) -> list[str]:
         notes += kept
     elif alignment.is_identity:
         notes.append("weight matching kept the identity: the units were already in order")
+    if left := [frozen.reason for frozen in alignment.spec.frozen if frozen.reason.endswith(STAY)]:
+        notes.append(left[0] + (f" (and {len(left) - 1} more lists)" if len(left) > 1 else ""))
     if alignment.spec.unruled:
         ops = ", ".join(sorted(alignment.spec.unruled))
         notes.append(f"ops without a symmetry rule froze what they touch: {ops}")

@@ -11,6 +11,7 @@ f(π·θ) = f(θ) in float64 on random weights under which every expert had its 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import combinations, islice
 from types import MappingProxyType
 from typing import Any
@@ -24,12 +25,15 @@ from lmccheck.modules.precision import StayDouble
 from lmccheck.modules.runner import Runner
 from lmccheck.modules.stored import stored_tensors
 from lmccheck.symmetry.families import ModuleFamily, module_families, side_by_side, stacked_families
-from lmccheck.symmetry.freed import Along, free_order
+from lmccheck.symmetry.freed import WHOLE, Along, free_order
+from lmccheck.symmetry.slots import Frozen
 from lmccheck.symmetry.spec import PermutationSpec
 from lmccheck.symmetry.trace import Trace
 from lmccheck.symmetry.verify import TOLERANCE, Verification
 
 MOST_TRIED = 32  # sets of tensors that may move with one list
+MOST_PAIRS = 2**29  # of units that matching compares at once, a float64 each: 4 GiB
+STAY = "they stay in place"
 MOST_DRAWS = 8  # of weights, for every expert to be reached under one of them
 
 Axis = tuple[str, int]
@@ -59,11 +63,28 @@ def with_experts(
             continue  # inside a list that was freed
         for along in islice(_candidates(spec, family, families, tried, constants), MOST_TRIED):
             freed = free_order(spec, family, along)
-            if freed is not None and _keeps(freed, family, module, example_inputs, seed):
-                tried[_kind(family)] = _relative(family, along)
-                spec = freed
-                break
+            if freed is None or not _keeps(freed, family, module, example_inputs, seed):
+                continue
+            tried[_kind(family)] = _relative(family, along)
+            spec = freed if (pairs := _pairs(freed)) <= MOST_PAIRS else _left(spec, family, along, pairs)
+            break
     return spec
+
+
+def _pairs(spec: PermutationSpec) -> int:
+    """Return the most pairs of units that matching compares at once, each of one expert with each of any other."""
+    whole = {group.name for group in spec.groups if group.bound == WHOLE}
+    return max((group.copies**2 * group.size**2 for group in spec.groups if whole & set(group.within)), default=0)
+
+
+def _left(spec: PermutationSpec, family: ModuleFamily, along: Along, pairs: int) -> PermutationSpec:
+    """Return the spec with a list in its order, and why: to compare all its units with all would take that memory."""
+    tensor, dim = next((one for one in along if isinstance(one, tuple)), (sorted(family.tensors)[0], 0))
+    reason = (
+        f"the order of {family.count} experts in {family.path or tensor!r} is a symmetry, but to match all their units "
+        f"with all takes {pairs * 8 / 2**30:.3g} GiB, expected at most {MOST_PAIRS * 8 / 2**30:.3g}; {STAY}"
+    )
+    return replace(spec, frozen=(*spec.frozen, Frozen(tensor, dim, family.count, reason)))
 
 
 def _kind(family: ModuleFamily) -> tuple[str, ...]:

@@ -80,3 +80,16 @@ def test_lifting_keeps_what_a_permutation_does() -> None:
     one, other = plain.apply(a, permutation), whole.apply(a, lifted(whole, plain, permutation))
     assert all(torch.equal(one[name], other[name]) for name in a)
     assert whole.groups != plain.groups
+
+
+def test_experts_too_large_to_match_stay_and_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four experts of eight units are (4·8)² = 1,024 pairs: one fewer allowed, and they stay; the row says so."""
+    a = weights_of(Soft)
+    monkeypatch.setattr("lmccheck.symmetry.experts.MOST_PAIRS", 1024)
+    assert "experts" in lmccheck.align(pair_of(Soft, a, exchanged(a, ORDER))).facts
+    monkeypatch.setattr("lmccheck.symmetry.experts.MOST_PAIRS", 1023)
+    found = lmccheck.linear_connectivity(pair_of(Soft, a, exchanged(a, ORDER)), limit=100.0)
+    assert "experts" not in found.witness.facts
+    said = [note for note in found.notes if note.endswith("they stay in place")]
+    assert len(said) == 1
+    assert said[0].startswith("the order of 4 experts in 'experts' is a symmetry, but to match all their units")
