@@ -29,7 +29,11 @@ def members_of(pattern: str, names: Collection[str]) -> tuple[str, ...]:
 
 
 def usual_role(tensor: str, dim: int) -> str:
-    """Return the role that a dimension has where none is said: what comes in is the last, in stacks too."""
+    """Return the role that a dimension has where none is said: what comes in is the last, in stacks too.
+
+    >>> usual_role("w1", 1), usual_role("experts.*.w1", 1), usual_role("experts.*.w1", 2)
+    ('consumer', 'producer', 'consumer')
+    """
     return "consumer" if dim > (STAR in tensor) else "producer"
 
 
