@@ -127,6 +127,14 @@ def test_a_maximum_stays_in_its_enclosure() -> None:
             assert holds(found, inside(x, s, k).amax(1), s)
 
 
+def test_a_third_that_is_nowhere_the_largest_by_far_lifts_a_maximum() -> None:
+    """Two that cross far below the chord of the maxima, and a third just below it."""
+    first, second = torch.tensor([[[1.0, 0.0, 0.99]], [[0.0, 1.0, 0.99]]], dtype=torch.float64)
+    found = largest(Enclosed(first, second), 1)
+    for s in S.tolist():
+        assert holds(found, ((1 - s) * first + s * second).amax(1), s)
+
+
 def test_an_inverse_root_stays_in_its_enclosure() -> None:
     """1/√v where v changes by a factor of up to 10⁴; its slack falls with the square of the cell or faster."""
     draw = torch.Generator().manual_seed(0)

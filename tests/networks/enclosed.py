@@ -40,15 +40,16 @@ POOLS: dict[str, Callable[[], nn.Module]] = {
 
 
 class Gated(nn.Module):
-    """A product of two layers' values, one through an activation; a difference, a square, an absolute."""
+    """A product of two halves of a layer, one through an activation; a difference, a square, an absolute."""
 
     def __init__(self, activation: Callable[[], nn.Module]) -> None:
         super().__init__()
-        self.gate, self.up, self.down = nn.Linear(5, 6), nn.Linear(5, 6), nn.Linear(12, 3)
+        self.both, self.down = nn.Linear(5, 12), nn.Linear(12, 3)
         self.activation = activation()
 
     def forward(self, x: Tensor) -> Tensor:
-        gate, up = self.activation(self.gate(x)), self.up(x)
+        first, up = self.both(x).chunk(2, -1)
+        gate = self.activation(first)
         other = (2 - gate).abs() / 3 - 0.1 * up.square()
         return self.down(torch.cat([gate * up, other], 1))
 

@@ -155,6 +155,29 @@ def test_an_op_without_an_enclosure_is_named() -> None:
     assert any("aten.layer_norm" in note for note in always.details["notes"])
 
 
+class Several(nn.Module):
+    """A network that gives more than its logits, which come last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden, self.head = nn.Linear(4, 6), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        hidden = self.hidden(x).relu()
+        return {"hidden": hidden, "logits": self.head(hidden)}
+
+
+def test_a_graph_that_is_not_what_is_measured_certifies_nothing() -> None:
+    """The graph's first output is not what the loss is taken of: found out at the ends, and refused."""
+    module = Several()
+    theta = {n: p.clone() for n, p in module.state_dict().items()}
+    near = {n: p + 0.01 for n, p in theta.items()}
+    pair = lmccheck.load_pair(theta, near, model=module, data=(torch.randn(20, 4), torch.arange(20) % 3))
+    found = lmccheck.linear_connectivity(pair, align="none", certify="always")
+    assert found.verdict == "inconclusive"
+    assert "gives other losses than the network" in found.details["certify"]["why"]
+
+
 def test_reestimated_statistics_are_sampled_and_interpolated_ones_certified() -> None:
     """A line of BatchNorm whose statistics are taken afresh is no straight line; with repair = none it is one."""
     torch.manual_seed(0)

@@ -19,6 +19,7 @@ from lmccheck.network.network import Network
 
 TOGETHER = 512  # samples that are run at a time, so that what a layer keeps of them stays in the caches
 SAMPLES_TRACED = 2
+MOST_PARTS = 200  # of the samples, each of which has its own chord
 BOUNDED = ("cross_entropy", "mse")  # losses of which convex bounds are known
 
 
@@ -34,6 +35,8 @@ def bounded_line(
     Everything is in float64, with room for the rounding; ``evaluator``, a float64 one, is made where none is given.
     Where nothing can be said, ``why`` says why: an op without an enclosure, a loss, a graph that cannot be traced.
     """
+    if len(sought.a) > MOST_PARTS:
+        return Shown.nothing(f"the samples have {len(sought.a)} parts, and at most {MOST_PARTS} are bounded")
     if network.loss.name not in BOUNDED:
         return Shown.nothing(f"no bound is known of the loss {network.loss.name}")
     try:

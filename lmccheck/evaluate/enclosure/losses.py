@@ -101,10 +101,10 @@ def _parts(value: Enclosed) -> tuple[Tensor | None, ...]:
 
 def bounded(name: str, output: Enclosed, targets: Tensor) -> Bounds:
     """Return the bounds of a built-in loss of that name. Raises NoEnclosure for another."""
+    if name == "cross_entropy":
+        return cross_entropy(margins(output, targets.long()), targets)
     if name == "mse":
         if targets.shape != output.shape:
             raise NoEnclosure("targets of another shape than the output")
         return squared_error(output, targets)
-    if name != "cross_entropy":
-        raise NoEnclosure(f"the loss {name}")
-    return cross_entropy(margins(output, targets), targets)
+    raise NoEnclosure(f"the loss {name}")

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from lmccheck.data.imports import say
 from lmccheck.data.load import Batch
 from lmccheck.data.trees import positional
 from lmccheck.evaluate.enclosure.cell import Cell
@@ -44,7 +45,10 @@ class Enclosing:
             for batch in batches:
                 cell = Cell(batch.samples, self.traced)
                 given = self.trace.given(held, positional(batch.inputs, "data"))
-                found.append(_Interpreter(self.trace.module, cell, self.loss, batch.targets)(given))
+                try:
+                    found.append(_Interpreter(self.trace.module, cell, self.loss, batch.targets)(given))
+                except (RuntimeError, IndexError, ValueError) as error:
+                    raise NoEnclosure(f"this network and loss: running its graph raised {say(error)}") from error
                 total.work, total.plain = total.work + cell.work, total.plain + cell.plain
         return found, total
 

@@ -76,9 +76,21 @@ def _together(parts: Sequence[Enclosed | Tensor], join: Callable[[list[Tensor]],
     return joined([lifted(part) for part in parts], join)
 
 
-@encloses("chunk", "split", "split_with_sizes", "unbind")
-def apart(cell: Cell, *_: Any) -> Enclosed:
-    raise NoEnclosure("a value in parts")
+def _parts(name: str, split: Callable[..., Sequence[Tensor]]) -> None:
+    """Give an op that takes a value apart the rule that it does so to all that is known of it."""
+
+    def parts(cell: Cell, x: Enclosed, how: Any = 0, dim: int = 0) -> list[Enclosed]:
+        if (how if name == "unbind" else dim) % x.ndim == 0:
+            raise NoEnclosure("samples taken apart")
+        settings = (how,) if name == "unbind" else (how, dim)
+        count = len(split(x.first, *settings))
+        return [x.map(lambda part, k=k: split(part, *settings)[k]) for k in range(count)]  # type: ignore[misc]  # k is bound
+
+    encloses(name)(parts)
+
+
+for _name in ("chunk", "split", "split_with_sizes", "unbind"):
+    _parts(_name, getattr(torch.ops.aten, _name))
 
 
 @encloses("constant_pad_nd", "pad")
