@@ -33,7 +33,8 @@ def test_a_set_is_a_node_as_a_pair_is(project):
     for k in range(3):
         (project.path / f"three-{k}.safetensors").unlink()
     script = (
-        "import sys, pytest; status = pytest.main(['--collect-only', '--lmc-models', '-W', 'error', '-p', 'no:randomly']); "
+        "import sys, pytest; options = ['--collect-only', '--lmc-models', '-W', 'error', '-p', 'no:randomly']; "
+        "status = pytest.main(options); "
         "print('imported', sorted({'torch', 'numpy', 'safetensors', 'scipy'} & set(sys.modules))); sys.exit(status)"
     )
     result = project.pytester.run(sys.executable, "-c", script)
