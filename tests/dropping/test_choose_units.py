@@ -78,7 +78,7 @@ def test_random_units_are_distinct_sorted_and_any() -> None:
 
 
 def test_important_units_are_those_whose_part_of_what_is_read_is_large() -> None:
-    """E[φ_u²]·‖out(u)‖² by hand: 9, 8, 2¼, 2, .04 and .16; by activity alone, or by sums of |out|, others would stay."""
+    """E[φ_u²]·‖out(u)‖² by hand: 9, 8, 2¼, 2, .04 and .16; by activity alone, or by Σ|out|, others would stay."""
     net = mlp(nn.ReLU, [3, 6, 2])
     theta, structure = random_state(net, 3), bare_structure(net, 3)
     (group,) = structure.groups
