@@ -44,9 +44,11 @@ class Proof:
 
 
 def proven(
-    between: Segment, line: Line, limit: float | str, certify: str, profile: str, apart: Apart | None = None
+    between: Segment, line: Line, limit: float | str, certify: str, profile: str, apart: Apart | None, *, traced: bool
 ) -> tuple[Line, Proof]:
     """Return the line and what can be shown of it over all t, at the cost that ``certify`` and the profile allow.
+
+    ``traced``: whether the network was traced anyway, to be aligned; what ``auto`` may cost in ci is less than a trace.
 
     Where the search meets a point that is above the limit, the line returned holds it, and fails.
     """
@@ -56,7 +58,8 @@ def proven(
     budget = 0.0 if certify == "never" else GRIDS[certify][profile] * len(line.points)
     if not (judged.highest[0] <= bound and budget > 0):
         return line, Proof(certify, None, bound)
-    shown = _shown(between, line, judged, bound, budget, apart)
+    traced = traced or certify == "always" or profile == "thorough"
+    shown = _shown(between, _sought(between, line, judged, bound, budget, apart), traced)
     if shown.above is not None:
         found = measure_point(between, shown.above, apart)
         points = sorted([*(p for p in line.points if p.t != found.t), found], key=lambda point: point.t)
@@ -64,7 +67,7 @@ def proven(
     return line, Proof(certify, shown, bound)
 
 
-def _shown(between: Segment, line: Line, judged: Line, bound: float, budget: float, apart: Apart | None) -> Shown:
+def _shown(between: Segment, sought: Sought, traced: bool) -> Shown:
     from lmccheck.evaluate.enclosure.lines import bounded_line
     from lmccheck.evaluate.enclosure.search import Shown
 
@@ -72,7 +75,8 @@ def _shown(between: Segment, line: Line, judged: Line, bound: float, budget: flo
         return Shown.nothing("BatchNorm is re-estimated at every point, so that what is measured is no straight line")
     if between.method == "repair" and between.facts().get("layers"):
         return Shown.nothing("REPAIR mends every point, so that what is measured is no straight line")
-    sought = _sought(between, line, judged, bound, budget, apart)
+    if not traced:
+        return Shown.nothing("nothing was aligned, so that the network was not traced; mend: certify = 'always'")
     return bounded_line(between.evaluator.network, between.first, between.second, sought)
 
 

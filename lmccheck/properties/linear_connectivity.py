@@ -63,7 +63,8 @@ def linear_connectivity(
     data; each part of the samples then has its own line and its own chord, and the worst of them is judged.
     ``explain`` says what carries it: by default of failures, unless in profile ``dev``; true: of passes, too.
     ``certify``: ``auto`` bounds what passes between the points, too, where the network has an enclosure and that costs
-    at most the grid (ci; thorough: ten grids); with ``always`` what cannot be certified is inconclusive.
+    at most the grid (ci, of what was aligned, and so was traced; thorough: ten grids); with ``always`` what cannot be
+    certified is inconclusive.
 
     ``details`` hold ``t``, ``losses``, ``errors`` (0-1), ``naive_losses`` (identity alignment), ``barrier``,
     ``barrier_naive``, ``error_barrier``, ``error_barrier_naive``, ``worst_t``, ``repair``, ``explanation``,
@@ -89,7 +90,8 @@ def linear_connectivity(
     alignment = None if align == "none" else not_worse(pair, align_pair(pair, align, seed=seed, beyond=beyond))
     moved = alignment is not None and not alignment.is_identity
     between = segment(pair, evaluator, alignment, repair, beside=unaligned) if moved else unaligned
-    line, proof = proven(between, measure_line(between, points, profile, *ends, apart), limit, certify, profile, apart)
+    line = measure_line(between, points, profile, *ends, apart)
+    line, proof = proven(between, line, limit, certify, profile, apart, traced=alignment is not None)
     naive = replace(line, points=[measure_point(unaligned, p.t, apart) for p in line.points]) if moved else line
     found = _finding(pair, line, naive, between, alignment, limit)
     if apart is not None:

@@ -147,6 +147,8 @@ def test_an_op_without_an_enclosure_is_named() -> None:
     near = {n: p + 0.01 for n, p in theta.items()}
     pair = lmccheck.load_pair(theta, near, model=module, data=(torch.randn(20, 4), torch.arange(20) % 3))
     found = lmccheck.linear_connectivity(pair, align="none")
+    assert found.details["certify"]["why"].startswith("nothing was aligned, so that the network was not traced")
+    found = lmccheck.linear_connectivity(pair)
     assert found.verdict == "pass"
     assert found.details["known"].startswith("sampled at")
     assert "aten.layer_norm" in found.details["certify"]["why"]
