@@ -62,13 +62,11 @@ def linear_connectivity(
     ``beyond``: maps beyond permutations, see ``lmccheck.align``; none by default. ``by``: ``class`` or a column of the
     data; each part of the samples then has its own line and its own chord, and the worst of them is judged.
     ``explain`` says what carries it: by default of failures, unless in profile ``dev``; true: of passes, too.
-    ``certify``: ``auto`` bounds what passes between the points, too, where the network has an enclosure and that costs
-    at most the grid (ci, of what was aligned, and so was traced; thorough: ten grids); with ``always`` what cannot be
-    certified is inconclusive.
+    ``certify``: ``auto`` bounds what passes between the points, too, where there is an enclosure and it costs at most
+    the grid (ci, of what was aligned; thorough: ten grids); with ``always`` what cannot be certified is inconclusive.
 
-    ``details`` hold ``t``, ``losses``, ``errors`` (0-1), ``naive_losses`` (identity alignment), ``barrier``,
-    ``barrier_naive``, ``error_barrier``, ``error_barrier_naive``, ``worst_t``, ``repair``, ``explanation``,
-    ``certified_bound``, ``cells`` and more; the witness is the Alignment.
+    ``details`` hold ``t``, ``losses``, ``errors`` (0-1), ``naive_losses`` (nothing aligned), ``barrier_naive``,
+    ``error_barrier``, ``worst_t``, ``explanation``, ``certified_bound`` and more; the witness is the Alignment.
     A pass is about this data and these points, or all t (``known``); a fail about this alignment, not about every one.
     Raises LmcError (SourceError, SymmetryError, UnsupportedArchitecture) when nothing sound can be said.
     Source: Frankle et al. 2020, Entezari et al. 2022, Ainsworth et al. 2023 (permutation), Jordan et al. 2023 (repair).
