@@ -143,7 +143,10 @@ def endpoint_losses(finding: Finding) -> str:
     text = f"{what}{of}: {losses}{_unit(finding)}" + (f" (0-1 error {errors})" if errors else "")
     if finding.examined and finding.merge is not None:
         return f"{text}; {finding.merge.name} {finding.merge.loss:.4g}"
-    return text if finding.worst_loss is None else f"{text}; at the worst point {finding.worst_loss:.4g}"
+    if finding.worst_loss is None:
+        return text
+    on = f", on {finding.where.data}," if finding.where.data is not None else ""
+    return f"{text}; at the worst point{on} {finding.worst_loss:.4g}"
 
 
 def hidden_gap(finding: Finding) -> list[str]:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from lmccheck.symmetry.structure import Structure
 
 SIDES = (32, 28, 224, 64, 16, 8, 96, 128, 256)  # of images that a network of convolutions may expect
+REPEATS = 1e-4  # of an output: the same network on the same inputs again, in whatever order it sums
 LENGTH = 16  # of a sequence, and of a text
 KINDS = {"Conv1d": 1, "Conv2d": 2, "Conv3d": 3}  # layers, and how many sides their inputs have
 CONFIGURED = "by its config.json"
@@ -168,21 +169,26 @@ def _tensors(inputs: list[Given], module: nn.Module, seed: int) -> tuple[Tensor,
 
 
 def _ran(module: nn.Module, inputs: tuple[Tensor, ...], title: str, samples: int | None) -> str:
-    """Return the shapes of what a network answers. Raises SourceError where it does not run.
+    """Return the shapes of what a network answers. Raises SourceError where it does not run, or answers at random.
 
     Of inputs that are guessed it must answer one for each of the ``samples``: some shapes run by chance.
     """
     import torch
 
     from lmccheck.data.trees import tensors_in
-    from lmccheck.modules.runner import run_module
+    from lmccheck.modules.runner import TWO_OUTPUTS, run_module
 
     first = next((p for p in module.parameters() if p.is_floating_point()), torch.empty(0))
-    found = tensors_in(run_module(module, inputs, title, first.device, first.dtype))
+    found, again = (tensors_in(run_module(module, inputs, title, first.device, first.dtype)) for _ in range(2))
     if not found:
         raise SourceError(f"{title}: answers no floating tensor; mend: {SAY}")
     if samples is not None and (not found[0].ndim or len(found[0]) != samples):
         raise SourceError(f"{title}: answers {tuple(found[0].shape)} to {samples} samples; mend: {SAY}")
+    if not all(
+        torch.allclose(one, two, rtol=REPEATS, atol=REPEATS, equal_nan=True)
+        for one, two in zip(found, again, strict=True)
+    ):
+        raise UnsupportedArchitecture(f"{title}: {TWO_OUTPUTS}")
     return ", ".join(f"{tuple(t.shape)} {str(t.dtype).removeprefix('torch.')}" for t in found[:3])
 
 

@@ -61,6 +61,10 @@ def run(options: argparse.Namespace) -> int:
     write(folder, texts)
     print("\n".join([*draft.said, f"written: {', '.join(shown_path(folder / name) for name in texts)}"]))
     where = "" if folder.resolve() == Path.cwd() else f" {shown_path(folder)}"
+    if draft.models:
+        print(
+            "check: a network that is not yours can pass; are the endpoints' losses that the gate shows those you know?"
+        )
     print(f"next: look at the limits in {shown_path(folder / MANIFEST)}, then pytest --lmc-models{where}")
     return HELD
 

@@ -67,8 +67,21 @@ def maps_beyond(network: Network, align: str, used: Collection[str]) -> list[str
             kinds.add("stream-rotation")
     except LmcError:
         return []
-    named = ", ".join(f'"{kind}"' for kind in rest if kind in kinds)
-    return [f"beyond = [{named}]{' with it' if align == 'none' else ''}"] if named else []
+    named, beside = ", ".join(f'"{kind}"' for kind in rest if kind in kinds), " beside another align than 'none'"
+    return [f"beyond = [{named}]{beside if align == 'none' else ''}"] if named else []
+
+
+def repairing(network: Network) -> list[str]:
+    """Return that REPAIR may help, where it has a layer to mend that BatchNorm does not mend already."""
+    from lmccheck.evaluate.repair import repairable
+
+    if network.calibration is None or network.given is not None:
+        return []
+    try:
+        layers, _ = repairable(network.trace_for("REPAIR needs", "use repair = 'bn'"))
+    except LmcError:
+        return []
+    return ["repair = 'repair', which mends the statistics of the merged layers"] if layers else []
 
 
 def more_data(network: Network, what: str) -> list[str]:

@@ -15,18 +15,23 @@ from lmccheck.properties.remarks import (
     excludes_nothing,
     limit_remarks,
     origin_remarks,
+    reestimated,
+    stale_statistics,
     token_facts,
     token_remarks,
     twin_remarks,
 )
 from lmccheck.properties.triaged import triaged
+from lmccheck.shown import some
 
 if TYPE_CHECKING:
     from lmccheck.network.constant import ConstantAnswer
+    from lmccheck.network.endpoint import Endpoint
     from lmccheck.network.network import Network
 
 Endpoints = Literal["useful", "any"]
 MEND = "wrong data, preprocessing, tokenizer, or an untrained model; mend: correct what is wrong"
+DAMAGED = "damaged, untrained, or made for other data or preprocessing; mend: name or make a checkpoint that answers"
 ANY = ', or say endpoints = "any" in the check'  # said where it would change the verdict
 SHOWN = 3  # endpoints that are named
 
@@ -63,8 +68,13 @@ def looked_at(measured: Any, finding: Finding, endpoints: Endpoints, defaults: M
         facts["limit_excludes"] = not excludes_nothing(finding, first.ends, None if useless else constant)
     found = replace(finding, facts=facts, notes=[*finding.notes, *said, *mild])
     if faults:
-        texts = [_on(look, looks, useless_text(bad, look.network.constant, network.loss.unit)) for look, bad in faults]
-        return _inconclusive(measured.name, found, texts[0] + ANY) if endpoints == "useful" else _noted(found, *texts)
+        texts = [_on(look, looks, useless_text(bad, look, network.loss.unit)) for look, bad in faults]
+        stale, passes = _stale(named, useless) if len(looks) == 1 else ([], 0)
+        found = replace(found, evaluations=found.evaluations + passes)
+        if endpoints != "useful":
+            return _noted(found, *texts, *stale)
+        # of networks of which one is damaged it is no mend to say that any will do
+        return _inconclusive(measured.name, found, texts[0] + ("" if _answering(*faults[0]) else ANY), stale)
     if not mild and (unsure := _worse_in_loss(first.ends, constant, network.loss.unit)):
         found = _noted(found, unsure)
     if endpoints == "useful" and (unjudged := _unjudged(network.loss.name, network.constant, first.ends)):
@@ -165,6 +175,25 @@ def _worse_in_loss(ends: Sequence[End], constant: ConstantAnswer | None, unit: s
     )
 
 
+def _answering(look: Examined, useless: Sequence[End]) -> list[End]:
+    """Return the endpoints that do answer better than a constant on the data on which these do not."""
+    constant = look.network.constant
+    if constant is None or constant.perfect:
+        return []
+    return [end for end in look.ends if end not in useless and constant.beaten(end.loss, end.error)]
+
+
+def _stale(named: Mapping[str, Endpoint], useless: Sequence[End]) -> tuple[list[str], int]:
+    """Return which endpoints are useless by their BatchNorm statistics, and how many passes over the data this took."""
+    said, passes = [], 0
+    for end in useless[:SHOWN]:
+        one = named.get(end.name)
+        if one is not None and (found := reestimated(one)) is not None:
+            passes += 1
+            said += [f"{end.name}: {text}" for text in stale_statistics(one.network, end.loss, found)]
+    return said, passes
+
+
 def _unjudged(loss: str, constant: ConstantAnswer | None, ends: Sequence[End]) -> str:
     if constant is None:
         return f"{_subject(ends)} not judged: no constant answer is known for the loss {loss!r}"
@@ -176,14 +205,20 @@ def _unjudged(loss: str, constant: ConstantAnswer | None, ends: Sequence[End]) -
     return ""
 
 
-def useless_text(useless: Sequence[End], constant: ConstantAnswer, unit: str) -> str:
+def useless_text(useless: Sequence[End], look: Examined, unit: str) -> str:
     """Say which endpoints answer no better than a constant, with the figures of both, and what to do.
 
+    >>> from types import SimpleNamespace
     >>> from lmccheck.network.constant import ConstantAnswer
     >>> constant = ConstantAnswer("class frequencies", 1.03, 0.66, 1.02, 100, 3, 100, 0.02)
-    >>> print(useless_text([End("b", 5.19, 0.77)], constant, "nats").partition(":")[0])
+    >>> ends = End("a", 0.2, 0.1), End("b", 5.19, 0.77)
+    >>> said = useless_text(ends[1:], Examined(SimpleNamespace(constant=constant), ends), "nats").partition(", while ")
+    >>> print(said[0])
     b answers no better than the class frequencies (5.19 ≥ 1.03 nats, 77 % errors, majority 66 %)
+    >>> print(said[2].partition(";")[0])
+    a does on the same data: b is damaged, untrained, or made for other data or preprocessing
     """
+    constant = look.network.constant
     if constant.perfect:
         same = f"all {constant.counted} counted targets are the same"
         if constant.classes > 1:
@@ -192,7 +227,12 @@ def useless_text(useless: Sequence[End], constant: ConstantAnswer, unit: str) ->
             f"{same}, a constant answer is never wrong: nothing can be said of the {_subject(useless)}; mend: give "
             "data of more than one class or value"
         )
-    return f"{_listed(useless, constant, unit)}: {MEND}"
+    listed = _listed(useless, constant, unit)
+    others = [end.name for end in _answering(look, useless)]
+    if not others:
+        return f"{listed}: {MEND}"
+    does, those = "does" if len(others) == 1 else "do", f"{useless[0].name} is" if len(useless) == 1 else "they are"
+    return f"{listed}, while {some(others, SHOWN)} {does} on the same data: {those} {DAMAGED}"
 
 
 def _subject(ends: Sequence[End]) -> str:
@@ -218,15 +258,16 @@ def _figures(end: End, constant: ConstantAnswer, unit: str) -> str:
     return f"{figures}, {100 * end.error:.3g} % errors, majority {100 * constant.error:.3g} %"
 
 
-def _inconclusive(name: str, finding: Finding, text: str) -> Finding:
+def _inconclusive(name: str, finding: Finding, text: str, why: Sequence[str]) -> Finding:
     """Return the finding as one from which nothing follows; an error stays an error."""
     if finding.verdict == "error":
-        return _noted(finding, text)
+        return _noted(finding, text, *why)
     without = {"pass": "it would pass", "fail": "it would fail"}.get(finding.judged, "it is not settled either")
     unit = f" {finding.unit}" if finding.unit else ""
     about = called(ALONE) if _subject(finding.endpoints) == ALONE else "merging them"
     lines = [
         f"{name}: {text}",
+        *why,
         f"measured {finding.value:.4g}{unit}, limit {finding.bound:.4g}{unit}, by which {without}: that says nothing "
         f"about {about}",
         *([endpoint_losses(finding)] if finding.endpoints else []),

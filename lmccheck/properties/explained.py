@@ -194,12 +194,21 @@ def _groups(found: Mapping[str, Any]) -> str:
     if not groups or (found["groups_of"] == 1 and groups[0]["kind"] == "layer"):
         return ""
     units = groups[0]["kind"] == "units"
-    (name, first), *others = [(group["name"], f"{100 * group['share']:.0f} %") for group in groups]
+    (name, first), *others = [(group["name"], _share(group["share"])) for group in groups]
     what, of, parts = ("the units of ", "of ", "groups") if units else ("", "", "layers")
     measured, total = len(found["groups"]), found["groups_of"]
     rest = f" ({measured} of {total} {parts} measured)" if measured < total else ""
     named = "".join(f", {of}{other} {share}" for other, share in others)
     return f"put back: with {what}{name} as in {found['from']} {first} of it goes{named}{rest}"
+
+
+def _share(share: float) -> str:
+    """Return a share in words; what takes away more than all, down below the chord, takes away all.
+
+    >>> _share(0.8), _share(3.86)
+    ('80 %', '100 %')
+    """
+    return f"{100 * min(share, 1.0):.0f} %"
 
 
 def _samples(found: Mapping[str, Any]) -> str:

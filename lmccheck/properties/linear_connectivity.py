@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from lmccheck.errors import LmcError
 from lmccheck.evaluate.line import BARRIER
 from lmccheck.finding import Failure, Finding, Where
-from lmccheck.properties.advice import APART, maps_beyond, more_data, other_alignment
+from lmccheck.properties.advice import APART, maps_beyond, more_data, other_alignment, repairing
 from lmccheck.properties.certified_line import Certify, proven, with_proof
 from lmccheck.properties.explained import AtWorst, explained, told
 from lmccheck.properties.measured_line import Apart, Line, measure_line, measure_point
@@ -258,17 +258,20 @@ def _failure(pair: ModelPair, line: Line, found: Finding, between: Segment, alig
             "alike?)"
         )
     remarks = [] if align == "none" else [f"unaligned it is {found.naive:.4g}"]
+    beside = ""
     if (part := line.worst_part) is not None:
         remarks.append(
             f"on {found.where.data}, of {len(line.parts)} parts the worst; over all samples it is {line.highest[0]:.4g}"
         )
         line = line.part(part)
+        beside = f"; on it a {line.a.loss:.4g}, b {line.b.loss:.4g}"
     return line.failure(
         pair.name,
         f"not linearly connected {how}{proof}",
         "(1-t)·a + t·b",
         pair.data,
         [*remarks, *said],
+        beside=beside,
         diagnosis=told(found.explanation),
         next=_advice(pair, found, between, align) if not ends else more_data(pair.network, "BatchNorm") or [ALIKE],
     )
@@ -284,7 +287,8 @@ def _advice(pair: ModelPair, found: Finding, between: Segment, align: str) -> li
         advice.insert(0, "align = 'none', which is within the limit")
     advice += maps_beyond(pair.network, align, (found.alignment or {}).get("beyond", ()))
     if between.method == "none" and between.evaluator.batchnorms:
-        advice.append("repair = 'bn', which re-estimates BatchNorm on calibration data")
-    elif between.method != "repair" and pair.calibration is not None and pair.network.given is None:
-        advice.append("repair = 'repair', which mends the statistics of the merged layers")
+        bn = "repair = 'bn', which re-estimates BatchNorm on calibration data"
+        advice.insert(0 if pair.calibration is not None else len(advice), bn)
+    elif between.method != "repair":
+        advice += repairing(pair.network)
     return advice or [APART]

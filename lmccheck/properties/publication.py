@@ -20,9 +20,6 @@ if TYPE_CHECKING:
     from lmccheck.store.checkpoint import Checkpoint
 
 
-ENOUGH = 0.01  # the share of a loss by which re-estimated statistics must mend it to be worth a line
-
-
 @dataclass(frozen=True)
 class Publication:
     """What differs, what explains it, what each network's loss is.
@@ -240,31 +237,24 @@ def _explained(merge: Merge, shipped: Checkpoint, comparison: Comparison) -> lis
     weights = merge.recipe.settings.get("weights") or merge.product.made.facts.get("weights")
     names = [one.name for one in comparison.differences]
     said = mixture(shipped, merge.files, merge.base_file, weights, names)
-    sums = [f"what is shipped is {said}; the recipe is {merge.recipe.text}"] if said else []
+    part = f"what differs, {len(names)} of {len(shipped.tensors)} tensors," if len(names) < len(shipped.tensors) else ""
+    sums = [f"{part or 'what is shipped'} is {said}; the recipe is {merge.recipe.text}"] if said else []
     return [*sums, *symptoms(comparison, shipped, merge.product.checkpoint)]
 
 
 def _measured(merge: Merge, end: Endpoint | None) -> tuple[dict[str, float], list[str]]:
     """Return the losses of the parents, the merge and what is shipped, each as it is, and what would mend the last."""
-    from lmccheck.evaluate.batchnorm import tracked
     from lmccheck.evaluate.evaluator import Evaluator
+    from lmccheck.properties.remarks import reestimated, stale_statistics
 
-    def loss(one: Endpoint, label: str, afresh: bool = False) -> float:
+    def loss(one: Endpoint, label: str) -> float:
         evaluator = Evaluator(one.network, one.theta)
-        return evaluator.measure(evaluator.weights(one.theta), reestimate=afresh, label=label).loss
+        return evaluator.measure(evaluator.weights(one.theta), reestimate=False, label=label).loss
 
     found = {name: loss(parent, f"parent {name}") for name, parent in merge.parents.items()}
     found["the merge"] = loss(merge.merged, "the merge")
     if end is None:
         return found, []
     found["shipped"] = loss(end, "shipped")
-    calibration = end.network.calibration
-    if not tracked(end.network.module) or calibration is None:
-        return found, []
-    mended = loss(end, "shipped", afresh=True)
-    if mended >= found["shipped"] - ENOUGH * abs(found["shipped"]):
-        return found, []
-    return found, [
-        f"its BatchNorm statistics are not those of its weights: re-estimated on {calibration.samples} calibration "
-        f"samples its loss is {mended:.4g}"
-    ]
+    mended = reestimated(end)
+    return found, [] if mended is None else stale_statistics(end.network, found["shipped"], mended)

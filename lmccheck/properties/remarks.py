@@ -173,6 +173,30 @@ def token_remarks(facts: Mapping[str, Mapping[str, float]], unit: str) -> list[s
     return [f"where each token weighs the same, not each sample: {', '.join(shown)}"] if shown else []
 
 
+ENOUGH = 0.01  # the share of a loss by which re-estimated statistics must mend it to be worth a line
+
+
+def reestimated(end: Endpoint) -> float | None:
+    """Return an endpoint's loss with its BatchNorm statistics re-estimated; None where there is nothing to do it by."""
+    from lmccheck.evaluate.batchnorm import tracked
+    from lmccheck.evaluate.evaluator import Evaluator
+
+    if not tracked(end.network.module) or end.network.calibration is None:
+        return None
+    evaluator = Evaluator(end.network, end.theta)
+    return evaluator.measure(evaluator.weights(end.theta), reestimate=True, label=end.checkpoint.label).loss
+
+
+def stale_statistics(network: Network, loss: float, mended: float) -> list[str]:
+    """Say that BatchNorm statistics are not those of the weights, where re-estimation mends a loss; else nothing."""
+    if network.calibration is None or mended >= loss - ENOUGH * abs(loss):
+        return []
+    return [
+        f"its BatchNorm statistics are not those of its weights: re-estimated on {network.calibration.samples} "
+        f"calibration samples its loss is {mended:.4g}"
+    ]
+
+
 def precision_of(evaluator: Evaluator) -> str:
     """Return the dtype that an evaluator computes in, by its name."""
     return str(evaluator.dtype).removeprefix("torch.")

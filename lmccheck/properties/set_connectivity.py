@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from lmccheck.errors import LmcError
 from lmccheck.evaluate.line import BARRIER, chord
 from lmccheck.finding import End, Failure, Finding, Matrix, Seen, Where, bound_of
-from lmccheck.properties.advice import APART, other_alignment
+from lmccheck.properties.advice import APART, other_alignment, repairing
 from lmccheck.properties.explained import AtWorst, explained, told
 from lmccheck.properties.measured_mean import mean_finding, shares
 from lmccheck.properties.registry import check
@@ -235,6 +235,6 @@ def _advice(many: ManyAlignment | Unmoved, repair: str) -> list[str]:
     advice = other_alignment(network, facts["align"])
     if advice and facts["method"] == "reference":
         advice.append("method = 'merge-many', one frame for all")
-    if repair == "bn" and network.calibration is not None and network.given is None:
-        advice.append("repair = 'repair', which mends the statistics of the merged layers")
+    if repair == "bn":
+        advice += repairing(network)
     return advice or [APART]

@@ -134,6 +134,8 @@ def _stripped(names: set[str], prefix: str) -> set[str]:
 
 def _common(names: set[str]) -> str:
     """Return the parts that all names begin with."""
+    if not names:
+        return ""
     first, last = min(names).split("."), max(names).split(".")
     same = 0
     while same < min(len(first), len(last)) - 1 and first[same] == last[same]:

@@ -57,6 +57,15 @@ class Two(nn.Module):
     def forward(self, x, y):
         return self.a(x) + self.a(y)
 """
+MODELS += """
+class Noisy(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 8), nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.b(torch.relu(self.a(x)) + torch.randn(8))
+"""
 Run = Callable[..., tuple[int, list[str], str]]
 
 
@@ -96,6 +105,13 @@ def test_a_network_whose_every_unit_can_be_dropped(run: Run) -> None:
     assert lines[5] == "paths: dropout_path certified, ten_segment_path certified"
     assert set(told(lines).values()) == {"sampled", "certified"}
     assert any(line.startswith("0 ") and " yes " in line for line in lines)
+
+
+def test_a_network_that_draws_at_random_is_told_so(run: Run) -> None:
+    """In evaluation mode: that is no defect of ours, and nothing can be verified of it."""
+    status, lines, error = run("models:Noisy")
+    assert (status, lines) == (2, [])
+    assert "models:Noisy: gives two outputs for the same weights and inputs; mend: make forward" in error
 
 
 @pytest.mark.parametrize(

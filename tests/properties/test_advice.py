@@ -66,6 +66,24 @@ def test_an_unaligned_pair_is_told_to_align():
     assert any(line.startswith("repair = 'repair'") for line in full)
 
 
+def test_repair_is_named_only_where_it_has_a_layer_to_mend():
+    """BatchNorm behind every layer but the last mends what REPAIR would: it would do what was done."""
+
+    def normed():
+        return nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
+
+    found = lmccheck.linear_connectivity(pair(normed, calibration=data(1)), limit=0.0)
+    assert not any("repair" in line for line in advice(found))
+    bare = lmccheck.linear_connectivity(pair(normed, calibration=data(1)), limit=0.0, repair="none")
+    assert advice(bare)[0] == "repair = 'bn', which re-estimates BatchNorm on calibration data"
+
+
+def test_maps_beyond_are_named_with_what_they_need():
+    """They are refused without an alignment: one line of advice says so by itself."""
+    (line,) = [x for x in advice(lmccheck.linear_connectivity(pair(), align="none", limit=0.0)) if "beyond" in x]
+    assert line == "beyond = [\"rescaling\"] beside another align than 'none'"
+
+
 def test_only_what_was_not_used_is_named():
     """After best no method that best runs, no maps beyond that were used, no repair that was done."""
     result = lmccheck.linear_connectivity(

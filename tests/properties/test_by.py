@@ -69,6 +69,8 @@ def test_the_worst_part_is_judged(ends, data, by, worst):
     assert f"on {by} {worst}, of {count} parts the worst; over all samples it is {whole.value:.4g}" in "\n".join(
         parts.lines
     )
+    own = f"at the worst point, on {by} {worst}, {at[0.5]:.4g}; on it a {at[0.0]:.4g}, b {at[1.0]:.4g}"
+    assert own in "\n".join(parts.lines)
     assert parts.details["loss_a"] == whole.details["loss_a"]
 
 

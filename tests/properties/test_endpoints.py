@@ -62,8 +62,9 @@ def test_a_constant_endpoint_leaves_every_property_inconclusive(name: str, side:
     assert found.verdict == "inconclusive"
     text = found.details["failure"][0]
     assert f"{side} answers no better than the class frequencies (1.09 ≈ 1.1 nats, " in text
-    assert "wrong data, preprocessing, tokenizer, or an untrained model" in text
-    assert 'endpoints = "any"' in text
+    other = "b" if side == "a" else "a"
+    assert f"while {other} does on the same data: {side} is damaged, untrained, or made for other data or" in text
+    assert "endpoints =" not in text  # it would pass then, and half of it is of no use
     assert found.details["endpoints"]["no_better"] == [side]
     accepted = run(name, pair, profile="dev", endpoints="any", **SETTINGS[name])
     assert accepted.verdict == "pass"
@@ -77,6 +78,48 @@ def test_useful_endpoints_keep_their_verdict(name: str) -> None:
     assert found.verdict == "pass"
     assert found.details["endpoints"]["no_better"] == []
     assert found.details["endpoints"]["constant"]["loss"] == pytest.approx(1.1, abs=0.02)
+
+
+def test_accepting_is_proposed_where_no_endpoint_answers() -> None:
+    """Then it may be the data, or what is asked; where one does answer, the other is at fault."""
+    text = run("linear_connectivity", pair_of(constant(), seeded(build, 1)), **LINE, limit=9.0).details["failure"][0]
+    assert "wrong data, preprocessing, tokenizer, or an untrained model" in text
+    assert 'endpoints = "any"' in text
+
+
+@pytest.mark.parametrize("endpoints", ["useful", "any"])
+def test_statistics_that_are_not_those_of_the_weights_are_named(endpoints: str) -> None:
+    """An endpoint that only its BatchNorm statistics spoil: the loss it has with its own is said, and by whom."""
+
+    def normed() -> nn.Sequential:
+        return nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6, affine=False), nn.ReLU(), nn.Linear(6, 3))
+
+    def state(mean: float) -> dict[str, Tensor]:
+        module = normed()
+        names = {"0.weight": "0.weight", "0.bias": "0.bias", "3.weight": "2.weight", "3.bias": "2.bias"}
+        module.load_state_dict({**module.state_dict(), **{new: useful()[old] for new, old in names.items()}})
+        module.train()
+        module[1].momentum = 1.0
+        with torch.no_grad():
+            module(TRAIN)
+        module[1].running_mean += mean
+        return {name: tensor.clone() for name, tensor in module.state_dict().items()}
+
+    given = {"data": (INPUTS, LABELS), "calibration": (TRAIN, TRAIN[:, :3].argmax(1)), "device": "cpu"}
+    a, b = state(0.0), state(40.0)
+    b["0.weight"] = b["0.weight"] + 1e-3
+    pair = lmccheck.load_pair(a, b, model=normed, **given)
+    found = run("linear_connectivity", pair, **LINE, repair="none", limit=99.0, endpoints=endpoints)
+    said = found.details["failure"] if endpoints == "useful" else found.details["notes"]
+    (line,) = [line for line in said if "BatchNorm statistics are not those" in line]
+    assert line.startswith("b: its BatchNorm statistics are not those of its weights: re-estimated on 100 calibration")
+    mended = normed()
+    mended.load_state_dict({**b, "1.running_mean": torch.zeros(6), "1.running_var": torch.ones(6)})
+    mended[1].momentum = 1.0
+    with torch.no_grad():
+        mended.train()(TRAIN)
+        loss = nn.functional.cross_entropy(mended.eval()(INPUTS), LABELS)
+    assert float(line.rpartition(" ")[2]) == pytest.approx(float(loss), rel=1e-2)
 
 
 def test_sets_and_widths_are_judged_too() -> None:

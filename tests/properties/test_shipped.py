@@ -84,6 +84,14 @@ def test_another_recipe_is_named(shipped, given, weights, normalize, ships, said
     assert {"x", "y", "the merge", "shipped"} == result.details["losses"].keys()
 
 
+def test_a_sum_is_claimed_only_of_the_tensors_that_are_one(shipped, given) -> None:
+    """One tensor of four was added up and never divided; the others are the merge."""
+    state = {**total(given, 0.5, 0.5), "2.weight": total(given, 1.0, 1.0)["2.weight"]}
+    text = "\n".join(shipped(state).lines)
+    assert f"what differs, 1 of {len(state)} tensors, is the plain sum of the parents, never divided" in text
+    assert "what is shipped is" not in text
+
+
 def test_one_number_is_found(shipped, given) -> None:
     """One entry of one tensor, one unit in the last place off, fails bits and passes a tolerance above it."""
     state = total(given, 0.5, 0.5)

@@ -102,6 +102,17 @@ def test_a_prefix_of_most_names(prefix: str, words: str) -> None:
     assert f"names begin with {by}, those of model Net do not; mend: strip it from every name" in refused(a, b)
 
 
+def test_files_without_a_tensor_have_no_prefix(tmp_path: Path) -> None:
+    """An empty file beside another is told of as any that lacks tensors."""
+    save_file({}, tmp_path / "a.safetensors")
+    save_file(Net().state_dict(), tmp_path / "b.safetensors")
+    (tmp_path / "lmc.toml").write_text(
+        'schema = 1\n[pair.one]\na = "a.safetensors"\nb = "b.safetensors"\nmodel = "m:n"\ndata = "m:d"\n'
+        "check.linear_connectivity = { limit = 1 }\n"
+    )
+    assert any("first.bias" in problem for problem in problems(load_manifest(tmp_path / "lmc.toml")))
+
+
 def test_an_averaged_model() -> None:
     """torch.optim.swa_utils.AveragedModel adds a prefix and a counter, which is no weight."""
     averaged = torch.optim.swa_utils.AveragedModel(Net())
