@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from lmccheck.network.pair import load_widths as load_widths
     from lmccheck.network.single import SingleModel as SingleModel
     from lmccheck.network.single import load_model as load_model
+    from lmccheck.paths.curve import curve as curve
     from lmccheck.paths.path import Path as Path
     from lmccheck.paths.path import load_path as load_path
     from lmccheck.paths.path import save_path as save_path
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     from lmccheck.properties.verify_dropout import verify_dropout as verify_dropout
     from lmccheck.properties.verify_path import verify_path as verify_path
     from lmccheck.result import Result as Result
+    from lmccheck.store.loss_curve import LossCurve as LossCurve
     from lmccheck.symmetry.discover import discover_symmetry as discover_symmetry
     from lmccheck.symmetry.slots import Slot as Slot
     from lmccheck.symmetry.slots import UnitGroup as UnitGroup
@@ -75,6 +77,7 @@ _PUBLIC = {
     "network.model_set": "ModelSet load_set",
     "network.pair": "ModelPair WidthPair load_pair load_widths",
     "network.single": "SingleModel load_model",
+    "paths.curve": "curve",
     "paths.path": "Path load_path save_path",
     "properties.box_connectivity": "box_connectivity",
     "properties.dropout_path": "dropout_path",
@@ -90,6 +93,7 @@ _PUBLIC = {
     "properties.verify_dropout": "verify_dropout",
     "properties.verify_path": "verify_path",
     "result": "Result",
+    "store.loss_curve": "LossCurve",
     "symmetry.discover": "discover_symmetry",
     "symmetry.slots": "Slot UnitGroup",
     "symmetry.spec": "PermutationSpec",

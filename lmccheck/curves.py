@@ -12,7 +12,8 @@ class Curve:
     """Losses and 0-1 errors at points ``t`` of a line, (n,) each; the naive ones are those of nothing aligned.
 
     ``ends``: the losses of the original endpoints, between which the chord is drawn. ``highest``: a loss that no point
-    of the line exceeds, measured or not, where one is certified.
+    of the line exceeds, measured or not, where one is certified; ``upper``, (n,): those that none exceeds between the
+    neighbours of each point.
     """
 
     t: list[float]
@@ -22,6 +23,7 @@ class Curve:
     naive_errors: list[float] | None = None
     ends: list[float] | None = None
     highest: float | None = None
+    upper: list[float] | None = None
     kind: ClassVar[str] = "line"
 
 

@@ -27,6 +27,7 @@ INI_KEYS = {
     "lmc_table": "default of --lmc-table",
     "lmc_aligned_dir": "default of --lmc-aligned-dir, relative to this file",
     "lmc_witness_dir": "default of --lmc-witness-dir, relative to this file",
+    "lmc_curves": "default of --lmc-curves, relative to this file",
     "lmc_baseline": "default of --lmc-baseline, relative to this file",
     "lmc_history": "default of --lmc-history, relative to this file",
 }
@@ -56,6 +57,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="DIR",
         help="write PAIR-CHECK.safetensors for each check, passed or not: what proves its verdict (a path, kept units "
         "and refitted weights, masks, an alignment), to be checked again without searching",
+    )
+    add(
+        "--lmc-curves",
+        metavar="DIR",
+        help="write PAIR-CHECK.csv for each check that measures a line or a path, passed or not: t, segment, loss, "
+        "error, lower, upper (bounds where they are certified); what an earlier run wrote for a selected check is "
+        "removed first",
     )
     add(
         "--lmc-baseline",

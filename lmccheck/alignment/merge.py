@@ -57,10 +57,7 @@ def merged(pair: ModelPair, alignment: Alignment | None, t: float = 0.5, repair:
         raise LmcError(f"pair {pair.name}: t = {t!r}; expected a number from 0 to 1")
     if alignment is not None and not isinstance(alignment, Alignment):
         raise LmcError(f"pair {pair.name}: got {type(alignment).__name__}, expected an Alignment or None")
-    if alignment is not None and _shapes(alignment.weights) != _shapes(pair.theta_b):
-        raise SymmetryError(
-            f"pair {pair.name}: the alignment is of another network, expected one of this pair; mend: align it"
-        )
+    require_own(pair, alignment)
     require_repair(repair, f"pair {pair.name}")
     found = segment(pair, Evaluator(pair.network, pair.theta_a, pair.theta_b), alignment, repair).merged(float(t))
     tied = tied_names(pair.module)
@@ -106,6 +103,14 @@ def facts(pair: ModelPair, alignment: Alignment | None, t: float, repair: str) -
         "sha256": {key: origin.sha256 for key, origin in zip("ab", pair.origins, strict=True)},
         "version": version("lmccheck"),
     }
+
+
+def require_own(pair: ModelPair, alignment: Alignment | None) -> None:
+    """Raise SymmetryError for an alignment of another network."""
+    if alignment is not None and _shapes(alignment.weights) != _shapes(pair.theta_b):
+        raise SymmetryError(
+            f"pair {pair.name}: the alignment is of another network, expected one of this pair; mend: align it"
+        )
 
 
 def _shapes(weights: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:

@@ -22,7 +22,7 @@ from lmccheck.gate.loading import Loaded
 from lmccheck.gate.options import MANIFESTS, options_of
 from lmccheck.gate.outputs import output_problem
 from lmccheck.gate.selection import blank_check
-from lmccheck.gate.witnesses import unsaid_by, witness_lines
+from lmccheck.gate.witnesses import curve_lines, unsaid_by, witness_lines
 from lmccheck.manifest.plan import CheckPlan, Measured, Plan
 from lmccheck.manifest.read import load_manifest
 from lmccheck.report.failure import failure_text
@@ -179,12 +179,14 @@ class CheckItem(Recorded, pytest.Function):
         options = options_of(self.config)
         record = replace(self.blank(), seed=seed).measured(result)
         record = beside_baseline(record, self.config, self.path, self.reproduce(baseline=True))
-        if options.witness_dir is not None:
-            try:
+        try:
+            if options.witness_dir is not None:
                 self.pair.loaded.lines += witness_lines(result.witness, options.witness_dir, self.pair.name, self.name)
-            except LmcError as error:
-                self.remember(replace(record, verdict="error", text=str(error)))
-                return without_frames(error, self.config)
+            if options.curves_dir is not None:
+                self.pair.loaded.lines += curve_lines(record, options.curves_dir)
+        except LmcError as error:
+            self.remember(replace(record, verdict="error", text=str(error)))
+            return without_frames(error, self.config)
         if record.verdict == "pass":
             self.remember(record)
             self.pair.loaded.note_pass(self.check.name, result.witness if options.aligned_dir else None)
@@ -237,12 +239,13 @@ def selection_problem(items: list[pytest.Item], config: pytest.Config) -> str | 
     """Return why the selected checks cannot be run as asked, or None."""
     options, checks = options_of(config), [item for item in items if isinstance(item, CheckItem)]
     named: dict[tuple[str, str], tuple[str, str]] = {}  # the manifest that has it, and of what kind it is there
-    for check in checks if options.aligned_dir or options.witness_dir else ():
+    each = "--lmc-witness-dir" if options.witness_dir else "--lmc-curves" if options.curves_dir else ""
+    for check in checks if options.aligned_dir or each else ():
         here, kind, name = check.blank().manifest, check.pair.plan.kind, check.pair.name
-        apart = "" if options.witness_dir else kind  # witnesses are called by the name alone
+        apart = "" if each else kind  # witnesses and curves are called by the name alone
         first, other = named.setdefault((apart, name), (here, kind))
-        if first != here and (options.witness_dir or check.pair.plan.ships):
-            option = "--lmc-witness-dir" if options.witness_dir else "--lmc-aligned-dir"
+        if first != here and (each or check.pair.plan.ships):
+            option = each or "--lmc-aligned-dir"
             what = f"a {kind} {name!r}" if kind == other else f"something called {name!r}, a {other} and a {kind}"
             return (
                 f"{option}: {first} and {here} both have {what}, expected different names, "

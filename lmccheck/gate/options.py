@@ -37,6 +37,7 @@ class Options:
     baseline: Path | None = None
     update_baseline: bool = False
     history: Path | None = None
+    curves_dir: Path | None = None
 
     @property
     def reproducing_flags(self) -> list[str]:
@@ -86,6 +87,7 @@ def options_of(config: pytest.Config) -> Options:
             baseline=_path(config, "lmc_baseline"),
             update_baseline=bool(config.getoption("lmc_update_baseline")),
             history=_path(config, "lmc_history"),
+            curves_dir=_path(config, "lmc_curves"),
         )
     return config.stash[OPTIONS]
 

@@ -12,13 +12,14 @@ import pytest
 
 from lmccheck.errors import LmcError, shown_path
 from lmccheck.gate.options import MANIFESTS, REFUSED, options_of
-from lmccheck.gate.witnesses import witness_path
+from lmccheck.gate.witnesses import curve_path, witness_path
 from lmccheck.manifest.plan import CheckPlan, Measured, PairPlan
 from lmccheck.report.formats import FORMATS
 from lmccheck.report.record import CheckRecord
 from lmccheck.report.write import is_report
 from lmccheck.store.folders import MADE_HERE
 from lmccheck.store.header import SAFETENSORS, read_header
+from lmccheck.store.loss_curve import is_loss_curve
 from lmccheck.store.whole import is_stream, place_of
 from lmccheck.store.writing import beside
 
@@ -60,9 +61,11 @@ def output_problem(checks: Iterable[Checked], config: pytest.Config) -> str | No
             )
     reports = {*PYTESTS.values(), *(each.flag for each in FORMATS)}
     for option, path in places.values():
-        if option in reports and path.suffix in READ and path.is_file() and not is_report(path):
+        what, ours = ("report", is_report) if option in reports else ("curve of a check", is_loss_curve)
+        read = path.suffix in READ if option in reports else option.startswith("--lmc-curves")
+        if read and path.is_file() and not ours(path):
             _refuse(config, path)
-            return f"{option}: {shown_path(path)} is there already, and no report; mend: give it a file of its own"
+            return f"{option}: {shown_path(path)} is there already, and no {what}; mend: give it a file of its own"
     return None
 
 
@@ -85,6 +88,8 @@ def _outputs(checks: Iterable[Checked], config: pytest.Config) -> Iterator[tuple
                 f"--lmc-witness-dir ({plan.name}::{check.name})",
                 witness_path(options.witness_dir, plan.name, check.name),
             )
+        if options.curves_dir is not None:
+            yield f"--lmc-curves ({plan.name}::{check.name})", curve_path(options.curves_dir, plan.name, check.name)
         if options.aligned_dir is not None and plan.ships and (plan.kind, plan.name) not in shipped:
             shipped.add((plan.kind, plan.name))
             yield from ((f"--lmc-aligned-dir ({plan.name})", file) for file in _shipped(plan, options.aligned_dir))
@@ -155,6 +160,12 @@ def remove_stale(folder: Path, records: Iterable[CheckRecord]) -> list[Path]:
                 removed += _removed(*sorted(made.glob(f"*{SAFETENSORS}*")))
                 _removed(beside(made, "permutation"))
     return removed
+
+
+def remove_stale_curves(folder: Path, records: Iterable[CheckRecord]) -> list[Path]:
+    """Remove the curves that an earlier run wrote for the selected checks, as ``remove_stale`` does; return them."""
+    files = (curve_path(folder, record.pair, record.check) for record in records if record.pair)
+    return _removed(*filter(is_loss_curve, files))
 
 
 def _removed(*paths: Path) -> list[Path]:

@@ -15,6 +15,7 @@ import pytest
 from lmccheck.gate.options import MANIFESTS, REFUSED, USAGE_ERROR, Options, is_manifest, options_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from types import FrameType
 
     from lmccheck.gate.summary import Summary
@@ -30,7 +31,7 @@ class Reporter:
         self.config = config
         self.session: pytest.Session | None = None
         self.terminated = self.ending = self.handles = False
-        self.stale: list[Path] = []  # aligned files of earlier runs that this one removed
+        self.stale: dict[Path, str] = {}  # files of earlier runs that this one removed, and why
         self.leave = os._exit
 
     @cached_property
@@ -85,15 +86,21 @@ class Reporter:
         profile = self.options.profile
         self.summary.selection.blanks = {id: replace(blank, profile=profile) for id, blank in blanks.items()}
         self.summary.announce(self.options, self.arguments)
-        if (folder := self.options.aligned_dir) is not None:
-            from lmccheck.gate.outputs import remove_stale
-
-            self.stale = remove_stale(folder, blanks.values())
+        self.remove_stale(blanks.values())
         main = threading.current_thread() is threading.main_thread()
         if main and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
             signal.signal(signal.SIGTERM, self.terminate)
             self.handles = True
         self.leave, os._exit = os._exit, partial(self.left, os.getpid())
+
+    def remove_stale(self, blanks: Iterable[CheckRecord]) -> None:
+        """Remove what earlier runs left of the selected checks, so that nothing stays that this run does not write."""
+        from lmccheck.gate.outputs import remove_stale, remove_stale_curves
+
+        if (folder := self.options.aligned_dir) is not None:
+            self.stale |= dict.fromkeys(remove_stale(folder, blanks), "it did not pass now")
+        if (folder := self.options.curves_dir) is not None:
+            self.stale |= dict.fromkeys(remove_stale_curves(folder, blanks), "no curve was measured now")
 
     def terminate(self, number: int, frame: FrameType | None) -> None:
         """End the run as Ctrl-C does, with its reports; also where the code that runs holds on to the interrupt."""
@@ -150,8 +157,8 @@ class Reporter:
             session.exitstatus = pytest.ExitCode.USAGE_ERROR
             self.summary.lines.append(f"ERROR: {problem}")
         if self.used and not self.config.getoption("collectonly"):
-            gone = (path for path in self.stale if not os.path.exists(path))
-            self.summary.lines += [f"{path}, of an earlier run, was removed: it did not pass now" for path in gone]
+            gone = {path: why for path, why in self.stale.items() if not os.path.exists(path)}
+            self.summary.lines += [f"{path}, of an earlier run, was removed: {why}" for path, why in gone.items()]
             early = session.shouldfail or session.shouldstop
             self.summary.selection.stopped = self.summary.selection.stopped or (str(early) if early else "")
             session.exitstatus = self.summary.status(int(session.exitstatus), self.options.report_only)

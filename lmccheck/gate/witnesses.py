@@ -1,4 +1,4 @@
-"""What proves a verdict: written, so that it can be checked again without searching; what it may say of a check."""
+"""What a check leaves as a file: what proves its verdict, to be checked again without searching, and its curve."""
 
 from __future__ import annotations
 
@@ -7,11 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from lmccheck.errors import CheckpointError
+from lmccheck.report.loss_curve import loss_curve
+from lmccheck.report.record import CheckRecord
 
 
 def witness_path(folder: Path, name: str, check: str) -> Path:
     """Return where a check's witness is written."""
     return folder / f"{name}-{check}.safetensors"
+
+
+def curve_path(folder: Path, name: str, check: str) -> Path:
+    """Return where a check's curve is written."""
+    return folder / f"{name}-{check}.csv"
 
 
 def witness_lines(witness: Any, folder: Path, name: str, check: str) -> list[str]:
@@ -29,6 +36,22 @@ def witness_lines(witness: Any, folder: Path, name: str, check: str) -> list[str
     except OSError as error:
         raise CheckpointError(f"--lmc-witness-dir: cannot write {target}: {error.strerror or error}") from None
     return [f"witness written to {target}"]
+
+
+def curve_lines(record: CheckRecord, folder: Path) -> list[str]:
+    """Write a check's curve to ``folder/NAME-CHECK.csv``; return what the terminal says of it.
+
+    Raises CheckpointError when the file cannot be written.
+    """
+    curve = loss_curve(record)
+    if curve is None:
+        return [f"curve of {record.pair}::{record.check} not written: it measures no line and no path"]
+    target = curve_path(folder, record.pair, record.check)
+    try:
+        curve.save(target)
+    except CheckpointError as error:
+        raise CheckpointError(f"--lmc-curves: {error}") from None
+    return [f"curve written to {target}"]
 
 
 def unsaid_by(details: Mapping[str, Any]) -> str | None:

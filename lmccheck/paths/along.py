@@ -17,6 +17,7 @@ from lmccheck.paths.path import Path
 
 ROUNDING = 1e-5  # of a mean loss in float32, generously
 
+Seen = tuple[Point, ...]
 Watch = Callable[[int, float, Any], None]  # segment counted from 0, where on it, the network's output
 
 
@@ -64,8 +65,8 @@ class Along:
             watch=None if watch is None else lambda output: watch(number, s, output),
         )
 
-    def largest(self, number: int, ends: tuple[float, float], points: int, rounds: int) -> tuple[float, float, int]:
-        """Return the largest loss seen on one segment, where, and at how many points of it there was a look.
+    def largest(self, number: int, ends: tuple[float, float], points: int, rounds: int) -> tuple[float, float, Seen]:
+        """Return the largest loss seen on one segment, where, and all points of it between the ends.
 
         ``ends`` are the losses at both, in float64; ``points`` and ``rounds`` as of ``evaluate.line.sample``.
         """
@@ -84,6 +85,8 @@ class Along:
         if working is self.exact:
             seen.append((inside.loss, inside.t))
         elif height(inside.loss) > max(map(height, ends)) * (1 - ROUNDING):
-            seen.append((self.at(number, inside.t).loss, inside.t))
+            exact = self.at(number, inside.t)
+            found[found.index(inside)] = Point(inside.t, exact.loss, exact.error)
+            seen.append((exact.loss, inside.t))
         top, where = max(seen, key=lambda item: height(item[0]))
-        return top, where, len(found)
+        return top, where, tuple(found[1:-1])

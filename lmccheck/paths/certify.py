@@ -14,7 +14,7 @@ from lmccheck.errors import WitnessError
 from lmccheck.evaluate.evaluator import Evaluator, Measured
 from lmccheck.evaluate.outputs import FirstOutputs, relative_deviation
 from lmccheck.network.pair import ModelPair
-from lmccheck.paths.along import Along, height
+from lmccheck.paths.along import Along, Seen, height
 from lmccheck.paths.convexity import CONVEX, Claim, tried
 from lmccheck.paths.ends import require_ends, require_network
 from lmccheck.paths.moves import violation
@@ -41,8 +41,13 @@ class Known:
     worst: float  # in [0, 1] of the segment
     how: str  # "constant", "convex", "certified" or "sampled"
     errors: tuple[float | None, float | None]
-    points: int = 0  # at which it was sampled
+    seen: Seen = ()  # where it was sampled between its ends
     bound: float | None = None  # what the loss nowhere exceeds, where it is certified
+
+    @property
+    def points(self) -> int:
+        """At how many points it was sampled, its ends among them."""
+        return len(self.seen) + 2 if self.seen else 0
 
     def facts(self) -> dict[str, Any]:
         """Return the segment's row of a report; JSON-able."""
@@ -50,6 +55,7 @@ class Known:
             "number": self.number, "kind": self.kind, "does": self.does, "loss_start": self.start,
             "loss_end": self.end, "max": self.largest, "worst": self.worst, "known": self.how,
             "error_start": self.errors[0], "error_end": self.errors[1], "points": self.points, "bound": self.bound,
+            "seen": [[point.t, point.loss, point.error] for point in self.seen],
         }  # fmt: skip
 
 
@@ -144,16 +150,17 @@ def certify(
     claim = tried(pair.loss, exact, lambda number, s: exact.weights(path.between(number, s)), heads)
     segments = []
     for number, segment in enumerate(path.segments):
-        ends, points = (losses[number], losses[number + 1]), 0
+        ends = losses[number], losses[number + 1]
+        seen: Seen = ()
         if segment.kind in "bc":
             largest, worst, how = max(ends), 0.0, "constant"
         elif segment.kind == "a" and claim.holds:
-            seen = [(ends[0], 0.0), (ends[1], 1.0), claim.heights.get(number, (-math.inf, 0.5))]
-            (largest, worst), how = max(seen, key=lambda item: height(item[0])), "convex"
+            known = [(ends[0], 0.0), (ends[1], 1.0), claim.heights.get(number, (-math.inf, 0.5))]
+            (largest, worst), how = max(known, key=lambda item: height(item[0])), "convex"
         else:
-            (largest, worst, points), how = along.largest(number, ends, *SAMPLED[profile]), "sampled"
+            (largest, worst, seen), how = along.largest(number, ends, *SAMPLED[profile]), "sampled"
         wrong_at = errors[number], errors[number + 1]
-        segments.append(Known(number + 1, segment.kind, segment.does, *ends, largest, worst, how, wrong_at, points))
+        segments.append(Known(number + 1, segment.kind, segment.does, *ends, largest, worst, how, wrong_at, seen))
     top = max((segment.largest for segment in segments), key=height)
     if passes > 0 and math.isfinite(top):
         segments = [bounded(along, path, known, top, passes) if known.how == "sampled" else known for known in segments]

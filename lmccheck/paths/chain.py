@@ -53,27 +53,19 @@ def sampled_chain(pair: ModelPair, path: Path, *, profile: str = "ci", everywher
     ``everywhere``, refused. Raises CheckpointError where the chain is not of this network or joins others, WitnessError
     where its end computes something else.
     """
-    require_continuous(pair)
-    tied = tied_names(pair.module)
-    theta_a = canonical(pair.theta_a, tied)
-    require_network(pair, path, theta_a, tied, floats=True)
-    require_ends(pair, path, a=theta_a)
-    _require_finite(path)
-    outputs = _Outputs(strict=everywhere)
-    along = Along(pair, path, reestimate=True, watch=outputs)
-    along.exact.require_calibration()
-    a, b, deviation = _endpoints(pair, path, along, outputs)
+    outputs = Outputs(strict=everywhere)
+    along, (a, b, deviation) = along_chain(pair, path, outputs)
     fresh = along.exact.batchnorms > 0
     points = [along.at(0, 0.0) if fresh else a, *(along.at(number, 1.0) for number in range(len(path.segments)))]
     segments = []
     for number, segment in enumerate(path.segments):
         first, second = points[number], points[number + 1]
-        largest, worst, count = along.largest(number, (first.loss, second.loss), *SAMPLED[profile])
+        largest, worst, seen = along.largest(number, (first.loss, second.loss), *SAMPLED[profile])
         if number in outputs.lost:
             largest, worst = math.inf, outputs.lost[number]
         known = Known(
             number + 1, segment.kind, segment.does, first.loss, second.loss, largest, worst, "sampled",
-            (first.error, second.error), count,
+            (first.error, second.error), seen,
         )  # fmt: skip
         segments.append(known)
     top = max((a.loss, b.loss, *(segment.largest for segment in segments)), key=height)
@@ -82,7 +74,23 @@ def sampled_chain(pair: ModelPair, path: Path, *, profile: str = "ci", everywher
     )
 
 
-class _Outputs:
+def along_chain(pair: ModelPair, path: Path, outputs: Outputs) -> tuple[Along, tuple[Measured, Measured, float]]:
+    """Return what measures along a chain, and what θ_A and θ_B lose with how far its end is from θ_B's function.
+
+    BatchNorm statistics are taken afresh wherever it measures. Raises as ``sampled_chain``.
+    """
+    require_continuous(pair)
+    tied = tied_names(pair.module)
+    theta_a = canonical(pair.theta_a, tied)
+    require_network(pair, path, theta_a, tied, floats=True)
+    require_ends(pair, path, a=theta_a)
+    _require_finite(path)
+    along = Along(pair, path, reestimate=True, watch=outputs)
+    along.exact.require_calibration()
+    return along, _endpoints(pair, path, along, outputs)
+
+
+class Outputs:
     """Looks at every output of the network along a chain; ``lost``: segments on which one was no number, and where.
 
     Infinities of θ_A's own outputs (classes that are masked out) are the network's.
@@ -108,7 +116,7 @@ class _Outputs:
         self.lost.setdefault(number, s)
 
 
-def _endpoints(pair: ModelPair, path: Path, along: Along, outputs: _Outputs) -> tuple[Measured, Measured, float]:
+def _endpoints(pair: ModelPair, path: Path, along: Along, outputs: Outputs) -> tuple[Measured, Measured, float]:
     """Return what θ_A and θ_B lose, and by how much the chain's end is another function than θ_B.
 
     Raises WitnessError where it is.

@@ -85,10 +85,14 @@ class Path(files.Written):
 
     def at(self, t: float) -> dict[str, Tensor]:
         """Return the weights at ``t`` in [0, 1], float64, by every name of the state dict; exact at breakpoints."""
+        return self.between(*self.place(t))
+
+    def place(self, t: float) -> tuple[int, float]:
+        """Return on which segment ``t`` lies, counted from 0, and where on it, from 0 to 1."""
         if not 0 <= t <= 1:
             raise LmcError(f"path: t = {t!r}; expected a number from 0 to 1")
         k = min(int(t * len(self.segments)), len(self.segments) - 1)
-        return self.between(k, t * len(self.segments) - k)
+        return k, t * len(self.segments) - k
 
     def between(self, segment: int, s: float) -> dict[str, Tensor]:
         """Return the weights at ``s`` in [0, 1] of one segment, float64, by every name of the state dict."""

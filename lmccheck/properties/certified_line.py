@@ -111,7 +111,7 @@ def with_proof(found: Finding, line: Line, proof: Proof) -> Finding:
         if isinstance(found.curve, Curve):
             names = list(line.parts)
             k = names.index(str(line.worst_part)) if names else 0
-            found = replace(found, curve=replace(found.curve, highest=max(shown.highest[k], max(found.curve.losses))))
+            found = replace(found, curve=_bounded(found.curve, shown, k))
         return replace(found, known=f"certified ≤ {rounded_up(max(shown.bound, found.value))} over all t")
     if proof.asked != "always" or found.judged != "pass":
         return found
@@ -122,3 +122,11 @@ def with_proof(found: Finding, line: Line, proof: Proof) -> Finding:
         "fewer samples",
     ]
     return replace(found, verdict="inconclusive", notes=[*found.notes, f"not certified: {proof.why}"], failure=failure)
+
+
+def _bounded(curve: Curve, shown: Shown, part: int) -> Curve:
+    """Return the curve of a part of the samples with what none of its losses exceeds, measured ones included."""
+    t, losses = curve.t, curve.losses
+    around = [(max(0, k - 1), min(len(t) - 1, k + 1)) for k in range(len(t))]
+    upper = [max(shown.top(t[i], t[j], part), *losses[i : j + 1]) for i, j in around]
+    return replace(curve, highest=max(shown.highest[part], *losses), upper=upper)

@@ -162,12 +162,7 @@ def saving_all(
     """Write several files as ``save_all`` does, which take their places where the block ends well."""
     from safetensors.torch import save_file
 
-    for path in contents:
-        if (read := overwritten(path, map(Path, inputs))) is not None:
-            raise CheckpointError(
-                f"{shown_path(path)}: was read as {shown_path(read)}, expected a file of its own; mend: choose another "
-                "name"
-            )
+    require_apart(contents, inputs)
     with ExitStack() as finished:
         for path, (tensors, metadata) in contents.items():
             try:
@@ -180,6 +175,17 @@ def saving_all(
             finished.close()
         except OSError as error:
             raise CheckpointError(unwritable(next(iter(contents)), error)) from None
+
+
+def require_apart(paths: Iterable[Path], inputs: Iterable[str | os.PathLike[str]]) -> None:
+    """Raise CheckpointError where writing to a path would destroy what was read."""
+    read_from = tuple(map(Path, inputs))
+    for path in paths:
+        if (read := overwritten(path, read_from)) is not None:
+            raise CheckpointError(
+                f"{shown_path(path)}: was read as {shown_path(read)}, expected a file of its own; mend: choose another "
+                "name"
+            )
 
 
 def unwritable(path: Path, error: Exception) -> str:

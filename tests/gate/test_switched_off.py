@@ -36,7 +36,7 @@ def test_help_names_every_option(project):
     }
     assert options == {
         "models", "device", "seed", "profile", "table", "report-json", "report-md", "aligned-dir", "witness-dir",
-        "report-only", "attest", "report-html", "baseline", "update-baseline", "history",
+        "report-only", "attest", "report-html", "baseline", "update-baseline", "history", "curves",
     }  # fmt: skip
     assert set(re.findall(r"--lmc-([a-z-]+)", text)) == options
     for key in keys:

@@ -221,3 +221,26 @@ def test_numbers_are_rounded_up() -> None:
         assert value <= float(rounded_up(value)) <= value * (1 + 1.0001e-3)
     assert rounded_up(-1e-17) == "0"
     assert math.isclose(float(rounded_up(0.0407)), 0.0407)
+
+
+def test_bounds_between_points_hold_for_all_t() -> None:
+    """On 2,001 points, none above the bound between its neighbours; of parts, the part that is judged."""
+    pair = pair_of(theta_b_near=0.6)
+    x, y = pair.data.batches[0].inputs.double(), pair.data.batches[0].targets
+    module = perceptron(6, 12, 8, 3).double()
+    ts = np.linspace(0, 1, 2001)
+    thetas = [{n: (1 - t) * a.double() + t * pair.theta_b[n].double() for n, a in pair.theta_a.items()} for t in ts]
+    logits = [torch.func.functional_call(module, theta, (x,)) for theta in thetas]
+    for by in (None, "class"):
+        found = lmccheck.linear_connectivity(pair, align="none", limit=1.0, certify="always", by=by, points=7)
+        curve, data = found.finding.curve, found.details.get("worst_data") or found.finding.where.data
+        assert found.details["known"].startswith("certified")
+        of = y == int(data.split()[-1]) if by else torch.ones_like(y, dtype=torch.bool)
+        losses = np.array([F.cross_entropy(z[of], y[of]).item() for z in logits])
+        for k, upper in enumerate(curve.upper):
+            low, high = curve.t[max(0, k - 1)], curve.t[min(len(curve.t) - 1, k + 1)]
+            inside = losses[(ts >= low) & (ts <= high)]
+            assert inside.max() <= upper <= curve.highest
+        assert min(curve.upper) < curve.highest
+        assert curve.upper[0] < losses[ts <= curve.t[1]].max() + 0.5
+    assert lmccheck.linear_connectivity(pair, align="none", certify="never", limit=1.0).finding.curve.upper is None

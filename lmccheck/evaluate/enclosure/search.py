@@ -63,7 +63,8 @@ class Sought:
 class Shown:
     """What was shown: over all t the height above the chord is at most ``bound``, infinite where nothing is known.
 
-    ``highest``: losses that the parts' means nowhere exceed. ``cells``: into how many cells the line was cut, those of
+    ``highest``: losses that the parts' means nowhere exceed; ``tops``, (m, parts): those between two neighbours of
+    ``edges``, (m+1,). ``cells``: into how many cells the line was cut, those of
     some samples only counted as well. ``passes``: what it cost, in forward passes over the data. ``above``: a t at
     which the height itself is above the limit. ``why``: why the bound is not within the limit.
     """
@@ -74,6 +75,14 @@ class Shown:
     passes: float = 0.0
     above: float | None = None
     why: str = ""
+    edges: Numbers = field(default_factory=lambda: np.array([0.0, 1.0]), repr=False, compare=False)
+    tops: Numbers = field(default_factory=lambda: np.full((1, 1), math.inf), repr=False, compare=False)
+
+    def top(self, lo: float, hi: float, part: int = 0) -> float:
+        """Return a loss that a part's mean exceeds nowhere on [lo, hi] of the line."""
+        begin = max(0, int(np.searchsorted(self.edges, lo, side="right")) - 1)
+        end = max(begin + 1, int(np.searchsorted(self.edges, hi, side="left")))
+        return float(self.tops[begin:end, part].max())
 
     @classmethod
     def nothing(cls, why: str) -> Shown:
@@ -112,7 +121,8 @@ class Search:
         self._edges = torch.tensor([0, *(batch.samples for batch in self.batches)]).cumsum(0)
         counts = torch.bincount(self.sought.index, minlength=len(self.sought.a))
         self._shares = (1.0 / counts.double())[self.sought.index]
-        self._highest: Numbers = np.full(len(self.sought.a), math.inf)
+        self._known: Numbers = np.array([0.0, 1.0])
+        self._tops: Numbers = np.full((1, len(self.sought.a)), math.inf)
         self._ratio = 1.0  # work of one cell, in forward passes
 
     def run(self) -> Shown:
@@ -126,7 +136,8 @@ class Search:
         self._require_same(self.cells[-1].bounds.ends[:, 1], 1.0)
         tried: set[float] = set()
         while True:
-            edges, left, right, self._highest = self._totals()
+            edges, left, right, self._tops = self._totals()
+            self._known = edges
             over = np.maximum(left.max(1), right.max(1)) - self.sought.limit  # (intervals,)
             worst = int(over.argmax())
             bound = float(over[worst]) + self.sought.limit
@@ -162,7 +173,8 @@ class Search:
         return int(self._edges[-1])
 
     def _stopped(self, why: str, bound: float = math.inf) -> Shown:
-        return Shown(bound, tuple(self._highest), len(self.cells), self.passes, why=why)
+        highest = tuple(self._tops.max(0))
+        return Shown(bound, highest, len(self.cells), self.passes, why=why, edges=self._known, tops=self._tops)
 
     def _bounds(self, lo: float, hi: float, which: Tensor) -> Bounds:
         begin, end = (interpolate(self.first, self.second, t) for t in (lo, hi))
@@ -197,7 +209,8 @@ class Search:
     def _totals(self) -> tuple[Numbers, Numbers, Numbers, Numbers]:
         """Return the edges of all parts of cells, (m+1,), and heights above the chord at both sides of each interval.
 
-        They are (m, parts). Between edges the bound is a straight line in every part. Last the highest loss of each.
+        They are (m, parts). Between edges the bound is a straight line in every part. Last the highest loss of each
+        interval, (m, parts).
         """
         edges = np.unique(np.concatenate([cell.edges() for cell in self.cells]))
         parts = len(self.sought.a)
@@ -214,7 +227,7 @@ class Search:
                 left[begin:end, p] += values[:-1]
                 right[begin:end, p] += values[1:]
         chord = np.outer(1 - edges, self.sought.a) + np.outer(edges, self.sought.b)
-        return edges, left - chord[:-1], right - chord[1:], np.maximum(left.max(0), right.max(0))
+        return edges, left - chord[:-1], right - chord[1:], np.maximum(left, right)
 
     def _overlapping(self, lo: float, hi: float) -> list[_Cell]:
         return [cell for cell in self.cells if cell.lo <= lo and hi <= cell.hi]
