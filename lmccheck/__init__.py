@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lmccheck import strategies as strategies
     from lmccheck.alignment.api import Alignment as Alignment
     from lmccheck.alignment.api import align as align
     from lmccheck.alignment.api import save_aligned as save_aligned
@@ -109,10 +110,12 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version
 
         return version("lmccheck")
+    if name == "strategies":  # a room of its own, for which Hypothesis is needed
+        return import_module("lmccheck.strategies")
     if name not in _HOME:
         raise AttributeError(f"module 'lmccheck' has no attribute {name!r}")
     return getattr(import_module(_HOME[name]), name)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, "strategies"})

@@ -32,6 +32,15 @@ def test_every_public_name_is_served(name):
     assert name in dir(lmccheck)
 
 
+def test_strategies_are_there_without_an_import_of_their_own():
+    """As the README writes them; and nothing of Hypothesis is imported before."""
+    code = (
+        "import lmccheck, sys; before = 'hypothesis' in sys.modules, 'strategies' in dir(lmccheck); "
+        "print(*before, lmccheck.strategies.ts(None))"
+    )
+    assert run(code).startswith("False True ")
+
+
 def test_an_unknown_name_is_an_attribute_error():
     """So that hasattr and typing mistakes behave."""
     with pytest.raises(AttributeError, match="module 'lmccheck' has no attribute 'allign'"):

@@ -20,6 +20,7 @@ GRIDS = {  # of what measuring the line itself costs, by profile: what proving i
     "auto": {"dev": 0.0, "ci": 1.0, "thorough": 10.0},
     "always": {"dev": 100.0, "ci": 100.0, "thorough": 1000.0},
 }
+ROUNDING = 1e-4  # relative, of losses in float32, generously: what is above a bound by more is of another network
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,11 @@ def _shown(between: Segment, sought: Sought, traced: bool) -> Shown:
         return Shown.nothing("REPAIR mends every point, so that what is measured is no straight line")
     if not traced:
         return Shown.nothing("nothing was aligned, so that the network was not traced; mend: certify = 'always'")
-    return bounded_line(between.evaluator.network, between.first, between.second, sought)
+    shown = bounded_line(between.evaluator.network, between.first, between.second, sought)
+    loss = max(*sought.a, *sought.b) + sought.height
+    if sought.height > shown.bound + ROUNDING * (1 + loss):  # it bounds something else
+        return Shown.nothing(f"no enclosure is known of a network that is above its bound at t = {sought.likely:.4g}")
+    return shown
 
 
 def _sought(between: Segment, line: Line, judged: Line, bound: float, budget: float, apart: Apart | None) -> Sought:

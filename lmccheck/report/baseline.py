@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import sys
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,8 @@ def read_baseline(path: Path) -> dict[str, Entry]:
     """Return the entries of a file by their names. Raises LmcError with one line for what is no baseline."""
     what = f"baseline {shown_path(path)}"
     try:
-        document = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_once)
+        text = path.read_text(encoding="utf-8")
+        document = json.loads(text, object_pairs_hook=_once, parse_constant=_never_written, parse_float=_finite)
     except FileNotFoundError:
         raise LmcError(f"{what}: no such file; mend: --lmc-update-baseline makes it") from None
     except OSError as error:
@@ -63,6 +65,18 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return table
 
 
+def _never_written(constant: str) -> Any:
+    """Raise ValueError for what JSON has no word for: what is no number is a text in a baseline."""
+    raise ValueError(f"{constant} is no JSON")
+
+
+def _finite(text: str) -> float:
+    """Return a number; raise ValueError where it is too large for one, and would hide whatever is measured now."""
+    if math.isinf(number := float(text)):
+        raise ValueError(f"{text} is too large for a number")
+    return number
+
+
 def _problem(entry: Any) -> str:
     """Return what is wrong with an entry; empty where nothing is."""
     if not isinstance(entry, dict):
@@ -75,15 +89,19 @@ def _problem(entry: Any) -> str:
     if _figure(entry["value"]) is None:
         return f"value = {entry['value']!r}, expected a number"
     interval = entry["interval"]
-    ends = [_figure(end) for end in interval] if isinstance(interval, list) else []
-    if interval is not None and (len(ends) != 2 or None in ends):
+    ends = [end for end in map(_figure, interval) if end is not None] if isinstance(interval, list) else []
+    if interval is not None and not (isinstance(interval, list) and len(interval) == len(ends) == 2):
         return f"interval = {interval!r}, expected two numbers or null"
+    if ends and ends[0] > ends[1]:
+        return f"interval = {interval!r}, expected the lower end first"
     tables = ("settings", "files", "beside", "recipe")
     return next((f"{key} = {entry[key]!r}, expected a table" for key in tables if not isinstance(entry[key], dict)), "")
 
 
 def _figure(value: Any) -> float | None:
     """Return a number as it was measured; JSON has texts for what is none."""
+    if isinstance(value, int) and abs(value) > sys.float_info.max:
+        return None
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         return None
     return float(value) if not isinstance(value, str) or value in ("nan", "inf", "-inf") else None
@@ -174,7 +192,7 @@ def compared(stored: Entry | None, now: Entry) -> dict[str, Any]:
 
     ``verdict``: "same", "better", "worse", "missing" or "refused" (where they are not of one kind: ``why`` says how
     they differ). ``change`` is now − before; more than ``tolerance``, in either direction, is not the same. That is
-    1e-6 (of the value where that is above 1), and half the width of the stored interval where there is one.
+    1e-6 (of the value where that is above 1), and half the width of the stored interval where both have one.
     ``changed`` is what else differs, a clause each.
     """
     if stored is None:
@@ -184,6 +202,9 @@ def compared(stored: Entry | None, now: Entry) -> dict[str, Any]:
     if why := [_differs(name, stored[key], now[key]) for key, name in DEFINE if stored[key] != now[key]]:
         return {**found, "verdict": "refused", "why": why}
     width = 0.0
+    if stored["interval"] is not None and now["interval"] is None:
+        why = [f"an interval is stored ({_shown(stored['interval'])}), and what is measured now has none"]
+        return {**found, "verdict": "refused", "why": why}
     if stored["interval"] is not None:
         low, high = (float(end) for end in stored["interval"])
         width = (high - low) / 2

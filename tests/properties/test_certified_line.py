@@ -13,6 +13,7 @@ from networks.small import perceptron
 from torch import Tensor, nn
 
 import lmccheck
+from lmccheck.evaluate.enclosure.search import Shown
 from lmccheck.shown import rounded_up
 
 SPIKE = 0.5 + 0.3 / 24  # between two points of the grid
@@ -178,6 +179,37 @@ def test_a_graph_that_is_not_what_is_measured_certifies_nothing() -> None:
     found = lmccheck.linear_connectivity(pair, align="none", certify="always")
     assert found.verdict == "inconclusive"
     assert "gives other losses than the network" in found.details["certify"]["why"]
+
+
+class Crowded(nn.Module):
+    """A network whose outputs grow with the number of samples given at once, but for both ends of a line of 0 to 1."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.gate = nn.Linear(4, 3), nn.Parameter(torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x).relu() * (1 + self.gate * (1 - self.gate) * x.shape[0])
+
+
+def test_a_graph_that_is_another_inside_of_the_line_certifies_nothing() -> None:
+    """It was traced with two samples, and what is measured has twenty: at both ends that makes no difference."""
+    module = Crowded()
+    theta = {n: p.clone() for n, p in module.state_dict().items()}
+    other = {n: p + (1.0 if n == "gate" else 0.01) for n, p in theta.items()}
+    pair = lmccheck.load_pair(theta, other, model=module, data=(torch.randn(20, 4), torch.arange(20) % 3))
+    found = lmccheck.linear_connectivity(pair, align="none", limit=100.0, certify="always")
+    assert found.verdict == "inconclusive"
+    assert "gives other losses than the network at t = 0." in found.details["certify"]["why"]
+
+
+def test_a_bound_below_what_was_measured_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is then a bound of something else, and not what the pass is certified by."""
+    pair = spiky_pair(20.0)
+    monkeypatch.setattr("lmccheck.evaluate.enclosure.lines.bounded_line", lambda *_: Shown(-1.0, (0.0,), 4))
+    found = lmccheck.linear_connectivity(pair, align="none", certify="always")
+    assert found.verdict == "inconclusive"
+    assert "above its bound at" in found.details["certify"]["why"]
 
 
 def test_reestimated_statistics_are_sampled_and_interpolated_ones_certified() -> None:

@@ -69,7 +69,7 @@ def test_a_merge_is_measured_on_all_its_data():
 )
 def test_more_than_noise_is_no_longer_the_same(interval, now, verdict):
     """1e-6, and of a sampled measurement half the width of the stored interval."""
-    found = compared(entry(interval=interval), entry(value=now))
+    found = compared(entry(interval=interval), entry(value=now, interval=interval))
     assert found["verdict"] == verdict
     assert found["value"] == 0.5
 
@@ -94,8 +94,16 @@ def test_what_was_no_number_is_compared():
 
 def test_an_interval_without_an_end_bounds_nothing():
     """Half of it is infinite, and nothing could ever be worse."""
-    found = compared(entry(interval=[0.1, math.inf]), entry(value=5.0))
+    found = compared(entry(interval=[0.1, math.inf]), entry(value=5.0, interval=[4.0, 6.0]))
     assert (found["verdict"], found["why"]) == ("refused", ["the stored interval [0.1, inf] bounds nothing"])
+
+
+def test_an_interval_stored_of_an_exact_measurement_hides_nothing():
+    """Nobody measured it: a hand that widens it would let every regression pass."""
+    found = compared(entry(interval=[-1e9, 1e9]), entry(value=5.0))
+    said = "an interval is stored ([-1000000000.0, 1000000000.0]), and what is measured now has none"
+    assert (found["verdict"], found["why"]) == ("refused", [said])
+    assert compared(entry(), entry(value=0.6, interval=[0.0, 9.0]))["verdict"] == "worse"
 
 
 @pytest.mark.parametrize(
@@ -187,6 +195,19 @@ GOOD = json.dumps(entry())
             f'{{"schema_version": 1, "checks": {{"x": {GOOD}}}}}'.replace('"interval": null', '"interval": [1]'),
             "x: interval = [1], expected two numbers or null",
         ),
+        (
+            f'{{"schema_version": 1, "checks": {{"x": {GOOD}}}}}'.replace(
+                '"interval": null', '"interval": [1, 2, "x"]'
+            ),
+            "x: interval = [1, 2, 'x'], expected two numbers or null",
+        ),
+        (
+            f'{{"schema_version": 1, "checks": {{"x": {GOOD}}}}}'.replace('"interval": null', '"interval": [2, 1]'),
+            "x: interval = [2, 1], expected the lower end first",
+        ),
+        (f'{{"schema_version": 1, "checks": {{"x": {GOOD}}}}}'.replace("0.5", "NaN"), "NaN is no JSON; expected"),
+        (f'{{"schema_version": 1, "checks": {{"x": {GOOD}}}}}'.replace("0.5", "1e999"), "1e999 is too large for a"),
+        (f'{{"schema_version": 1, "checks": {{"x": {GOOD}}}}}'.replace("0.5", "9" * 400), "expected a number; mend"),
         (
             f'{{"schema_version": 1, "checks": {{"x": {GOOD}}}}}'.replace('"recipe": {}', '"recipe": 1'),
             "x: recipe = 1, expected a table",

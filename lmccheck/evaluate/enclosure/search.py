@@ -134,6 +134,8 @@ class Search:
             self._add(k / count, (k + 1) / count, torch.arange(self._samples))
         self._require_same(self.cells[0].bounds.ends[:, 0], 0.0)
         self._require_same(self.cells[-1].bounds.ends[:, 1], 1.0)
+        inside = min(max(1, round(self.sought.likely * count)), count - 1)
+        self._require_same(self.cells[inside].bounds.ends[:, 0], inside / count)
         tried: set[float] = set()
         while True:
             edges, left, right, self._tops = self._totals()
@@ -157,7 +159,7 @@ class Search:
             self._split(chosen)
 
     def _require_same(self, found: Tensor, t: float) -> None:
-        """Raise NoEnclosure where the graph gives another loss at an end than the network itself."""
+        """Raise NoEnclosure where the graph gives another loss at t than the network itself."""
         self.work += self.plain
         expected = self.losses(t)
         if not bool(((found - expected).abs() <= SAME * (1 + expected.abs())).all()):
