@@ -51,7 +51,7 @@ def failure_parts(finding: Finding) -> dict[str, list[str]]:
 
 def next_of(finding: Finding) -> list[str]:
     """Return what a finding says may help."""
-    return list(finding.failure.next) if isinstance(finding.failure, Failure) else []
+    return list(finding.failure.next if isinstance(finding.failure, Failure) else finding.advice)
 
 
 def next_lines(advice: Sequence[str]) -> list[str]:

@@ -207,7 +207,7 @@ class Finding:
     verdict depends on losses at all. ``examined``: where several data sets were measured on, or others than the
     network's: each, the one that the value is of first. ``known``: how the value is known, in a clause: "certified",
     "exact", "sampled at 33 points", "inner: 'embed' left whole". ``explanation``: what carries the value, as
-    ``diagnose/explanation.py`` says it; plain data.
+    ``diagnose/explanation.py`` says it; plain data. ``advice``: what may help, of a failure that is lines of text.
     """
 
     value: float
@@ -235,6 +235,7 @@ class Finding:
     of_losses: bool = True
     examined: tuple[Examined, ...] = field(default=(), repr=False)
     known: str | None = None
+    advice: Sequence[str] = ()
     explanation: Mapping[str, Any] | None = field(default=None, repr=False)
 
     @property

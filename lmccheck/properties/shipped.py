@@ -14,6 +14,12 @@ if TYPE_CHECKING:
     from lmccheck.properties.publication import Publication
 
 
+WRITTEN = (
+    "--lmc-aligned-dir=DIR with the merge's other checks, this one left out: what the recipe makes is written there, "
+    "to be shipped"
+)
+
+
 @check(
     of="merge",
     claim="shipped = M(θ_1, …, θ_n), tensor by tensor",
@@ -59,6 +65,7 @@ def shipped(merge: Merge, *, tolerance: Tolerance = "bits") -> Finding:
         where=Where(tensor=worst.name) if worst else Where(),
         notes=[*([] if lines else found.notes(tolerance)), *found.accepted, *origin_remarks(merge)],
         failure=_failure(merge, found, lines) if lines else None,
+        advice=[WRITTEN] if lines else (),
         witness=merge,
         evaluations=len(found.losses),
         facts={

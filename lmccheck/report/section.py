@@ -21,6 +21,7 @@ LOOKS = {  # of each verdict: the name of its colour, and a sign, so that no col
     "inconclusive": ("unsettled", "?"),
     NOT_MEASURED: ("unmeasured", "–"),
 }
+MEND = "; mend: "  # divides what is wrong from what to do
 LISTED = 6  # parts of a list that are shown
 WITNESS, LONGEST = 24, 200  # facts of a witness that are shown, and characters of each
 WIDEST = 8.0  # times the limit: a bar that shows more is cut
@@ -90,7 +91,14 @@ class Section:
     def what(self) -> str:
         """What broke; of what is not worded so, the first line of its text."""
         told = self.record.answers.get("what") or self.record.failure[:1] or self.record.text.splitlines()[:1]
-        return " ".join(told) or f"{self.record.property}: {self.record.verdict}"
+        said, _, _ = " ".join(told).partition(MEND)
+        return said or f"{self.record.property}: {self.record.verdict}"
+
+    @property
+    def mend(self) -> str:
+        """What to do, where the first line of a text that has a number says it itself; shown with what is next."""
+        _, _, mend = self.record.failure[0].partition(MEND) if self.measured and self.record.failure else ("", "", "")
+        return mend
 
     @property
     def where(self) -> list[str]:

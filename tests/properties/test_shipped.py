@@ -58,6 +58,7 @@ def test_the_merge_itself_passes(shipped, given) -> None:
     """The sum made by hand, rounded once, is the recipe's bit for bit; nothing is measured that need not be."""
     result = shipped(total(given, 0.5, 0.5))
     assert (result.verdict, result.value, result.details["differing"]) == ("pass", 0.0, {})
+    assert "next" not in result.details
 
 
 @pytest.mark.parametrize(
@@ -76,6 +77,7 @@ def test_another_recipe_is_named(shipped, given, weights, normalize, ships, said
     recipe = {"linear": dict(zip("xy", weights, strict=True)), "normalize": normalize}
     result = shipped(total(given, *ships), recipe)
     assert result.verdict == "fail"
+    assert result.details["next"][0].startswith("--lmc-aligned-dir=DIR with the merge's other checks")
     assert any(said in line for line in result.lines), result.lines
     shown = {k: (1 / sum(weights) if normalize else 1) * v for k, v in total(given, *weights).items()}
     largest = max(float((shown[k] - v).abs().max()) for k, v in total(given, *ships).items())

@@ -314,3 +314,13 @@ def test_a_page_of_records_that_travelled_is_the_same():
 def test_a_run_without_anything_is_a_page():
     """Nothing selected, nothing known."""
     assert "No check ran" in page([], Run())
+
+
+def test_what_a_text_says_to_do_is_what_comes_next():
+    """Of a check that has a number and is not settled: it leaves the first line, and stands where one looks for it."""
+    text = ["one: b answers no better than a constant; mend: name another b", "measured 0.1 nats, limit 0.2 nats"]
+    row = record(verdict="inconclusive", failure=text, answers={"what": text[:1], "why": text[1:]})
+    tree = Tree(page([row]))
+    told = dict(zip((t for _, t in tree.all("dt")), (t for _, t in tree.all("dd")), strict=False))
+    assert told["What broke"] == "one: b answers no better than a constant"
+    assert told["What next"].startswith("name another b")
