@@ -128,7 +128,7 @@ CHECK = "pair.one.check.linear_connectivity"
 ALIGN = (
     '"none", "activation-matching", "best", "incoming", "learned", "transport", "transport-both" or "weight-matching"'
 )
-SETTINGS = "endpoints, property, severity, align, limit, points, repair, beyond, by, explain"
+SETTINGS = "endpoints, property, severity, align, limit, points, repair, beyond, by, explain, certify"
 
 
 @pytest.mark.parametrize(

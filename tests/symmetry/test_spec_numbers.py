@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import pytest
 import torch
@@ -49,8 +50,11 @@ class Chosen:
     """A spec whose first element is ``first`` and whose others are ``others``."""
 
     def __init__(self, spec: PermutationSpec, first: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> None:
-        self.shapes, self.unruled, self.move_ = spec.shapes, spec.unruled, spec.move_
+        self.spec = spec
         self.moving, self.random = (lambda seed=0: dict(first)), (lambda seed=0: dict(others))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.spec, name)
 
 
 def wrong_spec() -> PermutationSpec:

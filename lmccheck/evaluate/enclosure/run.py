@@ -47,7 +47,7 @@ class Enclosing:
                 given = self.trace.given(held, positional(batch.inputs, "data"))
                 try:
                     found.append(_Interpreter(self.trace.module, cell, self.loss, batch.targets)(given))
-                except (RuntimeError, IndexError, ValueError) as error:
+                except (RuntimeError, LookupError, ValueError, AttributeError, ArithmeticError) as error:
                     raise NoEnclosure(f"this network and loss: running its graph raised {say(error)}") from error
                 total.work, total.plain = total.work + cell.work, total.plain + cell.plain
         return found, total
