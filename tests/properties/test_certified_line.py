@@ -276,3 +276,12 @@ def test_bounds_between_points_hold_for_all_t() -> None:
         assert min(curve.upper) < curve.highest
         assert curve.upper[0] < losses[ts <= curve.t[1]].max() + 0.5
     assert lmccheck.linear_connectivity(pair, align="none", certify="never", limit=1.0).finding.curve.upper is None
+
+
+def test_a_stretch_is_bounded_by_all_cells_that_it_meets() -> None:
+    """By hand: three cells, of which a stretch may meet one, two or all, or end where one begins."""
+    shown = Shown(edges=np.array([0.0, 0.25, 0.5, 1.0]), tops=np.array([[1.0, 9.0], [5.0, 0.0], [2.0, 3.0]]))
+    stretches = {(0.1, 0.2): 1.0, (0.1, 0.3): 5.0, (0.0, 0.25): 1.0, (0.3, 0.4): 5.0, (0.5, 1.0): 2.0, (0.0, 1.0): 5.0}
+    assert {ends: shown.top(*ends) for ends in stretches} == stretches
+    assert (shown.top(0.3, 0.7, 1), shown.top(1.0, 1.0)) == (3.0, 2.0)
+    assert Shown.nothing("").top(0.2, 0.4) == math.inf

@@ -80,7 +80,7 @@ class Shown:
 
     def top(self, lo: float, hi: float, part: int = 0) -> float:
         """Return a loss that a part's mean exceeds nowhere on [lo, hi] of the line."""
-        begin = max(0, int(np.searchsorted(self.edges, lo, side="right")) - 1)
+        begin = min(max(0, int(np.searchsorted(self.edges, lo, side="right")) - 1), len(self.tops) - 1)
         end = max(begin + 1, int(np.searchsorted(self.edges, hi, side="left")))
         return float(self.tops[begin:end, part].max())
 
