@@ -224,7 +224,8 @@ def _differs(name: str, before: Any, now: Any) -> str:
     """Return how two measurements differ in what they must have in common."""
     if isinstance(before, dict) and isinstance(now, dict):
         keys = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key)]
-        shown = [f"{key}: {_shown(before.get(key))} before, {_shown(now.get(key))} now" for key in keys[:2]]
+        told = [[_shown(found[key]) if key in found else "left out" for found in (before, now)] for key in keys[:2]]
+        shown = [f"{key}: {was} before, {became} now" for key, (was, became) in zip(keys, told, strict=False)]
         return f"other {name} ({'; '.join(shown)}{'; …' if len(keys) > 2 else ''})"
     return f"other {name} ({_shown(before)} before, {_shown(now)} now)"
 

@@ -111,6 +111,7 @@ def test_an_interval_stored_of_an_exact_measurement_hides_nothing():
     [
         (entry(property="y"), "other property (x before, y now)"),
         (entry(settings={"limit": 3.0, "points": 7}), "other settings (points: 25 before, 7 now)"),
+        (entry(settings={"align": "none", "points": 25}), "other settings (align: left out before, none now)"),
         (entry(profile="dev"), "other profile (ci before, dev now)"),
         (entry(environment={"gpu": "A100"}), "other device (cuda: H100 before, cuda: A100 now)"),
         (described(data={"content": "d2", "sha256": "d" * 64}), "other data (d1 before, d2 now)"),
