@@ -17,6 +17,37 @@ from lmccheck.alignment.many import ManyAlignment
 
 pytest_plugins = ["pytester"]
 
+TOGETHER = {  # files whose tests stay on one worker of pytest-xdist, since they share what is expensive to make
+    "all networks, traced once": (
+        "symmetry/test_compose.py symmetry/test_droppable.py symmetry/test_mutant_sites.py symmetry/test_mutants.py "
+        "symmetry/test_spec_file.py symmetry/test_symmetry.py symmetry/test_uncommon_networks.py"
+    ),
+    "maps beyond permutations": (
+        "alignment/test_beyond.py alignment/test_beyond_align.py alignment/test_beyond_fit.py "
+        "alignment/test_beyond_freedoms.py"
+    ),
+    "the digit set, aligned once": "alignment/test_barriers.py theory/test_many.py",
+    "pairs that are traced once for all methods": "theory/test_methods_planted.py",
+    "trained networks of two widths": "fusion/test_trained.py",
+    "a browser": "report/test_html_in_a_browser.py",
+}
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Deal out tests one by one, those of ``TOGETHER`` to one worker. Marks of groups do nothing under pytest 9.2."""
+    if config.getoption("dist") != "loadgroup":
+        return None
+    from xdist.scheduler import LoadScopeScheduling
+
+    groups = {f"tests/{file}": name for name, files in TOGETHER.items() for file in files.split()}
+
+    class Together(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return groups.get(nodeid.partition("::")[0], nodeid)
+
+    return Together(config, log)
+
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:

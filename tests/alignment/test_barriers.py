@@ -15,8 +15,6 @@ import lmccheck
 from lmccheck.alignment.barriers import measure_barriers
 from lmccheck.alignment.many import ManyAlignment
 
-pytestmark = pytest.mark.xdist_group("digit set")  # three networks are aligned once
-
 
 def test_the_matrix_of_barriers_is_that_of_pairs(digit_set: ManyAlignment) -> None:
     """Symmetric, zero on the diagonal, and each entry what linear_connectivity measures on the same grid."""

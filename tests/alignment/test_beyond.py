@@ -17,8 +17,6 @@ from lmccheck.alignment.methods.learned import train
 from lmccheck.modules.random_weights import randomised
 from lmccheck.modules.runner import outputs_of
 
-pytestmark = pytest.mark.xdist_group("beyond")  # maps are looked for once in a process
-
 # planted
 
 

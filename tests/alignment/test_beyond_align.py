@@ -13,8 +13,6 @@ import lmccheck
 from lmccheck.alignment.beyond.freedoms import KINDS
 from lmccheck.modules.random_weights import randomised
 
-pytestmark = pytest.mark.xdist_group("beyond")  # maps are looked for once in a process
-
 # through align()
 
 

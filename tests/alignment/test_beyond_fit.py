@@ -15,8 +15,6 @@ from lmccheck.alignment.beyond.freedoms import random_matrix
 from lmccheck.alignment.beyond.mix import mix_group
 from lmccheck.modules.random_weights import randomised
 
-pytestmark = pytest.mark.xdist_group("beyond")  # maps are looked for once in a process
-
 # closed forms
 
 

@@ -11,8 +11,6 @@ from lmccheck.alignment.beyond.mix import mix_group
 from lmccheck.modules.random_weights import randomised
 from lmccheck.modules.runner import outputs_of
 
-pytestmark = pytest.mark.xdist_group("beyond")  # maps are looked for once in a process
-
 # which are found
 
 EXPECTED: dict[str, dict[str, set[str]]] = {

@@ -20,8 +20,6 @@ from lmccheck.evaluate.line import chord
 from lmccheck.fusion.carrier import Carrier
 from lmccheck.modules.runner import outputs_of
 
-pytestmark = pytest.mark.xdist_group("trained widths")  # two networks are trained once
-
 # trained networks
 
 

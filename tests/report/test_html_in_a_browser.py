@@ -9,7 +9,7 @@ import pytest
 from browser import Browser
 from pages import MARKUP, every_kind, page
 
-pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("browser")]
+pytestmark = pytest.mark.browser
 TITLE = "11 of 12 checks did not pass · lmccheck"
 OVERFLOWING = """[...document.querySelectorAll('body *')].filter(e => !e.closest('.scroll') && !e.closest('.skip') &&
   e.getBoundingClientRect().right > document.documentElement.clientWidth + 1).map(e => e.outerHTML.slice(0, 200))"""

@@ -12,8 +12,6 @@ import lmccheck
 from lmccheck.modules.random_weights import randomised
 from lmccheck.modules.runner import outputs_of
 
-pytestmark = pytest.mark.xdist_group("all networks")  # they are traced once in a process
-
 
 def influence(
     module: nn.Module, inputs: tuple[Tensor, ...], group: lmccheck.UnitGroup, drop: bool, seed: int = 0

@@ -34,7 +34,6 @@ from lmccheck.symmetry.op import Op
 from lmccheck.symmetry.trace import Trace, op_name
 from lmccheck.symmetry.verify import TOLERANCE
 
-pytestmark = pytest.mark.xdist_group("all networks")  # they are traced once in a process
 METHODS = ("unify", "freeze", "frozen", "mixes_across", "contracts", "orders")
 FOLDER = Path(inspect.getfile(rules)).parent
 
@@ -265,8 +264,8 @@ def survives(users: list[Known]) -> dict[str, str]:
     return {} if "refused" in seen.values() else seen
 
 
-# that is seen on many networks, one after the other: those that survive, with their reasons, or are caught late
-SLOW = ("_table.broadcast:unify#1", *(f"attention.attention:unify#{k}" for k in (1, 2, 4)))
+# which survive, with their reasons: that is seen on every network, one after the other
+SLOW = ("attention.attention:unify#2", "_table.broadcast:unify#1")
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in SLOW)) for n in sites()])

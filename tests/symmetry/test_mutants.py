@@ -23,7 +23,6 @@ from lmccheck.symmetry.trace import Shaped, Trace, op_name
 from lmccheck.symmetry.verify import TOLERANCE
 
 FUNCTIONS = {f"{f.__module__.rsplit('.', 1)[-1]}.{f.__name__}": f for f in RULES.values()}
-pytestmark = pytest.mark.xdist_group("all networks")  # they are traced once in a process
 EXEMPT = {
     "elementwise.uniform": "a tensor of one value is new and free by its rule, and relates to nothing",
     "elementwise.number": "a tensor of one number has no axes",

@@ -8,7 +8,6 @@ from networks.registry import discovered, found_groups
 
 from lmccheck.symmetry.analysis import RULE_FAILED
 
-pytestmark = pytest.mark.xdist_group("all networks")  # they are traced once in a process
 UNCOMMON = [name for name in ALL if name.startswith("uncommon ")]
 
 

@@ -16,8 +16,6 @@ from lmccheck.alignment.many import ManyAlignment, merge_many
 from lmccheck.alignment.matching.norms import counted
 from lmccheck.symmetry.compose import compose, inverse
 
-pytestmark = pytest.mark.xdist_group("digit set")  # three networks are aligned once
-
 
 @pytest.mark.parametrize(
     ("method", "name"),
