@@ -147,3 +147,12 @@ def test_numbers_that_are_none_and_tensors_of_nobody_are_refused(tmp_path: FileP
         save_file({**held, **change}, file, metadata={"lmccheck.path": told})
         with pytest.raises(CheckpointError, match=why):
             load_path(file)
+
+
+def test_a_breakpoint_that_is_not_finite_is_refused_where_the_first_is_not_either(tmp_path: FilePath) -> None:
+    """An infinity that all breakpoints hold is no number of a network that is measured."""
+    path = line(1.0, 3.0)
+    for point in path.points:
+        point["same"] = torch.tensor([0.0, torch.inf, 2.0], dtype=torch.float64)
+    with pytest.raises(LmcError, match="tensor 'same' is not finite at breakpoint 0"):
+        load_path(save_path(path, tmp_path / "p.safetensors"))

@@ -14,7 +14,7 @@ from lmccheck.errors import CheckpointError, LmcError
 from lmccheck.network.pair import ModelPair
 from lmccheck.paths.certify import certify
 from lmccheck.paths.path import Path, Segment, load_path, save_path
-from lmccheck.paths.theorems import dropout_path_between, path_through, ten_segments
+from lmccheck.paths.theorems import _room, dropout_path_between, path_through, require_alike, ten_segments
 from lmccheck.symmetry.structure import Structure
 
 WIDTHS = [
@@ -309,3 +309,15 @@ def test_theorem_3_wants_the_same_network_narrower() -> None:
     result = lmccheck.dropout_path(pair, through=random_state(module, 3), through_model=module, epsilon=100.0)
     assert result.passed
     assert result.details["kinds"] == "dbabbcbcbbabd"
+
+
+def test_a_narrow_network_is_refused_by_its_shapes_and_where_it_does_not_fit() -> None:
+    """Five inputs for six; four units where three are free, while three fit exactly."""
+    structure = bare_structure(mlp([6, 7, 4]).double(), 6)
+    with pytest.raises(LmcError, match=r"tensor '.*' has shape \(3, 5\), in the pair \(7, 6\)"):
+        require_alike(structure, bare_structure(mlp([5, 3, 4]).double(), 5))
+    (group,) = structure.groups
+    taken = torch.tensor([0, 2, 4, 6])
+    assert _room(structure, group, taken, 3).tolist() == [1, 3, 5]
+    with pytest.raises(LmcError, match=r"θ\* has 4 units of .*, only 3 are free"):
+        _room(structure, group, taken, 4)
