@@ -35,7 +35,7 @@ def loss_of(path: Path, kind: str) -> float:
 
 
 @pytest.mark.parametrize("kind", ["mlp", "cnn"])
-@pytest.mark.parametrize("repair", ["none", "bn", "repair"])
+@pytest.mark.parametrize("repair", [slowly("none"), "bn", "repair"])
 @pytest.mark.parametrize("align", [slowly("none"), "weight-matching"])
 def test_the_file_has_the_loss_of_the_curve(kind: str, repair: str, align: str, tmp_path: Path) -> None:
     """At every measured t; loaded strictly by the user's own module."""

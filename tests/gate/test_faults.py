@@ -178,6 +178,7 @@ def test_workers_that_may_not_be_replaced_leave_rows(gate):
     assert "crashed" in found["p2"][1]
 
 
+@pytest.mark.slow
 def test_xdist_stops_after_failures(project):
     """-n 2 --maxfail=1: what no worker came to is not measured, with the reason."""
     project.gate(**{f"p{k}": "2" if k < 2 else "0.01" for k in range(12)})

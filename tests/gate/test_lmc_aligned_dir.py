@@ -94,6 +94,7 @@ def test_two_pairs_of_one_name_are_refused(project):
     assert project.run("--lmc-models").ret == pytest.ExitCode.OK
 
 
+@pytest.mark.slow
 def test_under_xdist_a_pair_must_stay_on_one_worker(project):
     """--dist=loadscope works; a distribution that may split a pair's checks is a usage error."""
     project.gate(one="0.01", two="0.01", bad="2")

@@ -195,7 +195,7 @@ def test_a_check_is_called_the_same_from_anywhere(kept, monkeypatch):
     ("change", "said"),
     [
         ("--lmc-seed=3", "other seed (0 before, 3 now)"),
-        ("points", "other settings (points: none before, 5 now)"),
+        ("points", "other settings (points: left out before, 5 now)"),
         ("data", "other data (data.safetensors before, more.safetensors now)"),
     ],
 )
@@ -315,6 +315,7 @@ def test_a_report_is_not_written_over_the_baseline(kept):
     assert (kept.path / "b.json").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_workers_compare_and_the_controller_writes(kept):
     """Under xdist the same checks fail, stale entries are found, and one process writes the update."""
     kept.gate(good="0.03", third="0.02")

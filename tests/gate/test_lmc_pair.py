@@ -61,8 +61,8 @@ def test_ones_own_fixture_of_that_name_is_left_alone(project):
     project.pytester.makeconftest("import pytest\n@pytest.fixture\ndef lmc_pair(): return 1")
     test = "def test_it(lmc_pair): assert lmc_pair == {}"
     project.pytester.makepyfile(
-        test_conftest=test.format(1),
-        test_module=f"import pytest\n@pytest.fixture\ndef lmc_pair(): return 2\n{test.format(2)}",
+        test_pair_of_the_conftest=test.format(1),
+        test_pair_of_the_module=f"import pytest\n@pytest.fixture\ndef lmc_pair(): return 2\n{test.format(2)}",
     )
     project.run().assert_outcomes(passed=2)
 

@@ -125,6 +125,7 @@ def test_a_copy_of_a_module_that_was_run_is_right_or_refused(build: Any) -> None
         assert pair.description["module"].startswith("a copy of a live module")
 
 
+@pytest.mark.slow  # that the network is refused or right is tried above
 def test_dropping_units_is_measured_as_loaded(build: Any) -> None:
     """The plain losses of dropout stability are those by hand, or the network is refused."""
 

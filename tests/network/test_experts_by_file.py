@@ -35,6 +35,7 @@ slots = [
 """
 
 
+@pytest.mark.slow
 def test_experts_and_their_units_are_found_by_a_file(tmp_path: Path) -> None:
     """Experts exchanged with their router's rows, and the units of each in an order of its own, return to where they
     were; without the router's rows the file is refused.

@@ -154,6 +154,7 @@ def test_dropped_units_lose_what_a_network_without_them_loses(pair: lmccheck.Mod
     assert loss(pair, DroppedUnits(), end="b") == pytest.approx(plain_loss(pair.theta_b), abs=1e-6)
 
 
+@pytest.mark.slow
 def test_dropped_units_shrink_to_the_fewest(pair: lmccheck.ModelPair) -> None:
     """To those that do the harm, wherever they are."""
     drawn = strategies.dropout_masks(pair)
