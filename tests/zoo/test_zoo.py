@@ -89,7 +89,7 @@ def test_a_transformers_network_is_sound_and_its_heads_are_free(name: str) -> No
     assert row.deviation <= 1e-9
     if name in HEADS:
         assert HEADS[name] in row.sizes
-        assert row.sizes.count(40) >= 2
+        assert [size[0] if isinstance(size, tuple) else size for size in row.sizes].count(40) >= 2  # some in experts
     assert row.free >= 0.6
 
 
