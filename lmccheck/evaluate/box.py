@@ -52,13 +52,8 @@ class Box:
         module, title = pair.network.module, pair.title
         self._title = title
         self._layer_of = layers_by_name(module)
-        fresh = reestimated_names(self.evaluator.runner.module) if self.reestimates else set()
-        differing = [
-            self._layer_of[name]
-            for name, tensor in self.first.items()
-            if name not in fresh and not name.endswith(COUNTER) and not equal(tensor, self.second[name])
-        ]
-        self.layers: tuple[str, ...] = tuple(dict.fromkeys(differing))
+        differing = differing_layers(self.first, self.second, module, reestimates=self.reestimates)
+        self.layers: tuple[str, ...] = tuple(differing)
         self._losses: dict[tuple[float, ...], float] = {}
         self._held: dict[tuple[float, ...], Measured] = {}
 
@@ -114,6 +109,21 @@ class Box:
                     f"{self._title}: coefficient {value!r} of layer {layer!r}; expected a number from 0 to 1"
                 )
         return tuple(float(coefficients.get(layer, 0.0)) for layer in self.layers)
+
+
+def differing_layers(
+    first: Mapping[str, Tensor], second: Mapping[str, Tensor], module: nn.Module, *, reestimates: bool
+) -> dict[str, list[str]]:
+    """Return the names of each layer in which two networks differ, in the order of the state dict.
+
+    Counters belong to no layer; nor do statistics of BatchNorm where they are taken afresh.
+    """
+    layer_of, fresh = layers_by_name(module), reestimated_names(module) if reestimates else set()
+    found: dict[str, list[str]] = {}
+    for name, tensor in first.items():
+        if name not in fresh and not name.endswith(COUNTER) and not equal(tensor, second[name]):
+            found.setdefault(layer_of[name], []).append(name)
+    return found
 
 
 def layers_by_name(module: nn.Module) -> dict[str, str]:

@@ -11,11 +11,8 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
-from lmccheck.evaluate.batchnorm import reestimated_names
-from lmccheck.evaluate.box import layers_by_name
-from lmccheck.modules.constants import COUNTER
+from lmccheck.evaluate.box import differing_layers
 from lmccheck.modules.stored import tied_names
-from lmccheck.store.tensors import equal
 
 if TYPE_CHECKING:
     from lmccheck.symmetry.slots import UnitGroup
@@ -42,13 +39,7 @@ class Exchange:
     @cached_property
     def layers(self) -> dict[str, list[str]]:
         """The names of each layer in which the two differ, in the order of the state dict."""
-        layer_of = layers_by_name(self.module)
-        fresh = reestimated_names(self.module) if self.reestimates else set()
-        found: dict[str, list[str]] = {}
-        for name, tensor in self.base.items():
-            if name not in fresh and not name.endswith(COUNTER) and not equal(tensor, self.moved[name]):
-                found.setdefault(layer_of[name], []).append(name)
-        return found
+        return differing_layers(self.base, self.moved, self.module, reestimates=self.reestimates)
 
     @property
     def parts(self) -> dict[str, tuple[str, ...]]:
