@@ -23,28 +23,112 @@ ROOT = Path(__file__).parents[2]
 METHODS = ("weight-matching", "activation-matching", "transport", "transport-both", "learned", "best")
 
 
-def gate(device: str, report: Path) -> dict[str, Any]:
-    """Return what the gate reports of the shipped pairs on a device."""
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--lmc-models", "fixtures/lmc.toml"]
+GATES = {"lmc.toml": 0, "known-bad.lmc.toml": 1, "hub/lmc.toml": 0, "lm/lmc.toml": 0, "lm/known-bad.lmc.toml": 1}
+
+
+def gate(manifest: str, status: int, device: str, report: Path) -> dict[str, Any]:
+    """Return what the gate reports of shipped checks on a device."""
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--lmc-models", f"fixtures/{manifest}"]
     given = [f"--lmc-device={device}", f"--lmc-report-json={report}"]
     environment = {**os.environ, "PYTEST_ADDOPTS": ""}
-    ran = subprocess.run([*command, *given], cwd=ROOT, env=environment, capture_output=True, timeout=300, text=True)
-    assert ran.returncode == 0, ran.stdout + ran.stderr
+    ran = subprocess.run([*command, *given], cwd=ROOT, env=environment, capture_output=True, timeout=600, text=True)
+    assert ran.returncode == status, ran.stdout + ran.stderr
     return dict(json.loads(report.read_text()))
 
 
-def test_the_shipped_pairs_get_the_same_verdicts(tmp_path: Path) -> None:
-    """Each check's verdict is that of the CPU, its value within a tenth of its limit; the card is named."""
-    there, here = (gate(device, tmp_path / f"{device}.json") for device in ("cuda", "cpu"))
+@pytest.mark.parametrize("manifest", GATES)
+def test_the_shipped_pairs_get_the_same_verdicts(manifest: str, tmp_path: Path) -> None:
+    """Each check's verdict is that of the CPU, its value within a tenth of its limit; the card is named.
+
+    Learned paths and maps end elsewhere after hundreds of rounded steps: of them only the verdict is the same.
+    """
+    there, here = (gate(manifest, GATES[manifest], name, tmp_path / f"{name}.json") for name in ("cuda", "cpu"))
     found = {check["id"]: check for check in there["checks"]}
     assert {name: check["verdict"] for name, check in found.items()} == {
         check["id"]: check["verdict"] for check in here["checks"]
     }
     for check in here["checks"]:
         if check["value"] is not None:
-            assert abs(check["value"] - found[check["id"]]["value"]) <= 0.1 * check["limit"], check["id"]
-            print(f"{check['id']}: {check['value']:.6g} on the CPU, {found[check['id']]['value']:.6g} on the GPU")
+            other = found[check["id"]]
+            shown = [f"{each['value']:.6g} ({each['details'].get('known')})" for each in (check, other)]
+            print(f"{check['id']}: {shown[0]} on the CPU, {shown[1]} on the GPU")
+            assert other["details"].get("known", "")[:9] == check["details"].get("known", "")[:9], check["id"]
+            if check["verdict"] == "pass":
+                assert abs(check["value"] - other["value"]) <= 0.1 * check["limit"], check["id"]
     assert there["environment"]["gpu"] == torch.cuda.get_device_name()
+
+
+@pytest.mark.parametrize("kind", ["mlp", "cnn"])
+def test_a_certified_line(kind: str) -> None:
+    """The bound over all t holds what is measured on either device, and is the same to 1e-4."""
+    there, here = (
+        lmccheck.linear_connectivity(
+            shipped(kind, device=device), align="none", repair="none", limit=99.0, certify="always", profile="dev"
+        )
+        for device in ("cuda", "cpu")
+    )
+    assert str(there.details["known"]).startswith("certified"), there.details["certify"]
+    assert there.details["certified_bound"] >= max(there.value, here.value) - 1e-6
+    assert there.details["certified_bound"] == pytest.approx(here.details["certified_bound"], rel=1e-4)
+
+
+@pytest.mark.parametrize(("built", "verified"), [("cuda", "cpu"), ("cpu", "cuda")])
+@pytest.mark.parametrize("kind", ["mlp", "cnn"])
+def test_a_witness_of_one_device_is_verified_on_the_other(kind: str, built: str, verified: str, tmp_path: Path) -> None:
+    """Paths and dropped networks are files: where they were made does not matter."""
+    made, checked = shipped(kind, device=built), shipped(kind, device=verified)
+    path = lmccheck.ten_segment_path(made, epsilon=0.1)
+    lmccheck.save_path(path.witness, tmp_path / "path.safetensors")
+    again = lmccheck.verify_path(checked, tmp_path / "path.safetensors", epsilon=0.1)
+    assert (again.verdict, path.verdict) == ("pass", "pass")
+    assert again.value == pytest.approx(path.value, abs=1e-5)
+    dropped = lmccheck.dropout_stability(made, epsilon=0.1)
+    again = lmccheck.verify_dropout(checked, dropped.witness, epsilon=0.1)
+    assert (again.verdict, dropped.verdict) == ("pass", "pass")
+    assert again.value == pytest.approx(dropped.value, abs=1e-5)
+
+
+def test_a_learned_path() -> None:
+    """Bends are trained on the GPU, and verified on the CPU without training."""
+    made, checked = shipped("transformer", device="cuda"), shipped("transformer", device="cpu")
+    path = lmccheck.ten_segment_path(made, form="learned", epsilon=0.5, profile="dev")
+    again = lmccheck.verify_path(checked, path.witness, epsilon=0.5, profile="dev")
+    print(f"learned path: excess {path.value:.4f} on the GPU, {again.value:.4f} on the CPU, {path.seconds:.0f} s")
+    assert again.value == pytest.approx(path.value, abs=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["mlp", "transformer"])
+def test_coefficients_of_layers(kind: str) -> None:
+    """The loss where every layer has a coefficient of its own is that of the CPU at the point that was found."""
+    there, here = (
+        lmccheck.box_connectivity(shipped(kind, device=device), limit=99.0, examples=30, align="none")
+        for device in ("cuda", "cpu")
+    )
+    assert there.value == pytest.approx(here.value, rel=1e-3)
+
+
+class Hungry(torch.nn.Linear):
+    """A layer that asks for more memory than a card has."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return what a linear layer does, if there is memory for 8 TiB."""
+        return super().forward(x) + torch.empty(2**43, dtype=torch.uint8, device=x.device)[0]
+
+
+def test_memory_that_a_card_lacks_is_one_line() -> None:
+    """What was asked for, and the mend; no traceback of the driver."""
+    theta = {"weight": torch.randn(3, 4), "bias": torch.zeros(3)}
+    with pytest.raises(lmccheck.LmcError, match=r"out of memory: 8192\.00 GiB asked for.*mend:"):
+        lmccheck.linear_connectivity(
+            lmccheck.load_pair(
+                theta,
+                {name: tensor + 1 for name, tensor in theta.items()},
+                model=lambda: Hungry(4, 3),
+                data=(torch.randn(8, 4), torch.arange(8) % 3),
+                device="cuda",
+            ),
+            align="none",
+        )
 
 
 @pytest.mark.parametrize("kind", ["mlp", "cnn", "transformer"])
