@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,12 @@ TOGETHER = {  # files whose tests stay on one worker of pytest-xdist, since they
     "trained networks of two widths": "fusion/test_trained.py",
     "a browser": "report/test_html_in_a_browser.py",
 }
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Hide GPUs from all tests but those that ask for one: numbers are compared with those of a CPU, bit for bit."""
+    if "not gpu" in config.option.markexpr or "gpu" not in config.option.markexpr:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 @pytest.hookimpl(optionalhook=True)

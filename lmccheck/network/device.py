@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import warnings
+from functools import cache
 
 import torch
 
@@ -13,7 +15,7 @@ def resolve_device(name: str | torch.device = "auto") -> torch.device:
     """Return the device for ``auto`` (a GPU when there is one), ``cpu`` or ``cuda[:N]``; else raise DeviceError."""
     name = str(name)
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return _woken(torch.device("cuda")) if torch.cuda.is_available() else torch.device("cpu")
     if name == "cpu":
         return torch.device("cpu")
     match = re.fullmatch(r"cuda(?::(\d+))?", name)
@@ -24,4 +26,17 @@ def resolve_device(name: str | torch.device = "auto") -> torch.device:
         raise DeviceError(
             f"device {name!r}: this machine has {count} CUDA devices; mend: give auto or cpu, or run where there is one"
         )
-    return torch.device(name)
+    return _woken(torch.device(name))
+
+
+@cache
+def _woken(device: torch.device) -> torch.device:
+    """Return a GPU on which a backward pass has run.
+
+    The first one calls cuBLAS from a thread without a context; torch warns of that, which ``-W error`` makes an error.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        one = torch.ones(1, 1, device=device, requires_grad=True)
+        torch.autograd.grad((one @ one).sum(), one)
+    return device

@@ -107,6 +107,20 @@ def test_coefficients_of_layers(kind: str) -> None:
     assert there.value == pytest.approx(here.value, rel=1e-3)
 
 
+def test_warnings_may_be_errors() -> None:
+    """A process whose first backward pass is a check's, under ``-W error``: torch warns of cuBLAS without a context."""
+    code = (
+        "import lmccheck; from networks.sets import shipped; "
+        "found = lmccheck.noise_stability(shipped('mlp', device='cuda'), p=0.1, diagnostics=True); print(found.verdict)"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    ran = subprocess.run(
+        [sys.executable, "-W", "error::UserWarning", "-c", code], env=environment, cwd=ROOT, capture_output=True,
+        timeout=300, text=True,
+    )  # fmt: skip
+    assert ran.stdout.split() == ["pass"], ran.stderr
+
+
 class Hungry(torch.nn.Linear):
     """A layer that asks for more memory than a card has."""
 
