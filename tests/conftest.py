@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ import lmccheck
 from lmccheck.alignment.many import ManyAlignment
 
 pytest_plugins = ["pytester"]
+gc.set_threshold(700, 10, 60)  # torch and transformers are a million objects, looked at in full 0.15 s each time
 
 TOGETHER = {  # files whose tests stay on one worker of pytest-xdist, since they share what is expensive to make
     "all networks, traced once": (

@@ -59,15 +59,12 @@ def importable(folder: Path | None) -> Iterator[None]:
     folder = folder.resolve()
     own = _kept.setdefault(folder, {})
     there = {path.stem for path in folder.iterdir()} if folder.is_dir() else set()  # looked up once, not per module
-    aside = {
-        name: module
-        for name, module in sys.modules.items()
-        if name.partition(".")[0] in there and _shadows(name, module, folder)
-    }
+    hidden = {root for root in there & sys.modules.keys() if _shadows(root, folder)}
+    aside = _of_roots(hidden)
     for name in aside:
         del sys.modules[name]
     sys.modules.update({name: module for name, module in own.items() if name not in sys.modules})
-    roots = {name.partition(".")[0] for name in sys.modules} - {name.partition(".")[0] for name in own}
+    before = set(sys.modules) - _of_roots({_root(name) for name in own}).keys()
     sys.path.insert(0, str(folder))
     importlib.invalidate_caches()
     try:
@@ -75,18 +72,28 @@ def importable(folder: Path | None) -> Iterator[None]:
     finally:
         if str(folder) in sys.path:
             sys.path.remove(str(folder))
-        for name, module in list(sys.modules.items()):
-            if name.partition(".")[0] not in roots and _lies_in(module, folder):
+        new = sys.modules.keys() - before
+        roots = {_root(name) for name in before} if new else set()
+        for name in new:
+            if _root(name) not in roots and _lies_in(sys.modules[name], folder):
                 own[name] = sys.modules.pop(name)
         sys.modules.update(aside)
 
 
-def _shadows(name: str, module: ModuleType, folder: Path) -> bool:
+def _root(name: str) -> str:
+    return name.partition(".")[0]
+
+
+def _of_roots(roots: set[str]) -> dict[str, ModuleType]:
+    """Return the loaded modules of some packages; there are thousands of modules, and mostly none is asked for."""
+    return {name: module for name, module in sys.modules.items() if _root(name) in roots} if roots else {}
+
+
+def _shadows(root: str, folder: Path) -> bool:
     """Whether a loaded module of the user's hides one that ``folder`` has; installed libraries are never set aside."""
-    root = name.partition(".")[0]
-    if root in sys.stdlib_module_names or not _has(folder, root) or _lies_in(sys.modules.get(root, module), folder):
+    if root in sys.stdlib_module_names or not _has(folder, root) or _lies_in(sys.modules[root], folder):
         return False
-    file = getattr(sys.modules.get(root, module), "__file__", None)
+    file = getattr(sys.modules[root], "__file__", None)
     return file is None or not {"site-packages", "dist-packages"} & set(Path(file).parts)
 
 
