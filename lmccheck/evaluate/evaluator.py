@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lmccheck.data.batches import rebatched
+from lmccheck.data.load import Batch
 from lmccheck.data.trees import tensors_in
 from lmccheck.errors import SourceError, UnsupportedArchitecture
 from lmccheck.evaluate import batchnorm
@@ -127,17 +128,19 @@ class Evaluator:
         reestimate: bool,
         label: str,
         watch: Callable[[Any], None] | None = None,
+        drawn: Sequence[Batch] | None = None,
     ) -> Measured:
         """Return per-sample losses at ``weights``; with ``reestimate`` BatchNorm statistics are taken afresh.
 
-        ``watch`` is called with the network's output for every batch.
+        ``watch`` is called with the network's output for every batch. ``drawn``: some samples, on which it is measured
+        in place of all; that is no full pass and is not counted as one.
         """
         self.runner.load(weights)
         if reestimate and self.batchnorms:
             self.reestimate()
-        self.evaluations += 1
+        self.evaluations += drawn is None
         losses, errors = [], []
-        for batch in self.batches:
+        for batch in self.batches if drawn is None else drawn:
             outputs = self.runner(batch.inputs, f"{self.network.data.origin}, {label}")
             if watch is not None:
                 watch(outputs)
@@ -149,7 +152,7 @@ class Evaluator:
             losses.append(values.cpu())
             if wrong is not None:
                 errors.append(wrong.cpu())
-        counted = self.counted if self.network.loss.name in TOKEN_LOSSES else None
+        counted = self.counted if drawn is None and self.network.loss.name in TOKEN_LOSSES else None
         return Measured(torch.cat(losses), torch.cat(errors) if errors else None, counted)
 
     def endpoint(self, weights: Mapping[str, Tensor], label: str, shown: str) -> Measured:

@@ -28,7 +28,8 @@ class Loss:
     """A per-sample loss: ``function(outputs, targets)`` -> (n,), its ``unit``, 0-1 errors where they exist.
 
     ``convex``: whether it is known to be convex in the network's output, on which certified segments rest.
-    ``counted``: targets (n, …) -> (n,) how many of each sample's are counted; None where all are.
+    ``counted``: targets (n, …) -> (n,) how many of each sample's are counted; None where all are. ``lower``: what no
+    sample's loss is below, None where that is not said.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Loss:
     integer_targets: bool
     convex: bool = False
     counted: Callable[[Tensor], Tensor] | None = None
+    lower: float | None = None
 
 
 def logits_of(outputs: Any) -> Tensor:
@@ -129,11 +131,13 @@ def counted_tokens(targets: Tensor) -> Tensor:
 
 
 LOSSES = {
-    "cross_entropy": Loss("cross_entropy", "nats", cross_entropy, classification_errors, True, True, counted_classes),
-    "mse": Loss("mse", "squared error", mse, None, False, True),
-    "next_token": Loss("next_token", "nats", next_token, next_token_errors, True, True, counted_tokens),
+    "cross_entropy": Loss(
+        "cross_entropy", "nats", cross_entropy, classification_errors, True, True, counted_classes, 0.0
+    ),
+    "mse": Loss("mse", "squared error", mse, None, False, True, lower=0.0),
+    "next_token": Loss("next_token", "nats", next_token, next_token_errors, True, True, counted_tokens, 0.0),
     "token_cross_entropy": Loss(
-        "token_cross_entropy", "nats", token_cross_entropy, token_errors, True, True, counted_classes
+        "token_cross_entropy", "nats", token_cross_entropy, token_errors, True, True, counted_classes, 0.0
     ),
 }
 
@@ -141,8 +145,9 @@ LOSSES = {
 def load_loss(loss: str | PerSample | Loss, folder: Path | None = None) -> Loss:
     """Return the loss of a name, of ``"module:function"`` or of a callable (outputs, targets) -> (n,) tensor.
 
-    A function that is convex in the outputs may say so with an attribute ``convex = True``; one that leaves samples out
-    says which with an attribute ``counted``, targets -> (n,), 0 or False for a sample in which nothing is counted.
+    A function that is convex in the outputs may say so with an attribute ``convex = True``, one that is never negative
+    with ``lower = 0``; one that leaves samples out says which with an attribute ``counted``, targets -> (n,), 0 or
+    False for a sample in which nothing is counted.
     """
     if isinstance(loss, Loss):
         return loss
@@ -163,7 +168,9 @@ def load_loss(loss: str | PerSample | Loss, folder: Path | None = None) -> Loss:
             f"loss {name!r}: got {type(function).__name__}, expected a function (outputs, targets) -> (n,) tensor"
         )
     convex, counted = getattr(function, "convex", False) is True, getattr(function, "counted", None)
-    return Loss(name, "loss", function, None, False, convex, counted)
+    lower = getattr(function, "lower", None)
+    bound = float(lower) if isinstance(lower, (int, float)) and not isinstance(lower, bool) else None
+    return Loss(name, "loss", function, None, False, convex, counted, bound)
 
 
 def default_loss(data: Data) -> str:

@@ -136,7 +136,7 @@ class Searched:
     def finding(self, limit: float | str) -> Finding:
         """Return what was found, its highest point measured once more."""
         from lmccheck.alignment.dimension import dimension_facts
-        from lmccheck.properties.linear_connectivity import pair_notes
+        from lmccheck.properties.line_notes import pair_notes
 
         point, _ = self.search.worst
         worst, middle = self.again(point), self.box.measure(dict.fromkeys(self.box.layers, 0.5))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from lmccheck.errors import LmcError
@@ -11,21 +11,23 @@ from lmccheck.evaluate.line import BARRIER
 from lmccheck.finding import Failure, Finding, Where
 from lmccheck.properties.advice import APART, maps_beyond, more_data, other_alignment, repairing
 from lmccheck.properties.certified_line import Certify, proven, with_proof
+from lmccheck.properties.early import Early, Wanted, require_bounded
+from lmccheck.properties.early_line import passes_of, settled_line
 from lmccheck.properties.explained import AtWorst, explained, told
+from lmccheck.properties.line_notes import pair_notes
 from lmccheck.properties.measured_line import Apart, Line, measure_line, measure_point
 from lmccheck.properties.registry import check
 from lmccheck.properties.remarks import (
     batchnorm_remark,
-    calibration_remarks,
     end_of,
     endpoint_measurements,
     precision_of,
 )
-from lmccheck.properties.settings import Align, Beyond, By, Limit, Points, Profile, Repair, Seed
+from lmccheck.properties.settings import Align, Beyond, By, EarlyFail, Limit, Points, Profile, Repair, Seed
 
 if TYPE_CHECKING:
     from lmccheck.alignment.api import Alignment
-    from lmccheck.evaluate.evaluator import Evaluator
+    from lmccheck.evaluate.evaluator import Measured
     from lmccheck.evaluate.segment import Segment
     from lmccheck.network.pair import ModelPair
 
@@ -47,6 +49,7 @@ def linear_connectivity(
     by: By | None = None,
     explain: bool | None = None,
     certify: Certify = "auto",
+    early_fail: EarlyFail = False,
     seed: Seed = 0,
     profile: Profile = "ci",
 ) -> Finding:
@@ -64,6 +67,8 @@ def linear_connectivity(
     ``explain`` says what carries it: by default of failures, unless in profile ``dev``; true: of passes, too.
     ``certify``: ``auto`` bounds what passes between the points, too, where there is an enclosure and it costs at most
     the grid (ci, of what was aligned; thorough: ten grids); with ``always`` what cannot be certified is inconclusive.
+    ``early_fail``: an error rate (1e-6) at which a fail may be settled on some of the samples, drawn in seeded order;
+    ``value`` is then an estimate with its ``interval``, and no curve is measured. Nothing passes by it.
 
     ``details`` hold ``t``, ``losses``, ``errors`` (0-1), ``naive_losses`` (nothing aligned), ``barrier_naive``,
     ``error_barrier``, ``worst_t``, ``explanation``, ``certified_bound`` and more; the witness is the Alignment.
@@ -71,6 +76,44 @@ def linear_connectivity(
     Raises LmcError (SourceError, SymmetryError, UnsupportedArchitecture) when nothing sound can be said.
     Source: Frankle et al. 2020, Entezari et al. 2022, Ainsworth et al. 2023 (permutation), Jordan et al. 2023 (repair).
     """
+    if early_fail:
+        require_bounded(pair.network)
+    ready = _ready(pair, align, repair, beyond, by, seed)
+    between, alignment, apart = ready.between, ready.alignment, ready.apart
+    if early_fail:
+        wanted = Wanted(early_fail, seed, passes_of(points, profile, 1 + ready.moved))
+        if settled := settled_line(between, ready.ends, limit, points, wanted, apart):
+            return _early(pair, *settled, between, alignment)
+    line = measure_line(between, points, profile, end_of("a", ready.ends[0]), end_of("b", ready.ends[1]), apart)
+    line, proof = proven(between, line, limit, certify, profile, apart, traced=alignment is not None)
+    naive = line
+    if ready.moved:
+        naive = replace(line, points=[measure_point(ready.unaligned, p.t, apart) for p in line.points])
+    found = _finding(pair, line, naive, between, alignment, limit)
+    if apart is not None:
+        found = _of_parts(found, line, naive, apart)
+    found, said = explained(found, AtWorst.of(between, line, ready.ends, apart), explain, profile)
+    return with_proof(found.explained(lambda: _failure(pair, line, found, between, align, said)), line, proof)
+
+
+@dataclass(frozen=True)
+class Ready:
+    """What a line is measured with: both original endpoints as measured, the segments as given and as aligned."""
+
+    ends: list[Measured]
+    unaligned: Segment
+    between: Segment
+    alignment: Alignment | None
+    apart: Apart | None
+
+    @property
+    def moved(self) -> bool:
+        """Whether the alignment moves anything."""
+        return self.between is not self.unaligned
+
+
+def _ready(pair: ModelPair, align: str, repair: str, beyond: Any, by: str | None, seed: int) -> Ready:
+    """Measure the endpoints and align. Raises LmcError for maps beyond an alignment that is none."""
     from lmccheck.alignment.api import align as align_pair
     from lmccheck.alignment.kept import not_worse
     from lmccheck.alignment.merge import segment
@@ -81,28 +124,17 @@ def linear_connectivity(
         raise LmcError(f"linear_connectivity: beyond = {beyond!r} with align = 'none'; mend: name an align method")
     evaluator = Evaluator(pair.network, pair.theta_a, pair.theta_b)
     unaligned = segment(pair, evaluator, None, repair)  # says what is missing before anything takes long
-    apart, measurements = None, endpoint_measurements(pair, evaluator)
-    ends = end_of("a", measurements[0]), end_of("b", measurements[1])
-    if by is not None:
-        apart = Apart.of(slices(pair.data, by), *measurements)
+    ends = endpoint_measurements(pair, evaluator)
+    apart = None if by is None else Apart.of(slices(pair.data, by), *ends)
     alignment = None if align == "none" else not_worse(pair, align_pair(pair, align, seed=seed, beyond=beyond))
     moved = alignment is not None and not alignment.is_identity
     between = segment(pair, evaluator, alignment, repair, beside=unaligned) if moved else unaligned
-    line = measure_line(between, points, profile, *ends, apart)
-    line, proof = proven(between, line, limit, certify, profile, apart, traced=alignment is not None)
-    naive = replace(line, points=[measure_point(unaligned, p.t, apart) for p in line.points]) if moved else line
-    found = _finding(pair, line, naive, between, alignment, limit)
-    if apart is not None:
-        found = _of_parts(found, line, naive, apart)
-    found, said = explained(found, AtWorst.of(between, line, measurements, apart), explain, profile)
-    return with_proof(found.explained(lambda: _failure(pair, line, found, between, align, said)), line, proof)
+    return Ready(ends, unaligned, between, alignment, apart)
 
 
 def _finding(
     pair: ModelPair, line: Line, naive: Line, between: Segment, alignment: Alignment | None, limit: float | str
 ) -> Finding:
-    from lmccheck.alignment.dimension import dimension_facts
-
     evaluator = between.evaluator
     value, worst_t = line.highest
     repair = between.facts()
@@ -119,7 +151,7 @@ def _finding(
         curve=line.curve(naive),
         error_barrier=line.error_barrier,
         barrier_definition=BARRIER,
-        alignment=alignment.summary() if alignment is not None else {"method": "none", **dimension_facts(pair)},
+        alignment=_aligned(pair, alignment),
         notes=[*_repair_notes(line, between, repair), *pair_notes(pair, evaluator, alignment)],
         witness=alignment,
         evaluations=evaluator.evaluations,
@@ -134,6 +166,32 @@ def _finding(
             "precision": precision_of(evaluator),
         },
     )
+
+
+def _early(pair: ModelPair, early: Early, found: Finding, between: Segment, alignment: Alignment | None) -> Finding:
+    """Return the finding of a line that failed early."""
+    notes = pair_notes(pair, between.evaluator, alignment)
+    if between.reestimates:
+        notes.insert(0, batchnorm_remark(pair.network))
+    found = replace(found, alignment=_aligned(pair, alignment), notes=notes, witness=alignment)
+    align = "none" if alignment is None else alignment.method
+    what = f"not linearly connected {_how(align)}{_proof(align)}"
+    advice = _advice(pair, found, between, align)
+    return replace(found, failure=early.failure(found, pair.name, what, "barrier", pair.data, next=advice))
+
+
+def _aligned(pair: ModelPair, alignment: Alignment | None) -> dict[str, Any]:
+    from lmccheck.alignment.dimension import dimension_facts
+
+    return alignment.summary() if alignment is not None else {"method": "none", **dimension_facts(pair)}
+
+
+def _how(align: str) -> str:
+    return "as they are, unaligned" if align == "none" else f"after {align}"
+
+
+def _proof(align: str) -> str:
+    return "" if align == "none" else " (no better alignment was found, which does not prove that there is none)"
 
 
 def _of_parts(found: Finding, line: Line, naive: Line, apart: Apart) -> Finding:
@@ -186,67 +244,8 @@ def _repair_notes(line: Line, between: Segment, facts: dict[str, Any]) -> list[s
     return notes
 
 
-def pair_notes(pair: ModelPair, evaluator: Evaluator, alignment: Alignment | None) -> list[str]:
-    """Return what is to be said of interpolating a pair under an alignment: buffers, dtypes, what moved b."""
-    from lmccheck.modules.constants import differing_integers
-
-    notes = []
-    buffers = [name for name in evaluator.buffers if name not in pair.network.constants]
-    if buffers:
-        notes.append(f"float buffers interpolated like weights: {', '.join(buffers[:3])}")
-    integers = differing_integers(pair.module, pair.theta_a, pair.theta_b)
-    if integers:
-        notes.append(f"integer buffers differ, between a and b the nearer end's are taken: {', '.join(integers[:3])}")
-    stored = {facts["dtype"] for facts in pair.description["files"].values()}
-    if stored - {"float32", "float64"}:
-        notes.append(f"stored as {', '.join(sorted(stored))}, evaluated in {precision_of(evaluator)}")
-    return notes if alignment is None else [*notes, *_alignment_notes(pair, alignment)]
-
-
-TURNED = "b is a permuted copy of a: that aligned they are one network says nothing about two; mend: name another b"
-
-
-def _alignment_notes(pair: ModelPair, alignment: Alignment) -> list[str]:
-    """Say what moved b, whence that was known to be allowed, and what stayed in place."""
-    from lmccheck.alignment.kept import kept_note
-    from lmccheck.network.endpoint import same_weights
-    from lmccheck.symmetry.experts import STAY
-
-    notes = [_beyond_note(alignment)] if alignment.beyond else []
-    if not alignment.is_identity and same_weights(pair.a, replace(pair.b, theta=alignment.weights)):
-        notes.append(TURNED)
-    notes += calibration_remarks(alignment.method, alignment.facts)
-    if pair.symmetry is not None:
-        origin = pair.description["symmetry"]["origin"]
-        source = "given" if origin == "given" else f"read from {origin}"
-        notes.append(f"permutation spec {source}, not derived from the traced network; verified on the data")
-    if not alignment.spec.groups:
-        notes.append("no unit group may be permuted; aligned equals unaligned")
-    elif kept := kept_note(alignment.facts, alignment.method):
-        notes += kept
-    elif alignment.is_identity:
-        notes.append("weight matching kept the identity: the units were already in order")
-    if left := [frozen.reason for frozen in alignment.spec.frozen if frozen.reason.endswith(STAY)]:
-        notes.append(left[0] + (f" (and {len(left) - 1} more lists)" if len(left) > 1 else ""))
-    if alignment.spec.unruled:
-        ops = ", ".join(sorted(alignment.spec.unruled))
-        notes.append(f"ops without a symmetry rule froze what they touch: {ops}")
-    return notes
-
-
-def _beyond_note(alignment: Alignment) -> str:
-    """Say that more than a permutation was applied, and what."""
-    facts = alignment.facts["maps"]
-    used = {kind: len(groups) for kind, groups in facts["groups"].items() if groups}
-    if facts["kept"] == "permutation" or not used:
-        return f"maps beyond permutations ({', '.join(alignment.beyond)}): none was of use, b is permuted only"
-    named = ", ".join(f"{kind} of {count} group(s)" for kind, count in used.items())
-    return f"b is not only permuted but mapped beyond permutations, its function kept: {named}"
-
-
 def _failure(pair: ModelPair, line: Line, found: Finding, between: Segment, align: str, said: Sequence[str]) -> Failure:
-    how = "as they are, unaligned" if align == "none" else f"after {align}"
-    proof = "" if align == "none" else " (no better alignment was found, which does not prove that there is none)"
+    proof = _proof(align)
     ends = [
         name
         for name, at, end in (("a", 0, line.a), ("b", -1, line.b))
@@ -267,7 +266,7 @@ def _failure(pair: ModelPair, line: Line, found: Finding, between: Segment, alig
         beside = f"; on it a {line.a.loss:.4g}, b {line.b.loss:.4g}"
     return line.failure(
         pair.name,
-        f"not linearly connected {how}{proof}",
+        f"not linearly connected {_how(align)}{proof}",
         "(1-t)·a + t·b",
         pair.data,
         [*remarks, *said],

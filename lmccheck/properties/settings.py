@@ -87,6 +87,15 @@ MergeLimit = Annotated[
 ]
 Points = Annotated[int, Field(ge=3, le=10_001, description="a whole number from 3 to 10001")]
 Seed = Annotated[int, Field(description="an integer")]
+EARLY = "false, or how likely a wrong fail may be: a number from 1e-12 to 0.05, such as 1e-6"
+
+
+def _early(value: Any) -> bool:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return value is False or (number and 1e-12 <= value <= 0.05)
+
+
+EarlyFail = Annotated[float | Literal[False], *_reader(EARLY, _early)]
 
 AGAINST = ("better-parent", "worse-parent", "mean")  # beside the names of parents
 Against = Annotated[str, Field(min_length=1, description=f"{', '.join(AGAINST)} or a parent's name")]

@@ -1,0 +1,147 @@
+"""Fails that are settled early: a line, path or merge that is too high by far is told so after a few samples."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import lmccheck
+from lmccheck.errors import LmcError, SourceError
+
+COUNT = 4000
+
+
+class Product(nn.Module):
+    """Answers u·v·x: θ and −θ are one function, and half way between them lies 0."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.u, self.v = nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.v(self.u(x))
+
+
+def data(noise: float = 0.5) -> tuple[Tensor, Tensor]:
+    """x of both signs, and x with noise on it."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(COUNT, 1, generator=generator)
+    return x, x + noise * torch.randn(COUNT, 1, generator=generator)
+
+
+def pair(noise: float = 0.5, **more: Any) -> lmccheck.ModelPair:
+    """θ and −θ, of which both answer x: at t the answer is (1 − 2t)²·x."""
+    ends = [{"u.weight": torch.tensor([[s]]), "v.weight": torch.tensor([[s]])} for s in (1.0, -1.0)]
+    settings = {"model": Product, "data": data(noise), "loss": "mse", "device": "cpu", **more}
+    return lmccheck.load_pair(*ends, **settings)
+
+
+def height(t: float, noise: float = 0.5) -> float:
+    """The line's height over the chord, from the formula."""
+    x, y = (each.double() for each in data(noise))
+    return float(((1 - 2 * t) ** 2 * x - y).square().mean() - (x - y).square().mean())
+
+
+def test_a_high_line_fails_after_a_few_samples() -> None:
+    """The value is an estimate near the true height, which its interval holds; what was not measured is said."""
+    found = lmccheck.linear_connectivity(pair(), align="none", limit=0.1, early_fail=1e-6)
+    early = found.details["early"]
+    assert found.verdict == "fail"
+    assert found.value == pytest.approx(height(0.5), rel=0.5)
+    assert found.interval is not None
+    assert 0.1 < found.interval[0] < height(0.5) < found.interval[1] == math.inf
+    assert (early["error"], early["of"], early["tried"], found.details["worst_t"]) == (1e-6, COUNT, 7, 0.5)
+    assert 0 < early["after"] <= early["drawn"] <= early["samples_drawn"] <= 0.05 * 23 * COUNT
+    known = f"settled after {early['after']} of 4,000 samples (a wrong fail is less likely than 1 in a million)"
+    assert found.details["known"] == known
+    text = "\n".join(found.lines)
+    assert f"{known}; not measured: the other points, the curve" in text
+    assert f"an estimate from {early['drawn']} of 4,000 samples, with 95 % confidence at least" in text
+    assert found.details["worst_loss"] == pytest.approx(found.value + found.details["loss_a"])
+    assert "losses" not in found.details
+    assert found.evaluations == 3  # both ends, and less than one pass
+
+
+@pytest.mark.parametrize("limit", [0.96, 1.0])
+def test_a_line_that_is_close_to_the_limit_is_measured_as_without(limit: float) -> None:
+    """Height 0.97 here: verdict, value, curve and notes are those of the whole measurement."""
+    assert height(0.5) == pytest.approx(0.97, abs=0.01)
+    whole = lmccheck.linear_connectivity(pair(), align="none", points=5, limit=limit)
+    early = lmccheck.linear_connectivity(pair(), align="none", points=5, limit=limit, early_fail=1e-6)
+    assert (early.verdict, early.value) == (whole.verdict, whole.value)
+    assert (early.details["losses"], early.details["known"]) == (whole.details["losses"], whole.details["known"])
+    assert early.interval is None
+    assert "early" not in early.details
+
+
+def test_by_default_nothing_is_settled_early() -> None:
+    found = lmccheck.linear_connectivity(pair(), align="none", limit=0.1)
+    assert "early" not in found.details
+    assert found.value == pytest.approx(height(0.5), rel=1e-5)
+
+
+def test_a_part_of_the_samples_fails_early() -> None:
+    """One site of ten is far from 0; over all samples the line is low enough."""
+    x, _ = data()
+    far = torch.arange(COUNT) % 10 == 0
+    x = torch.where(far[:, None], 3.0, 0.1) * x.sign()
+    from lmccheck.data.load import Batch, Data
+
+    sites = tuple("far" if one else "near" for one in far.tolist())
+    given = Data((Batch(x, x),), "data", True, columns={"site": sites})
+    whole = lmccheck.linear_connectivity(pair(data=given), align="none", limit=1.0, early_fail=1e-6)
+    assert whole.verdict == "pass"
+    found = lmccheck.linear_connectivity(pair(data=given), align="none", limit=1.0, by="site", early_fail=1e-6)
+    assert (found.verdict, found.details["worst_data"], found.details["early"]["of"]) == ("fail", "site far", 400)
+    assert found.value == pytest.approx(9.0)
+
+
+@pytest.mark.parametrize("wrong", [True, 0, 0.5, -1e-6, "1e-6"])
+def test_an_error_rate_is_a_small_number(wrong: Any) -> None:
+    with pytest.raises(LmcError, match=r"early_fail = .*expected false, or how likely a wrong fail may be"):
+        lmccheck.linear_connectivity(pair(), early_fail=wrong)
+
+
+def squared(output: Tensor, target: Tensor) -> Tensor:
+    return (output - target).square().mean(1)
+
+
+def test_a_loss_of_the_users_own_must_say_that_it_is_never_negative() -> None:
+    """It is refused without the attribute, or with another bound; with it the fail is settled."""
+
+    def loss(output: Tensor, target: Tensor) -> Tensor:
+        return squared(output, target)
+
+    settings: dict[str, Any] = {"align": "none", "limit": 0.1, "early_fail": 1e-6}
+    with pytest.raises(SourceError, match=r"early_fail: the loss '.*loss' does not say that it is never negative"):
+        lmccheck.linear_connectivity(pair(loss=loss), **settings)
+    loss.lower = -1  # type: ignore[attr-defined]
+    with pytest.raises(SourceError, match="says lower = -1, expected its attribute lower = 0"):
+        lmccheck.linear_connectivity(pair(loss=loss), **settings)
+    loss.lower = 0  # type: ignore[attr-defined]
+    assert "early" in lmccheck.linear_connectivity(pair(loss=loss), **settings).details
+
+
+def test_a_negative_value_of_a_loss_that_says_it_has_none_is_an_error() -> None:
+    """Whether an endpoint shows it or the line does."""
+
+    def loss(output: Tensor, target: Tensor) -> Tensor:
+        return squared(output, target) - below
+
+    loss.lower = 0  # type: ignore[attr-defined]
+    below = 0.5
+    with pytest.raises(SourceError, match=r"at an endpoint, expected none below 0, as its attribute lower = 0 says"):
+        lmccheck.linear_connectivity(pair(loss=loss), align="none", limit=0.1, early_fail=1e-6)
+
+    def other(output: Tensor, target: Tensor) -> Tensor:
+        return squared(output, target) - 1e-3 * (output.abs().sum(1) < 1e-6)
+
+    other.lower = 0  # type: ignore[attr-defined]
+    x = torch.ones(200, 1)
+    x[::7] = 0.01
+    with pytest.raises(SourceError, match=r"-0\.0009 at t = 0\.5, expected none below 0"):
+        lmccheck.linear_connectivity(pair(loss=other, data=(x, x)), align="none", limit=0.1, early_fail=1e-6)
