@@ -59,6 +59,10 @@ class Order:
         """Return how many units, from the first, hold at least so many samples, or all there are."""
         return min(int(np.searchsorted(self.edges, samples)), len(self.edges) - 1)
 
+    def within(self, samples: int) -> int:
+        """Return how many units, from the first, hold at most so many samples."""
+        return max(int(np.searchsorted(self.edges, samples, side="right")) - 1, 0)
+
     def batches(self, start: int, stop: int) -> list[Batch]:
         """Return some units, from the one numbered ``start`` in order, in batches no larger than usual."""
         if not self.data.rebatch:
@@ -151,11 +155,11 @@ def settle(evaluator: Evaluator, places: Sequence[Place], asked: Asked, seed: in
     live, size, spent = tried, FIRST, 0
     while live:
         for trial in live:
-            stop = order.until(trial.samples + size)
-            cost = asked.setup + int(order.edges[stop]) - trial.samples
-            if spent + cost > budget:
+            affordable = trial.samples + int(budget) - spent - asked.setup
+            stop = min(order.until(trial.samples + size), order.within(affordable))
+            if order.edges[stop] <= trial.samples:
                 return Tried(None, spent, len(tried))
-            spent += cost
+            spent += asked.setup + int(order.edges[stop]) - trial.samples
             trial.draw(stop)
             if (found := trial.settled(share)) is not None:
                 return Tried(found, spent, len(tried))

@@ -59,27 +59,27 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Early:
-    """A settled fail: what came of drawing, at which ``error``, and what the value is above (a chord, a reference).
+    """A settled fail: what came of drawing, at which ``error``; ``value`` and ``figure_of`` are of an estimated mean.
 
-    ``of_mean`` makes a figure of an estimated mean, where that is not the mean itself.
+    The figure is what the limit is about, such as a loss, the value how far it is above a chord or a reference.
     """
 
     tried: Tried
     settled: Settled
     error: float
-    base: float
-    of_mean: Callable[[float], float] = float
+    value_of: Callable[[float], float]
+    figure_of: Callable[[float], float] = float
 
     @property
     def figure(self) -> float:
         """The figure at the place, an estimate."""
-        return self.of_mean(self.settled.mean)
+        return self.figure_of(self.settled.mean)
 
     @property
     def interval(self) -> tuple[float, float]:
         """The 95 % interval of the value; its upper end is infinite where values have no bound."""
         low, high = self.settled.interval
-        return self.of_mean(low) - self.base, self.of_mean(high) - self.base
+        return self.value_of(low), self.value_of(high)
 
     @property
     def known(self) -> str:
@@ -96,7 +96,7 @@ class Early:
         return f"an estimate from {found.drawn:,} of {found.of:,} samples, with 95 % confidence {sure}"
 
     def finding(self, found: Finding, data: Data, lacking: str) -> Finding:
-        """Return a finding that holds ``figure - base``, as the fail that it is; ``lacking`` was not measured."""
+        """Return a finding that holds the value, as the fail that it is; ``lacking`` was not measured."""
         spent = self.tried.samples
         facts = {
             "error": self.error,
@@ -109,7 +109,7 @@ class Early:
         }
         return replace(
             found,
-            value=self.figure - self.base,
+            value=self.value_of(self.settled.mean),
             interval=self.interval,
             verdict="fail",
             known=self.known,

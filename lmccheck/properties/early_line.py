@@ -57,7 +57,7 @@ def settled_line(
     if (settled := tried.settled) is None:
         return None
     t, pair = at[settled.place.label], losses[settled.gate]
-    early = Early(tried, settled, wanted.error, chord(t, *pair))
+    early = Early(tried, settled, wanted.error, lambda mean: mean - chord(t, *pair))
     part = None if apart is None else f"{apart.slices.by} {gates[settled.gate].name}"
     evaluator = between.evaluator
     found = Finding(

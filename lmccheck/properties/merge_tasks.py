@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -34,12 +34,11 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Task:
-    """One data set: parents and merge measured on it.
+class Parents:
+    """One data set: parents measured on it.
 
-    ``ends`` and ``merged_end`` are their losses, ``scores`` and ``merged`` what the metric says of them, by name.
-    ``reestimated``: the merge's with BatchNorm statistics taken afresh from calibration data, None where there is
-    nothing to take. ``required``: the parents that the merge is compared with, ``reference`` what they are called.
+    ``ends`` are their losses, ``scores`` what the metric says of them, by name. ``required``: those that the merge is
+    compared with, ``reference`` what they are called.
     """
 
     label: str
@@ -48,9 +47,6 @@ class Task:
     evaluator: Evaluator = field(repr=False)
     ends: tuple[End, ...]
     scores: Mapping[str, Scores]
-    merged: Scores
-    merged_end: End
-    reestimated: Scores | None
     required: tuple[str, ...]
     reference: str
 
@@ -65,6 +61,28 @@ class Task:
         from lmccheck.evaluate.slices import slices
 
         return None if self.asked.by is None else slices(self.merge.network.data, self.asked.by)
+
+    def figures(self, which: Tensor | None = None) -> dict[str, float]:
+        """Return the parents' figures of some samples, by default of all."""
+        return {name: (each if which is None else each.of(which)).value for name, each in self.scores.items()}
+
+    def reference_of(self, figures: Mapping[str, float]) -> float:
+        """Return what the merge is compared with, of the parents' figures."""
+        values = [figures[name] for name in self.required]
+        return math.fsum(values) / len(values)
+
+
+@dataclass(frozen=True)
+class Task(Parents):
+    """One data set: parents and merge measured on it.
+
+    ``merged_end`` is the merge's loss, ``merged`` what the metric says of it. ``reestimated``: its figures with
+    BatchNorm statistics taken afresh from calibration data, None where there is nothing to take.
+    """
+
+    merged: Scores
+    merged_end: End
+    reestimated: Scores | None
 
     @cached_property
     def parts(self) -> list[Part]:
@@ -111,7 +129,7 @@ class Part:
     @cached_property
     def parents(self) -> dict[str, float]:
         """The parents' figures."""
-        return {name: self.of(scores) for name, scores in self.task.scores.items()}
+        return self.task.figures(self.which)
 
     @cached_property
     def merged(self) -> float:
@@ -126,8 +144,7 @@ class Part:
     @cached_property
     def reference(self) -> float:
         """What the merge is compared with."""
-        values = [self.parents[name] for name in self.task.required]
-        return math.fsum(values) / len(values)
+        return self.task.reference_of(self.parents)
 
     @property
     def worse_by(self) -> float:
@@ -135,9 +152,8 @@ class Part:
         return self.task.asked.metric.worse_by(self.merged, self.reference)
 
     def bound(self, limit: float | str) -> float:
-        """The limit here; a share of nothing is nothing."""
-        nothing = isinstance(limit, str) and self.reference == 0
-        return 0.0 if nothing else bound_of(limit, self.reference, LIMIT_OF_MERGE)
+        """The limit here."""
+        return bound_above(self.reference, limit)
 
     def within(self, value: float | None, limit: float | str) -> bool:
         """Whether another figure of the merge would do."""
@@ -165,11 +181,23 @@ class Part:
         return {"merge": self.merged, "reference": self.reference, "worse_by": self.worse_by}
 
 
-def measure_tasks(merge: Merge, data: Any, asked: Asked) -> list[Task]:
-    """Measure parents and merge on each data set. Raises LmcError for what names no parent or no data."""
+def bound_above(reference: float, limit: float | str) -> float:
+    """Return a limit in the unit of the reference; a share of nothing is nothing."""
+    nothing = isinstance(limit, str) and reference == 0
+    return 0.0 if nothing else bound_of(limit, reference, LIMIT_OF_MERGE)
+
+
+def measure_parents(merge: Merge, data: Any, asked: Asked) -> Iterator[Parents]:
+    """Measure parents on each data set. Raises LmcError for what names no parent or no data."""
     if asked.by is not None and not asked.metric.on_data:
         raise LmcError(f"by = {asked.by!r}: {asked.metric.name} has documents of its own; mend: leave `by` out")
-    return [_measured(measured, label, asked, against) for label, measured, against in _sets(merge, data, asked)]
+    return (_parents(measured, label, asked, against) for label, measured, against in _sets(merge, data, asked))
+
+
+def count_sets(data: Any) -> int:
+    """Return on how many data sets a merge is measured."""
+    by_parent = isinstance(data, Mapping) and not _describes(data)
+    return len(data) if by_parent or _names(data) else 1
 
 
 def require_reference(merge: Merge, against: str) -> None:
@@ -195,9 +223,13 @@ def _sets(merge: Merge, data: Any, asked: Asked) -> Iterator[tuple[str, Merge, s
         for parent, name in data.items():
             yield f"{_label(name)} ({parent})", merge.on(name), asked.against or parent
     else:
-        several = isinstance(data, list) and all(isinstance(name, str) for name in data)
-        for name in data if several else [data]:
+        for name in data if _names(data) else [data]:
             yield _label(name), merge.on(name), common
+
+
+def _names(data: Any) -> bool:
+    """Whether data are several names of data."""
+    return isinstance(data, list) and all(isinstance(name, str) for name in data)
 
 
 def _describes(data: Mapping[str, Any]) -> bool:
@@ -211,7 +243,7 @@ def _label(data: Any) -> str:
     return data if isinstance(data, str) else "data"
 
 
-def _measured(merge: Merge, label: str, asked: Asked, against: str) -> Task:
+def _parents(merge: Merge, label: str, asked: Asked, against: str) -> Parents:
     from lmccheck.evaluate.evaluator import Evaluator
 
     metric = asked.metric
@@ -221,13 +253,27 @@ def _measured(merge: Merge, label: str, asked: Asked, against: str) -> Task:
         found = evaluator.endpoint(end.theta, f"parent {name}", end.checkpoint.label)
         ends.append(end_of(name, found))
         scores[name] = metric.scores(evaluator, evaluator.weights(end.theta), found)
-    merged = merge.merged
-    own = evaluator if merged.network.module is merge.network.module else Evaluator(merged.network, merged.theta)
-    found, of_merge, again = _of_merge(own, merge, metric)
-    _require_unseen(merge)
     required, reference = _reference({name: each.value for name, each in scores.items()}, metric, against)
-    merged_end = end_of("of the merge", found)
-    return Task(label, merge, asked, evaluator, tuple(ends), scores, of_merge, merged_end, again, required, reference)
+    return Parents(label, merge, asked, evaluator, tuple(ends), scores, required, reference)
+
+
+def evaluator_of(known: Parents) -> Evaluator:
+    """Return what measures the merge: that of the parents, where it is of their shape.
+
+    Raises SourceError where the recipe chose by the data that it is measured on.
+    """
+    from lmccheck.evaluate.evaluator import Evaluator
+
+    merged, network = known.merge.merged, known.merge.network
+    _require_unseen(known.merge)
+    return known.evaluator if merged.network.module is network.module else Evaluator(merged.network, merged.theta)
+
+
+def measure_merge(known: Parents) -> Task:
+    """Measure the merge beside its parents."""
+    found, of_merge, again = _of_merge(evaluator_of(known), known.merge, known.asked.metric)
+    parents = {each.name: getattr(known, each.name) for each in fields(Parents)}
+    return Task(**parents, merged=of_merge, merged_end=end_of("of the merge", found), reestimated=again)
 
 
 def _of_merge(evaluator: Evaluator, merge: Merge, metric: Metric) -> tuple[Measured, Scores, Scores | None]:

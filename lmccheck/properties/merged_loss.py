@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from lmccheck.curves import Tasks
 from lmccheck.explain import number
 from lmccheck.finding import End, Failure, Finding, Seen, Where
-from lmccheck.properties.merge_tasks import Asked, Part, Task, measure_tasks, seen_by_recipe
+from lmccheck.properties.early import Early
+from lmccheck.properties.early_merge import require_means, settled_merge
+from lmccheck.properties.merge_tasks import (
+    Asked,
+    Parents,
+    Part,
+    Task,
+    bound_above,
+    count_sets,
+    measure_merge,
+    measure_parents,
+    seen_by_recipe,
+)
 from lmccheck.properties.registry import check
 from lmccheck.properties.remarks import measured_on, precision_of
-from lmccheck.properties.settings import Against, By, MergeData, MergeLimit, Metric
+from lmccheck.properties.settings import Against, By, EarlyFail, MergeData, MergeLimit, Metric, Seed
 from lmccheck.shown import some
 
 if TYPE_CHECKING:
@@ -39,6 +52,8 @@ def merged_loss(
     by: By | None = None,
     limit: MergeLimit = 0.05,
     explain: bool | None = None,
+    early_fail: EarlyFail = False,
+    seed: Seed = 0,
 ) -> Finding:
     """Assert that a merge, as its recipe makes it, is at most ``limit`` worse than what it was made of.
 
@@ -49,7 +64,8 @@ def merged_loss(
     parent, by which every parent is measured on its own task and is the reference there. ``by``: ``class`` or a column
     of the data: the worst part is judged, against the same parent. ``limit``: in the metric's unit, or ``"2%"`` of the
     reference's. ``explain`` says what carries the difference: by default of failures; true: of passes, too. Nothing is
-    re-estimated or aligned beyond what the recipe does: what is measured is what is made.
+    re-estimated or aligned beyond what the recipe does: what is measured is what is made. ``early_fail``: an error rate
+    (1e-6) at which a fail may be settled on some of the samples, as of ``linear_connectivity``.
 
     ``details`` hold ``data`` (for each the parents' figures, the merge's, the reference and the difference; ``parts``),
     ``reference``, ``merged``, ``made`` and more; the witness is the Merge. A pass is about this data; a fail about this
@@ -58,20 +74,33 @@ def merged_loss(
     from lmccheck.evaluate.metrics import metric as metric_of
 
     measured = metric_of(metric, merge.network.base, unit=merge.network.loss.unit)
-    tasks = measure_tasks(merge, data, Asked(measured, against or "", by))
+    if early_fail:
+        require_means(measured, merge.network)
+    tasks: list[Task] = []
+    for known in measure_parents(merge, data, Asked(measured, against or "", by)):
+        early = settled_merge(known, limit, early_fail, count_sets(data), seed) if early_fail else None
+        if early is not None:
+            return _early(early, known, limit, [*tasks, known])
+        tasks.append(measure_merge(known))
     worst = max((part for task in tasks for part in task.parts), key=lambda part: part.excess(limit))
-    found = Finding(
+    found = _explained(_finding(merge, tasks, worst, limit), merge, worst, tasks, explain)
+    return replace(found, evaluations=sum(task.evaluator.evaluations for task in tasks))
+
+
+def _finding(merge: Merge, tasks: list[Task], worst: Part, limit: float | str) -> Finding:
+    metric = worst.task.asked.metric
+    return Finding(
         worst.worse_by,
         limit if worst.reference else worst.bound(limit),
-        measured.unit,
+        metric.unit,
         reference=worst.reference,
         endpoints=_ends(worst),
         worst_loss=worst.merged,
         where=_where(worst, tasks),
         curve=Tasks(
             [_row(part, limit, len(tasks) > 1) for task in tasks for part in task.parts],
-            measured.name,
-            measured.higher_is_better,
+            metric.name,
+            metric.higher_is_better,
         ),
         merge=End("of the merge", worst.merged, worst.task.merged_end.error, worst.task.merged_end.token_loss),
         notes=_notes(tasks, worst, limit),
@@ -81,8 +110,45 @@ def merged_loss(
         facts=_facts(merge, worst, tasks),
         known="exact",
     )
-    found = _explained(found, merge, worst, tasks, explain)
-    return replace(found, evaluations=sum(task.evaluator.evaluations for task in tasks))
+
+
+def _early(early: Early, known: Parents, limit: float | str, looked_at: Sequence[Parents]) -> Finding:
+    """Return the finding of a merge that failed early, on the last of the data sets that were looked at."""
+    merge, metric = known.merge, known.asked.metric
+    gate = early.settled.gate
+    name = "" if known.slices is None else known.slices.names[gate]
+    which = None if known.slices is None else known.slices.index == gate
+    figures = known.figures(which)
+    reference = known.reference_of(figures)
+    where = [known.label] if len(looked_at) > 1 else []
+    found = Finding(
+        0.0,
+        limit if reference else bound_above(reference, limit),
+        metric.unit,
+        reference=reference,
+        endpoints=tuple(End(e.name, figures[e.name], None if name else e.error) for e in known.ends),
+        where=Where(data=", ".join([*where, *([f"{known.asked.by} {name}"] if name else [])]) or None),
+        merge=End("of the merge, an estimate,", early.figure),
+        notes=list(merge.product.made.notes),
+        alignment=_alignment(merge),
+        witness=merge,
+        examined=tuple(each.examined for each in reversed(looked_at)),
+        facts={
+            "metric": metric.name,
+            "reference": known.reference,
+            "merged": {"value": early.figure, "loss": None, "error": None},
+            "recipe": merge.recipe.facts(),
+            "made": dict(merge.product.made.facts),
+            "precision": precision_of(known.evaluator),
+        },
+        evaluations=sum(each.evaluator.evaluations for each in looked_at),
+    )
+    data = merge.network.data
+    found = early.finding(found, data, "the merge on all samples, other data and parts, what carries the difference")
+    subject, what = f"{merge.name}: {merge.recipe.text}", f"the merge is worse than {known.reference}"
+    measured = f"{'' if metric.name == 'loss' else metric.name + ' '}{early.figure:.4g} of the merge, an estimate, "
+    measured += f"{reference:.4g} of {known.reference}: worse by"
+    return replace(found, failure=early.failure(found, subject, what, measured, data))
 
 
 def _explained(found: Finding, merge: Merge, worst: Part, tasks: list[Task], explain: bool | None) -> Finding:

@@ -145,3 +145,63 @@ def test_a_negative_value_of_a_loss_that_says_it_has_none_is_an_error() -> None:
     x[::7] = 0.01
     with pytest.raises(SourceError, match=r"-0\.0009 at t = 0\.5, expected none below 0"):
         lmccheck.linear_connectivity(pair(loss=other, data=(x, x)), align="none", limit=0.1, early_fail=1e-6)
+
+
+CLASSES = torch.arange(3).repeat(700)
+INPUTS = torch.eye(3).repeat(700, 1)
+
+
+def linear(weight: Tensor) -> dict[str, Tensor]:
+    return {"weight": weight, "bias": torch.zeros(len(weight))}
+
+
+SURE = linear(4 * torch.eye(3))  # of every class
+BLIND = linear(4 * torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 1.0], [0.0, 0.0, 0.0]]))  # takes class 2 for class 1
+
+
+def merge(made: dict[str, Tensor], **more: Any) -> Any:
+    """A merge of two parents that are sure, whatever the recipe makes of them."""
+    parents = {"x": SURE, "y": linear(3 * torch.eye(3))}
+    settings = {"model": lambda: nn.Linear(3, 3), "data": (INPUTS, CLASSES), "device": "cpu", **more}
+    return lmccheck.load_merge(parents, {"call": lambda given: made}, **settings)
+
+
+METRICS = [("loss", 0.2), ("error", 5.0), ("accuracy", 5.0), ("loss", "50%"), ("error", "50%")]
+
+
+@pytest.mark.parametrize(("metric", "limit"), METRICS)
+def test_a_ruined_merge_fails_early_by_any_mean(metric: str, limit: Any) -> None:
+    """The interval holds what the whole measurement reads, and the verdict is the same."""
+    whole = lmccheck.merged_loss(merge(BLIND), metric=metric, limit=limit)
+    found = lmccheck.merged_loss(merge(BLIND), metric=metric, limit=limit, early_fail=1e-6)
+    early = found.details["early"]
+    assert whole.verdict == "fail"
+    assert (found.verdict, found.limit, found.unit) == (whole.verdict, whole.limit, whole.unit)
+    assert early["drawn"] <= early["samples_drawn"] <= 0.1 * 3 * 2100
+    assert found.interval is not None
+    assert found.limit <= found.interval[0] <= whole.value <= found.interval[1]
+    assert math.isinf(found.interval[1]) == (metric == "loss")
+    assert found.details["reference"] == whole.details["reference"] == "x"
+    assert found.details["worst_loss"] == pytest.approx(whole.details["worst_loss"], rel=0.5)
+    assert "not measured: the merge on all samples" in "\n".join(found.lines)
+
+
+def test_a_good_merge_passes_as_it_does_without() -> None:
+    """Nothing passes early: the value is exact."""
+    whole = lmccheck.merged_loss(merge(SURE), limit=0.1)
+    found = lmccheck.merged_loss(merge(SURE), limit=0.1, early_fail=1e-6)
+    assert (found.verdict, found.value, found.details["known"]) == ("pass", whole.value, "exact")
+
+
+def test_a_class_that_is_lost_fails_early_by_class() -> None:
+    found = lmccheck.merged_loss(merge(BLIND), metric="error", by="class", limit=5.0, early_fail=1e-6)
+    assert (found.verdict, found.details["worst_data"], found.details["early"]["of"]) == ("fail", "class 2", 700)
+    assert found.value == 100.0
+
+
+def test_a_metric_that_is_no_mean_of_what_is_never_negative_is_refused() -> None:
+    def margin(model: nn.Module, batches: Any) -> Tensor:
+        return torch.cat([model(inputs).max(1).values for inputs, _ in batches])
+
+    with pytest.raises(LmcError, match=r"early_fail with metric .*margin.*expected one of loss, token-loss"):
+        lmccheck.merged_loss(merge(BLIND), metric=margin, limit=0.1, early_fail=1e-6)
