@@ -39,47 +39,76 @@ POOLS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
+class Each(nn.Conv1d):
+    """A linear layer for each of several networks side by side, (n, copies, read) to (n, copies, made)."""
+
+    def __init__(self, read: int, made: int, bias: bool = True, *, copies: int) -> None:
+        super().__init__(copies * read, copies * made, 1, groups=copies, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.flatten(1).unsqueeze(2)).reshape(len(x), self.groups, -1)
+
+
+def _linear(copies: int) -> Callable[..., nn.Module]:
+    return partial(Each, copies=copies) if copies else nn.Linear
+
+
 class Gated(nn.Module):
     """A product of two halves of a layer, one through an activation; a difference, a square, an absolute."""
 
-    def __init__(self, activation: Callable[[], nn.Module]) -> None:
+    def __init__(self, activation: Callable[[], nn.Module], copies: int = 0) -> None:
         super().__init__()
-        self.both, self.down = nn.Linear(5, 12), nn.Linear(12, 3)
+        linear = _linear(copies)
+        self.both, self.down = linear(5, 12), linear(12, 3)
         self.activation = activation()
 
     def forward(self, x: Tensor) -> Tensor:
         first, up = self.both(x).chunk(2, -1)
         gate = self.activation(first)
         other = (2 - gate).abs() / 3 - 0.1 * up.square()
-        return self.down(torch.cat([gate * up, other], 1))
+        return self.down(torch.cat([gate * up, other], -1))
 
 
 class Residual(nn.Module):
     """Convolutions (grouped, strided, dilated), BatchNorm, a skip, padding, a maximum and a mean over places."""
 
-    def __init__(self, activation: Callable[[], nn.Module], pool: Callable[[], nn.Module]) -> None:
+    def __init__(self, activation: Callable[[], nn.Module], pool: Callable[[], nn.Module], copies: int = 0) -> None:
         super().__init__()
-        self.stem = nn.Conv2d(1, 4, 3, padding=1)
+        k = copies or 1
+        self.stem = nn.Conv2d(k, 4 * k, 3, padding=1, groups=k)
         self.pool = pool()
-        self.inner = nn.Conv2d(4, 4, 3, padding=2, dilation=2, groups=2)
-        self.norm = nn.BatchNorm2d(4)
-        self.last = nn.Conv2d(4, 3, 2, stride=2, bias=False)
+        self.inner = nn.Conv2d(4 * k, 4 * k, 3, padding=2, dilation=2, groups=2 * k)
+        self.norm = nn.BatchNorm2d(4 * k)
+        self.last = nn.Conv2d(4 * k, 3 * k, 2, stride=2, groups=k, bias=False)
         self.activation = activation()
-        self.head = nn.Linear(6, 3)
+        self.head = _linear(copies)(6, 3)
+        self.per = (copies, 3) if copies else (3,)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.pool(self.activation(self.stem(x)))
+        x = self.pool(self.activation(self.stem(x.flatten(1, -3))))
         x = x + self.activation(self.norm(self.inner(x)))
         x = self.last(F.pad(x, (1, 0, 0, 1), value=0.5))
-        return self.head(torch.cat([x.flatten(2).amax(2), x.mean((2, 3))], 1))
+        both = x.flatten(2).amax(2), x.mean((2, 3))
+        return self.head(torch.cat([part.unflatten(1, self.per) for part in both], -1))
 
 
-def layers(widths: Sequence[int], activation: Callable[[], nn.Module], bias: bool) -> nn.Module:
+def layers(widths: Sequence[int], activation: Callable[[], nn.Module], bias: bool, copies: int = 0) -> nn.Module:
     """A perceptron that begins with a reshape."""
-    parts: list[nn.Module] = [nn.Flatten()]
+    parts: list[nn.Module] = [nn.Flatten(2 if copies else 1)]
     for read, made in pairwise(widths):
-        parts += [nn.Linear(read, made, bias=bias), activation()]
+        parts += [_linear(copies)(read, made, bias=bias), activation()]
     return nn.Sequential(*parts[:-1])
+
+
+class Bank(nn.Module):
+    """As many networks of a kind as there are copies, (n, copies, …) inputs to (n·copies, 3) outputs."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x).flatten(0, 1)
 
 
 def wild(module: nn.Module, seed: int, scale: float) -> dict[str, Tensor]:
@@ -98,10 +127,10 @@ def wild(module: nn.Module, seed: int, scale: float) -> dict[str, Tensor]:
 
 @dataclass(frozen=True)
 class Kind:
-    """A network by name, with the shape of a sample."""
+    """A network by name, with the shape of a sample; ``build(copies=k)`` makes k of them side by side, as ``Bank``."""
 
     name: str
-    build: Callable[[], nn.Module]
+    build: Callable[..., nn.Module]
     shape: tuple[int, ...]
 
 

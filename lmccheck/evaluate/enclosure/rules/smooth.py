@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lmccheck.evaluate.enclosure.cell import Cell, encloses
-from lmccheck.evaluate.enclosure.enclosed import Enclosed, NoEnclosure
+from lmccheck.evaluate.enclosure.enclosed import TWIST, Enclosed, NoEnclosure
 from lmccheck.evaluate.enclosure.rules.piecewise import SELU_ALPHA, SELU_SCALE, rectified
 
 Function = Callable[[Tensor], Tensor]
@@ -31,27 +31,28 @@ class Smooth:
     def __call__(self, z: Enclosed) -> Enclosed:
         """Return φ(z), elementwise.
 
-        Along the chord φ is its own chord − s(1−s)·Δ²·φ″(ξ)/2, with ξ between the ends; off it by d it is more by
-        φ′(ξ)·d. Both derivatives are taken in the middle; what they may differ from that is slack.
+        Both derivatives are taken in the middle m; what they may differ from that is slack. z has a step Δ = ±2r, a
+        chord c, a bend v; J bounds |φ‴|. Along c, φ is its own chord − s(1−s)·Δ²·φ″(ξ)/2; where φ″ differs from that
+        in m by J·|c − m|, that leaves J·(r³ − |c−m|³)/6. Off it by d = s(1−s)·v φ is more by φ′(m)·d, and by at most
+        |φ″|·(|c − m|·|d| + d²/2), where |c − m| = |s−½|·|Δ|. Slack e makes it differ by |φ′|·e + |φ″|·e²/2.
         """
         middle = (z.first + z.second) / 2
         slope, curve = self.slope(middle), self.curve(middle)
-        off, squared = z.off_chord, z.step.square()
-        reach = z.step.abs() / 2
+        off, squared, step = z.off_chord, z.step.square(), z.step.abs()
+        reach = step / 2
         most = torch.full_like(curve, self.most_curve)  # of |φ″| within reach
         if math.isfinite(self.jolt):
             most = (curve.abs() + self.jolt * (reach + off)).clamp(max=self.most_curve)
         bend = -curve * squared / 2
-        apart = most + curve.abs()
+        slack = squared / 8 * (most + curve.abs())
         if math.isfinite(self.jolt):
-            apart = torch.minimum(reach * self.jolt, apart)
-        slack = squared / 8 * apart
-        turned = most * (reach + off)  # by how much φ′ may differ from that in the middle
+            slack = torch.minimum(self.jolt * reach**3 / 6, slack)
         if z.bend is not None:
-            bend = bend + slope * z.bend
-            slack = slack + torch.minimum(turned, self.most_slope + slope.abs()) * z.bend.abs() / 4
+            bend, size = bend + slope * z.bend, z.bend.abs()
+            slack = slack + most * (TWIST * step + size / 32) * size
         if z.slack is not None:
-            slack = slack + (slope.abs() + turned).clamp(max=self.most_slope) * z.slack
+            steepest = slope.abs() + most * (reach + off - z.slack / 2)  # of what z's slack is multiplied by
+            slack = slack + steepest.clamp(max=self.most_slope) * z.slack
         wide = self.most_slope * (reach + off)  # what the slope alone allows: less where the ends are far apart
         bend, slack = bend.where(slack <= wide, 0.0), torch.minimum(slack, wide)
         first = self.value(z.first)
