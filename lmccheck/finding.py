@@ -193,6 +193,27 @@ class Examined:
     label: str = ""
 
 
+@dataclass(frozen=True)
+class Compared:
+    """Losses of samples that the limit bounds, for verdicts on the population that the samples are from.
+
+    ``losses``, (n,) float64 in the finding's unit, less is better, at a ``place`` ("at t = 0.5"). ``against``: (n,)
+    each, what they are compared with; to be within the limit of one of them is enough. ``shares``: (n,) each, what a
+    limit in percent is a share of, where that is not ``against``. ``weights``: (n,), what a sample weighs. ``fixed``:
+    False for a place that was chosen by these very samples. ``reach``: how far losses can differ at most, where that is
+    known. ``limit``: where it is another than the finding's.
+    """
+
+    place: str
+    losses: Any = field(repr=False)
+    against: tuple[Any, ...] = field(repr=False)
+    shares: tuple[Any, ...] = field(default=(), repr=False)
+    weights: Any = field(default=None, repr=False)
+    fixed: bool = True
+    reach: float | None = None
+    limit: float | str | None = None
+
+
 @one_line(lambda found: f"{found.value!r} {found.unit}, limit {found.limit!r}, {found.where}")
 @dataclass(frozen=True)
 class Finding:
@@ -208,6 +229,8 @@ class Finding:
     network's: each, the one that the value is of first. ``known``: how the value is known, in a clause: "certified",
     "exact", "sampled at 33 points", "inner: 'embed' left whole". ``explanation``: what carries the value, as
     ``diagnose/explanation.py`` says it; plain data. ``advice``: what may help, of a failure that is lines of text.
+    ``compared``: all that the limit bounds, sample by sample, all of which has to hold; by it a population is judged.
+    ``everywhere``: gives the same of all that lies between the places of ``compared``, or why there is none; costly.
     """
 
     value: float
@@ -237,6 +260,8 @@ class Finding:
     known: str | None = None
     advice: Sequence[str] = ()
     explanation: Mapping[str, Any] | None = field(default=None, repr=False)
+    compared: Sequence[Compared] = field(default=(), repr=False)
+    everywhere: Callable[[], tuple[Sequence[Compared], str]] | None = field(default=None, repr=False)
 
     @property
     def bound(self) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
@@ -12,7 +12,7 @@ from torch import Tensor
 from lmccheck.alignment.many import ManyAlignment, mean_of
 from lmccheck.alignment.merge import traced_for_repair
 from lmccheck.errors import LmcError
-from lmccheck.evaluate.evaluator import Evaluator
+from lmccheck.evaluate.evaluator import Evaluator, Measured
 from lmccheck.evaluate.line import Point, barrier, sample
 from lmccheck.evaluate.means import RunningMean
 from lmccheck.evaluate.segment import Segment, require_repair
@@ -24,7 +24,7 @@ from lmccheck.symmetry.discover import Traced
 
 LOG = logging.getLogger("lmccheck")
 Matrix = list[list[float]]
-Curves = dict[tuple[int, int], list[tuple[float, float]]]
+Curves = dict[tuple[int, int], list[Point]]
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,7 @@ class Barriers:
     ``aligned`` and ``naive`` stand over the chord between the losses of the originals, ``losses`` (n,), as
     linear_connectivity's; ``reestimated`` over that between the ends with BatchNorm re-estimated (None without one).
     ``mean_loss`` and ``mean_loss_naive`` are the losses of the uniform mean of all models, aligned and as given.
+    ``curves`` and ``own``: the points of aligned segments, and what the models lose, sample by sample.
     """
 
     aligned: Matrix
@@ -47,6 +48,8 @@ class Barriers:
     mean_error: float | None
     points: int
     evaluations: int
+    curves: Curves = field(default_factory=dict, repr=False)
+    own: Sequence[Tensor] = field(default=(), repr=False)
 
 
 @own_settings()
@@ -110,9 +113,9 @@ def measure_barriers(
     losses = [end.loss for end in ends]
     aligned = _segments(evaluator, many.weights, losses, points, repair, derived)
     naive = aligned if many.is_identity else _segments(evaluator, many.originals, losses, points, repair, derived)
-    over_ends = {key: barrier(curve, curve[0][1], curve[-1][1])[0] for key, curve in aligned.items()}
-    heights = {key: barrier(curve, losses[key[0]], losses[key[1]]) for key, curve in aligned.items()}
-    heights_naive = {key: barrier(curve, losses[key[0]], losses[key[1]])[0] for key, curve in naive.items()}
+    over_ends = {key: _barrier(curve, curve[0].loss, curve[-1].loss)[0] for key, curve in aligned.items()}
+    heights = {key: _barrier(curve, losses[key[0]], losses[key[1]]) for key, curve in aligned.items()}
+    heights_naive = {key: _barrier(curve, losses[key[0]], losses[key[1]])[0] for key, curve in naive.items()}
     count = len(losses)
     mean, mean_naive = (
         evaluator.measure(_mean(evaluator, states, weights), reestimate=reestimates, label="the mean of all")
@@ -131,7 +134,13 @@ def measure_barriers(
         mean_error=mean.error,
         points=points,
         evaluations=evaluator.evaluations,
+        curves=aligned,
+        own=[end.losses for end in ends],
     )
+
+
+def _barrier(curve: Sequence[Point], at_a: float, at_b: float) -> tuple[float, float]:
+    return barrier([(point.t, point.loss) for point in curve], at_a, at_b)
 
 
 def _segments(
@@ -142,19 +151,21 @@ def _segments(
     repair: str,
     derived: Traced | None,
 ) -> Curves:
-    """Return (t, loss) along the segment between every two models i < j; the ends of all segments are shared."""
-    tips: dict[int, float] = {}
+    """Return points along the segment between every two models i < j; the ends of all segments are shared."""
+    tips: dict[int, Measured] = {}
 
-    def curve(between: Segment, i: int, j: int) -> list[tuple[float, float]]:
+    def curve(between: Segment, i: int, j: int) -> list[Point]:
         def at(t: float) -> Point:
-            if t not in (0.0, 1.0):
-                return Point(t, between.measure(t).loss, None)
-            tip = i if t == 0.0 else j
-            if tip not in tips:
-                tips[tip] = between.measure(t).loss
-            return Point(t, tips[tip], None)
+            tip = {0.0: i, 1.0: j}.get(t)
+            if tip is None:
+                found = between.measure(t)
+            elif tip in tips:
+                found = tips[tip]
+            else:
+                found = tips[tip] = between.measure(t)
+            return Point(t, found.loss, None, losses=found.losses)
 
-        return [(point.t, point.loss) for point in sample(at, points, 0, losses[i], losses[j])]
+        return sample(at, points, 0, losses[i], losses[j])
 
     found: Curves = {}
     for i in range(len(states)):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 BARRIER = (
     "max over t of L((1-t)·θ_A + t·π(θ_B)) − [(1-t)·L(θ_A) + t·L(θ_B)], "
@@ -15,13 +16,16 @@ BARRIER = (
 class Point:
     """The network at ``t`` on the segment: mean loss, and mean 0-1 error where the loss has one.
 
-    ``parts``: the mean loss over each part of the samples, where they are told apart.
+    ``parts``: the mean loss over each part of the samples, where they are told apart. ``losses``: those of samples,
+    (n,) float64, where they are kept. ``chosen``: whether t was chosen by losses at other points.
     """
 
     t: float
     loss: float
     error: float | None
     parts: tuple[float, ...] = ()
+    losses: Any = field(default=None, repr=False, compare=False)
+    chosen: bool = False
 
 
 def chord(t: float, at_a: float, at_b: float) -> float:
@@ -65,5 +69,5 @@ def sample(
         at = barrier([(p.t, p.loss) for p in known], at_a, at_b)[1] if worst is None else worst(known)
         for t in (at - step, at + step):
             if 0 < t < 1 and t not in found:
-                found[t] = measure(t)
+                found[t] = replace(measure(t), chosen=True)
     return [found[t] for t in sorted(found)]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import torch
@@ -137,7 +137,8 @@ def _infinite(tensor: Tensor) -> bool:
 class MeanLosses:
     """Losses of n models, of their weighted mean, and of the n means that leave one model out each.
 
-    ``weights`` sum to 1. ``without`` is None for the model that has all the weight.
+    ``weights`` sum to 1. ``without`` is None for the model that has all the weight. ``own`` and ``each``: losses of
+    samples, (m,) float64, of every model and of the mean of all.
     """
 
     weights: list[float]
@@ -146,6 +147,8 @@ class MeanLosses:
     loss: float
     error: float | None
     without: list[float | None]
+    own: Sequence[Tensor] = field(default=(), repr=False)
+    each: Tensor | None = field(default=None, repr=False)
 
     @property
     def chord(self) -> float:
@@ -207,4 +210,6 @@ def mean_losses(
         found.loss,
         found.error,
         without,
+        [end.losses for end in ends] if known is None else known.own,
+        found.losses,
     )

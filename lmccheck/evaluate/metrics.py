@@ -46,7 +46,18 @@ class Scores:
     def value(self) -> float:
         """The figure; NaN where nothing weighs anything."""
         total = float(self.weights.sum())
-        return self.of_mean(float((self.values * self.weights).sum()) / total) if total > 0 else math.nan
+        return self.of_mean(self._mean) if total > 0 else math.nan
+
+    @property
+    def linear(self) -> Tensor:
+        """Values whose weighted mean is the figure, (n,): of a power of e those of its tangent at the mean."""
+        if self.of_mean is not exponential:
+            return self.values
+        return self.value * (1 + self.values - self._mean)
+
+    @property
+    def _mean(self) -> float:
+        return float((self.values * self.weights).sum()) / float(self.weights.sum())
 
     def of(self, which: Tensor) -> Scores:
         """Return those of some samples: ``which``, (n,) bool."""

@@ -60,6 +60,7 @@ class Fusion(LaidOut):
     seed: int
     facts: dict[str, Any] = field(repr=False)
     metadata: dict[str, str] = field(repr=False)
+    losses_b: Tensor | None = field(default=None, repr=False)  # those of samples, (n,) float64
 
     @property
     def statement(self) -> str:
@@ -168,6 +169,7 @@ def fuse_pair(pair: WidthPair, *, norm: str = "activations", seed: int = 0) -> F
         seed,
         facts,
         {key: text for key, text in pair.b.checkpoint.metadata.items() if key != "lmccheck"},  # of other weights
+        of_b.losses,
     ).made_like(pair.a.checkpoint, pair.inputs)
 
 

@@ -77,7 +77,7 @@ class Along:
             if s in (0.0, 1.0):
                 return Point(s, ends[int(s)], None)
             found = self._measure(working, number, s, interpolate(first, second, s))
-            return Point(s, found.loss, found.error)
+            return Point(s, found.loss, found.error, losses=found.losses)
 
         found = sample(measure, points, rounds, 0.0, 0.0)
         inside = max((point for point in found if 0 < point.t < 1), key=lambda point: height(point.loss))
@@ -86,7 +86,8 @@ class Along:
             seen.append((inside.loss, inside.t))
         elif height(inside.loss) > max(map(height, ends)) * (1 - ROUNDING):
             exact = self.at(number, inside.t)
-            found[found.index(inside)] = Point(inside.t, exact.loss, exact.error)
+            again = Point(inside.t, exact.loss, exact.error, losses=exact.losses, chosen=inside.chosen)
+            found[found.index(inside)] = again
             seen.append((exact.loss, inside.t))
         top, where = max(seen, key=lambda item: height(item[0]))
         return top, where, tuple(found[1:-1])

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from lmccheck.data.trees import tensors_in
 from lmccheck.errors import WitnessError
@@ -66,7 +68,8 @@ class Certificate:
     ``exact`` is False where a segment was sampled; ``bound`` says how high those are at most, where that is known.
     ``deviation``: how far, relative and in float64, constant segments moved the output and affine ones left the chord,
     on the first evaluation samples; of a chain, by how much its end is another function than θ_B. ``convex``: what is
-    known of the loss. ``end_errors``: the 0-1 errors of θ_A and of θ_B.
+    known of the loss. ``end_errors``: the 0-1 errors of θ_A and of θ_B. ``breakpoints``: losses of samples, (n,)
+    float64, at those that were measured, by number; ``own`` are those of θ_A and of θ_B.
     """
 
     segments: tuple[Known, ...]
@@ -77,6 +80,8 @@ class Certificate:
     deviation: float
     convex: Claim = CONVEX
     end_errors: tuple[float | None, float | None] = (None, None)
+    breakpoints: Mapping[int, Tensor] = field(default_factory=dict, repr=False)
+    own: tuple[Tensor, ...] = field(default=(), repr=False)
 
     @property
     def excess(self) -> float:
@@ -145,7 +150,7 @@ def certify(
     deviation = _numerically(pair, structure, path)
     along = Along(pair, path)
     exact = along.exact
-    losses, errors = _breakpoints(exact, structure, path, everywhere)
+    losses, errors, kept = _breakpoints(exact, structure, path, everywhere)
     heads = [number for number, segment in enumerate(path.segments) if segment.kind == "a"]
     claim = tried(pair.loss, exact, lambda number, s: exact.weights(path.between(number, s)), heads)
     segments = []
@@ -165,7 +170,10 @@ def certify(
     if passes > 0 and math.isfinite(top):
         segments = [bounded(along, path, known, top, passes) if known.how == "sampled" else known for known in segments]
     own = errors[0], errors[-1]
-    return Certificate(tuple(segments), top, losses[0], losses[-1], along.evaluations, deviation, claim, own)
+    return Certificate(
+        tuple(segments), top, losses[0], losses[-1], along.evaluations, deviation, claim, own,
+        kept, (kept[0], kept[max(kept)]),
+    )  # fmt: skip
 
 
 def bounded(along: Along, path: Path, known: Known, top: float, passes: float) -> Known:
@@ -188,13 +196,15 @@ def bounded(along: Along, path: Path, known: Known, top: float, passes: float) -
 
 def _breakpoints(
     evaluator: Evaluator, structure: Structure, path: Path, everywhere: bool
-) -> tuple[list[float], list[float | None]]:
+) -> tuple[list[float], list[float | None], dict[int, Tensor]]:
     """Return the loss and the 0-1 error at every breakpoint; after constant segments those from before them.
 
-    ``everywhere``: those are measured too, and must be the same on every sample.
+    Last the losses of samples, by number, at those that are not behind a constant segment. ``everywhere``: the latter
+    are measured too, and must be the same on every sample.
     """
     losses: list[float] = []
     errors: list[float | None] = []
+    kept: dict[int, Tensor] = {}
     before = None
     for number, state in enumerate(path.points):
         constant = number > 0 and path.segments[number - 1].kind in "bc"
@@ -214,7 +224,9 @@ def _breakpoints(
         before = found
         losses.append(losses[-1] if constant else found.loss)
         errors.append(errors[-1] if constant else found.error)
-    return losses, errors
+        if not constant:
+            kept[number] = found.losses
+    return losses, errors, kept
 
 
 def _require_finite(number: int, output: Any) -> None:

@@ -70,7 +70,15 @@ def sampled_chain(pair: ModelPair, path: Path, *, profile: str = "ci", everywher
         segments.append(known)
     top = max((a.loss, b.loss, *(segment.largest for segment in segments)), key=height)
     return Certificate(
-        tuple(segments), top, a.loss, b.loss, along.evaluations, deviation, end_errors=(a.error, b.error)
+        tuple(segments),
+        top,
+        a.loss,
+        b.loss,
+        along.evaluations,
+        deviation,
+        end_errors=(a.error, b.error),
+        breakpoints={number: point.losses for number, point in enumerate(points)},
+        own=(a.losses, b.losses),
     )
 
 

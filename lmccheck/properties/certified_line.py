@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from lmccheck.curves import Curve
-from lmccheck.finding import Finding, bound_of
-from lmccheck.properties.measured_line import Apart, Line, measure_point
+from lmccheck.errors import LmcError
+from lmccheck.evaluate.line import Point
+from lmccheck.finding import Compared, Finding, bound_of
+from lmccheck.properties.measured_line import Apart, Line, compared, measure_point
 from lmccheck.shown import rounded_up
 
 if TYPE_CHECKING:
@@ -62,7 +64,7 @@ def proven(
     traced = traced or certify == "always" or profile == "thorough"
     shown = _shown(between, _sought(between, line, judged, bound, budget, apart), traced)
     if shown.above is not None:
-        found = measure_point(between, shown.above, apart)
+        found = replace(measure_point(between, shown.above, apart), chosen=True)
         points = sorted([*(p for p in line.points if p.t != found.t), found], key=lambda point: point.t)
         line = replace(line, points=points)
     return line, Proof(certify, shown, bound)
@@ -83,6 +85,33 @@ def _shown(between: Segment, sought: Sought, traced: bool) -> Shown:
     if sought.height > shown.bound + ROUNDING * (1 + loss):  # it bounds something else
         return Shown.nothing(f"no enclosure is known of a network that is above its bound at t = {sought.likely:.4g}")
     return shown
+
+
+def everywhere(
+    between: Segment, line: Line, own: tuple[Any, Any], apart: Apart | None, proof: Proof, profile: str
+) -> tuple[list[Compared], str]:
+    """Return bounds of samples' losses all along the line beside its chord, or why there are none.
+
+    ``own``: what both endpoints lose, (n,) each. Between the edges of a part of a cell both are straight, so that the
+    edges are enough.
+    """
+    from lmccheck.evaluate.enclosure.enclosed import NoEnclosure
+    from lmccheck.evaluate.enclosure.lines import bounded_samples
+
+    budget = 0.0 if proof.asked == "never" else GRIDS[proof.asked][profile] * len(line.points)
+    if budget == 0:
+        return [], ""
+    if not proof.holds:
+        return [], proof.why or "these data themselves are not certified"
+    network = between.evaluator.network
+    sought = _sought(between, line, line, proof.limit, budget, None)
+    try:
+        edges = bounded_samples(network, between.first, between.second, sought)
+    except NoEnclosure as error:
+        return [], f"no enclosure is known of {error}"
+    except LmcError as error:
+        return [], str(error).partition("; mend:")[0]
+    return compared([Point(t, 0.0, None, losses=losses) for t, losses in edges], own, apart=apart), ""
 
 
 def _sought(between: Segment, line: Line, judged: Line, bound: float, budget: float, apart: Apart | None) -> Sought:

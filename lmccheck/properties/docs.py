@@ -48,7 +48,9 @@ def _in_manifests(declared: Property) -> str:
     said += "".join(f"; `{name}` must be given" for name in declared.limits)
     return (
         f'{said}. Every check may say `severity`, `"fail"` or `"warn"`, and `endpoints`: `"useful"`, by which nothing '
-        'is concluded where an endpoint answers no better than a constant, or `"any"`, the default in Python: a note.'
+        'is concluded where an endpoint answers no better than a constant, or `"any"`, the default in Python: a note; '
+        '`decide`: `"data"`, or `"population"`, by which it passes or fails only where that holds for new data at '
+        "`confidence` (0.95, asymptotically), and is inconclusive elsewhere."
     )
 
 

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 from lmccheck.curves import Bars
 from lmccheck.errors import LmcError
 from lmccheck.explain import called, of_endpoint
-from lmccheck.finding import End, Failure, Finding, Seen, Where
+from lmccheck.finding import Compared, End, Failure, Finding, Seen, Where
 from lmccheck.properties.advice import wider_search
 from lmccheck.properties.inner import inner_facts, inner_notes, known_of
 from lmccheck.properties.low_loss_path import require_calibration, search_each
 from lmccheck.properties.registry import check
-from lmccheck.properties.remarks import measured_endpoints, measured_on, precision_of, thetas_of
+from lmccheck.properties.remarks import end_of, endpoint_measurements, measured_on, precision_of, thetas_of
 from lmccheck.properties.settings import Limit, Profile, Seed, Shares
 
 if TYPE_CHECKING:
@@ -53,11 +53,10 @@ def dropout_stability(
 
     ``details`` hold, per endpoint ("a" and "b", or "model") and level, ``epsilon`` and ``epsilon_plain`` (without
     refit), ``losses``, ``errors`` and ``found`` (units kept, how they were found, scale, calibration losses, budget);
-    ``levels`` and ``worst`` too.
-    The witness (StabilityWitness) has every θ_i; ``save`` writes it. A pass is exact about this data: the subsets
-    exist. A fail says that none was found within the budget, not that there is none. BatchNorms of θ_i have their own
-    statistics, those of θ or taken on calibration data. Raises LmcError (SourceError, UnsupportedArchitecture) when
-    nothing sound can be said.
+    ``levels`` and ``worst`` too. The witness (StabilityWitness) has every θ_i; ``save`` writes it. A pass is exact
+    about this data: the subsets exist. A fail says that none was found within the budget, not that there is none.
+    BatchNorms of θ_i have their own statistics, those of θ or taken on calibration data. Raises LmcError (SourceError,
+    UnsupportedArchitecture) when nothing sound can be said.
     Source: Definition 1 of Kuditipudi et al. 2019; refits: the condition of Nguyen et al. 2021.
     """
     import torch
@@ -71,11 +70,11 @@ def dropout_stability(
     require_fewer(structure, shares)
     settings = {"keep": shares, "refit": refit, "seed": seed, "profile": profile}
     evaluator = Evaluator(pair.network, *thetas_of(pair), dtype=torch.float64)
-    ends = measured_endpoints(pair, evaluator)
+    own = dict(zip(pair.named_endpoints, endpoint_measurements(pair, evaluator), strict=True))
+    ends = tuple(end_of(name, one) for name, one in own.items())
     searches = search_each(pair, structure, range(len(structure.levels)), **settings)
-    facts = {**settings, **_facts(evaluator, structure, ends, searches), **inner_facts(structure)}
+    facts, measured = _measured(evaluator, structure, ends, searches, settings)
     value, side, level = worst_of(facts["epsilon"])
-    facts["worst"] = {"side": side, "level": level, "groups": facts["levels"][level], "epsilon": value}
     states = {name: structure.canonical(end.theta) for name, end in pair.named_endpoints.items()}
     found = Finding(
         value,
@@ -91,8 +90,19 @@ def dropout_stability(
         evaluations=evaluator.evaluations,
         facts=facts,
         known=known_of(structure, "exact"),
+        compared=compared(measured, own),
     )
     return found.explained(lambda: _failure(pair, structure, facts))
+
+
+def compared(found: Mapping[str, Sequence[Measured]], own: Mapping[str, Measured]) -> list[Compared]:
+    """Return every dropped network of every endpoint beside that endpoint, sample by sample."""
+    shares = tuple(each.losses for each in own.values())
+    return [
+        Compared(f"at level {level}{of_endpoint(side)}", one.losses, (own[side].losses,), shares)
+        for side, several in found.items()
+        for level, one in enumerate(several)
+    ]
 
 
 def require_fewer(structure: Structure, keep: float | Mapping[str, float]) -> None:
@@ -129,19 +139,29 @@ def seen(costs: Mapping[str, list[float]]) -> list[Seen]:
     ]
 
 
-def _facts(
-    evaluator: Evaluator, structure: Structure, ends: Sequence[End], searches: Mapping[str, Search]
-) -> dict[str, Any]:
-    """Measure every θ_i, of the whole search and of what refits nothing, and return what a report says; JSON-able."""
+def _measured(
+    evaluator: Evaluator,
+    structure: Structure,
+    ends: Sequence[End],
+    searches: Mapping[str, Search],
+    settings: Mapping[str, Any],
+) -> tuple[dict[str, Any], dict[str, list[Measured]]]:
+    """Measure every θ_i, of the whole search and of what refits nothing.
+
+    Returned are what a report says, JSON-able, and the losses of those of the whole search.
+    """
     from lmccheck.dropping.stability import measure_dropped
 
+    measured: dict[str, list[Measured]] = {}
     facts: dict[str, Any] = {
+        **settings,
         "definition": DEFINITION,
         "levels": [list(level) for level in structure.levels],
         "random_subsets": next(iter(searches.values())).facts["random_subsets"],
         "samples": evaluator.network.data.samples,
         "precision": precision_of(evaluator),
         **{key: {} for key in ("epsilon", "epsilon_plain", "losses", "errors", "found")},
+        **inner_facts(structure),
     }
     for end in ends:
         side, search = end.name, searches[end.name]
@@ -150,12 +170,15 @@ def _facts(
             best[i] if dropped is search.best[i] else measure_dropped(evaluator, structure, dropped, side)
             for i, dropped in search.plain.items()
         ]
+        measured[side] = best
         facts["epsilon"][side] = [excess(found, end.loss) for found in best]
         facts["epsilon_plain"][side] = [excess(found, end.loss) for found in plain]
         facts["losses"][side] = [found.loss for found in best]
         facts["errors"][side] = [found.error for found in best]
         facts["found"][side] = [_found(search, level) for level in search.best]
-    return facts
+    value, side, level = worst_of(facts["epsilon"])
+    facts["worst"] = {"side": side, "level": level, "groups": facts["levels"][level], "epsilon": value}
+    return facts, measured
 
 
 def _found(search: Search, level: int) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from lmccheck.finding import End, Failure, Finding, Where
 from lmccheck.properties.advice import more_data
-from lmccheck.properties.measured_line import Line, measure_line
+from lmccheck.properties.measured_line import Line, compared, measure_line
 from lmccheck.properties.registry import check
 from lmccheck.properties.remarks import batchnorm_remark, calibration_remarks, precision_of
 from lmccheck.properties.settings import Limit, Norm, Points, Profile, Seed
@@ -84,6 +84,7 @@ def fused_connectivity(
         evaluations=evaluator.evaluations + fusion.facts["evaluations"],
         known=line.known,
         facts=_facts(line, fusion, evaluator),
+        compared=compared(line.points, (own.losses, fusion.losses_b)),
     )
     return found.explained(lambda: _failure(pair, line, fusion))
 

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from lmccheck.errors import LmcError
 from lmccheck.evaluate.line import BARRIER
 from lmccheck.finding import Failure, Finding, Where
 from lmccheck.properties.advice import APART, maps_beyond, more_data, other_alignment, repairing
-from lmccheck.properties.certified_line import Certify, proven, with_proof
+from lmccheck.properties.certified_line import Certify, everywhere, proven, with_proof
 from lmccheck.properties.early import Early, Wanted, require_bounded
 from lmccheck.properties.early_line import passes_of, settled_line
 from lmccheck.properties.explained import AtWorst, explained, told
 from lmccheck.properties.line_notes import pair_notes
-from lmccheck.properties.measured_line import Apart, Line, measure_line, measure_point
+from lmccheck.properties.measured_line import Apart, Line, compared, measure_line, measure_point
 from lmccheck.properties.registry import check
 from lmccheck.properties.remarks import (
     batchnorm_remark,
@@ -92,6 +93,9 @@ def linear_connectivity(
     found = _finding(pair, line, naive, between, alignment, limit)
     if apart is not None:
         found = _of_parts(found, line, naive, apart)
+    own = ready.ends[0].losses, ready.ends[1].losses
+    between_points = partial(everywhere, between, line, own, apart, proof, profile)
+    found = replace(found, compared=compared(line.points, own, apart=apart), everywhere=between_points)
     found, said = explained(found, AtWorst.of(between, line, ready.ends, apart), explain, profile)
     return with_proof(found.explained(lambda: _failure(pair, line, found, between, align, said)), line, proof)
 

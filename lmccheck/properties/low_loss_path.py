@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from lmccheck.curves import Profile
 from lmccheck.errors import SourceError
-from lmccheck.finding import End, Failure, Finding, Seen, Where
+from lmccheck.finding import Compared, End, Failure, Finding, Seen, Where
 from lmccheck.properties.remarks import measured_on
 from lmccheck.shown import rounded_up
 
@@ -160,7 +160,22 @@ class Certified:
                 "precision": "float64",
                 **facts,
             },
+            compared=list(self._compared()),
         )
+
+    def _compared(self) -> Iterator[Compared]:
+        """Yield all that was measured on the path beside both endpoints, sample by sample.
+
+        The loss of a sample is convex where its mean is, and constant where that is: there the breakpoints are enough.
+        """
+        known = self.certificate
+        for number, losses in known.breakpoints.items():
+            if not any(bool((losses == own).all()) for own in known.own):
+                yield Compared(f"at breakpoint {number}", losses, known.own)
+        for segment in known.segments:
+            for point in segment.seen:
+                place = f"at {point.t:.4g} of segment {segment.number}"
+                yield Compared(place, point.losses, known.own, fixed=not point.chosen)
 
     def explained(
         self, found: Finding, what: str, advice: Sequence[str], costs: Callable[[], Mapping[str, float]] = dict

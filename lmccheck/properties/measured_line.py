@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from lmccheck.evaluate.line import Point, barrier, chord, sample
-from lmccheck.finding import Curve, End, Failure, Seen
+from lmccheck.finding import Compared, Curve, End, Failure, Seen
 from lmccheck.properties.remarks import measured_on
 
 if TYPE_CHECKING:
@@ -142,7 +142,34 @@ def measure_point(between: Segment, t: float, apart: Apart | None = None) -> Poi
     found = between.measure(t)
     LOG.info("%s: t = %.4g, loss %.4g", between.evaluator.network.name, t, found.loss)
     parts = () if apart is None else tuple(apart.slices.means(found.losses).tolist())
-    return Point(t, found.loss, found.error, parts)
+    return Point(t, found.loss, found.error, parts, found.losses)
+
+
+def compared(
+    points: Sequence[Point], own: tuple[Any, Any], place: str = "", apart: Apart | None = None
+) -> list[Compared]:
+    """Return points of a line beside the chord, sample by sample; ``own``: what both endpoints lose, (n,) each.
+
+    A point at which every sample has an endpoint's own loss is that endpoint, whatever the samples. ``place``: what
+    belongs behind its t.
+    """
+    found = []
+    for point in points:
+        end = {0.0: 0, 1.0: 1}.get(point.t)
+        if point.losses is None or (end is not None and bool((point.losses == own[end]).all())):
+            continue
+        columns, where = (point.losses, chord(point.t, *own), *own), f"at t = {point.t:.4g}{place}"
+        for part, (losses, level, a, b) in _told_apart(columns, apart).items():
+            found.append(Compared(where + part, losses, (level,), (a, b), fixed=not point.chosen))
+    return found
+
+
+def _told_apart(columns: Sequence[Any], apart: Apart | None) -> Mapping[str, Sequence[Any]]:
+    """Return (n,) columns as those of every part of the samples, by how it is called."""
+    if apart is None:
+        return {"": columns}
+    parts = apart.slices.each(lambda which: [column[which] for column in columns])
+    return {f" on {apart.slices.by} {name}": of_part for name, of_part in parts.items()}
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from lmccheck.curves import Bars
 from lmccheck.errors import LmcError, nearest
-from lmccheck.finding import End, Failure, Finding, Seen, Where
+from lmccheck.finding import Compared, End, Failure, Finding, Seen, Where
 from lmccheck.properties.advice import APART, other_alignment
 from lmccheck.properties.remarks import batchnorm_remark, measured_on
 from lmccheck.shown import some
@@ -93,8 +93,16 @@ def mean_finding(
         evaluations=evaluator.evaluations,
         known="exact",
         facts=_facts(models, found, naive, repair),
+        compared=[_compared(found)],
     )
     return result.explained(lambda: _failure(models, many, found, naive, result.bound))
+
+
+def _compared(found: MeanLosses) -> Compared:
+    """Return the mean beside its models, sample by sample."""
+    weighted = [(weight, own) for weight, own in zip(found.weights, found.own, strict=True) if weight > 0]
+    chord = sum(weight * own for weight, own in weighted)
+    return Compared("of the mean of all", found.each, (chord,), tuple(own for _, own in weighted))
 
 
 def _bars(models: ModelSet, found: MeanLosses) -> Bars:

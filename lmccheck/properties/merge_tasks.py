@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from lmccheck.evaluate.slices import Slices
     from lmccheck.merging.merge import Merge
 
-REFERENCES = {"mean": "the mean of the parents"}
+BETTER, WORSE, MEAN = AGAINST
+REFERENCES = {MEAN: "the mean of the parents"}
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Parents:
     """One data set: parents measured on it.
 
     ``ends`` are their losses, ``scores`` what the metric says of them, by name. ``required``: those that the merge is
-    compared with, ``reference`` what they are called.
+    compared with, ``reference`` what they are called, ``against`` by what they were chosen.
     """
 
     label: str
@@ -49,6 +50,7 @@ class Parents:
     scores: Mapping[str, Scores]
     required: tuple[str, ...]
     reference: str
+    against: str
 
     @property
     def examined(self) -> Examined:
@@ -213,7 +215,7 @@ def _sets(merge: Merge, data: Any, asked: Asked) -> Iterator[tuple[str, Merge, s
     """Yield every data set with its label, the merge on it, and what the merge is compared with there."""
     if asked.against:
         require_reference(merge, asked.against)
-    common = asked.against or AGAINST[0]
+    common = asked.against or BETTER
     if data is None:
         yield merge.network.data.origin, merge, common
     elif isinstance(data, Mapping) and not _describes(data):
@@ -254,7 +256,7 @@ def _parents(merge: Merge, label: str, asked: Asked, against: str) -> Parents:
         ends.append(end_of(name, found))
         scores[name] = metric.scores(evaluator, evaluator.weights(end.theta), found)
     required, reference = _reference({name: each.value for name, each in scores.items()}, metric, against)
-    return Parents(label, merge, asked, evaluator, tuple(ends), scores, required, reference)
+    return Parents(label, merge, asked, evaluator, tuple(ends), scores, required, reference, against)
 
 
 def evaluator_of(known: Parents) -> Evaluator:
@@ -294,7 +296,7 @@ def _reference(values: Mapping[str, float], metric: Metric, against: str) -> tup
     if against not in AGAINST:
         return (against,), against
     best_first = sorted(values, key=values.__getitem__, reverse=metric.higher_is_better)
-    chosen = best_first[0 if against == AGAINST[0] else -1]
+    chosen = best_first[0 if against == BETTER else -1]
     return (chosen,), chosen
 
 

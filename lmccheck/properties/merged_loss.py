@@ -11,6 +11,7 @@ from lmccheck.explain import number
 from lmccheck.finding import End, Failure, Finding, Seen, Where
 from lmccheck.properties.early import Early
 from lmccheck.properties.early_merge import require_means, settled_merge
+from lmccheck.properties.merge_compared import compared
 from lmccheck.properties.merge_tasks import (
     Asked,
     Parents,
@@ -109,6 +110,7 @@ def _finding(merge: Merge, tasks: list[Task], worst: Part, limit: float | str) -
         examined=tuple(task.examined for task in sorted(tasks, key=lambda task: task is not worst.task)),
         facts=_facts(merge, worst, tasks),
         known="exact",
+        compared=[each for task in tasks for part in task.parts for each in compared(part, limit)],
     )
 
 

@@ -21,6 +21,7 @@ from lmccheck.errors import LmcError, nearest
 from lmccheck.finding import Finding
 from lmccheck.properties.endpoints import Endpoints, looked_at
 from lmccheck.properties.judge import judge
+from lmccheck.properties.population import CONFIDENT, Decide, decided, require_all_samples
 from lmccheck.registry import Registry
 from lmccheck.result import Result
 
@@ -56,7 +57,14 @@ UNSAID = ("seed", "profile")  # which no manifest says: they come from the run
 TAKEN = {"property", "severity", "endpoints"}
 LIMITS = ("limit", "epsilon")  # names of settings that a verdict depends on, of whatever type
 EMPTY = inspect.Parameter.empty
-ENDPOINTS = inspect.Parameter("endpoints", inspect.Parameter.KEYWORD_ONLY, default="any", annotation=Endpoints)
+COMMON = tuple(  # what every property may be asked; one that has such a setting of its own keeps its own
+    inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+    for name, default, annotation in (
+        ("endpoints", "any", Endpoints),
+        ("decide", "data", Decide),
+        ("confidence", CONFIDENT, float),
+    )
+)
 
 
 def load_set(
@@ -130,7 +138,7 @@ class Property:
 
     def stated(self, table: CheckTable) -> dict[str, Any]:
         """Return the settings that a manifest's table states; what it leaves out has the property's own default."""
-        own = {*self.parameters, ENDPOINTS.name}
+        own = {*self.parameters, *(common.name for common in COMMON)}
         return {name: getattr(table, name) for name in sorted(table.model_fields_set) if name in own}
 
     @cached_property
@@ -186,13 +194,15 @@ class Property:
 
         started = time.perf_counter()
         checked = self.checked(settings)
-        endpoints = checked.pop(ENDPOINTS.name, ENDPOINTS.default)
+        common = {p.name: checked.pop(p.name, p.default) for p in COMMON if p.name not in self.parameters}
+        require_all_samples(self.name, common, checked)
         with own_settings():
             measured = load()
             finding = self.function(measured, **checked)
             if isinstance(finding, Finding):
                 defaults = {name: value for name, value in self.limits.items() if name not in settings}
-                finding = looked_at(measured, finding, endpoints, defaults)
+                finding = decided(self.name, measured, finding, common, checked)
+                finding = looked_at(measured, finding, common["endpoints"], defaults)
         made_of = getattr(getattr(finding, "witness", None), "made_of", None)
         if made_of is not None and hasattr(measured, "inputs"):
             made_of(measured.inputs)  # what it was measured of is never written over
@@ -224,7 +234,7 @@ class Property:
     def _own(self) -> inspect.Signature:
         """The signature of the function, with what every property may be asked."""
         own = inspect.signature(self.function)
-        return own.replace(parameters=[*own.parameters.values(), ENDPOINTS])
+        return own.replace(parameters=[*own.parameters.values(), *(p for p in COMMON if p.name not in own.parameters)])
 
     def __call__(self, *given: Any, **named: Any) -> Result:
         """Measure what is given: something loaded, or, for a set and for two widths, what is to be loaded."""

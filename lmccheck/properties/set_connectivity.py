@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from lmccheck.errors import LmcError
 from lmccheck.evaluate.line import BARRIER, chord
-from lmccheck.finding import End, Failure, Finding, Matrix, Seen, Where, bound_of
+from lmccheck.finding import Compared, End, Failure, Finding, Matrix, Seen, Where, bound_of
 from lmccheck.properties.advice import APART, other_alignment, repairing
 from lmccheck.properties.explained import AtWorst, explained, told
+from lmccheck.properties.measured_line import compared
 from lmccheck.properties.measured_mean import mean_finding, shares
 from lmccheck.properties.registry import check
 from lmccheck.properties.remarks import batchnorm_remark, calibration_remarks, measured_on
@@ -115,12 +116,22 @@ def _finding(
         evaluations=barriers.evaluations,
         known="sampled",
         facts=_facts(many, barriers, repair),
+        compared=_compared(names, barriers),
     )  # fmt: skip
     if found.judged == "pass" and not explain:
         return found
     at = _at_worst(many, found, worst, repair)
     found, said = explained(replace(found, evaluations=found.evaluations + len(worst)), at, explain, "ci")
     return found.explained(lambda: _failure(many, barriers, worst, bounds, repair, told(found.explanation), said))
+
+
+def _compared(names: Sequence[str], barriers: Barriers) -> list[Compared]:
+    """Return every point of every segment, sample by sample, over the chord between its own two models."""
+    return [
+        each
+        for (i, j), points in barriers.curves.items()
+        for each in compared(points, (barriers.own[i], barriers.own[j]), f" between {names[i]} and {names[j]}")
+    ]
 
 
 def _at_worst(many: ManyAlignment | Unmoved, found: Finding, worst: tuple[int, int], repair: str) -> AtWorst:

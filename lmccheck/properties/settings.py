@@ -18,6 +18,7 @@ from lmccheck.alignment import method_names
 from lmccheck.data.described import CALLABLE
 from lmccheck.finding import LIMIT, LIMIT_OF_MERGE, read_limit
 from lmccheck.properties.endpoints import Endpoints
+from lmccheck.properties.population import CONFIDENT, Decide
 from lmccheck.store.documents import Strict
 
 NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
@@ -26,13 +27,19 @@ NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "
 ENDPOINTS = '"useful" (each better than a constant answer) or "any"'
 
 
+DECIDE = '"data" (these samples) or "population" (what they are drawn from)'
+CONFIDENCE = "a number from 0.5 up to, and without, 1"
+
+
 class Common(Strict):
     """What may be asked of every property, in Python too."""
 
     endpoints: Endpoints = Field(default="any", description=ENDPOINTS)
+    decide: Decide = Field(default="data", description=DECIDE)
+    confidence: float = Field(default=CONFIDENT, ge=0.5, lt=1, description=CONFIDENCE)
 
 
-class CheckTable(Strict):
+class CheckTable(Common):
     """What a manifest's table of settings may say of every property."""
 
     endpoints: Endpoints = Field(default="useful", description=ENDPOINTS)

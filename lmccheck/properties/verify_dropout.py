@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 from lmccheck.errors import WitnessError
 from lmccheck.explain import called, of_endpoint
 from lmccheck.finding import Failure, Finding, Where
-from lmccheck.properties.dropout_stability import by_level, excess, half_notes, seen, worst_of
+from lmccheck.properties.dropout_stability import by_level, compared, excess, half_notes, seen, worst_of
 from lmccheck.properties.inner import inner_facts, inner_notes, known_of
 from lmccheck.properties.low_loss_path import limit_of
 from lmccheck.properties.registry import check
-from lmccheck.properties.remarks import measured_endpoints, measured_on, precision_of, thetas_of
+from lmccheck.properties.remarks import end_of, endpoint_measurements, measured_on, precision_of, thetas_of
 from lmccheck.properties.settings import Limit, Profile, SavedDropout, Seed, Shares
 
 if TYPE_CHECKING:
@@ -59,7 +59,8 @@ def verify_dropout(
     given, notes = _honest(pair, structure, witness, keep)
     limit, stated, said = limit_of(epsilon, given.epsilon)
     evaluator = Evaluator(pair.network, *thetas_of(pair), dtype=torch.float64)
-    ends = measured_endpoints(pair, evaluator)
+    own = dict(zip(pair.named_endpoints, endpoint_measurements(pair, evaluator), strict=True))
+    ends = tuple(end_of(name, one) for name, one in own.items())
     networks = {e.name: [d for _, d in sorted(given.found[e.name].items())] for e in ends}
     found = {side: [measure_dropped(evaluator, structure, d, side) for d in ds] for side, ds in networks.items()}
     costs = {end.name: [excess(measured, end.loss) for measured in found[end.name]] for end in ends}
@@ -88,6 +89,7 @@ def verify_dropout(
             "samples": pair.data.samples,
             "precision": precision_of(evaluator),
         },
+        compared=compared(found, own),
     )
     return finding.explained(lambda: _failure(pair, structure, finding, level))
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
+from typing import Any
 
 from lmccheck.report.formats import Run
 from lmccheck.report.record import NOT_MEASURED, CheckRecord, names_of, ordered
 
 MEANING = {
     "pass": "pass: the limit holds on the given evaluation data; other data may differ",
+    "pass of new data": 'pass with decide = "population": the limit holds for new data, at the confidence that it has',
     "fail": "fail: the limit is exceeded on the given evaluation data; nothing better was found within the budget",
+    "fail of new data": 'fail with decide = "population": new data exceed the limit, at the confidence that it has',
     "exact": "fail of what is compared, not measured: it differs by more than the limit, whatever the data",
     "baseline": "fail or error beside the baseline: worse than before, or nothing to compare with; the limit holds",
     "inconclusive": "inconclusive: not decided; the text of each says what would decide it",
@@ -17,6 +21,7 @@ MEANING = {
     NOT_MEASURED: "not measured: selected, and left without a verdict; the exit status is never 0",
 }
 
+FAMILY = 2  # checks of populations, from which on their errors are added up
 ENDED = {  # of each verdict but pass: of one check, and of several
     "fail": ("failed", "failed"),
     "error": ("ended in an error", "ended in an error"),
@@ -41,9 +46,12 @@ def decided(records: list[CheckRecord], run: Run) -> str:
     return f"The check {one}" if total == 1 else f"{count} of {total} checks {one if count == 1 else several}"
 
 
-def notes(records: list[CheckRecord]) -> list[str]:
-    """Return what each verdict that occurs means, the barrier's definition, and each remark with its checks."""
-    lines = meanings(records)
+def notes(records: list[CheckRecord], among: list[CheckRecord] | None = None) -> list[str]:
+    """Return what each verdict that occurs means, the barrier's definition, and each remark with its checks.
+
+    ``among``: all records, where these are some of them.
+    """
+    lines = meanings(records, among)
     named = names_of(records)
     remarks: dict[str, list[str]] = {}
     for record in ordered(records):
@@ -59,15 +67,47 @@ def _meant(record: CheckRecord) -> str:
     """Return the key of what a record's verdict means."""
     if record.baseline.get("decides"):
         return "baseline"
+    if _of_population(record) and record.verdict in ("pass", "fail"):
+        return f"{record.verdict} of new data"
     return "exact" if record.verdict == "fail" and not record.of_losses else record.verdict
 
 
-def meanings(records: list[CheckRecord]) -> list[str]:
-    """Return what each verdict that occurs means, and what a barrier is."""
+def meanings(records: list[CheckRecord], among: list[CheckRecord] | None = None) -> list[str]:
+    """Return what each verdict that occurs means, what all of them together come to, and what a barrier is."""
     verdicts = {_meant(record) for record in records}
     lines = [meaning for verdict, meaning in MEANING.items() if verdict in verdicts]
     definitions = dict.fromkeys(record.barrier_definition for record in records)
-    return [*lines, *(f"barrier: {definition}" for definition in definitions if definition)]
+    together = together_of(records if among is None else among)
+    return [
+        *lines,
+        *([str(together["says"])] if together else []),
+        *(f"barrier: {definition}" for definition in definitions if definition),
+    ]
+
+
+def _of_population(record: CheckRecord) -> bool:
+    population = record.details.get("population")
+    return isinstance(population, Mapping) and population.get("decides") is True
+
+
+def together_of(records: list[CheckRecord]) -> dict[str, Any] | None:
+    """Return what several checks of populations come to together, None of fewer than two; JSON-able.
+
+    The expected number of wrong verdicts is at most the sum of 1 − confidence, however the checks depend on one
+    another; with 1 − α/N each, all N are right with probability 1 − α at least (Bonferroni).
+    """
+    errors = [1 - float(record.details["population"]["confidence"]) for record in records if _of_population(record)]
+    count, wrong = len(errors), sum(errors)
+    if count < FAMILY:
+        return None
+    each = 1 - wrong / count**2
+    return {
+        "checks": count,
+        "wrong_at_most": wrong,
+        "confidence_of_each": each,
+        "says": f'{count} checks with decide = "population": about {wrong:.2g} wrong verdicts among them are to be '
+        f"expected at most, by chance; confidence = {each:.6g} in each keeps any at all as unlikely as one is now",
+    }
 
 
 def missing(records: list[CheckRecord]) -> str:

@@ -128,7 +128,10 @@ CHECK = "pair.one.check.linear_connectivity"
 ALIGN = (
     '"none", "activation-matching", "best", "incoming", "learned", "transport", "transport-both" or "weight-matching"'
 )
-SETTINGS = "endpoints, property, severity, align, limit, points, repair, beyond, by, explain, certify"
+SETTINGS = (
+    "endpoints, decide, confidence, property, severity, align, limit, points, repair, beyond, by, explain, certify, "
+    "early_fail"
+)
 
 
 @pytest.mark.parametrize(

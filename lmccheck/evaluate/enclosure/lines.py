@@ -7,18 +7,19 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from lmccheck.data.batches import in_parts
+from lmccheck.data.batches import in_parts, rebatched
 from lmccheck.data.load import Batch
 from lmccheck.errors import LmcError
 from lmccheck.evaluate.enclosure.enclosed import NoEnclosure
 from lmccheck.evaluate.enclosure.run import Enclosing
-from lmccheck.evaluate.enclosure.search import Search, Shown, Sought
+from lmccheck.evaluate.enclosure.search import PILOT, Search, Shown, Sought
 from lmccheck.evaluate.evaluator import Evaluator
 from lmccheck.evaluate.points import interpolate
 from lmccheck.network.network import Network
 
 TOGETHER = 512  # samples that are run at a time, so that what a layer keeps of them stays in the caches
 SAMPLES_TRACED = 2
+HELD = 1 << 24  # losses of samples that are held together, 128 MB
 MOST_PARTS = 200  # of the samples, each of which has its own chord
 BOUNDED = ("cross_entropy", "mse")  # losses of which convex bounds are known
 
@@ -37,28 +38,64 @@ def bounded_line(
     """
     if len(sought.a) > MOST_PARTS:
         return Shown.nothing(f"the samples have {len(sought.a)} parts, and at most {MOST_PARTS} are bounded")
-    if network.loss.name not in BOUNDED:
-        return Shown.nothing(f"no bound is known of the loss {network.loss.name}")
     try:
-        traced = network.traced
-        if traced is None:
-            return Shown.nothing("the permutation spec is given, so the network is not traced")
-        enclosing = Enclosing(traced.trace, min(SAMPLES_TRACED, network.data.batches[0].samples), network.loss.name)
-        evaluator = evaluator or Evaluator(network, first, dtype=torch.float64)
-        ends = evaluator.weights(first), evaluator.weights(second)
-        batches = [part for batch in evaluator.batches for part in _parts(evaluator, batch)]
-
-        def losses(t: float) -> Tensor:
-            label = f"the network at t = {t:.4g}, in float64"
-            return evaluator.measure(interpolate(*ends, t), reestimate=False, label=label).losses
-
-        return Search(enclosing, *ends, batches, sought, losses).run()
+        return _search(network, first, second, sought, evaluator).run()
     except NoEnclosure as error:
         return Shown.nothing(f"no enclosure is known of {error}")
     except LmcError as error:
         return Shown.nothing(str(error).partition("; mend:")[0])
 
 
+def bounded_samples(
+    network: Network, first: Mapping[str, Tensor], second: Mapping[str, Tensor], sought: Sought
+) -> list[tuple[float, Tensor]]:
+    """Return points of the line between two state dicts with losses of samples, (n,), that bound all of it.
+
+    As ``Search.evenly`` has them: cells are as narrow as calibration data ask for. Raises NoEnclosure where there is
+    no bound, LmcError as measuring does.
+    """
+    evaluator = Evaluator(network, first, dtype=torch.float64)
+    search = _search(network, first, second, sought, evaluator)
+    pilot: tuple[Batch, ...] = ()
+    if network.labelled is not None:
+        few = rebatched(network.labelled)[0]
+        pilot = (ready(evaluator, few.take(slice(PILOT))),)
+    found: list[tuple[float, Tensor]] = []
+    for each in search.evenly(pilot):
+        found.append(each)
+        if len(found) * len(each[1]) > HELD:
+            raise NoEnclosure(f"more than {HELD} losses at once")
+    return found
+
+
+def _search(
+    network: Network,
+    first: Mapping[str, Tensor],
+    second: Mapping[str, Tensor],
+    sought: Sought,
+    evaluator: Evaluator | None = None,
+) -> Search:
+    if network.loss.name not in BOUNDED:
+        raise NoEnclosure(f"the loss {network.loss.name}")
+    traced = network.traced
+    if traced is None:
+        raise NoEnclosure("a network that is not traced, since its permutation spec is given")
+    enclosing = Enclosing(traced.trace, min(SAMPLES_TRACED, network.data.batches[0].samples), network.loss.name)
+    exact = evaluator or Evaluator(network, first, dtype=torch.float64)
+    ends = exact.weights(first), exact.weights(second)
+    batches = [part for batch in exact.batches for part in _parts(exact, batch)]
+
+    def losses(t: float) -> Tensor:
+        label = f"the network at t = {t:.4g}, in float64"
+        return exact.measure(interpolate(*ends, t), reestimate=False, label=label).losses
+
+    return Search(enclosing, *ends, batches, sought, losses)
+
+
 def _parts(evaluator: Evaluator, batch: Batch) -> tuple[Batch, ...]:
-    ready = Batch(evaluator.runner.cast(batch.inputs), evaluator.runner.cast(batch.targets))
-    return in_parts(ready, -(-ready.samples // TOGETHER), ready.samples)
+    return in_parts(ready(evaluator, batch), -(-batch.samples // TOGETHER), batch.samples)
+
+
+def ready(evaluator: Evaluator, batch: Batch) -> Batch:
+    """Return a batch as the network runs on it: in the evaluator's dtype, on its device."""
+    return Batch(evaluator.runner.cast(batch.inputs), evaluator.runner.cast(batch.targets))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -157,6 +157,35 @@ class Search:
                 said = f"at most {bound:.4g} is shown within {self.sought.budget:.4g} forward passes"
                 return self._stopped(said, bound)
             self._split(chosen)
+
+    def evenly(self, pilot: Sequence[Batch]) -> Iterator[tuple[float, Tensor]]:
+        """Yield points t and, (n,), losses at them: between those of one cell no sample's loss is above their chord.
+
+        Cells are equal and as many as the budget has room for; fewer where on other samples, ``pilot``, fewer would do:
+        nothing here is chosen by the losses that are bounded. Raises NoEnclosure where there is no room.
+        """
+        every = torch.arange(self._samples)
+        self._bounds(0.0, 1.0, every[:1])  # what a cell costs
+        counts = [count for count in FIRST if count * self._ratio * OVERHEAD <= self.sought.budget]
+        if not counts:
+            raise NoEnclosure(f"a line in cells at {self.sought.budget:.4g} forward passes")
+        if pilot:
+            narrow = (n for n in counts if self._slack_of(pilot, n) <= self.sought.room)
+            counts = [next(narrow, counts[-1])]
+        count = counts[-1]
+        for k in range(count):
+            cell = _Cell(k / count, (k + 1) / count, every, self._bounds(k / count, (k + 1) / count, every))
+            for end, t in ((0, 0.0), (-1, 1.0)):
+                if k == end % count:
+                    self._require_same(cell.bounds.ends[:, end], t)
+            yield from zip(cell.edges().tolist(), cell.bounds.most.unbind(1), strict=True)
+
+    def _slack_of(self, batches: Sequence[Batch], count: int) -> float:
+        """Return the mean slack of samples in the middle one of so many cells."""
+        lo = count // 2 / count
+        begin, end = (interpolate(self.first, self.second, t) for t in (lo, lo + 1 / count))
+        found, _ = self.enclosing(begin, end, batches)
+        return float(Bounds.joined(found).slack.mean())
 
     def _require_same(self, found: Tensor, t: float) -> None:
         """Raise NoEnclosure where the graph gives another loss at t than the network itself."""

@@ -25,6 +25,7 @@ DETAILS = (
 
 def json(records: list[CheckRecord], run: Run) -> str:
     """Return the document; NaN and the infinities are strings, since JSON has no such numbers."""
+    from lmccheck.report.notes import together_of
     from lmccheck.report.record import finite, ordered, plain
     from lmccheck.report.redact import relative
 
@@ -46,6 +47,7 @@ def json(records: list[CheckRecord], run: Run) -> str:
         "sets": described(rows, "set"),
         "merges": described(rows, "merge"),
         "checks": [check(row) for row in rows],
+        "population": together_of(rows),
         "errors": plain(list(run.errors)),
     }
     return stdlib_json.dumps(finite(relative(document, run.root)), indent=2, ensure_ascii=False, allow_nan=False) + "\n"

@@ -61,7 +61,7 @@ def _head(records: list[CheckRecord], rows: list[CheckRecord], run: Run) -> list
     if passed := [row for row in rows if row.verdict == "pass"]:
         parts += [f"<details><summary>{len(passed)} passed</summary>", *_tables(passed), "</details>"]
     if rows:
-        parts.append("\n".join(f"- {escaped(line)}" for line in notes(rows)))
+        parts.append("\n".join(f"- {escaped(line)}" for line in notes(rows, records)))
     return parts
 
 

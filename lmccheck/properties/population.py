@@ -1,0 +1,226 @@
+"""Verdicts about new data: what samples say of the population that they are from, for every property of losses.
+
+X_i = ℓ_i − what it is compared with − the limit, paired sample by sample, a limit in percent inside of the mean; all
+means have to be at most 0. The samples have to be drawn independently of one another, and of all that was fitted.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal
+
+from lmccheck.errors import LmcError, SourceError
+from lmccheck.explain import endpoint_losses, number
+from lmccheck.finding import Compared, Failure, Finding
+from lmccheck.shown import rounded_up
+
+if TYPE_CHECKING:
+    from lmccheck.stats.means import Claim, Judgement, Sample
+
+Decide = Literal["data", "population"]
+CONFIDENT = 0.95
+BINARY = 2  # values that losses have which are errors, or the like
+GLANCE = 64  # samples, among which most losses that are no errors have more
+LEAST = 2  # samples, without which there is no spread
+MEND = "mend: certify = 'auto', which passes by points alone, profile = 'thorough', or more samples"
+SETTINGS = 'decide = "population"'
+CANNOT = "what it finds is no mean over samples that were drawn; mend: leave decide out"
+
+
+def require_all_samples(name: str, common: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    """Raise LmcError where a property is asked to stop before it has measured what new data are judged by."""
+    if _asked(common) and settings.get("early_fail"):
+        raise LmcError(
+            f"{name}: early_fail with {SETTINGS}: it stops once these data decide; mend: leave one of both out"
+        )
+
+
+def _asked(common: Mapping[str, Any]) -> bool:
+    return bool(common.get("decide") == "population")
+
+
+def decided(
+    name: str, measured: Any, finding: Finding, common: Mapping[str, Any], settings: Mapping[str, Any]
+) -> Finding:
+    """Return a finding with what it says of new data; judged by that where ``decide`` is ``"population"``.
+
+    ``common``: ``decide`` and ``confidence``; ``settings`` are those of the property ``name``. Raises LmcError where
+    the finding says nothing about a population, SourceError where samples are fitted to.
+    """
+    asked, confidence = _asked(common), common.get("confidence", CONFIDENT)
+    if not finding.compared:
+        if asked:
+            raise LmcError(f"{name}: {SETTINGS}: {CANNOT}")
+        return finding
+    why = _not_drawn(measured, finding)
+    if why and asked:
+        raise SourceError(f"{name}: {SETTINGS}: {why}; mend: give evaluation data of which nothing was fitted to")
+    samples = _samples(measured, finding)
+    facts: dict[str, Any] = {"decides": asked, "confidence": confidence, "samples": samples, "asymptotic": True}
+    if why:
+        facts["why"] = why
+        return replace(finding, compared=(), everywhere=None, facts={**finding.facts, "population": facts})
+    found = _judged(finding, finding.compared, confidence)
+    facts |= _facts(finding, found, samples)
+    if asked and found.verdict == "pass" and finding.everywhere is not None:
+        facts["all_t"] = _everywhere(finding, confidence)
+        if settings.get("certify") == "always" and not facts["all_t"]["holds"]:
+            found = replace(found, verdict="inconclusive")
+            facts["verdict"] = found.verdict
+    finding = replace(finding, compared=(), everywhere=None, facts={**finding.facts, "population": facts})
+    if asked:
+        return _by_population(measured.name, finding, found, facts)
+    if found.verdict == "inconclusive" and finding.judged in ("pass", "fail"):
+        return replace(finding, notes=[*finding.notes, _undecided(finding, facts)])
+    return finding
+
+
+def _samples(measured: Any, finding: Finding) -> int:
+    """Return how many samples there are in the data of the finding; documents of a task are other ones."""
+    network = finding.examined[0].network if finding.examined else measured.network
+    most = max(len(each.losses) for each in finding.compared)
+    return max(most, network.data.samples) if sum(len(each.losses) for each in finding.compared) > most else most
+
+
+def _not_drawn(measured: Any, finding: Finding) -> str:
+    """Say which samples were fitted to, "" where none was: what they say is about themselves."""
+    networks = [look.network for look in finding.examined] or [measured.network]
+    for network in networks:
+        if fitted := network.fitted_samples:
+            return f"{fitted} of {network.data.samples} evaluation samples are calibration data, too"
+    if hasattr(measured, "recipe"):
+        from lmccheck.data.samples import common_samples
+
+        for name, data in (measured.origin or measured).chosen_by.items():
+            if common := sum(common_samples(network.data, data) for network in networks):
+                return f"{common} of the evaluation samples are among those of {name}, by which the recipe chose"
+    return ""
+
+
+def _judged(finding: Finding, compared: Sequence[Compared], confidence: float) -> Judgement:
+    from lmccheck.stats.means import judged
+
+    return judged([_claim(each, finding.limit) for each in compared], confidence)
+
+
+def _everywhere(finding: Finding, confidence: float) -> dict[str, Any]:
+    """Return whether new data stay within the limit between the points, too, and at most where; JSON-able."""
+    compared, why = finding.everywhere() if finding.everywhere is not None else ((), "")
+    if not compared:
+        return {"holds": False, "bound": None, "edges": 0, "why": why or None}
+    found = _judged(finding, compared, confidence)
+    bound, holds = finding.bound + found.high, found.verdict == "pass"
+    return {"holds": holds, "bound": bound, "edges": len(compared), "why": None if holds else f"at most {bound:.4g}"}
+
+
+def _claim(compared: Compared, limit: float | str) -> Claim:
+    from lmccheck.stats.means import Claim
+
+    return Claim(compared.place, tuple(_excesses(compared, limit)), compared.fixed)
+
+
+def _excesses(compared: Compared, limit: float | str) -> Iterator[Sample]:
+    """Yield X, (n,), for each alternative; what is weighted is divided by the mean weight, which keeps its mean."""
+    import numpy as np
+
+    from lmccheck.stats.means import Sample
+
+    limit = limit if compared.limit is None else compared.limit
+    losses = np.asarray(compared.losses, dtype=np.float64)
+    weights = 1.0 if compared.weights is None else np.asarray(compared.weights, dtype=np.float64)
+    against = [np.asarray(each, dtype=np.float64) for each in compared.against]
+    reach = _reach(losses, against) if compared.reach is None else compared.reach
+    if isinstance(limit, str):
+        share = float(limit[:-1]) / 100
+        shares = [np.asarray(each, dtype=np.float64) for each in compared.shares] or against
+        pairs = zip(against * len(shares) if len(against) == 1 else against, shares, strict=True)
+        beyond = [share * own + other for other, own in pairs]
+    else:
+        beyond = [other + limit for other in against]
+    with np.errstate(invalid="ignore"):  # infinite losses
+        for each in beyond:
+            yield Sample.of((losses - each) * weights / np.mean(weights), reach)
+
+
+def _reach(losses: Any, against: list[Any]) -> float | None:
+    """Return by how much losses of two values can differ, such as errors; None for others."""
+    import numpy as np
+
+    every = [losses, *against]
+    for values in (np.concatenate([each[:GLANCE] for each in every]), np.concatenate(every)):
+        values = np.unique(values)
+        if len(values) > BINARY:
+            return None
+    return float(values[-1] - values[0]) if len(values) == BINARY else None
+
+
+def _facts(finding: Finding, found: Judgement, samples: int) -> dict[str, Any]:
+    """Return what a report says; both ends of intervals in the finding's unit, each with the confidence by itself."""
+    bound = finding.bound
+    needed = math.ceil(found.more * samples) if math.isfinite(found.more) else None
+    return {
+        "verdict": found.verdict,
+        "interval": [bound + found.low, bound + found.high],
+        "student_t": [bound + end for end in found.student],
+        "where": found.place,
+        "comparisons": len(finding.compared),
+        "multiplicity": found.questions,
+        "left_out": sum(not each.fixed for each in finding.compared),
+        "needed": needed,
+    }
+
+
+def _by_population(name: str, finding: Finding, found: Judgement, facts: Mapping[str, Any]) -> Finding:
+    """Return the finding as judged by the population."""
+    confidence = 100 * facts["confidence"]
+    known, everywhere = f"new data: {confidence:g} %, asymptotic", facts.get("all_t", {"holds": False})
+    if everywhere["holds"]:
+        known = f"new data: ≤ {rounded_up(everywhere['bound'])} over all t at {confidence:g} %, asymptotic"
+    elif finding.known not in (None, "exact"):
+        known = f"{finding.known} on these; {known}"
+    finding = replace(finding, interval=(facts["interval"][0], facts["interval"][1]), known=known)
+    if finding.verdict in ("inconclusive", "error"):
+        return finding
+    said = f"{_shown(finding, facts)} of new data"
+    if found.verdict == "inconclusive" and "all_t" in facts:
+        why = facts["all_t"]["why"] or "nothing is known between the points"
+        lines = [f"{name}: new data are within the limit at the points, and not certified between them: {why}", MEND]
+        return replace(finding, verdict="inconclusive", failure=lines, notes=[*finding.notes, said])
+    if found.verdict == "inconclusive":
+        lines = [
+            f"{name}: {_undecided(finding, facts)}",
+            f"measured {finding.value:.4g}{_unit(finding)}; {said}; {_settles(facts)}",
+            *([endpoint_losses(finding)] if finding.endpoints else []),
+        ]
+        more = [] if facts["needed"] is None else [f"about {facts['needed']:,} evaluation samples"]
+        return replace(finding, verdict="inconclusive", failure=lines, advice=more, notes=[*finding.notes, said])
+    failure = finding.failure
+    if isinstance(failure, Failure):
+        failure = replace(failure, remarks=[*failure.remarks, said])
+    return replace(finding, verdict=found.verdict, failure=failure, notes=[*finding.notes, said])
+
+
+def _undecided(finding: Finding, facts: Mapping[str, Any]) -> str:
+    asks = "" if facts["decides"] else f'; {SETTINGS} judges that, now "inconclusive"'
+    count = f"{facts['samples']:,} samples do" if facts["samples"] > 1 else "one sample does"
+    limit = number(finding.bound)
+    return f"{count} not decide about new data: {_shown(finding, facts)}, limit {limit}{asks}"
+
+
+def _shown(finding: Finding, facts: Mapping[str, Any]) -> str:
+    low, high = facts["interval"]
+    return f"{100 * facts['confidence']:g} % interval [{low:.4g}, {high:.4g}]{_unit(finding)} (asymptotic)"
+
+
+def _settles(facts: Mapping[str, Any]) -> str:
+    if facts["samples"] < LEAST:
+        return "one sample has no spread: give more"
+    if facts["needed"] is None:
+        return "no number of samples like these would settle it"
+    return f"about {facts['needed']:,} samples like these would settle it"
+
+
+def _unit(finding: Finding) -> str:
+    return f" {finding.unit}" if finding.unit else ""
