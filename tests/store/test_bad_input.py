@@ -259,7 +259,7 @@ def test_batchnorm_without_calibration() -> None:
     said(error, "1 BatchNorm layer", "calibration")
 
 
-@pytest.mark.parametrize("device", ["cuda:99", "tpu", "cuda:x"])
+@pytest.mark.parametrize("device", ["cuda:0", "cuda:99", "tpu", "cuda:x"])
 def test_device_that_is_not_there(load: Load, device: str) -> None:
     """A device that cannot be had is an error, never a quiet fall-back."""
     with pytest.raises(DeviceError) as error:
