@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import lmccheck
 from lmccheck.errors import CheckpointError
@@ -19,8 +20,6 @@ transformers = pytest.importorskip("transformers")
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two small tied language models; the second stores its head beside the embedding as well."""
-    from safetensors.torch import load_file, save_file
-
     root = tmp_path_factory.mktemp("folders")
     config = transformers.LlamaConfig(
         vocab_size=48, hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2,
@@ -37,6 +36,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+NORM = "model.norm.weight"
 IDS = torch.randint(0, 48, (12, 9), generator=torch.Generator().manual_seed(0))
 
 
@@ -109,3 +109,22 @@ def test_other_weights_beside_what_is_shipped_are_said_with_the_verdict(folders:
     for name in ("shipped", "math"):
         told = f"{name}: model.safetensors is read, consolidated.safetensors beside it is not, which holds a tensor "
         assert any(note.startswith(told) for note in result.details["notes"])
+
+
+def test_what_is_shipped_runs_as_its_own_config_says(folders: Path, tmp_path: Path) -> None:
+    """What is published differs, and its loss is what transformers has of it with the config beside it."""
+    parents, recipe = {"chat": "chat", "math": "math"}, {"linear": {"chat": 0.5, "math": 0.5}}
+    merge = lmccheck.load_merge(parents, recipe, data=(IDS, None), base=folders)
+    made = merge.product.made.path
+    shutil.copytree(made, tmp_path / "out")
+    state = load_file(made / "model.safetensors")
+    save_file({**state, NORM: state[NORM] * 1.5}, tmp_path / "out" / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((made / "config.json").read_text())
+    (tmp_path / "out" / "config.json").write_text(json.dumps({**config, "rms_norm_eps": 1.0}))
+    merge = lmccheck.load_merge(parents, recipe, data=(IDS, None), base=folders, shipped=tmp_path / "out")
+    result = lmccheck.shipped(merge)
+    assert result.verdict == "fail"
+    module = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
+    with torch.no_grad():
+        loss = float(module(input_ids=IDS, labels=IDS).loss)
+    assert result.details["losses"]["shipped"] == pytest.approx(loss, abs=1e-5)

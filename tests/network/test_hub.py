@@ -7,13 +7,15 @@ import json
 import pytest
 import torch
 import torch.nn.functional as F
-from networks.hub import FAMILIES, batch, built, folder
+from networks.hub import ENCODER_DECODER, FAMILIES, TEXT, batch, built, folder
 from safetensors.torch import load_file, save_file
 
 import lmccheck
 from lmccheck.errors import CheckpointError, SourceError
+from lmccheck.network.hub.folder import folder_model, loss_of
+from lmccheck.network.loss import LOSSES
 
-pytest.importorskip("transformers")
+transformers = pytest.importorskip("transformers")
 
 
 def mean_loss(model, given):
@@ -67,7 +69,11 @@ def test_each_dtype_of_a_mixed_file_is_kept(tmp_path):
     half = {name: t.to(torch.float16) if ".experts." in name else t for name, t in stored.items()}
     save_file(half, path / "model.safetensors", {"format": "pt"})
     other = folder(tmp_path / "b", built("Mixtral", 4))
-    theta = lmccheck.load_pair(path, other, data=batch("Mixtral"), device="cpu").theta_a
+    end = lmccheck.load_pair(path, other, data=batch("Mixtral"), device="cpu").a
+    theta = end.theta
+    assert {n: h.torch_dtype for n, h in end.checkpoint.tensors.items()} == {
+        n: "float16" if "experts" in n else "float32" for n in theta
+    }
     assert {name: t.dtype for name, t in theta.items() if "experts" in name} == {
         f"model.layers.0.mlp.experts.{name}": torch.float16 for name in ("gate_up_proj", "down_proj")
     }
@@ -161,6 +167,54 @@ def test_how_outputs_are_given_changes_nothing(tmp_path):
         pair = lmccheck.load_pair(a, b, data=batch("Llama"), device="cpu")
         found.append(lmccheck.linear_connectivity(pair, points=3, align="none").details["losses"])
     assert found[0] == found[1]
+
+
+def test_only_answers_are_computed_and_returned(tmp_path):
+    """Of a config that asks for caches and hidden states, the module keeps none and returns its logits alone."""
+    model = built("T5", use_cache=True, output_hidden_states=True)
+    module = folder_model(folder(tmp_path / "a", model), "a")().eval()
+    inner = []
+    module.decoder.register_forward_hook(lambda *call: inner.append(call[-1]))
+    given = batch("T5")
+    with torch.no_grad():
+        found, own = module(**given), model.eval()(**given)
+    assert {"loss", "logits", "past_key_values", "encoder_last_hidden_state"} < own.keys()
+    assert found.keys() == {"logits"}
+    assert inner[0].keys() == {"last_hidden_state"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "labels", "more"),
+    [
+        ("Bert", torch.tensor([0.5, -1.0, 2.0, 0.0]), {"num_labels": 1}),
+        ("Bert", torch.arange(8.0).reshape(4, 2), {"num_labels": 2, "problem_type": "regression"}),
+        ("Bert", torch.tensor([0, 2, 1, 1]), {"num_labels": 3}),
+        ("Bart", torch.tensor([0, 2, 1, 1]), {"num_labels": 3}),
+        ("Bert", torch.tensor([[1.0, 0.0, 1.0]]), {"num_labels": 3, "problem_type": "multi_label_classification"}),
+    ],
+)
+def test_the_loss_of_a_classifier_is_the_one_it_is_trained_with(kind, labels, more):
+    """Of classes, numbers and, for an encoder-decoder, its last token; several labels at once have none here."""
+    settings = ENCODER_DECODER if kind == "Bart" else TEXT
+    config = getattr(transformers, f"{kind}Config")(**settings, **more)
+    model = getattr(transformers, f"{kind}ForSequenceClassification")(config).eval()
+    name = loss_of(type(model).__name__, config)
+    if "multi" in more.get("problem_type", ""):
+        assert name is None
+        return
+    with torch.no_grad():
+        said = model(input_ids=torch.tensor([[1, 5, 7, 2]]).repeat(len(labels), 1), labels=labels)
+    targets = labels.reshape(said.logits.shape) if labels.is_floating_point() else labels
+    assert float(LOSSES[name].function(said.logits, targets).mean()) == pytest.approx(float(said.loss), rel=1e-6)
+
+
+def test_what_its_class_may_lack_is_not_drawn(tmp_path, monkeypatch):
+    """A tensor that a class of transformers lets a file lack, and would draw at random without a word, is named."""
+    monkeypatch.setattr(transformers.LlamaForCausalLM, "_keys_to_ignore_on_load_missing", [r"norm\.weight"])
+    path = folder(tmp_path / "a", built("Llama"))
+    damage(path, lambda tensors: tensors.pop(NORM))
+    with pytest.raises(CheckpointError, match=f"tensor '{NORM}' is missing, and LlamaForCausalLM would draw it"):
+        lmccheck.load_pair(path, path, data=batch("Llama"), device="cpu")
 
 
 @pytest.mark.slow

@@ -138,10 +138,12 @@ def test_the_modules_own_layout_is_kept(tmp_path):
     assert load_file(target).keys() == pair.theta_a.keys()
 
 
-def test_a_layout_without_a_way_back_is_refused(tmp_path, monkeypatch):
-    """Where what transformers would write is not the file's layout, nothing is written, in one line."""
+@pytest.mark.parametrize("given", [False, True])
+def test_a_layout_without_a_way_back_is_refused(tmp_path, monkeypatch, given):
+    """Where what transformers would write is not the file's layout, or ``given`` in it not the weights, nothing is
+    written, in one line."""
     pair = pair_of(tmp_path, "Mixtral")
-    monkeypatch.setattr(names, "_reverted", lambda weights, *rest: dict(weights))
+    monkeypatch.setattr(names, "_reverted", lambda weights, model, held: dict(held if given else weights))
     with pytest.raises(CheckpointError, match="no way back from MixtralForCausalLM of") as caught:
         lmccheck.save_merged(pair, None, tmp_path / "out.safetensors")
     assert "\n" not in str(caught.value)
