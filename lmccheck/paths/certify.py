@@ -123,6 +123,21 @@ class Certificate:
         return next((segment for segment in top if segment.how != "constant"), top[0])
 
 
+def claimed(pair: ModelPair, structure: Structure, path: Path) -> float:
+    """Check what a path claims of itself, its ends and the kinds of its segments, before any loss is measured.
+
+    Returns how far, relative and in float64, constant segments move the output and affine ones leave the chord. Raises
+    WitnessError where a claim does not hold.
+    """
+    require_network(pair, path, structure.canonical(pair.theta_a), structure.trace.tied)
+    require_ends(pair, path, a=structure.canonical(pair.theta_a), b=structure.canonical(pair.theta_b))
+    for number, segment in enumerate(path.segments):
+        wrong = violation(structure, segment, path.points[number], path.points[number + 1])
+        if wrong is not None:
+            raise WitnessError(f"path: segment {number + 1} is not of kind {segment.kind}: {wrong}")
+    return _numerically(pair, structure, path)
+
+
 def certify(
     pair: ModelPair,
     structure: Structure,
@@ -141,13 +156,7 @@ def certify(
     are weights of the path, never re-estimated on it. What is sampled is then bounded everywhere, by enclosures, at the
     cost of at most so many ``passes`` over the data each. Raises WitnessError where a claim does not hold.
     """
-    require_network(pair, path, structure.canonical(pair.theta_a), structure.trace.tied)
-    require_ends(pair, path, a=structure.canonical(pair.theta_a), b=structure.canonical(pair.theta_b))
-    for number, segment in enumerate(path.segments):
-        wrong = violation(structure, segment, path.points[number], path.points[number + 1])
-        if wrong is not None:
-            raise WitnessError(f"path: segment {number + 1} is not of kind {segment.kind}: {wrong}")
-    deviation = _numerically(pair, structure, path)
+    deviation = claimed(pair, structure, path)
     along = Along(pair, path)
     exact = along.exact
     losses, errors, kept = _breakpoints(exact, structure, path, everywhere)

@@ -50,11 +50,10 @@ def require_bounded(network: Network, *ends: Measured) -> None:
 
 @dataclass(frozen=True)
 class Wanted:
-    """The ``error`` at which a check may fail early, the seed of the draws, the ``passes`` that it takes otherwise."""
+    """The ``error`` at which a check may fail early, and the seed of the order in which samples are drawn."""
 
     error: float
     seed: int
-    passes: float
 
 
 @dataclass(frozen=True)

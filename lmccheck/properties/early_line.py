@@ -26,12 +26,13 @@ def settled_line(
     limit: float | str,
     points: int,
     wanted: Wanted,
+    passes: float,
     apart: Apart | None = None,
 ) -> tuple[Early, Finding] | None:
     """Return that a segment is above the limit, and the finding of it; None where that is not settled early.
 
     ``ends``: both original endpoints, measured on all data. Points of the grid near eighths of the way are tried, each
-    part of the samples by itself where they are told apart.
+    part of the samples by itself where they are told apart. ``passes``: over the data, that measuring the line takes.
     """
     import torch
 
@@ -53,7 +54,7 @@ def settled_line(
     asked = Asked(
         lambda found: found.losses, gates, wanted.error, reestimate=between.reestimates, setup=_setup(between)
     )
-    tried = settle(between.evaluator, places, asked, wanted.seed, wanted.passes)
+    tried = settle(between.evaluator, places, asked, wanted.seed, passes)
     if (settled := tried.settled) is None:
         return None
     t, pair = at[settled.place.label], losses[settled.gate]

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from lmccheck.errors import LmcError, UnsupportedArchitecture
 from lmccheck.finding import End, Finding
 from lmccheck.properties.advice import THOROUGH, maps_beyond, more_data, other_alignment
+from lmccheck.properties.early import Wanted
+from lmccheck.properties.early_path import settled_path
 from lmccheck.properties.low_loss_path import Certified
 from lmccheck.properties.measured_line import measure_line
 from lmccheck.properties.remarks import batchnorm_remark, calibration_remarks
@@ -22,7 +24,13 @@ APART = "checkpoints that share more of their training"
 
 
 def learned_path(
-    pair: ModelPair, epsilon: float | str, align: str, beyond: Any, why: str | None, settings: Mapping[str, Any]
+    pair: ModelPair,
+    epsilon: float | str,
+    align: str,
+    beyond: Any,
+    why: str | None,
+    settings: Mapping[str, Any],
+    early: Wanted | None,
 ) -> Finding:
     """Return the finding about a chain whose bends are trained from the aligned line.
 
@@ -41,6 +49,9 @@ def learned_path(
     if alignment is not None:
         moved = {"method": align, "seed": alignment.seed, "beyond": list(alignment.beyond)}
     path = replace(learned.path, facts={"form": "learned", "alignment": moved})
+    if early is not None and (high := settled_path(pair, path, epsilon, early, settings["profile"])):
+        advice = _advice(pair, align, beyond, settings)
+        return high.finding(_not_found(learned.facts), advice, {"form": "learned", "search": learned.facts})
     found = Certified(pair, path, sampled_chain(pair, path, profile=settings["profile"]))
     line = _line(pair, alignment, found)
     search = learned.facts

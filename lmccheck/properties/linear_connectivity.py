@@ -82,8 +82,9 @@ def linear_connectivity(
     ready = _ready(pair, align, repair, beyond, by, seed)
     between, alignment, apart = ready.between, ready.alignment, ready.apart
     if early_fail:
-        wanted = Wanted(early_fail, seed, passes_of(points, profile, 1 + ready.moved))
-        if settled := settled_line(between, ready.ends, limit, points, wanted, apart):
+        passes = passes_of(points, profile, 1 + ready.moved)
+        wanted = Wanted(early_fail, seed)
+        if settled := settled_line(between, ready.ends, limit, points, wanted, passes, apart):
             return _early(pair, *settled, between, alignment)
     line = measure_line(between, points, profile, end_of("a", ready.ends[0]), end_of("b", ready.ends[1]), apart)
     line, proof = proven(between, line, limit, certify, profile, apart, traced=alignment is not None)

@@ -9,6 +9,8 @@ from lmccheck.errors import UnsupportedArchitecture
 from lmccheck.finding import Finding
 from lmccheck.properties.advice import wider_search
 from lmccheck.properties.certified_line import Certify
+from lmccheck.properties.early import Wanted
+from lmccheck.properties.early_path import early_of, settled_path
 from lmccheck.properties.learned_path import learned_path
 from lmccheck.properties.low_loss_path import (
     PASSES,
@@ -20,7 +22,7 @@ from lmccheck.properties.low_loss_path import (
     search_each,
 )
 from lmccheck.properties.registry import check
-from lmccheck.properties.settings import Align, Beyond, Half, Limit, Profile, Seed
+from lmccheck.properties.settings import Align, Beyond, EarlyFail, Half, Limit, Profile, Seed
 
 if TYPE_CHECKING:
     from lmccheck.dropping.dropped import Dropped
@@ -46,6 +48,7 @@ def ten_segment_path(
     align: Align = "weight-matching",
     beyond: Beyond = (),
     certify: Certify = "auto",
+    early_fail: EarlyFail = False,
     seed: Seed = 0,
     profile: Profile = "ci",
 ) -> Finding:
@@ -54,10 +57,10 @@ def ten_segment_path(
     ``form = "ten"`` is the construction of Theorem 2: it drops all but a share ``keep`` (at most ½) of every layer's
     units of each network, and crosses between the two half-empty networks by moves along which the loss is convex or
     constant; only the first and the last segment, between a network and its dropped version, are sampled, and bounded
-    everywhere where the network has an enclosure (``certify``, as of ``linear_connectivity``). ``short`` has
-    seven segments, or five where the kept units are disjoint. ``refit``: fit what the kept units feed to what all of
-    them fed, on calibration data; both ways are measured, ``value`` is of the one asked for. BatchNorm statistics are
-    weights of the path.
+    everywhere where the network has an enclosure (``certify``, as ``early_fail`` that of ``linear_connectivity``).
+    ``short`` has seven segments, or five where the kept units are disjoint. ``refit``: fit what the kept units feed to
+    what all of them fed, on calibration data; both ways are measured, ``value`` is of the one asked for. BatchNorm
+    statistics are weights of the path.
 
     ``form = "learned"`` is a chain of ten straight segments from θ_A to π(θ_B), whose nine bends are trained on
     calibration data, from the line to θ_B aligned by ``align`` and ``beyond`` as in ``linear_connectivity``. A pass
@@ -77,28 +80,34 @@ def ten_segment_path(
     Source: Kuditipudi et al. 2019, Theorem 2; Garipov et al. 2018 and Draxler et al. 2018 (learned).
     """
     settings = {"seed": seed, "profile": profile}
-    why = None
+    early, why = early_of(pair, early_fail, seed), None
     if form != "learned":
         try:
-            return _constructed(pair, epsilon, form, {"keep": keep, "refit": refit, **settings}, certify)
+            return _constructed(pair, epsilon, form, {"keep": keep, "refit": refit, **settings}, certify, early)
         except UnsupportedArchitecture as refused:
             if form != "auto":
                 raise
             why = str(refused).partition("; mend:")[0]
-    return learned_path(pair, epsilon, align, beyond, why, settings)
+    return learned_path(pair, epsilon, align, beyond, why, settings, early)
 
 
 def _constructed(
-    pair: ModelPair, epsilon: float | str, form: str, settings: Mapping[str, Any], certify: str
+    pair: ModelPair, epsilon: float | str, form: str, settings: Mapping[str, Any], certify: str, early: Wanted | None
 ) -> Finding:
     """Return the finding about the path of Theorem 2. Raises UnsupportedArchitecture where it does not apply."""
     from lmccheck.dropping.costs import level_costs
+    from lmccheck.paths.theorems import ten_segments
 
     refit, profile, form = settings["refit"], settings["profile"], "short" if form == "short" else "ten"
     ready = prepare(pair, "ten_segment_path")
     require_calibration(pair, "ten_segment_path")
     searches = search_each(pair, ready.structure, [0], **settings)
     best, plain = ({s: getattr(x, kind)[0] for s, x in searches.items()} for kind in ("best", "plain"))
+    if early is not None:
+        path = ten_segments(ready.structure, ready.theta_a, ready.theta_b, best["a"], best["b"], FORMS[form])
+        advice = [*wider_search(pair.network, ready.structure, settings), LEARNED]
+        if high := settled_path(pair, path, epsilon, early, profile, ready.structure):
+            return high.finding(not_found(settings), advice, {"form": form, "keep": settings["keep"], "refit": refit})
     found = _certified(pair, ready, best, form, profile, PASSES.get(certify, {}).get(profile, 0.0))
     facts: dict[str, Any] = {
         "theorem": "Kuditipudi et al. 2019, Theorem 2",

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 from lmccheck.finding import Finding
 from lmccheck.properties.certified_line import Certify
+from lmccheck.properties.early_path import early_of, settled_path
 from lmccheck.properties.low_loss_path import PASSES, Certified, limit_of
 from lmccheck.properties.registry import check
-from lmccheck.properties.settings import Limit, Profile, SavedPath, Seed
+from lmccheck.properties.settings import EarlyFail, Limit, Profile, SavedPath, Seed
 
 if TYPE_CHECKING:
     from lmccheck.network.pair import ModelPair
@@ -27,6 +28,7 @@ def verify_path(
     *,
     epsilon: Limit | None = None,
     certify: Certify = "auto",
+    early_fail: EarlyFail = False,
     seed: Seed = 0,
     profile: Profile = "ci",
 ) -> Finding:
@@ -38,14 +40,21 @@ def verify_path(
     l) claims nothing: it is sampled anew, its end may be a copy of θ_B that computes the same on the data, and outputs
     must be finite wherever it is looked at. Losses are measured, nothing is
     taken from the file but weights and, where ``epsilon`` is not given, the limit that the path was made for.
-    ``certify`` and ``details`` as of ``ten_segment_path``. Raises CheckpointError: WitnessError, which is a
-    SymmetryError too, where a segment is not what it says.
+    ``certify``, ``early_fail`` and ``details`` as of ``ten_segment_path``. Raises CheckpointError: WitnessError, which
+    is a SymmetryError too, where a segment is not what it says.
     """
     from lmccheck.paths.certify import certify as certified
     from lmccheck.paths.chain import sampled_chain
     from lmccheck.paths.path import Path, load_path
 
     given = path if isinstance(path, Path) else load_path(pair.base / path)
+    origin = "Path" if isinstance(path, Path) else os.fspath(path)
+    advice = ["ten_segment_path, which searches for another one"]
+    limit, facts, notes = limit_of(epsilon, given.facts.get("epsilon"))
+    if (early := early_of(pair, early_fail, seed)) is not None:
+        of_theory = None if given.is_chain else pair.network.structure("verify_path")
+        if high := settled_path(pair, given, limit, early, profile, of_theory):
+            return high.finding("this path is too high", advice, {"origin": origin, **facts}, notes)
     if given.is_chain:
         known = sampled_chain(pair, given, profile=profile, everywhere=True)
     else:
@@ -53,8 +62,5 @@ def verify_path(
         passes = PASSES.get(certify, {}).get(profile, 0.0)
         known = certified(pair, structure, given, profile=profile, everywhere=True, passes=passes)
     found = Certified(pair, given, known)
-    origin = "Path" if isinstance(path, Path) else os.fspath(path)
-    advice = ["ten_segment_path, which searches for another one"]
-    limit, facts, notes = limit_of(epsilon, given.facts.get("epsilon"))
     measured = found.settled(found.finding(limit, {"origin": origin, **facts}, notes), certify)
     return found.explained(measured, "this path is too high", advice)

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
+from networks.small import perceptron
 from torch import Tensor, nn
 
 import lmccheck
-from lmccheck.errors import LmcError, SourceError
+from lmccheck.data.load import Batch, Data
+from lmccheck.errors import LmcError, SourceError, WitnessError
+from lmccheck.paths.path import Path, Segment
 
 COUNT = 4000
 
@@ -89,8 +95,6 @@ def test_a_part_of_the_samples_fails_early() -> None:
     x, _ = data()
     far = torch.arange(COUNT) % 10 == 0
     x = torch.where(far[:, None], 3.0, 0.1) * x.sign()
-    from lmccheck.data.load import Batch, Data
-
     sites = tuple("far" if one else "near" for one in far.tolist())
     given = Data((Batch(x, x),), "data", True, columns={"site": sites})
     whole = lmccheck.linear_connectivity(pair(data=given), align="none", limit=1.0, early_fail=1e-6)
@@ -205,3 +209,74 @@ def test_a_metric_that_is_no_mean_of_what_is_never_negative_is_refused() -> None
 
     with pytest.raises(LmcError, match=r"early_fail with metric .*margin.*expected one of loss, token-loss"):
         lmccheck.merged_loss(merge(BLIND), metric=margin, limit=0.1, early_fail=1e-6)
+
+
+def permuted_pair() -> lmccheck.ModelPair:
+    """A perceptron and itself with its hidden units in another order, on data that it labels."""
+    torch.manual_seed(0)
+    a = {name: 3 * tensor.clone() for name, tensor in perceptron(6, 12, 12, 3).state_dict().items()}
+    b, names = dict(a), [name for name in a if name.endswith("weight")]
+    for first, second in pairwise(names):
+        order = torch.randperm(12)
+        bias = first.replace("weight", "bias")
+        b |= {first: b[first][order], bias: b[bias][order], second: b[second][:, order]}
+    x = torch.randn(1500, 6)
+    y = torch.func.functional_call(perceptron(6, 12, 12, 3), a, (x,)).argmax(1)
+    return lmccheck.load_pair(a, b, model=perceptron(6, 12, 12, 3), data=(x, y), calibration=(x[:64], y[:64]))
+
+
+@pytest.fixture(scope="module")
+def paths() -> tuple[Any, Any, Any]:
+    """A pair, the path between its networks as it is measured without, and with early_fail."""
+    two = permuted_pair()
+    settings: dict[str, Any] = {"keep": 0.25, "refit": False, "certify": "never", "epsilon": 0.02}
+    return two, lmccheck.ten_segment_path(two, **settings), lmccheck.ten_segment_path(two, **settings, early_fail=1e-6)
+
+
+def test_a_high_path_fails_early(paths: tuple[Any, Any, Any]) -> None:
+    """Its excess at a spot is at most that of the path; the interval holds the spot's own, measured by hand."""
+    two, whole, found = paths
+    early = found.details["early"]
+    assert (whole.verdict, found.verdict, found.limit) == ("fail", "fail", whole.limit)
+    assert early["samples_drawn"] <= 0.1 * whole.evaluations * 1500
+    assert found.evaluations < 0.1 * whole.evaluations
+    number, place = int(found.details["worst_segment"][:-1]) - 1, "\n".join(found.lines)
+    s = 1.0 if f"segment {number + 1} at 1" in place else 0.5
+    module, batch = perceptron(6, 12, 12, 3).double(), two.data.batches[0]
+    x, y = batch.inputs.double(), batch.targets
+    loss = F.cross_entropy(torch.func.functional_call(module, found.witness.between(number, s), (x,)), y)
+    true = float(loss) - max(found.details["loss_a"], found.details["loss_b"])
+    assert found.limit < found.interval[0] < true <= whole.value + 1e-9
+    assert "not measured: the rest of the path" in place
+
+
+def test_a_saved_path_fails_early_where_it_is_verified(paths: tuple[Any, Any, Any]) -> None:
+    """By the same seed on the same samples: the same estimate. A path that claims what is not so stays an error."""
+    two, _, found = paths
+    again = lmccheck.verify_path(two, found.witness, early_fail=1e-6)
+    assert (again.verdict, again.value, again.details["early"]) == ("fail", found.value, found.details["early"])
+    segments = list(found.witness.segments)
+    segments[0] = replace(segments[0], kind="a")
+    with pytest.raises(WitnessError):
+        lmccheck.verify_path(two, replace(found.witness, segments=tuple(segments)), early_fail=1e-6)
+
+
+def test_a_path_that_is_low_is_certified_as_without(paths: tuple[Any, Any, Any]) -> None:
+    two, whole, _ = paths
+    found = lmccheck.verify_path(two, whole.witness, epsilon=50.0, certify="never", early_fail=1e-6)
+    assert (found.verdict, found.value) == ("pass", pytest.approx(whole.value, rel=1e-9))
+    assert "early" not in found.details
+
+
+def test_a_chain_fails_early_at_a_bend() -> None:
+    """From θ by way of 0 to −θ: at the bend the answer is 0, and the excess E[y²] − E[(x − y)²]."""
+    two = pair()
+    bend = {name: torch.zeros_like(tensor) for name, tensor in two.theta_a.items()}
+    tied = {name: name for name in bend}
+    chain = Path((dict(two.theta_a), bend, dict(two.theta_b)), (Segment("l", ""), Segment("l", "")), tied)
+    found = lmccheck.verify_path(two, chain, epsilon=0.1, early_fail=1e-6)
+    assert (found.verdict, found.details["worst_segment"], found.details["kinds"]) == ("fail", "1l", "ll")
+    assert found.value == pytest.approx(height(0.5), rel=0.5)
+    assert found.interval is not None
+    assert 0.1 < found.interval[0] < height(0.5)
+    assert lmccheck.verify_path(two, chain, epsilon=2.0, early_fail=1e-6).passed
