@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from lmccheck.errors import LmcError, SourceError
+from lmccheck.errors import LmcError, SourceError, one_line
 from lmccheck.explain import endpoint_losses, number
 from lmccheck.finding import Compared, Failure, Finding
 from lmccheck.shown import rounded_up
@@ -23,6 +23,7 @@ Decide = Literal["data", "population"]
 CONFIDENT = 0.95
 BINARY = 2  # values that losses have which are errors, or the like
 GLANCE = 64  # samples, among which most losses that are no errors have more
+LONGEST_NAME = 300  # characters of what data are called
 LEAST = 2  # samples, without which there is no spread
 MEND = "mend: certify = 'auto', which passes by points alone, profile = 'thorough', or more samples"
 SETTINGS = 'decide = "population"'
@@ -95,7 +96,8 @@ def _not_drawn(measured: Any, finding: Finding) -> str:
 
         for name, data in (measured.origin or measured).chosen_by.items():
             if common := sum(common_samples(network.data, data) for network in networks):
-                return f"{common} of the evaluation samples are among those of {name}, by which the recipe chose"
+                called = one_line(name, LONGEST_NAME)
+                return f"{common} of the evaluation samples are among those of {called}, by which the recipe chose"
     return ""
 
 
@@ -174,10 +176,10 @@ def _facts(finding: Finding, found: Judgement, samples: int) -> dict[str, Any]:
 
 def _by_population(name: str, finding: Finding, found: Judgement, facts: Mapping[str, Any]) -> Finding:
     """Return the finding as judged by the population."""
-    confidence = 100 * facts["confidence"]
-    known, everywhere = f"new data: {confidence:g} %, asymptotic", facts.get("all_t", {"holds": False})
+    confidence = _percent(facts)
+    known, everywhere = f"new data: {confidence}, asymptotic", facts.get("all_t", {"holds": False})
     if everywhere["holds"]:
-        known = f"new data: ≤ {rounded_up(everywhere['bound'])} over all t at {confidence:g} %, asymptotic"
+        known = f"new data: ≤ {rounded_up(everywhere['bound'])} over all t at {confidence}, asymptotic"
     elif finding.known not in (None, "exact"):
         known = f"{finding.known} on these; {known}"
     finding = replace(finding, interval=(facts["interval"][0], facts["interval"][1]), known=known)
@@ -211,7 +213,11 @@ def _undecided(finding: Finding, facts: Mapping[str, Any]) -> str:
 
 def _shown(finding: Finding, facts: Mapping[str, Any]) -> str:
     low, high = facts["interval"]
-    return f"{100 * facts['confidence']:g} % interval [{low:.4g}, {high:.4g}]{_unit(finding)} (asymptotic)"
+    return f"{_percent(facts)} interval [{low:.4g}, {high:.4g}]{_unit(finding)} (asymptotic)"
+
+
+def _percent(facts: Mapping[str, Any]) -> str:
+    return f"{100 * facts['confidence']:.12g} %"
 
 
 def _settles(facts: Mapping[str, Any]) -> str:

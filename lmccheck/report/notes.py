@@ -106,7 +106,7 @@ def together_of(records: list[CheckRecord]) -> dict[str, Any] | None:
         "wrong_at_most": wrong,
         "confidence_of_each": each,
         "says": f'{count} checks with decide = "population": about {wrong:.2g} wrong verdicts among them are to be '
-        f"expected at most, by chance; confidence = {each:.6g} in each keeps any at all as unlikely as one is now",
+        f"expected at most, by chance; confidence = {each:.6g} in each makes any at all as unlikely as one is now",
     }
 
 

@@ -87,6 +87,9 @@ def test_samples_that_are_named_would_do(sign: int) -> None:
         now = judged([Claim("x", (Sample(count, sign * 0.1, 1.0, 0.4),))], 0.95)
         assert (now.verdict != "inconclusive") == settled
     assert judged([Claim("x", (Sample(50, 0.0, 1.0),))], 0.95).more == math.inf
+    both = judged([Claim("x", (sample, Sample(50, sign * 0.05, 1.0, 0.4)))], 0.95)
+    nearer = Sample(50, sign * (0.1 if sign < 0 else 0.05), 1.0, 0.4)  # a pass needs one, a fail all of them
+    assert both.more * 50 == nearer.needed(0.975 if sign < 0 else 0.95)
 
 
 DRAWS: dict[str, tuple[Draw, float, float]] = {  # draws of mean 0, and how often at most a pass and a fail are wrong
