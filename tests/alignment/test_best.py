@@ -16,6 +16,7 @@ from lmccheck.alignment.methods import learned, starts
 from lmccheck.alignment.methods._joint import SHARES
 from lmccheck.alignment.methods.best import solve
 from lmccheck.data.load import Batch, Data
+from lmccheck.evaluate.calibration import CalibrationBarrier
 from lmccheck.modules.random_weights import randomised
 from lmccheck.modules.runner import outputs_of
 
@@ -86,6 +87,17 @@ def test_best_takes_the_lowest_calibration_barrier_of_all() -> None:
     assert table[alignment.facts["chosen"]]["calibration_barrier"] == lowest
     assert judged(pair, alignment.weights) == pytest.approx(lowest, rel=1e-9)
     assert judged(pair, spec.apply(pair.theta_b, alignment.permutation)) == pytest.approx(lowest, rel=1e-9)
+
+
+def test_a_calibration_barrier_is_the_highest_over_the_chord() -> None:
+    """x·v·w for v, w from (1, 1) to (−1, 0), where the loss is (1 − (1−2t)(1−t))²; over the chord t by .1406, .5 and
+    .5156 at a quarter, at half-way and at three quarters."""
+    module = nn.Sequential(nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)).double()
+    one = torch.ones(1, 1, dtype=torch.float64)
+    a, b = {"0.weight": one, "1.weight": one}, {"0.weight": -one, "1.weight": 0 * one}
+    x = torch.tensor([[-1.0], [1.0]], dtype=torch.float64)
+    pair = lmccheck.load_pair(a, b, model=module, data=(0 * x, x), calibration=(x, x), loss="mse", device="cpu")
+    assert CalibrationBarrier(pair)(pair.theta_b) == pytest.approx(0.515625, abs=1e-12)
 
 
 def test_the_joint_match_is_the_one_of_the_lowest_loss_half_way() -> None:

@@ -73,6 +73,9 @@ def test_batchnorm_is_taken_afresh_from_calibration_data() -> None:
     box = Box(pair)
     assert box.layers == ("0", "4")  # gain and shift of the BatchNorm are 1 and 0 in both
     assert Box(pair, reestimate=False).layers == ("0", "1", "4")
+    left = box.weights({"0": 0.5})
+    assert not torch.equal(states[0]["1.running_mean"], states[1]["1.running_mean"])
+    assert torch.equal(left["1.running_mean"], states[0]["1.running_mean"])  # no layer of the box: it stays a's
     plain = small_batchnorm()
     mixed = {n: torch.lerp(v, states[1][n], 0.5) if n.startswith("0.") else v for n, v in states[0].items()}
     plain.load_state_dict(mixed)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -105,6 +106,15 @@ def test_a_product_stays_in_its_enclosure() -> None:
     assert plain.slack is not None
     assert float(plain.slack.max()) < 1e-12
     assert torch.allclose(at(plain, 0.3), at(Enclosed(x.first, x.second), 0.3) * at(Enclosed(y.first, y.second), 0.3))
+
+
+def test_a_product_has_room_for_its_rounding() -> None:
+    """What float64 makes of x·y is half a unit of its last place away from the product of the two, which is inside."""
+    x, y = torch.rand(2, 50, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    found = product(Enclosed(x, x), Enclosed(y, y))
+    assert found.slack is not None
+    for a, b, first, slack in zip(*(part.tolist() for part in (x, y, found.first, found.slack)), strict=True):
+        assert abs(Fraction(a) * Fraction(b) - Fraction(first)) <= Fraction(slack) < Fraction(first) / 2**40
 
 
 def test_tents_are_met_by_their_bends() -> None:

@@ -122,6 +122,21 @@ def test_maps_are_read_whole_and_columns_along_the_one_before_last() -> None:
     ]
 
 
+def test_products_of_two_activations_are_no_layers() -> None:
+    """Of queries with keys, as attention is written out: only what makes the queries has weights."""
+
+    class Scores(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.queries = nn.Linear(8, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            queries = self.queries(x)
+            return queries @ queries.mT  # type: ignore[no-any-return]  # as above
+
+    assert named(Scores(), TOKENS) == [("queries", 0, (2, 5, 8), -1)]
+
+
 def test_weights_chosen_by_inputs_are_weights_and_looked_up_rows_are_read() -> None:
     """W[expert] multiplies what it is given; E[tokens] is what a layer reads, as an embedding's output would be."""
 

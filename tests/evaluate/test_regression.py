@@ -31,7 +31,10 @@ def test_ridge_is_dense_least_squares(constant: bool) -> None:
     assert torch.allclose(bias, oracle[6], atol=1e-10)
     measured = (x @ weight + bias - z).square().sum(1).mean()
     assert moments.residual(weight, bias) == pytest.approx(float(measured), rel=1e-10)
-    assert chosen_ridge(moments, moments, start, constant=constant, shares=(1.0, 1e-6))[2] == 1e-6
+    shares, held = (1.0, 1e-6), Moments()
+    assert chosen_ridge(moments, moments, start, constant=constant, shares=shares)[2] == 1e-6
+    held.add(x, x @ start)  # rows that the start fits, which the free fit leaves
+    assert chosen_ridge(moments, held, start, constant=False, shares=shares)[2] == 1.0
 
 
 def test_ridge_of_regressors_that_say_nothing() -> None:

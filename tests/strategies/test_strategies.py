@@ -22,6 +22,7 @@ from lmccheck import strategies
 from lmccheck.errors import LmcError
 from lmccheck.network.model_set import load_set
 from lmccheck.strategies import DroppedUnits, PermutedUnits, Rows, WeightNoise, height, loss
+from lmccheck.strategies.draws import drawn_coefficients
 from lmccheck.strategies.dyadic import beside_half, simplicity
 from lmccheck.strategies.losses import Measurements
 
@@ -87,12 +88,18 @@ def test_coefficients_shrink_to_the_fewest_layers(pair: lmccheck.ModelPair) -> N
     assert smallest(strategies.coefficients(pair, layers=["2"]), bool) == {"2": 0.5}
 
 
-@QUIET
+@settings(QUIET, max_examples=50)
 @given(c=strategies.coefficients(switches(4, lambda c: 1e-3 + c.sum())))
-def test_zeros_are_dropped(c: dict[str, float]) -> None:
-    """A layer that stays θ_A's is not named."""
+def test_coefficients_are_fine_dyadic_numbers(c: dict[str, float]) -> None:
+    """Of layers that differ, each above 0."""
     assert set(c) <= {f"layers.{k}" for k in range(4)}
     assert all(0 < value <= 1 and (value * 1024).is_integer() for value in c.values())
+
+
+def test_zeros_are_dropped() -> None:
+    """A layer that stays θ_A's is not named, be it out or in with a coefficient of 0."""
+    choices = iter((False, True, 0.0, True, 0.5))
+    assert drawn_coefficients(lambda _: next(choices), ["a", "b", "c"]) == {"c": 0.5}
 
 
 @pytest.mark.parametrize("number", [0, *(pytest.param(k, marks=pytest.mark.slow) for k in range(1, 6))])
@@ -151,7 +158,8 @@ def test_dropped_units_lose_what_a_network_without_them_loses(pair: lmccheck.Mod
     weights["2.weight"] *= 6 / 4
     weights["2.weight"][:, [1, 3]] = 0
     assert loss(pair, DroppedUnits({"0": (1, 3)})) == pytest.approx(plain_loss(weights), abs=1e-6)
-    assert loss(pair, DroppedUnits(), end="b") == pytest.approx(plain_loss(pair.theta_b), abs=1e-6)
+    for end, theta in (("b", pair.theta_b), ("a", pair.theta_a)):
+        assert loss(pair, DroppedUnits(), end=end) == pytest.approx(plain_loss(theta), abs=1e-6)
 
 
 @pytest.mark.slow
