@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,10 +16,8 @@ from lmccheck.errors import LmcError
 from lmccheck.evaluate.graph import GraphRunner
 from lmccheck.evaluate.noisy import Noise, NoisyRuns
 from lmccheck.evaluate.points import working_dtype
+from lmccheck.network.endpoint import Endpoint
 from lmccheck.symmetry.structure import Structure
-
-if TYPE_CHECKING:
-    from lmccheck.network.endpoint import Endpoint
 
 SAMPLES = 128
 MASKS = 8  # of those drawn, for the interlayer smoothness

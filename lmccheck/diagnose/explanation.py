@@ -8,17 +8,15 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from torch import Tensor
+
+from lmccheck.data.load import Data
 from lmccheck.diagnose.delta import Budget, SpentError, minimal
 from lmccheck.diagnose.samples import hurt, hurt_most, sample_facts
+from lmccheck.evaluate.layerwise import Exchange
 from lmccheck.symmetry.slots import UnitGroup
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from lmccheck.data.load import Data
-    from lmccheck.evaluate.layerwise import Exchange
 
 RESERVED = 4  # one in so many evaluations is kept for the units
 

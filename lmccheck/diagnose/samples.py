@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from lmccheck.data.load import Data
 from lmccheck.errors import SourceError
 from lmccheck.evaluate.slices import CLASS, slices
-
-if TYPE_CHECKING:
-    from lmccheck.data.load import Data
 
 SHOWN = 100  # indices that are told, of those that lose most first
 CLEARLY = 1.1  # times as much as the other: a parent that is hurt more

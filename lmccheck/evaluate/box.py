@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from numbers import Real
-from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
@@ -14,10 +13,8 @@ from lmccheck.evaluate.evaluator import Evaluator, Measured
 from lmccheck.evaluate.points import interpolate
 from lmccheck.modules.constants import COUNTER
 from lmccheck.modules.stored import overlapping_names, stored_tensors, tied_names
+from lmccheck.network.pair import ModelPair
 from lmccheck.store.tensors import equal, place
-
-if TYPE_CHECKING:
-    from lmccheck.network.pair import ModelPair
 
 HELD = 1 << 22  # losses of samples that are kept, over all points: 32 MB; means are kept of every point
 

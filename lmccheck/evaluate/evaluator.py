@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,10 +20,8 @@ from lmccheck.evaluate.points import upcast, working_dtype
 from lmccheck.modules.random_weights import randomised
 from lmccheck.modules.runner import TWO_OUTPUTS, Runner
 from lmccheck.network.loss import LOSSES, counts, measured, returns_probabilities
+from lmccheck.network.network import Network
 from lmccheck.store.tensors import equal
-
-if TYPE_CHECKING:
-    from lmccheck.network.network import Network
 
 PROBABILITIES = (
     "the model's outputs are probabilities (none below 0, sum 1) and {loss} takes logits: it applies softmax once "

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +16,7 @@ from lmccheck.evaluate.points import upcast, working_dtype
 from lmccheck.modules.precision import exact_float32
 from lmccheck.modules.runner import Runner, as_source_error
 from lmccheck.modules.stored import tied_names
-
-if TYPE_CHECKING:
-    from lmccheck.network.network import Network
+from lmccheck.network.network import Network
 
 
 class Gradient:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -19,13 +19,11 @@ from lmccheck.evaluate.counterparts import Counterparts
 from lmccheck.evaluate.points import upcast
 from lmccheck.modules.precision import exact_float32
 from lmccheck.modules.runner import Runner, as_source_error
+from lmccheck.network.network import Network
 from lmccheck.symmetry.facts import facts_of
 from lmccheck.symmetry.rules import RULES
 from lmccheck.symmetry.sites import Layer, layers
 from lmccheck.symmetry.trace import Shaped, Trace, another_graph, quiet_logs, trace, value_of
-
-if TYPE_CHECKING:
-    from lmccheck.network.network import Network
 
 Look = Callable[[str, Tensor], Tensor | None]
 ANOTHER = "the network computes something else on inputs of this shape than on the first two samples"

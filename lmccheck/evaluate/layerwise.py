@@ -7,15 +7,12 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
 from lmccheck.evaluate.box import differing_layers
 from lmccheck.modules.stored import tied_names
-
-if TYPE_CHECKING:
-    from lmccheck.symmetry.slots import UnitGroup
+from lmccheck.symmetry.slots import UnitGroup
 
 MOST = 11  # layers that are moved one at a time; of more, as many parts of the network
 

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -19,12 +19,10 @@ from lmccheck.errors import LmcError
 from lmccheck.evaluate.graph import GraphRunner, Reading, followers, running, value_sizes
 from lmccheck.modules.runner import Runner
 from lmccheck.network.loss import logits_of, measured
+from lmccheck.network.network import Network
 from lmccheck.symmetry.sites import Layer, stored_name
 from lmccheck.symmetry.structure import Structure
 from lmccheck.symmetry.trace import Trace
-
-if TYPE_CHECKING:
-    from lmccheck.network.network import Network
 
 TOGETHER = 1 << 19  # numbers of the largest value of the graph, over all multipliers that are run together
 

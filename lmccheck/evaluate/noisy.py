@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -20,9 +19,7 @@ from lmccheck.evaluate.normals import TOGETHER, key_of, normals
 from lmccheck.evaluate.points import upcast
 from lmccheck.modules.runner import Runner
 from lmccheck.network.loss import LOSSES, logits_of, measured
-
-if TYPE_CHECKING:
-    from lmccheck.network.network import Network
+from lmccheck.network.network import Network
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -15,9 +14,7 @@ from lmccheck.errors import SourceError, UnsupportedArchitecture
 from lmccheck.evaluate.points import working_dtype
 from lmccheck.modules.runner import Runner
 from lmccheck.network.loss import measured
-
-if TYPE_CHECKING:
-    from lmccheck.network.network import Network
+from lmccheck.network.network import Network
 
 
 def function_deviation(

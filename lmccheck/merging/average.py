@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -14,14 +13,12 @@ from torch import Tensor
 from lmccheck.errors import CheckpointError
 from lmccheck.merging.contract import Making
 from lmccheck.modules.constants import COUNTER
+from lmccheck.store.checkpoint import Checkpoint
 from lmccheck.store.files import header_of
 from lmccheck.store.folders import CONFIG, WEIGHTS
 from lmccheck.store.header import NAMES, SAFETENSORS, TensorHeader
 from lmccheck.store.streamed import save_streamed
 from lmccheck.store.writing import copy_companions
-
-if TYPE_CHECKING:
-    from lmccheck.store.checkpoint import Checkpoint
 
 Get = Callable[[str], Tensor]
 MERGE_ONE = "mend: merge checkpoints of one network"

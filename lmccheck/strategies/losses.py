@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,10 +19,8 @@ from lmccheck.evaluate.normals import key_of, normals
 from lmccheck.explain import called
 from lmccheck.modules.precision import own_settings
 from lmccheck.modules.stored import tied_names
+from lmccheck.network.endpoint import Endpoint
 from lmccheck.strategies.values import DroppedUnits, PermutedUnits, Rows, WeightNoise
-
-if TYPE_CHECKING:
-    from lmccheck.network.endpoint import Endpoint
 
 TITLES = {"set": "set", "merge": "merge", "model": "model", "pair": "pair", "widths": "pair"}
 DROPS = "dropping units needs"

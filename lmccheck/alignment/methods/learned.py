@@ -12,11 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from lmccheck.alignment.beyond.maps import Maps
 from lmccheck.alignment.contract import Found, Problem
 from lmccheck.alignment.matching.norms import counted, float64
 from lmccheck.alignment.matching.similarity import WeightSimilarity
@@ -27,9 +28,6 @@ from lmccheck.evaluate.gradient import Gradient, endless_batches
 from lmccheck.evaluate.points import interpolate
 from lmccheck.symmetry.compose import compose
 from lmccheck.symmetry.spec import Permutation, PermutationSpec
-
-if TYPE_CHECKING:
-    from lmccheck.alignment.beyond.maps import Maps
 
 STEPS = 200
 BATCH = 256
