@@ -16,7 +16,6 @@ from torch import Tensor
 from lmccheck.alignment.api import Alignment
 from lmccheck.alignment.api import align as align_pair
 from lmccheck.alignment.kept import ROUNDING, as_compared, calibrated, kept_note, not_worse, settled
-from lmccheck.beside.required import read_with, require_same_beside
 from lmccheck.data.load import Data
 from lmccheck.errors import SourceError, nearest
 from lmccheck.evaluate.evaluator import Evaluator
@@ -26,12 +25,13 @@ from lmccheck.merging.product import Product
 from lmccheck.modules.precision import own_settings
 from lmccheck.modules.stored import stored_tensors
 from lmccheck.network.endpoint import Endpoint, endpoint, require_same_tensors
-from lmccheck.network.hub.names import as_described, model_for, under_module_names
+from lmccheck.network.hub.names import as_described, under_module_names
 from lmccheck.network.loaded import as_it_loads, as_loaded
-from lmccheck.network.network import Network, load_network
-from lmccheck.network.once import Keeps
+from lmccheck.network.loading import network_of
+from lmccheck.network.network import Network
 from lmccheck.network.pair import Given, ModelPair
 from lmccheck.network.resident import Endpoints, Named
+from lmccheck.network.view import View
 from lmccheck.shown import one_line, some
 from lmccheck.store.checkpoint import Checkpoint, look_at, open_checkpoint
 from lmccheck.store.disk import Held
@@ -42,7 +42,7 @@ from lmccheck.store.surroundings import all_held, all_unchanged
 
 @one_line(lambda merge: f"{merge.name!r}, {merge.recipe.text} of {some(merge.parents)}; {merge.network.run_on}")
 @dataclass(frozen=True, eq=False)
-class Merge(Keeps):
+class Merge(View):
     """Parents of one network, a recipe, and what it makes of them. Made by ``load_merge``.
 
     ``files`` are the parents' checkpoints as a recipe reads them, under the names of their files; ``base_file`` that of
@@ -86,11 +86,6 @@ class Merge(Keeps):
         others = {"base": self.base_file, "shipped": self.shipped}
         parents = dict(zip(self.files, self.ends.checkpoints, strict=True))
         return {**parents, **{name: one for name, one in others.items() if one is not None}}
-
-    @property
-    def device(self) -> str:
-        """The device that was asked for."""
-        return self.network.device
 
     @cached_property
     def base_model(self) -> Endpoint | None:
@@ -243,19 +238,17 @@ class Merge(Keeps):
     @property
     def inputs(self) -> tuple[Path, ...]:
         """Every file that was read for it, none of which may be written to."""
-        files = (file for checkpoint in self.checkpoints.values() for file in checkpoint.files)
-        return (*files, *self.network.inputs, *self.recipe.inputs)
+        return (*super().inputs, *self.recipe.inputs)
 
     def require_unchanged(self) -> None:
         """Raise CheckpointError where a file that was read for it is another by now."""
-        all_unchanged((*self.checkpoints.values(), *self.read_for_recipe))
-        self.network.require_unchanged()
+        super().require_unchanged()
+        all_unchanged(self.read_for_recipe)
 
     @property
     def description(self) -> dict[str, Any]:
         """What a report says of the merge; JSON-able."""
-        files = {name: checkpoint.facts() for name, checkpoint in self.checkpoints.items()}
-        return {"files": files, "recipe": self.recipe.facts(), "align": self.align, **self.network.facts()}
+        return {**super().description, "recipe": self.recipe.facts(), "align": self.align}
 
 
 @own_settings()
@@ -302,12 +295,10 @@ def load_merge(
     origin = None if base_model is None else open_checkpoint(base_model, folder, "base_model", pins.get("base"))
     published = None if shipped is None else look_at(shipped, folder, "shipped")
     compared = {**opened, **({} if origin is None else {"base_model": origin})}
-    told = read_with(folder, data=data, calibration=calibration)
-    accepted = require_same_beside(compared, accept, built=model is None, data=told)
     title = name or "-".join(names)
-    network = load_network(
-        name=title, model=model_for(model, next(iter(opened.values()))), data=data, calibration=calibration, loss=loss,
-        device=device, base=folder, symmetry=symmetry, accepted=accepted,
+    network = network_of(
+        compared, model, accept, name=title, data=data, calibration=calibration, loss=loss, device=device, base=folder,
+        symmetry=symmetry,
     )  # fmt: skip
     network = network.untied() if untie else network
     first, *rest = named = [under_module_names(checkpoint, network) for checkpoint in opened.values()]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -37,20 +36,6 @@ class Endpoint(Keeps):
     theta: dict[str, Tensor] = field(repr=False)
     checkpoint: Checkpoint
     kind = "endpoint"
-
-
-def inputs_of(*ends: Endpoint) -> tuple[Path, ...]:
-    """Return every file that endpoints were read from, and that their networks are run with."""
-    own = [file for end in ends for file in end.checkpoint.files]
-    return (*own, *dict.fromkeys(file for end in ends for file in end.network.inputs))
-
-
-def require_unchanged(*ends: Endpoint) -> None:
-    """Raise CheckpointError where a file that endpoints were read from, or their networks use, is another by now."""
-    for end in ends:
-        end.checkpoint.require_unchanged()
-    for network in {id(end.network): end.network for end in ends}.values():
-        network.require_unchanged()
 
 
 def endpoint(network: Network, checkpoint: Checkpoint) -> Endpoint:

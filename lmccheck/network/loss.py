@@ -183,7 +183,7 @@ def counted_only(data: Data, loss: Loss) -> Data | None:
 
     Data in which every sample counts are returned as they are.
     """
-    kept = [_counted(batch, loss, data.origin) for batch in data.batches]
+    kept = [counts(loss, batch, data.origin) > 0 for batch in data.batches]
     total = int(sum(which.sum() for which in kept))
     if total in (0, data.samples):
         return data if total else None
@@ -199,11 +199,6 @@ def require_counted(data: Data, loss: Loss) -> Data:
             f"at; mend: give targets that are counted, not only {IGNORED} or masks of zeros"
         )
     return found
-
-
-def _counted(batch: Batch, loss: Loss, origin: str) -> Tensor:
-    """Return which samples of a batch have something counted in them, (n,) bool on the CPU."""
-    return counts(loss, batch, origin) > 0
 
 
 def counts(loss: Loss, batch: Batch, origin: str) -> Tensor:

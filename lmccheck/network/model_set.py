@@ -9,16 +9,16 @@ from typing import Any
 
 from torch import Tensor
 
-from lmccheck.beside.required import read_with, require_same_beside
 from lmccheck.errors import CheckpointError
 from lmccheck.modules.precision import own_settings
 from lmccheck.network.endpoint import Endpoint, require_same_tensors
-from lmccheck.network.hub.names import model_for, under_module_names
+from lmccheck.network.hub.names import under_module_names
 from lmccheck.network.loaded import as_it_loads
-from lmccheck.network.network import Network, load_network
-from lmccheck.network.once import Keeps
+from lmccheck.network.loading import network_of
+from lmccheck.network.network import Network
 from lmccheck.network.pair import Given, ModelPair
 from lmccheck.network.resident import Endpoints, Named
+from lmccheck.network.view import View
 from lmccheck.shown import one_line, some
 from lmccheck.store.checkpoint import Checkpoint, open_checkpoint
 from lmccheck.store.names import expanded, is_pattern, model_names
@@ -26,7 +26,7 @@ from lmccheck.store.names import expanded, is_pattern, model_names
 
 @one_line(lambda models: f"{models.name!r}, {len(models.names)} models: {some(models.names)}; {models.network.run_on}")
 @dataclass(frozen=True, eq=False)
-class ModelSet(Keeps):
+class ModelSet(View):
     """Endpoints of one network, each with a name. Made by ``load_set``."""
 
     name: str
@@ -50,32 +50,9 @@ class ModelSet(Keeps):
         return tuple(end.theta for end in self.endpoints)
 
     @property
-    def origins(self) -> tuple[Checkpoint, ...]:
-        """The checkpoint of each."""
-        return self.endpoints.checkpoints
-
-    @property
-    def inputs(self) -> tuple[Path, ...]:
-        """Every file that was read for it, none of which may be written to."""
-        own = [file for origin in self.origins for file in origin.files]
-        return (*own, *self.network.inputs)
-
-    def require_unchanged(self) -> None:
-        """Raise CheckpointError where a file that was read for it is another by now."""
-        for checkpoint in self.origins:
-            checkpoint.require_unchanged()
-        self.network.require_unchanged()
-
-    @property
-    def device(self) -> str:
-        """The device that was asked for."""
-        return self.network.device
-
-    @property
-    def description(self) -> dict[str, Any]:
-        """What a report says of the set; JSON-able."""
-        files = {name: origin.facts() for name, origin in zip(self.names, self.origins, strict=True)}
-        return {"files": files, **self.network.facts()}
+    def checkpoints(self) -> Mapping[str, Checkpoint]:
+        """The checkpoint of each, by name."""
+        return dict(zip(self.names, self.endpoints.checkpoints, strict=True))
 
     def pair(self, i: int, j: int) -> ModelPair:
         """Return models i and j as a and b of a pair; what the network is like is known to both."""
@@ -121,11 +98,8 @@ def load_set(
     pins = dict(enumerate(sha256))
     opened = [open_checkpoint(model, folder, f"model {k}", pins.get(k)) for k, model in enumerate(models)]
     named = {f"model {k}": checkpoint for k, checkpoint in enumerate(opened)}
-    told = read_with(folder, data=given.get("data"), calibration=given.get("calibration"))
-    accepted = require_same_beside(named, accept, built=given.get("model") is None, data=told)
     title = name or "-".join(names)
-    given = {**given, "model": model_for(given.get("model"), opened[0])}
-    network = load_network(name=title, accepted=accepted, **given)
+    network = network_of(named, given.pop("model", None), accept, name=title, **{**given, "base": folder})
     network.remarks.update(dict.fromkeys((*matched, *found)))
     opened = [under_module_names(checkpoint, network) for checkpoint in opened]
     for other in opened[1:]:

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from lmccheck.beside.configs import WIDTHS
-from lmccheck.beside.required import read_with, require_same_beside
 from lmccheck.data.load import Data
 from lmccheck.errors import CheckpointError
 from lmccheck.modules.precision import own_settings
@@ -25,8 +24,9 @@ from lmccheck.network.endpoint import (
 )
 from lmccheck.network.hub.names import model_for, under_module_names
 from lmccheck.network.loaded import as_loaded
+from lmccheck.network.loading import network_of
 from lmccheck.network.loss import require_counted
-from lmccheck.network.network import load_network
+from lmccheck.network.network import Network
 from lmccheck.network.view import View
 from lmccheck.shown import one_line
 from lmccheck.store.checkpoint import Checkpoint, open_checkpoint
@@ -39,12 +39,22 @@ Given = Named | os.PathLike[str] | Mapping[str, Any]  # a state dict, or an adap
 
 @one_line(lambda pair: f"{pair.name!r}, {pair.a.checkpoint.label}, {pair.b.checkpoint.label}, {pair.network.run_on}")
 @dataclass(frozen=True, eq=False)
-class ModelPair(View):
-    """Endpoints θ_A and θ_B of one network, with the data and the loss to measure them. Made by ``load_pair``."""
+class _Ends(View):
+    """Two endpoints."""
 
     name: str
     a: Endpoint
     b: Endpoint
+
+    @property
+    def named_endpoints(self) -> dict[str, Endpoint]:
+        """What is compared, by name."""
+        return {"a": self.a, "b": self.b}
+
+
+class ModelPair(_Ends):
+    """Endpoints θ_A and θ_B of one network, with the data and the loss to measure them. Made by ``load_pair``."""
+
     kind = "pair"
 
     @property
@@ -57,11 +67,6 @@ class ModelPair(View):
         """θ_B, as θ_A."""
         return self.b.theta
 
-    @property
-    def named_endpoints(self) -> dict[str, Endpoint]:
-        """What is compared, by name."""
-        return {"a": self.a, "b": self.b}
-
     def with_weights(self, theta_a: StateDict, theta_b: StateDict) -> ModelPair:
         """Return a pair of the same network with other weights, and nothing of this one's kept."""
         a, b = replace(self.a, theta=dict(theta_a)), replace(self.b, theta=dict(theta_b))
@@ -73,20 +78,15 @@ class ModelPair(View):
         return ModelPair(self.name, replace(self.a, network=network), replace(self.b, network=network))
 
 
-@one_line(lambda pair: f"{pair.name!r}, {pair.a.checkpoint.label}, {pair.b.checkpoint.label}, {pair.network.run_on}")
-@dataclass(frozen=True, eq=False)
-class WidthPair(View):
+class WidthPair(_Ends):
     """Endpoints of two networks that differ in nothing but hidden widths, measured on the same data with one loss."""
 
-    name: str
-    a: Endpoint
-    b: Endpoint
     kind = "widths"
 
     @property
-    def named_endpoints(self) -> dict[str, Endpoint]:
-        """What is compared, by name."""
-        return {"a": self.a, "b": self.b}
+    def networks(self) -> tuple[Network, ...]:
+        """The networks of both widths."""
+        return self.a.network, self.b.network
 
     @property
     def description(self) -> dict[str, Any]:
@@ -140,11 +140,9 @@ def load_pair(
     """
     folder = Path(base) if base is not None else Path.cwd()
     first, second = _opened(a, b, folder, sha256 or {})
-    told = read_with(folder, data=data, calibration=calibration)
-    accepted = require_same_beside({"a": first, "b": second}, accept, built=model is None, data=told)
-    network = load_network(
-        name=name or _title(a, b), model=model_for(model, first), data=data, calibration=calibration, loss=loss,
-        device=device, base=folder, symmetry=symmetry, accepted=accepted,
+    network = network_of(
+        {"a": first, "b": second}, model, accept, name=name or _title(a, b), data=data, calibration=calibration,
+        loss=loss, device=device, base=folder, symmetry=symmetry,
     )  # fmt: skip
     network = network.untied() if untie else network
     first, second = under_module_names(first, network), under_module_names(second, network)
@@ -171,12 +169,8 @@ def load_widths(
     """
     folder = Path(base) if base is not None else Path.cwd()
     opened = _opened(a, b, folder, sha256 or {})
-    told = read_with(folder, data=given.get("data"), calibration=given.get("calibration"))
     ends = dict(zip("ab", opened, strict=True))
-    accepted = require_same_beside(ends, accept, built=model_a is None, meant=WIDTHS, data=told)
-    first = load_network(
-        name=name or _title(a, b), model=model_for(model_a, opened[0]), base=folder, accepted=accepted, **given
-    )
+    first = network_of(ends, model_a, accept, meant=WIDTHS, name=name or _title(a, b), base=folder, **given)
     second = first.with_model(model_for(model_b, opened[1]))
     found = ((n, under_module_names(c, n)) for n, c in zip((first, second), opened, strict=True))
     return WidthPair(first.name, *(as_loaded(endpoint(n, c))[0] for n, c in found))

@@ -11,15 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lmccheck.beside.required import read_with, require_same_beside
 from lmccheck.data.load import Data
 from lmccheck.finding import ALONE
 from lmccheck.modules.precision import own_settings
 from lmccheck.network.endpoint import Endpoint, StateDict, endpoint
-from lmccheck.network.hub.names import model_for, under_module_names
+from lmccheck.network.hub.names import under_module_names
 from lmccheck.network.loaded import as_loaded
+from lmccheck.network.loading import network_of
 from lmccheck.network.loss import require_counted
-from lmccheck.network.network import load_network
 from lmccheck.network.pair import Given
 from lmccheck.network.view import View
 from lmccheck.shown import one_line
@@ -87,12 +86,9 @@ def load_model(
     """
     folder = Path(base) if base is not None else Path.cwd()
     opened = open_checkpoint(checkpoint, folder, ALONE, sha256)
-    told = read_with(folder, data=data, calibration=calibration)
-    accepted = require_same_beside({ALONE: opened}, accept, built=model is None, data=told)
-    network = load_network(
-        name=name or model_names([checkpoint], ["state dict"])[0], model=model_for(model, opened), data=data,
+    network = network_of(
+        {ALONE: opened}, model, accept, name=name or model_names([checkpoint], ["state dict"])[0], data=data,
         calibration=calibration, loss=loss, device=device, base=folder, symmetry=symmetry,
-        accepted=accepted,
     )  # fmt: skip
     end = as_loaded(endpoint(network, under_module_names(opened, network)))[0]
     return SingleModel(network.name, end)

@@ -1,7 +1,8 @@
-"""What pairs and single models have in common: endpoints by name, and the network that they are measured by."""
+"""What pairs, models, sets and merges have in common: endpoints by name, and the network they are measured by."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -9,24 +10,30 @@ import torch
 from torch import nn
 
 from lmccheck.data.load import Data
-from lmccheck.network.endpoint import Endpoint, inputs_of, require_unchanged
+from lmccheck.network.endpoint import Endpoint
 from lmccheck.network.loss import Loss
 from lmccheck.network.network import Network
 from lmccheck.network.once import Keeps
 from lmccheck.store.checkpoint import Checkpoint
+from lmccheck.store.surroundings import all_unchanged
 from lmccheck.symmetry.spec import PermutationSpec
 
 
 class View(Keeps):
     """Endpoints of one network, or of two that are run alike, under the name that messages and reports call it by."""
 
-    kind: ClassVar[str]  # of which properties are: pair, widths, model
+    kind: ClassVar[str]  # of which properties are: pair, widths, model, set, merge
     name: str
 
     @property
-    def named_endpoints(self) -> dict[str, Endpoint]:
+    def named_endpoints(self) -> Mapping[str, Endpoint]:
         """What is measured, by name."""
         raise NotImplementedError
+
+    @property
+    def checkpoints(self) -> Mapping[str, Checkpoint]:
+        """Every checkpoint that was read for it, by name."""
+        return {name: end.checkpoint for name, end in self.named_endpoints.items()}
 
     @property
     def title(self) -> str:
@@ -37,6 +44,11 @@ class View(Keeps):
     def network(self) -> Network:
         """The network of the first endpoint, on whose data all are measured."""
         return next(iter(self.named_endpoints.values())).network
+
+    @property
+    def networks(self) -> tuple[Network, ...]:
+        """The networks of all endpoints."""
+        return (self.network,)
 
     @property
     def module(self) -> nn.Module:
@@ -81,22 +93,25 @@ class View(Keeps):
     @property
     def origins(self) -> tuple[Checkpoint, ...]:
         """The checkpoints that the weights came from."""
-        return tuple(end.checkpoint for end in self.named_endpoints.values())
+        return tuple(self.checkpoints.values())
 
     @property
     def inputs(self) -> tuple[Path, ...]:
         """Every file that was read for it, none of which may be written to."""
-        return inputs_of(*self.named_endpoints.values())
+        own = [file for checkpoint in self.origins for file in checkpoint.files]
+        return (*own, *dict.fromkeys(file for network in self.networks for file in network.inputs))
 
     @property
     def description(self) -> dict[str, Any]:
         """What a report says of it; JSON-able."""
-        files = {name: end.checkpoint.facts() for name, end in self.named_endpoints.items()}
+        files = {name: checkpoint.facts() for name, checkpoint in self.checkpoints.items()}
         return {"files": files, **self.network.facts()}
 
     def require_unchanged(self) -> None:
         """Raise CheckpointError where a file that was read for it is another by now."""
-        require_unchanged(*self.named_endpoints.values())
+        all_unchanged(self.origins)
+        for network in self.networks:
+            network.require_unchanged()
 
     def example_inputs(self) -> tuple[Any, ...]:
         """Return two samples of the evaluation data as positional inputs, for tracing."""
