@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from lmccheck.alignment.methods.weight_matching import match
-from lmccheck.network.network import Network
 from lmccheck.network.pair import ModelPair
 from lmccheck.symmetry.compose import compose
 from lmccheck.symmetry.freed import WHOLE
@@ -41,7 +40,7 @@ class Ordered:
 def ordered(pair: ModelPair, seed: int) -> Ordered:
     """Return a pair with the experts of θ_B in the order of those of θ_A, where the network has any that may move."""
     network = pair.network
-    if not has_orders(network):
+    if network.given is not None or all(group.bound != WHOLE for group in network.whole_spec.groups):
         return Ordered(pair, None)
     whole = network.whole_spec
     layers = network.traced.layers if network.traced is not None else ()
@@ -56,11 +55,6 @@ def _stacked_by_itself(whole: PermutationSpec, group: UnitGroup) -> bool:
     """Whether units lie inside experts that are stacked in tensors of a module's own."""
     inside = any(whole.by_name[outer].bound == WHOLE for outer in group.within)
     return inside and not any(slot.tensor in whole.stacks for slot in group.slots)
-
-
-def has_orders(network: Network) -> bool:
-    """Whether a traced network has experts whose order is free."""
-    return network.given is None and any(group.bound == WHOLE for group in network.whole_spec.groups)
 
 
 def orders(spec: PermutationSpec, permutation: Mapping[str, Tensor]) -> dict[str, list[int]]:

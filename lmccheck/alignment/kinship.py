@@ -108,7 +108,8 @@ def kinship(a: Theta, b: Theta) -> Kinship:
     for name in names:
         one, other = a[name], b[name]
         if not math.isfinite(norm_of(one) + norm_of(other)):
-            one, other = masks[name] = _without_equal_infinities(one, other)
+            alike = torch.isinf(one) & (one == other)  # as stored masks are
+            one, other = masks[name] = one.masked_fill(alike, 0.0), other.masked_fill(alike, 0.0)
         norms[name], gaps[name] = (norm_of(one), norm_of(other)), norm_of(one.double() - other.double())
     apart = math.hypot(*gaps.values())
     size = sum(math.hypot(*side) for side in zip(*norms.values(), strict=True)) / 2 if norms else 0.0
@@ -134,12 +135,6 @@ def kinship(a: Theta, b: Theta) -> Kinship:
         moved=moved,
         chance=_chance(own, units, expected) if apart else 0.0,
     )
-
-
-def _without_equal_infinities(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
-    """Return both with 0 where both are infinite alike, as stored masks are."""
-    alike = torch.isinf(one) & (one == other)
-    return one.masked_fill(alike, 0.0), other.masked_fill(alike, 0.0)
 
 
 def _telling(matrices: Theta, gaps: Mapping[str, float]) -> list[str]:

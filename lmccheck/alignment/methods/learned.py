@@ -109,7 +109,11 @@ def train(problem: Problem, start: Permutation, maps: Maps | None = None, *, ste
     target = {name: torch.lerp(x, segment.theta_a[name], TOWARDS_A) for name, x in projection.state.b.items()}
     if not target and maps is None:
         return Training(start, (segment.middle(base),), 0, segment.judged)  # no unit of the network may move
-    optimiser = _optimiser(target, base, maps)
+    optimiser = torch.optim.Adam(  # at rates in proportion to the tensors of θ_B
+        {"params": [value.requires_grad_()], "lr": RATE * _spread(base[name])} for name, value in target.items()
+    )
+    for parameter in maps.parameters() if maps else ():
+        optimiser.add_param_group({"params": [parameter], "lr": MAP_RATE / parameter.shape[-1]})
     rates = [settings["lr"] for settings in optimiser.param_groups]
     losses = [segment.middle(base)]
     best, best_step, learned = spec.identity(), 0, maps.copy() if maps else None
@@ -139,16 +143,6 @@ def train(problem: Problem, start: Permutation, maps: Maps | None = None, *, ste
         maps.restore(learned)
     found = compose(spec, start, best) if maps is None else best
     return Training(found, tuple(losses), best_step, segment.judged)
-
-
-def _optimiser(target: Mapping[str, Tensor], base: Mapping[str, Tensor], maps: Maps | None) -> torch.optim.Optimizer:
-    """Return Adam over Θ̃, at rates in proportion to the tensors of θ_B, and over the maps."""
-    optimiser = torch.optim.Adam(
-        {"params": [value.requires_grad_()], "lr": RATE * _spread(base[name])} for name, value in target.items()
-    )
-    for parameter in maps.parameters() if maps else ():
-        optimiser.add_param_group({"params": [parameter], "lr": MAP_RATE / parameter.shape[-1]})
-    return optimiser
 
 
 def _spread(tensor: Tensor) -> float:
