@@ -50,9 +50,12 @@ def vocabulary_of(folder: Folder) -> Vocabulary | None:
         listed = model.get("vocab") if isinstance(model, dict) else None
         ids, scores = _listed(listed, folder, FAST)
         return _fast(table, ids, scores, folder)
-    for name, reader in (("vocab.json", _json), ("vocab.txt", _text)):
-        if folder.has(name):
-            return Vocabulary(name, reader(folder, name) | _added_elsewhere(folder))
+    if (listed := folder.table("vocab.json")) is not None:
+        return Vocabulary("vocab.json", _checked(listed, folder, "vocab.json") | _added_elsewhere(folder))
+    if (text := folder.text("vocab.txt")) is not None:
+        lines = text.removesuffix("\n").split("\n") if text else []
+        ids = {line.removesuffix("\r"): place for place, line in enumerate(lines)}
+        return Vocabulary("vocab.txt", ids | _added_elsewhere(folder))
     for name in PIECES:
         if (raw := folder.raw(name)) is not None:
             try:
@@ -143,15 +146,6 @@ def added_beside(folder: Folder) -> tuple[str, dict[int, dict[str, Any]]]:
 def _added_elsewhere(folder: Folder) -> dict[str, int]:
     """Return tokens that were added, of a folder without tokenizer.json."""
     return {entry["content"]: place for place, entry in added_beside(folder)[1].items()}
-
-
-def _json(folder: Folder, name: str) -> dict[str, int]:
-    return _checked(folder.table(name) or {}, folder, name)
-
-
-def _text(folder: Folder, name: str) -> dict[str, int]:
-    lines = (folder.text(name) or "").split("\n")
-    return {line.removesuffix("\r"): place for place, line in enumerate(lines[:-1] if lines[-1] == "" else lines)}
 
 
 def _pieces(raw: bytes) -> Iterator[tuple[str, bytes, int]]:
