@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lmccheck.cli.command import HELD, Commands
+from lmccheck.cli.command import HELD
 from lmccheck.cli.endpoints import METHODS, add_pair, load, maps, output_path, row
 
 if TYPE_CHECKING:
@@ -15,16 +15,15 @@ if TYPE_CHECKING:
 MIDDLE = 0.5
 
 
-def add_to(commands: Commands) -> None:
-    """Add the command's parser."""
-    command = commands.add_parser(
-        "align",
-        help="permute one checkpoint's hidden units towards another's",
-        description="Permute B's hidden units towards A's, verify on the data that B computes what it did, and write "
-        "it, with the permutation beside it. Exit status: 0 fine, 2 an error.",
-        allow_abbrev=False,
-    )
-    command.set_defaults(run=run)
+HELP = "permute one checkpoint's hidden units towards another's"
+DESCRIPTION = (
+    "Permute B's hidden units towards A's, verify on the data that B computes what it did, and write "
+    "it, with the permutation beside it. Exit status: 0 fine, 2 an error."
+)
+
+
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    """Add what the command takes."""
     add_pair(
         command,
         METHODS,
@@ -59,8 +58,9 @@ def run(options: argparse.Namespace) -> int:
     ]
     statistics = ", BatchNorm statistics interpolated" if repair == "none" else ""
     unit = f" ({pair.loss.unit})" if pair.loss.unit else ""
+    chosen = alignment.facts.get("chosen")
     rows = [
-        row("method", _method(alignment)),
+        row("method", alignment.method + (f" (of which {chosen})" if chosen else "")),
         row("objective", alignment.objective),
         row("unit groups moved", _moved(alignment)),
         row("outputs of B change by", f"{alignment.function_deviation:.1e}"),
@@ -70,12 +70,6 @@ def run(options: argparse.Namespace) -> int:
     print(tabulate(rows, tablefmt="plain", disable_numparse=True))
     print(f"\nwritten to {save_aligned(alignment, target)}")
     return HELD
-
-
-def _method(alignment: Alignment) -> str:
-    """Return the method's name, and what it chose."""
-    chosen = alignment.facts.get("chosen")
-    return alignment.method if chosen is None else f"{alignment.method} (of which {chosen})"
 
 
 def _moved(alignment: Alignment) -> str:

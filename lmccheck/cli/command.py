@@ -1,15 +1,15 @@
-"""What commands have in common, one file each; none imports anything heavy before it runs."""
+"""What commands have in common, one file each; none imports anything heavy before it runs.
+
+Each says its HELP and its DESCRIPTION, adds its arguments to its parser, and runs: ``main.py`` calls it by its file.
+"""
 
 from __future__ import annotations
 
 import argparse
-from typing import TypeAlias
 
 from lmccheck.errors import LmcError, nearest
 
 HELD, BROKEN, WRONG = 0, 1, 2  # exit status
-
-Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def count(text: str) -> int:

@@ -8,20 +8,18 @@ import inspect
 from collections.abc import Mapping
 from importlib import resources
 
-from lmccheck.cli.command import HELD, Commands
+from lmccheck.cli.command import HELD
 from lmccheck.errors import LmcError, nearest
 
+HELP = "show what a property, an alignment method, a recipe or a public name is"
+DESCRIPTION = (
+    "Print the page of NAME as Markdown, or, without one, a line for everything that has a page. Exit "
+    "status: 0 fine, 2 an error."
+)
 
-def add_to(commands: Commands) -> None:
-    """Add the command's parser."""
-    command = commands.add_parser(
-        "docs",
-        help="show what a property, an alignment method, a recipe or a public name is",
-        description="Print the page of NAME as Markdown, or, without one, a line for everything that has a page. Exit "
-        "status: 0 fine, 2 an error.",
-        allow_abbrev=False,
-    )
-    command.set_defaults(run=run)
+
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    """Add what the command takes."""
     command.add_argument("name", metavar="NAME", nargs="?", help="such as linear_connectivity or weight-matching")
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from lmccheck.cli.command import BROKEN, HELD, Commands, table_format
+from lmccheck.cli.command import BROKEN, HELD, table_format
 from lmccheck.cli.symmetry import SHAPE, Input, drawn, example, stored_inputs, verified
 from lmccheck.errors import SourceError, UnsupportedArchitecture
 
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from lmccheck.network.hub.folder import FolderModel
-    from lmccheck.symmetry.capabilities import Capability
     from lmccheck.symmetry.structure import Structure
 
 SIDES = (32, 28, 224, 64, 16, 8, 96, 128, 256)  # of images that a network of convolutions may expect
@@ -39,17 +38,16 @@ class Patient:
     outputs: str
 
 
-def add_to(commands: Commands) -> None:
-    """Add the command's parser."""
-    command = commands.add_parser(
-        "doctor",
-        help="what can be asked of a network?",
-        description="Run a network, trace it, and say what can be asked of it: how each property would be known, and "
-        "why not where it cannot. Exit status: 0 fine, 1 it cannot be traced or its symmetries do not keep what it "
-        "computes, 2 an error.",
-        allow_abbrev=False,
-    )
-    command.set_defaults(run=run)
+HELP = "what can be asked of a network?"
+DESCRIPTION = (
+    "Run a network, trace it, and say what can be asked of it: how each property would be known, and "
+    "why not where it cannot. Exit status: 0 fine, 1 it cannot be traced or its symmetries do not keep what it "
+    "computes, 2 an error."
+)
+
+
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    """Add what the command takes."""
     add = command.add_argument
     add("model", metavar="MODEL", help='"module:callable", importable from here, or a folder with a config.json')
     add(
@@ -98,7 +96,8 @@ def run(options: argparse.Namespace) -> int:
     structure = traced.droppable
     print(f"units: {_units(structure, len(spec.groups))}; {100 * spec.free_share:.4g} % of its numbers may be permuted")
     asked = capabilities(structure)
-    print(f"paths: {_paths(asked)}\n")
+    paths = ", ".join(f"{name} {asked[name].how}" for name in ("dropout_path", "ten_segment_path"))
+    print(f"paths: {paths}\n")
     parts = [capabilities_table(asked, table)]
     parts += [groups_table(spec, table, structure=structure)] if spec.groups else []
     print("\n\n".join(parts))
@@ -109,11 +108,6 @@ def _units(structure: Structure, groups: int) -> str:
     held = sum(structure.sizes.values())
     whole = f", {len(structure.whole)} left whole" if structure.whole else ""
     return f"{groups} groups, {len(structure.sizes)} of them droppable ({held} units{whole})"
-
-
-def _paths(asked: dict[str, Capability]) -> str:
-    """Say how the paths that join two such networks would be known."""
-    return ", ".join(f"{name} {asked[name].how}" for name in ("dropout_path", "ten_segment_path"))
 
 
 def _given(text: str) -> Given:

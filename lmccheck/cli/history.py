@@ -6,20 +6,18 @@ import argparse
 import sys
 from pathlib import Path
 
-from lmccheck.cli.command import HELD, Commands, count, table_format
+from lmccheck.cli.command import HELD, count, table_format
+
+HELP = "what became of each check over its runs?"
+DESCRIPTION = (
+    "Show the runs that pytest --lmc-models --lmc-history=FILE kept: a row per check, its values as a "
+    "line from the oldest to the newest, the last one and the change since the first. Exit status: 0 fine, 2 an "
+    "error."
+)
 
 
-def add_to(commands: Commands) -> None:
-    """Add the command's parser."""
-    command = commands.add_parser(
-        "history",
-        help="what became of each check over its runs?",
-        description="Show the runs that pytest --lmc-models --lmc-history=FILE kept: a row per check, its values as a "
-        "line from the oldest to the newest, the last one and the change since the first. Exit status: 0 fine, 2 an "
-        "error.",
-        allow_abbrev=False,
-    )
-    command.set_defaults(run=run)
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    """Add what the command takes."""
     command.add_argument("file", metavar="FILE", help="the file that --lmc-history named")
     command.add_argument("name", metavar="NAME", nargs="?", default="", help="only checks whose name holds this")
     command.add_argument("--last", metavar="N", type=count, default=40, help="runs that are shown (default: 40)")

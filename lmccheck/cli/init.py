@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from lmccheck.cli.command import HELD, Commands
+from lmccheck.cli.command import HELD
 from lmccheck.cli.draft import MANIFEST, MODELS, Draft
 from lmccheck.cli.init_model import settle_model
 from lmccheck.errors import CheckpointError, LmcError, SourceError, shown_path
@@ -25,18 +25,17 @@ LIMITS = {"mse": '"5%"', "next_token": '"2%"', "token_cross_entropy": '"2%"'}
 LIMIT = "0.05"
 
 
-def add_to(commands: Commands) -> None:
-    """Add the command's parser."""
-    command = commands.add_parser(
-        "init",
-        help="write a manifest for two checkpoints, or more",
-        description="Write lmc.toml, and models.py where nothing else says the network, for two checkpoints (a pair) "
-        "or more (a set). Checkpoints are .safetensors files, folders that save_pretrained wrote, or a folder that "
-        "has several of these; data are files beside them with tensors `inputs` and `targets`, or .jsonl files of "
-        "text. Nothing is overwritten. Exit status: 0 fine, 2 an error.",
-        allow_abbrev=False,
-    )
-    command.set_defaults(run=run)
+HELP = "write a manifest for two checkpoints, or more"
+DESCRIPTION = (
+    "Write lmc.toml, and models.py where nothing else says the network, for two checkpoints (a pair) "
+    "or more (a set). Checkpoints are .safetensors files, folders that save_pretrained wrote, or a folder that "
+    "has several of these; data are files beside them with tensors `inputs` and `targets`, or .jsonl files of "
+    "text. Nothing is overwritten. Exit status: 0 fine, 2 an error."
+)
+
+
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    """Add what the command takes."""
     add = command.add_argument
     add("checkpoints", metavar="CHECKPOINT", nargs="*", default=["."], help="files or folders (default: this folder)")
     add("--data", metavar="FILE", help="what verdicts are measured on (default: the one file that can be)")
@@ -85,7 +84,10 @@ def checkpoints_of(path: Path) -> Iterator[Path]:
         yield path
         return
     inside = sorted(path.iterdir())
-    found = [each for each in inside if (each.is_dir() and _is_model(each)) or (_is_weights(each))]
+    weights = {
+        each for each in inside if each.suffix == SAFETENSORS and each.is_file() and "inputs" not in _tensors(each)
+    }
+    found = [each for each in inside if each in weights or (each.is_dir() and _is_model(each))]
     if not found:
         other = next((each for each in inside if each.suffix in PICKLES), None)
         hint = f"; {other.name} is a pickle, which is never opened: convert it" if other else ""
@@ -99,11 +101,6 @@ def checkpoints_of(path: Path) -> Iterator[Path]:
 def _is_model(path: Path) -> bool:
     weights = [*path.glob(f"*{SAFETENSORS}"), *path.glob(f"*{SAFETENSORS}.index.json")]
     return (path / CONFIG).is_file() and bool(weights)
-
-
-def _is_weights(path: Path) -> bool:
-    """Whether a file holds weights: tensors, and no samples."""
-    return path.suffix == SAFETENSORS and path.is_file() and "inputs" not in _tensors(path)
 
 
 def _tensors(path: Path) -> Mapping[str, tuple[str, tuple[int, ...]]]:

@@ -34,6 +34,9 @@ def parser() -> argparse.ArgumentParser:
     """Return the parser of the whole command line."""
     top = argparse.ArgumentParser(prog="lmccheck", description="Property tests for trained models.", allow_abbrev=False)
     commands = top.add_subparsers(required=True, metavar="COMMAND")
-    for command in (init, doctor, symmetry, align, merge, triage, history, docs):
-        command.add_to(commands)
+    for each in (init, doctor, symmetry, align, merge, triage, history, docs):
+        name = each.__name__.rpartition(".")[2]
+        command = commands.add_parser(name, help=each.HELP, description=each.DESCRIPTION, allow_abbrev=False)
+        each.add_arguments(command)
+        command.set_defaults(run=each.run)
     return top

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import argparse
 
-from lmccheck.cli.command import HELD, Commands
+from lmccheck.cli.command import HELD
 from lmccheck.cli.endpoints import METHODS, add_pair, load, maps, output_path, row
 
+HELP = "align two checkpoints and average them"
+DESCRIPTION = (
+    "Write (1 − t)·A + t·B, B aligned first and the merged network's statistics mended: the weights "
+    "that a gate measures at t. Exit status: 0 fine, 2 an error."
+)
 
-def add_to(commands: Commands) -> None:
-    """Add the command's parser."""
-    command = commands.add_parser(
-        "merge",
-        help="align two checkpoints and average them",
-        description="Write (1 − t)·A + t·B, B aligned first and the merged network's statistics mended: the weights "
-        "that a gate measures at t. Exit status: 0 fine, 2 an error.",
-        allow_abbrev=False,
-    )
-    command.set_defaults(run=run)
+
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    """Add what the command takes."""
     add_pair(
         command,
         f"none, {METHODS}",

@@ -107,13 +107,10 @@ def _layer(name: str, own: Mapping[str, tuple[int, ...]]) -> Layer:
         return Layer(name, "BatchNorm", size, size, "weight" in own)
     weight = own.get("weight", ())
     if len(weight) < 2 or len(weight) > 5 or own.get("bias", weight[:1]) != weight[:1]:
-        raise Unclear(f"{name!r} with {_shapes(own)} is no Linear, no Conv and no BatchNorm")
+        shapes = ", ".join(f"{tensor} {shape}" for tensor, shape in sorted(own.items()))
+        raise Unclear(f"{name!r} with {shapes} is no Linear, no Conv and no BatchNorm")
     kind = "Linear" if len(weight) == 2 else f"Conv{len(weight) - 2}d"
     return Layer(name, kind, weight[1], weight[0], "bias" in own, weight[2:])
-
-
-def _shapes(own: Mapping[str, tuple[int, ...]]) -> str:
-    return ", ".join(f"{name} {shape}" for name, shape in sorted(own.items()))
 
 
 def _fits(first: Layer, last: Layer | None, layer: Layer) -> bool:

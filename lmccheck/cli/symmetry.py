@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lmccheck.cli.command import BROKEN, HELD, Commands, count, table_format
+from lmccheck.cli.command import BROKEN, HELD, count, table_format
 from lmccheck.cli.endpoints import require_unread
 from lmccheck.errors import LmcError, SourceError, nearest
 
@@ -33,16 +33,15 @@ class Input:
     bound: int = BOUND
 
 
-def add_to(commands: Commands) -> None:
-    """Add the command's parser."""
-    command = commands.add_parser(
-        "symmetry",
-        help="which permutation symmetries does a network have?",
-        description="Derive a network's permutation symmetries, verify them, and show or save them. Exit status: 0 "
-        "fine, 1 they change what the network computes, 2 an error.",
-        allow_abbrev=False,
-    )
-    command.set_defaults(run=symmetry)
+HELP = "which permutation symmetries does a network have?"
+DESCRIPTION = (
+    "Derive a network's permutation symmetries, verify them, and show or save them. Exit status: 0 "
+    "fine, 1 they change what the network computes, 2 an error."
+)
+
+
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    """Add what the command takes."""
     add = command.add_argument
     add("model", metavar="MODEL", help='"module:callable" returning a torch.nn.Module, importable from this folder')
     given = command.add_mutually_exclusive_group()
@@ -91,7 +90,7 @@ def example(text: str) -> Input:
     return Input(tuple(map(int, sizes)), dtype, int(rest[1]) if len(rest) == 2 else BOUND)
 
 
-def symmetry(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> int:
     """Derive or read a spec, verify it, print it, and write it where that was asked for."""
     table = table_format(options.table)
     if not (options.examples or options.inputs or (options.spec and options.no_verify)):

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lmccheck.cli.command import HELD, Commands
+from lmccheck.cli.command import HELD
 from lmccheck.errors import CheckpointError, LmcError
 from lmccheck.shown import some
 
@@ -19,17 +19,16 @@ if TYPE_CHECKING:
     from lmccheck.store.checkpoint import Checkpoint
 
 
-def add_to(commands: Commands) -> None:
-    """Add the command's parser."""
-    command = commands.add_parser(
-        "triage",
-        help="what do the weights of two checkpoints or more say, before anything is run?",
-        description="Say whether checkpoints share their initialisation, how far apart they are, which one stands out, "
-        "and what to do: merge as they are, align first, or leave one out. Reads weights only. Exit status: 0 fine, "
-        "2 an error.",
-        allow_abbrev=False,
-    )
-    command.set_defaults(run=run)
+HELP = "what do the weights of two checkpoints or more say, before anything is run?"
+DESCRIPTION = (
+    "Say whether checkpoints share their initialisation, how far apart they are, which one stands out, "
+    "and what to do: merge as they are, align first, or leave one out. Reads weights only. Exit status: 0 fine, "
+    "2 an error."
+)
+
+
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    """Add what the command takes."""
     add = command.add_argument
     add("models", metavar="MODEL", nargs="+", help="a .safetensors file, a model's folder, or a quoted pattern of such")
     add("--json", action="store_true", help="print the facts as JSON")
