@@ -111,13 +111,10 @@ def read_image(raw: bytes, where: str, change: Transform) -> Tensor:
     except SourceError:
         raise
     except Exception as error:
+        got = "cannot be identified" if "cannot identify" in str(error) else say(error)
         raise SourceError(
-            f"{where}: {_short(error)}, expected an image that pillow can read; mend: take it out, or save it again"
+            f"{where}: {got}, expected an image that pillow can read; mend: take it out, or save it again"
         ) from None
-
-
-def _short(error: Exception) -> str:
-    return "cannot be identified" if "cannot identify" in str(error) else say(error)
 
 
 def stacked(images: Sequence[Tensor], places: Sequence[str], given: Any) -> Tensor:

@@ -135,7 +135,8 @@ def _described(given: Any, folder: Path | None, what: str, tokens: bool) -> Data
     if spec is None:
         raise SourceError(problems[0])
     if spec.form == "call":
-        return _called(_object(spec.path, folder, what), f"{what} {label(spec.path)!r}", folder, tokens)
+        given = load_object(spec.path, folder, what) if isinstance(spec.path, str) else spec.path
+        return _called(given, f"{what} {label(spec.path)!r}", folder, tokens)
     if spec.form == "safetensors":
         return _from_file(Path(spec.path) if folder is None else folder / spec.path, what, tokens)
     try:
@@ -147,10 +148,6 @@ def _described(given: Any, folder: Path | None, what: str, tokens: bool) -> Data
     known = {f.name: getattr(found, f.name) for f in fields(found) if f.name not in ("inputs", "targets")}
     tokenizer = None if spec.tokenizer is None else (folder or Path()) / spec.tokenizer
     return replace(data, tokenizer=tokenizer, **known)
-
-
-def _object(given: Any, folder: Path | None, what: str) -> Any:
-    return load_object(given, folder, what) if isinstance(given, str) else given
 
 
 def _from_file(path: Path, what: str, tokens: bool) -> Data:

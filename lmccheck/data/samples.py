@@ -69,7 +69,8 @@ def _of_tensor(tensor: Tensor, kind: torch.dtype, most: int | None) -> Tensor:
     rows = real.detach().reshape(len(tensor), -1)
     width = rows.shape[1]
     places = torch.linspace(0, width - 1, most).long() if most is not None and width > most else None
-    factors = _factors(width if places is None else len(places))
+    count, generator = width if places is None else len(places), torch.Generator().manual_seed(0)
+    factors = torch.randint(-(2**62), 2**62, (count,), generator=generator, dtype=torch.int64) * 2 + 1
     parts = []
     for start in range(0, len(rows), max(1, AT_ONCE // max(1, width))):
         part = rows[start : start + max(1, AT_ONCE // max(1, width))].cpu()
@@ -89,8 +90,3 @@ def _mixed(words: Tensor) -> Tensor:
     """Spread what differs over all bits."""
     words = words * ODD[1]
     return words ^ (words >> 32)
-
-
-def _factors(count: int) -> Tensor:
-    generator = torch.Generator().manual_seed(0)
-    return torch.randint(-(2**62), 2**62, (count,), generator=generator, dtype=torch.int64) * 2 + 1
