@@ -40,13 +40,10 @@ class Stepwise:
             live = [n for n in (*known, *run) if n is nodes[at] or any(user in later for user in n.users)]
             with running(self.where):
                 kept = Reading(traced.module, ()).part(run, {**placeholders, **known}, live)
-            if self._size() + _numbers(kept) <= LIVE:
+            if sum(_numbers(known) for _, known in self._held.values()) + _numbers(kept) <= LIVE:
                 self._held[number] = stop, kept
             value: Tensor = kept[nodes[at]] if nodes[at] in kept else placeholders[nodes[at]]
             yield number, value
-
-    def _size(self) -> int:
-        return sum(_numbers(known) for _, known in self._held.values())
 
 
 def _numbers(values: Mapping[fx.Node, Any]) -> int:
