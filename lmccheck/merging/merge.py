@@ -164,7 +164,8 @@ class Merge(View):
         if all(settled(each, pairs[name].theta_a) for name, each in found.items()):
             return found
         loss = self._loss_on(network)
-        products = [self._trial(self._given(each)) for each in (found, {})]
+        made = (partial(self._make, self._given(each)) for each in (found, {}))
+        products = [Product(each, f"merge {self.name}") for each in made]
         losses = [loss(product.checkpoint.read()) for product in products]
         aligned, still = (found if found == found else float("inf") for found in losses)
         compared = {"by": "loss of the merge on calibration data", "aligned": aligned, "identity": still}
@@ -177,10 +178,6 @@ class Merge(View):
         seed = self.seed if seed is None else seed
         base = self.base_file and with_own_heads(self.base_file, self.network.heads)
         return self.recipe.make(given, base, target, seed=seed, measure=self._measure)
-
-    def _trial(self, given: Mapping[str, Checkpoint]) -> Product:
-        """Return what the recipe makes of parents; on disk as long as the product is kept."""
-        return Product(partial(self._make, given), f"merge {self.name}")
 
     def _measure(self, name: Any) -> Callable[[Mapping[str, Tensor]], float]:
         """Return what gives the mean loss of weights on other data than the merge's own."""

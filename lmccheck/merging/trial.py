@@ -115,15 +115,12 @@ def base_of(setting: Setting) -> list[Checkpoint]:
     return [] if setting.base is None else [setting.base]
 
 
-def size_of(trial: Trial) -> float:
-    """Return Σ |w|, by which roundings grow; at least 1."""
-    weights = trial.merged().facts.get("weights") or trial.setting.weights or {}
-    return max(1.0, math.fsum(abs(weight) for weight in weights.values()))
-
-
 def rounding_of(trial: Trial) -> Rounding:
     """Return how the trial's merges are rounded, by what their recipe says."""
-    return Rounding(trial.once, bool(trial.merged().facts.get("products")), size_of(trial))
+    facts = trial.merged().facts
+    weights = facts.get("weights") or trial.setting.weights or {}
+    size = max(1.0, math.fsum(abs(weight) for weight in weights.values()))  # Σ |w|, by which roundings grow
+    return Rounding(trial.once, bool(facts.get("products")), size)
 
 
 def compared(

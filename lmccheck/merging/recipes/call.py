@@ -41,7 +41,7 @@ def call(making: Making) -> Made:
     if not callable(function):
         raise SourceError(f"{what}: got {type(function).__name__}, expected a function of (parents, base)")
     sources = {**making.parents, **({} if making.base is None else {"the base": making.base})}
-    copies = {name: _copy(checkpoint) for name, checkpoint in sources.items()}
+    copies = {name: {key: t.clone() for key, t in one.read().items()} for name, one in sources.items()}
     parents = {name: copies[name] for name in making.parents}
     try:
         with importable(making.folder):
@@ -64,10 +64,6 @@ def _arguments(function: Callable[..., Any]) -> int:
     except ValueError:  # it does not say
         return 2
     return 2
-
-
-def _copy(checkpoint: Checkpoint) -> dict[str, Tensor]:
-    return {name: tensor.clone() for name, tensor in checkpoint.read().items()}
 
 
 def _require_untouched(checkpoint: Checkpoint, copy: Mapping[str, Tensor], name: str, what: str) -> None:
