@@ -30,7 +30,9 @@ def private_copy(
     stored = stored_tensors(module)
     held = held_tensors(module)
     memo = _copied_tensors(module, stored, held, device, dtype)
-    twin = uncompiled(_in_dtype(_deepcopy(module, memo), device, dtype))
+    with copying(module):
+        twin: nn.Module = copy.deepcopy(module, dict(memo))
+    twin = uncompiled(_in_dtype(twin, device, dtype))
     return in_evaluation_mode(twin) if evaluate else twin
 
 
@@ -103,12 +105,6 @@ _MADE_OVER: tuple[tuple[Callable[[nn.Module], bool], str, str], ...] = (
 )
 
 
-def _deepcopy(module: nn.Module, memo: dict[int, object]) -> nn.Module:
-    with copying(module):
-        twin: nn.Module = copy.deepcopy(module, dict(memo))
-    return twin
-
-
 @contextmanager
 def copying(module: nn.Module) -> Iterator[None]:
     """Turn what copying a module raises into a SourceError."""
@@ -156,7 +152,10 @@ def _copied_tensors(
         place = _place(item.tensor)
         if place in sharing:
             if item.by_function:
-                raise UnsupportedArchitecture(_captured(module, item, names[place]))
+                raise UnsupportedArchitecture(
+                    f"model {type(module).__name__}: {item.path} holds the memory of {names[place]!r} in a function or "
+                    "an array, where no copy of the model has its own; mend: take it from self in forward"
+                )
             sharing[place][identity(item.tensor)] = item.tensor
             plain[id(item.tensor)] = item.tensor
         elif not item.tensor.is_leaf:  # what a hook computed when the module was built, and computes again
@@ -170,13 +169,6 @@ def _copied_tensors(
         twin.__dict__.update(tensor.__dict__)
         memo[number] = twin
     return memo
-
-
-def _captured(module: nn.Module, item: Held, name: str) -> str:
-    return (
-        f"model {type(module).__name__}: {item.path} holds the memory of {name!r} in a function or an array, where no "
-        "copy of the model has its own; mend: take it from self in forward"
-    )
 
 
 def _together(

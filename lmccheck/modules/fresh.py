@@ -27,14 +27,11 @@ def freshly_loaded(
     then switched to evaluation mode."""
     clear_caches(tensor_caches(module))
     module.requires_grad_(False)
-    if any(tensor.device != device or _other(tensor, dtype) for tensor in stored_tensors(module).values()):
+    stored = stored_tensors(module).values()
+    if any(t.device != device or (t.is_floating_point() and t.dtype != dtype) for t in stored):
         module = private_copy(module, device, dtype, evaluate=False)
     load_into(uncompiled(module), weights)
     return module.eval()
-
-
-def _other(tensor: Tensor, dtype: torch.dtype) -> bool:
-    return tensor.is_floating_point() and tensor.dtype != dtype
 
 
 def apart(first: list[Tensor], second: list[Tensor]) -> float:

@@ -134,7 +134,8 @@ def run_module(module: nn.Module, inputs: Any, where: str, device: torch.device,
     """Run a module on one batch as ``Runner`` does, without gradients and in one precision throughout."""
     double = dtype == torch.float64
     doing = f"{where}: running the model{' in float64' if double else ''}"
-    after = f"; inputs {_shapes(inputs)}; mend: check the model, and that the data fits it"
+    shapes = ", ".join(f"{tuple(t.shape)} {dtype_name(t)}" for t in input_tensors(inputs)) or "without tensors"
+    after = f"; inputs {shapes}; mend: check the model, and that the data fits it"
     precision = StayDouble() if double else nullcontext()
     with as_source_error(doing, after), torch.no_grad(), exact_float32(), precision:
         inputs = moved(inputs, device, dtype)
@@ -168,10 +169,6 @@ def load_into(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
             noted = module.state_dict()
             noted.update(weights)
             module.load_state_dict(noted)
-
-
-def _shapes(inputs: Any) -> str:
-    return ", ".join(f"{tuple(t.shape)} {dtype_name(t)}" for t in input_tensors(inputs)) or "without tensors"
 
 
 def outputs_of(
