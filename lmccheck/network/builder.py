@@ -28,15 +28,10 @@ class Builder:
     def __call__(self, seed: int) -> nn.Module:
         """Return a module that nothing else refers to, in training mode or as it was built."""
         module = self._module if self.live else build_module(self._model, self._folder, seed)
-        self.live = self.live or _share(module, self._module)
+        held = {identity(tensor) for tensor in stored_tensors(self._module).values()}
+        self.live = self.live or any(identity(tensor) in held for tensor in stored_tensors(module).values())
         return write_apart(private_copy(module, evaluate=False) if self.live else module, self._heads)
 
     def with_heads(self, heads: Mapping[str, str]) -> Builder:
         """Return what builds the same network with these heads written apart."""
         return Builder(self._model, self._folder, self._module, heads)
-
-
-def _share(one: nn.Module, other: nn.Module) -> bool:
-    """Whether two modules store anything in the same memory."""
-    places = {identity(tensor) for tensor in stored_tensors(other).values()}
-    return any(identity(tensor) in places for tensor in stored_tensors(one).values())
