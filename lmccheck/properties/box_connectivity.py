@@ -181,7 +181,8 @@ class Searched:
         """Return why the box is too high."""
         how = "as they are, unaligned" if self.align == "none" else f"after {self.align}"
         simplest = found.facts["simplest"]
-        point = found.where.coefficients or {}
+        point, network = found.where.coefficients or {}, self.pair.network
+        used = (found.alignment or {}).get("beyond", ())
         return Failure(
             self.pair.name,
             f"its layers may not be mixed each by itself, {how}",
@@ -192,11 +193,8 @@ class Searched:
             "points searched (no sample of the box)",
             [] if self.align == "none" else [f"unaligned it is {found.naive:.4g}"],
             simplest=Seen(simplest["excess"], f"at {shown(simplest['coefficients'])}"),
-            next=[*other_alignment(self.pair.network, self.align), *self._beyond(found)] or [APART],
+            next=[*other_alignment(network, self.align), *maps_beyond(network, self.align, used)] or [APART],
         )
-
-    def _beyond(self, found: Finding) -> list[str]:
-        return maps_beyond(self.pair.network, self.align, (found.alignment or {}).get("beyond", ()))
 
 
 def shown(point: Mapping[str, float]) -> str:

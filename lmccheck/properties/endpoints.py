@@ -55,11 +55,14 @@ def looked_at(measured: Any, finding: Finding, endpoints: Endpoints, defaults: M
     constant = network.constant if first.ends else None
     _require_a_loss(measured, network, first.ends)
     named = measured.named_endpoints
-    said = [*_data_remarks(looks), *origin_remarks(measured), *twin_remarks(named)]
+    said = list(dict.fromkeys(_on(look, looks, text) for look in looks for text in data_remarks(look.network)))
+    said += [*origin_remarks(measured), *twin_remarks(named)]
     faults = [(look, bad) for look in looks if (bad := _at_fault(look, looks))]
     mild = [text for look in looks if (text := _elsewhere(look, looks))]
     useless = [end for _, bad in faults for end in bad]
-    facts = {**finding.facts, "endpoints": _facts(endpoints, constant, useless), "limits_by_default": dict(defaults)}
+    told = None if constant is None else constant.facts()
+    beside = {"required": endpoints, "constant": told, "no_better": [end.name for end in useless]}
+    facts = {**finding.facts, "endpoints": beside, "limits_by_default": dict(defaults)}
     if tokens := token_facts([*first.ends, *([finding.merge] if finding.merge is not None else [])]):
         facts["tokens"] = tokens
         said += token_remarks(tokens, network.loss.unit)
@@ -92,11 +95,6 @@ def _looks(measured: Any, finding: Finding, endpoints: Endpoints) -> tuple[list[
     return [Examined(measured.network, tuple(ends or ()))], passes
 
 
-def _data_remarks(looks: Sequence[Examined]) -> list[str]:
-    """Return what is to be said of the data, of each that is measured on."""
-    return list(dict.fromkeys(_on(look, looks, text) for look in looks for text in data_remarks(look.network)))
-
-
 def _on(look: Examined, looks: Sequence[Examined], text: str) -> str:
     return f"on {look.label}: {text}" if len(looks) > 1 else text
 
@@ -108,7 +106,11 @@ def _at_fault(look: Examined, looks: Sequence[Examined]) -> list[End]:
 
 
 def _useless_in(look: Examined) -> list[End]:
-    return _useless(look.ends, look.network.constant if look.ends else None)
+    """Return the endpoints that are known to do no more than a constant; none where a loss is no number."""
+    constant = look.network.constant if look.ends else None
+    if constant is None or not all(math.isfinite(end.loss) for end in look.ends):
+        return []
+    return [end for end in look.ends if constant.beaten(end.loss, end.error) is False]
 
 
 def _elsewhere(look: Examined, looks: Sequence[Examined]) -> str:
@@ -152,13 +154,6 @@ def _require_a_loss(measured: Any, network: Network, ends: Sequence[End]) -> Non
     from lmccheck.evaluate.outputs import require_a_loss
 
     require_a_loss(network, next(iter(measured.named_endpoints.values())).theta)
-
-
-def _useless(ends: Sequence[End], constant: ConstantAnswer | None) -> list[End]:
-    """Return the endpoints that are known to do no more than a constant; none where a loss is no number."""
-    if constant is None or not all(math.isfinite(end.loss) for end in ends):
-        return []
-    return [end for end in ends if constant.beaten(end.loss, end.error) is False]
 
 
 def _worse_in_loss(ends: Sequence[End], constant: ConstantAnswer | None, unit: str) -> str:
@@ -273,11 +268,3 @@ def _inconclusive(name: str, finding: Finding, text: str, why: Sequence[str]) ->
         *([endpoint_losses(finding)] if finding.endpoints else []),
     ]
     return replace(finding, verdict="inconclusive", failure=lines)
-
-
-def _facts(endpoints: Endpoints, constant: ConstantAnswer | None, useless: Sequence[End]) -> dict[str, Any]:
-    return {
-        "required": endpoints,
-        "constant": None if constant is None else constant.facts(),
-        "no_better": [end.name for end in useless],
-    }

@@ -35,7 +35,8 @@ def merge_laws(merge: Merge, *, examples: Examples = 20, seed: Seed = 0, profile
     """
     from lmccheck.properties.lawful import tried_laws
 
-    tried = tried_laws(merge, examples=_examples(examples, profile), seed=seed)
+    examples = {"dev": min(examples, 5), "thorough": 5 * examples}.get(profile, examples)
+    tried = tried_laws(merge, examples=examples, seed=seed)
     return Finding(
         float(len(tried.broken)),
         0.0,
@@ -48,10 +49,6 @@ def merge_laws(merge: Merge, *, examples: Examples = 20, seed: Seed = 0, profile
         of_losses=False,
         known="on the parents and on networks drawn",
     )
-
-
-def _examples(examples: int, profile: str) -> int:
-    return {"dev": min(examples, 5), "thorough": 5 * examples}.get(profile, examples)
 
 
 def _failure(merge: Merge, tried: Tried) -> list[str]:
