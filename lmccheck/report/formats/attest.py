@@ -6,7 +6,7 @@ Specification: in-toto attestation framework, Statement v1 and predicate test-re
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +35,9 @@ def attest(records: list[CheckRecord], run: Run) -> str:
     subject = _unique(file for row in rows for file in _subject(row.pair_description))
     manifests = _unique((row.manifest, row.manifest_sha256) for row in rows)
     made_of = _unique(file for row in rows for file in _configuration(row.pair_description))
-    passed, warned, failed = _outcomes(rows, run)
+    passed = [row.id for row in rows if row.verdict == "pass" and run.finished]
+    warned = [row.id for row in rows if row.verdict != "pass" and row.green() and run.finished]
+    failed = [row.id for row in rows if row.id not in passed and row.id not in warned]
     complete = not run.errors and bool(subject or made_of)
     bad = bool(failed) or not complete or not (passed or warned) or (run.exit_status != 0 and not run.report_only)
     statement = {
@@ -57,13 +59,6 @@ def attest(records: list[CheckRecord], run: Run) -> str:
         },
     }
     return json.dumps(finite(relative(statement, run.root)), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def _outcomes(rows: Sequence[CheckRecord], run: Run) -> tuple[list[str], list[str], list[str]]:
-    """Return the ids of what passed, of what only warned, and of all else."""
-    passed = [row.id for row in rows if row.verdict == "pass" and run.finished]
-    warned = [row.id for row in rows if row.verdict != "pass" and row.green() and run.finished]
-    return passed, warned, [row.id for row in rows if row.id not in passed and row.id not in warned]
 
 
 def _subject(described: Mapping[str, Any]) -> Iterator[tuple[str, str | None]]:

@@ -20,7 +20,8 @@ def draw(record: CheckRecord, name: str) -> Drawing:
     curve = record.curve
     t, losses, naive = curve["t"], curve["losses"], _moved(curve)
     ends = curve.get("ends") or [None, None]
-    worst = _worst(record, t)
+    at = record.place.get("t")  # where the value was measured
+    worst = min(range(len(t)), key=lambda k: abs(t[k] - at)) if at is not None else None
     title = f"Loss along the line{'' if naive is None else ', aligned and as given'}"
     says = _says(record, worst, naive)
     canvas = Axes(name, title, says, _scale(record, losses, naive, ends))
@@ -53,12 +54,6 @@ def _moved(curve: Mapping[str, Any]) -> list[float] | None:
 
 def _chord(ends: Sequence[Any], t: float) -> float:
     return float((1 - t) * ends[0] + t * ends[1])
-
-
-def _worst(record: CheckRecord, t: Sequence[float]) -> int | None:
-    """Return the number of the point at which the value was measured."""
-    at = record.place.get("t")
-    return min(range(len(t)), key=lambda k: abs(t[k] - at)) if at is not None else None
 
 
 def _scale(record: CheckRecord, losses: Sequence[float], naive: Sequence[float] | None, ends: Sequence[Any]) -> Scale:

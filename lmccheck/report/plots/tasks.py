@@ -26,7 +26,9 @@ def draw(record: CheckRecord, name: str) -> Drawing:
     says = " ".join(_told(row, record.unit, higher) for row in shown)
     height = sum(HEAD + ROW * (len(row["parents"]) + 1) + GAP for row in shown)
     canvas = Canvas(name, title, says, height)
-    scale = _scale(shown)
+    found = Scale.over([figure for row in shown for figure in _figures(row)])
+    room = 0.05 * (found.high - found.low)
+    scale = Scale(found.low - room, found.high + room)
     y = 0.0
     for row in shown:
         y = _task(canvas, row, y, scale, higher)
@@ -57,12 +59,6 @@ def _worst_of(rows: list[dict[str, Any]], higher: bool) -> list[dict[str, Any]]:
 def _figures(row: dict[str, Any]) -> Iterator[float]:
     yield from row["parents"].values()
     yield from (row["merge"], row["bound"])
-
-
-def _scale(rows: list[dict[str, Any]]) -> Scale:
-    found = Scale.over([figure for row in rows for figure in _figures(row)])
-    room = 0.05 * (found.high - found.low)
-    return Scale(found.low - room, found.high + room)
 
 
 def _told(row: dict[str, Any], unit: str, higher: bool) -> str:
