@@ -36,7 +36,7 @@ def save_streamed(
         raise CheckpointError(
             f"{shown_path(path)}: was read as {shown_path(read)}, expected a file of its own; mend: choose another name"
         )
-    order = sorted(tensors, key=lambda name: (-_width(tensors[name]), name))
+    order = sorted(tensors, key=lambda name: (-TensorHeader(tensors[name].dtype, ()).bytes, name))
     try:
         with replacing(path) as partial, open(partial, "wb") as file:
             file.write(_header(order, tensors, metadata))
@@ -45,10 +45,6 @@ def save_streamed(
     except OSError as error:
         raise CheckpointError(unwritable(path, error)) from None
     return path
-
-
-def _width(header: TensorHeader) -> int:
-    return TensorHeader(header.dtype, ()).bytes
 
 
 def _header(order: list[str], tensors: Mapping[str, TensorHeader], metadata: Mapping[str, str] | None) -> bytes:

@@ -38,11 +38,6 @@ class LaidOut(files.Written):
         return self.made_of(inputs)
 
 
-def writes_folder(path: Path, origin: Checkpoint | None) -> bool:
-    """Whether weights at ``path`` are written as a folder: where their origin lies in one, and no file is named."""
-    return origin is not None and origin.home is not None and not path.name.endswith(SAFETENSORS)
-
-
 def beside(path: Path, what: str) -> Path:
     """Return the file of tensors that belongs beside the file or folder ``path``.
 
@@ -82,7 +77,7 @@ def write_like(
     """
     origin = origin if origin is None or origin.as_stored is not None else without_prefix(origin, weights)
     stored, inputs = as_stored(weights, origin), tuple(inputs)
-    if origin is None or not writes_folder(path, origin):
+    if origin is None or origin.home is None or path.name.endswith(SAFETENSORS):
         files.save_all({path: (stored, metadata), **(more or {})}, inputs)
         return path
     real = Path(os.path.realpath(path))
