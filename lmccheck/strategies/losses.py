@@ -101,20 +101,19 @@ class Measurements:
     def _weights(self, drawn: Any, end: str) -> tuple[Mapping[str, Tensor], bool]:
         """Return the weights of what was drawn, and whether they are mixed of several models."""
         if isinstance(drawn, Mapping):
-            return self._mixture(drawn), True
+            mean = RunningMean()
+            for name, of in self.ends.items():
+                mean.add(of.theta, drawn.get(name, 0.0))
+            return mean.at(self.evaluator.dtype), True
         theta = self.ends[end].theta
         if isinstance(drawn, PermutedUnits):
             spec = self.on.network.spec
             return spec.apply(theta, members(spec, drawn)), False
         if isinstance(drawn, DroppedUnits):
             return self._dropped(theta, drawn), False
-        return noisy(theta, drawn, tied_names(self.on.network.module), _parameters(self.on.network.module)), False
-
-    def _mixture(self, weights: Mapping[str, float]) -> dict[str, Tensor]:
-        mean = RunningMean()
-        for name, end in self.ends.items():
-            mean.add(end.theta, weights.get(name, 0.0))
-        return mean.at(self.evaluator.dtype)
+        module = self.on.network.module
+        parameters = {name for name, _ in module.named_parameters(remove_duplicate=False)}
+        return noisy(theta, drawn, tied_names(module), parameters), False
 
     def _dropped(self, theta: Mapping[str, Tensor], drawn: DroppedUnits) -> Mapping[str, Tensor]:
         structure = self.on.network.droppable(f"{title(self.on)}: {DROPS}")
@@ -138,10 +137,6 @@ class Measurements:
 def _is_mixture(drawn: Mapping[str, float], ends: Mapping[str, Any]) -> bool:
     """Whether a dictionary gives weights to models; else it gives coefficients to layers."""
     return bool(drawn) and set(drawn) <= set(ends) and math.isclose(sum(drawn.values()), 1.0)
-
-
-def _parameters(module: torch.nn.Module) -> set[str]:
-    return {name for name, _ in module.named_parameters(remove_duplicate=False)}
 
 
 def members(spec: Any, drawn: PermutedUnits) -> dict[str, Tensor]:
