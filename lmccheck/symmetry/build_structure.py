@@ -206,7 +206,8 @@ def _uncovered(
         if name is None or name in head or not node.users or trace.placeholders[node.name].kind != "parameter":
             continue
         shape = spec.shapes.get(name, ())
-        if len(shape) < 2 or (name in rows and _covers(rows[name], shape)):
+        made = rows.get(name, ())
+        if len(shape) < 2 or (made and sum(block.positions.numel() for block in made) == shape[made[0].dim]):
             continue
         reasons = [f.reason for f in frozen.get(name, ()) if name not in out or f.dim == out[name]]
         own = set(at.get(name, ()))
@@ -214,10 +215,6 @@ def _uncovered(
             continue  # no learned matrix reads what comes of it: it is the network's answer, and no hidden layer
         found[name] = "; ".join(dict.fromkeys(reasons)) or "a layer of one unit among ops that are not followed"
     return found
-
-
-def _covers(blocks: Sequence[Block], shape: tuple[int, ...]) -> bool:
-    return sum(block.positions.numel() for block in blocks) == shape[blocks[0].dim]
 
 
 def find_head(trace: Trace, layers: Sequence[Layer]) -> tuple[tuple[str, ...], str]:

@@ -120,7 +120,12 @@ def derive(
     analysis = Analysis(graph, RULES, overlapping_names(module), fixed)
     analysis.run()
     analysis.settle()
-    families = _complete(analysis)
+    for factor, by_axis in list(analysis.families().items()):  # every picked axis gets an instance per position
+        for picked, by_index in by_axis.items():
+            for index in range(picked.size):
+                if index not in by_index:
+                    analysis.instance(factor, picked, index)
+    families = analysis.families()
     order = dict.fromkeys([*analysis.order, *analysis.params])
     strided = {
         (name, dim): _pieces(axis, families) for name in order for dim, axis in enumerate(analysis.params[name].axes)
@@ -192,16 +197,6 @@ def _grouped(axis: Sequence[Factor], *, families: Families, names: Mapping[Facto
         for start, factors in _pieces(axis, families)
     )
     return [piece for piece in built if any(part.group for part in piece.parts)]
-
-
-def _complete(analysis: Analysis) -> Families:
-    """Give every picked axis an instance per position, also for positions the graph never picks."""
-    for factor, by_axis in list(analysis.families().items()):
-        for picked, by_index in by_axis.items():
-            for index in range(picked.size):
-                if index not in by_index:
-                    analysis.instance(factor, picked, index)
-    return analysis.families()
 
 
 def _no_circle(slots: Mapping[str, Sequence[Slot]]) -> None:

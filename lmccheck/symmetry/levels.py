@@ -26,7 +26,9 @@ def levels_by_weights(
         for reader in rows.get(tensor, ()):
             for block in blocks:
                 feeds[block.group].add(reader.group)
-    return _ordered(groups, feeds, dict.fromkeys(groups, 0) | _by_layers(rows, layers, trace))
+    position = {node.name: k for k, node in enumerate(trace.graph.nodes)}
+    made = {b.group: position[layer.node] for layer in reversed(layers) for b in rows.get(layer.weight, ())}
+    return _ordered(groups, feeds, dict.fromkeys(groups, 0) | made)
 
 
 def levels_by_graph(groups: Sequence[str], rows: Blocks, columns: Blocks, trace: Trace) -> Levels:
@@ -80,12 +82,6 @@ def nodes_after(nodes: Iterable[fx.Node]) -> set[fx.Node]:
             found.add(node)
             waiting += node.users
     return found
-
-
-def _by_layers(rows: Blocks, layers: Sequence[Layer], trace: Trace) -> dict[str, int]:
-    """Return where in the graph layers first make each group; groups that none makes are not in it."""
-    position = {node.name: k for k, node in enumerate(trace.graph.nodes)}
-    return {block.group: position[layer.node] for layer in reversed(layers) for block in rows.get(layer.weight, ())}
 
 
 def _ordered(groups: Sequence[str], feeds: Feeds, first: Mapping[str, int]) -> Levels:

@@ -31,7 +31,8 @@ def single_units(trace: Trace, layers: Sequence[Layer]) -> list[SingleUnit]:
     """
     by_node = {layer.node: layer for layer in layers}
     nodes = {node.name: node for node in trace.graph.nodes}
-    shapes = _shapes(trace)
+    stored = ((stored_name(node, trace), value_of(node)) for node in trace.graph.nodes)
+    shapes = {name: value.shape for name, value in stored if name is not None and isinstance(value, Shaped)}
     found = []
     for layer in layers:
         if shapes[layer.weight][layer.out] != 1 or layer.groups != 1:
@@ -47,7 +48,8 @@ def single_units(trace: Trace, layers: Sequence[Layer]) -> list[SingleUnit]:
             if reader is not None and reader.groups == 1:
                 columns.append((reader.weight, 1 - reader.out, shapes[reader.weight][1 - reader.out]))
             elif reader is None and _passes(user):
-                rows += _vectors(user, trace)
+                names = (stored_name(argument, trace) for argument in user.args[1:])  # the vectors of a batch norm
+                rows += [(name, 0, 1) for name in names if name is not None]
                 after = result_of(user)
                 waiting += list(after.users) if after is not None else []
             else:
@@ -62,19 +64,3 @@ def _passes(node: fx.Node) -> bool:
     """Whether an op takes a unit by itself, with no other activation or stored tensor but those of a batch norm."""
     facts = facts_of(node.target)
     return facts.unitwise and (facts.batch_norm is not None or len(node.all_input_nodes) == 1)
-
-
-def _vectors(node: fx.Node, trace: Trace) -> list[Placed]:
-    """Return the stored vectors that an op between layers reads: those of a batch norm."""
-    names = (stored_name(argument, trace) for argument in node.args[1:])
-    return [(name, 0, 1) for name in names if name is not None]
-
-
-def _shapes(trace: Trace) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of the stored tensors that the graph takes."""
-    found = {}
-    for node in trace.graph.nodes:
-        name, value = stored_name(node, trace), value_of(node)
-        if name is not None and isinstance(value, Shaped):
-            found[name] = value.shape
-    return found

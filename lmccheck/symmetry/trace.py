@@ -147,7 +147,10 @@ def trace(module: nn.Module, example_inputs: tuple[Any, ...], known: Collection[
     placeholders: dict[str, Placeholder] = {}
     state = stored_tensors(module).keys()
     values = {**program.constants, **dict(twin.named_buffers(remove_duplicate=False))}
-    shared = _aliases(twin.module)
+    shared: dict[int, list[str]] = {}  # names by where their memory begins
+    for name, tensor in stored_tensors(twin.module).items():
+        if tensor.layout == torch.strided and tensor.numel():
+            shared.setdefault(place(tensor), []).append(name)
     for spec in program.graph_signature.input_specs:
         target = (spec.target or spec.arg.name).removeprefix("module.")
         value = values.get(spec.target or "")
@@ -161,15 +164,6 @@ def trace(module: nn.Module, example_inputs: tuple[Any, ...], known: Collection[
     _release(twin)
     clear_caches(caches)  # what tracing put there are no numbers
     return Trace(program.graph_module, placeholders, tied_names(module))
-
-
-def _aliases(module: nn.Module) -> dict[int, list[str]]:
-    """Return the names of stored tensors by where their memory begins."""
-    names: dict[int, list[str]] = {}
-    for name, tensor in stored_tensors(module).items():
-        if tensor.layout == torch.strided and tensor.numel():
-            names.setdefault(place(tensor), []).append(name)
-    return names
 
 
 def _stored_name(module: nn.Module, value: torch.Tensor, shared: dict[int, list[str]]) -> str | None:
