@@ -5,6 +5,7 @@ Another core may be put in its place (``config.stash[CORE]``): tests of the plug
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,14 +32,8 @@ class Sources:
 
     def same(self, other: Sources) -> bool:
         """True when loading again would give the same networks: equal text, or the very same objects."""
-        mine, theirs = (
-            (self.model, self.data, self.loss, self.device),
-            (other.model, other.data, other.loss, other.device),
-        )
-        return all(
-            one is two or (isinstance(one, str) and isinstance(two, str) and one == two)
-            for one, two in zip(mine, theirs, strict=True)
-        )
+        both = zip(vars(self).values(), vars(other).values(), strict=True)
+        return all(one is two or (isinstance(one, str) and isinstance(two, str) and one == two) for one, two in both)
 
 
 def described(first: Any, folder: Path) -> bool:
@@ -61,8 +56,25 @@ MENDS = {
 }
 
 
+def _public(name: str) -> Any:
+    """Return one of lmccheck's public functions, imported when it is called."""
+
+    def call(*given: Any, **options: Any) -> Any:
+        import lmccheck
+
+        return getattr(lmccheck, name)(*given, **options)
+
+    return staticmethod(call)
+
+
 class Core:
     """Loads what a plan names, and runs properties of it; nothing heavy is imported before it is needed."""
+
+    load_pair: Callable[..., ModelPair] = _public("load_pair")
+    load_model: Callable[..., SingleModel] = _public("load_model")
+    load_widths: Callable[..., Any] = _public("load_widths")
+    load_set: Callable[..., Any] = _public("load_set")
+    load_merge: Callable[..., Any] = _public("load_merge")
 
     def load(self, folder: Path, plan: Measured, sources: Sources) -> Any:
         """Return what a plan names: a pair, one of two widths, a model, a set or a merge. Raises ``LmcError``."""
@@ -105,36 +117,6 @@ class Core:
 
         require_distinct(pair)
         return pair
-
-    def load_pair(self, a: Any, b: Any, **given: Any) -> ModelPair:
-        """``lmccheck.load_pair``."""
-        from lmccheck.network.pair import load_pair
-
-        return load_pair(a, b, **given)
-
-    def load_model(self, checkpoint: Any, **given: Any) -> SingleModel:
-        """``lmccheck.load_model``."""
-        from lmccheck.network.single import load_model
-
-        return load_model(checkpoint, **given)
-
-    def load_widths(self, a: Any, b: Any, **given: Any) -> Any:
-        """``lmccheck.load_widths``."""
-        from lmccheck.network.pair import load_widths
-
-        return load_widths(a, b, **given)
-
-    def load_set(self, models: Any, **given: Any) -> Any:
-        """``lmccheck.load_set``."""
-        from lmccheck.network.model_set import load_set
-
-        return load_set(models, **given)
-
-    def load_merge(self, parents: Any, recipe: Any, **given: Any) -> Any:
-        """``lmccheck.load_merge``."""
-        from lmccheck.merging.merge import load_merge
-
-        return load_merge(parents, recipe, **given)
 
     def run(self, property_name: str, loaded: Any, *, seed: int, profile: str, **settings: Any) -> Result:
         """Run a property of what was loaded, with a seed and a search profile.
