@@ -29,9 +29,9 @@ from lmccheck.network.hub.names import as_described, under_module_names
 from lmccheck.network.loaded import as_it_loads, as_loaded
 from lmccheck.network.loading import network_of
 from lmccheck.network.network import Network
+from lmccheck.network.once import Keeps
 from lmccheck.network.pair import Given, ModelPair
 from lmccheck.network.resident import Endpoints, Named
-from lmccheck.network.view import View
 from lmccheck.shown import one_line, some
 from lmccheck.store.checkpoint import Checkpoint, look_at, open_checkpoint
 from lmccheck.store.disk import Held
@@ -42,7 +42,7 @@ from lmccheck.store.surroundings import all_held, all_unchanged
 
 @one_line(lambda merge: f"{merge.name!r}, {merge.recipe.text} of {some(merge.parents)}; {merge.network.run_on}")
 @dataclass(frozen=True, eq=False)
-class Merge(View):
+class Merge(Keeps):
     """Parents of one network, a recipe, and what it makes of them. Made by ``load_merge``.
 
     ``files`` are the parents' checkpoints as a recipe reads them, under the names of their files; ``base_file`` that of
@@ -86,6 +86,11 @@ class Merge(View):
         others = {"base": self.base_file, "shipped": self.shipped}
         parents = dict(zip(self.files, self.ends.checkpoints, strict=True))
         return {**parents, **{name: one for name, one in others.items() if one is not None}}
+
+    @property
+    def device(self) -> str:
+        """The device that was asked for."""
+        return self.network.device
 
     @cached_property
     def base_model(self) -> Endpoint | None:
@@ -235,17 +240,19 @@ class Merge(View):
     @property
     def inputs(self) -> tuple[Path, ...]:
         """Every file that was read for it, none of which may be written to."""
-        return (*super().inputs, *self.recipe.inputs)
+        files = (file for checkpoint in self.checkpoints.values() for file in checkpoint.files)
+        return (*files, *self.network.inputs, *self.recipe.inputs)
 
     def require_unchanged(self) -> None:
         """Raise CheckpointError where a file that was read for it is another by now."""
-        super().require_unchanged()
-        all_unchanged(self.read_for_recipe)
+        all_unchanged((*self.checkpoints.values(), *self.read_for_recipe))
+        self.network.require_unchanged()
 
     @property
     def description(self) -> dict[str, Any]:
         """What a report says of the merge; JSON-able."""
-        return {**super().description, "recipe": self.recipe.facts(), "align": self.align}
+        files = {name: checkpoint.facts() for name, checkpoint in self.checkpoints.items()}
+        return {"files": files, "recipe": self.recipe.facts(), "align": self.align, **self.network.facts()}
 
 
 @own_settings()

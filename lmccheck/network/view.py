@@ -1,4 +1,4 @@
-"""What pairs, models, sets and merges have in common: endpoints by name, and the network they are measured by."""
+"""What pairs, models and sets have in common: endpoints by name, and the network they are measured by."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from lmccheck.symmetry.spec import PermutationSpec
 class View(Keeps):
     """Endpoints of one network, or of two that are run alike, under the name that messages and reports call it by."""
 
-    kind: ClassVar[str]  # of which properties are: pair, widths, model, set, merge
+    kind: ClassVar[str]  # of which properties are: pair, widths, model, set
     name: str
 
     @property
