@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 from lmccheck.beside.compare import Compared, Open, Side, compare
 from lmccheck.beside.configs import WIDTHS
 from lmccheck.beside.required import read_with
 from lmccheck.data.described import DataSpec
 from lmccheck.errors import one_line
-from lmccheck.manifest.plan import Measured, PairPlan, Plan
+from lmccheck.manifest.plan import Measured, PairPlan, Plan, texts
 from lmccheck.store.checkpoint import Checkpoint
 
 OF_ITS_TENSORS = ("dtype", "num_hidden_layers", "layer_types")  # of what is shipped, which its own check compares
@@ -29,20 +28,11 @@ def compared(item: Measured, checkpoints: Mapping[str, Checkpoint], plan: Plan, 
 def _data(item: Measured, plan: Plan) -> dict[str, DataSpec]:
     """Return the descriptions of the data that an item is measured on, by what messages call them."""
     found = {key: each for key in ("data", "calibration") if isinstance(each := getattr(item, key), DataSpec)}
-    named = {name for check in item.checks for name in _texts(check.settings.get("data")) if name in plan.data}
+    named = {name for check in item.checks for name in texts(check.settings.get("data")) if name in plan.data}
     return {
         **{key if each.name is None else f"data.{each.name}": each for key, each in found.items()},
         **{f"data.{name}": plan.data[name] for name in sorted(named)},
     }
-
-
-def _texts(value: Any) -> Iterator[str]:
-    """Yield the texts of a setting: itself, or those in a table or a list."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, (list, tuple, Mapping)):
-        for part in value.values() if isinstance(value, Mapping) else value:
-            yield from _texts(part)
 
 
 def acceptances(items: Sequence[tuple[str, Compared]]) -> tuple[list[str], list[str]]:

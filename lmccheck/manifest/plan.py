@@ -199,7 +199,7 @@ class Plan:
         """Every file that its checks read, of those that exist."""
         for each in self.comparisons:
             named = [each.model, each.data, each.calibration, each.loss, each.symmetry, getattr(each, "model_b", None)]
-            named += [text for check in each.checks for text in _texts(check.settings)]
+            named += [text for check in each.checks for text in texts(check.settings)]
             yield from input_files(self.folder, *named)
             merged = [each.shipped] if isinstance(each, MergePlan) and each.shipped is not None else []
             for given in (*each.files.values(), *merged):
@@ -221,10 +221,10 @@ class Plan:
         return (*self.pairs, *self.models, *self.sets, *self.merges)
 
 
-def _texts(value: Any) -> Iterator[str]:
+def texts(value: Any) -> Iterator[str]:
     """Yield every text in a setting, however deep."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, (Mapping, list, tuple)):
         for part in value.values() if isinstance(value, Mapping) else value:
-            yield from _texts(part)
+            yield from texts(part)

@@ -7,16 +7,16 @@ mistake is found in one pass and reported as one line naming the file, the key, 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from lmccheck.errors import CheckpointError, LmcError, ManifestError, nearest, one_line, shown_path
 from lmccheck.manifest.data import NamedData
 from lmccheck.manifest.merges import check_problems, first_data, merge_problems
-from lmccheck.manifest.plan import CheckPlan, MergePlan, ModelPlan, PairPlan, Plan, SetPlan
+from lmccheck.manifest.plan import CheckPlan, Comparison, MergePlan, ModelPlan, PairPlan, Plan, SetPlan
 from lmccheck.manifest.tables import (
     CALLABLE,
     FILE,
@@ -39,6 +39,9 @@ from lmccheck.store.documents import Table, key_text, near, read_document, read_
 from lmccheck.store.given import Adapted, Named, lies_in_folder
 from lmccheck.store.names import expanded
 
+Keys = TypeVar("Keys", bound=Sources)
+Item = TypeVar("Item", bound=Comparison)
+Build = Callable[[Keys, str, dict[str, Any]], Item | None]
 NAME = re.compile(r"[A-Za-z0-9._-]+")
 TOLD = 100  # problems of one manifest that are told at once
 LONGEST_NAME = 120  # characters: files are called after a pair and one of its checks, in at most 255 bytes
@@ -89,22 +92,32 @@ class _Reader:
         kinds = {"pair": top.pair, "model": top.models, "set": top.sets, "merge": top.merge}
         if not any(kinds.values()):
             self.problems.append(f"no pairs, no models, no sets and no merges, expected {AT_LEAST}")
-        pairs = [self.pair(name, table, defaults) for name, table in top.pair.items()]
+        pairs = self.each("pair", top.pair, PairTable, self.pair, defaults)
         for one, other in combinations(kinds, 2):
             for name in sorted(kinds[one].keys() & kinds[other].keys()):
                 taken = f"the name {name!r} is taken by a {one}, expected another"
                 self.problems.append(f"{other}.{key_text(name)}: {taken}")
-        models = [self.model(name, table, defaults) for name, table in top.models.items()]
-        sets = [self.set(name, table, defaults) for name, table in top.sets.items()]
-        merges = [self.merge(name, table, defaults) for name, table in top.merge.items()]
         return replace(
             plan,
-            pairs=tuple(filter(None, pairs)),
-            models=tuple(filter(None, models)),
-            sets=tuple(filter(None, sets)),
-            merges=tuple(filter(None, merges)),
+            pairs=pairs,
+            models=self.each("model", top.models, ModelTable, self.model, defaults),
+            sets=self.each("set", top.sets, SetTable, self.set, defaults),
+            merges=self.each("merge", top.merge, MergeTable, self.merge, defaults),
             data=self.data.specs,
         )
+
+    def each(
+        self, kind: str, tables: dict[str, Any], model: type[Keys], build: Build[Keys, Item], defaults: Sources
+    ) -> tuple[Item, ...]:
+        """Return the plans of a kind: ``build`` makes one of its table, the table's place, and what all kinds have."""
+        found = []
+        for name, values in tables.items():
+            where = f"{kind}.{key_text(name)}"
+            self.name(name, where, reserved=RESERVED_NAMES)
+            if (table := self.table(model, values, where)) is not None:
+                line = self.lines.get((kind, name), 1)  # of the first header that names it, 1 when it is written inline
+                found.append(build(table, where, {"name": name, "line": line, **self.inherited(table, defaults)}))
+        return tuple(plan for plan in found if plan is not None)
 
     def inherited(self, table: Sources, defaults: Sources) -> dict[str, Any]:
         """Return every source: the table's own value, or that of [defaults]."""
@@ -112,49 +125,30 @@ class _Reader:
         accept = defaults.accept if table.accept is None else table.accept
         return found | {"accept": accept or (), "untie": getattr(table, "untie", False)}
 
-    def pair(self, name: str, values: Any, defaults: Sources) -> PairPlan | None:
-        where = f"pair.{key_text(name)}"
-        self.name(name, where, reserved=RESERVED_NAMES)
-        table = self.table(PairTable, values, where)
-        if table is None:
-            return None
+    def pair(self, table: PairTable, where: str, common: dict[str, Any]) -> PairPlan:
         pins = self.table(Pins, table.sha256, f"{where}.sha256") or Pins()
         for key in ("symmetry", "untie") if table.model_b is not None else ():
             if getattr(table, key):
                 self.problems.append(f"{where}.{key}: not read where model_b says another network, expected none")
         plan = PairPlan(
-            name=name,
             a=self.checkpoint(table.a, f"{where}.a"),
             b=self.checkpoint(table.b, f"{where}.b"),
             model_b=table.model_b,
             sha256={key: value.lower() for key, value in pins if value},
             checks=self.checks(table.check, where, "pair" if table.model_b is None else "widths"),
-            line=self.line_of("pair", name),
-            **self.inherited(table, defaults) | ({} if table.model_b is None else {"symmetry": None}),
+            **common | ({} if table.model_b is None else {"symmetry": None}),
         )
         return replace(plan, folders=self.folders(plan))
 
-    def model(self, name: str, values: Any, defaults: Sources) -> ModelPlan | None:
-        where = f"model.{key_text(name)}"
-        self.name(name, where, reserved=RESERVED_NAMES)
-        table = self.table(ModelTable, values, where)
-        if table is None:
-            return None
+    def model(self, table: ModelTable, where: str, common: dict[str, Any]) -> ModelPlan:
         return ModelPlan(
-            name=name,
             checkpoint=self.checkpoint(table.checkpoint, f"{where}.checkpoint"),
             sha256=None if table.sha256 is None else table.sha256.lower(),
             checks=self.checks(table.check, where, "model"),
-            line=self.line_of("model", name),
-            **self.inherited(table, defaults),
+            **common,
         )
 
-    def set(self, name: str, values: Any, defaults: Sources) -> SetPlan | None:
-        where = f"set.{key_text(name)}"
-        self.name(name, where, reserved=RESERVED_NAMES)
-        table = self.table(SetTable, values, where)
-        if table is None:
-            return None
+    def set(self, table: SetTable, where: str, common: dict[str, Any]) -> SetPlan:
         given, matched = self.models(table, where)
         count = len(given)
         models = [self.checkpoint(model, f"{where}.models[{k}]") for k, model in enumerate(given)]
@@ -174,13 +168,11 @@ class _Reader:
                         f"one of the {count} models, from 0 to {count - 1}"
                     )
         plan = SetPlan(
-            name=name,
             models=tuple(models),
             matched=tuple(matched),
             sha256=tuple(str(pin).lower() for pin in table.sha256),
             checks=checks,
-            line=self.line_of("set", name),
-            **self.inherited(table, defaults),
+            **common,
         )
         return replace(plan, folders=self.folders(plan))
 
@@ -197,12 +189,7 @@ class _Reader:
             self.problems.append(f"{where}: got {shown(value)}, expected {FILE}")
         return str(value)
 
-    def merge(self, name: str, values: Any, defaults: Sources) -> MergePlan | None:
-        where = f"merge.{key_text(name)}"
-        self.name(name, where, reserved=RESERVED_NAMES)
-        table = self.table(MergeTable, values, where)
-        if table is None:
-            return None
+    def merge(self, table: MergeTable, where: str, common: dict[str, Any]) -> MergePlan | None:
         parents = tuple(table.parents)
         self.problems += [f"{where}{problem}" for problem in merge_problems(table)]
         try:
@@ -219,12 +206,10 @@ class _Reader:
             at = f"{where}.check.{key_text(check.name)}"
             self.problems += [f"{at}{problem}" for problem in check_problems(check, parents)]
             self.data.require(check.settings.get("data"), f"{at}.data")
-        sources, first = self.inherited(table, defaults), first_data(checks)
+        first = first_data(checks)
         return MergePlan(
-            name=name,
             checks=checks,
-            line=self.line_of("merge", name),
-            **sources | {"data": sources["data"] or self.data.specs.get(first, first)},
+            **common | {"data": common["data"] or self.data.specs.get(first, first)},
             sources=self.data.specs,
             parents={
                 key: self.checkpoint(given, f"{where}.parents.{key_text(key)}") for key, given in table.parents.items()
@@ -289,10 +274,6 @@ class _Reader:
             self.problems.append(f"{where}.loss: got {shown(table.loss)}, {expected}")
         named = {key: self.data.source(getattr(table, key), f"{where}.{key}") for key in ("data", "calibration")}
         return None if len(self.problems) > before else table.model_copy(update=named)
-
-    def line_of(self, kind: str, name: str) -> int:
-        """Return the 1-based line of the first header that names it (1 when it is written inline)."""
-        return self.lines.get((kind, name), 1)
 
 
 def _lines_of(text: str) -> dict[tuple[str, str], int]:
