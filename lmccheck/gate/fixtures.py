@@ -15,6 +15,7 @@ from lmccheck.gate import python_tests
 from lmccheck.gate.options import options_of
 
 if TYPE_CHECKING:
+    from lmccheck.gate.core import Core
     from lmccheck.merging.merge import Merge
     from lmccheck.network.pair import ModelPair
     from lmccheck.network.single import SingleModel
@@ -128,35 +129,33 @@ class Facade:
                 raise SourceError(f"lmc.{what}: no {key}; say {key}=… or override the fixture {fixture}")
         return {"device": self._device, "base": folder, **options}
 
-    def load_pair(self, a: Any, b: Any, **options: Any) -> ModelPair:
-        """Load a pair as ``lmccheck.load_pair`` does; model, data and loss default to the fixtures of that name."""
+    @property
+    def _core(self) -> Core:
         from lmccheck.gate.core import core_of
 
-        return core_of(self._config).load_pair(a, b, **self._sources("load_pair", a, options))
+        return core_of(self._config)
+
+    def load_pair(self, a: Any, b: Any, **options: Any) -> ModelPair:
+        """Load a pair as ``lmccheck.load_pair`` does; model, data and loss default to the fixtures of that name."""
+        return self._core.load_pair(a, b, **self._sources("load_pair", a, options))
 
     def load_model(self, checkpoint: Any, **options: Any) -> SingleModel:
         """Load one as ``lmccheck.load_model`` does; model, data and loss default to the fixtures of that name."""
-        from lmccheck.gate.core import core_of
-
-        return core_of(self._config).load_model(checkpoint, **self._sources("load_model", checkpoint, options))
+        return self._core.load_model(checkpoint, **self._sources("load_model", checkpoint, options))
 
     def load_merge(self, parents: Any, recipe: Any, **options: Any) -> Merge:
         """Load a merge as ``lmccheck.load_merge`` does; model, data and loss default to the fixtures of that name."""
-        from lmccheck.gate.core import core_of
-
         first = next(iter(parents.values())) if isinstance(parents, Mapping) and parents else parents
-        sources = self._sources("load_merge", first, options)
-        merge: Merge = core_of(self._config).load_merge(parents, recipe, **sources)
+        merge: Merge = self._core.load_merge(parents, recipe, **self._sources("load_merge", first, options))
         return merge
 
     def __getattr__(self, name: str) -> Callable[..., Result]:
         """Return a property as a method; what it loads itself has the run's device and the test's folder, too."""
-        from lmccheck.gate.core import core_of
         from lmccheck.properties.registry import PROPERTIES
 
         if name.startswith("_") or name not in PROPERTIES:
             raise AttributeError(f"lmc has no {name!r}{nearest(name, dir(self))}")
-        call = partial(core_of(self._config).call, name)
+        call = partial(self._core.call, name)
         if not PROPERTIES.get(name).loads:
             return call
         sources = {"device": self._device, "base": self._request.path.parent}
