@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from lmccheck.errors import CheckpointError, shown_path
-from lmccheck.store.disk import Held, Stamp, hashed, opened
-from lmccheck.store.header import EXPECTED, NAMES, Header, TensorHeader, cannot_read, corrupt, header_of_open
+from lmccheck.store.disk import Held, Stamp, hashed
+from lmccheck.store.header import NAMES, Header, TensorHeader, corrupt, header_of_open, reading
 from lmccheck.store.header import read_header as read_header
 from lmccheck.store.whole import overwritten, replacing
 
@@ -56,22 +56,17 @@ def read(path: str | os.PathLike[str], header: Header | None = None) -> Stored:
     With ``header``, the file must still say what it said. Raises CheckpointError.
     """
     path = Path(path)
-    try:
-        with opened(path, EXPECTED) as file:
-            before = Stamp.of(os.fstat(file.fileno()))
-            found, raw = header_of_open(file, path)
-            if header is not None and found != header:
-                raise CheckpointError(
-                    f"{shown_path(path)}: describes other tensors than when it was looked at, expected a file that "
-                    "stays as it is; mend: run again when nothing writes to it"
-                )
-            digest = hashlib.sha256(raw)
-            tensors = {name: _tensor(file, path, name, one, digest) for name, one in found.tensors.items()}
-            return Stored(found, tensors, Held.after(path, file, before, digest.hexdigest()))
-    except OSError as error:
-        raise CheckpointError(cannot_read(path, error)) from None
-    except ValueError as error:
-        raise CheckpointError(str(error)) from None
+    with reading(path) as file:
+        before = Stamp.of(os.fstat(file.fileno()))
+        found, raw = header_of_open(file, path)
+        if header is not None and found != header:
+            raise CheckpointError(
+                f"{shown_path(path)}: describes other tensors than when it was looked at, expected a file that stays "
+                "as it is; mend: run again when nothing writes to it"
+            )
+        digest = hashlib.sha256(raw)
+        tensors = {name: _tensor(file, path, name, one, digest) for name, one in found.tensors.items()}
+        return Stored(found, tensors, Held.after(path, file, before, digest.hexdigest()))
 
 
 def read_one(path: Path, name: str, header: TensorHeader, start: int, held: Held) -> Tensor:
@@ -79,16 +74,11 @@ def read_one(path: Path, name: str, header: TensorHeader, start: int, held: Held
 
     Raises CheckpointError, also where the file is no longer in the state in which it was hashed.
     """
-    try:
-        with opened(path, EXPECTED) as file:
-            if Stamp.of(os.fstat(file.fileno())) != held.stamp:
-                held.require_unchanged()  # the same bytes may have been copied there
-            file.seek(start)
-            return _tensor(file, path, name, header, None)
-    except OSError as error:
-        raise CheckpointError(cannot_read(path, error)) from None
-    except ValueError as error:
-        raise CheckpointError(str(error)) from None
+    with reading(path) as file:
+        if Stamp.of(os.fstat(file.fileno())) != held.stamp:
+            held.require_unchanged()  # the same bytes may have been copied there
+        file.seek(start)
+        return _tensor(file, path, name, header, None)
 
 
 def _tensor(file: BufferedReader[Any], path: Path, name: str, header: TensorHeader, digest: Any) -> Tensor:

@@ -6,7 +6,8 @@ import json
 import os
 import struct
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BufferedReader
 from math import prod
@@ -93,9 +94,16 @@ def read_header(path: str | os.PathLike[str]) -> Header:
     Raises CheckpointError for a missing file, what is no file, a pickle, and a truncated or corrupt file.
     """
     path = Path(path)
+    with reading(path) as file:
+        return header_of_open(file, path)[0]
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[BufferedReader[Any]]:
+    """Open a checkpoint's file; what opening or reading it raises becomes a CheckpointError."""
     try:
         with opened(path, EXPECTED) as file:
-            return header_of_open(file, path)[0]
+            yield file
     except OSError as error:
         raise CheckpointError(cannot_read(path, error)) from None
     except ValueError as error:

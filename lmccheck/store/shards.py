@@ -13,8 +13,8 @@ from lmccheck.errors import CheckpointError, shown_path
 from lmccheck.store import files
 from lmccheck.store.checkpoint import Checkpoint
 from lmccheck.store.contents import Lying, Span, same_bytes
-from lmccheck.store.disk import Held, Stamp, hashed, opened
-from lmccheck.store.header import EXPECTED, cannot_read, header_of_open
+from lmccheck.store.disk import Held, Stamp, hashed
+from lmccheck.store.header import header_of_open, reading
 from lmccheck.store.surroundings import Surroundings, remarks_beside, require_read
 
 if TYPE_CHECKING:
@@ -27,14 +27,9 @@ class File:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.held: Held | None = None
-        try:
-            with opened(path, EXPECTED) as file:
-                self.stamp = Stamp.of(os.fstat(file.fileno()))
-                self.header, raw = header_of_open(file, path)
-        except OSError as error:
-            raise CheckpointError(cannot_read(path, error)) from None
-        except ValueError as error:
-            raise CheckpointError(str(error)) from None
+        with reading(path) as file:
+            self.stamp = Stamp.of(os.fstat(file.fileno()))
+            self.header, raw = header_of_open(file, path)
         self.starts, at = {}, len(raw)
         for name, tensor in self.header.tensors.items():  # in the order of their bytes, without gaps
             self.starts[name], at = at, at + tensor.bytes
