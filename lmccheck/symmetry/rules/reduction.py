@@ -23,13 +23,11 @@ def _reduced(op: Op, x: Symbol, dims: int | Sequence[int] | None) -> Symbol:
     return Symbol(tuple(kept))
 
 
-@rule("mean", "nanmean", "sum", "nansum", "amax", "amin", "logsumexp", "prod", "any", "all", "count_nonzero")
+@rule(
+    *("mean", "nanmean", "sum", "nansum", "amax", "amin", "logsumexp", "prod", "any", "all", "count_nonzero"),
+    *("var", "std"),
+)
 def reduce(op: Op, x: Symbol, *arguments: Any) -> Symbol:
-    return _reduced(op, x, dims_in(arguments))
-
-
-@rule("var", "std")
-def spread(op: Op, x: Symbol, *arguments: Any) -> Symbol:
     return _reduced(op, x, dims_in(arguments))
 
 

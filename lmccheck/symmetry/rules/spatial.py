@@ -26,7 +26,16 @@ def _dimensions(op: Op) -> int:
     return int(next(c for c in reversed(op.name) if c.isdigit()))
 
 
-@rule(*(f"{kind}{n}d" for kind in ("max_pool", "avg_pool", "adaptive_avg_pool") for n in (1, 2, 3)))
+@rule(
+    *(f"{kind}{n}d" for kind in ("max_pool", "avg_pool", "adaptive_avg_pool") for n in (1, 2, 3)),
+    *(
+        f"upsample_{kind}"
+        for kind in ("nearest1d", "nearest2d", "nearest3d", "linear1d", "bilinear2d", "bicubic2d", "trilinear3d")
+    ),
+    *(f"_upsample_nearest_exact{n}d" for n in (1, 2, 3)),
+    "_upsample_bilinear2d_aa",
+    "_upsample_bicubic2d_aa",
+)
 def pool(op: Op, x: Symbol, *_: Any) -> Symbol:
     return _pooled(op, x, _dimensions(op))
 
@@ -38,19 +47,6 @@ def pool(op: Op, x: Symbol, *_: Any) -> Symbol:
 def pool_with_indices(op: Op, x: Symbol, *_: Any) -> tuple[Symbol, Symbol]:
     pooled = _pooled(op, x, _dimensions(op))
     return pooled, Symbol(pooled.axes)
-
-
-@rule(
-    *(
-        f"upsample_{kind}"
-        for kind in ("nearest1d", "nearest2d", "nearest3d", "linear1d", "bilinear2d", "bicubic2d", "trilinear3d")
-    ),
-    *(f"_upsample_nearest_exact{n}d" for n in (1, 2, 3)),
-    "_upsample_bilinear2d_aa",
-    "_upsample_bicubic2d_aa",
-)
-def upsample(op: Op, x: Symbol, *_: Any) -> Symbol:
-    return _pooled(op, x, _dimensions(op))
 
 
 @rule("max_unpool2d", "max_unpool3d")
