@@ -70,7 +70,6 @@ EQUIVALENT: dict[str, str] = {
     "reduction.extremum:_reduced#2": SAID,
     "reduction.norm:_reduced#1": SAID,
     "reduction.reduce:_reduced#1": SAID,
-    "reduction.spread:_reduced#1": SAID,
     "reduction.spread_and_mean:_reduced#1": SAID,
     "segments.narrow:slice_#1": "where units are cut, torch.export writes a slice",
     "spatial.channel_shuffle:regroup#2": "groups and members fit into the channels they came from",
