@@ -73,11 +73,7 @@ def learned_path(
     ]
     summary = {"method": "none"} if alignment is None else alignment.summary()
     finding = replace(found.finding(epsilon, facts, notes), alignment=summary)
-    not_found = (
-        f"no path of low loss found within this budget ({search['profile']}: {search['steps']} of {search['budget']} "
-        f"steps, seed {search['seed']}), which does not prove that there is none"
-    )
-    return found.explained(finding, not_found, _advice(pair, align, beyond, settings))
+    return found.explained(finding, _not_found(search), _advice(pair, align, beyond, settings))
 
 
 def _aligned(pair: ModelPair, align: str, beyond: Any, seed: int) -> tuple[Alignment | None, list[str]]:
@@ -119,6 +115,13 @@ def _trained(search: Mapping[str, Any]) -> str:
         f"bends trained for {search['steps']} of at most {search['budget']} steps on {search['fitted_samples']} "
         f"calibration samples ({search['stopped']}), those after step {search['best_step']} kept by "
         f"{search['held_out_samples']} held-out ones"
+    )
+
+
+def _not_found(search: Mapping[str, Any]) -> str:
+    return (
+        f"no path of low loss found within this budget ({search['profile']}: {search['steps']} of {search['budget']} "
+        f"steps, seed {search['seed']}), which does not prove that there is none"
     )
 
 
