@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import repeat
@@ -93,7 +92,7 @@ def _finding(
 ) -> Finding:
     bounds = {pair: bound_of(limit, max(barriers.losses[k] for k in pair)) for pair in barriers.worst_t}
     above = [(i, j) for (i, j), bound in bounds.items() if not barriers.aligned[i][j] <= bound]
-    i, j = worst = max(bounds, key=lambda pair: _excess(barriers.aligned[pair[0]][pair[1]], bounds[pair]))
+    i, j = worst = max(bounds, key=lambda pair: barriers.aligned[pair[0]][pair[1]] - bounds[pair])
     names, errors = many.names, barriers.errors or repeat(None)
     found = Finding(
         barriers.aligned[i][j],
@@ -147,11 +146,6 @@ def _at_worst(many: ManyAlignment | Unmoved, found: Finding, worst: tuple[int, i
     between = Segment(evaluator, many.weights[i], many.weights[j], repair, derived)
     a, b = (evaluator.endpoint(many.originals[k], many.names[k], many.names[k]).losses for k in worst)
     return AtWorst(between, found.where.t or 0.0, (a, b), names)
-
-
-def _excess(value: float, bound: float) -> float:
-    """Return by how much a barrier exceeds its limit; what is no number is worst."""
-    return value - bound if value == value else math.inf
 
 
 def _facts(many: ManyAlignment | Unmoved, barriers: Barriers, repair: str) -> dict[str, Any]:

@@ -75,12 +75,14 @@ def test_networks_between_are_mended_as_those_of_pairs(build: Any, repair: str) 
 
 
 def test_mending_that_cannot_be_done_is_said() -> None:
-    """An unknown way at once; REPAIR without calibration data, or without a traced network."""
+    """An unknown way at once; REPAIR without calibration data, or without a traced network; a grid of ends alone."""
     states = [seeded(small_mlp, seed) for seed in range(3)]
     with pytest.raises(lmccheck.LmcError, match=r"repair = 'repiar' \(did you mean 'repair'\?\)"):
         lmccheck.set_connectivity([], **SMALL, repair="repiar")
     with pytest.raises(lmccheck.SourceError, match="needs calibration data and none is given"):
         lmccheck.set_connectivity(states, **SMALL, repair="repair")
-    spec = lmccheck.align_many(states, **SMALL).spec
+    many = lmccheck.align_many(states, **SMALL)
+    with pytest.raises(lmccheck.LmcError, match="points = 2; expected an integer of at least 3"):
+        lmccheck.barrier_matrix(many, points=2)
     with pytest.raises(lmccheck.UnsupportedArchitecture, match="is given, not traced; mend: use repair = 'bn'"):
-        lmccheck.set_connectivity(states, **SMALL, calibration=SMALL["data"], symmetry=spec, repair="repair")
+        lmccheck.set_connectivity(states, **SMALL, calibration=SMALL["data"], symmetry=many.spec, repair="repair")

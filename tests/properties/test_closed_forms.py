@@ -14,6 +14,7 @@ from lmccheck.errors import LmcError
 from lmccheck.evaluate.line import Point
 from lmccheck.explain import failure_lines
 from lmccheck.finding import End, Failure, Finding, Seen, bound_of, read_limit
+from lmccheck.properties.draws import share_that_holds
 from lmccheck.properties.dropout_stability import excess, worst_of
 from lmccheck.properties.measured_line import Line
 
@@ -118,6 +119,8 @@ def test_each_pair_of_a_set_has_a_limit_of_its_own() -> None:
     largest = lmccheck.set_connectivity(states, limit=10.0, points=5, **GIVEN)
     assert largest.details["worst_pair"] == ["model 1", "model 2"]
     assert (largest.passed, largest.details["above_limit"]) == (True, [])
+    equal = lmccheck.set_connectivity(states, limit=largest.value, points=5, **GIVEN)
+    assert (equal.value, equal.passed, equal.details["above_limit"]) == (largest.value, True, [])
 
 
 # masks
@@ -138,6 +141,13 @@ def test_the_worse_endpoint_decides_of_masks() -> None:
         assert result.details[other]["q"] == [0.0] * 60
         assert result.value == result.details[side]["quantile"] == pytest.approx(SQUARE, abs=1e-12)
         assert result.interval == result.details[side]["quantile_interval"]
+
+
+def test_masks_at_the_limit_hold() -> None:
+    """Three of three hold: the exact interval of their share begins at the third root of 2.5 %, about .292."""
+    found = share_that_holds([0.1, 0.25, 0.25], 0.25, 0.29)
+    assert (found["hits"], found["verdict"]) == (3, "pass")
+    assert found["interval"] == pytest.approx([0.025 ** (1 / 3), 1.0], abs=1e-12)
 
 
 # dropped networks

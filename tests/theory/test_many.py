@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import combinations, pairwise
 
 import pytest
 import torch
+from networks.planted import Weights
 from networks.quick import slowly
 from networks.sets import SMALL, equal_bits, objective, planted
 from networks.small import seeded, small_mlp
@@ -15,6 +17,7 @@ from lmccheck.alignment.barriers import measure_barriers
 from lmccheck.alignment.many import ManyAlignment, merge_many
 from lmccheck.alignment.matching.norms import counted
 from lmccheck.symmetry.compose import compose, inverse
+from lmccheck.symmetry.spec import Permutation, PermutationSpec
 
 
 @pytest.mark.parametrize(
@@ -91,9 +94,27 @@ def test_merging_improves_on_a_reference() -> None:
     states = [seeded(small_mlp, seed) for seed in range(5)]
     many = lmccheck.align_many(states, **SMALL)
     assert many.objective > 1.02 * many.facts["objective_reference"]
+    states = [{name: tensor.double() for name, tensor in state.items()} for state in states]
     from_nothing = merge_many(many.spec, [counted(many.spec, state) for state in states], [many.spec.identity()] * 5)
     assert from_nothing.objectives[0] == pytest.approx(many.facts["objective_before"])
     assert from_nothing.objectives[-1] > many.facts["objective_reference"]
+    assert gain_of_a_swap(many.spec, states, from_nothing.permutations) <= 1e-9
+
+
+def gain_of_a_swap(spec: PermutationSpec, states: list[Weights], permutations: Sequence[Permutation]) -> float:
+    """The most that Σ_{i<j}⟨θ_i, θ_j⟩ gains where two units of one model change places: each exchange is tried."""
+    learned = {s.tensor for g in spec.groups for s in g.slots if s.learned}
+    placed = [spec.apply(state, p) for state, p in zip(states, permutations, strict=True)]
+    gains = []
+    for state, permutation, own in zip(states, permutations, placed, strict=True):
+        others = {name: sum(w[name] for w in placed) - own[name] for name in learned}
+        for name, order in permutation.items():
+            for i, j in combinations(range(len(order)), 2):
+                swapped = order.clone()
+                swapped[[i, j]] = order[[j, i]]
+                moved = spec.apply(state, {**permutation, name: swapped})
+                gains.append(sum(float(((moved[n] - own[n]) * others[n]).sum()) for n in learned))
+    return max(gains)
 
 
 def test_the_same_seed_gives_the_same_alignment() -> None:
