@@ -230,7 +230,8 @@ class Finding:
     "exact", "sampled at 33 points", "inner: 'embed' left whole". ``explanation``: what carries the value, as
     ``diagnose/explanation.py`` says it; plain data. ``advice``: what may help, of a failure that is lines of text.
     ``compared``: all that the limit bounds, sample by sample, all of which has to hold; by it a population is judged.
-    ``everywhere``: gives the same of all that lies between the places of ``compared``, or why there is none; costly.
+    ``not_compared``: why there is nothing of the kind, in a clause. ``everywhere``: gives the same of all that lies
+    between the places of ``compared``, or why there is none; costly.
     """
 
     value: float
@@ -261,6 +262,7 @@ class Finding:
     advice: Sequence[str] = ()
     explanation: Mapping[str, Any] | None = field(default=None, repr=False)
     compared: Sequence[Compared] = field(default=(), repr=False)
+    not_compared: str = "what it finds is no mean over samples that were drawn"
     everywhere: Callable[[], tuple[Sequence[Compared], str]] | None = field(default=None, repr=False)
 
     @property

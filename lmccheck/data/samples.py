@@ -33,6 +33,13 @@ def common_samples(data: Data, other: Data) -> int:
     return int(torch.isin(_hashes(_some(data, alike), narrow), _hashes(_some(other, seen), narrow)).sum())
 
 
+def distinct_samples(data: Data) -> int:
+    """Return how many samples have inputs that no sample before them has, as ``common_samples`` compares them."""
+    narrow = _narrower(data, data)
+    seen = len(set(_hashes(data, narrow, GLANCE).tolist()))
+    return seen if seen == data.samples else len(set(_hashes(data, narrow).tolist()))
+
+
 def _narrower(data: Data, other: Data) -> list[torch.dtype]:
     """Return, for the inputs in their order, the narrower float dtype of two data sets; float32 at most."""
     kinds = [[tensor.dtype for tensor in input_tensors(held.batches[0].inputs)] for held in (data, other)]

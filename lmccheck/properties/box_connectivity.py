@@ -160,6 +160,7 @@ class Searched:
             witness=self.alignment,
             evaluations=evaluator.evaluations,
             known=f"searched: {self.points} points",
+            not_compared="its points are searched by the losses of these very samples",
             facts={
                 "layers": list(self.box.layers),
                 "points": self.points,

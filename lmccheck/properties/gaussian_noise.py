@@ -26,7 +26,16 @@ from lmccheck.curves import Draws
 from lmccheck.errors import UnsupportedArchitecture
 from lmccheck.explain import called, of_endpoint
 from lmccheck.finding import End, Failure, Finding, Seen, Where, bound_of
-from lmccheck.properties.draws import CONFIDENCE, held_note, held_of, share_that_holds, unsettled, verdict_of, worse_end
+from lmccheck.properties.draws import (
+    CONFIDENCE,
+    OF_DRAWS,
+    held_note,
+    held_of,
+    share_that_holds,
+    unsettled,
+    verdict_of,
+    worse_end,
+)
 from lmccheck.properties.remarks import measured_endpoints, measured_on, precision_of, thetas_of
 from lmccheck.shown import some
 
@@ -138,6 +147,7 @@ def _finding(
         curve=Draws(q, share, "draw of noise", attenuation),
         interval=cost["quantile_interval"],
         verdict=verdict_of(costs),
+        not_compared=OF_DRAWS,
         notes=_notes(evaluator, costs, share, facts["gaussian"], runs),
         witness=GaussianWitness(facts["size"], facts["seed"], reads, q, losses, worst, best),
         evaluations=evaluator.evaluations + runs.evaluations,

@@ -47,6 +47,7 @@ def merge_laws(merge: Merge, *, examples: Examples = 20, seed: Seed = 0, profile
         witness=merge,
         facts={**tried.facts(), "recipe": merge.recipe.facts()},
         of_losses=False,
+        not_compared="it compares no losses",
         known="on the parents and on networks drawn",
     )
 

@@ -14,6 +14,7 @@ from lmccheck.finding import End, Failure, Finding, Seen, Where, bound_of
 from lmccheck.properties.draws import (
     CONFIDENCE,
     DRAWS,
+    OF_DRAWS,
     held_note,
     held_of,
     share_that_holds,
@@ -175,6 +176,7 @@ def _finding(
         curve=Draws({end: cost["q"] for end, cost in costs.items()}, share, "mask"),
         interval=costs[worse]["quantile_interval"],
         verdict=verdict_of(costs),
+        not_compared=OF_DRAWS,
         notes=_notes(evaluator, facts["p"], costs, share),
         known=f"{len(costs[worse]['q'])} masks sampled at p = {facts['p']:g}, {100 * CONFIDENCE:g} %",
         facts={

@@ -27,7 +27,6 @@ LONGEST_NAME = 300  # characters of what data are called
 LEAST = 2  # samples, without which there is no spread
 MEND = "mend: certify = 'auto', which passes by points alone, profile = 'thorough', or more samples"
 SETTINGS = 'decide = "population"'
-CANNOT = "what it finds is no mean over samples that were drawn; mend: leave decide out"
 
 
 def require_all_samples(name: str, common: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
@@ -53,7 +52,7 @@ def decided(
     asked, confidence = _asked(common), common.get("confidence", CONFIDENT)
     if not finding.compared:
         if asked:
-            raise LmcError(f"{name}: {SETTINGS}: {CANNOT}")
+            raise LmcError(f"{name}: {SETTINGS}: {finding.not_compared}; mend: leave decide out")
         return finding
     why = _not_drawn(measured, finding)
     if why and asked:
@@ -72,6 +71,7 @@ def decided(
             facts["verdict"] = found.verdict
     finding = replace(finding, compared=(), everywhere=None, facts={**finding.facts, "population": facts})
     if asked:
+        finding = replace(finding, notes=[*finding.notes, *_repeated(measured, finding)])
         return _by_population(measured.name, finding, found, facts)
     if found.verdict == "inconclusive" and finding.judged in ("pass", "fail"):
         return replace(finding, notes=[*finding.notes, _undecided(finding, facts)])
@@ -83,6 +83,20 @@ def _samples(measured: Any, finding: Finding) -> int:
     network = finding.examined[0].network if finding.examined else measured.network
     most = max(len(each.losses) for each in finding.compared)
     return max(most, network.data.samples) if sum(len(each.losses) for each in finding.compared) > most else most
+
+
+def _repeated(measured: Any, finding: Finding) -> list[str]:
+    """Say where samples are repeated, which are no draws that are independent of one another."""
+    from lmccheck.data.samples import distinct_samples
+
+    data = [look.network.data for look in finding.examined] or [measured.network.data]
+    counts = [(distinct_samples(each), each.samples) for each in data]
+    return [
+        f"only {distinct:,} of {samples:,} samples differ: one that is repeated is no new draw, so that what is said "
+        "of new data is too sure"
+        for distinct, samples in counts
+        if distinct < samples
+    ]
 
 
 def _not_drawn(measured: Any, finding: Finding) -> str:

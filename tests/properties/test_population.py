@@ -128,6 +128,15 @@ def test_samples_that_were_fitted_to_void_it() -> None:
     assert "calibration data" in measured(both, limit=1.0).details["population"]["why"]
 
 
+def test_samples_that_are_repeated_are_told() -> None:
+    """Ten times 30 samples are no 300."""
+    found = measured(pair(inputs(30).repeat(10, 1)), limit=1.0, decide="population")
+    assert any(note.startswith("only 30 of 300 samples differ: ") for note in found.notes)
+    assert not any(
+        "differ: one that" in note for note in measured(pair(inputs(30)), limit=1.0, decide="population").notes
+    )
+
+
 @pytest.mark.parametrize("samples", [1, 2])
 def test_one_sample_or_two_decide_nothing(samples: int) -> None:
     """No spread, or one of one degree of freedom."""
@@ -258,6 +267,9 @@ def test_early_fail_and_what_is_no_mean_of_samples_are_refused() -> None:
     asked = {"decide": "population", "confidence": 0.95}
     with pytest.raises(LmcError, match=r"^linear_connectivity: early_fail with decide = \"population\": .*; mend: "):
         measured(pair(inputs(9)), limit=1.0, early_fail=1e-6, decide="population")
+    box = partial(lmccheck.box_connectivity, pair(inputs(9)), align="none", limit=1.0, examples=1)
+    with pytest.raises(LmcError, match=r"^box_connectivity: decide = .*: its points are searched by .*; mend: leave"):
+        box(decide="population")
     with pytest.raises(LmcError, match=r"^x: decide = \"population\": what it finds is no mean .*; mend: "):
         decided("x", None, Finding(0.0, 1.0), asked, {})
 
