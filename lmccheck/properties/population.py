@@ -155,7 +155,7 @@ def _excesses(compared: Compared, limit: float | str) -> Iterator[Sample]:
         beyond = [share * own + other for other, own in pairs]
     else:
         beyond = [other + limit for other in against]
-    with np.errstate(invalid="ignore"):  # infinite losses
+    with np.errstate(invalid="ignore", over="ignore"):  # infinite losses
         for each in beyond:
             yield Sample.of((losses - each) * weights / np.mean(weights), reach)
 

@@ -43,10 +43,11 @@ class Sample:
         count = len(x)
         if not np.isfinite(x).all():
             return cls(count, math.inf, math.nan, 0.0, reach)
-        mean = float(x.mean())
-        apart = x - mean
+        scale = 2.0 ** (math.frexp(float(np.abs(x).max()))[1] - 1)  # so that no square overflows
+        mean = float((x / scale).mean())
+        apart = x / scale - mean
         spread = float((apart**2).sum())
-        deviation = math.sqrt(spread / (count - 1)) if count > 1 else math.nan
+        mean, deviation = scale * mean, scale * math.sqrt(spread / (count - 1)) if count > 1 else math.nan
         skewness = float(((apart / math.sqrt(spread / count)) ** 3).mean()) if spread > 0 else 0.0
         return cls(count, mean, deviation, skewness, reach)
 

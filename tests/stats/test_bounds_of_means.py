@@ -54,6 +54,15 @@ def test_what_is_no_number_fails_and_what_is_one_sample_is_open() -> None:
     assert judged([Claim("here", (Sample.of([1.0] * 9),))], 0.95).verdict == "fail"
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("factor", [1e-300, 1.0, 1e300])
+def test_a_bound_of_any_size_has_the_same_shape(factor: float) -> None:
+    """Losses of a user's own may have squares that no float holds."""
+    values = np.random.default_rng(1).exponential(size=20)
+    expected = [factor * end for end in Sample.of(values).bounds(0.95)]
+    assert Sample.of(factor * values).bounds(0.95) == pytest.approx(expected, rel=1e-9, abs=0.0)
+
+
 def test_errors_that_were_never_seen_are_possible_up_to_three_in_n() -> None:
     """Of 0–1 losses without a difference in n the bound is near 1 − α^(1/n), not 0."""
     for count in (50, 200, 1000):
