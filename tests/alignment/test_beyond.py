@@ -77,14 +77,16 @@ def undone(name: str, kind: str, method: str, calibrated: bool = True, **how: ob
 METHOD = pytest.mark.parametrize("method", ["weight-matching", "activation-matching"])
 
 
+CASES = {"weights": ("weight-matching", True), "weights, no data": ("weight-matching", False)}
+CASES["activations"] = ("activation-matching", True)
 CALIBRATED = pytest.mark.parametrize(
     ("method", "calibrated"),
-    [("weight-matching", True), ("activation-matching", True), ("weight-matching", False)],
-    ids=["weights", "activations", "weights, no data"],
+    [slowly(*case) if name == "weights" else case for name, case in CASES.items()],
+    ids=CASES,
 )
 
 
-@CALIBRATED
+@pytest.mark.parametrize(("method", "calibrated"), CASES.values(), ids=CASES)
 def test_planted_scales_of_one_layer_are_undone(method: str, calibrated: bool, few_steps: None) -> None:
     """θ_B = π(D·θ_A): the barrier vanishes and the weights come back to 1e-6, also for scales from 0.1 to 10."""
     assert undone("relu", "rescaling", method, calibrated) <= 1e-6

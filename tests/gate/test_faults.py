@@ -74,8 +74,15 @@ def leftovers(project):
     return [path.name for path in project.path.glob(".*partial*")]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("flags", [(), ("--lmc-report-only",)])
+@pytest.mark.parametrize(
+    ("number", "flags"),
+    [
+        (signal.SIGINT, ()),
+        (signal.SIGTERM, ("--lmc-report-only",)),
+        slowly(signal.SIGTERM, ()),
+        slowly(signal.SIGINT, ("--lmc-report-only",)),
+    ],
+)
 def test_an_interrupt_is_reported(gate, number, flags):
     """Ctrl-C and the signal that CI sends first: what was measured stays, the rest is not measured, status 2."""
     at_p1(gate, WAIT)

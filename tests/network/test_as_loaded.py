@@ -51,8 +51,10 @@ def refused(build: Any, run: Callable[[], Any]) -> Any:
     return None
 
 
-def pair_of(build: Any) -> lmccheck.ModelPair:
-    return lmccheck.load_pair(A, B, model=build, data=(X, Y), calibration=(X, Y), device="cpu")
+def pair_of(build: Any, calibrated: bool = False) -> lmccheck.ModelPair:
+    """The pair of A and B; with calibration data a line is traced, too, to say how its layers look."""
+    calibration = (X, Y) if calibrated else None
+    return lmccheck.load_pair(A, B, model=build, data=(X, Y), calibration=calibration, device="cpu")
 
 
 def fill(build: Any) -> nn.Module:
@@ -93,7 +95,7 @@ def test_what_is_aligned_computes_what_it_did(build: Any) -> None:
     """The aligned weights, loaded by hand, give b's outputs; the line to them has their losses; or it is refused."""
 
     def aligned() -> lmccheck.Result:
-        pair = pair_of(build)
+        pair = pair_of(build, calibrated=True)
         spec = lmccheck.discover_symmetry(build(), (X,))
         assert spec.verify(build(), (X,)) < 1e-9 or pair.network.spec is None
         return lmccheck.linear_connectivity(pair, align="weight-matching", points=5, limit=100.0)
@@ -130,7 +132,7 @@ def test_dropping_units_is_measured_as_loaded(build: Any) -> None:
     """The plain losses of dropout stability are those by hand, or the network is refused."""
 
     def dropped() -> lmccheck.Result:
-        return lmccheck.dropout_stability(pair_of(build), epsilon=5.0, refit=False)
+        return lmccheck.dropout_stability(pair_of(build, calibrated=True), epsilon=5.0, refit=False)
 
     found = refused(Plain, dropped)
     if found is not None:

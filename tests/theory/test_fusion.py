@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from networks import NETWORKS, Written
+from networks.quick import slowly
 from networks.widths import (
     BUILD,
     IMAGES,
@@ -47,7 +48,7 @@ def test_equal_widths_give_the_permuted_network_bit_for_bit(name: str, norm: str
         assert found.costs[group] <= 1e-9
 
 
-@pytest.mark.parametrize(("times", "norm"), [(2, "activations"), (2, "weights"), (3, "activations")])
+@pytest.mark.parametrize(("times", "norm"), [(2, "activations"), slowly(2, "weights"), slowly(3, "activations")])
 @pytest.mark.parametrize("name", sorted(BUILD))
 def test_split_units_find_their_copies(name: str, times: int, norm: str) -> None:
     """A has every unit of B several times over, its outgoing weights shared: fusion finds A, the function is B's."""
@@ -63,7 +64,7 @@ def test_split_units_find_their_copies(name: str, times: int, norm: str) -> None
     assert found.loss_fused == pytest.approx(found.loss_b, abs=1e-12)
 
 
-@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("norm", ["activations", slowly("weights")])
 @pytest.mark.parametrize("name", sorted(BUILD))
 def test_copies_are_merged_again(name: str, norm: str) -> None:
     """B has every unit of A twice: their outgoing weights add up to A's."""
