@@ -45,7 +45,8 @@ def curve_lines(record: CheckRecord, folder: Path) -> list[str]:
     """
     curve = loss_curve(record)
     if curve is None:
-        return [f"curve of {record.pair}::{record.check} not written: it measures no line and no path"]
+        why = "it failed early, at one point" if "early" in record.details else "it measures no line and no path"
+        return [f"curve of {record.pair}::{record.check} not written: {why}"]
     target = curve_path(folder, record.pair, record.check)
     try:
         curve.save(target)

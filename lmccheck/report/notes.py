@@ -13,6 +13,7 @@ MEANING = {
     "pass": "pass: the limit holds on the given evaluation data; other data may differ",
     "pass of new data": 'pass with decide = "population": the limit holds for new data, at the confidence that it has',
     "fail": "fail: the limit is exceeded on the given evaluation data; nothing better was found within the budget",
+    "fail early": "fail that was settled early: the limit is exceeded, as surely as each says; values are estimates",
     "fail of new data": 'fail with decide = "population": new data exceed the limit, at the confidence that it has',
     "exact": "fail of what is compared, not measured: it differs by more than the limit, whatever the data",
     "baseline": "fail or error beside the baseline: worse than before, or nothing to compare with; the limit holds",
@@ -69,6 +70,8 @@ def _meant(record: CheckRecord) -> str:
         return "baseline"
     if _of_population(record) and record.verdict in ("pass", "fail"):
         return f"{record.verdict} of new data"
+    if record.verdict == "fail" and "early" in record.details:
+        return "fail early"
     return "exact" if record.verdict == "fail" and not record.of_losses else record.verdict
 
 

@@ -129,11 +129,10 @@ class Section:
     def facts(self) -> list[tuple[str, str]]:
         """How it was measured, by name."""
         record = self.record
-        low, high = record.interval or (None, None)
         return [
             ("how it is known", record.known or ""),
             ("baseline", self.baseline),
-            ("interval", f"{number(low)} to {number(high)}" if record.interval else ""),
+            ("interval", _interval(record.interval)),
             ("without alignment", "" if record.naive is None else f"{number(record.naive)} {record.unit}"),
             ("0-1 error above the chord", error_barrier(record)),
             ("loss at the worst point", number(record.worst_loss)),
@@ -202,3 +201,15 @@ def flat(values: Mapping[str, Any], before: str = "") -> list[tuple[str, str]]:
         elif value not in (None, ""):
             rows.append((before + name, str(value) if isinstance(value, int) else number(value)))
     return rows
+
+
+def _interval(ends: list[float] | None) -> str:
+    """Return an interval in words; of one that is not bounded above its lower end.
+
+    >>> _interval([0.125, 0.5]), _interval([0.125, float("inf")]), _interval(None)
+    ('0.125 to 0.5', 'at least 0.125', '')
+    """
+    if ends is None:
+        return ""
+    low, high = ends
+    return f"at least {number(low)}" if math.isinf(high) else f"{number(low)} to {number(high)}"
