@@ -45,7 +45,9 @@ def test_a_line_travels_with_its_record(pair: lmccheck.ModelPair) -> None:
     assert math.isnan(curve["naive_losses"][1])
     found = lmccheck.linear_connectivity(pair, points=3, profile="dev")
     assert record_of(found).curve["losses"] == found.details["losses"]
-    for details in ({}, {"t": [0, 1], "losses": {"a": []}}, {"t": [0, 1], "losses": [1.0]}):
+    none: list[float] = []
+    for t, losses in ((None, None), ([0, 1], {"a": []}), ([0, 1], [1.0]), (none, none)):
+        details = {"t": t, "losses": losses}
         assert record_of(Result("p", "pass", 0.0, 0.1, "nats", details=details)).curve == {}
 
 
