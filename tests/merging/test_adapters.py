@@ -185,6 +185,13 @@ def test_parents_that_are_no_adapters_and_other_ranks_are_told(merge, tmp_path: 
     )  # fmt: skip
     with pytest.raises(SourceError, match=r"parent z is .*, expected an adapter on its base; mend: z = "):
         _ = other.merged
+    parents = {"x": {"base": "base.safetensors", "adapter": "x"}, "y": {"base": "z.safetensors", "adapter": "y"}}
+    apart = lmccheck.load_merge(
+        parents, {"adapters": {"x": 1, "y": 1}}, model=Perceptron, data=data, base_model="base.safetensors",
+        base=tmp_path, device="cpu",
+    )  # fmt: skip
+    with pytest.raises(SourceError, match=r"parent y lies on \S*z\.safetensors, the base is .*base\.safetensors"):
+        _ = apart.merged
 
 
 def test_a_missing_library_is_one_line(merge, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,6 +205,6 @@ def test_a_missing_library_is_one_line(merge, monkeypatch: pytest.MonkeyPatch) -
 def test_rounding_of_products_breaks_no_law(merge, how: str) -> None:
     """Terms of a product cancel in some entries, whose error is that of the terms: no law is broken by it."""
     pytest.importorskip("peft")
-    found = merge({"adapters": {"x": 0.7, "y": 0.3}, "how": how}, r=64, lora_alpha=1)
+    found = merge({"adapters": {"x": 0.7, "y": 0.3}, "how": how}, r=64, lora_alpha=640)
     result = lmccheck.merge_laws(found, examples=1)
     assert result.passed, result

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
 from torch import Tensor
 
-from lmccheck.merging.drawn import acted, networks, tried
+from lmccheck.merging.drawn import Drawn, acted, networks, tried
 from lmccheck.merging.laws import ALWAYS, LAWS, broken
 from lmccheck.merging.mixture import mixture
-from lmccheck.merging.trial import Made, Setting, Trial
+from lmccheck.merging.trial import Made, Setting, Trial, rounding_of
 from lmccheck.store.checkpoint import Checkpoint, look_at
 
 State = dict[str, Tensor]
@@ -51,9 +53,9 @@ def mean(parents: dict[str, State], base: State | None, w: Mapping[str, float]) 
     return {name: one(name) for name in parents["x"]}
 
 
-def trial(merge: Merge, dtype: torch.dtype = torch.float32, base: bool = False, **more: object) -> Trial:
+def trial(merge: Merge, stored: torch.dtype = torch.float32, base: bool = False, **more: object) -> Trial:
     """A merge of two small parents, by a function of states."""
-    parents, origin = states(dtype)
+    parents, origin = states(stored)
     order = torch.tensor([2, 0, 1])
 
     def make(setting: Setting) -> Made:
@@ -108,6 +110,16 @@ def first_heavier(parents: dict[str, State], base: State | None, w: Mapping[str,
     return mean(parents, base, {k: (2 if k == first else 1) * v for k, v in w.items()})
 
 
+def first_in_place(parents: dict[str, State], base: State | None, w: Mapping[str, float]) -> State:
+    """One that takes more of the parent that is given first, whatever the order of the weights."""
+    return mean(parents, base, {k: (2 if k == next(iter(parents)) else 1) * w[k] for k in w})
+
+
+def wrong_for_y(parents: dict[str, State], base: State | None, w: Mapping[str, float]) -> State:
+    """One that gives another network than y where y is all that it is made of."""
+    return changed("fc2", lambda t: t * (1.01 if set(w) == {"y"} else 1))(parents, base, w)
+
+
 def plain_sum(parents: dict[str, State], base: State | None, w: Mapping[str, float]) -> State:
     """Weights as they are: not normalised."""
     found = mean(parents, base, w)
@@ -126,6 +138,7 @@ def sign_of_first_row(parents: dict[str, State], base: State | None, w: Mapping[
     [
         ("names", lambda p, b, w: {n: t for n, t in mean(p, b, w).items() if n != "fc2"}, None),
         ("names", lambda p, b, w: {**mean(p, b, w), "more": torch.ones(1)}, None),
+        ("names", changed("fc2", lambda t: t.T.contiguous()), None),
         ("dtypes", changed("fc1", torch.Tensor.double), None),
         ("dtypes", changed("ids", torch.Tensor.float), None),
         ("ties", changed("tied", lambda t: t + 1), "tied"),
@@ -133,8 +146,11 @@ def sign_of_first_row(parents: dict[str, State], base: State | None, w: Mapping[
         ("constants", changed("mask", lambda t: t * 1.4), "mask"),
         ("seed", drawn_once, "fc1"),
         ("unit", changed("fc2", lambda t: t * 1.01), "fc2"),
+        ("unit", changed("fc2", lambda t: t * torch.nan), "fc2"),
+        ("unit", wrong_for_y, "fc2"),
         ("equal", plain_sum, "fc1"),
         ("order", first_heavier, "fc1"),
+        ("order", first_in_place, "fc1"),
         ("scale", plain_sum, "fc1"),
         ("equivariant", sign_of_first_row, "fc1"),
         ("linear", changed("fc2", lambda t: t * (1 + 1e-5)), "fc2"),
@@ -145,6 +161,86 @@ def test_a_broken_law_is_seen(law: str, merge: Merge, tensor: str | None) -> Non
     found = LAWS[law](trial(merge))
     assert found is not None
     assert (found.law, found.tensor) == (law, tensor)
+
+
+def weighted(merge: Merge, **weights: float) -> Trial:
+    """A merge of which weights are said."""
+    one = trial(merge)
+    return replace(one, setting=replace(one.setting, weights=weights))
+
+
+def with_tensors(merge: Merge, **more: Callable[[str], Tensor]) -> Trial:
+    """A merge of parents that have more, or other, tensors, each made from a parent's name."""
+    one, (parents, _) = trial(merge), states()
+    opened_parents = {k: opened({**state, **{n: make(k) for n, make in more.items()}}) for k, state in parents.items()}
+    return replace(one, setting=replace(one.setting, parents=opened_parents))
+
+
+def test_weights_that_are_said_are_scaled_and_follow_their_parents() -> None:
+    """A sum that is not normalised is three times as much; alone a parent has the weight one, of all weights."""
+    assert LAWS["scale"](weighted(mean, x=0.5, y=0.5)) is None
+    found = LAWS["scale"](weighted(plain_sum, x=0.5, y=0.5))
+    assert found is not None
+    assert found.got == pytest.approx(3 * found.expected)
+    assert LAWS["order"](weighted(mean, x=0.7, y=0.3)) is None
+    assert LAWS["order"](weighted(first_heavier, x=0.7, y=0.3)) is not None
+    assert LAWS["unit"](trial(plain_sum)) is None
+    assert LAWS["unit"](trial(wrong_for_y, most=1)) is None
+    assert rounding_of(weighted(mean, x=5.0, y=-4.0)).size == 9
+
+
+def test_the_dtype_that_was_promised_is_held_to() -> None:
+    """Of parents in float32: bfloat16 where it is promised, and integers stay integers."""
+    half = lambda p, b, w: {n: t.bfloat16() if t.is_floating_point() else t for n, t in mean(p, b, w).items()}  # noqa: E731  # a merge
+    assert LAWS["dtypes"](trial(half, dtype="bfloat16")) is None
+    late = LAWS["dtypes"](trial(mean, dtype="bfloat16"))
+    assert late is not None
+    assert "is float32, the recipe promises bfloat16" in late.said
+    table = LAWS["dtypes"](trial(changed("ids", torch.Tensor.float), dtype="float32"))
+    assert table is not None
+    assert "tensor 'ids' is float32, in parent x it is int64" in table.said
+
+
+def test_integers_may_be_those_of_any_parent() -> None:
+    """Of two that differ the first one's."""
+    both = with_tensors(mean, ids=lambda name: torch.arange(3) + (name == "y"))
+    assert LAWS["integers"](both) is None
+
+
+def test_tensors_without_numbers_of_their_own_are_no_ties() -> None:
+    """Two tensors of ones, and two of nothing, are equal in all parents; the merge may tell them apart."""
+    ones, nothing = (lambda _: torch.ones(3)), (lambda _: torch.zeros(0))
+    assert LAWS["ties"](with_tensors(changed("gain", lambda t: 2 * t), gain=ones, a=nothing, b=nothing)) is None
+
+
+def test_a_base_is_permuted_with_its_parents() -> None:
+    """Half of the base in every merge: the whole is permuted as its parts are."""
+
+    def halved(parents: dict[str, State], base: State | None, w: Mapping[str, float]) -> State:
+        assert base is not None
+        found = mean(parents, base, w)
+        return {n: (t + base[n]) / 2 if t.is_floating_point() else t for n, t in found.items()}
+
+    assert LAWS["equivariant"](trial(halved, base=True)) is None
+
+
+def test_a_drawn_permutation_leaves_the_function() -> None:
+    """Of parents and base, whatever their dtype: W₂·relu(W₁x + b) by hand, units permuted and not."""
+
+    def function(one: Checkpoint) -> Tensor:
+        w1, b, w2 = (one.get(name).double() for name in ("fc1.weight", "fc1.bias", "fc2.weight"))
+        return w2 @ torch.relu(w1 @ torch.linspace(-1, 1, w1.shape[1], dtype=torch.float64) + b)
+
+    @settings(max_examples=10, database=None, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+    @given(networks(("x", "y"), True, None))
+    def look(drawn: Drawn) -> None:
+        setting = drawn.prepare(Path())
+        assert drawn.act is not None
+        assert setting.base is not None
+        for one in (*setting.parents.values(), setting.base):
+            assert torch.allclose(function(drawn.act(one)), function(one), atol=1e-12)
+
+    look()
 
 
 def test_the_entry_that_breaks_a_law_is_told_with_both_numbers() -> None:
@@ -243,6 +339,16 @@ def test_a_sum_is_recognised(coefficients: tuple[float, float, float], said: str
     x, y = noise(0.2, base, 1), noise(0.2, base, 2)
     got = {k: sum(c * s[k] for c, s in zip(coefficients, (x, y, base), strict=True)).to(dtype) for k in base}
     assert mixture(opened(got), {"x": opened(x), "y": opened(y)}, opened(base), W, list(base)) == said
+
+
+def test_a_sum_that_is_near_the_mean_is_told_from_it() -> None:
+    """And the weight of the first is found where there is no base to compare with."""
+    base = noise(1.0, {"w": torch.zeros(12, 9), "v": torch.zeros(9)}, 0)
+    x, y = noise(0.2, base, 1), noise(0.2, base, 2)
+    for a, b in ((0.503, 0.497), (0.9, 0.1)):
+        got = {k: a * x[k] + b * y[k] for k in base}
+        said = mixture(opened(got), {"x": opened(x), "y": opened(y)}, None, W, list(base))
+        assert said == f"{a}·x + {b}·y"
 
 
 def test_what_is_no_sum_is_called_none() -> None:

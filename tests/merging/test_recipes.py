@@ -170,6 +170,9 @@ def test_weights_that_do_not_sum_to_one_are_told() -> None:
     """The sum is as written, and said."""
     parents = {name: PARENTS[name] for name in ("m0", "m1")}
     table = {"linear": {"m0": 0.5, "m1": 0.7}}
+    one, more = ({"linear": {"m0": 0.5, "m1": weight}} for weight in (0.5, 0.7))
+    claims = [read_recipe(said, ("m0", "m1"), Path()).claims for said in (one, more)]
+    assert claims[0] - claims[1] == {"equal"}  # which only weights that sum to one give back
     said = "the weights sum to 1.2 and are used as written; normalize = true would divide by it"
     assert said in lmccheck.merged_loss(merge_of(table, parents), limit=9.0).notes
     assert said not in lmccheck.merged_loss(merge_of({**table, "normalize": True}, parents), limit=9.0).notes

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
 
+from lmccheck.merging.laws import LAWS
 from lmccheck.merging.rounding import Rounding, strays
-from lmccheck.merging.trial import astray, unlike
+from lmccheck.merging.trial import Made, Setting, Trial, astray, unlike
+from lmccheck.store.checkpoint import look_at
 
 KINDS = [torch.bfloat16, torch.float16, torch.float32]
 
@@ -74,6 +78,44 @@ def test_a_sum_rounded_once_is_the_nearest_number() -> None:
     thirds = [*parents, parents[0]]  # 1.0026…, next to 1
     assert not seen(torch.tensor([1.0]).bfloat16(), thirds, once=True)
     assert seen(torch.tensor([1.0078125]).bfloat16(), thirds, once=True)
+
+
+def test_what_is_rounded_once_twice_may_round_apart() -> None:
+    """Of one sum two makers may take either of two numbers beside its middle, not the next but one."""
+    one = torch.tensor([1.0]).bfloat16()
+    allowed = Rounding(once=True).again(one, one, [one])
+    for apart, broken in ((1.0078125, False), (1.015625, True)):
+        found = unlike("order", "", "w", torch.tensor([apart]).bfloat16(), one, allowed)
+        assert (found is not None) is broken
+    double = one.double()
+    assert 0 < float(Rounding(once=True).between(double, double, [double])) < 1e-14
+
+
+def test_the_coarsest_dtype_rounds() -> None:
+    """1.003 of float32 is 1 in bfloat16: of a sum in steps that is rounding."""
+    parent, got = torch.tensor([1.003]), torch.tensor([1.003]).bfloat16()
+    allowed = Rounding().of_sum(got, parent.double(), [(1.0, parent)])
+    assert unlike("linear", "", "w", got, parent, allowed) is None
+
+
+def test_equal_infinities_are_not_apart() -> None:
+    """Nor is one NaN from another; a number beside them is held to what rounding explains."""
+    odd = [torch.inf, -torch.inf, torch.nan]
+    expected, allowed = torch.tensor([*odd, 1.0]), torch.full((4,), 1e-6)
+    assert unlike("unit", "", "w", torch.tensor([*odd, 1.0 + 2e-7]), expected, allowed) is None
+    found = unlike("unit", "", "w", torch.tensor([*odd, 1.1]), expected, allowed)
+    assert found is not None
+    assert found.index == (3,)
+
+
+def test_a_law_looks_at_tensors_as_wholes() -> None:
+    """One of 72 parents in the place of their mean breaks linearity over all entries of a sum in steps."""
+    parents = tuned(72, torch.bfloat16, away=0.01)
+    opened = {f"p{k}": look_at({"w": one}, Path(), f"p{k}") for k, one in enumerate(parents)}
+    made = Made(opened["p0"], {"weights": dict.fromkeys(opened, 1 / 72)})
+    found = LAWS["linear"](Trial(lambda setting: made, Setting(opened)))
+    assert found is not None
+    assert "over all entries of a tensor" in found.said
 
 
 def test_small_entries_are_held_to_their_own_size() -> None:

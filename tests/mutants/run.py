@@ -138,7 +138,9 @@ def _in_child(root: Path, tests: Sequence[str]) -> int:
     log = os.open(root / "log.txt", os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
     os.dup2(log, 1)
     os.dup2(log, 2)
-    os.environ.update(PYTHONPATH=str(root), OMP_NUM_THREADS="1")
+    temporary = root.with_name(f"{root.name}-temporary")  # else pytest's runs at one time clear away one another's
+    temporary.mkdir(exist_ok=True)
+    os.environ.update(PYTHONPATH=str(root), OMP_NUM_THREADS="1", PYTEST_DEBUG_TEMPROOT=str(temporary))
     for name in ("PYTEST_ADDOPTS", "PYTHONDONTWRITEBYTECODE"):
         os.environ.pop(name, None)
     sys.dont_write_bytecode = False  # else every fork compiles the package and its tests again: seconds each
@@ -209,7 +211,9 @@ def outcomes(wanted: Sequence[Fault], jobs: int) -> Iterable[Outcome]:
 
 
 def _clean() -> None:
-    shutil.rmtree(copy_of_package(), ignore_errors=True)
+    root = copy_of_package()
+    for folder in (root, root.with_name(f"{root.name}-temporary")):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def table(found: Sequence[Outcome]) -> str:
