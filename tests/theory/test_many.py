@@ -94,7 +94,6 @@ def test_merging_improves_on_a_reference() -> None:
     states = [seeded(small_mlp, seed) for seed in range(5)]
     many = lmccheck.align_many(states, **SMALL)
     assert many.objective > 1.02 * many.facts["objective_reference"]
-    assert equal_bits(many.weights[0], states[0])  # whose frame it is
     states = [{name: tensor.double() for name, tensor in state.items()} for state in states]
     from_nothing = merge_many(many.spec, [counted(many.spec, state) for state in states], [many.spec.identity()] * 5)
     assert from_nothing.objectives[0] == pytest.approx(many.facts["objective_before"])
