@@ -209,8 +209,9 @@ def linear(trial: Trial) -> Broken | None:
     said += f" + {of_base:.4g}·base" if base is not None and of_base else ""
     rounds = 1 + sum(abs(weight) for weight in weights.values())  # of the base, in differences from it
     for name, header in made.checkpoint.tensors.items():
-        if not header.is_floating_point or any(name not in source.tensors for source, _ in sources):
-            continue
+        theirs = [source.tensors.get(name) for source, _ in sources]
+        if not header.is_floating_point or not all(one is not None and one.is_floating_point for one in theirs):
+            continue  # integers are the matter of other laws, also where a recipe makes floats of them
         expected: Any = 0
         for source, weight in sources:
             expected = expected + weight * source.get(name).double()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from networks.small import seeded, small_mlp
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -48,6 +50,10 @@ def test_the_merge_is_the_weighted_sum_and_its_loss_is_measured(load_merge, fold
     a, b = load_file(folder / "a.safetensors"), load_file(folder / "b.safetensors")
     expected = {name: (0.25 * a[name].double() + 0.75 * b[name].double()).float() for name in a}
     assert all(torch.equal(tensor, expected[name]) for name, tensor in merge.merged.theta.items())
+    with safe_open(merge.save(folder / "saved.safetensors"), "pt") as saved:
+        told = json.loads(saved.metadata()["lmccheck"])
+        assert all(torch.equal(saved.get_tensor(name), tensor) for name, tensor in expected.items())
+    assert told["made"]["weights"] == {"x": 0.25, "y": 0.75}
     result = lmccheck.merged_loss(merge, limit=10.0)
     losses = {"x": loss_of(a, folder), "y": loss_of(b, folder)}
     assert {end.name: end.loss for end in result.finding.endpoints} == pytest.approx(losses, abs=1e-6)

@@ -93,6 +93,7 @@ def test_what_from_pretrained_leaves_out_of_a_publication_is_told(
     result = lmccheck.shipped(merge)
     said = "from_pretrained makes a network of it without 12 of its tensors: "
     assert (result.verdict, result.details["refused"][: len(said)]) == ("fail", said)
+    assert {"chat", "math", "the merge"} <= result.details["losses"].keys()
 
 
 def test_other_weights_beside_what_is_shipped_are_said_with_the_verdict(folders: Path, tmp_path: Path) -> None:

@@ -100,6 +100,22 @@ def test_a_soup_is_tried_on_its_own_parents_only(laws) -> None:
     assert any("greedy_soup was not tried on drawn networks" in note for note in result.notes)
 
 
+def test_what_a_recipe_claims_once_it_ran_is_tried(laws) -> None:
+    """Half of each, it says when it is made, and makes the first, one and a half times, integers of tables too."""
+    from lmccheck.merging.average import write_tensors
+    from lmccheck.merging.contract import Declared, Made, Making, read_recipe
+
+    def make(making: Making) -> Made:
+        first = next(iter(making.parents.values()))
+        tensors = {name: 1.5 * first.get(name) for name in first.tensors}
+        return Made(write_tensors(making, tensors), {"weights": {"x": 0.5, "y": 0.5}, "claims": ["linear"]})
+
+    recipe = read_recipe({"uniform": True}, ("x", "y"), Path())
+    late = Declared("late", make, recipe.declared.read, "true", claims=lambda settings: frozenset())
+    result = laws(dataclasses.replace(recipe, declared=late, claims=frozenset()))
+    assert {result.details["laws"][law] for law in ("linear", "dtypes")} == {"broken"}
+
+
 def test_a_recipe_that_drops_parents_beyond_the_fourth_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of many parents in bfloat16 one less is within what steps round; a drawn network of twelve tells it."""
     from lmccheck.merging import drawn

@@ -64,6 +64,21 @@ def test_more_is_better_for_accuracy() -> None:
     assert (found.limit, found.details["reference"]) == (pytest.approx(20.0), "x")
 
 
+def test_the_worst_part_is_the_one_furthest_above_its_own_limit() -> None:
+    """Half of what the reference loses: log(1 + 2e⁻⁸) of class 0, where log(1 + 2e⁻⁵) is too much; much of log 3."""
+    parents = {"x": linear(torch.diag(torch.tensor([8.0, 0.0, 8.0]))), "y": linear(torch.eye(3))}
+    merge = merge_of({"call": lambda _: linear(torch.diag(torch.tensor([5.0, -0.2, 8.0])))}, parents)
+    found = lmccheck.merged_loss(merge, by="class", against="x", limit="50%")
+    own = math.log(1 + 2 * math.exp(-8))
+    assert (found.verdict, str(found.finding.where)) == ("fail", "on=class 0")
+    assert found.value == pytest.approx(math.log(1 + 2 * math.exp(-5)) - own, rel=1e-4)
+    assert found.limit == pytest.approx(0.5 * own, rel=1e-3)  # of the reference, not of the worse parent
+    alone = merge_of({"call": lambda _: BLIND}, {"x": GOOD}, base_model=linear(torch.eye(3)))
+    said = lmccheck.merged_loss(alone, limit=0.0).details["failure"][0]
+    assert "the merge is worse than x" in said
+    assert "parents" not in said
+
+
 def test_a_share_of_nothing_is_nothing() -> None:
     """A reference without an error leaves no room in percent, and is no mistake."""
     merge = merge_of({"call": lambda parents: BLIND}, {"x": GOOD, "y": BLIND})

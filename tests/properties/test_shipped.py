@@ -104,7 +104,9 @@ def test_one_number_is_found(shipped, given) -> None:
     assert result.details["worst"]["index"] == [3, 1]
     assert "(1 units in the last place); 1 of 30 entries differ" in result.lines[0]
     assert shipped(state, tolerance=1e-6).passed
-    assert not shipped(state, tolerance=1e-9).passed
+    far = shipped(state, tolerance=1e-9)
+    assert "differs from what the recipe makes by more than 1e-09" in far.lines[0]
+    assert not far.passed
 
 
 @pytest.mark.parametrize(("name", "who"), [("base", "the base"), ("x", "parent x")])
@@ -113,6 +115,14 @@ def test_a_parent_or_the_base_is_no_merge(shipped, given, name: str, who: str) -
     result = shipped(given[name], tolerance=100.0)
     assert result.verdict == "fail"
     assert f"equals {who} bit for bit: nothing was merged into it" in result.lines[0]
+
+
+@pytest.mark.parametrize("weights", [{"x": 0.5, "y": 0.0}, {"x": 1.0, "y": 0.25}])
+def test_a_share_of_a_parent_or_more_than_it_is_not_that_parent(shipped, given, weights) -> None:
+    """Half of x, or x and a quarter of y: x itself was never merged."""
+    result = shipped(given["x"], {"linear": weights})
+    assert result.verdict == "fail"
+    assert "equals parent x bit for bit: nothing was merged into it" in result.lines[0]
 
 
 def test_a_recipe_that_takes_one_parent_ships_that(shipped, given) -> None:
@@ -150,18 +160,20 @@ def test_what_is_wrong_beside_numbers_is_counted(shipped, given) -> None:
     assert (parent.verdict, parent.value, parent.limit, parent.unit) == ("fail", 1.0, 0.0, "differences")
 
 
+@pytest.mark.parametrize("share", [0.5, 1.0])
 @pytest.mark.parametrize(("missing", "count"), [((), 0), (("tokenizer.json",), 1)])
-def test_what_lies_beside_is_counted(given, tmp_path: Path, missing: tuple[str, ...], count: int) -> None:
-    """A folder without its tokenizer differs in that one, all numbers being those of the merge."""
+def test_what_lies_beside_is_counted(given, tmp_path: Path, missing: tuple[str, ...], count: int, share: float) -> None:
+    """A folder without its tokenizer differs in that one, all numbers being those of the merge, or of one parent alone
+    where the recipe takes that."""
     for name in ("x", "y", "out"):
-        state = total(given, 0.5, 0.5) if name == "out" else given[name]
+        state = total(given, share, 1 - share) if name == "out" else given[name]
         save_file(state, folder(tmp_path / name, {"tokenizer.json": words()}) / "model.safetensors", {"format": "pt"})
     for name in missing:
         (tmp_path / "out" / name).unlink()
     inputs = torch.randn(30, 4, generator=torch.Generator().manual_seed(2))
     merge = lmccheck.load_merge(
-        {"x": "x", "y": "y"}, HALF, model=small_mlp, data=(inputs, torch.arange(30) % 3), base=tmp_path, device="cpu",
-        shipped="out",
+        {"x": "x", "y": "y"}, {"linear": {"x": share, "y": 1 - share}}, model=small_mlp,
+        data=(inputs, torch.arange(30) % 3), base=tmp_path, device="cpu", shipped="out",
     )  # fmt: skip
     found = lmccheck.shipped(merge)
     assert (found.value, found.limit, found.verdict) == (count, 0.0, "fail" if count else "pass"), found.lines
