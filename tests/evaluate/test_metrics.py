@@ -262,3 +262,12 @@ def test_what_tells_no_parts_is_one_line(columns, by, said):
     data = Data((Batch(zeros, zeros),), "data", True, columns=columns, places=("t.jsonl:1", "t.jsonl:9"))
     with pytest.raises(SourceError, match=said):
         slices(data, by)
+
+
+def test_parts_are_in_the_order_of_their_numbers_and_no_figure_is_the_worst():
+    """Class 2 comes before class 10; by a metric of which more or less is better, no number is infinitely worse."""
+    data = Data((Batch(torch.zeros(4, 1), torch.tensor([10, 2, 2, 10])),), "d", True)
+    found = slices(data, "class")
+    assert (found.names, found.index.tolist()) == (("2", "10"), [1, 0, 0, 1])
+    for name in ("loss", "accuracy"):
+        assert metric(name).worse_by(math.nan, 1.0) == math.inf

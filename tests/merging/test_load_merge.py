@@ -149,6 +149,19 @@ def test_what_is_no_merge_is_told(load_merge, changes: dict[str, Any], said: str
         load_merge(given.pop("recipe"), **given)
 
 
+def test_pins_are_those_of_parents_and_base_and_no_input_is_overwritten(load_merge, folder: Path) -> None:
+    """A wrong pin of either is told with the file; what a merge is saved as is none of its parents."""
+    (folder / "base.safetensors").write_bytes((folder / "a.safetensors").read_bytes())
+    half = {"call": lambda parents, base: {name: (parents["y"][name] + t) / 2 for name, t in base.items()}}
+    for pinned, file in (("y", "b.safetensors"), ("base", "base.safetensors")):
+        with pytest.raises(CheckpointError, match=rf"{file}: sha256 is \w+, the pin"):
+            _ = load_merge(half, base_model="base.safetensors", sha256={pinned: "0" * 64}).merged
+    before = (folder / "b.safetensors").read_bytes()
+    with pytest.raises(CheckpointError, match=r"b\.safetensors"):
+        load_merge(HALF).save(folder / "b.safetensors")
+    assert (folder / "b.safetensors").read_bytes() == before
+
+
 def test_a_link_to_a_parent_is_that_parent(load_merge, folder: Path) -> None:
     """Whatever it is called."""
     (folder / "c.safetensors").symlink_to(folder / "a.safetensors")

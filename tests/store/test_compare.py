@@ -34,6 +34,25 @@ def test_equal_checkpoints_have_no_difference() -> None:
     assert same_bits(state(w=w, n=n), state(n=n, w=w))
 
 
+def test_another_dtype_is_another_tensor() -> None:
+    """Ones in bfloat16 are no ones in float32, though the numbers are; nor are the bits of 0 in an integer's."""
+    one = torch.ones(3)
+    found = compare(state(w=one.bfloat16()), state(w=one))
+    assert (found.identical, found.dtypes) == (False, {"w": ("bfloat16", "float32")})
+    zeros = torch.zeros(3)
+    assert not same_bits(state(w=zeros), state(w=zeros.int()))
+    found = compare(state(w=zeros), state(w=zeros.int()))
+    assert not found.identical
+
+
+def test_the_tensor_that_is_furthest_off_comes_first() -> None:
+    """Whatever the names."""
+    a, b = torch.tensor([1.0, 2.0]), torch.tensor([1.0, 2.5])
+    found = compare(state(a=a + 0.125, b=b + 0.5), state(a=a, b=b))
+    assert [one.name for one in found.differences] == ["b", "a"]
+    assert found.largest == 0.5
+
+
 def test_the_largest_difference_and_its_place_are_named() -> None:
     """Of all entries that differ the furthest apart is told, with its index and in units of the last place."""
     expected = torch.tensor([[1.0, 2.0], [4.0, 0.5]])
