@@ -49,6 +49,15 @@ def test_a_weighted_sum_keeps_its_laws(laws) -> None:
     assert result.details["drawn"] == 5
 
 
+def test_weights_are_scaled_where_a_recipe_has_some(laws) -> None:
+    """A plain sum that claimed to be the same of weights three times as large would break that."""
+    from lmccheck.merging.contract import read_recipe
+
+    recipe = read_recipe({"linear": {"x": 0.5, "y": 0.5}}, ("x", "y"), Path())
+    result = laws(dataclasses.replace(recipe, claims=frozenset({"scale"})))
+    assert result.details["laws"]["scale"] == "broken"
+
+
 def test_a_normalised_sum_keeps_scale_as_well(laws) -> None:
     """Nothing is left that it does not claim."""
     result = laws({"linear": {"x": 0.7, "y": 0.7}, "normalize": True})
