@@ -13,6 +13,7 @@ from lmccheck.alignment.beyond.freedoms import KINDS, Trial, describe, find_free
 from lmccheck.alignment.beyond.maps import Maps
 from lmccheck.alignment.beyond.signs import balanced, flipped
 from lmccheck.alignment.beyond.stream import SMALLEST, find_streams, smallest_gain
+from lmccheck.alignment.beyond.turns import fit_in_turn
 from lmccheck.alignment.contract import Method, Problem
 from lmccheck.alignment.matching.activations import ActivationSimilarity, observe
 from lmccheck.alignment.matching.norms import float64
@@ -83,11 +84,8 @@ def go_beyond(problem: Problem, kinds: tuple[str, ...], solve: Method) -> Beyond
 
     judge = CalibrationBarrier(pair)
     tried = [("permutation", float64(spec.apply(pair.theta_b, start)), start)]
-    alike = _seen(problem, start)[1]
-    begun = compose(spec, start, order_heads(spec, freedoms, alike, spec.identity()))
-    moments, alike = _seen(problem, begun)
+    maps, begun = _fitted(problem, maps, start, judge)
     b = float64(spec.apply(pair.theta_b, begun))
-    fit(maps, a, b, moments, alike)
     tried.append(("fitted", _detached(maps.apply(b, a)), begun))
     trained = train(problem, begun, maps)
     learned = spec.apply(_detached(maps.apply(b, a)), trained.permutation)
@@ -100,6 +98,27 @@ def go_beyond(problem: Problem, kinds: tuple[str, ...], solve: Method) -> Beyond
     counts = {"maps": fitted, "steps compared": trained.judged}
     facts["calibration_samples"] = {**barrier_samples(pair.calibration), **counts}
     return Beyond(weights, permutation, found.objective, {**facts, "kept": name})
+
+
+def _fitted(problem: Problem, maps: Maps, start: Permutation, judge: CalibrationBarrier) -> tuple[Maps, Permutation]:
+    """Return maps fitted to activations, or in turn with the order of other units, and the permutation they follow.
+
+    Of the two the one of the lower calibration barrier.
+    """
+    spec, a = problem.spec, float64(problem.pair.theta_a)
+    alike = _seen(problem, start)[1]
+    begun = compose(spec, start, order_heads(spec, maps.freedoms, alike, spec.identity()))
+    moments, alike = _seen(problem, begun)
+    b = float64(spec.apply(problem.pair.theta_b, begun))
+    fit(maps, a, b, moments, alike)
+    if not maps.mixed_groups:
+        return maps, begun
+    again = maps.alone()
+    order = fit_in_turn(again, a, b, problem.traced("beyond permutations").sites, moments)
+    second = _detached(again.apply(spec.apply(b, order), a))
+    if judge(second) < judge(_detached(maps.apply(b, a))):
+        return again, compose(spec, begun, order)
+    return maps, begun
 
 
 def _seen(problem: Problem, permutation: Permutation) -> tuple[Any, ActivationSimilarity]:

@@ -21,6 +21,7 @@ Weights = Mapping[str, Tensor]
 _STEPS = 8  # rounds in which the grid of scales shrinks
 MOST_ROUNDS = 200  # over all rescalable groups, whose scales depend on their neighbours'
 SETTLED = 1e-8  # of the logarithm of a scale
+BY_WEIGHTS = 0.5  # the share of weights, beside that of activations, once the other maps make weights comparable
 
 
 def polar(cross: Tensor) -> Tensor:
@@ -55,26 +56,39 @@ def order_heads(
     return result
 
 
+@torch.no_grad()
 def fit(
-    maps: Maps, a: Weights, b: Weights, moments: Mapping[Site, Moments] | None, alike: ActivationSimilarity | None
+    maps: Maps,
+    a: Weights,
+    b: Weights,
+    moments: Mapping[Site, Moments] | None,
+    alike: ActivationSimilarity | None,
+    by_weights: float = 0.0,
 ) -> None:
-    """Set every map to its best first value for θ_B ``b`` (float64), given joint moments of activations where known."""
+    """Set every map to its best value for θ_B ``b`` (float64), given joint moments of activations where known.
+
+    ``by_weights``: the share of weights, under the other maps as they are, in what rotations and head maps are fitted
+    to; without moments it is all of them.
+    """
     identity = maps.spec.identity()
+    headed = maps.alone(streams=False).apply(b, a) if by_weights else b
     for k, stream in enumerate(maps.streams):
-        cross = _stream_weights(stream, a, b)
+        cross = _stream_weights(stream, a, headed)
         if moments is not None:
-            cross = _stream_activations(stream, a, b, moments)
+            cross = _shared(_stream_activations(stream, a, b, moments), cross, by_weights)
         basis = stream.free_basis()
         maps.rotations[k] = polar(basis.T @ cross @ basis)
+    maps.reset()
+    turned = maps.alone(heads=False).apply(b, a)
     for k, freedom in enumerate(maps.freedoms):
         group = maps.spec.by_name[freedom.group]
         if freedom.kind == "head-maps":
-            cross = (
-                alike.units(group, identity)
-                if alike is not None
-                else _products(group, (*freedom.forward, *freedom.backward), a, b)
-            )
+            cross = _products(group, (*freedom.forward, *freedom.backward), a, turned)
+            if alike is not None:
+                cross = _shared(alike.units(group, identity), cross, by_weights)
             maps.mixes[k] = polar(cross)
+        else:
+            maps.mixes[k] = torch.ones_like(maps.mixes[k])
     maps.reset()
     now = maps.apply(b, a)
     for round_number in range(MOST_ROUNDS):
@@ -90,6 +104,16 @@ def fit(
         if furthest <= SETTLED:
             break
     maps.reset()
+
+
+def _shared(by_activations: Tensor, by_weights: Tensor, share: float) -> Tensor:
+    """Return both cross-moments, each at length 1 per matrix, in the given shares."""
+    if not share:
+        return by_activations
+    first, second = (
+        x / x.flatten(-2).norm(dim=-1).clamp(min=1e-30)[..., None, None] for x in (by_activations, by_weights)
+    )
+    return (1 - share) * first + share * second
 
 
 def _diagonal_change(freedom: Freedom, group: UnitGroup, a: Weights, now: Weights) -> Tensor:
@@ -137,6 +161,11 @@ def _diagonal(group: UnitGroup, slots: tuple[Slot, ...], x: Weights, y: Weights)
     for slot in slots:
         total += (slot.units(x[slot.tensor], group.within) * slot.units(y[slot.tensor], group.within)).sum(-1)
     return total
+
+
+def lengths(group: UnitGroup, slots: tuple[Slot, ...], weights: Weights) -> Tensor:
+    """Return the length of what the units own, (copies, size) float64."""
+    return _diagonal(group, slots, weights, weights).sqrt()
 
 
 def _products(group: UnitGroup, slots: tuple[Slot, ...], x: Weights, y: Weights) -> Tensor:

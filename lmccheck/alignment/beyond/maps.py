@@ -61,6 +61,18 @@ class Maps:
         turned = zip(self.rotations, self.turns, strict=True)
         return mixes, [torch.matrix_exp(turn - turn.T) @ start for start, turn in turned]
 
+    def alone(self, *, streams: bool = True, heads: bool = True) -> Maps:
+        """Return these maps without rotations of streams, or without head maps: what is left out is the identity."""
+        other = Maps(self.spec, self.freedoms, self.streams)
+        mixes, rotations = self.matrices()
+        for k, freedom in enumerate(self.freedoms):
+            if heads or freedom.kind != "head-maps":
+                other.mixes[k] = mixes[k].detach()
+        if streams:
+            other.rotations = [rotation.detach() for rotation in rotations]
+        other.reset()
+        return other
+
     def copy(self) -> tuple[list[Tensor], list[Tensor]]:
         """Return what has been learned so far, to ``restore``."""
         return [m.detach().clone() for m in self.moves], [t.detach().clone() for t in self.turns]

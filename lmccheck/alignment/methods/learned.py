@@ -5,7 +5,8 @@ uses π·θ_B, the permuted θ_B nearest to Θ̃ (weight matching against Θ̃, 
 gradient passes straight through to Θ̃. Differs in that the loss is taken at a random point of the segment (Peña et al.
 2023; Theus et al. 2025) instead of its middle, that it starts from the best of the other methods, and that the
 permutation returned is the one of the lowest calibration loss met on the way: the start itself, if none is better.
-Maps beyond permutations are learned along with it where they are asked for, by their own gradient.
+Maps beyond permutations are learned along with it where they are asked for, by their own gradient. Where rotations or
+head maps are among them the permutation is held still: its jumps cost them more than they gain.
 """
 
 from __future__ import annotations
@@ -19,10 +20,11 @@ from torch import Tensor
 
 from lmccheck.alignment.beyond.maps import Maps
 from lmccheck.alignment.contract import Found, Problem
-from lmccheck.alignment.matching.norms import counted, float64
+from lmccheck.alignment.matching.norms import counted
 from lmccheck.alignment.matching.similarity import WeightSimilarity
 from lmccheck.alignment.methods import method
 from lmccheck.alignment.methods.best import best_start
+from lmccheck.data.load import Data
 from lmccheck.evaluate.calibration import barrier_samples
 from lmccheck.evaluate.gradient import Gradient, endless_batches
 from lmccheck.evaluate.points import interpolate
@@ -30,10 +32,12 @@ from lmccheck.symmetry.compose import compose
 from lmccheck.symmetry.spec import Permutation, PermutationSpec
 
 STEPS = 200
-BATCH = 256
+BATCH = 256  # samples at most
+TARGETS = 2**12  # numbers to predict at most, of one batch: a text has as many as tokens
 RATE = 0.05  # of a tensor's root mean square, per step
 MAP_RATE = 0.2  # over the width of a map, per step
-HELD_OUT = 2048  # calibration samples on which steps are compared
+HELD_STEPS, HELD_RATE = 300, 0.6  # of maps, where the permutation is held still
+HELD_OUT, HELD_OUT_TARGETS = 2048, 2**14  # calibration samples on which steps are compared, numbers to predict
 EVERY = 10
 TOWARDS_A = 0.8  # Θ̃ begins this far from the start towards θ_A, where a permutation is easily given up for another
 
@@ -71,16 +75,16 @@ class _Segment:
         self.maps, self.gradient = maps, Gradient(pair.network, pair.theta_a, pair.theta_b)
         self.theta_a = self.gradient.weights(pair.theta_a)
         self._begun = self.gradient.weights(problem.spec.apply(pair.theta_b, start))
-        self._wide = (float64(self._begun), float64(self.theta_a)) if maps is not None else ()
-        self._batches = endless_batches(data, BATCH, problem.seed)
-        self._judges = [next(self._batches) for _ in range(max(1, min(HELD_OUT, data.samples) // BATCH))]
+        each = targets_each(data)
+        size = max(1, min(BATCH, TARGETS // each))
+        self._batches = endless_batches(data, size, problem.seed)
+        held_out = min(HELD_OUT, HELD_OUT_TARGETS // each, data.samples)
+        self._judges = [next(self._batches) for _ in range(max(1, held_out // size))]
         self.judged = min(data.samples, sum(batch.samples for batch in self._judges))
 
     def theta_b(self) -> dict[str, Tensor]:
-        """Return θ_B under the start and the maps, in the working dtype."""
-        if self.maps is None:
-            return self._begun
-        return self.gradient.weights(self.maps.apply(*self._wide))
+        """Return θ_B under the start and the maps, in the working dtype, in which maps are learned well enough."""
+        return self._begun if self.maps is None else self.maps.apply(self._begun, self.theta_a)
 
     def loss(self, theta_b: Mapping[str, Tensor], t: float) -> Tensor:
         """Return the loss at ``t``, on the next batch."""
@@ -98,22 +102,21 @@ class _Segment:
 def train(problem: Problem, start: Permutation, maps: Maps | None = None, *, steps: int | None = None) -> Training:
     """Train Θ̃, and ``maps`` if there are any, from ``start``; maps are left as they were at the best step.
 
-    The function of θ_B is kept at every step. With maps the weights are relative·maps·start·θ_B.
+    The function of θ_B is kept at every step. With maps the weights are relative·maps·start·θ_B. With rotations or head
+    maps among them nothing else is trained.
     """
-    steps = STEPS if steps is None else steps
+    held = maps is not None and bool(maps.mixed_groups)
+    steps = (HELD_STEPS if held else STEPS) if steps is None else steps
     spec, segment = problem.spec, _Segment(problem, start, maps)
     generator = torch.Generator().manual_seed(problem.seed)
     with torch.no_grad():
         base = segment.theta_b()
     projection = Projection(spec, counted(spec, base), spec.identity(), maps.mixed_groups if maps else set())
-    target = {name: torch.lerp(x, segment.theta_a[name], TOWARDS_A) for name, x in projection.state.b.items()}
+    moving = {} if held else projection.state.b
+    target = {name: torch.lerp(x, segment.theta_a[name], TOWARDS_A) for name, x in moving.items()}
     if not target and maps is None:
         return Training(start, (segment.middle(base),), 0, segment.judged)  # no unit of the network may move
-    optimiser = torch.optim.Adam(  # at rates in proportion to the tensors of θ_B
-        {"params": [value.requires_grad_()], "lr": RATE * _spread(base[name])} for name, value in target.items()
-    )
-    for parameter in maps.parameters() if maps else ():
-        optimiser.add_param_group({"params": [parameter], "lr": MAP_RATE / parameter.shape[-1]})
+    optimiser = _optimiser(target, base, maps)
     rates = [settings["lr"] for settings in optimiser.param_groups]
     losses = [segment.middle(base)]
     best, best_step, learned = spec.identity(), 0, maps.copy() if maps else None
@@ -122,11 +125,13 @@ def train(problem: Problem, start: Permutation, maps: Maps | None = None, *, ste
             settings["lr"] = first * min(1.0, 2 * (1 - (step - 1) / steps))
         with torch.enable_grad():
             base = segment.theta_b()
-        if maps is not None:
-            projection.state.rebase(counted(spec, base))
-        relative = projection.towards({name: value.detach() for name, value in target.items()}, generator)
+        relative = spec.identity()
+        if not held:
+            if maps is not None:
+                projection.state.rebase(counted(spec, base))
+            relative = projection.towards({name: value.detach() for name, value in target.items()}, generator)
         with torch.enable_grad():
-            moved = spec.apply(base, relative)
+            moved = base if held else spec.apply(base, relative)
             straight = {
                 name: x + (target[name] - target[name].detach()) if name in target else x for name, x in moved.items()
             }
@@ -143,6 +148,22 @@ def train(problem: Problem, start: Permutation, maps: Maps | None = None, *, ste
         maps.restore(learned)
     found = compose(spec, start, best) if maps is None else best
     return Training(found, tuple(losses), best_step, segment.judged)
+
+
+def _optimiser(target: Mapping[str, Tensor], base: Mapping[str, Tensor], maps: Maps | None) -> torch.optim.Optimizer:
+    """Return Adam over Θ̃, at rates in proportion to the tensors of θ_B, and over the maps."""
+    moved: list[dict[str, Any]] = [
+        {"params": [value.requires_grad_()], "lr": RATE * _spread(base[name])} for name, value in target.items()
+    ]
+    rate = MAP_RATE if target else HELD_RATE
+    learned = [{"params": [p], "lr": rate / p.shape[-1]} for p in (maps.parameters() if maps else ())]
+    return torch.optim.Adam([*moved, *learned])
+
+
+def targets_each(data: Data) -> int:
+    """Return how many numbers are to be predicted for one sample: 1 for a class, as many as tokens for a text."""
+    first = data.batches[0]
+    return max(1, first.targets.numel() // max(1, first.samples))
 
 
 def _spread(tensor: Tensor) -> float:
