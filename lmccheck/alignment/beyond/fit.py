@@ -113,7 +113,8 @@ def _shared(by_activations: Tensor, by_weights: Tensor, share: float) -> Tensor:
     first, second = (
         x / x.flatten(-2).norm(dim=-1).clamp(min=1e-30)[..., None, None] for x in (by_activations, by_weights)
     )
-    return (1 - share) * first + share * second
+    mixed: Tensor = (1 - share) * first + share * second
+    return mixed
 
 
 def _diagonal_change(freedom: Freedom, group: UnitGroup, a: Weights, now: Weights) -> Tensor:
