@@ -33,6 +33,7 @@ from lmccheck.manifest.tables import (
     Top,
 )  # fmt: skip
 from lmccheck.merging.contract import read_recipe
+from lmccheck.properties.population import misplaced
 from lmccheck.properties.registry import OF, PROPERTIES, TABLES, Kind, properties_of
 from lmccheck.properties.settings import Place
 from lmccheck.store.documents import Table, key_text, near, read_document, read_table, shown
@@ -251,7 +252,11 @@ class _Reader:
             return None
         declared = PROPERTIES.get(named)
         settings = self.table(declared.table, values, where)
-        return CheckPlan(name, named, settings.severity, declared.stated(settings)) if settings else None
+        if settings is None:
+            return None
+        stated = declared.stated(settings)
+        self.problems.extend(f"{where}{line}" for line in misplaced(stated, declared.parameters))
+        return CheckPlan(name, named, settings.severity, stated)
 
     def name(self, name: str, where: str, reserved: Iterable[str] = ()) -> None:
         if not NAME.fullmatch(name):

@@ -15,13 +15,14 @@ REACH = {"error": 100.0, "accuracy": 100.0}  # points, by which two answers to o
 
 
 def compared(part: Part, limit: float | str) -> list[Compared]:
-    """Return the merge beside its reference on a part of the data; which parent is better is not known of new data.
+    """Return the merge beside its reference on all of the data, or on a part, beside the parent that all data chose.
 
-    So it has to hold against each of them, and against the worse one to hold against any is enough. Values are those
-    whose weighted mean is the figure: of a perplexity those of its tangent.
+    Which parent is better is not known of new data: on all of them it has to hold against each parent, and against the
+    worse one to hold against any is enough. Values are those whose weighted mean is the figure: of a perplexity those
+    of its tangent.
     """
     task, metric = part.task, part.task.asked.metric
-    names = tuple(task.scores) if task.against in AGAINST else task.required
+    names = tuple(task.scores) if part.which is None and task.against in AGAINST else task.required
     scores = [task.merged, *(task.scores[name] for name in names)]
     merged, *parents = scores if part.which is None else [each.of(part.which) for each in scores]
     if any(len(each.values) != len(merged.values) for each in parents):

@@ -7,7 +7,7 @@ means have to be at most 0. The samples have to be drawn independently of one an
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -37,6 +37,19 @@ def require_all_samples(name: str, common: Mapping[str, Any], settings: Mapping[
         )
 
 
+def misplaced(stated: Mapping[str, Any], own: Container[str]) -> Iterator[str]:
+    """Yield what a manifest's check says of new data to no effect, each beginning with the key.
+
+    ``own``: settings of the property itself, whose meaning is its own.
+    """
+    if "decide" in own:
+        return
+    if not _asked(stated) and "confidence" in stated and "confidence" not in own:
+        yield f".confidence: it decides nothing without {SETTINGS}, expected both or neither"
+    if _asked(stated) and stated.get("early_fail"):
+        yield f".early_fail: it stops once these data decide, expected none beside {SETTINGS}"
+
+
 def _asked(common: Mapping[str, Any]) -> bool:
     return bool(common.get("decide") == "population")
 
@@ -62,16 +75,18 @@ def decided(
     if why:
         facts["why"] = why
         return replace(finding, compared=(), everywhere=None, facts={**finding.facts, "population": facts})
-    found = _judged(finding, finding.compared, confidence)
+    repeated = _repeated(measured, finding) if asked else []
+    fresh = min((distinct / every for distinct, every in repeated), default=1.0)
+    found = _judged(finding, finding.compared, confidence, fresh)
     facts |= _facts(finding, found, samples)
     if asked and found.verdict == "pass" and finding.everywhere is not None:
-        facts["all_t"] = _everywhere(finding, confidence)
+        facts["all_t"] = _everywhere(finding, confidence, fresh)
         if settings.get("certify") == "always" and not facts["all_t"]["holds"]:
             found = replace(found, verdict="inconclusive")
             facts["verdict"] = found.verdict
     finding = replace(finding, compared=(), everywhere=None, facts={**finding.facts, "population": facts})
     if asked:
-        finding = replace(finding, notes=[*finding.notes, *_repeated(measured, finding)])
+        finding = replace(finding, notes=[*finding.notes, *map(_not_new, repeated)])
         return _by_population(measured.name, finding, found, facts)
     if found.verdict == "inconclusive" and finding.judged in ("pass", "fail"):
         return replace(finding, notes=[*finding.notes, _undecided(finding, facts)])
@@ -85,18 +100,21 @@ def _samples(measured: Any, finding: Finding) -> int:
     return max(most, network.data.samples) if sum(len(each.losses) for each in finding.compared) > most else most
 
 
-def _repeated(measured: Any, finding: Finding) -> list[str]:
-    """Say where samples are repeated, which are no draws that are independent of one another."""
+def _repeated(measured: Any, finding: Finding) -> list[tuple[int, int]]:
+    """Return how many samples of data differ, of how many, where some are repeated: those are no draws of their own."""
     from lmccheck.data.samples import distinct_samples
 
     data = [look.network.data for look in finding.examined] or [measured.network.data]
     counts = [(distinct_samples(each), each.samples) for each in data]
-    return [
-        f"only {distinct:,} of {samples:,} samples differ: one that is repeated is no new draw, so that what is said "
-        "of new data is too sure"
-        for distinct, samples in counts
-        if distinct < samples
-    ]
+    return [(distinct, samples) for distinct, samples in counts if distinct < samples]
+
+
+def _not_new(counts: tuple[int, int]) -> str:
+    distinct, samples = counts
+    return (
+        f"only {distinct:,} of {samples:,} samples differ: one that is repeated is no new draw, so that they count as "
+        f"{distinct:,}"
+    )
 
 
 def _not_drawn(measured: Any, finding: Finding) -> str:
@@ -115,26 +133,28 @@ def _not_drawn(measured: Any, finding: Finding) -> str:
     return ""
 
 
-def _judged(finding: Finding, compared: Sequence[Compared], confidence: float) -> Judgement:
+def _judged(finding: Finding, compared: Sequence[Compared], confidence: float, fresh: float) -> Judgement:
+    """``fresh``: the share of the samples that are draws of their own."""
     from lmccheck.stats.means import judged
 
-    return judged([_claim(each, finding.limit) for each in compared], confidence)
+    return judged([_claim(each, finding.limit, fresh) for each in compared], confidence)
 
 
-def _everywhere(finding: Finding, confidence: float) -> dict[str, Any]:
+def _everywhere(finding: Finding, confidence: float, fresh: float) -> dict[str, Any]:
     """Return whether new data stay within the limit between the points, too, and at most where; JSON-able."""
     compared, why = finding.everywhere() if finding.everywhere is not None else ((), "")
     if not compared:
         return {"holds": False, "bound": None, "edges": 0, "why": why or None}
-    found = _judged(finding, compared, confidence)
+    found = _judged(finding, compared, confidence, fresh)
     bound, holds = finding.bound + found.high, found.verdict == "pass"
     return {"holds": holds, "bound": bound, "edges": len(compared), "why": None if holds else f"at most {bound:.4g}"}
 
 
-def _claim(compared: Compared, limit: float | str) -> Claim:
+def _claim(compared: Compared, limit: float | str, fresh: float) -> Claim:
     from lmccheck.stats.means import Claim
 
-    return Claim(compared.place, tuple(_excesses(compared, limit)), compared.fixed)
+    samples = tuple(replace(each, count=max(1, int(each.count * fresh))) for each in _excesses(compared, limit))
+    return Claim(compared.place, samples, compared.fixed)
 
 
 def _excesses(compared: Compared, limit: float | str) -> Iterator[Sample]:
@@ -226,8 +246,12 @@ def _undecided(finding: Finding, facts: Mapping[str, Any]) -> str:
 
 
 def _shown(finding: Finding, facts: Mapping[str, Any]) -> str:
+    from lmccheck.stats.means import FEWEST
+
     low, high = facts["interval"]
-    return f"{_percent(facts)} interval [{low:.4g}, {high:.4g}]{_unit(finding)} (asymptotic)"
+    if low == -high == -math.inf:
+        return f"{_percent(facts)} bounds need {FEWEST} samples in all that is judged"
+    return f"{_percent(facts)} bounds {low:.4g} and {high:.4g}{_unit(finding)} (each, asymptotic)"
 
 
 def _percent(facts: Mapping[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 Every bound here is asymptotic: its error rate becomes the one stated as samples grow. Student's t stands on that alone;
 where the sample leans to the side that a bound is on, the first term of Edgeworth's series, γ(2t²+1)/(6√n), widens it.
+Fewer than FEWEST samples bound nothing: of so few nobody knows how they lean.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from functools import cache
 from typing import Any, Literal
 
 MOST_SAMPLES = 10**9
+FEWEST = 20
 MANY = 1000  # degrees of freedom from which on Student's quantile is the normal one's expansion, to 1e-6
 
 
@@ -92,7 +94,7 @@ class Sample:
         """Return the bound on one side, as it would be of so many samples like these."""
         if not math.isfinite(self.mean):
             return math.inf
-        if count < 2 or self.count < 2:
+        if count < FEWEST or self.count < 2:
             return side * math.inf
         mean, deviation, skewness = self.mean, self.deviation, max(0.0, side * self.skewness)
         if self.reach is not None:

@@ -270,6 +270,20 @@ WIDTHS = SOUND.replace("[pair.one]", '[pair.one]\nmodel_b = "models:narrow"').re
 OF_SET = "set.three.check.set_connectivity"
 
 
+def test_what_is_said_of_new_data_to_no_effect_is_refused(load):
+    """A confidence that nothing is decided by, and a fail that is settled before new data are judged."""
+    lines = {
+        "confidence = 0.99": 'confidence: it decides nothing without decide = "population", expected both or neither',
+        'decide = "data"\nconfidence = 0.99': "confidence: it decides nothing without",
+        'decide = "population"\nearly_fail = 1e-6': "early_fail: it stops once these data decide, expected none beside",
+    }
+    for said, line in lines.items():
+        with pytest.raises(ManifestError, match=f"pair.one.check.linear_connectivity.{line}"):
+            load(f"{SOUND}{said}\n")
+    both = load(SOUND + 'decide = "population"\nconfidence = 0.99\nearly_fail = false\n').pairs[0].checks[0].settings
+    assert (both["decide"], both["confidence"]) == ("population", 0.99)
+
+
 def test_a_set_inherits_and_overrides_as_a_pair_does(load):
     """Models in order, pins in lower case and in their order, the line of its header."""
     pins = ", ".join(f'"{digit * 64}"' for digit in "ABC")

@@ -81,6 +81,7 @@ def test_what_is_not_settled_names_the_samples_that_would() -> None:
     assert f"about {needed:,} samples like these would settle it" in "\n".join(found.lines)
     for times, verdict in ((1.02, "settled"), (0.5, "inconclusive")):
         again = few.repeat(math.ceil(times * needed / len(few)), 1)
+        again += 1e-6 * (torch.arange(len(again)) // len(few))[:, None]  # each a draw of its own
         now = measured(pair(again), limit=0.08, decide="population").verdict
         assert (now if now == "inconclusive" else "settled") == verdict
     never = measured(pair(few), limit=float(heights(few, TOP).mean()), decide="population")
@@ -128,20 +129,28 @@ def test_samples_that_were_fitted_to_void_it() -> None:
     assert "calibration data" in measured(both, limit=1.0).details["population"]["why"]
 
 
-def test_samples_that_are_repeated_are_told() -> None:
-    """Ten times 30 samples are no 300."""
-    found = measured(pair(inputs(30).repeat(10, 1)), limit=1.0, decide="population")
+def test_samples_that_are_repeated_count_once() -> None:
+    """Ten times 30 samples are no 300: bounds are those of 30, as scipy has them."""
+    x = inputs(30)
+    found = measured(pair(x.repeat(10, 1)), limit=1.0, decide="population")
     assert any(note.startswith("only 30 of 300 samples differ: ") for note in found.notes)
+    low, high = bound(heights(x, TOP), 0.95)
+    middle, wider = (low + high) / 2, math.sqrt(299 / 300 * 30 / 29)  # the deviation of 300 divides by 299
+    expected = [middle + (end - middle) / wider for end in (low, high)]
+    assert found.details["population"]["student_t"] == pytest.approx(expected, abs=1e-9)
+    limit = (middle + expected[1]) / 2  # which 300 samples would settle
+    assert measured(pair(x.repeat(10, 1)), limit=limit, decide="population").verdict == "inconclusive"
     assert not any(
         "differ: one that" in note for note in measured(pair(inputs(30)), limit=1.0, decide="population").notes
     )
 
 
-@pytest.mark.parametrize("samples", [1, 2])
-def test_one_sample_or_two_decide_nothing(samples: int) -> None:
-    """No spread, or one of one degree of freedom."""
-    found = measured(pair(inputs(samples)), limit=0.09, decide="population")
+@pytest.mark.parametrize("samples", [1, 2, 19])
+def test_few_samples_decide_nothing(samples: int) -> None:
+    """No spread, or one that says nothing of how they lean, however far away the limit is."""
+    found = measured(pair(inputs(samples)), limit=5.0, decide="population")
     assert found.verdict == "inconclusive"
+    assert "95 % bounds need 20 samples" in found.lines[0]
     assert ("one sample has no spread" in "\n".join(found.lines)) == (samples == 1)
 
 
@@ -181,6 +190,22 @@ def test_a_merge_beside_its_parents(against: str, ends: tuple[float, ...], confi
     assert found.verdict == ("fail" if against == "better-parent" else "pass")
 
 
+def test_parts_are_judged_beside_the_parent_that_all_data_chose() -> None:
+    """Class 1 has targets 3: there the parent that is worse over all is the better one, and its bounds are asked."""
+    x = torch.cat([inputs(60), inputs(60, seed=1)])
+    kinds = torch.arange(120) // 60
+    parents = {n: {"weight": torch.full((1, 1), w, dtype=torch.float64)} for n, w in (("one", 1.0), ("four", 4.0))}
+    made = lmccheck.load_merge(
+        parents, {"uniform": True}, model=partial(nn.Linear, 1, 1, bias=False), data=(x, kinds), device="cpu",
+        loss=lambda out, kind: torch.where(kind == 1, 3 * x.new_tensor(4.0) - out[:, 0], 30 * out[:, 0]),
+    )  # fmt: skip
+    found = lmccheck.merged_loss(made, against="worse-parent", by="class", limit=1.0, decide="population")
+    worse_on_one = 1.5 * x[60:].flatten()  # 12 − 2.5·x beside 12 − 4·x of "four", which 30·x makes the worse one
+    assert found.value == pytest.approx(float(worse_on_one.mean()), rel=1e-6)
+    assert found.details["population"]["student_t"][1] == pytest.approx(bound(worse_on_one, 0.95)[1], abs=1e-6)
+    assert found.verdict != "pass"
+
+
 def test_samples_that_weigh_as_many_tokens_as_they_count() -> None:
     """The mean of Σ_tokens (d − limit) a sequence decides; a limit in percent of a perplexity by its tangent."""
     from lmccheck.evaluate.metrics import Scores, exponential
@@ -190,7 +215,7 @@ def test_samples_that_weigh_as_many_tokens_as_they_count() -> None:
     rng = torch.Generator().manual_seed(0)
     weights = torch.randint(1, 30, (50,), generator=rng).double()
     own, merged = (torch.rand(50, generator=rng, dtype=torch.float64) for _ in range(2))
-    sample = _claim(Compared("here", merged, (own,), weights=weights), 0.1).alternatives[0]
+    sample = _claim(Compared("here", merged, (own,), weights=weights), 0.1, 1.0).alternatives[0]
     by_hand = weights * (merged - own - 0.1)
     assert [end * float(weights.mean()) for end in sample.student(0.95)] == pytest.approx(bound(by_hand, 0.95))
     scores = Scores(merged, weights, exponential)
