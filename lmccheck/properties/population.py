@@ -211,7 +211,8 @@ def _facts(finding: Finding, found: Judgement, samples: int) -> dict[str, Any]:
 def _by_population(name: str, finding: Finding, found: Judgement, facts: Mapping[str, Any]) -> Finding:
     """Return the finding as judged by the population."""
     confidence = _percent(facts)
-    known, everywhere = f"new data: {confidence}, asymptotic", facts.get("all_t", {"holds": False})
+    settled = "not decided" if found.verdict == "inconclusive" else f"{confidence}, asymptotic"
+    known, everywhere = f"new data: {settled}", facts.get("all_t", {"holds": False})
     if everywhere["holds"]:
         known = f"new data: ≤ {rounded_up(everywhere['bound'])} over all t at {confidence}, asymptotic"
     elif finding.known not in (None, "exact"):

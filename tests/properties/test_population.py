@@ -70,6 +70,8 @@ def test_a_limit_above_within_and_below_the_interval(limit: float, verdict: str)
     assert plain.interval is None
     assert plain.details["population"]["interval"] == [low, high]
     assert any("do not decide about new data" in note for note in plain.notes) == (verdict == "inconclusive")
+    known = "new data: not decided" if verdict == "inconclusive" else "new data: 95 %, asymptotic"
+    assert str(found.finding.known).endswith(known)
 
 
 def test_what_is_not_settled_names_the_samples_that_would() -> None:
