@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,13 +21,19 @@ QUESTIONS: dict[str, dict[str, Any]] = {  # as cheap as they can be asked: wheth
 }
 
 
-SAMPLES = 6  # half of them fit, half compare: not one alone, of which a graph may be another one
+SAMPLES = 4  # on which losses are measured: not one alone, of which a graph may be another one
+CALIBRATION = 2  # one to fit to, one to compare by: what a search costs grows with them
 
 
 def _several(given: Tensor) -> Tensor:
     """Repeat two samples, numbers a little changed."""
     repeated = given.repeat(SAMPLES // len(given), *[1] * (given.ndim - 1))
     return repeated * (1 + 0.1 * torch.rand_like(repeated)) if given.is_floating_point() else repeated
+
+
+def _batch(several: tuple[Any, ...], samples: int) -> list[Any]:
+    first = tuple(t[:samples] if isinstance(t, Tensor) else t for t in several)
+    return [(first if len(first) > 1 else first[0], torch.zeros(samples))]
 
 
 @dataclass
@@ -48,30 +54,27 @@ def mean_square(outputs: Any, targets: Tensor) -> Tensor:
     return (torch.cat(values, 1).square().mean(1) - targets.double()).abs()
 
 
-def answers(module: nn.Module, inputs: tuple[Any, ...], questions: Iterable[str] = QUESTIONS) -> list[Answer]:
-    """Ask everything of a network with its own weights, and with others a little off them."""
+def answers(
+    module: nn.Module, inputs: tuple[Any, ...], questions: Iterable[str] = QUESTIONS, device: str = "cpu"
+) -> Iterator[Answer]:
+    """Ask everything of one network with its own weights, question by question."""
     torch.manual_seed(1)
-    theta = {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
-    other = {
-        name: t + 0.01 * t.std(correction=0) * torch.randn_like(t) if t.is_floating_point() and t.ndim > 1 else t
-        for name, t in theta.items()
-    }
-    for name, t in module.state_dict(keep_vars=True).items():  # tied tensors stay tied
-        first = next(n for n, s in module.state_dict(keep_vars=True).items() if s is t)
-        other[name] = other[first]
     several = tuple(_several(t) if isinstance(t, Tensor) else t for t in inputs)
-    data = [(several if len(several) > 1 else several[0], torch.zeros(SAMPLES))]
-    pair = lmccheck.load_pair(theta, other, model=module, data=data, calibration=data, loss=mean_square)
-    return [_answer(pair, question, dict(QUESTIONS[question])) for question in questions]
+    data, calibration = (_batch(several, samples) for samples in (SAMPLES, CALIBRATION))
+    single = lmccheck.load_model(
+        module.state_dict(), model=module, data=data, calibration=calibration, loss=mean_square, device=device
+    )
+    for question in questions:
+        yield _answer(single, question, dict(QUESTIONS[question]))
 
 
-def _answer(pair: lmccheck.ModelPair, question: str, settings: dict[str, Any]) -> Answer:
-    found, started = Answer(question), time.process_time()
+def _answer(single: lmccheck.SingleModel, question: str, settings: dict[str, Any]) -> Answer:
+    found, started = Answer(question), time.perf_counter()
     try:
-        result = getattr(lmccheck, settings.pop("property"))(pair, epsilon=1.0, profile="dev", **settings)
+        result = getattr(lmccheck, settings.pop("property"))(single, epsilon=1.0, profile="dev", **settings)
         found.known, found.value = str(result.details["known"]), float(result.value)
         found.beside = str(result.details.get("layers", len(result.details.get("levels", []))))
     except LmcError as error:
         found.refusal = str(error)
-    found.seconds = time.process_time() - started
+    found.seconds = time.perf_counter() - started
     return found

@@ -20,6 +20,12 @@ def names() -> list[str]:
     return list(_models().list_models(module=_models()))
 
 
+def by_size() -> list[str]:
+    """Return the names of all classification builders, those with fewest parameters first."""
+    models = _models()
+    return sorted(names(), key=lambda name: models.get_model_weights(name)["DEFAULT"].meta["num_params"])
+
+
 def build(name: str, side: int | None = None) -> Built:
     """Return a network and one batch of two images, ``side`` pixels wide (the least that works by default)."""
     torch.manual_seed(0)

@@ -144,6 +144,11 @@ def build(name: str) -> Built:
 NAMES = [*_MASKED, *_CAUSAL, *_CLASSIFIERS, "T5", "BART", "CLIP", "Whisper encoder"]
 
 
+def by_size() -> list[str]:
+    """Return the names of all; all of them are small."""
+    return NAMES
+
+
 def builders() -> dict[str, Callable[[], Built]]:
     """Return every network of the zoo by name."""
     return {name: partial(build, name) for name in NAMES}
