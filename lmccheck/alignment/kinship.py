@@ -70,8 +70,10 @@ class Kinship:
         if self.share is None:
             return f"initialisation not told (no matrix whose rows tell), {self.distance:.2g} of their norm apart"
         name = {"shared": "a shared initialisation", "independent": "independent initialisations"}
+        kind = name.get(self.kind, "initialisation unclear")
+        kind = f"units in another order, {self.moved} of {self.units}" if self.reordered else kind
         return (
-            f"{name.get(self.kind, 'initialisation unclear')} ({self.share:.0%} of {self.units} units nearest to "
+            f"{kind} ({self.share:.0%} of {self.units} units nearest to "
             f"themselves), {self.distance:.2g} of their norm apart"
         )
 

@@ -52,6 +52,7 @@ class SetTriage:
         what = {"shared": "a shared initialisation", "independent": "independent initialisations"}.get(
             self.kind, "initialisations of several kinds" if self.kind == "mixed" else "initialisation not told"
         )
+        what = "units in another order" if kin and all(each.reordered for each in kin) else what
         apart = max((each.distance for each in kin), default=0.0)
         said = "".join(f"; {name} stands out: {why}" for name, why in list(self.outliers.items())[:3])
         return f"triage: {what}, up to {apart:.2g} of their norm apart{said}: {self.advice}"

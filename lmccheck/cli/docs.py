@@ -30,14 +30,23 @@ def run(options: argparse.Namespace) -> int:
 
 
 def overview() -> str:
-    """Return one line per property, alignment method, recipe and public name."""
+    """Return one line for everything that has a page, part by part."""
+    return "\n\n".join(_list(title, lines) for title, lines in _parts().items())
+
+
+def _list(title: str, lines: Mapping[str, str]) -> str:
+    return "\n".join([f"## {title}", *(f"- `{name}`: {said}" for name, said in lines.items())])
+
+
+def _parts() -> dict[str, dict[str, str]]:
+    """Return, by title, the names that have a page with a line each."""
     import lmccheck
     from lmccheck.alignment.methods import METHODS
     from lmccheck.merging.contract import RECIPES
     from lmccheck.properties.registry import PROPERTIES
 
     others = [name for name in lmccheck.__all__ if name not in PROPERTIES and not name.startswith("__")]
-    parts = {
+    return {
         "Properties": {each.name: each.claim for each in PROPERTIES},
         "Alignment methods": {each.name: each.description for each in METHODS},
         "Recipes of merges": {each.name: _first(each.make) for each in RECIPES},
@@ -45,10 +54,6 @@ def overview() -> str:
         "Fixtures of pytest": {name: text.partition("\n")[0] for name, text in fixtures().items()},
         "Strategies for Hypothesis (lmccheck.strategies)": {n: _first(each) for n, each in strategies().items()},
     }
-    return "\n\n".join(
-        "\n".join([f"## {title}", *(f"- `{name}`: {said}" for name, said in lines.items())])
-        for title, lines in parts.items()
-    )
 
 
 def fixtures() -> dict[str, str]:
@@ -100,6 +105,9 @@ def page(name: str) -> str:
         shown = f"from lmccheck.strategies import {name}\n{name}{inspect.signature(value)}"  # type: ignore[arg-type]  # each is a function or a class
         return f"# {name}\n\n```python\n{shown}\n```\n\n{_text(value)}"
     if name not in PROPERTIES:
+        for title, lines in _parts().items():  # a part by a word of its title: properties, recipes, strategies
+            if name.lower().rpartition(".")[2] in title.lower().replace("(", " ").split():
+                return _list(title, lines)
         known = [
             *PROPERTIES.names(),
             *METHODS.names(),

@@ -55,6 +55,7 @@ def sample_facts(heights: Tensor, data: Data, which: Tensor | None = None) -> di
         "of": len(places),
         "share": len(found) / len(places),
         "indices": found[:SHOWN],
+        "indices_left_out": max(0, len(found) - SHOWN),
         "classes": dict(classes.most_common()),
     }
     return {**told, "places": [data.places[k] for k in found[:SHOWN]]} if data.places else told

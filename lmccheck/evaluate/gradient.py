@@ -16,6 +16,7 @@ from lmccheck.evaluate.points import upcast, working_dtype
 from lmccheck.modules.precision import exact_float32
 from lmccheck.modules.runner import Runner, as_source_error
 from lmccheck.modules.stored import tied_names
+from lmccheck.network.loss import differentiable
 from lmccheck.network.network import Network
 
 
@@ -46,9 +47,11 @@ class Gradient:
         arguments = self.runner.cast(positional(batch.inputs, where))
         targets = self.runner.cast(batch.targets)
         doing = f"{where}: differentiating its loss"
+        origin = self.network.data.origin if self.network.calibration is None else self.network.calibration.origin
         with as_source_error(doing), torch.enable_grad(), exact_float32(), _recurrent(module):
             outputs = functional_call(module, given, arguments)
-            return self.network.loss.function(outputs, targets).mean()
+            values, _ = differentiable(self.network.loss, outputs, targets, origin)
+            return values.mean()
 
 
 @contextmanager

@@ -60,6 +60,9 @@ def beside_baseline(record: CheckRecord, config: pytest.Config, manifest: Path, 
     limits = {*LIMITS, "tolerance", *PROPERTIES.get(record.property).limits}
     entry = entry_of(record, seed=options.seed, limits=limits, baseline=path)
     found = {"file": shown_path(path), "key": key, **compared(stored(config).get(key), entry)}
+    plan = config.stash[MANIFESTS].get(manifest)
+    if plan is not None and (gone := stale(config, manifest, plan)):
+        found["unclaimed"] = gone  # said where the manifest's own item, which fails by it, is not selected
     record = replace(record, baseline={**found, **({"entry": entry} if options.update_baseline else {})})
     verdict, told = found["verdict"], said(record, found)
     if found["verdict"] == "same" or options.update_baseline:
@@ -105,7 +108,7 @@ def said(record: CheckRecord, found: Mapping[str, Any]) -> list[str]:
     if found["verdict"] == "refused":
         return [f"{file}: {'; '.join(found['why'])}: not compared"]
     change, tolerance = float(found["change"]), float(found["tolerance"])
-    of = " and half the stored interval" if found["interval"] is not None else ""
+    of = " and half the interval, a tenth of the value at most" if found["interval"] is not None else ""
     lines = [
         f"{file}: {float(found['value']):.6g}{unit} before, {record.value:.6g}{unit} now: {abs(change):.4g}{unit} "
         f"{found['verdict']}, more than the {tolerance:.2g}{unit} that count as equal (rounding{of})"
@@ -191,7 +194,10 @@ def baseline_line(config: pytest.Config, rows: list[CheckRecord]) -> list[str]:
     counts = {verdict: verdicts.count(verdict) for verdict in ("worse", "missing", "refused", "better", "same")}
     told = ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count)
     path = options_of(config).baseline
-    return [f"baseline {shown_path(path)}: {told}"] if told and path is not None else []
+    failed = {key for row in rows for key in row.baseline.get("stale", ())}
+    unclaimed = dict.fromkeys(key for row in rows for key in row.baseline.get("unclaimed", ()) if key not in failed)
+    lines = [f"{line} (the item 'manifest', not selected, fails by it)" for line in stale_lines(config, unclaimed)]
+    return [f"baseline {shown_path(path)}: {told}", *lines] if told and path is not None else []
 
 
 def updates(options: Options) -> bool:

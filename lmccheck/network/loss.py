@@ -223,6 +223,12 @@ def counts(loss: Loss, batch: Batch, origin: str) -> Tensor:
 
 def measured(loss: Loss, outputs: Any, targets: Tensor, origin: str) -> tuple[Tensor, Tensor | None]:
     """Return per-sample losses and 0-1 errors of one batch, float64 (n,); raise SourceError when they do not fit."""
+    values, wrong = differentiable(loss, outputs, targets, origin)
+    return values.detach().to(torch.float64), wrong
+
+
+def differentiable(loss: Loss, outputs: Any, targets: Tensor, origin: str) -> tuple[Tensor, Tensor | None]:
+    """Return the same as ``measured`` in the loss's own dtype, as autograd follows it."""
     logits = logits_of(outputs) if loss.name in LOSSES else None
     if logits is not None:
         require_targets(loss.name, logits, targets, origin)
@@ -243,4 +249,4 @@ def measured(loss: Loss, outputs: Any, targets: Tensor, origin: str) -> tuple[Te
             f"loss {loss.name!r}: returned {got}, expected one loss per sample, shape ({len(targets)},); mend: "
             "reduction='none'"
         )
-    return values.detach().to(torch.float64), wrong
+    return values, wrong

@@ -20,10 +20,11 @@ APART = "checkpoints that share more of their training; no setting of this check
 DROPPING = "networks that were trained with dropout, or wider ones; no setting of this check is left to try"
 
 
-def other_alignment(network: Network, align: str) -> list[str]:
+def other_alignment(network: Network, align: str, found: Mapping[str, Any] | None = None) -> list[str]:
     """Return which method of alignment may do better than the one that was used; none where no unit may be permuted.
 
-    ``best`` runs all it can, so that only those it does not run are left after it.
+    ``best`` runs all it can, so that only those it does not run are left after it. ``found`` says what the method did
+    (``Alignment.summary``): where it left every unit in its place, the networks are in one order, and none is named.
     """
     from lmccheck.alignment.methods import METHODS, starts
 
@@ -31,7 +32,8 @@ def other_alignment(network: Network, align: str) -> list[str]:
         movable = bool(network.spec.groups)
     except LmcError:  # no symmetry, nothing to align by
         return []
-    if not movable:
+    groups = (found or {}).get("groups", {})
+    if not movable or (align != "none" and groups and not any(facts["share_moved"] for facts in groups.values())):
         return []
     compared = (*starts(), "learned", "best")
     has = {"calibration": network.calibration is not None, "traced": network.traced is not None}

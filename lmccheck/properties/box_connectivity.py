@@ -194,7 +194,8 @@ class Searched:
             "points searched (no sample of the box)",
             [] if self.align == "none" else [f"unaligned it is {found.naive:.4g}"],
             simplest=Seen(simplest["excess"], f"at {shown(simplest['coefficients'])}"),
-            next=[*other_alignment(network, self.align), *maps_beyond(network, self.align, used)] or [APART],
+            next=[*other_alignment(network, self.align, found.alignment), *maps_beyond(network, self.align, used)]
+            or [APART],
         )
 
 

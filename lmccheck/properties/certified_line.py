@@ -147,6 +147,8 @@ def with_proof(found: Finding, line: Line, proof: Proof) -> Finding:
             k = names.index(str(line.worst_part)) if names else 0
             found = replace(found, curve=_bounded(found.curve, shown, k))
         return replace(found, known=f"certified ≤ {rounded_up(max(shown.bound, found.value))} over all t")
+    if certified is not None:
+        found = replace(found, known=f"{found.known}; a bound over all t came to {rounded_up(certified)}")
     if proof.asked != "always" or found.judged != "pass":
         return found
     says = f"{found.known}, and not certified between them: {proof.why}"

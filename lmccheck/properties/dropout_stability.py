@@ -11,7 +11,7 @@ from lmccheck.errors import LmcError
 from lmccheck.explain import called, of_endpoint
 from lmccheck.finding import Compared, End, Failure, Finding, Seen, Where
 from lmccheck.properties.advice import wider_search
-from lmccheck.properties.inner import inner_facts, inner_notes, known_of
+from lmccheck.properties.inner import idle_notes, inner_facts, inner_notes, known_of
 from lmccheck.properties.low_loss_path import require_calibration, search_each
 from lmccheck.properties.registry import check
 from lmccheck.properties.remarks import end_of, endpoint_measurements, measured_on, precision_of, thetas_of
@@ -73,7 +73,7 @@ def dropout_stability(
     own = dict(zip(pair.named_endpoints, endpoint_measurements(pair, evaluator), strict=True))
     ends = tuple(end_of(name, one) for name, one in own.items())
     searches = search_each(pair, structure, range(len(structure.levels)), **settings)
-    facts, measured = _measured(evaluator, structure, ends, searches, settings)
+    facts, measured = _measured(evaluator, structure, ends, searches, {**settings, **inner_facts(pair, structure)})
     value, side, level = worst_of(facts["epsilon"])
     states = {name: structure.canonical(end.theta) for name, end in pair.named_endpoints.items()}
     found = Finding(
@@ -89,7 +89,7 @@ def dropout_stability(
         witness=StabilityWitness({side: search.best for side, search in searches.items()}, states, shares, epsilon),
         evaluations=evaluator.evaluations,
         facts=facts,
-        known=known_of(structure, "exact"),
+        known=known_of(structure, "exact", facts["without_effect"]),
         compared=compared(measured, own),
     )
     return found.explained(lambda: _failure(pair, structure, facts))
@@ -161,7 +161,6 @@ def _measured(
         "samples": evaluator.network.data.samples,
         "precision": precision_of(evaluator),
         **{key: {} for key in ("epsilon", "epsilon_plain", "losses", "errors", "found")},
-        **inner_facts(structure),
     }
     for end in ends:
         side, search = end.name, searches[end.name]
@@ -215,7 +214,7 @@ def _notes(
             f"BatchNorm statistics of later levels re-estimated on calibration data in {again} of {len(chosen)} "
             "dropped networks"
         )
-    notes += [*half_notes(structure, facts["keep"]), *inner_notes(structure)]
+    notes += [*half_notes(structure, facts["keep"]), *inner_notes(structure), *idle_notes(facts["without_effect"])]
     for level in structure.levels:
         if len(level) > 1:
             notes.append(

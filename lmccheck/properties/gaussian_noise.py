@@ -192,6 +192,12 @@ def _notes(
             notes.append(
                 f"{of_endpoint(end, '', ': ')}no noise in {some(silent)}: what is read there is zero on all samples"
             )
+        idle = [layer for layer, facts in gaussian[end].items() if facts["silent"] < 1 and facts["output_error"] == 0]
+        if idle:
+            notes.append(
+                f"{of_endpoint(end, '', ': ')}noise in {some(idle)} alone changes no output (what follows is "
+                "multiplied by 0, or never active): that it passes says nothing"
+            )
     if runs.fused:
         notes.append(f"states inside {some(runs.fused)} get no noise: one call of torch's runs all its steps")
     if runs.unseen:

@@ -286,7 +286,7 @@ ALIKE = "calibration data like what the networks were trained on"
 
 def _advice(pair: ModelPair, found: Finding, between: Segment, align: str) -> list[str]:
     """Return what was not tried and may help."""
-    advice = other_alignment(pair.network, align)
+    advice = other_alignment(pair.network, align, found.alignment)
     if align != "none" and found.naive is not None and found.naive <= found.bound:
         advice.insert(0, "align = 'none', which is within the limit")
     advice += maps_beyond(pair.network, align, (found.alignment or {}).get("beyond", ()))

@@ -22,7 +22,7 @@ from lmccheck.properties.draws import (
     verdict_of,
     worse_end,
 )
-from lmccheck.properties.inner import inner_facts, inner_notes, known_of
+from lmccheck.properties.inner import idle_notes, inner_facts, inner_notes, known_of
 from lmccheck.properties.registry import check
 from lmccheck.properties.remarks import measured_endpoints, measured_on, precision_of, thetas_of
 from lmccheck.properties.settings import Limit, Masks, Noise, Probability, Profile, Quantile, Seed, Size
@@ -134,13 +134,14 @@ def _masked(
         "units": sizes,
         "vectorised": runs.vectorised,
     }
-    found = _finding(evaluator, ends, costs, epsilon, {**facts, **inner_facts(structure)})
+    inner = inner_facts(pair, structure)
+    found = _finding(evaluator, ends, costs, epsilon, {**facts, **inner})
     found = replace(
         found,
         witness=_witness(costs, p, seed, sizes),
         evaluations=evaluator.evaluations + runs.evaluations,
-        known=known_of(structure, str(found.known)),
-        notes=[*found.notes, *inner_notes(structure)],
+        known=known_of(structure, str(found.known), inner["without_effect"]),
+        notes=[*found.notes, *inner_notes(structure), *idle_notes(inner["without_effect"])],
     )
     return found.explained(lambda: _failure(pair, found, costs))
 

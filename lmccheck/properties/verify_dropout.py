@@ -10,7 +10,7 @@ from lmccheck.errors import WitnessError
 from lmccheck.explain import called, of_endpoint
 from lmccheck.finding import Failure, Finding, Where
 from lmccheck.properties.dropout_stability import by_level, compared, excess, half_notes, seen, worst_of
-from lmccheck.properties.inner import inner_facts, inner_notes, known_of
+from lmccheck.properties.inner import idle_notes, inner_facts, inner_notes, known_of
 from lmccheck.properties.low_loss_path import limit_of
 from lmccheck.properties.registry import check
 from lmccheck.properties.remarks import end_of, endpoint_measurements, measured_on, precision_of, thetas_of
@@ -63,6 +63,7 @@ def verify_dropout(
     ends = tuple(end_of(name, one) for name, one in own.items())
     networks = {e.name: [d for _, d in sorted(given.found[e.name].items())] for e in ends}
     found = {side: [measure_dropped(evaluator, structure, d, side) for d in ds] for side, ds in networks.items()}
+    details: dict[str, Any] = {**stated, **inner_facts(pair, structure)}
     costs = {end.name: [excess(measured, end.loss) for measured in found[end.name]] for end in ends}
     value, side, level = worst_of(costs)
     finding = Finding(
@@ -74,18 +75,17 @@ def verify_dropout(
         above="own",
         where=Where(side=side, layer=structure.levels[level][0]),
         curve=by_level(structure, costs),
-        notes=[*said, *notes, *inner_notes(structure)],
+        notes=[*said, *notes, *inner_notes(structure), *idle_notes(details["without_effect"])],
         witness=replace(given, epsilon=limit),
-        known=known_of(structure, "exact"),
+        known=known_of(structure, "exact", details["without_effect"]),
         evaluations=evaluator.evaluations,
         facts={
             "epsilon": costs,
             "keep": dict(given.keep) if isinstance(given.keep, Mapping) else given.keep,
-            **stated,
+            **details,
             "levels": [list(level) for level in structure.levels],
             "kept": {side: {g: len(u) for g, u in given.found[side][0].keep.items()} for side in costs},
             "drops": True,
-            **inner_facts(structure),
             "samples": pair.data.samples,
             "precision": precision_of(evaluator),
         },

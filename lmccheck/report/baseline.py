@@ -20,6 +20,7 @@ from lmccheck.report.record import CheckRecord, finite, plain
 
 SCHEMA_VERSION = 1
 EXPECTED = "a baseline, as --lmc-update-baseline writes it"
+SHARE = 0.1  # of the stored value, which an interval may excuse at most
 EXACT = 1e-6  # what two runs of an exact measurement may differ by, of 1 or of the value where that is larger
 DEFINE = (  # what two measurements must have in common to be compared, and what that is called
     ("property", "property"), ("settings", "settings"), ("profile", "profile"), ("seed", "seed"),
@@ -192,7 +193,8 @@ def compared(stored: Entry | None, now: Entry) -> dict[str, Any]:
 
     ``verdict``: "same", "better", "worse", "missing" or "refused" (where they are not of one kind: ``why`` says how
     they differ). ``change`` is now − before; more than ``tolerance``, in either direction, is not the same. That is
-    1e-6 (of the value where that is above 1), and half the width of the stored interval where both have one.
+    1e-6 (of the value where that is above 1), and where both have an interval half the width of the narrower one, at
+    most a tenth of the stored value: draws are the same in both, so that a wide interval excuses no regression.
     ``changed`` is what else differs, a clause each.
     """
     if stored is None:
@@ -207,17 +209,23 @@ def compared(stored: Entry | None, now: Entry) -> dict[str, Any]:
         return {**found, "verdict": "refused", "why": why}
     if stored["interval"] is not None:
         low, high = (float(end) for end in stored["interval"])
-        width = (high - low) / 2
+        width = min(high - low, _width(now["interval"])) / 2 if math.isfinite(high - low) else math.inf
     if not math.isfinite(width):
         why = [f"the stored interval [{number(low)}, {number(high)}] bounds nothing"]
         return {**found, "verdict": "refused", "why": why}
-    tolerance = EXACT * max(1.0, abs(before) if math.isfinite(before) else 1.0) + width
+    size = abs(before) if math.isfinite(before) else 1.0
+    tolerance = EXACT * max(1.0, size) + min(width, SHARE * size)
     change = after - before
     worse = change > tolerance or (math.isnan(after) and not math.isnan(before))
     better = change < -tolerance or (math.isnan(before) and not math.isnan(after))
     changed = [clause for key in TOLD for clause in _changes(key, stored[key], now[key])]
     verdict = "worse" if worse else "better" if better else "same"
     return {**finite({**found, "change": change, "tolerance": tolerance}), "verdict": verdict, "changed": changed}
+
+
+def _width(interval: Any) -> float:
+    low, high = (float(end) for end in interval)
+    return high - low if low <= high else math.inf
 
 
 def _differs(name: str, before: Any, now: Any) -> str:

@@ -31,7 +31,8 @@ def replacing_folder(path: Path, mark: str) -> Iterator[Path]:
 
     A folder that is there is replaced if it is empty, or if it holds ``mark`` and nothing that the new one lacks but
     weights; raises NotOurs otherwise. Whatever ends the block early leaves it as it was and nothing beside it; a kill
-    leaves ``.lmccheck-….partial``, which nobody reads and the next that is written beside it removes. Raises OSError.
+    leaves ``.lmccheck-….partial``, between two renames also what was to be replaced, ``.lmccheck-….replaced``: nobody
+    reads them, and the next that is written beside them removes them. Raises OSError.
     """
     target = Path(os.path.realpath(path))
     if target.exists():
@@ -66,10 +67,11 @@ def replacing_folder(path: Path, mark: str) -> Iterator[Path]:
 
 
 def _remove_left_over(folder: Path) -> None:
-    """Remove the folders that a killed process was writing, none of the last minute."""
-    for path in folder.glob(".lmccheck-*.partial"):
+    """Remove the folders that a killed process was writing or replacing, none of the last minute."""
+    for path in [*folder.glob(".lmccheck-*.partial"), *folder.glob(".lmccheck-*.replaced")]:
         with suppress(OSError):
-            old = time.time() - path.lstat().st_mtime > MINUTE
+            seen = path.lstat()  # of what was renamed, the time that a rename changes
+            old = time.time() - (seen.st_ctime if path.suffix == ".replaced" else seen.st_mtime) > MINUTE
             if old and path.is_dir() and not path.is_symlink() and left_over(path):
                 shutil.rmtree(path, ignore_errors=True)
 

@@ -191,3 +191,5 @@ def test_units_in_part_in_another_order_are_to_be_aligned_first() -> None:
     whole = {"0.weight": a["0.weight"][every], "1.weight": a["1.weight"][:, every]}
     assert kinship(a, whole).advice == "align first: their units are each other's in another order"
     assert kinship(a, noisy(a, 1)).advice == "merge as they are"
+    assert kinship(a, whole).found.startswith("units in another order, 64 of 74 (1% of 74 units")
+    assert triage_set({"a": a, "b": whole}.items).line().startswith("triage: units in another order, up to ")

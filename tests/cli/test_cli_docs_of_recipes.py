@@ -16,3 +16,11 @@ def test_every_recipe_has_a_page(name: str) -> None:
     assert all(f"`{option}`" in text for option in recipe.options)
     assert "Return" in text
     assert f"- `{name}`: Return" in overview()
+
+
+def test_a_part_of_the_list_has_a_page() -> None:
+    """By a word of its title, in any case: strategies, with the module's name too; no other part comes with it."""
+    assert page("strategies") == page("lmccheck.strategies")
+    assert page("strategies").startswith("## Strategies for Hypothesis")
+    assert "## Recipes" not in page("strategies")
+    assert page("Recipes").startswith("## Recipes of merges")

@@ -45,12 +45,19 @@ def test_samples_are_told_by_their_place_and_class() -> None:
     heights = torch.tensor([9.0, 1.0, 3.0, 0.0, 3.0, 1.0], dtype=torch.float64)
     which = torch.tensor([False, True, True, True, True, True])
     found = sample_facts(heights, data, which)
-    assert found == {"half": 2, "of": 5, "share": 0.4, "indices": [2, 4], "classes": {"1": 2}}
+    assert found == {"half": 2, "of": 5, "share": 0.4, "indices": [2, 4], "indices_left_out": 0, "classes": {"1": 2}}
     assert sample_facts(heights, data)["indices"] == [0]
     unlabelled = load_data((torch.zeros(6, 1), torch.zeros(6, 1)))
     assert sample_facts(heights, unlabelled)["classes"] == {}
     rows = replace(data, places=tuple(f"rows.jsonl:{k}" for k in range(1, 7)))
     assert sample_facts(heights, rows, which)["places"] == ["rows.jsonl:3", "rows.jsonl:5"]
+
+
+def test_indices_that_are_left_out_are_counted() -> None:
+    """Of 300 equal losses 150 carry half; 100 are told, 50 are not."""
+    data = load_data((torch.zeros(300, 1), torch.zeros(300, 1)))
+    found = sample_facts(torch.ones(300, dtype=torch.float64), data)
+    assert (found["half"], len(found["indices"]), found["indices_left_out"]) == (150, 100, 50)
 
 
 def test_a_parent_is_hurt_on_the_samples_that_it_answers_best() -> None:

@@ -161,6 +161,14 @@ def test_an_entry_without_a_check_fails(kept):
     assert list(entries(kept)) == [f"lmc.toml::good::{CHECK}"]
 
 
+def test_an_entry_without_a_check_is_told_where_the_item_that_fails_by_it_is_not_selected(kept):
+    """The run passes, as what was selected does, and its last lines name the entry."""
+    kept.gate(good="0.01")
+    result = kept.run("--lmc-models", FILE, "-k", "good")
+    assert result.ret == pytest.ExitCode.OK
+    result.stdout.fnmatch_lines([f"b.json: entry 'lmc.toml::other::{CHECK}' belongs to no check; *not selected*"])
+
+
 @pytest.mark.parametrize("selected", [("-k", "good or manifest"), (f"lmc.toml::good::{CHECK}",)])
 def test_what_is_not_selected_is_not_stale(kept, selected):
     """By keyword and by node id; an update of a selection leaves the entries of the others."""

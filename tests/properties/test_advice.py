@@ -96,6 +96,22 @@ def test_only_what_was_not_used_is_named():
     assert "repair" not in named
 
 
+def test_no_method_is_named_where_one_left_every_unit_in_its_place():
+    """Two networks in one order: weight matching moves nothing, so that to align otherwise is no advice."""
+    theta = weights(1)
+    torch.manual_seed(0)
+    near = {name: tensor + 0.1 * torch.randn(tensor.shape) for name, tensor in theta.items()}
+    given = {"loss": wavy, "device": "cpu", "calibration": data(1)}
+    one_order = lmccheck.load_pair(theta, near, model=mlp, data=data(), **given)
+    found = lmccheck.linear_connectivity(one_order, limit=0.0)
+    assert not any(facts["share_moved"] for facts in found.finding.alignment["groups"].values())
+    assert not any(each.startswith("align = 'best'") for each in advice(found))
+    assert any(
+        each.startswith("align = 'best'")
+        for each in advice(lmccheck.linear_connectivity(one_order, align="none", limit=0.0))
+    )
+
+
 def test_nothing_is_said_of_alignment_where_no_unit_may_move():
     """A linear model has no hidden unit, so that no alignment can help it."""
 

@@ -230,6 +230,17 @@ def test_reestimated_statistics_are_sampled_and_interpolated_ones_certified() ->
     assert kept.value <= kept.details["certified_bound"] <= 0.05
 
 
+def test_a_bound_that_does_not_serve_is_said_with_auto(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pass stays sampled, and its row says what the proof came to: 60,000 where 0.05 is the limit."""
+    pair = spiky_pair(20.0)
+    bound = Shown(6e4, (6e4,), 4, why="no cell was small enough")
+    monkeypatch.setattr("lmccheck.properties.certified_line._shown", lambda *_: bound)
+    found = lmccheck.linear_connectivity(pair, align="none")
+    assert (found.verdict, found.details["certified_bound"]) == ("pass", 6e4)
+    assert found.details["known"].startswith("sampled at")
+    assert found.details["known"].endswith("; a bound over all t came to 6e+04")
+
+
 def test_a_failure_costs_no_proof() -> None:
     """What fails at a point is shown by that point: nothing more is run."""
     a = pair_of()

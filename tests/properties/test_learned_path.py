@@ -218,6 +218,19 @@ def test_without_calibration_it_says_what_is_missing(pair: ModelPair) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_calibration_labels_out_of_range_are_named(pair: ModelPair) -> None:
+    """As those of evaluation data are: which label, of how many, and the mend; not what indexing raises."""
+    (batch,) = pair.data.batches
+    wrong = torch.full_like(batch.targets, 9)
+    bad = lmccheck.load_pair(
+        dict(pair.theta_a), dict(pair.theta_b), model=stream, data=(batch.inputs, batch.targets),
+        calibration=(batch.inputs, wrong), device="cpu",
+    )  # fmt: skip
+    with pytest.raises(SourceError, match="7 outputs; mend: ") as caught:
+        lmccheck.ten_segment_path(bad, form="learned", align="none", profile="dev", epsilon=1.0)
+    assert "IndexError" not in str(caught.value)
+
+
 def test_what_is_good_on_calibration_data_only_fails(pair: ModelPair) -> None:
     """Calibration data of four tokens, evaluation data of seven: low on the one, the verdict is about the other."""
     x, y = (torch.cat([getattr(b, k) for b in pair.calibration.batches]) for k in ("inputs", "targets"))

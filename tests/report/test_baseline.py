@@ -59,16 +59,18 @@ def test_a_merge_is_measured_on_all_its_data():
         (None, 0.5 + 0.9e-6, "same"),
         (None, 0.5 + 1.1e-6, "worse"),
         (None, 0.5 - 1.1e-6, "better"),
-        ([0.4, 0.8], 0.5 + 0.2, "same"),  # half of 0.4 is 0.2
-        ([0.4, 0.8], 0.5 + 0.2 + 2e-6, "worse"),
-        ([0.4, 0.8], 0.5 - 0.2 - 2e-6, "better"),
+        ([0.46, 0.54], 0.5 + 0.04, "same"),  # half of 0.08 is 0.04
+        ([0.46, 0.54], 0.5 + 0.04 + 2e-6, "worse"),
+        ([0.46, 0.54], 0.5 - 0.04 - 2e-6, "better"),
+        ([0.0, 0.8], 0.5 + 0.05, "same"),  # a tenth of 0.5 is 0.05, however wide the interval is
+        ([0.0, 0.8], 0.5 + 0.05 + 2e-6, "worse"),
         (None, math.nan, "worse"),
         (None, math.inf, "worse"),
         (None, -math.inf, "better"),
     ],
 )
 def test_more_than_noise_is_no_longer_the_same(interval, now, verdict):
-    """1e-6, and of a sampled measurement half the width of the stored interval."""
+    """1e-6, and of a sampled measurement half the width of its interval, at most a tenth of the value."""
     found = compared(entry(interval=interval), entry(value=now, interval=interval))
     assert found["verdict"] == verdict
     assert found["value"] == 0.5
@@ -96,6 +98,13 @@ def test_an_interval_without_an_end_bounds_nothing():
     """Half of it is infinite, and nothing could ever be worse."""
     found = compared(entry(interval=[0.1, math.inf]), entry(value=5.0, interval=[4.0, 6.0]))
     assert (found["verdict"], found["why"]) == ("refused", ["the stored interval [0.1, inf] bounds nothing"])
+
+
+def test_an_interval_that_was_widened_hides_nothing():
+    """The narrower of both counts: 0.53 is worse than 0.5 by more than half of the 0.04 that is measured now."""
+    wide, now = entry(interval=[0.0, 5.0]), entry(value=0.53, interval=[0.51, 0.55])
+    assert compared(wide, now)["verdict"] == "worse"
+    assert compared(wide, now)["tolerance"] == pytest.approx(0.02 + 1e-6)
 
 
 def test_an_interval_stored_of_an_exact_measurement_hides_nothing():

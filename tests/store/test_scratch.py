@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -66,6 +67,21 @@ def test_a_link_is_never_followed(tmp_path: Path) -> None:
     (tmp_path / "lmccheck-merge-x" / OWNER).symlink_to(tmp_path / "own" / "file")
     drop_scratch(new_scratch("merge"))
     assert (tmp_path / "lmccheck-merge-x").is_dir()
+
+
+def test_what_a_killed_process_was_replacing_is_removed_by_the_next(tmp_path: Path, monkeypatch: Any) -> None:
+    """What a kill between two renames leaves, once a minute has gone by since the rename."""
+    (tmp_path / ".lmccheck-x.replaced").mkdir()
+    (tmp_path / ".lmccheck-x.replaced" / "mark").write_text("old")
+
+    def left() -> list[str]:
+        with replacing_folder(tmp_path / "one", "mark") as folder:
+            (folder / "mark").write_text("one")
+        return sorted(path.name for path in tmp_path.iterdir())
+
+    assert left() == [".lmccheck-x.replaced", "one"]
+    monkeypatch.setattr("lmccheck.store.whole.MINUTE", -1.0)
+    assert left() == ["one"]
 
 
 def test_half_a_folder_of_a_killed_process_is_removed_by_the_next(tmp_path: Path) -> None:

@@ -130,7 +130,9 @@ def table(found: list[Asked]) -> str:
     lines = ["| network | parameters | " + " | ".join(QUESTIONS) + " | seconds | GB |", "|---" * 7 + "|"]
     for row in found:
         cells = [_cell(row, k) for k in range(len(QUESTIONS))]
-        lines.append(f"| {row.name} | {row.parameters:,} | {' | '.join(cells)} | {row.seconds:.0f} | {row.memory:.1f} |")
+        lines.append(
+            f"| {row.name} | {row.parameters:,} | {' | '.join(cells)} | {row.seconds:.0f} | {row.memory:.1f} |"
+        )
     every = [answer for row in found for answer in row.answers]
     refused = sum(bool(answer.refusal) for answer in every)
     lines += ["", f"{len(found)} networks, {len(QUESTIONS)} questions each: {len(every) - refused} answers, {refused} "
