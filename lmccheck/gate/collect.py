@@ -240,7 +240,6 @@ def selection_problem(items: list[pytest.Item], config: pytest.Config) -> str | 
     options, checks = options_of(config), [item for item in items if isinstance(item, CheckItem)]
     named: dict[tuple[str, str], tuple[str, str]] = {}  # the manifest that has it, and of what kind it is there
     each = "--lmc-witness-dir" if options.witness_dir else "--lmc-curves" if options.curves_dir else ""
-    kinds: dict[tuple[str, str, str], str] = {}
     for check in checks if options.aligned_dir or each else ():
         here, kind, name = check.blank().manifest, check.pair.plan.kind, check.pair.name
         apart = "" if each else kind  # witnesses and curves are called by the name alone
@@ -251,11 +250,6 @@ def selection_problem(items: list[pytest.Item], config: pytest.Config) -> str | 
             return (
                 f"{option}: {first} and {here} both have {what}, expected different names, "
                 "since their files would have the same; mend: rename one of them"
-            )
-        if each and (other := kinds.setdefault((here, name, check.check.name), kind)) != kind:
-            return (
-                f"{each}: {here} has a {other} and a {kind} {name!r}, both with a check {check.check.name!r}, "
-                "whose files would have the same name; mend: rename one of them"
             )
     if problem := baseline_problem(config):
         return problem
