@@ -108,7 +108,7 @@ def said(record: CheckRecord, found: Mapping[str, Any]) -> list[str]:
     if found["verdict"] == "refused":
         return [f"{file}: {'; '.join(found['why'])}: not compared"]
     change, tolerance = float(found["change"]), float(found["tolerance"])
-    of = " and half the interval, a tenth of the value at most" if found["interval"] is not None else ""
+    of = " and half the narrower interval" if found["interval"] is not None else ""
     lines = [
         f"{file}: {float(found['value']):.6g}{unit} before, {record.value:.6g}{unit} now: {abs(change):.4g}{unit} "
         f"{found['verdict']}, more than the {tolerance:.2g}{unit} that count as equal (rounding{of})"
@@ -196,7 +196,9 @@ def baseline_line(config: pytest.Config, rows: list[CheckRecord]) -> list[str]:
     path = options_of(config).baseline
     failed = {key for row in rows for key in row.baseline.get("stale", ())}
     unclaimed = dict.fromkeys(key for row in rows for key in row.baseline.get("unclaimed", ()) if key not in failed)
-    lines = [f"{line} (the item 'manifest', not selected, fails by it)" for line in stale_lines(config, unclaimed)]
+    lines = [
+        f"baseline {line} (the item 'manifest', not selected, fails by it)" for line in stale_lines(config, unclaimed)
+    ]
     return [f"baseline {shown_path(path)}: {told}", *lines] if told and path is not None else []
 
 

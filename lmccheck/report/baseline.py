@@ -20,7 +20,6 @@ from lmccheck.report.record import CheckRecord, finite, plain
 
 SCHEMA_VERSION = 1
 EXPECTED = "a baseline, as --lmc-update-baseline writes it"
-SHARE = 0.1  # of the stored value, which an interval may excuse at most
 EXACT = 1e-6  # what two runs of an exact measurement may differ by, of 1 or of the value where that is larger
 DEFINE = (  # what two measurements must have in common to be compared, and what that is called
     ("property", "property"), ("settings", "settings"), ("profile", "profile"), ("seed", "seed"),
@@ -193,8 +192,8 @@ def compared(stored: Entry | None, now: Entry) -> dict[str, Any]:
 
     ``verdict``: "same", "better", "worse", "missing" or "refused" (where they are not of one kind: ``why`` says how
     they differ). ``change`` is now − before; more than ``tolerance``, in either direction, is not the same. That is
-    1e-6 (of the value where that is above 1), and where both have an interval half the width of the narrower one, at
-    most a tenth of the stored value: draws are the same in both, so that a wide interval excuses no regression.
+    1e-6 (of the value where that is above 1), and where both have an interval half the width of the narrower one: a
+    stored interval that is wider than what is measured now excuses nothing by that.
     ``changed`` is what else differs, a clause each.
     """
     if stored is None:
@@ -213,8 +212,7 @@ def compared(stored: Entry | None, now: Entry) -> dict[str, Any]:
     if not math.isfinite(width):
         why = [f"the stored interval [{number(low)}, {number(high)}] bounds nothing"]
         return {**found, "verdict": "refused", "why": why}
-    size = abs(before) if math.isfinite(before) else 1.0
-    tolerance = EXACT * max(1.0, size) + min(width, SHARE * size)
+    tolerance = EXACT * max(1.0, abs(before) if math.isfinite(before) else 1.0) + width
     change = after - before
     worse = change > tolerance or (math.isnan(after) and not math.isnan(before))
     better = change < -tolerance or (math.isnan(before) and not math.isnan(after))

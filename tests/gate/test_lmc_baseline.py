@@ -166,7 +166,9 @@ def test_an_entry_without_a_check_is_told_where_the_item_that_fails_by_it_is_not
     kept.gate(good="0.01")
     result = kept.run("--lmc-models", FILE, "-k", "good")
     assert result.ret == pytest.ExitCode.OK
-    result.stdout.fnmatch_lines([f"b.json: entry 'lmc.toml::other::{CHECK}' belongs to no check; *not selected*"])
+    result.stdout.fnmatch_lines(
+        [f"baseline b.json: entry 'lmc.toml::other::{CHECK}' belongs to no check; *not selected*"]
+    )
 
 
 @pytest.mark.parametrize("selected", [("-k", "good or manifest"), (f"lmc.toml::good::{CHECK}",)])
