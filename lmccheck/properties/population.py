@@ -135,9 +135,17 @@ def _not_drawn(measured: Any, finding: Finding) -> str:
 
 def _judged(finding: Finding, compared: Sequence[Compared], confidence: float, fresh: float) -> Judgement:
     """``fresh``: the share of the samples that are draws of their own."""
-    from lmccheck.stats.means import judged
+    from lmccheck.stats.means import crossing, judged
 
-    return judged([_claim(each, finding.limit, fresh) for each in compared], confidence)
+    def at(shift: float) -> Judgement:
+        return judged([_claim(each, finding.limit, fresh, shift) for each in compared], confidence)
+
+    found = at(0.0)
+    if all(each.weights is None for each in compared):
+        return found
+    low, high = crossing(lambda shift: at(shift).low), crossing(lambda shift: at(shift).high)
+    student = crossing(lambda shift: at(shift).student[0]), crossing(lambda shift: at(shift).student[1])
+    return replace(found, low=low, high=high, student=student)
 
 
 def _everywhere(finding: Finding, confidence: float, fresh: float) -> dict[str, Any]:
@@ -150,15 +158,20 @@ def _everywhere(finding: Finding, confidence: float, fresh: float) -> dict[str, 
     return {"holds": holds, "bound": bound, "edges": len(compared), "why": None if holds else f"at most {bound:.4g}"}
 
 
-def _claim(compared: Compared, limit: float | str, fresh: float) -> Claim:
+def _claim(compared: Compared, limit: float | str, fresh: float, shift: float = 0.0) -> Claim:
     from lmccheck.stats.means import Claim
 
-    samples = tuple(replace(each, count=max(1, int(each.count * fresh))) for each in _excesses(compared, limit))
+    values = _excesses(compared, limit, shift)
+    samples = tuple(replace(each, count=max(1, int(each.count * fresh))) for each in values)
     return Claim(compared.place, samples, compared.fixed)
 
 
-def _excesses(compared: Compared, limit: float | str) -> Iterator[Sample]:
-    """Yield X, (n,), for each alternative; what is weighted is divided by the mean weight, which keeps its mean."""
+def _excesses(compared: Compared, limit: float | str, shift: float) -> Iterator[Sample]:
+    """Yield X, (n,), for each alternative, of a limit that is higher by ``shift``.
+
+    What is weighted is divided by the mean weight, which keeps its mean; as weights are drawn with their samples, its
+    spread depends on the limit.
+    """
     import numpy as np
 
     from lmccheck.stats.means import Sample
@@ -177,7 +190,7 @@ def _excesses(compared: Compared, limit: float | str) -> Iterator[Sample]:
         beyond = [other + limit for other in against]
     with np.errstate(invalid="ignore", over="ignore"):  # infinite losses
         for each in beyond:
-            yield Sample.of((losses - each) * weights / np.mean(weights), reach)
+            yield Sample.of((losses - each - shift) * weights / np.mean(weights), reach)
 
 
 def _reach(losses: Any, against: list[Any]) -> float | None:

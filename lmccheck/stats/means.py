@@ -8,13 +8,15 @@ Fewer than FEWEST samples bound nothing: of so few nobody knows how they lean.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
 
 MOST_SAMPLES = 10**9
 FEWEST = 20
+CROSSINGS = 100  # steps, within which a bound is 0, or nowhere
+NEAR = 1e-12  # relative
 MANY = 1000  # degrees of freedom from which on Student's quantile is the normal one's expansion, to 1e-6
 
 
@@ -207,6 +209,24 @@ def judged(claims: Sequence[Claim], confidence: float) -> Judgement:
     at = max(range(len(claims)), key=lambda k: bounds[k][0 if verdict == "fail" else 1])
     more = _more(claims, error, questions) if verdict == "inconclusive" else 1.0
     return Judgement(verdict, low, high, (plain[0], plain[1]), claims[at].place, questions, more)
+
+
+def crossing(bound: Callable[[float], float]) -> float:
+    """Return the shift at which a bound is 0 that falls by about as much as the shift rises; infinite where none is.
+
+    So is a ratio of means bounded: by all that it may be shifted by and not be refuted. Where the denominator is not
+    known to differ from 0, nothing bounds it. Source: Fieller 1954.
+
+    >>> round(crossing(lambda shift: 1.0 - 0.8 * shift), 9)
+    1.25
+    """
+    shift, scale = 0.0, 0.0
+    for _ in range(CROSSINGS):
+        left = bound(shift)
+        shift, scale = shift + left, max(scale, abs(left))
+        if not math.isfinite(left) or abs(left) <= NEAR * scale:
+            return shift
+    return math.copysign(math.inf, left)
 
 
 def _more(claims: Sequence[Claim], error: float, questions: int) -> float:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import lmccheck
 from lmccheck.errors import LmcError, SourceError
+from lmccheck.finding import Finding
 
 TOP = 0.5  # of the grid below, where the line is highest of its points
 
@@ -227,6 +228,25 @@ def test_samples_that_weigh_as_many_tokens_as_they_count() -> None:
     more[3] += step
     slope = (Scores(more, weights, exponential).value - scores.value) / step
     assert slope == pytest.approx(float(scores.value * weights[3] / weights.sum()), rel=1e-4)
+
+
+def test_bounds_of_a_mean_of_tokens_are_those_of_a_ratio() -> None:
+    """Fieller's: both roots of (Σ(d − s·w))² = n·t²·var(d − s·w), whatever the limit is."""
+    from lmccheck.finding import Compared
+    from lmccheck.properties.population import _judged
+
+    weights = torch.arange(1.0, 21.0, dtype=torch.float64).repeat(5)
+    summed = 1 + 0.01 * inputs(100).flatten()  # of a sequence, whatever its length
+    for limit in (0.0, 0.3):
+        each = Compared("here", summed / weights, (torch.zeros(100, dtype=torch.float64),), weights=weights)
+        finding = Finding(0.1, limit, compared=(each,))
+        low, high = _judged(finding, finding.compared, 0.95, 1.0).student
+        t = 1.6603911560169928
+        cov = torch.cov(torch.stack([summed, weights])).tolist()
+        y, w = float(summed.mean()), float(weights.mean())
+        a, b, c = (w * w - t * t * cov[1][1] / 100, y * w - t * t * cov[0][1] / 100, y * y - t * t * cov[0][0] / 100)
+        half = math.sqrt(b * b - a * c) / a
+        assert [limit + low, limit + high] == pytest.approx([b / a - half, b / a + half], abs=1e-9)
 
 
 def test_errors_of_two_networks_that_agree_are_not_known_to_agree_everywhere() -> None:
