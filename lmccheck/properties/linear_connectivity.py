@@ -182,7 +182,10 @@ def _early(pair: ModelPair, early: Early, found: Finding, between: Segment, alig
     align = "none" if alignment is None else alignment.method
     what = f"not linearly connected {_how(align)}{_proof(align)}"
     advice = _advice(pair, found, between, align)
-    return replace(found, failure=early.failure(found, pair.name, what, "barrier", pair.data, next=advice))
+    part = found.where.data
+    remarks = [] if part is None else [f"on {part}, the part that is settled first; others may be worse"]
+    why = early.failure(found, pair.name, what, "barrier", pair.data, remarks=remarks, next=advice)
+    return replace(found, failure=why)
 
 
 def _aligned(pair: ModelPair, alignment: Alignment | None) -> dict[str, Any]:

@@ -102,6 +102,7 @@ def test_a_part_of_the_samples_fails_early() -> None:
     found = lmccheck.linear_connectivity(pair(data=given), align="none", limit=1.0, by="site", early_fail=1e-6)
     assert (found.verdict, found.details["worst_data"], found.details["early"]["of"]) == ("fail", "site far", 400)
     assert found.value == pytest.approx(9.0)
+    assert "on site far, the part that is settled first; others may be worse" in found.details["failure"][1]
 
 
 @pytest.mark.parametrize("wrong", [True, 0, 0.5, -1e-6, "1e-6"])
