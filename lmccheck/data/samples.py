@@ -34,10 +34,17 @@ def common_samples(data: Data, other: Data) -> int:
 
 
 def distinct_samples(data: Data) -> int:
-    """Return how many samples have inputs that no sample before them has, as ``common_samples`` compares them."""
+    """Return how many samples have inputs and targets that no sample before them has.
+
+    Inputs are compared as by ``common_samples``. One answer to an input is not another: a table of few columns, or a
+    prompt with several completions, repeats inputs and is no copy.
+    """
     narrow = _narrower(data, data)
     seen = len(set(_hashes(data, narrow, GLANCE).tolist()))
-    return seen if seen == data.samples else len(set(_hashes(data, narrow).tolist()))
+    if seen == data.samples:
+        return seen
+    targets = torch.cat([_of_tensor(batch.targets, torch.float32, None) for batch in data.batches])
+    return len(set(_mixed(_hashes(data, narrow) * ODD[0] + targets).tolist()))
 
 
 def _narrower(data: Data, other: Data) -> list[torch.dtype]:

@@ -148,6 +148,14 @@ def test_samples_that_are_repeated_count_once() -> None:
     )
 
 
+def test_other_answers_to_one_input_are_other_samples() -> None:
+    from lmccheck.data.load import Batch, Data
+    from lmccheck.data.samples import distinct_samples
+
+    x, y = torch.ones(10, 1), torch.arange(10)
+    assert [distinct_samples(Data((Batch(x, each),), "data", True)) for each in (y, y // 2, 0 * y)] == [10, 5, 1]
+
+
 @pytest.mark.parametrize("samples", [1, 2, 19])
 def test_few_samples_decide_nothing(samples: int) -> None:
     """No spread, or one that says nothing of how they lean, however far away the limit is."""
