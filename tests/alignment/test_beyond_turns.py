@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from networks.beyond import found_in, pair_of, turn
 from networks.planted import problem_of
 
+import lmccheck
+from lmccheck.alignment.beyond import api
 from lmccheck.alignment.beyond.fit import fit
 from lmccheck.alignment.beyond.maps import Maps
 from lmccheck.alignment.beyond.turns import fit_in_turn
 from lmccheck.alignment.matching.activations import ActivationSimilarity, observe
+from lmccheck.alignment.methods import learned
 from lmccheck.alignment.methods.learned import targets_each, train
 from lmccheck.data.load import Batch, Data
 from lmccheck.modules.random_weights import randomised
+from lmccheck.symmetry.spec import Permutation
 
 
 def test_units_out_of_order_come_back_with_the_maps() -> None:
@@ -64,6 +70,52 @@ def test_maps_are_learned_with_the_order_of_units_held() -> None:
     assert all(torch.equal(trained.permutation[k], v) for k, v in derived.spec.identity().items())
     assert min(trained.losses) < trained.losses[0]
     assert any(float(turned.abs().max()) > 0 for turned in maps.copy()[1])
+
+
+def test_head_maps_are_fitted_to_weights_that_are_turned() -> None:
+    """Without data, of a copy that is turned only: the heads stay as they are, and all weights come back."""
+    module, derived, freedoms, streams, _ = found_in("llama")
+    theta = randomised(module, 1)
+    other = streams[0].rotated(derived.spec, theta, randomised(module, 2), turn(streams[0]))
+    heads = [freedom for freedom in freedoms if freedom.kind == "head-maps"]
+    maps = Maps(derived.spec, heads, list(streams))
+    fit(maps, theta, other, None, None)
+    eyes = [torch.eye(matrix.shape[-1], dtype=torch.float64) for matrix in maps.mixes]
+    assert eyes
+    assert all(float((m - eye).abs().max()) <= 1e-6 for m, eye in zip(maps.mixes, eyes, strict=True))
+    result = maps.apply(other, theta)
+    assert max(float((result[name].detach() - theta[name]).abs().max()) for name in theta) <= 1e-6
+
+
+@pytest.mark.parametrize("better", ["first", "in turn"])
+def test_of_two_fits_the_lower_calibration_barrier_is_kept(better: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A turned copy comes back by either fit alone, while the other leaves the stream where it is."""
+    module, derived, _, streams, _ = found_in("llama")
+    theta = randomised(module, 1)
+    other = streams[0].rotated(derived.spec, theta, randomised(module, 2), turn(streams[0]))
+
+    def left(maps: Maps, *_: object) -> Permutation:
+        maps.rotations[0] = torch.eye(len(maps.rotations[0]), dtype=torch.float64)
+        return derived.spec.identity()
+
+    monkeypatch.setattr(api, "fit" if better == "in turn" else "fit_in_turn", left)
+    monkeypatch.setattr(api, "train", partial(train, steps=0))
+    facts = lmccheck.align(pair_of("llama", theta, other), beyond="stream-rotation").facts["maps"]
+    barriers = facts["calibration_barriers"]
+    assert abs(barriers["fitted"]) <= 1e-6 < 1e-3 < barriers["permutation"]
+
+
+def test_batches_and_comparisons_hold_as_many_targets_as_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 512 samples with targets of E numbers each: 60 // E in a batch, 300 // E compared, whole batches of them."""
+    module, derived, _, _, _ = found_in("llama")
+    pair = pair_of("llama", randomised(module, 1), randomised(module, 2))
+    target = pair.calibration.batches[0].targets
+    each = target[0].numel()
+    assert 1 < each <= 60
+    monkeypatch.setattr(learned, "TARGETS", 60)
+    monkeypatch.setattr(learned, "HELD_OUT_TARGETS", 300)
+    judged = train(problem_of(pair), derived.spec.identity(), steps=0).judged
+    assert judged == 300 // each // (60 // each) * (60 // each)
 
 
 @pytest.mark.parametrize(("shape", "each"), [((8,), 1), ((8, 64), 64), ((8, 3, 5), 15)])
