@@ -6,6 +6,7 @@ import functools
 import gc
 import sys
 from collections.abc import Iterable, Iterator
+from types import FunctionType, ModuleType
 from typing import Any
 
 from torch import Tensor, nn
@@ -57,19 +58,31 @@ def _names(held: dict[Any, Any], numbers: set[int]) -> bool:
 
 
 def clear_caches(caches: Iterable[Any]) -> None:
-    """Clear those that hold a tensor: what they were computed from may have changed."""
+    """Clear those that hold what may have been computed from weights, which may have changed."""
     for cache in caches:
-        if cache.cache_info().currsize and _reaches_tensor(cache):
+        if cache.cache_info().currsize and _holds_results(cache):
             cache.cache_clear()
 
 
-def _reaches_tensor(cache: Any) -> bool:
-    seen: set[int] = set()
-    level = [cache]
+def _holds_results(cache: Any) -> bool:
+    """Whether a key or a result is or has a tensor, a module, or a container that can be filled, with numbers perhaps.
+
+    What the function that is cached refers to is none of them.
+    """
+    level, own = gc.get_referents(cache), vars(cache)
+    index = next(item for item in reversed(level) if type(item) is dict and item is not own)  # behind what it holds
+    seen = {id(own), id(index), id(cache.__wrapped__)}
+    level = [*level, *gc.get_referents(index)]
     for _ in range(_DEEP):
-        level = [item for holder in level for item in gc.get_referents(holder) if id(item) not in seen]
-        level = [item for item in level if not isinstance(item, (type, str, int, float))]
-        seen |= {id(item) for item in level}
-        if any(isinstance(item, (Tensor, nn.Module)) for item in level):
+        level = [item for item in level if id(item) not in seen and not isinstance(item, (type, str, int, float))]
+        if any(isinstance(item, (Tensor, nn.Module)) or _can_be_filled(item) for item in level):
             return True
+        seen |= {id(item) for item in level}
+        level = [item for holder in level for item in gc.get_referents(holder)]
     return False
+
+
+def _can_be_filled(item: Any) -> bool:
+    """Whether it is a container, or an object with attributes that is no function and no file of code."""
+    has_attributes = type(item).__dictoffset__ != 0 and not isinstance(item, (FunctionType, ModuleType))
+    return has_attributes or type(item) in (list, dict, set, bytearray)

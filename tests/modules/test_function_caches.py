@@ -1,0 +1,48 @@
+"""Caches of functions are cleared where what they hold may have been computed from weights, and only there."""
+
+from __future__ import annotations
+
+import functools
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from lmccheck.modules.caches import clear_caches
+
+KEPT = torch.ones(1)  # which the cached functions below could reach
+
+
+@pytest.mark.parametrize("size", [128, None])
+@pytest.mark.parametrize(
+    ("result", "cleared"),
+    [
+        (3.0, False), ("text", False), ((1, 2.0), False), (None, False), (torch.float32, False),
+        ([1.0], True), ({"norm": 1.0}, True), (SimpleNamespace(norm=1.0), True), (bytearray(8), True),
+        (torch.ones(1), True), ((1, (torch.ones(1),)), True),
+    ],
+)  # fmt: skip
+def test_what_may_hold_numbers_of_weights_is_cleared(result: Any, cleared: bool, size: int | None) -> None:
+    """Lists, objects and tensors, however the cache is bounded; results that nobody can fill stay."""
+
+    @functools.lru_cache(size)
+    def cached(_: int) -> Any:
+        return result if len(KEPT) else None
+
+    cached(1)
+    cached(2)
+    clear_caches([cached])
+    assert (cached.cache_info().currsize == 0) == cleared
+
+
+def test_a_tensor_that_was_asked_with_counts() -> None:
+    """A number computed from a tensor is kept under that tensor."""
+
+    @functools.lru_cache
+    def norm(of: torch.Tensor) -> float:
+        return float(of.norm())
+
+    norm(torch.ones(2))
+    clear_caches([norm])
+    assert norm.cache_info().currsize == 0
