@@ -174,6 +174,7 @@ def _(a: Tensor, b: Tensor, norm: nn.Module) -> Tensor:
 # -- what is matched ------------------------------------------------------------------------------------------------
 
 seen("clamped_by_units", (6,), (6,))(lambda a, b: torch.clamp(a, min=b))
+seen("norm_over_two", (3, 4), parts=lambda: [nn.LayerNorm((3, 4))])(lambda z, norm: norm(z))
 seen("larger_of_two", (6,), (6,))(lambda a, b: torch.max(a, b))
 seen("where_of_three", (6,), (6,), (6,))(lambda a, b, c: torch.where(a > 0, b, c))
 seen("scattered_beside", (2, 4), (2, 4))(lambda a, b: a.scatter(1, torch.zeros(len(a), 2, 4).long(), b))
