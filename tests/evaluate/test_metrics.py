@@ -70,6 +70,21 @@ def mean(values):
     return sum(values) / len(values)
 
 
+def test_a_metric_of_the_users_own_gets_the_weights_that_are_scored(text):
+    """Not those that were measured last."""
+    pair, tokens, ends = text
+
+    def first_number(model, batches):
+        return torch.full((len(tokens),), float(model.table.weight[0, 0]))
+
+    evaluator = Evaluator(pair.network, ends[0])
+    measured = [evaluator.measure(evaluator.weights(end), reestimate=False, label="a") for end in ends]
+    values = [
+        metric(first_number).scores(evaluator, end, found).value for end, found in zip(ends, measured, strict=True)
+    ]
+    assert values == pytest.approx([float(end["table.weight"][0, 0]) for end in ends])
+
+
 def test_every_metric_is_what_a_loop_over_tokens_gives(text):
     """Means of rows, means of tokens, and the exponential of the latter."""
     pair, tokens, ends = text

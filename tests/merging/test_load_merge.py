@@ -13,7 +13,7 @@ import pytest
 import torch
 from networks.small import seeded, small_mlp
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import lmccheck
@@ -179,6 +179,30 @@ def test_a_recipe_that_needs_the_base_is_not_made_without(load_merge, folder: Pa
     assert load_merge(needy, base_model="c.safetensors").merged.theta
 
 
+def test_a_recipe_gets_the_seed_of_its_merge(load_merge, folder: Path) -> None:
+    """Or the one that a check makes it again with."""
+    plain, seen = read_recipe(HALF, ("x", "y"), folder), []
+    drawn = replace(plain.declared, make=lambda making: seen.append(making.seed) or plain.declared.make(making))
+    merge = load_merge(replace(plain, declared=drawn), seed=7)
+    assert merge.merged.theta
+    merge.make(folder / "again")
+    merge.make(folder / "other", seed=5)
+    assert seen == [7, 7, 5]
+
+
+def test_a_parent_or_a_base_of_another_network_is_told(load_merge, folder: Path) -> None:
+    """With both files, though the wider first layer of a base fits no module and is loaded into none."""
+    state = load_file(folder / "b.safetensors")
+    save_file({**state, "0.weight": torch.zeros(7, 4)}, folder / "c.safetensors")
+    save_file({**state, "0.bias": state["0.bias"].long()}, folder / "d.safetensors")
+    told = r"{0}\.safetensors: tensor '0.{1}' .*, in .*a\.safetensors it "
+    for file, tensor in (("c", "weight"), ("d", "bias")):
+        with pytest.raises(CheckpointError, match=told.format(file, tensor)):
+            load_merge(HALF, parents={"x": "a.safetensors", "y": f"{file}.safetensors"})
+        with pytest.raises(CheckpointError, match=told.format(file, tensor)):
+            load_merge(HALF, base_model=f"{file}.safetensors")
+
+
 def test_a_function_gets_tensors_of_its_own() -> None:
     """State dicts of the caller are what they were, and that the function writes into its inputs is told."""
     data = (torch.randn(12, 4), torch.randint(0, 3, (12,)))
@@ -251,8 +275,6 @@ def test_a_state_dict_is_a_parent_too() -> None:
 
 def test_a_prefix_of_some_parents_is_taken_off(load_merge, folder: Path) -> None:
     """As DataParallel saves one of them: the merge has the module's names, and is that of plain files."""
-    from safetensors.torch import save_file
-
     state = load_file(folder / "b.safetensors")
     save_file({f"module.{name}": tensor for name, tensor in state.items()}, folder / "c.safetensors")
     parents = {"x": "a.safetensors", "y": "c.safetensors"}

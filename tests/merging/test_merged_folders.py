@@ -63,6 +63,35 @@ def test_the_merge_is_a_folder_that_its_library_loads(folders: Path, recipe: Any
     assert result.details["merged"]["loss"] == pytest.approx(loss, abs=1e-5)
 
 
+def test_a_merge_of_more_layers_is_measured_on_the_data_that_are_asked_for(folders: Path, tmp_path: Path) -> None:
+    """Its network is another than its parents', the data are theirs."""
+    pytest.importorskip("mergekit")
+    shutil.copytree(folders, tmp_path, dirs_exist_ok=True)
+    slices = "".join(f"  - sources: [{{model: {name}, layer_range: [0, 1]}}]\n" for name in ("chat", "math", "chat"))
+    (tmp_path / "merge.yaml").write_text(f"slices:\n{slices}merge_method: passthrough\n")
+    merge = lmccheck.load_merge(
+        {"chat": "chat", "math": "math"}, {"mergekit": "merge.yaml"}, data=(IDS, None), base=tmp_path,
+        sources={"other": (IDS.flip(0)[:5] // 2, None)},
+    )  # fmt: skip
+    found = lmccheck.merged_loss(merge, data="other", limit=9.0).details
+    module = transformers.AutoModelForCausalLM.from_pretrained(merge.product.made.path, dtype=torch.float32).eval()
+    assert len(module.model.layers) == 3
+    with torch.no_grad():
+        loss = float(module(input_ids=IDS.flip(0)[:5] // 2, labels=IDS.flip(0)[:5] // 2).loss)
+    assert found["merged"]["loss"] == pytest.approx(loss, abs=1e-5)
+
+
+def test_a_base_whose_config_is_another_is_told(folders: Path, tmp_path: Path) -> None:
+    """As that of a parent: differences from it would be taken from another function."""
+    shutil.copytree(folders, tmp_path, dirs_exist_ok=True)
+    shutil.copytree(folders / "chat", tmp_path / "base")
+    config = json.loads((tmp_path / "base" / "config.json").read_text())
+    (tmp_path / "base" / "config.json").write_text(json.dumps({**config, "rms_norm_eps": 0.1}))
+    parents, recipe = {"chat": "chat", "math": "math"}, {"linear": {"chat": 0.5, "math": 0.5}}
+    with pytest.raises(CheckpointError, match=r"base.*rms_norm_eps"):
+        lmccheck.load_merge(parents, recipe, data=(IDS, None), base=tmp_path, base_model="base")
+
+
 def test_what_is_read_for_a_merge_is_held(folders: Path, tmp_path: Path) -> None:
     """A config of what is shipped, a base's, and the counts of a recipe: each is another by the end, or none is."""
     for name in ("chat", "math", "base", "out"):

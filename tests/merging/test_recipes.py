@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from networks.small import seeded, small_mlp
+from networks.small import seeded, small_batchnorm, small_mlp
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -192,6 +192,60 @@ def test_parents_are_aligned_before_they_are_averaged() -> None:
     result = lmccheck.merged_loss(merge, limit=1e-6)
     assert result.passed
     assert result.details["alignment"]["parents"].keys() == {"y"}
+
+
+def jumbled() -> dict[str, State]:
+    """A network, and its copy with permuted units and a little noise, so that aligned they are near, not equal."""
+    first, generator = PARENTS["m0"], torch.Generator().manual_seed(3)
+    order = torch.randperm(6, generator=generator)
+    moved = {**first, "0.weight": first["0.weight"][order], "0.bias": first["0.bias"][order]}
+    moved["2.weight"] = first["2.weight"][:, order]
+    return {"x": first, "y": {n: t + 0.001 * torch.randn(t.shape, generator=generator) for n, t in moved.items()}}
+
+
+def _far_has_none(outputs: Tensor, targets: Tensor) -> Tensor:
+    far = (outputs - targets).square().sum(1)
+    return torch.where(far < 0.001, far, torch.nan)
+
+
+@pytest.mark.parametrize("loss", [None, _far_has_none])
+def test_an_alignment_that_makes_the_merge_better_is_kept(loss: Any) -> None:
+    """By its loss on calibration data; that nothing moved has no loss at all is worse than any."""
+    parents, own = jumbled(), answers(PARENTS["m0"], INPUTS)
+    data = (INPUTS, own.argmax(1) if loss is None else own)
+    given: dict[str, Any] = {"model": small_mlp, "data": [data], "calibration": [data], "loss": loss}
+    merge = lmccheck.load_merge(parents, "uniform", align="weight-matching", **given)
+    assert all(torch.allclose(t, PARENTS["m0"][n], atol=0.01) for n, t in merge.merged.theta.items())
+    compared = merge.alignments["y"].facts["compared"]
+    assert compared["kept"] == "aligned"
+    assert compared["identity"] > compared["aligned"] + 0.01
+    assert math.isinf(compared["identity"]) == (loss is not None)
+
+
+def test_a_soup_is_chosen_with_the_statistics_that_it_ships() -> None:
+    """BatchNorm's are averaged as every tensor is; no calibration data make them better than they are."""
+    parents = {f"m{k}": seeded(small_batchnorm, k) for k in range(3)}
+    generator = torch.Generator().manual_seed(5)
+    images = 2 + torch.randn(40, 1, 4, 4, generator=generator)
+    sets = [(part, torch.arange(len(part)) % 3) for part in images.split(20)]
+    merge = lmccheck.load_merge(
+        parents,
+        {"greedy_soup": "val"},
+        model=small_batchnorm,
+        data=sets[0],
+        sources={"val": sets[1]},
+        calibration=sets[1],
+    )
+    made = merge.product.made.facts
+    taken: list[str] = []
+    for name, step in zip(made["order"], made["steps"], strict=True):
+        module = small_batchnorm().eval()
+        module.load_state_dict(mean([parents[each] for each in (*taken, name)], [1.0] * (len(taken) + 1)))
+        with torch.no_grad():
+            expected = float(torch.nn.functional.cross_entropy(module(sets[1][0]), sets[1][1]))
+        assert step["loss"] == pytest.approx(expected, abs=1e-5)
+        taken += [name] if step["taken"] else []
+    assert taken == made["taken"]
 
 
 @pytest.mark.parametrize("recipe", ["uniform", {"linear": {"x": 0.5, "y": 0.5}, "dtype": "float32"}])

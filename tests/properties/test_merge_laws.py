@@ -125,6 +125,31 @@ def test_what_a_recipe_claims_once_it_ran_is_tried(laws) -> None:
     assert {result.details["laws"][law] for law in ("linear", "dtypes")} == {"broken"}
 
 
+@pytest.mark.parametrize("once", [True, False])
+def test_a_sum_in_bfloat16_is_none_that_is_rounded_once(once: bool) -> None:
+    """Rounded after every step: what a recipe may do that does not say otherwise."""
+    from lmccheck.merging.average import write_tensors
+    from lmccheck.merging.contract import RECIPES, Made, Making, read_recipe
+
+    def make(making: Making) -> Made:
+        def mean(name: str) -> Tensor:
+            total = torch.zeros(making.parents["p0"].get(name).shape, dtype=torch.bfloat16)
+            for one in making.parents.values():
+                total += one.get(name) / len(making.parents)
+            return total
+
+        return Made(write_tensors(making, {name: mean(name) for name in making.parents["p0"].tensors}), facts)
+
+    parents = {f"p{i}": {n: t.bfloat16() for n, t in seeded(small_mlp, i).items()} for i in range(3)}
+    facts = {"weights": dict.fromkeys(parents, 1 / 3)}
+    plain = read_recipe("uniform", tuple(parents), Path())
+    steps = dataclasses.replace(RECIPES.get("uniform"), make=make, once=once, drawn="")
+    recipe = dataclasses.replace(plain, declared=steps, claims=frozenset({"linear"}))
+    data = torch.randn(6, 4, generator=torch.Generator().manual_seed(2)), torch.arange(6) % 3
+    result = lmccheck.merge_laws(lmccheck.load_merge(parents, recipe, model=small_mlp, data=data, device="cpu"))
+    assert result.details["laws"]["linear"] == ("broken" if once else "holds")
+
+
 def test_a_recipe_that_drops_parents_beyond_the_fourth_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of many parents in bfloat16 one less is within what steps round; a drawn network of twelve tells it."""
     from lmccheck.merging import drawn
