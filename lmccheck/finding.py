@@ -201,7 +201,7 @@ class Compared:
     each, what they are compared with; to be within the limit of one of them is enough. ``shares``: (n,) each, what a
     limit in percent is a share of, where that is not ``against``. ``weights``: (n,), what a sample weighs. ``fixed``:
     False for a place that was chosen by these very samples. ``reach``: how far losses can differ at most, where that is
-    known. ``limit``: where it is another than the finding's.
+    known. ``limit``: where it is another than the finding's. ``draw``: the endpoint, and which of its random draws.
     """
 
     place: str
@@ -212,6 +212,7 @@ class Compared:
     fixed: bool = True
     reach: float | None = None
     limit: float | str | None = None
+    draw: tuple[str, int] | None = None
 
 
 @one_line(lambda found: f"{found.value!r} {found.unit}, limit {found.limit!r}, {found.where}")
@@ -231,7 +232,8 @@ class Finding:
     ``diagnose/explanation.py`` says it; plain data. ``advice``: what may help, of a failure that is lines of text.
     ``compared``: all that the limit bounds, sample by sample, all of which has to hold; by it a population is judged.
     ``not_compared``: why there is nothing of the kind, in a clause. ``everywhere``: gives the same of all that lies
-    between the places of ``compared``, or why there is none; costly.
+    between the places of ``compared``, or why there is none; costly. ``share``: how many of each endpoint's draws have
+    to hold, where the verdict is of random draws.
     """
 
     value: float
@@ -264,6 +266,7 @@ class Finding:
     compared: Sequence[Compared] = field(default=(), repr=False)
     not_compared: str = "what it finds is no mean over samples that were drawn"
     everywhere: Callable[[], tuple[Sequence[Compared], str]] | None = field(default=None, repr=False)
+    share: float | None = None
 
     @property
     def bound(self) -> float:

@@ -10,7 +10,6 @@ from lmccheck.finding import Verdict
 from lmccheck.stats import MOST_TRIALS, clopper_pearson, quantile_interval, quantile_of, trials_to_settle
 
 CONFIDENCE = 0.95
-OF_DRAWS = "it judges the share of draws that hold on these samples"
 VERDICTS: tuple[Verdict, ...] = ("fail", "inconclusive", "pass")  # of several endpoints the first counts
 DRAWS = {"dev": 8, "ci": 20, "thorough": 100}  # by profile; of 8 all may hold, and then it passes, but none may fail
 

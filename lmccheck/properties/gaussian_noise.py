@@ -20,15 +20,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from lmccheck.curves import Draws
 from lmccheck.errors import UnsupportedArchitecture
 from lmccheck.explain import called, of_endpoint
-from lmccheck.finding import End, Failure, Finding, Seen, Where, bound_of
+from lmccheck.finding import Compared, End, Failure, Finding, Seen, Where, bound_of
 from lmccheck.properties.draws import (
     CONFIDENCE,
-    OF_DRAWS,
     held_note,
     held_of,
     share_that_holds,
@@ -69,16 +69,30 @@ def gaussian_stability(
     noises = [Noise(size, seed, k) for k in range(draws)]
     costs: dict[str, dict[str, Any]] = {}
     layers: dict[str, dict[str, dict[str, Any]]] = {}
+    own: dict[str, Tensor] = {}
+    means: dict[str, Tensor] = {}  # over draws
     for end, theta in zip(ends, thetas_of(pair), strict=True):
         runs.load(theta)
-        own, losses, moved = runs.each(noises)
-        _require_the_network(pair, end, float(own.mean()))
-        costs[end.name] = _costs(float(own.mean()), losses.mean(1).tolist(), moved, bound, quantile)
+        own[end.name], losses, moved = runs.each(noises)
+        loss = float(own[end.name].mean())
+        _require_the_network(pair, end, loss)
+        means[end.name] = losses.mean(0)
+        costs[end.name] = _costs(loss, losses.mean(1).tolist(), moved, bound, quantile)
         layers[end.name] = _alone(runs, Noise(size, seed, 0), samples)
     facts = {"size": size, "quantile": quantile, "seed": seed, "noise": "gaussian"}
     facts["gaussian"] = {"size": size, "samples": runs.alone_samples, "definition": ALONE, **layers}
-    found = _finding(evaluator, ends, costs, epsilon, facts, runs)
+    found = replace(_finding(evaluator, ends, costs, epsilon, facts, runs), compared=compared(means, own))
     return found.explained(lambda: _failure(pair, found, costs))
+
+
+def compared(means: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> list[Compared]:
+    """Return every endpoint's mean over noise beside its own loss, sample by sample.
+
+    Every sample of every draw has noise of its own. Over all samples there are, all draws cost the same, therefore,
+    and it is this mean that the limit bounds.
+    """
+    shares = tuple(own.values())
+    return [Compared(f"with noise{of_endpoint(end)}", mean, (own[end],), shares) for end, mean in means.items()]
 
 
 def _require_the_network(pair: View, end: End, loss: float) -> None:
@@ -147,7 +161,7 @@ def _finding(
         curve=Draws(q, share, "draw of noise", attenuation),
         interval=cost["quantile_interval"],
         verdict=verdict_of(costs),
-        not_compared=OF_DRAWS,
+        share=share,
         notes=_notes(evaluator, costs, share, facts["gaussian"], runs),
         witness=GaussianWitness(facts["size"], facts["seed"], reads, q, losses, worst, best),
         evaluations=evaluator.evaluations + runs.evaluations,

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any
 from lmccheck.curves import Draws
 from lmccheck.errors import LmcError
 from lmccheck.explain import called, of_endpoint
-from lmccheck.finding import End, Failure, Finding, Seen, Where, bound_of
+from lmccheck.finding import Compared, End, Failure, Finding, Seen, Where, bound_of
 from lmccheck.properties.draws import (
     CONFIDENCE,
     DRAWS,
-    OF_DRAWS,
     held_note,
     held_of,
     share_that_holds,
@@ -24,7 +23,7 @@ from lmccheck.properties.draws import (
 )
 from lmccheck.properties.inner import idle_notes, inner_facts, inner_notes, known_of
 from lmccheck.properties.registry import check
-from lmccheck.properties.remarks import measured_endpoints, measured_on, precision_of, thetas_of
+from lmccheck.properties.remarks import end_of, endpoint_measurements, measured_on, precision_of, thetas_of
 from lmccheck.properties.settings import Limit, Masks, Noise, Probability, Profile, Quantile, Seed, Size
 
 if TYPE_CHECKING:
@@ -84,7 +83,10 @@ def noise_stability(
 
     ``value`` is the worse endpoint's ``quantile`` of q, ``interval`` its order-statistics interval; the witness
     (NoiseWitness, GaussianWitness) recomputes every draw. ``details`` hold, per endpoint, ``q``, ``quantile``,
-    ``share``, ``interval`` and ``losses``. Raises LmcError when nothing sound can be said.
+    ``share``, ``interval`` and ``losses``. ``decide = "population"`` asks the same of all draws and of new data: half
+    of 1 − ``confidence`` is left to the draws, as above, half to the samples that each of them is judged by. Of
+    Gaussian noise, which each sample has of its own, all draws cost new data the same: the mean over draws is judged.
+    Raises LmcError when nothing sound can be said.
     Source: Kuditipudi et al. 2019, Algorithm 1 and Lemma 3, and their talk; Arora et al. 2018 for the noise.
     """
     draws = DRAWS[profile] if masks is None else masks
@@ -116,16 +118,15 @@ def _masked(
 
     structure = pair.network.droppable(NAME)
     evaluator = Evaluator(pair.network, *thetas_of(pair))
-    ends = measured_endpoints(pair, evaluator)
+    own = dict(zip(pair.named_endpoints, endpoint_measurements(pair, evaluator), strict=True))
+    ends = tuple(end_of(name, one) for name, one in own.items())
     sizes = {group: structure.sizes[group] for group in structure.groups}
     drawn = [dropout_mask(sizes, p, mask_seed(seed, k)) for k in range(masks)]
     _require_dropped(p, masks, sum(sizes.values()))
     runs = MaskedRuns(pair.network, structure, pair.data, evaluator.dtype)
     bound = bound_of(epsilon, max(end.loss for end in ends))
-    costs = {
-        end.name: _costs(_losses(runs, structure, theta, drawn), end.loss, bound, quantile)
-        for end, theta in zip(ends, thetas_of(pair), strict=True)
-    }
+    losses = {name: _losses(runs, structure, end.theta, drawn) for name, end in pair.named_endpoints.items()}
+    costs = {end.name: _costs(_means(losses[end.name]), end.loss, bound, quantile) for end in ends}
     facts = {
         "p": p,
         "quantile": quantile,
@@ -139,6 +140,8 @@ def _masked(
     found = replace(
         found,
         witness=_witness(costs, p, seed, sizes),
+        compared=compared(losses, {name: one.losses for name, one in own.items()}),
+        share=quantile,
         evaluations=evaluator.evaluations + runs.evaluations,
         known=known_of(structure, str(found.known), inner["without_effect"]),
         notes=[*found.notes, *inner_notes(structure), *idle_notes(inner["without_effect"])],
@@ -177,7 +180,6 @@ def _finding(
         curve=Draws({end: cost["q"] for end, cost in costs.items()}, share, "mask"),
         interval=costs[worse]["quantile_interval"],
         verdict=verdict_of(costs),
-        not_compared=OF_DRAWS,
         notes=_notes(evaluator, facts["p"], costs, share),
         known=f"{len(costs[worse]['q'])} masks sampled at p = {facts['p']:g}, {100 * CONFIDENCE:g} %",
         facts={
@@ -203,17 +205,30 @@ def _witness(costs: Mapping[str, dict[str, Any]], p: float, seed: int, sizes: Ma
     return NoiseWitness(p, seed, T_GRID, sizes, q, losses, worst, best)
 
 
-def _losses(
-    runs: MaskedRuns, structure: Structure, theta: Mapping[str, Tensor], drawn: Sequence[Any]
-) -> list[list[float]]:
-    """Return the losses of one endpoint on the way to every mask, (masks, t)."""
+def _losses(runs: MaskedRuns, structure: Structure, theta: Mapping[str, Tensor], drawn: Sequence[Any]) -> Tensor:
+    """Return what samples lose at one endpoint on the way to every mask, (masks, t, n) float64."""
     from lmccheck.dropping.edit import lines
     from lmccheck.dropping.masks import T_GRID, stacked
 
-    factors, width = stacked(drawn, T_GRID), len(T_GRID)
     runs.load(theta)
-    flat = [float(x) for x in runs.losses(lines(structure, factors)).mean(1)]
-    return [flat[k * width : (k + 1) * width] for k in range(len(drawn))]
+    return runs.losses(lines(structure, stacked(drawn, T_GRID))).reshape(len(drawn), len(T_GRID), -1)
+
+
+def _means(losses: Tensor) -> list[list[float]]:
+    return [[float(x) for x in row] for row in losses.mean(2)]
+
+
+def compared(losses: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> list[Compared]:
+    """Return every point on the way to every mask beside its endpoint, sample by sample."""
+    from lmccheck.dropping.masks import T_GRID
+
+    shares = tuple(own.values())
+    return [
+        Compared(f"with mask {k} at t = {t:.4g}{of_endpoint(end)}", each, (own[end],), shares, draw=(end, k))
+        for end, masks in losses.items()
+        for k, mask in enumerate(masks)
+        for t, each in zip(T_GRID, mask, strict=True)
+    ]
 
 
 def _costs(losses: list[list[float]], loss: float, bound: float, share: float) -> dict[str, Any]:

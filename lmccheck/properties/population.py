@@ -135,10 +135,17 @@ def _not_drawn(measured: Any, finding: Finding) -> str:
 
 def _judged(finding: Finding, compared: Sequence[Compared], confidence: float, fresh: float) -> Judgement:
     """``fresh``: the share of the samples that are draws of their own."""
+    from lmccheck.stats.drawn import judged_share
     from lmccheck.stats.means import crossing, judged
 
     def at(shift: float) -> Judgement:
-        return judged([_claim(each, finding.limit, fresh, shift) for each in compared], confidence)
+        claims = [_claim(each, finding.limit, fresh, shift) for each in compared]
+        if finding.share is None or compared[0].draw is None:
+            return judged(claims, confidence)
+        draws: dict[str, dict[int, list[Claim]]] = {}
+        for claim, (end, draw) in zip(claims, (each.draw or ("", 0) for each in compared), strict=True):
+            draws.setdefault(end, {}).setdefault(draw, []).append(claim)
+        return judged_share([list(of_end.values()) for of_end in draws.values()], finding.share, confidence)
 
     found = at(0.0)
     if all(each.weights is None for each in compared):
@@ -215,6 +222,7 @@ def _facts(finding: Finding, found: Judgement, samples: int) -> dict[str, Any]:
         "student_t": [bound + end for end in found.student],
         "where": found.place,
         "comparisons": len(finding.compared),
+        "draws": len({each.draw[1] for each in finding.compared if each.draw is not None}),
         "multiplicity": found.questions,
         "left_out": sum(not each.fixed for each in finding.compared),
         "needed": needed,
@@ -231,8 +239,9 @@ def _by_population(name: str, finding: Finding, found: Judgement, facts: Mapping
     elif finding.known not in (None, "exact"):
         known = f"{finding.known} on these; {known}"
     finding = replace(finding, interval=(facts["interval"][0], facts["interval"][1]), known=known)
-    if finding.verdict in ("inconclusive", "error"):
-        return finding
+    open_draws = facts["draws"] and facts["needed"] is None and found.verdict == "inconclusive"
+    if finding.verdict in ("inconclusive", "error") and (finding.share is None or open_draws):
+        return finding  # of draws that these data leave open, new data may still be settled
     said = f"{_shown(finding, facts)} of new data"
     if found.verdict == "inconclusive" and "all_t" in facts:
         why = facts["all_t"]["why"] or "nothing is known between the points"
@@ -255,8 +264,9 @@ def _by_population(name: str, finding: Finding, found: Judgement, facts: Mapping
 def _undecided(finding: Finding, facts: Mapping[str, Any]) -> str:
     asks = "" if facts["decides"] else f'; {SETTINGS} judges that, now "inconclusive"'
     count = f"{facts['samples']:,} samples do" if facts["samples"] > 1 else "one sample does"
+    of = f"{facts['draws']:,} draws and " if facts["draws"] else ""
     limit = number(finding.bound)
-    return f"{count} not decide about new data: {_shown(finding, facts)}, limit {limit}{asks}"
+    return f"{of}{count} not decide about new data: {_shown(finding, facts)}, limit {limit}{asks}"
 
 
 def _shown(finding: Finding, facts: Mapping[str, Any]) -> str:
@@ -265,7 +275,8 @@ def _shown(finding: Finding, facts: Mapping[str, Any]) -> str:
     low, high = facts["interval"]
     if low == -high == -math.inf:
         return f"{_percent(facts)} bounds need {FEWEST} samples in all that is judged"
-    return f"{_percent(facts)} bounds {low:.4g} and {high:.4g}{_unit(finding)} (each, asymptotic)"
+    of = f" of the {finding.share:.0%} quantile over draws" if facts["draws"] and finding.share is not None else ""
+    return f"{_percent(facts)} bounds{of} {low:.4g} and {high:.4g}{_unit(finding)} (each, asymptotic)"
 
 
 def _percent(facts: Mapping[str, Any]) -> str:
@@ -275,6 +286,8 @@ def _percent(facts: Mapping[str, Any]) -> str:
 def _settles(facts: Mapping[str, Any]) -> str:
     if facts["samples"] < LEAST:
         return "one sample has no spread: give more"
+    if facts["needed"] is None and facts["draws"]:
+        return "no number of samples like these would settle it: more draws may"
     if facts["needed"] is None:
         return "no number of samples like these would settle it"
     return f"about {facts['needed']:,} samples like these would settle it"
