@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 NOTHING = 1000.0  # times a loss (plus one), or this share of it in percent: a limit where no constant answer is known
 MOST_SHOWN = 4  # models in one line
+BY_HEART = 0.01  # the share of a loss by which learned maps may do worse on calibration data that was held out
 REPEATS = 1e-5  # of a loss that is computed in float32: sums in another order differ by so much, generously
 
 
@@ -111,7 +112,21 @@ def calibration_remarks(what: str, facts: Mapping[str, Any]) -> list[str]:
             if isinstance(count, int) and count < seen["of"]:
                 fewer.setdefault((seen["of"], count), {})[purpose] = None
     counts = "; ".join(f"{count} for {', '.join(purposes)}" for (_, count), purposes in fewer.items())
-    return [f"{what} looked at some of the {max(fewer)[0]} calibration samples only: {counts}"] if fewer else []
+    said = [f"{what} looked at some of the {max(fewer)[0]} calibration samples only: {counts}"] if fewer else []
+    return [*said, *_by_heart(maps)]
+
+
+def _by_heart(maps: Mapping[str, Any]) -> list[str]:
+    """Say that learned maps fit the calibration data they were learned on better than other calibration data."""
+    if maps.get("kept") != "learned" or "half_way_excess" not in maps:
+        return []
+    held, fitted, ends = (maps["half_way_excess"][key] for key in ("held_out", "fitted_to", "ends"))
+    if not held - fitted > BY_HEART * abs(ends):
+        return []
+    return [
+        f"half-way, held-out calibration data loses {held:.3g} more than the ends, that the maps were learned on "
+        f"{fitted:.3g}: more calibration data would help"
+    ]
 
 
 def batchnorm_remark(network: Network) -> str:

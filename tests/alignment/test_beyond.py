@@ -10,7 +10,7 @@ from networks.beyond import Weights, found_in, pair_of, turn
 from networks.quick import slowly
 
 import lmccheck
-from lmccheck.alignment.beyond import api
+from lmccheck.alignment.beyond import api, learn
 from lmccheck.alignment.beyond.freedoms import KINDS, random_matrix
 from lmccheck.alignment.beyond.mix import mix_group
 from lmccheck.alignment.methods.learned import train
@@ -24,6 +24,7 @@ from lmccheck.modules.runner import outputs_of
 def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is fitted in closed form has to do: learning is cut short."""
     monkeypatch.setattr(api, "train", partial(train, steps=10))
+    monkeypatch.setattr(learn, "STEPS", 10)
 
 
 def plant(

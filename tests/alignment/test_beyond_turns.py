@@ -1,8 +1,6 @@
-"""Maps fitted in turn with the order of other units, and learned with that order held."""
+"""Maps fitted in turn with the order of other units."""
 
 from __future__ import annotations
-
-from functools import partial
 
 import pytest
 import torch
@@ -10,7 +8,7 @@ from networks.beyond import found_in, pair_of, turn
 from networks.planted import problem_of
 
 import lmccheck
-from lmccheck.alignment.beyond import api
+from lmccheck.alignment.beyond import api, learn
 from lmccheck.alignment.beyond.fit import fit
 from lmccheck.alignment.beyond.maps import Maps
 from lmccheck.alignment.beyond.turns import fit_in_turn
@@ -61,17 +59,6 @@ def test_what_is_left_out_of_maps_is_the_identity() -> None:
         assert all(torch.allclose(x, y) for x, y in zip(alone[1], turned, strict=True))
 
 
-def test_maps_are_learned_with_the_order_of_units_held() -> None:
-    """Rotations are learned from identity by gradients alone: the loss half-way falls, and no unit moves."""
-    module, derived, _, streams, _ = found_in("llama")
-    pair = pair_of("llama", randomised(module, 1), randomised(module, 2))
-    maps = Maps(derived.spec, [], list(streams))
-    trained = train(problem_of(pair), derived.spec.identity(), maps, steps=20)
-    assert all(torch.equal(trained.permutation[k], v) for k, v in derived.spec.identity().items())
-    assert min(trained.losses) < trained.losses[0]
-    assert any(float(turned.abs().max()) > 0 for turned in maps.copy()[1])
-
-
 def test_head_maps_are_fitted_to_weights_that_are_turned() -> None:
     """Without data, of a copy that is turned only: the heads stay as they are, and all weights come back."""
     module, derived, freedoms, streams, _ = found_in("llama")
@@ -99,10 +86,11 @@ def test_of_two_fits_the_lower_calibration_barrier_is_kept(better: str, monkeypa
         return derived.spec.identity()
 
     monkeypatch.setattr(api, "fit" if better == "in turn" else "fit_in_turn", left)
-    monkeypatch.setattr(api, "train", partial(train, steps=0))
+    monkeypatch.setattr(learn, "STEPS", 0)
     facts = lmccheck.align(pair_of("llama", theta, other), beyond="stream-rotation").facts["maps"]
     barriers = facts["calibration_barriers"]
     assert abs(barriers["fitted"]) <= 1e-6 < 1e-3 < barriers["permutation"]
+    assert len(facts["losses_half_way"]) == 1  # of no step: maps that mix units are learned by ``learn_maps``
 
 
 def test_batches_and_comparisons_hold_as_many_targets_as_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

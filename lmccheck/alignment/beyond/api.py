@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lmccheck.alignment.beyond.fit import fit, order_heads
 from lmccheck.alignment.beyond.freedoms import KINDS, Trial, describe, find_freedoms
+from lmccheck.alignment.beyond.learn import learn_maps
 from lmccheck.alignment.beyond.maps import Maps
 from lmccheck.alignment.beyond.signs import balanced, flipped
 from lmccheck.alignment.beyond.stream import SMALLEST, find_streams, smallest_gain
@@ -87,13 +88,16 @@ def go_beyond(problem: Problem, kinds: tuple[str, ...], solve: Method) -> Beyond
     maps, begun = _fitted(problem, maps, start, judge)
     b = float64(spec.apply(pair.theta_b, begun))
     tried.append(("fitted", _detached(maps.apply(b, a)), begun))
-    trained = train(problem, begun, maps)
+    trained = (learn_maps if maps.mixed_groups else train)(problem, begun, maps)
     learned = spec.apply(_detached(maps.apply(b, a)), trained.permutation)
     tried.append(("learned", learned, compose(spec, begun, trained.permutation)))
     barriers = [judge(weights) for _, weights, _ in tried]
     name, weights, permutation = tried[barriers.index(min(barriers))]
     facts["calibration_barriers"] = {name: barrier for (name, _, _), barrier in zip(tried, barriers, strict=True)}
     facts["losses_half_way"] = list(trained.losses)
+    facts["best_step"] = trained.best_step
+    if trained.apart:
+        facts["half_way_excess"] = trained.apart
     fitted = count_first(pair.calibration, SAMPLES)
     counts = {"maps": fitted, "steps compared": trained.judged}
     facts["calibration_samples"] = {**barrier_samples(pair.calibration), **counts}

@@ -5,14 +5,13 @@ uses π·θ_B, the permuted θ_B nearest to Θ̃ (weight matching against Θ̃, 
 gradient passes straight through to Θ̃. Differs in that the loss is taken at a random point of the segment (Peña et al.
 2023; Theus et al. 2025) instead of its middle, that it starts from the best of the other methods, and that the
 permutation returned is the one of the lowest calibration loss met on the way: the start itself, if none is better.
-Maps beyond permutations are learned along with it where they are asked for, by their own gradient. Where rotations or
-head maps are among them the permutation is held still: its jumps cost them more than they gain.
+Maps that keep units apart (rescaling) are learned along with it where they are asked for, by their own gradient.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -36,7 +35,6 @@ BATCH = 256  # samples at most
 TARGETS = 2**12  # numbers to predict at most, of one batch: a text has as many as tokens
 RATE = 0.05  # of a tensor's root mean square, per step
 MAP_RATE = 0.2  # over the width of a map, per step
-HELD_STEPS, HELD_RATE = 300, 0.6  # of maps, where the permutation is held still
 HELD_OUT, HELD_OUT_TARGETS = 2048, 2**14  # calibration samples on which steps are compared, numbers to predict
 EVERY = 10
 TOWARDS_A = 0.8  # Θ̃ begins this far from the start towards θ_A, where a permutation is easily given up for another
@@ -46,13 +44,15 @@ TOWARDS_A = 0.8  # Θ̃ begins this far from the start towards θ_A, where a per
 class Training:
     """What training found: the best permutation, the loss half-way before and every few steps, and the best step.
 
-    ``judged``: on how many samples the losses are.
+    ``judged``: on how many samples the losses are. ``apart``: by how much the loss half-way is above the mean of the
+    ends at the best step, on samples held out and on samples fitted to, where some were held out; and that mean.
     """
 
     permutation: Permutation
     losses: tuple[float, ...]
     best_step: int
     judged: int
+    apart: dict[str, float] = field(default_factory=dict)
 
 
 @method("learned", needs=("calibration", "traced"), source="Ainsworth et al. 2023, Algorithm 2; Peña et al. 2023")
@@ -102,18 +102,16 @@ class _Segment:
 def train(problem: Problem, start: Permutation, maps: Maps | None = None, *, steps: int | None = None) -> Training:
     """Train Θ̃, and ``maps`` if there are any, from ``start``; maps are left as they were at the best step.
 
-    The function of θ_B is kept at every step. With maps the weights are relative·maps·start·θ_B. With rotations or head
-    maps among them nothing else is trained.
+    The function of θ_B is kept at every step. With maps, none of which mixes units, the weights are
+    relative·maps·start·θ_B.
     """
-    held = maps is not None and bool(maps.mixed_groups)
-    steps = (HELD_STEPS if held else STEPS) if steps is None else steps
+    steps = STEPS if steps is None else steps
     spec, segment = problem.spec, _Segment(problem, start, maps)
     generator = torch.Generator().manual_seed(problem.seed)
     with torch.no_grad():
         base = segment.theta_b()
-    projection = Projection(spec, counted(spec, base), spec.identity(), maps.mixed_groups if maps else set())
-    moving = {} if held else projection.state.b
-    target = {name: torch.lerp(x, segment.theta_a[name], TOWARDS_A) for name, x in moving.items()}
+    projection = Projection(spec, counted(spec, base), spec.identity())
+    target = {name: torch.lerp(x, segment.theta_a[name], TOWARDS_A) for name, x in projection.state.b.items()}
     if not target and maps is None:
         return Training(start, (segment.middle(base),), 0, segment.judged)  # no unit of the network may move
     optimiser = _optimiser(target, base, maps)
@@ -125,13 +123,11 @@ def train(problem: Problem, start: Permutation, maps: Maps | None = None, *, ste
             settings["lr"] = first * min(1.0, 2 * (1 - (step - 1) / steps))
         with torch.enable_grad():
             base = segment.theta_b()
-        relative = spec.identity()
-        if not held:
-            if maps is not None:
-                projection.state.rebase(counted(spec, base))
-            relative = projection.towards({name: value.detach() for name, value in target.items()}, generator)
+        if maps is not None:
+            projection.state.rebase(counted(spec, base))
+        relative = projection.towards({name: value.detach() for name, value in target.items()}, generator)
         with torch.enable_grad():
-            moved = base if held else spec.apply(base, relative)
+            moved = spec.apply(base, relative)
             straight = {
                 name: x + (target[name] - target[name].detach()) if name in target else x for name, x in moved.items()
             }
@@ -155,8 +151,7 @@ def _optimiser(target: Mapping[str, Tensor], base: Mapping[str, Tensor], maps: M
     moved: list[dict[str, Any]] = [
         {"params": [value.requires_grad_()], "lr": RATE * _spread(base[name])} for name, value in target.items()
     ]
-    rate = MAP_RATE if target else HELD_RATE
-    learned = [{"params": [p], "lr": rate / p.shape[-1]} for p in (maps.parameters() if maps else ())]
+    learned = [{"params": [p], "lr": MAP_RATE / p.shape[-1]} for p in (maps.parameters() if maps else ())]
     return torch.optim.Adam([*moved, *learned])
 
 
@@ -174,9 +169,9 @@ def _spread(tensor: Tensor) -> float:
 class Projection:
     """The permuted θ_B nearest to given weights, by one sweep of weight matching from where it last was."""
 
-    def __init__(self, spec: PermutationSpec, b: Mapping[str, Tensor], start: Permutation, still: set[str]) -> None:
+    def __init__(self, spec: PermutationSpec, b: Mapping[str, Tensor], start: Permutation) -> None:
         self.state = WeightSimilarity(spec, b, b, start)
-        self._groups = [group for group in spec.groups if group.name not in still]
+        self._groups = spec.groups
 
     def towards(self, target: Mapping[str, Tensor], generator: torch.Generator) -> Permutation:
         """Return the permutation after one sweep over all groups towards ``target``."""
