@@ -134,16 +134,12 @@ def trace(module: nn.Module, example_inputs: tuple[Any, ...], known: Collection[
     with _EXPORTING, warnings.catch_warnings(), torch.enable_grad(), quiet_logs():
         warnings.simplefilter("ignore")  # deprecations inside torch.export are not the user's
         program = _export(twin, example_inputs)
-        graphs = [part.graph for part in program.graph_module.modules() if isinstance(part, torch.fx.GraphModule)]
-        targets = {node.target for graph in graphs for node in graph.nodes if node.op == "call_function"}
+        targets = {node.target for graph in _needed(program) for node in graph.nodes if node.op == "call_function"}
         unknown = {t for t in targets if op_name(t) not in known and isinstance(t, torch._ops.OpOverload)}
         if any(isinstance(t, torch._ops.OpOverload) and t._schema.is_mutable for t in targets) or unknown:
             available = _decompositions()
             program = program.run_decompositions({t: available[t] for t in unknown if t in available})
-    for part in program.graph_module.modules():
-        if isinstance(part, torch.fx.GraphModule):
-            part.graph.eliminate_dead_code()  # what no output needs (attention's averaged weights) binds no axis
-            part.recompile()
+    _needed(program)
     placeholders: dict[str, Placeholder] = {}
     state = stored_tensors(module).keys()
     values = {**program.constants, **dict(twin.named_buffers(remove_duplicate=False))}
@@ -164,6 +160,36 @@ def trace(module: nn.Module, example_inputs: tuple[Any, ...], known: Collection[
     _release(twin)
     clear_caches(caches)  # what tracing put there are no numbers
     return Trace(program.graph_module, placeholders, tied_names(module))
+
+
+def _needed(program: torch.export.ExportedProgram) -> list[torch.fx.Graph]:
+    """Return the graphs of a program after taking out what computes nothing.
+
+    That is what no output needs (attention's averaged weights bind no axis), ``x.to(…)`` that gives x as it is, and
+    what that asserts of x: torch has no other way of writing it, and would decompose the whole graph for its sake.
+    """
+    parts = [part for part in program.graph_module.modules() if isinstance(part, torch.fx.GraphModule)]
+    for part in parts:
+        for node in list(part.graph.nodes):
+            if op_name(node.target) == "aten._assert_tensor_metadata":
+                part.graph.erase_node(node)
+            elif op_name(node.target) == "aten.to" and _gives_what_it_takes(node):
+                node.replace_all_uses_with(node.args[0])
+                part.graph.erase_node(node)
+        part.graph.eliminate_dead_code()
+        part.recompile()
+    return [part.graph for part in parts]
+
+
+def _gives_what_it_takes(node: torch.fx.Node) -> bool:
+    """Whether a call of ``to`` returns its very argument: nothing is to be copied, laid out or converted."""
+    source, *settings = node.args
+    if not isinstance(source, torch.fx.Node) or True in (*settings, *node.kwargs.values()):
+        return False
+    before, after = source.meta.get("val"), node.meta.get("val")
+    told = ("dtype", "device", "layout")
+    same = all(getattr(before, name, None) == getattr(after, name, None) for name in told)
+    return same and not any(isinstance(each, torch.memory_format) for each in (*settings, *node.kwargs.values()))
 
 
 def _stored_name(module: nn.Module, value: torch.Tensor, shared: dict[int, list[str]]) -> str | None:
