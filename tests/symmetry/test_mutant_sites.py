@@ -60,7 +60,6 @@ EQUIVALENT: dict[str, str] = {
     "indexing.embedding_bag:frozen#2": "nothing reads the bookkeeping outputs",
     "indexing.median:mixes_across#1": "an empty record says nothing",
     "linear.trilinear:mixes_across#2": "the weight has every summed dimension and none beside, and says the same",
-    "normalisation.batch_norm:mixes_across#1": "traced so with weights only, whose dimensions are apart anyway",
     "normalisation.batch_norm_eval:frozen#1": "the saved statistics are empty",
     "normalisation.batch_norm_live:mixes_across#1": "the saved statistics, a number per channel, say the same",
     "normalisation.weight_norm:mixes_across#1": "the second result, a number per row, says the same",
@@ -71,7 +70,6 @@ EQUIVALENT: dict[str, str] = {
     "reduction.norm:_reduced#1": SAID,
     "reduction.reduce:_reduced#1": SAID,
     "reduction.spread_and_mean:_reduced#1": SAID,
-    "segments.narrow:slice_#1": "where units are cut, torch.export writes a slice",
     "spatial.channel_shuffle:regroup#2": "groups and members fit into the channels they came from",
     "spatial.col2im:mixes_across#1": SAID,
 }
