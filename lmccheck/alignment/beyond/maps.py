@@ -73,6 +73,12 @@ class Maps:
         other.reset()
         return other
 
+    def become(self, other: Maps) -> None:
+        """Take over the matrices of maps of the same kinds, and start learning from there."""
+        mixes, rotations = other.matrices()
+        self.mixes, self.rotations = ([x.detach() for x in several] for several in (mixes, rotations))
+        self.reset()
+
     def copy(self) -> tuple[list[Tensor], list[Tensor]]:
         """Return what has been learned so far, to ``restore``."""
         return [m.detach().clone() for m in self.moves], [t.detach().clone() for t in self.turns]
