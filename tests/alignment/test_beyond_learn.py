@@ -15,6 +15,7 @@ import lmccheck
 from lmccheck.alignment.beyond import learn
 from lmccheck.alignment.beyond.learn import learn_maps
 from lmccheck.alignment.beyond.maps import Maps
+from lmccheck.data.batches import first_samples
 from lmccheck.evaluate.split import split
 from lmccheck.modules.random_weights import randomised
 from lmccheck.properties.remarks import calibration_remarks
@@ -90,6 +91,31 @@ def test_what_is_said_of_both_parts_is_what_the_maps_lose() -> None:
         assert trained.apart[key] == pytest.approx(expected, rel=1e-6)
         if key == "held_out":
             assert trained.apart["ends"] == pytest.approx(sum(ends) / 2, rel=1e-6)
+
+
+def test_a_step_turns_all_planes_of_a_stream_by_one_angle() -> None:
+    """Step by step, whatever the gradient: R' = exp(S)·R, and the eigenvalues of R'·Rᵀ are e^(±i·rate)."""
+    pair = pair_of("llama", *(randomised(found_in("llama")[0], seed) for seed in (1, 2)))
+    maps = rotations(pair)
+    descent, generator = learn._Descent(maps), torch.Generator().manual_seed(0)
+    for share in (1.0, 1.0, 0.5):
+        goal = torch.randn(16, 16, generator=generator, dtype=torch.float64)
+        before = maps.matrices()[1][0].detach()
+        descent.step((goal * maps.matrices()[1][0]).sum(), share)
+        turned = maps.matrices()[1][0].detach() @ before.T
+        angles = torch.linalg.eigvals(turned).angle().abs()
+        assert torch.allclose(angles, torch.full((16,), share * learn.RATE, dtype=torch.float64), atol=1e-10)
+
+
+def test_of_one_sample_nothing_is_learned() -> None:
+    """None could be held out: the maps stay as they were fitted."""
+    theta = randomised(found_in("llama")[0], 1)
+    pair = pair_of("llama", theta, randomised(found_in("llama")[0], 2))
+    problem = problem_of(pair.measured_on(pair.data, first_samples(pair.calibration, 1)))
+    maps = rotations(pair)
+    trained = learn_maps(problem, pair.network.spec.identity(), maps)
+    assert (trained.best_step, trained.losses) == (0, ())
+    assert all(torch.equal(rotation, torch.eye(len(rotation), dtype=torch.float64)) for rotation in maps.matrices()[1])
 
 
 def test_maps_learned_by_heart_are_said_to_be() -> None:

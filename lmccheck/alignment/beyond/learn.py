@@ -63,14 +63,17 @@ def mean_loss(gradient: Gradient, weights: Mapping[str, Tensor], batches: Sequen
 def learn_maps(problem: Problem, start: Permutation, maps: Maps, *, steps: int | None = None) -> Training:
     """Train ``maps`` from what they are, and leave them as they were at the step of the lowest loss held out.
 
-    θ_B is then maps·start·θ_B. ``losses`` of what is returned are half-way, on held-out samples. Raises SourceError for
-    fewer than two calibration samples, or where the network or the loss cannot be differentiated.
+    θ_B is then maps·start·θ_B. ``losses`` of what is returned are half-way, on held-out samples. Of a single sample
+    nothing is learned. Raises SourceError where the network or the loss cannot be differentiated.
     """
     steps = STEPS if steps is None else steps
     pair, network = problem.pair, problem.pair.network
+    data = network.require_labelled("learning maps")
+    if data.samples < 2:
+        return Training(problem.spec.identity(), (), 0, 0)
     gradient = Gradient(network, pair.theta_a, pair.theta_b)
     a, b = (gradient.weights(w) for w in (pair.theta_a, problem.spec.apply(pair.theta_b, start)))
-    each = targets_each(network.require_labelled("learning maps"))
+    each = targets_each(data)
     size = max(1, min(BATCH, TARGETS // each))
     parts = split(network, "maps", SAMPLES, problem.seed, most=size)
     count = max(1, min(HELD_OUT, HELD_OUT_TARGETS // each) // parts.held[0].samples)
