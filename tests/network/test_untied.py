@@ -33,8 +33,8 @@ def tied_files(folder_of):
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
     """Learn for a few steps only: what is asked is what is written, not how near it lies."""
-    for steps in ("STEPS", "HELD_STEPS"):
-        monkeypatch.setattr(f"lmccheck.alignment.methods.learned.{steps}", 10)
+    for module in ("methods.learned", "beyond.learn"):
+        monkeypatch.setattr(f"lmccheck.alignment.{module}.STEPS", 10)
 
 
 def rotated(alignment):
