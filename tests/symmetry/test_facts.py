@@ -91,3 +91,27 @@ def test_every_family_of_rules_is_loaded() -> None:
     folder = Path(str(_table.__file__)).parent
     loaded = {rule.__module__.rsplit(".", 1)[-1] for rule in RULES.values()}
     assert {path.stem for path in folder.glob("[!_]*.py")} == loaded
+
+
+LAYERS = {  # what they are called with: rows or images of six units in, eight out
+    "aten.linear": ((4, 6), (8, 6), (8,)),
+    "aten.addmm": ((8,), (4, 6), (6, 8)),
+    **{f"aten.conv{n}d": ((4, 6, *[3] * n), (8, 6, *[2] * n), (8,)) for n in (1, 2, 3)},
+}
+
+
+@pytest.mark.parametrize("name", [name for name, facts in FACTS.items() if facts.layer is not None])
+def test_an_output_unit_of_a_layer_reads_its_own_weights(name: str) -> None:
+    """Moving the weights and the bias of one unit moves that unit of the output and no other."""
+    layer = FACTS[name].layer
+    assert layer is not None
+    generator = torch.Generator().manual_seed(0)
+    arguments = [torch.rand(shape, generator=generator, dtype=torch.float64) for shape in LAYERS[name]]
+    before = getattr(torch.ops.aten, name.removeprefix("aten."))(*arguments)
+    assert arguments[layer.source].shape[0] == before.shape[0]
+    for place, dim in ((layer.weight, layer.out), (layer.bias, 0)):
+        moved = list(arguments)
+        moved[place] = arguments[place].clone()
+        moved[place].select(dim, 2).add_(1)
+        apart = getattr(torch.ops.aten, name.removeprefix("aten."))(*moved) != before
+        assert apart.movedim(layer.units, 0).flatten(1).any(1).tolist() == [k == 2 for k in range(8)]
