@@ -296,3 +296,29 @@ def test_a_stretch_is_bounded_by_all_cells_that_it_meets() -> None:
     assert {ends: shown.top(*ends) for ends in stretches} == stretches
     assert (shown.top(0.3, 0.7, 1), shown.top(1.0, 1.0)) == (3.0, 2.0)
     assert Shown.nothing("").top(0.2, 0.4) == math.inf
+
+
+@pytest.mark.parametrize(("kept", "together"), [(4000, 5), (400, 3)])
+def test_samples_run_together_as_caches_hold_them(monkeypatch: pytest.MonkeyPatch, kept: int, together: int) -> None:
+    """A layer keeps 800 numbers of each; the 2,483 weights count if they are more; what is shown is the same."""
+    from lmccheck.evaluate.enclosure import lines
+
+    def build() -> nn.Module:
+        return nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.Flatten(), nn.Linear(800, 3))
+
+    ends = []
+    for seed in range(2):
+        torch.manual_seed(seed)
+        ends.append(build().state_dict())
+    data = torch.randn(30, 1, 10, 10), torch.arange(30) % 3
+    pair = lmccheck.load_pair(*ends, model=build, data=data, device="cpu")
+    whole = lmccheck.linear_connectivity(pair, align="none", limit=9.0, certify="always").details["certified_bound"]
+    seen = []
+    own = lines.in_parts
+    monkeypatch.setattr(lines, "KEPT", kept)
+    monkeypatch.setattr(
+        lines, "in_parts", lambda batch, count, samples: seen.append(count) or own(batch, count, samples)
+    )
+    again = lmccheck.linear_connectivity(pair, align="none", limit=9.0, certify="always").details["certified_bound"]
+    assert seen == [-(-30 // together)]
+    assert again == pytest.approx(whole, rel=1e-12)

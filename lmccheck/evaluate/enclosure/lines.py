@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import prod
 
 import torch
 from torch import Tensor
@@ -16,8 +17,10 @@ from lmccheck.evaluate.enclosure.search import PILOT, Search, Shown, Sought
 from lmccheck.evaluate.evaluator import Evaluator
 from lmccheck.evaluate.points import interpolate
 from lmccheck.network.network import Network
+from lmccheck.symmetry.trace import Shaped, Trace, value_of
 
-TOGETHER = 512  # samples that are run at a time, so that what a layer keeps of them stays in the caches
+TOGETHER = 512  # samples at most that are run at a time
+KEPT = 2**18  # numbers that a layer keeps of them, 2 MB: they stay in the caches, and the system takes no pages back
 SAMPLES_TRACED = 2
 HELD = 1 << 24  # losses of samples that are held together, 128 MB
 MOST_PARTS = 200  # of the samples, each of which has its own chord
@@ -83,7 +86,8 @@ def _search(
     enclosing = Enclosing(traced.trace, min(SAMPLES_TRACED, network.data.batches[0].samples), network.loss.name)
     exact = evaluator or Evaluator(network, first, dtype=torch.float64)
     ends = exact.weights(first), exact.weights(second)
-    batches = [part for batch in exact.batches for part in _parts(exact, batch)]
+    together = _together(traced.trace, enclosing.traced, ends[0])
+    batches = [part for batch in exact.batches for part in _parts(exact, batch, together)]
 
     def losses(t: float) -> Tensor:
         label = f"the network at t = {t:.4g}, in float64"
@@ -92,8 +96,19 @@ def _search(
     return Search(enclosing, *ends, batches, sought, losses)
 
 
-def _parts(evaluator: Evaluator, batch: Batch) -> tuple[Batch, ...]:
-    return in_parts(ready(evaluator, batch), -(-batch.samples // TOGETHER), batch.samples)
+def _together(trace: Trace, samples: int, weights: Mapping[str, Tensor]) -> int:
+    """Return how many samples are run at a time, so that a layer keeps ``KEPT`` numbers of them; a trace is of some.
+
+    More where there are more weights than that: their own bounds are made again for each such part of the samples.
+    """
+    shapes = [value.shape for node in trace.graph.nodes if isinstance(value := value_of(node), Shaped)]
+    kept = max((prod(shape) // samples for shape in shapes if shape[:1] == (samples,) and prod(shape)), default=1)
+    number = max(KEPT, sum(tensor.numel() for tensor in weights.values())) // kept
+    return min(TOGETHER, max(1, number))
+
+
+def _parts(evaluator: Evaluator, batch: Batch, together: int) -> tuple[Batch, ...]:
+    return in_parts(ready(evaluator, batch), -(-batch.samples // together), batch.samples)
 
 
 def ready(evaluator: Evaluator, batch: Batch) -> Batch:
