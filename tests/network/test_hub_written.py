@@ -9,6 +9,7 @@ import pytest
 import torch
 from networks.hub import batch, built, folder
 from networks.quick import slowly
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import lmccheck
@@ -85,6 +86,9 @@ def test_a_folder_is_written_as_its_consumer_loads_it(tmp_path, family, size):
         ours, theirs = (json.loads((home / index.name).read_text()) for home in (written, b))
         assert ours["weight_map"] == theirs["weight_map"]
         assert ours["metadata"]["total_size"] == theirs["metadata"]["total_size"]
+    for path in written.glob("*.safetensors"):
+        with safe_open(path, "pt") as opened:
+            assert opened.metadata()["format"] == "pt"  # without which transformers 4 reads no file
     state = consumed(written).state_dict()
     assert all(torch.equal(state[name], tensor) for name, tensor in alignment.weights.items())
     given = {name: tensor for name, tensor in batch(family).items() if name != "labels"}

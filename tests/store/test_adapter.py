@@ -142,6 +142,48 @@ def test_ranks_and_scales_by_module(tmp_path: Path) -> None:
     assert near(state["l.0.k.weight"], BASE["l.0.k.weight"].double() + by_hand(6 / 3, wide))
 
 
+def test_a_config_that_leaves_out_rank_and_scale_says_eight(tmp_path: Path) -> None:
+    """PEFT's defaults, r = lora_alpha = 8."""
+    eight = drawn(8, 3, seed=18), drawn(4, 8, seed=19)
+    written(tmp_path, factors("l.0.q", eight))
+    config = {"peft_type": "LORA", "target_modules": ["q"]}
+    (tmp_path / "ad" / "adapter_config.json").write_text(json.dumps(config))
+    state = look_at(GIVEN, tmp_path, "a").read()
+    assert near(state["l.0.q.weight"], BASE["l.0.q.weight"].double() + by_hand(1, eight))
+
+
+def test_modules_that_are_excluded_have_no_factors(tmp_path: Path) -> None:
+    """And none are missed there."""
+    state = product(tmp_path, factors("l.0.k", K), exclude_modules=["q"])
+    assert torch.equal(state["l.0.q.weight"], BASE["l.0.q.weight"])
+    written(tmp_path, PLAIN, exclude_modules=["q"])
+    assert "got factors of module 'l.0.q', expected those of target_modules" in refused(tmp_path)
+
+
+def test_a_convolution_of_single_places(tmp_path: Path) -> None:
+    """Factors of 1 × 1 kernels: a product of matrices, scaled."""
+    a, b, w = drawn(2, 3, 1, 1, seed=14), drawn(5, 2, 1, 1, seed=15), drawn(5, 3, 1, 1, seed=16)
+    state = product(tmp_path, factors("c", (a, b)), {**BASE, "c.weight": w}, target_modules=["c"])
+    change = by_hand(3, (a[:, :, 0, 0], b[:, :, 0, 0]))
+    assert near(state["c.weight"][:, :, 0, 0], w[:, :, 0, 0].double() + change)
+
+
+def test_double_precision_of_a_base_is_kept(tmp_path: Path) -> None:
+    """The product is taken in float64."""
+    base = {name: tensor.double() for name, tensor in BASE.items()}
+    found = product(tmp_path, PLAIN, base)["l.0.q.weight"]
+    assert torch.allclose(found, base["l.0.q.weight"] + by_hand(3, Q), rtol=0, atol=1e-14)
+
+
+def test_an_embeddings_product_is_rounded_before_the_sum(tmp_path: Path) -> None:
+    """As PEFT does: two roundings to bfloat16, bit for bit."""
+    a, b = drawn(2, 7, seed=12), drawn(3, 2, seed=13)
+    base = {name: tensor.bfloat16() for name, tensor in BASE.items()}
+    tensors = {f"{PREFIX}emb.lora_embedding_A": a, f"{PREFIX}emb.lora_embedding_B": b}
+    state = product(tmp_path, tensors, base, target_modules=["emb"])
+    assert torch.equal(state["emb.weight"], base["emb.weight"] + (3.0 * (b @ a).T).bfloat16())
+
+
 def test_biases_and_whole_modules(tmp_path: Path) -> None:
     """Stored as they are, in place of the base's; a bias of a factor is added to the bias, scaled."""
     whole = {f"{PREFIX}l.0.q.base_layer.bias": torch.ones(4), f"{PREFIX}head.weight": torch.ones(2, 4)}
@@ -327,6 +369,16 @@ def without(end: str) -> dict[str, Tensor]:
         ),
         ({**PLAIN, "l.0.q.weight": torch.ones(4, 3)}, {}, "expected names that begin with 'base_model.model.'"),
         ({}, {}, "got no tensors"),
+        (
+            {**PLAIN, **{f"{PREFIX}l.0.q.lora_magnitude_vector{end}": torch.ones(4) for end in ("", ".weight")}},
+            {"use_dora": True},
+            "got two tensors magnitude of module 'l.0.q', expected one",
+        ),
+        (
+            {**factors("l.0.q", Q), f"{PREFIX}l.0.q.lora_magnitude_vector": torch.ones(3)},
+            {"use_dora": True, "target_modules": ["q"]},
+            "got magnitudes (3,) of module 'l.0.q', expected shape (4,)",
+        ),
     ],
 )
 def test_what_is_no_adapter_of_this_base(

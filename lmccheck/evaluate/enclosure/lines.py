@@ -102,7 +102,7 @@ def _together(trace: Trace, samples: int, weights: Mapping[str, Tensor]) -> int:
     More where there are more weights than that: their own bounds are made again for each such part of the samples.
     """
     shapes = [value.shape for node in trace.graph.nodes if isinstance(value := value_of(node), Shaped)]
-    kept = max((prod(shape) // samples for shape in shapes if shape[:1] == (samples,) and prod(shape)), default=1)
+    kept = max(1, *(prod(shape) // samples for shape in shapes if shape[:1] == (samples,)))
     number = max(KEPT, sum(tensor.numel() for tensor in weights.values())) // kept
     return min(TOGETHER, max(1, number))
 
