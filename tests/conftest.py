@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
+import sysconfig
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from _pytest.pytester import SysModulesSnapshot
 from networks import sets
 from networks.small import seeded, small_mlp
 from safetensors.torch import save_file
@@ -34,6 +37,22 @@ TOGETHER = {  # files whose tests stay on one worker of pytest-xdist, since they
     "trained networks of two widths": "fusion/test_trained.py",
     "a browser": "report/test_html_in_a_browser.py",
 }
+
+
+INSTALLED = sysconfig.get_path("platlib")
+_snapshot: Callable[..., None] = SysModulesSnapshot.__init__
+
+
+def _keeps_what_is_installed(snapshot: SysModulesSnapshot, preserve: Callable[[str], bool] = lambda _: False) -> None:
+    """Let libraries stay imported after a run inside a test: parts of torch may be imported once in a process."""
+    _snapshot(snapshot, lambda name: preserve(name) or _file(name).startswith(INSTALLED))
+
+
+def _file(name: str) -> str:
+    return str(getattr(sys.modules[name], "__file__", ""))
+
+
+SysModulesSnapshot.__init__ = _keeps_what_is_installed  # type: ignore[assignment]  # there is no other way in
 
 
 def pytest_configure(config: pytest.Config) -> None:
