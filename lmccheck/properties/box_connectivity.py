@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from lmccheck.curves import Bars
 from lmccheck.errors import LmcError
-from lmccheck.finding import End, Failure, Finding, Seen, Where
+from lmccheck.finding import Compared, End, Failure, Finding, Seen, Where
 from lmccheck.properties.advice import APART, maps_beyond, other_alignment
 from lmccheck.properties.registry import check
-from lmccheck.properties.remarks import batchnorm_remark, measured_endpoints, measured_on, precision_of
+from lmccheck.properties.remarks import batchnorm_remark, end_of, endpoint_measurements, measured_on, precision_of
 from lmccheck.properties.settings import Align, Beyond, BoxRepair, Examples, Limit, Profile, Seed
 
 if TYPE_CHECKING:
@@ -59,8 +59,10 @@ def box_connectivity(
 
     ``details`` hold ``worst_coefficients`` (zeros, θ_A's layers, left out), ``simplest`` with its height, ``layers``,
     ``points`` and more; ``barrier_naive`` is what the same search finds with nothing aligned. The witness is the
-    Alignment. What is searched is no sample of the box: a pass proves nothing of other points, and no share or mean is
-    said. Raises LmcError (SourceError, SymmetryError, UnsupportedArchitecture) when nothing sound can be said.
+    Alignment. Of new data (``decide = "population"``) the line's points and the corners are asked, which no loss chose;
+    the worst that was searched can only keep them from passing. What is searched is no sample of the box: a pass proves
+    nothing of other points, and no share or mean is said. Raises LmcError (SourceError, SymmetryError,
+    UnsupportedArchitecture) when nothing sound can be said.
     Source: Adilova et al. 2024 (layer-wise connectivity).
     """
     from lmccheck.alignment.api import align as align_pair
@@ -73,19 +75,19 @@ def box_connectivity(
         raise LmcError(f"box_connectivity: beyond = {beyond!r} with align = 'none'; mend: name an align method")
     evaluator = Evaluator(pair.network, pair.theta_a, pair.theta_b)
     unaligned = Box(pair, evaluator=evaluator, reestimate=repair == "bn")  # says what is missing before all else
-    ends = measured_endpoints(pair, evaluator)
+    own = dict(zip(pair.named_endpoints, endpoint_measurements(pair, evaluator), strict=True))
     alignment = None if align == "none" else not_worse(pair, align_pair(pair, align, seed=seed, beyond=beyond))
     moved = alignment is not None and not alignment.is_identity
     box = unaligned
     if alignment is not None and moved:
         box = Box(pair, alignment.weights, evaluator=evaluator, reestimate=repair == "bn")
-    worse = max(end.loss for end in ends)
+    worse = max(one.loss for one in own.values())
     budget = EXAMPLES[profile] if examples is None else examples
     search = search_worst(box.layers, lambda c: above(box, c, worse), seed=seed, examples=budget)
     naive = search
     if moved:
         naive = search_worst(unaligned.layers, lambda c: above(unaligned, c, worse), seed=seed, examples=budget)
-    searched = Searched(pair, box, naive.worst[1], ends, search, len(search.seen), align, alignment)
+    searched = Searched(pair, box, naive.worst[1], own, search, len(search.seen), align, alignment)
     found = searched.finding(limit)
     if found.judged != "pass":
         searched.simplest = search_simplest(search, found.bound, seed=seed, most=budget)
@@ -109,7 +111,7 @@ class Searched:
     pair: ModelPair
     box: Box
     naive: float
-    ends: tuple[End, ...]
+    own: Mapping[str, Measured]
     search: Search
     points: int
     align: str
@@ -119,7 +121,7 @@ class Searched:
     @property
     def worse(self) -> float:
         """The loss of the worse endpoint."""
-        return max(end.loss for end in self.ends)
+        return max(one.loss for one in self.own.values())
 
     def again(self, point: Mapping[str, float]) -> Measured:
         """Measure a point once more, whatever is remembered of it."""
@@ -146,7 +148,7 @@ class Searched:
             value,
             limit,
             self.pair.loss.unit,
-            endpoints=self.ends,
+            endpoints=tuple(end_of(name, one) for name, one in self.own.items()),
             worst_loss=worst.loss,
             above="worse",
             merge=End("half-way in all layers", middle.loss, middle.error),
@@ -160,7 +162,7 @@ class Searched:
             witness=self.alignment,
             evaluations=evaluator.evaluations,
             known=f"searched: {self.points} points",
-            not_compared="its points are searched by the losses of these very samples",
+            compared=self._compared(worst),
             facts={
                 "layers": list(self.box.layers),
                 "points": self.points,
@@ -170,6 +172,17 @@ class Searched:
                 "batchnorm": evaluator.batchnorm_summary() if self.box.reestimates else None,
             },
         )
+
+    def _compared(self, worst: Measured) -> list[Compared]:
+        """Return the points that no loss chose, beside the worse endpoint, sample by sample; and the worst of all.
+
+        That one was chosen by these very samples: it can keep new data from passing and never makes them fail.
+        """
+        own = tuple(one.losses for one in self.own.values())
+        fixed = [Compared(f"at {shown(c)}", self.box.per_sample(c), own) for c in self.search.fixed]
+        point, _ = self.search.worst
+        chosen = [] if point in self.search.fixed else [Compared(f"at {shown(point)}", worst.losses, own, fixed=False)]
+        return [*fixed, *chosen]
 
     def _simplest(self) -> dict[str, Any] | None:
         """Return the simplest point above the limit, its loss measured once more; None where there is none."""

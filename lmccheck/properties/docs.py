@@ -46,11 +46,15 @@ def _settings(declared: Property) -> list[str]:
 def _in_manifests(declared: Property) -> str:
     said = f"A manifest says all but {' and '.join(f'`{name}`' for name in UNSAID)}, which are those of the run"
     said += "".join(f"; `{name}` must be given" for name in declared.limits)
-    return (
+    said = (
         f'{said}. Every check may say `severity`, `"fail"` or `"warn"`, and `endpoints`: `"useful"`, by which nothing '
-        'is concluded where an endpoint answers no better than a constant, or `"any"`, the default in Python: a note; '
-        '`decide`: `"data"`, or `"population"`, by which it passes or fails only where that holds for new data at '
-        "`confidence` (0.95, asymptotically), and is inconclusive elsewhere."
+        'is concluded where an endpoint answers no better than a constant, or `"any"`, the default in Python: a note'
+    )
+    if "decide" in declared.parameters:
+        return f"{said}."
+    return (
+        f'{said}; `decide`: `"data"`, or `"population"`, by which it passes or fails only where that holds for new '
+        "data at `confidence` (0.95, asymptotically), and is inconclusive elsewhere."
     )
 
 

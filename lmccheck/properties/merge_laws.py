@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from lmccheck.finding import Finding, Where
 from lmccheck.properties.registry import check
-from lmccheck.properties.settings import Examples, Profile, Seed
+from lmccheck.properties.settings import DecideFiles, Examples, Profile, Seed
 
 if TYPE_CHECKING:
     from lmccheck.merging.merge import Merge
@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     quantifier="on the parents, and on small networks drawn",
     certifies="that no law that the recipe claims was seen broken",
 )
-def merge_laws(merge: Merge, *, examples: Examples = 20, seed: Seed = 0, profile: Profile = "ci") -> Finding:
+def merge_laws(
+    merge: Merge, *, examples: Examples = 20, seed: Seed = 0, profile: Profile = "ci", decide: DecideFiles = "data"
+) -> Finding:
     """Assert that a merge keeps the laws that its recipe claims, and those of every merge.
 
     Of every recipe: names, shapes and dtypes are those promised; tied tensors stay tied; integers and constant buffers
@@ -47,7 +49,6 @@ def merge_laws(merge: Merge, *, examples: Examples = 20, seed: Seed = 0, profile
         witness=merge,
         facts={**tried.facts(), "recipe": merge.recipe.facts()},
         of_losses=False,
-        not_compared="it compares no losses",
         known="on the parents and on networks drawn",
     )
 

@@ -43,6 +43,8 @@ def misplaced(stated: Mapping[str, Any], own: Container[str]) -> Iterator[str]:
     ``own``: settings of the property itself, whose meaning is its own.
     """
     if "decide" in own:
+        if "confidence" in stated and "confidence" not in own:
+            yield ".confidence: it decides nothing here, expected none"
         return
     if not _asked(stated) and "confidence" in stated and "confidence" not in own:
         yield f".confidence: it decides nothing without {SETTINGS}, expected both or neither"
@@ -221,6 +223,7 @@ def _facts(finding: Finding, found: Judgement, samples: int) -> dict[str, Any]:
         "interval": [bound + found.low, bound + found.high],
         "student_t": [bound + end for end in found.student],
         "where": found.place,
+        "chosen": any(each.place == found.place and not each.fixed for each in finding.compared),
         "comparisons": len(finding.compared),
         "draws": len({each.draw[1] for each in finding.compared if each.draw is not None}),
         "multiplicity": found.questions,
@@ -284,6 +287,8 @@ def _percent(facts: Mapping[str, Any]) -> str:
 
 
 def _settles(facts: Mapping[str, Any]) -> str:
+    if facts["needed"] is None and facts["chosen"]:
+        return f"{facts['where']} was chosen by these samples: only other ones can refute it"
     if facts["samples"] < LEAST:
         return "one sample has no spread: give more"
     if facts["needed"] is None and facts["draws"]:

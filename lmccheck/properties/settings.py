@@ -31,6 +31,10 @@ DECIDE = '"data" (these samples) or "population" (what they are drawn from)'
 CONFIDENCE = "a number from 0.5 up to, and without, 1"
 
 
+NO_LOSSES = '"data" and nothing else: it compares files, judges no loss, and nothing of it depends on samples'
+DecideFiles = Annotated[Literal["data"], Field(description=NO_LOSSES)]
+
+
 class Common(Strict):
     """What may be asked of every property, in Python too."""
 

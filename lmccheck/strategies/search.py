@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, product
 from math import comb
@@ -37,6 +37,7 @@ class Search:
 
     def __post_init__(self) -> None:
         self.seen: dict[tuple[tuple[str, float], ...], float] = {}
+        self._chosen_from = 0  # points, those before which no height chose
 
     def __call__(self, point: Coefficients) -> float:
         """Return the height of a point, −∞ where nothing more is to be measured."""
@@ -52,6 +53,17 @@ class Search:
         """The highest point, of equal ones the simplest, and its height."""
         key = min(self.seen, key=lambda key: (-self.seen[key], order(dict(key), self.layers)))
         return self._named(key), self.seen[key]
+
+    @property
+    def fixed(self) -> list[dict[str, float]]:
+        """The points that would have been looked at whatever their heights."""
+        return [self._named(key) for key in list(self.seen)[: self._chosen_from]]
+
+    def look_first(self, points: Iterable[Coefficients]) -> None:
+        """Look at points before any that heights choose."""
+        for point in points:
+            self(point)
+        self._chosen_from = len(self.seen)
 
     def simplest(self, bound: float) -> dict[str, float]:
         """Return the simplest of the points that are higher than ``bound``."""
@@ -81,10 +93,8 @@ def search_worst(layers: Sequence[str], height: Callable[[Coefficients], float],
     The same seed draws the same points. They are no sample: nothing but the highest is to be said of them.
     """
     search = Search(layers, height, examples, examples)
-    for t in DIAGONAL:
-        search(dict.fromkeys(layers, t))
-    for corner in _corners(layers, examples // 4):
-        search(dict.fromkeys(corner, 1.0))
+    corners = (dict.fromkeys(corner, 1.0) for corner in _corners(layers, examples // 4))
+    search.look_first([*(dict.fromkeys(layers, t) for t in DIAGONAL), *corners])
     _drawn(search, seed, float("inf"))
     return search
 

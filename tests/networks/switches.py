@@ -32,12 +32,15 @@ class Switches(nn.Module):
         return self.formula(torch.cat([layer.c for layer in self.layers])).clamp(min=0).sqrt() * x
 
 
-def switches(layers: int, formula: Formula) -> lmccheck.ModelPair:
-    """Return a pair with all numbers 0 in a and 1 in b: at coefficients c its mean squared error is formula(c)."""
+def switches(layers: int, formula: Formula, inputs: Tensor | None = None) -> lmccheck.ModelPair:
+    """Return a pair with all numbers 0 in a and 1 in b: at coefficients c a sample x, (n, 1), loses x²·formula(c).
+
+    By default the samples are ones, so that this is the mean squared error.
+    """
     states = [
         {f"layers.{k}.c": torch.full((1,), float(end), dtype=torch.float64) for k in range(layers)} for end in (0, 1)
     ]
-    ones = torch.ones(3, 1, dtype=torch.float64)
+    ones = torch.ones(3, 1, dtype=torch.float64) if inputs is None else inputs
     return lmccheck.load_pair(
         *states, model=lambda: Switches(layers, formula), data=(ones, torch.zeros_like(ones)), loss="mse", name="s"
     )

@@ -322,9 +322,9 @@ def test_early_fail_and_what_is_no_mean_of_samples_are_refused() -> None:
     asked = {"decide": "population", "confidence": 0.95}
     with pytest.raises(LmcError, match=r"^linear_connectivity: early_fail with decide = \"population\": .*; mend: "):
         measured(pair(inputs(9)), limit=1.0, early_fail=1e-6, decide="population")
-    box = partial(lmccheck.box_connectivity, pair(inputs(9)), align="none", limit=1.0, examples=1)
-    with pytest.raises(LmcError, match=r"^box_connectivity: decide = .*: its points are searched by .*; mend: leave"):
-        box(decide="population")
+    for ask in (lmccheck.shipped, lmccheck.merge_laws):
+        with pytest.raises(LmcError, match=r"^\w+: decide = 'population'; expected \"data\" .* judges no loss"):
+            ask(merge(inputs(9)), decide="population")
     with pytest.raises(LmcError, match=r"^x: decide = \"population\": what it finds is no mean .*; mend: "):
         decided("x", None, Finding(0.0, 1.0), asked, {})
 
@@ -335,3 +335,46 @@ def test_settings_that_are_wrong_are_one_line() -> None:
         measured(pair(inputs(9)), limit=1.0, confidence=1.0)
     with pytest.raises(LmcError, match=r"decide = 'sample'; expected \"data\""):
         measured(pair(inputs(9)), limit=1.0, decide="sample")
+
+
+def test_a_box_is_judged_by_its_line_and_corners_and_hindered_by_the_worst_that_was_searched() -> None:
+    """√(w·v·|x|), two layers from 1 to 2 or 4: bounds are those of the points that no loss chose, scipy's at α/m."""
+    a, b = ({"0.weight": torch.full((1, 1), w).double(), "1.weight": torch.ones(1, 1).double() * v}
+            for w, v in ((1.0, 4.0), (2.0, 1.0)))  # fmt: skip
+    x = inputs(80)
+    model = partial(nn.Sequential, nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False))
+    given = {"model": model, "data": (x, torch.zeros_like(x)), "loss": root, "device": "cpu"}
+    ask = partial(lmccheck.box_connectivity, lmccheck.load_pair(a, b, **given), align="none", examples=12)
+    found = ask(limit=1.0, decide="population")
+    fixed = [(t, t) for t in (0.25, 0.5, 0.75)] + [(1.0, 0.0), (0.0, 1.0)]  # and (1, 1), of 12 / 4 corners
+    rest = [(1.0, 1.0)] if found.details["population"]["multiplicity"] == 6 else []
+    own = [math.sqrt(w * v) * x.sqrt().flatten() for w, v in ((1, 4), (2, 1))]
+
+    def lost(c: tuple[float, float]) -> Tensor:
+        return math.sqrt((1 + c[0]) * (4 - 3 * c[1])) * x.sqrt().flatten()
+
+    def ends(c: tuple[float, float], confidence: float, side: int, each: int) -> float:
+        return min(bound(lost(c) - other, 1 - (1 - confidence) / each)[side] for other in own)
+
+    points = [*fixed, *rest]
+    high = max(ends(c, 0.95, 1, 2) for c in points)
+    low = max(ends(c, 0.95, 0, len(points)) for c in points)
+    told = found.details["population"]
+    assert told["multiplicity"] == len(points)
+    assert told["student_t"][0] == pytest.approx(low, abs=1e-6)
+    assert told["student_t"][1] >= high - 1e-6
+    assert found.details["worst_coefficients"] == {"0": 1.0}  # a corner: nothing was searched that is worse
+    assert told["student_t"][1] == pytest.approx(high, abs=1e-6)
+    assert (found.verdict, ask(limit=0.5 * low, decide="population").verdict) == ("pass", "fail")
+
+
+def test_the_worst_that_a_box_search_came_to_keeps_it_from_passing_and_never_makes_it_fail() -> None:
+    """Two layers cost only where both are near ½ and ¾: no point of the line, no corner."""
+    from networks.switches import hill, switches
+
+    given = switches(4, lambda c: 1e-3 + 1e-4 * c.sum() + hill(c[0]) * hill(c[3] + 0.2) * (c[1] > 0.9), inputs(40))
+    found = lmccheck.box_connectivity(given, align="none", limit=0.05, examples=200, decide="population")
+    assert found.details["population"]["left_out"] == 1
+    assert found.value > 0.05
+    assert found.verdict == "inconclusive"
+    assert "was chosen by these samples: only other ones can refute it" in "\n".join(found.lines)
