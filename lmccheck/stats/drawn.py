@@ -98,7 +98,7 @@ def _more(ends: Sequence[Sequence[Draw]], share: float, confidence: float) -> fl
     if count < 2 or not settled(high):
         return math.inf
     while high - low > max(1, low // 100):
-        middle = math.isqrt(low * high)
+        middle = max(low + 1, math.isqrt(low * high))
         low, high = (low, middle) if settled(middle) else (middle, high)
     return high / count
 

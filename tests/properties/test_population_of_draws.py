@@ -18,6 +18,7 @@ from lmccheck.stats.means import Claim, Sample
 
 UNITS, DIM, SAMPLES, MASKS = 6, 3, 150, 20
 SHARE = 0.25
+stability = partial(lmccheck.noise_stability, p=0.5, masks=MASKS)  # so many that hardly two are the same
 
 
 def model() -> nn.Module:
@@ -59,7 +60,7 @@ def upper(values: np.ndarray, error: float) -> float:
 def test_bounds_of_a_quantile_over_masks_are_order_statistics_of_students_t() -> None:
     """m by the binomial's tail at 1.25 or 2.5 %, and each mask at what is left over, by scipy."""
     given = pair()
-    found = lmccheck.noise_stability(given, epsilon=3.0, decide="population", masks=MASKS)
+    found = stability(given, epsilon=3.0, decide="population")
     costs, told = heights(given, found), found.details["population"]
     need = next(m for m in range(MASKS) if binom.sf(m - 1, MASKS, SHARE) <= 0.025)
     may = max(m for m in range(MASKS) if binom.cdf(m, MASKS, SHARE) <= 0.0125)
@@ -76,7 +77,7 @@ def test_bounds_of_a_quantile_over_masks_are_order_statistics_of_students_t() ->
     assert low <= max(lows) * (1 + 1e-4)
     assert high >= max(highs) * (1 - 1e-4)
     for limit, verdict in ((1.01 * high, "pass"), (0.99 * high, "inconclusive"), (0.99 * low, "fail")):
-        again = lmccheck.noise_stability(given, epsilon=limit, decide="population", masks=MASKS)
+        again = stability(given, epsilon=limit, decide="population")
         assert again.verdict == verdict
         assert again.interval == pytest.approx((low, high))
 
@@ -84,7 +85,7 @@ def test_bounds_of_a_quantile_over_masks_are_order_statistics_of_students_t() ->
 def test_a_limit_in_percent_is_a_share_of_every_samples_loss() -> None:
     """Of two endpoints one has to allow it: each at half the level, p times its losses inside of the mean."""
     given = pair()
-    found = lmccheck.noise_stability(given, epsilon="40%", decide="population", masks=MASKS)
+    found = stability(given, epsilon="40%", decide="population")
     costs, need = heights(given, found), 10
     owns = [lost(given, end.theta, np.ones(UNITS)) for end in given.named_endpoints.values()]
     each = 0.025 / (MASKS - need + 1) / 2
@@ -98,15 +99,15 @@ def test_a_limit_in_percent_is_a_share_of_every_samples_loss() -> None:
 def test_samples_and_draws_that_would_settle_it_are_named() -> None:
     """With as many samples as it names it is settled; where masks are too few no samples are named."""
     given = pair()
-    sure = lmccheck.noise_stability(given, epsilon=3.0, decide="population", masks=MASKS)
+    sure = stability(given, epsilon=3.0, decide="population")
     _, high = sure.interval or (0.0, 0.0)
-    found = lmccheck.noise_stability(given, epsilon=0.9 * high, decide="population", masks=MASKS)
+    found = stability(given, epsilon=0.9 * high, decide="population")
     needed = found.details["population"]["needed"]
     assert found.verdict == "inconclusive"
     assert needed > SAMPLES
     assert f"20 draws and {SAMPLES} samples do not decide about new data" in found.lines[0]
     assert f"about {needed:,} samples like these would settle it" in "\n".join(found.lines)
-    few = lmccheck.noise_stability(given, epsilon=100.0, decide="population", masks=2)
+    few = stability(given, epsilon=100.0, decide="population", masks=2)
     assert few.verdict == "inconclusive"
     assert few.details["population"]["needed"] is None
     assert "masks" in "\n".join(few.lines)
