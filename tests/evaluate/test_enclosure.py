@@ -62,6 +62,12 @@ def holds(found: Enclosed, values: Tensor, s: float) -> bool:
     return bool(((values - at(found, s)).abs() <= slack + 1e-12 * (1 + values.abs())).all())
 
 
+def _over_one_and(z: Enclosed) -> Enclosed:
+    """z/(1 + |z|), as torch has its softsign."""
+    absolute, add, div = (ENCLOSURES[f"aten.{name}"] for name in ("abs", "add", "div"))
+    return div(Cell(), z, add(Cell(), absolute(Cell(), z), 1))
+
+
 ELEMENTWISE: dict[str, tuple[Callable[[Enclosed], Enclosed], Callable[[Tensor], Tensor]]] = {
     "relu": (rectified, F.relu),
     "leaky_relu": (lambda z: ENCLOSURES["aten.leaky_relu"](Cell(), z, 0.3), lambda x: F.leaky_relu(x, 0.3)),
@@ -80,6 +86,11 @@ ELEMENTWISE: dict[str, tuple[Callable[[Enclosed], Enclosed], Callable[[Tensor], 
     "elu": (smooth.ELU, F.elu),
     "low-elu": (lambda z: ENCLOSURES["aten.elu"](Cell(), z, 0.4), lambda x: F.elu(x, 0.4)),
     "selu": (lambda z: ENCLOSURES["aten.selu"](Cell(), z), F.selu),
+    "celu": (lambda z: ENCLOSURES["aten.celu"](Cell(), z, 0.4), lambda x: F.celu(x, 0.4)),
+    "mish": (smooth.MISH, F.mish),
+    "log-sigmoid": (lambda z: ENCLOSURES["aten.log_sigmoid"](Cell(), z), F.logsigmoid),
+    "softshrink": (lambda z: ENCLOSURES["aten.softshrink"](Cell(), z, 0.7), lambda x: F.softshrink(x, 0.7)),
+    "quotient": (lambda z: _over_one_and(z), lambda x: x / (1 + x.abs())),
 }
 
 
@@ -208,6 +219,7 @@ FUNCTIONS = {  # values on a fine grid, of which derivatives are taken by differ
     "GELU": X * ndtr(X),
     "GELU_TANH": X / 2 * (1 + np.tanh(math.sqrt(2 / math.pi) * (X + 0.044715 * X**3))),
     "SOFTPLUS": np.logaddexp(0, X),
+    "MISH": X * np.tanh(np.logaddexp(0, X)),
 }
 
 
@@ -220,6 +232,34 @@ def test_bounds_of_derivatives_hold_and_are_tight(name: str) -> None:
     for order, constant in ((1, rule.most_slope), (2, rule.most_curve), (3, rule.jolt)):
         seen = np.abs(np.diff(values, order)).max() / step**order
         assert constant * 0.99 <= seen <= constant * (1 + 1e-5), f"order {order}: {seen} against {constant}"
+
+
+@pytest.mark.parametrize(("name", "power"), [("RECIPROCAL", -1.0), ("INVERSE_ROOT", -0.5)])
+def test_bounds_of_powers_from_one_on_are_those_at_one(name: str, power: float) -> None:
+    """φ = x^p: |p|, |p(p−1)| and |p(p−1)(p−2)|, and the formulas of φ′ and φ″ by differences."""
+    rule, x = getattr(smooth, name), torch.linspace(1, 9, 8001, dtype=torch.float64)
+    by_hand = [abs(power), abs(power * (power - 1)), abs(power * (power - 1) * (power - 2))]
+    assert [rule.most_slope, rule.most_curve, rule.jolt] == pytest.approx(by_hand, rel=1e-12)
+    for one, other in ((lambda v: v**power, rule.slope), (rule.slope, rule.curve)):
+        assert torch.allclose((one(x + 1e-5) - one(x - 1e-5)) / 2e-5, other(x), atol=1e-8)
+
+
+def test_an_inverse_root_is_known_where_its_enclosure_reaches_below_the_floor() -> None:
+    """Values that are at least a tenth, in enclosures of which some admit less than 0."""
+    draw = torch.Generator().manual_seed(0)
+    first, second = 0.1 + 2 * torch.rand(2, 400, generator=draw, dtype=torch.float64) ** 3
+    bend = torch.randn(400, generator=draw, dtype=torch.float64)
+    v = Enclosed(first, second, bend, torch.rand(400, generator=draw, dtype=torch.float64) / 4)
+    found = smooth.power(v, -0.5, 0.1)
+    assert found.slack is not None
+    assert float(found.slack.max()) < math.inf
+    assert bool((v.low < 0).any())
+    for k, s in enumerate(S[::10].tolist()):
+        for each in (inside(v, s, k), v.low, v.high):
+            values = each.clamp(min=0.1)
+            admitted = (values - at(v, s)).abs() <= v.slack
+            off = (values.rsqrt() - at(found, s)).abs()
+            assert bool((off[admitted] <= found.slack[admitted] + 1e-12).all())
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)

@@ -31,6 +31,13 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "low-elu": lambda: nn.ELU(0.5),
     "selu": nn.SELU,
 }
+RARER: dict[str, Callable[[], nn.Module]] = {  # in perceptrons alone
+    "celu": lambda: nn.CELU(0.6),
+    "mish": nn.Mish,
+    "softsign": nn.Softsign,
+    "log-sigmoid": nn.LogSigmoid,
+    "softshrink": lambda: nn.Softshrink(0.3),
+}
 POOLS: dict[str, Callable[[], nn.Module]] = {
     "max": lambda: nn.MaxPool2d(2),
     "overlapping": lambda: nn.MaxPool2d(3, 2, 1),
@@ -100,6 +107,30 @@ def layers(widths: Sequence[int], activation: Callable[[], nn.Module], bias: boo
     return nn.Sequential(*parts[:-1])
 
 
+class Norm(nn.Module):
+    """LayerNorm, or RMSNorm, over a few numbers; of several networks side by side each with its own gains."""
+
+    def __init__(self, size: int, centred: bool, copies: int = 0) -> None:
+        super().__init__()
+        self.size, self.centred, self.copies = size, centred, copies
+        self.weight, self.bias = (nn.Parameter(torch.zeros(size * (copies or 1))) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.copies:
+            plain = F.layer_norm(x, (self.size,)) if self.centred else F.rms_norm(x, (self.size,), eps=1e-3)
+            return plain * self.weight.view(self.copies, -1) + self.bias.view(self.copies, -1)
+        if self.centred:
+            return F.layer_norm(x, (self.size,), self.weight, self.bias)
+        return F.rms_norm(x, (self.size,), self.weight, eps=1e-3) + self.bias
+
+
+def normed(centred: bool, copies: int = 0) -> nn.Module:
+    """A perceptron with a norm behind each hidden layer, and a gate of torch's own."""
+    linear = _linear(copies)
+    first, second = [linear(5, 6), Norm(6, centred, copies), nn.GELU()], [linear(6, 6), Norm(6, centred, copies)]
+    return nn.Sequential(*first, *second, nn.GLU(), linear(3, 3))
+
+
 class Bank(nn.Module):
     """As many networks of a kind as there are copies, (n, copies, …) inputs to (n·copies, 3) outputs."""
 
@@ -145,4 +176,6 @@ def kinds() -> list[Kind]:
             Kind(f"{name}-{pool_name}", partial(Residual, activation, pool), (1, 8, 8)),
             Kind(f"{name}-gate", partial(Gated, activation), (5,)),
         ]
+    found += [Kind(f"{name}-3", partial(layers, [5, 6, 6, 3], rare, True), (5,)) for name, rare in RARER.items()]
+    found += [Kind(name, partial(normed, name == "layer-norm"), (5,)) for name in ("layer-norm", "rms-norm")]
     return found

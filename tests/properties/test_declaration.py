@@ -44,7 +44,7 @@ VALUES: dict[str, Any] = {  # one that is not the default, as TOML
     "reference": "1", "norm": '"weights"', "path": '"p"', "witness": '"w"', "over": '"mean"', "weights": "[1, 0.5]",
     "against": '"x"', "data": '"m:data"', "tolerance": '"rounded"', "examples": "7",
     "size": "0.5", "explain": "true", "certify": '"never"', "by": '"class"', "metric": '"error"',
-    "early_fail": "1e-6",
+    "early_fail": "1e-6", "decide": '"data"',
 }  # fmt: skip
 
 

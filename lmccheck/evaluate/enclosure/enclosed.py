@@ -24,13 +24,15 @@ class Enclosed:
 
     Tensors of one shape, float64; ``bend`` and ``slack`` are None where they are 0. ``first is second`` where the
     value is the same all along the cell. The bend keeps what is known of curvature with its signs, so that it may
-    cancel in what comes after; only what is left goes into the slack.
+    cancel in what comes after; only what is left goes into the slack. ``floor``: what no number of it is below, where
+    that is known beside.
     """
 
     first: Tensor
     second: Tensor
     bend: Tensor | None = None
     slack: Tensor | None = None
+    floor: float | None = None
 
     @property
     def constant(self) -> bool:

@@ -1,14 +1,16 @@
-"""Sums, differences, products and quotients by constants, of two values or of a value and a constant."""
+"""Sums, differences, products and quotients, of two values or of a value and a constant."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from lmccheck.evaluate.enclosure.cell import Cell, encloses
 from lmccheck.evaluate.enclosure.enclosed import Enclosed, NoEnclosure, lifted, product
+from lmccheck.evaluate.enclosure.rules.smooth import power as power_of
 
 Value = Enclosed | Tensor | float
 
@@ -25,7 +27,16 @@ def _operands(one: Value, other: Value) -> tuple[Enclosed, Enclosed]:
 @encloses("add")
 def add(cell: Cell, one: Value, other: Value, *, alpha: float = 1) -> Enclosed:
     first, second = _operands(one, other)
-    return (first + second.times(alpha)).rounded()
+    low, more = _floor(one), _floor(other)
+    floor = None if low is None or more is None or alpha < 0 else low + alpha * more
+    return replace((first + second.times(alpha)).rounded(), floor=floor)
+
+
+def _floor(value: Value) -> float | None:
+    """Return what no number of a value or of a constant is below, where that is known."""
+    if isinstance(value, Enclosed):
+        return value.floor
+    return float(value.min()) if isinstance(value, Tensor) else value
 
 
 @encloses("sub")
@@ -60,9 +71,11 @@ def power(cell: Cell, x: Value, exponent: Value) -> Enclosed:
 
 @encloses("div")
 def div(cell: Cell, one: Value, other: Value, *, rounding_mode: str | None = None) -> Enclosed:
-    if isinstance(other, Enclosed) or not isinstance(one, Enclosed) or rounding_mode is not None:
-        raise NoEnclosure("a quotient by what changes")
+    if rounding_mode is not None:
+        raise NoEnclosure("a quotient that is rounded")
     first, second = _operands(one, other)
+    if isinstance(other, Enclosed):
+        return product(first, power_of(second, -1.0, other.floor))
     return first.times(1 / second.first).rounded(2)
 
 

@@ -1,7 +1,8 @@
-"""BatchNorm with stored statistics: a product with the scale γ/√(σ²+ε) of each channel, which is enclosed itself."""
+"""Norms as products with a scale γ/√(σ²+ε), which is enclosed itself: σ² stored, of BatchNorm, or of a sample."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -9,6 +10,8 @@ from torch import Tensor
 
 from lmccheck.evaluate.enclosure.cell import Cell, encloses
 from lmccheck.evaluate.enclosure.enclosed import Enclosed, NoEnclosure, lifted, product
+from lmccheck.evaluate.enclosure.rules import smooth
+from lmccheck.evaluate.enclosure.rules.arithmetic import mean
 
 Value = Enclosed | Tensor
 
@@ -57,3 +60,36 @@ def batch_norm(cell: Cell, x: Value, *arguments: Any) -> Enclosed:
 def evaluated(cell: Cell, x: Value, *arguments: Any) -> Any:
     weight, bias, mean, variance, _, epsilon = arguments
     return normalised(lifted(x), weight, bias, mean, variance, epsilon), None, None
+
+
+def _of_a_sample(cell: Cell, x: Enclosed, shape: Sequence[int], weight: Value | None, epsilon: float) -> Enclosed:
+    """Return x·γ/√(mean x² + ε) over the last dimensions; what is below the root is nowhere below ε."""
+    over = list(range(-len(shape), 0))
+    scale = smooth.power(mean(cell, product(x, x), over, True).plus(epsilon).rounded(), -0.5, epsilon)
+    found = product(x, scale.map(lambda part: part.expand(x.shape)))
+    return found if weight is None else product(found, lifted(weight).map(lambda part: part.expand(x.shape)))
+
+
+@encloses("layer_norm")
+def layer_norm(
+    cell: Cell,
+    x: Value,
+    shape: Sequence[int],
+    weight: Value | None = None,
+    bias: Value | None = None,
+    epsilon: float = 1e-5,
+    _: bool = True,
+) -> Enclosed:
+    x = lifted(x)
+    level = mean(cell, x, list(range(-len(shape), 0)), True)
+    centred = (x - level.map(lambda part: part.expand(x.shape))).rounded()
+    found = _of_a_sample(cell, centred, shape, weight, epsilon)
+    return found if bias is None else (found + lifted(bias).map(lambda part: part.expand(x.shape))).rounded()
+
+
+@encloses("rms_norm")
+def rms_norm(
+    cell: Cell, x: Value, shape: Sequence[int], weight: Value | None = None, epsilon: float | None = None
+) -> Enclosed:
+    x = lifted(x)
+    return _of_a_sample(cell, x, shape, weight, torch.finfo(x.first.dtype).eps if epsilon is None else epsilon)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -103,7 +104,12 @@ def clamp_min(cell: Cell, z: Enclosed, least: float) -> Enclosed:
 
 @encloses("abs")
 def absolute(cell: Cell, z: Enclosed) -> Enclosed:
-    return (rectified(z) + rectified(-z)).rounded()
+    return replace((rectified(z) + rectified(-z)).rounded(), floor=0.0)
+
+
+@encloses("softshrink")
+def softshrink(cell: Cell, z: Enclosed, width: float = 0.5) -> Enclosed:
+    return (rectified(z.plus(-width)) - rectified((-z).plus(-width))).rounded(2)
 
 
 @encloses("hardsigmoid")

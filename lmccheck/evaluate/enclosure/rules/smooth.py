@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lmccheck.evaluate.enclosure.cell import Cell, encloses
-from lmccheck.evaluate.enclosure.enclosed import TWIST, Enclosed, NoEnclosure
+from lmccheck.evaluate.enclosure.enclosed import TWIST, Enclosed, NoEnclosure, chosen, product
 from lmccheck.evaluate.enclosure.rules.piecewise import SELU_ALPHA, SELU_SCALE, rectified
 
 Function = Callable[[Tensor], Tensor]
@@ -96,6 +96,23 @@ def _gelu_curve(x: Tensor) -> Tensor:
     return (2 - x.square()) * _gauss(x)
 
 
+def _mish_parts(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return tanh(softplus(x)) and its first two derivatives."""
+    inside, grows = torch.tanh(F.softplus(x)), torch.sigmoid(x)
+    rest = 1 - inside.square()
+    return inside, rest * grows, rest * grows * (torch.sigmoid(-x) - 2 * inside * grows)
+
+
+def _mish_slope(x: Tensor) -> Tensor:
+    inside, slope, _ = _mish_parts(x)
+    return inside + x * slope
+
+
+def _mish_curve(x: Tensor) -> Tensor:
+    _, slope, curve = _mish_parts(x)
+    return 2 * slope + x * curve
+
+
 ROOT, CUBE = math.sqrt(2 / math.pi), 0.044715
 
 
@@ -124,7 +141,27 @@ GELU = Smooth(F.gelu, _gelu_slope, _gelu_curve, 1.1290, 0.7979, 0.7788)
 GELU_TANH = Smooth(lambda x: F.gelu(x, approximate="tanh"), _gelu_tanh_slope, _gelu_tanh_curve, 1.1292, 0.7980, 0.7770)
 SOFTPLUS = Smooth(F.softplus, torch.sigmoid, _sigmoid_slope, 1.0, 0.25, 0.09623)
 ELU = Smooth(F.elu, lambda x: x.clamp(max=0).exp(), lambda x: x.clamp(max=0).exp() * (x <= 0), 1.0, 1.0, math.inf)
+MISH = Smooth(F.mish, _mish_slope, _mish_curve, 1.0885, 0.6443, 0.5885)
+RECIPROCAL = Smooth(torch.reciprocal, lambda x: -(x**-2.0), lambda x: 2 * x**-3.0, 1.0, 2.0, 6.0)  # from 1 on
+INVERSE_ROOT = Smooth(torch.rsqrt, lambda x: -(x**-1.5) / 2, lambda x: 0.75 * x**-2.5, 0.5, 0.75, 1.875)  # likewise
+INWARD = 1 - 1e-12  # of what a value is nowhere below, so that rounding cannot bring it below 1
 CUT = 20.0  # beyond which torch takes softplus for the identity, unless told another threshold
+
+
+def power(z: Enclosed, exponent: float, floor: float | None) -> Enclosed:
+    """Return z^−1 or z^−½ of positive z, of which is known that it is at least ``floor``, whatever its enclosure says.
+
+    With ℓ, what it is nowhere below, (z/ℓ)^p·ℓ^p. Where the enclosure admits less than the floor, nothing but the range
+    is known.
+    """
+    low, rule = z.low * INWARD, {-1.0: RECIPROCAL, -0.5: INVERSE_ROOT}[exponent]
+    floor = float(low.min()) if floor is None else floor * INWARD
+    if not floor > 0:
+        raise NoEnclosure("a quotient by what may be 0 or less")
+    least = low.clamp(min=floor)
+    found = rule(z.times(1 / least)).times(least**exponent).rounded(2)
+    wide = floor**exponent - z.high.clamp(min=floor) ** exponent
+    return chosen(low >= floor, found, Enclosed(found.first, found.second, None, wide).rounded(16))
 
 
 @encloses("tanh")
@@ -145,6 +182,26 @@ def silu(cell: Cell, z: Enclosed) -> Enclosed:
 @encloses("gelu")
 def gelu(cell: Cell, z: Enclosed, *, approximate: str = "none") -> Enclosed:
     return (GELU if approximate == "none" else GELU_TANH)(z)
+
+
+@encloses("mish")
+def mish(cell: Cell, z: Enclosed) -> Enclosed:
+    return MISH(z)
+
+
+@encloses("glu")
+def glu(cell: Cell, z: Enclosed, dim: int = -1) -> Enclosed:
+    half = z.shape[dim] // 2
+    value, gate = (z.map(lambda part, k=k: part.narrow(dim, k * half, half)) for k in (0, 1))  # type: ignore[misc]  # k is bound
+    return product(value, SIGMOID(gate))
+
+
+@encloses("log_sigmoid")
+def log_sigmoid(cell: Cell, z: Enclosed) -> Enclosed:
+    """−log(1 + exp(−z)), which torch computes without a threshold."""
+    found = -SOFTPLUS(-z)
+    first = F.logsigmoid(z.first)
+    return Enclosed(first, first if z.constant else F.logsigmoid(z.second), found.bend, found.slack).rounded(2)
 
 
 @encloses("softplus")
@@ -171,6 +228,14 @@ def elu(cell: Cell, z: Enclosed, alpha: float = 1.0, scale: float = 1.0, input_s
     if input_scale != 1:
         raise NoEnclosure("elu with a scale of its input")
     return _elu(z, alpha).times(scale)
+
+
+@encloses("celu")
+def celu(cell: Cell, z: Enclosed, alpha: float = 1.0) -> Enclosed:
+    """α·ELU(z/α), whose slope is 1 at 0 from both sides."""
+    if not alpha > 0:
+        raise NoEnclosure(f"celu with alpha = {alpha}")
+    return ELU(z.times(1 / alpha)).times(alpha).rounded(2)
 
 
 @encloses("selu")
