@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from math import sqrt
 
@@ -32,7 +32,7 @@ class Enclosed:
     second: Tensor
     bend: Tensor | None = None
     slack: Tensor | None = None
-    floor: float | None = None
+    floor: float | None = field(default=None, kw_only=True)
 
     @property
     def constant(self) -> bool:
