@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from lmccheck.properties.registry import PROPERTIES, TAKEN
+from lmccheck.properties.registry import COMMON, PROPERTIES, TAKEN
 from lmccheck.store.documents import Strict
 
 CALLABLE = r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*"
@@ -49,7 +49,8 @@ class Sources(Strict):
         if isinstance(value, dict):
             return ' (a name with a dot is quoted, as in [pair."v1.5"])'
         owners = [one.name for one in PROPERTIES if key in one.parameters]
-        known = "PROPERTY" if key in TAKEN else owners[0] if owners else None
+        of_all = {*TAKEN, *(common.name for common in COMMON)}
+        known = "PROPERTY" if key in of_all else owners[0] if owners else None
         return f" (it is one of a check: check.{known} = {{ {key} = … }})" if known else ""
 
 

@@ -62,7 +62,11 @@ def executed() -> Iterator[set[types.CodeType]]:
     try:
         yield codes
     finally:
-        sys.setprofile(before)
+        if before is None or callable(before):
+            sys.setprofile(before)
+        else:  # cProfile's, up to Python 3.11: an object that is set by itself, and is no function
+            sys.setprofile(None)
+            before.enable()
 
 
 def kept_number(

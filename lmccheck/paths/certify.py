@@ -98,7 +98,7 @@ class Certificate:
         """By how much no loss on the path is above max(L(θ_A), L(θ_B)); None where that is only sampled."""
         if any(segment.how == "sampled" for segment in self.segments):
             return None
-        tops = [segment.largest if segment.bound is None else segment.bound for segment in self.segments]
+        tops = [top for segment in self.segments for top in (segment.largest, segment.bound) if top is not None]
         return max(map(height, tops)) - max(self.loss_a, self.loss_b)
 
     @property

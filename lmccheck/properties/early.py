@@ -92,7 +92,8 @@ class Early:
         """What belongs beside the value."""
         found, (low, high) = self.settled, self.interval
         sure = f"at least {low:.4g}" if math.isinf(high) else f"from {low:.4g} to {high:.4g}"
-        return f"an estimate from {found.drawn:,} of {found.of:,} samples, with 95 % confidence {sure}"
+        first = "which" if found.after == found.drawn else f"of which the first {found.after:,}"
+        return f"an estimate from the {found.drawn:,} samples drawn, {first} settled it; with 95 % confidence {sure}"
 
     def finding(self, found: Finding, data: Data, lacking: str) -> Finding:
         """Return a finding that holds the value, as the fail that it is; ``lacking`` was not measured."""

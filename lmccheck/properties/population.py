@@ -81,9 +81,10 @@ def decided(
     fresh = min((distinct / every for distinct, every in repeated), default=1.0)
     found = _judged(finding, finding.compared, confidence, fresh)
     facts |= _facts(finding, found, samples)
-    if asked and found.verdict == "pass" and finding.everywhere is not None:
+    always = settings.get("certify") == "always"
+    if asked and found.verdict == "pass" and (always or finding.everywhere is not None):
         facts["all_t"] = _everywhere(finding, confidence, fresh)
-        if settings.get("certify") == "always" and not facts["all_t"]["holds"]:
+        if always and not facts["all_t"]["holds"]:
             found = replace(found, verdict="inconclusive")
             facts["verdict"] = found.verdict
     finding = replace(finding, compared=(), everywhere=None, facts={**finding.facts, "population": facts})
@@ -114,8 +115,8 @@ def _repeated(measured: Any, finding: Finding) -> list[tuple[int, int]]:
 def _not_new(counts: tuple[int, int]) -> str:
     distinct, samples = counts
     return (
-        f"only {distinct:,} of {samples:,} samples differ: one that is repeated is no new draw, so that they count as "
-        f"{distinct:,}"
+        f"{samples - distinct:,} of {samples:,} samples repeat another one, input and target: they are no new draws, "
+        f"and the data count as {distinct:,}"
     )
 
 
@@ -197,6 +198,8 @@ def _excesses(compared: Compared, limit: float | str, shift: float) -> Iterator[
         beyond = [share * own + other for other, own in pairs]
     else:
         beyond = [other + limit for other in against]
+    if reach is not None and compared.weights is not None:  # as far as a sample of the largest weight is moved
+        reach *= float(np.max(weights) / np.mean(weights))
     with np.errstate(invalid="ignore", over="ignore"):  # infinite losses
         for each in beyond:
             yield Sample.of((losses - each - shift) * weights / np.mean(weights), reach)
@@ -279,7 +282,8 @@ def _shown(finding: Finding, facts: Mapping[str, Any]) -> str:
     if low == -high == -math.inf:
         return f"{_percent(facts)} bounds need {FEWEST} samples in all that is judged"
     of = f" of the {finding.share:.0%} quantile over draws" if facts["draws"] and finding.share is not None else ""
-    return f"{_percent(facts)} bounds{of} {low:.4g} and {high:.4g}{_unit(finding)} (each, asymptotic)"
+    inside = f"; {finding.limit} is taken of each sample's own loss" if isinstance(finding.limit, str) else ""
+    return f"{_percent(facts)} bounds{of} {low:.4g} and {high:.4g}{_unit(finding)} (each, asymptotic{inside})"
 
 
 def _percent(facts: Mapping[str, Any]) -> str:

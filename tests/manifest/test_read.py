@@ -162,6 +162,11 @@ SETTINGS = (
             "of model, data, calibration, loss, symmetry, accept, a, b, model_b, untie, sha256, check",
         ),
         (
+            SOUND + '[defaults]\ndecide = "population"\n',
+            "defaults.decide: unknown key (it is one of a check: check.PROPERTY = { decide = … }), expected one of model, "
+            "data, calibration, loss, symmetry, accept",
+        ),
+        (
             SOUND + "[defaults.v1.5]\n",
             'defaults.v1: unknown key (a name with a dot is quoted, as in [pair."v1.5"]), expected one of model, data, '
             "calibration, loss, symmetry, accept",

@@ -46,3 +46,24 @@ def test_a_tensor_that_was_asked_with_counts() -> None:
     norm(torch.ones(2))
     clear_caches([norm])
     assert norm.cache_info().currsize == 0
+
+
+def test_a_profile_goes_on_behind_a_run_that_is_watched() -> None:
+    """cProfile sets an object that is no function, which may only be set again by itself."""
+    import cProfile
+
+    from lmccheck.modules.numbers import executed
+
+    def afterwards() -> None:
+        pass
+
+    profile = cProfile.Profile()
+    profile.enable()
+    try:
+        with executed() as codes:
+            afterwards()
+        afterwards()
+    finally:
+        profile.disable()
+    assert afterwards.__code__ in codes
+    assert any(entry.code is afterwards.__code__ for entry in profile.getstats())

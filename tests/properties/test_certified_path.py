@@ -85,3 +85,15 @@ def test_without_a_proof_segments_stay_sampled_and_always_is_inconclusive(monkey
     assert always.verdict == "inconclusive"
     assert always.value == never.value
     assert any("not certified" in note for note in always.details["notes"])
+
+
+def test_what_no_loss_exceeds_is_never_below_one_that_was_seen() -> None:
+    """A bound in float64 may be a rounding below a loss that was summed in another order."""
+    from types import SimpleNamespace
+    from typing import Any
+
+    from lmccheck.paths.certify import Certificate
+
+    segments: Any = (SimpleNamespace(how="certified", largest=1.5, bound=1.5 - 1e-12), SimpleNamespace(how="constant", largest=1.0, bound=None))  # fmt: skip
+    found = Certificate(segments, 1.5, 1.0, 0.5, 0, 0.0)
+    assert found.bound == found.excess == 0.5
