@@ -162,9 +162,9 @@ SETTINGS = (
             "of model, data, calibration, loss, symmetry, accept, a, b, model_b, untie, sha256, check",
         ),
         (
-            SOUND + '[defaults]\ndecide = "population"\n',
-            "defaults.decide: unknown key (it is one of a check: check.PROPERTY = { decide = … }), expected one of model, "
-            "data, calibration, loss, symmetry, accept",
+            SOUND.replace("[defaults]", '[defaults]\ndecide = "population"'),
+            "defaults.decide: unknown key (it is one of a check: check.PROPERTY = { decide = … }), expected one of "
+            "model, data, calibration, loss, symmetry, accept",
         ),
         (
             SOUND + "[defaults.v1.5]\n",

@@ -94,6 +94,7 @@ def test_what_no_loss_exceeds_is_never_below_one_that_was_seen() -> None:
 
     from lmccheck.paths.certify import Certificate
 
-    segments: Any = (SimpleNamespace(how="certified", largest=1.5, bound=1.5 - 1e-12), SimpleNamespace(how="constant", largest=1.0, bound=None))  # fmt: skip
+    bounded = SimpleNamespace(how="certified", largest=1.5, bound=1.5 - 1e-12)
+    segments: Any = (bounded, SimpleNamespace(how="constant", largest=1.0, bound=None))
     found = Certificate(segments, 1.5, 1.0, 0.5, 0, 0.0)
     assert found.bound == found.excess == 0.5
