@@ -5,13 +5,17 @@ A result that a network keeps is told from a constant by that: without it, a for
 
 from __future__ import annotations
 
+import array
+import ctypes
+import functools
 import types
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,13 +23,15 @@ from lmccheck.errors import LmcError, SourceError
 
 Found = TypeVar("Found")
 CONTAINERS = (dict, list, deque, set)
+MEMORY = (np.ndarray, array.array, bytearray, ctypes._SimpleCData, ctypes.Array, ctypes.Structure, Tensor)
+CACHE = type(functools.lru_cache(lambda: None))
 ABSENT = object()
 
 
 @dataclass(frozen=True)
 class Spot:
-    """All that a container or a closure's cell holds, or, with a ``key``, one attribute of an object or variable of a
-    file (whose holder is its dict of names)."""
+    """All that a container, a closure's cell, a function's cache or a piece of memory holds, or, with a ``key``, one
+    attribute of an object or variable of a file (whose holder is its dict of names)."""
 
     holder: Any
     key: str | None = None
@@ -34,7 +40,7 @@ class Spot:
     def called(self) -> str:
         """What messages call it."""
         if self.key is None:
-            return "a variable of a closure" if self._is_cell else f"a {type(self.holder).__name__}"
+            return "a variable of a closure" if self._is_cell else f"a {type(self.holder).__name__.strip('_')}"
         named = self.holder.get("__name__") if isinstance(self.holder, dict) else self._name_of_holder
         return f"{self.key!r} of {named or 'a dict'}"
 
@@ -46,20 +52,37 @@ class Spot:
     def _is_cell(self) -> bool:
         return isinstance(self.holder, types.CellType)
 
+    @property
+    def _is_memory(self) -> bool:
+        return isinstance(self.holder, MEMORY)
+
     def stand_ins(self) -> list[Any]:
         """What may be put there in place of what it holds: nothing, None, zero or an empty tensor."""
         if self.key is None and not self._is_cell:
-            return [ABSENT]
+            return [ABSENT, *self._nothings()]
         value = self.get()
         zero = [type(value)()] if type(value) in (int, float, bool, complex) else []
         zero += [torch.empty(0)] if isinstance(value, Tensor) else []
         return [*([] if self._is_cell else [ABSENT]), None, *zero]
 
+    def _nothings(self) -> list[Any]:
+        """A dict or list with None in every place: what a network fills may have its places from the beginning."""
+        if isinstance(self.holder, dict):
+            return [dict.fromkeys(self.holder)]
+        return [[None] * len(self.holder)] if isinstance(self.holder, (list, deque)) else []
+
     def get(self) -> Any:
-        """Return what is there, a copy of it for a container."""
-        if self.key is None:
-            return self.holder.cell_contents if self._is_cell else self.holder.copy()
-        return self.holder.get(self.key, ABSENT) if isinstance(self.holder, dict) else self._attribute()
+        """Return what is there, a copy of it for a container or memory; a cache's results cannot be had."""
+        if self.key is not None:
+            return self.holder.get(self.key, ABSENT) if isinstance(self.holder, MutableMapping) else self._attribute()
+        if self._is_cell:
+            return self.holder.cell_contents
+        if self._is_memory:
+            numbers = _numbers_of(self.holder)
+            return numbers.clone() if isinstance(numbers, Tensor) else numbers.copy()
+        if isinstance(self.holder, dict):
+            return dict(dict.items(self.holder))  # as it is, if it is lazy
+        return ABSENT if isinstance(self.holder, CACHE) else self.holder.copy()
 
     def _attribute(self) -> Any:
         own = vars(self.holder) if hasattr(self.holder, "__dict__") else {}
@@ -69,11 +92,15 @@ class Spot:
         """Put something there, ABSENT to take away what is there."""
         if self.key is None and self._is_cell:
             self.holder.cell_contents = value
+        elif self.key is None and self._is_memory:
+            _numbers_of(self.holder)[...] = 0 if value is ABSENT else value
+        elif self.key is None and isinstance(self.holder, CACHE):
+            self.holder.cache_clear()
         elif self.key is None:
             self.holder.clear()
             if value is not ABSENT:
                 (self.holder.extend if isinstance(self.holder, (list, deque)) else self.holder.update)(value)
-        elif isinstance(self.holder, dict):
+        elif isinstance(self.holder, MutableMapping):
             self.holder.pop(self.key, None) if value is ABSENT else self.holder.__setitem__(self.key, value)
         elif value is ABSENT:
             delattr(self.holder, self.key)
@@ -86,7 +113,7 @@ class Spot:
         before = self.get()
         try:
             self.put(stand_in)
-        except (AttributeError, TypeError):  # it cannot be written to: then no run does
+        except (AttributeError, TypeError, ValueError, RuntimeError):  # it cannot be written to: then no run does
             yield
             return
         try:
@@ -96,10 +123,22 @@ class Spot:
 
     def written(self, stand_in: Any) -> bool:
         """Whether something was put in the place of ``stand_in``."""
+        if self.key is None and self._is_memory:
+            return bool((_numbers_of(self.holder) != 0).any())
+        if self.key is None and isinstance(self.holder, CACHE):
+            return bool(self.holder.cache_info().currsize)
         if self.key is None and not self._is_cell:
-            return bool(self.holder)
+            items = self.holder.values() if isinstance(self.holder, dict) else self.holder
+            return any(item is not None for item in items)
         value = self.get()
         return value is not None and value is not ABSENT and (value is not stand_in) and not _same(value, stand_in)
+
+
+def _numbers_of(memory: Any) -> Any:
+    """Return numbers that can be read and written in place: an array's, a tensor's, or bytes of anything else."""
+    if isinstance(memory, Tensor):
+        return memory.detach()
+    return memory if isinstance(memory, np.ndarray) else np.frombuffer(memory, np.uint8)
 
 
 def _same(value: Any, stand_in: Any) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cache, partial
 from itertools import islice
 from types import CodeType
 
@@ -16,10 +17,10 @@ from lmccheck.errors import CheckpointError, UnsupportedArchitecture
 from lmccheck.modules.caches import kept_by_identity
 from lmccheck.modules.constants import differing_structure, shared_constants
 from lmccheck.modules.fresh import ON_GPU, ROUNDING, apart, difference, freshly_loaded
-from lmccheck.modules.numbers import executed, kept_number, numbers_outside, numbers_within
+from lmccheck.modules.numbers import executed, kept_in_context, kept_number, numbers_outside, numbers_within
 from lmccheck.modules.precision import working_dtype
 from lmccheck.modules.random_weights import randomised
-from lmccheck.modules.runner import TWO_OUTPUTS, UNSTEADY, Runner, run_module
+from lmccheck.modules.runner import TWO_OUTPUTS, UNSTEADY, Runner, as_source_error, run_module
 from lmccheck.modules.spots import Spot
 from lmccheck.modules.watched import Watched, kept_outside
 from lmccheck.network.endpoint import Endpoint
@@ -138,21 +139,29 @@ class _Comparison:
     def _require_no_numbers(self, module: nn.Module, theta: Mapping[str, Tensor], codes: set[CodeType]) -> None:
         """Raise UnsupportedArchitecture where a number is kept outside of a module, or in one that was run before."""
         outside = numbers_outside(module, codes)
-        other = randomised(module, 1, theta) if outside or self.live else theta
+        if outside.begun:
+            raise self._kept(f"a generator ({outside.begun[0].__qualname__}) that was begun before it was run")
+        other = cache(lambda: randomised(module, 1, theta))
         copies: list[nn.Module] = []
 
         def run(shaken: bool) -> list[Tensor]:
-            module = copies[-1] if copies else self.network.build(0)
-            return self._outputs(freshly_loaded(module, other if shaken else theta, self.device, self.dtype))
+            with as_source_error(f"{self.what}: building and running it"):
+                module = copies[-1] if copies else self.network.build(0)
+                return self._outputs(freshly_loaded(module, other() if shaken else theta, self.device, self.dtype))
 
         def within() -> list[Spot]:
             copies[:] = [self._fresh(theta, 0)]
             return numbers_within(copies[0], codes)
 
-        spot = kept_number(lambda: outside, run, self._near) if outside else None
-        spot = spot or (kept_number(within, run, self._near) if self.live else None)
+        spot = None
+        for places in outside.places:
+            spot = spot or kept_number(partial(list, places), run, self._near)
+        if self.live:
+            spot = spot or kept_number(within, run, self._near)
         if spot is not None:
             raise self._kept(spot.called)
+        if outside.contextual and kept_in_context(run, self._near):
+            raise self._kept("a variable of a context")
 
     def _kept(self, place: str) -> UnsupportedArchitecture:
         mend = "; the module that was given has been run before: give the callable that builds it" if self.live else ""
