@@ -81,8 +81,10 @@ class Walk:
         """Look for names that the user's code writes to in what it has of libraries, and for its variables of the
         environment."""
         own = [code for code in self._codes if not any(where in code.co_filename for where in _INSTALLED)]
-        files = [value for value in self._seen.values() if isinstance(value, types.ModuleType)]
-        theirs = [item for file in files for item in vars(file).values() if isinstance(item, (type, types.ModuleType))]
+        seen = (value for value in self._seen.values() if issubclass(type(value), types.ModuleType))
+        files = [file for file in seen if _is_users(file.__name__)]
+        named = (item for file in files for item in vars(file).values())
+        theirs = [item for item in named if issubclass(type(item), (type, types.ModuleType))]  # no library is asked
         written = {name for code in own for name in _stored(code, None)}
         for holder in dict.fromkeys([builtins, *kinds, *(item for item in theirs if _top(_home(item)) in _LIBRARIES)]):
             for key in written & vars(holder).keys():
