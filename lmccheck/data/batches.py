@@ -30,6 +30,12 @@ def numbers(batch: Batch) -> int:
     return max(1, sum(tensor[0].numel() for tensor in input_tensors(batch.inputs) if tensor.ndim))
 
 
+def targets_each(data: Data) -> int:
+    """Return how many numbers are to be predicted for one sample: 1 for a class, as many as tokens for a text."""
+    first = data.batches[0]
+    return max(1, first.targets.numel() // max(1, first.samples))
+
+
 def in_parts(whole: Batch, count: int, samples: int) -> tuple[Batch, ...]:
     """Return the first ``samples`` samples of a batch as ``count`` batches of near-equal size."""
     edges = [round(k * samples / count) for k in range(count + 1)]

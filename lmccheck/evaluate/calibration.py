@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from lmccheck.data.batches import count_first, first_samples, rebatched
+from lmccheck.data.batches import count_first, first_samples, rebatched, targets_each
 from lmccheck.data.load import Data
 from lmccheck.evaluate.evaluator import Evaluator
 from lmccheck.evaluate.gradient import Gradient
@@ -15,13 +15,20 @@ from lmccheck.evaluate.points import interpolate
 from lmccheck.network.pair import ModelPair
 
 SAMPLES = 2048
+TARGETS = 2**15  # numbers to predict, of which so many samples are enough: a text has as many as tokens
+FEWEST = 256  # samples, however many numbers each has
 BATCH = 512  # samples at most, of those on which networks half-way are compared
 POINTS = (0.25, 0.5, 0.75)
 
 
+def most_samples(data: Data) -> int:
+    """Return how many samples are looked at, at most: fewer where each has many numbers to be predicted."""
+    return min(SAMPLES, max(FEWEST, TARGETS // targets_each(data)))
+
+
 def barrier_samples(data: Data) -> dict[str, int]:
     """Return how many samples CalibrationBarrier takes of how many; JSON-able."""
-    return {"of": data.samples, "barriers": count_first(data, SAMPLES)}
+    return {"of": data.samples, "barriers": count_first(data, most_samples(data))}
 
 
 class CalibrationBarrier:
@@ -29,7 +36,9 @@ class CalibrationBarrier:
 
     def __init__(self, pair: ModelPair) -> None:
         data = pair.network.require_labelled("comparing alignments")
-        first = first_samples(data, SAMPLES)  # BatchNorm's statistics too: those of the samples the loss is taken on
+        first = first_samples(
+            data, most_samples(data)
+        )  # BatchNorm's statistics too: those of the samples the loss is taken on
         self._evaluator = Evaluator(pair.measured_on(first, first).network, pair.theta_a, pair.theta_b)
         self._a = self._evaluator.weights(pair.theta_a)
         ends = (self._a, self._evaluator.weights(pair.theta_b))

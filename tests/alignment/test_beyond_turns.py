@@ -14,7 +14,8 @@ from lmccheck.alignment.beyond.maps import Maps
 from lmccheck.alignment.beyond.turns import fit_in_turn
 from lmccheck.alignment.matching.activations import ActivationSimilarity, observe
 from lmccheck.alignment.methods import learned
-from lmccheck.alignment.methods.learned import targets_each, train
+from lmccheck.alignment.methods.learned import train
+from lmccheck.data.batches import targets_each
 from lmccheck.data.load import Batch, Data
 from lmccheck.modules.random_weights import randomised
 from lmccheck.symmetry.spec import Permutation

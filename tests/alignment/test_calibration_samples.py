@@ -14,6 +14,7 @@ import lmccheck
 from lmccheck.alignment.matching import activation_norm
 from lmccheck.alignment.methods.learned import train
 from lmccheck.alignment.methods.transport import match_transport
+from lmccheck.data.load import Batch, Data
 from lmccheck.evaluate.calibration import CalibrationBarrier, barrier_samples
 from lmccheck.properties.remarks import calibration_remarks
 
@@ -93,6 +94,13 @@ def test_barriers_and_steps_are_compared_on_as_many_as_is_said() -> None:
     )
     assert barrier_samples(own.calibration) == {"of": 3000, "barriers": 3000}
     assert CalibrationBarrier(own)._evaluator.network.data.samples == 3000
+
+
+@pytest.mark.parametrize(("targets", "seen"), [(1, 2048), (64, 512), (1000, 256)])
+def test_of_long_texts_fewer_are_compared(targets: int, seen: int) -> None:
+    """As many as have 2¹⁵ tokens together, 256 at least, 2048 at most."""
+    data = Data((Batch(torch.zeros(3000, 2), torch.zeros(3000, targets)),), "x", True)
+    assert barrier_samples(data) == {"of": 3000, "barriers": seen}
 
 
 def test_activation_matching_takes_all_samples() -> None:

@@ -21,11 +21,9 @@ from lmccheck.alignment.matching.norms import float64
 from lmccheck.alignment.methods.learned import train
 from lmccheck.data.batches import count_first
 from lmccheck.errors import LmcError, nearest
-from lmccheck.evaluate.calibration import CalibrationBarrier, barrier_samples
+from lmccheck.evaluate.calibration import CalibrationBarrier, barrier_samples, most_samples
 from lmccheck.symmetry.compose import compose
 from lmccheck.symmetry.spec import Permutation
-
-SAMPLES = 2048  # of calibration data, to fit rotations to
 
 
 @dataclass(frozen=True)
@@ -98,7 +96,7 @@ def go_beyond(problem: Problem, kinds: tuple[str, ...], solve: Method) -> Beyond
     facts["best_step"] = trained.best_step
     if trained.apart:
         facts["half_way_excess"] = trained.apart
-    fitted = count_first(pair.calibration, SAMPLES)
+    fitted = count_first(pair.calibration, most_samples(pair.calibration))
     counts = {"maps": fitted, "steps compared": trained.judged}
     facts["calibration_samples"] = {**barrier_samples(pair.calibration), **counts}
     return Beyond(weights, permutation, found.objective, {**facts, "kept": name})
@@ -128,7 +126,7 @@ def _fitted(problem: Problem, maps: Maps, start: Permutation, judge: Calibration
 def _seen(problem: Problem, permutation: Permutation) -> tuple[Any, ActivationSimilarity]:
     """Return joint moments of A's and the permuted θ_B's activations, and the cross-moments they give."""
     pair = problem.pair.with_weights(problem.pair.theta_a, problem.spec.apply(problem.pair.theta_b, permutation))
-    moments = observe(replace(problem, pair=pair), "beyond permutations", SAMPLES)
+    moments = observe(replace(problem, pair=pair), "beyond permutations", most_samples(problem.calibration("maps")))
     sites = problem.traced("beyond permutations").sites
     return moments, ActivationSimilarity.of(problem.spec, sites, moments, "cross-moment")
 

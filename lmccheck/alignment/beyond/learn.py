@@ -20,7 +20,8 @@ from torch import Tensor
 from lmccheck.alignment.beyond.fit import polar
 from lmccheck.alignment.beyond.maps import Maps
 from lmccheck.alignment.contract import Problem
-from lmccheck.alignment.methods.learned import BATCH, HELD_OUT, HELD_OUT_TARGETS, Training, targets_each
+from lmccheck.alignment.methods.learned import BATCH, HELD_OUT, HELD_OUT_TARGETS, Training
+from lmccheck.data.batches import targets_each
 from lmccheck.data.load import Batch
 from lmccheck.evaluate.gradient import Gradient
 from lmccheck.evaluate.points import interpolate

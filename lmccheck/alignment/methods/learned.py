@@ -23,7 +23,7 @@ from lmccheck.alignment.matching.norms import counted
 from lmccheck.alignment.matching.similarity import WeightSimilarity
 from lmccheck.alignment.methods import method
 from lmccheck.alignment.methods.best import best_start
-from lmccheck.data.load import Data
+from lmccheck.data.batches import targets_each
 from lmccheck.evaluate.calibration import barrier_samples
 from lmccheck.evaluate.gradient import Gradient, endless_batches
 from lmccheck.evaluate.points import interpolate
@@ -153,12 +153,6 @@ def _optimiser(target: Mapping[str, Tensor], base: Mapping[str, Tensor], maps: M
     ]
     learned = [{"params": [p], "lr": MAP_RATE / p.shape[-1]} for p in (maps.parameters() if maps else ())]
     return torch.optim.Adam([*moved, *learned])
-
-
-def targets_each(data: Data) -> int:
-    """Return how many numbers are to be predicted for one sample: 1 for a class, as many as tokens for a text."""
-    first = data.batches[0]
-    return max(1, first.targets.numel() // max(1, first.samples))
 
 
 def _spread(tensor: Tensor) -> float:
