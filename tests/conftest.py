@@ -36,6 +36,7 @@ TOGETHER = {  # files whose tests stay on one worker of pytest-xdist, since they
     "pairs that are traced once for all methods": "theory/test_methods_planted.py",
     "trained networks of two widths": "fusion/test_trained.py",
     "a browser": "report/test_html_in_a_browser.py",
+    "files of the house, read once": "test_house.py",
 }
 
 

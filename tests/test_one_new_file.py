@@ -1,7 +1,7 @@
 """A property, an alignment method, a report format, a checkpoint source: one new file in its package, and nothing else.
 
-(A rule for an op is tested so in ``symmetry/test_symmetry.py``.) Each test puts a file into the package of its kind, as
-a developer would, in a fresh process, and uses it by what the user types.
+(A rule for an op is tested so in ``symmetry/test_symmetry.py``.) A file is put into the package of each kind, as a
+developer would, in a fresh process, and used by what the user types.
 """
 
 from __future__ import annotations
@@ -11,13 +11,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 SETUP = """
 import torch
 from torch import nn
-import lmccheck, {package} as package
-package.__path__.append({folder!r})
+import lmccheck
 build = lambda: nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
 a, b = build().state_dict(), build().state_dict()
 given = dict(model=build, data=(torch.randn(6, 3), torch.randint(0, 2, (6,))))
@@ -91,14 +88,17 @@ assert torch.equal(pair.theta_a["0.weight"], a["0.weight"])
 }
 
 
-@pytest.mark.parametrize("kind", CASES)
-def test_one_new_file_is_all_it_takes(kind: str, tmp_path: Path) -> None:
-    """It is found by itself, and used by its name."""
-    package, file, use = CASES[kind]
-    folder = tmp_path / "new"
-    folder.mkdir()
-    (folder / "mine.py").write_text(file)
-    code = SETUP.format(package=package, folder=str(folder)) + use.replace("{{}}", "{}")
+def test_one_new_file_is_all_it_takes(tmp_path: Path) -> None:
+    """It is found by itself, and used by its name; four kinds in one process, which says of each whether it was."""
+    code = SETUP
+    for kind, (package, file, _) in CASES.items():
+        folder = tmp_path / kind
+        folder.mkdir()
+        (folder / f"mine_{kind}.py").write_text(file)
+        code += f"import {package} as package\npackage.__path__.append({str(folder)!r})\n"
+    for kind, (_, _, use) in CASES.items():
+        code += f"{use}\nprint('used', {kind!r})\n"
     plain = {name: value for name, value in os.environ.items() if name != "PYTEST_ADDOPTS"}  # no workers
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=plain)
     assert found.returncode == 0, found.stdout[-2000:] + found.stderr[-2000:]
+    assert [kind for kind in CASES if f"used {kind}\n" in found.stdout] == list(CASES)
