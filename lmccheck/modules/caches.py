@@ -60,11 +60,11 @@ def _names(held: dict[Any, Any], numbers: set[int]) -> bool:
 def clear_caches(caches: Iterable[Any]) -> None:
     """Clear those that hold what may have been computed from weights, which may have changed."""
     for cache in caches:
-        if cache.cache_info().currsize and _holds_results(cache):
+        if cache.cache_info().currsize and holds_results(cache):
             cache.cache_clear()
 
 
-def _holds_results(cache: Any) -> bool:
+def holds_results(cache: Any) -> bool:
     """Whether a key or a result is or has a tensor, a module, or a container that can be filled, with numbers perhaps.
 
     What the function that is cached refers to is none of them.

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lmccheck.modules.caches import holds_results
 from lmccheck.modules.held import function_parts
 from lmccheck.modules.spots import CACHE, CONTAINERS, MEMORY, Spot
 
@@ -127,7 +128,9 @@ class Walk:
             self.begun.append(value)
         elif isinstance(value, MEMORY):
             self.memory += [Spot(value)] * _is_plain(value)
-        elif isinstance(value, CACHE) or (_is_place_of_others(value) and not _is_place_of_numbers(value)):
+        elif isinstance(value, CACHE):  # one of more than numbers and texts is cleared where its network is run
+            self.others += [Spot(value)] * (not holds_results(value))
+        elif _is_place_of_others(value) and not _is_place_of_numbers(value):
             self.others.append(Spot(value))
 
     def attributes(self, holder: Any, named: Any, *, others: bool = False) -> list[Spot]:
