@@ -80,6 +80,12 @@ def importable(folder: Path | None) -> Iterator[None]:
         sys.modules.update(aside)
 
 
+def imported() -> list[ModuleType]:
+    """Return all modules that are imported, those that folders keep until their next turn among them."""
+    found = [*sys.modules.values(), *(module for own in _kept.values() for module in own.values())]
+    return [module for module in found if isinstance(module, ModuleType)]
+
+
 def _root(name: str) -> str:
     return name.partition(".")[0]
 

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lmccheck.data.imports import imported
 from lmccheck.modules.caches import holds_results
 from lmccheck.modules.held import function_parts
 from lmccheck.modules.spots import CACHE, CONTAINERS, MEMORY, Spot
@@ -54,6 +55,11 @@ class Walk:
         self._seen: dict[int, Any] = {id(part): part for part in module.modules()}
         kinds = {kind for part in module.modules() for kind in type(part).__mro__}
         self._files = {kind.__module__ for kind in kinds}
+        self._imported: dict[int, types.ModuleType] = {}  # by what functions call their globals
+        self._of_name: dict[str, list[types.ModuleType]] = {}
+        for file in imported():
+            self._imported[id(vars(file))] = file
+            self._of_name.setdefault(vars(file).get("__name__", ""), []).append(file)
         self.spots: list[Spot] = []
         self.memory: list[Spot] = []
         self.others: list[Spot] = []
@@ -62,16 +68,21 @@ class Walk:
         for kind in kinds:
             if _top(kind.__module__) not in _LIBRARIES:
                 self.spots += self.reached(kind)
-                file = sys.modules.get(kind.__module__)
-                self.spots += self.reached(file) if file is not None else ()
+                self.spots += [spot for file in self._written_in(kind) for spot in self.reached(file)]
         self._reach_executed()
         self._reach_libraries(kinds)
+
+    def _written_in(self, kind: type) -> list[types.ModuleType]:
+        """Return the file of a class; of several files of that name the one that its functions are of."""
+        named = self._of_name.get(kind.__module__, [])
+        own = {id(value.__globals__) for value in vars(kind).values() if isinstance(value, types.FunctionType)}
+        return [file for file in named if id(vars(file)) in own] or named
 
     def _reach_executed(self) -> None:
         """Look at the files of code that was executed, and at functions in nobody's hands but torch's."""
         paths = {code.co_filename for code in self._executed}
-        for file in list(sys.modules.values()) if paths else ():
-            if isinstance(file, types.ModuleType) and vars(file).get("__file__") in paths:
+        for file in self._imported.values() if paths else ():
+            if vars(file).get("__file__") in paths:
                 self.spots += self.reached(file)
         unseen = [code for code in self._executed if code.co_freevars and code not in self._functions]
         for holder in gc.get_referrers(*unseen) if unseen else ():
@@ -164,7 +175,7 @@ class Walk:
                 self._functions.add(value.__code__)
                 if _is_users(value.__module__ or ""):
                     self._codes[value.__code__] = None
-                    yield sys.modules.get(value.__module__)
+                    yield self._imported.get(id(value.__globals__))
                 yield from value.__closure__ or ()
                 yield from (item for _, item in function_parts(value))
                 yield from vars(value).values()
@@ -217,11 +228,24 @@ def _fields(value: Any) -> dict[str, Any]:
 
 
 def _is_plain(memory: Any) -> bool:
-    """Whether memory can be written to in place, and is nobody's parameter."""
+    """Whether memory can be written to in place, and is nobody's parameter, nor a file's or another process's."""
+    memory = _owner(memory)
     if isinstance(memory, Tensor):
         usual = type(memory) is Tensor and memory.layout == torch.strided and memory.device.type != "meta"
-        return usual and not memory.requires_grad and 0 < memory.nbytes <= _LARGEST
-    return 0 < memoryview(memory).nbytes <= _LARGEST
+        storage = memory.untyped_storage() if usual and not memory.requires_grad else None
+        own = storage is not None and storage.resizable() and not storage.is_shared()
+        return own and 0 < memory.nbytes <= _LARGEST
+    if not isinstance(memory, MEMORY) or not getattr(memory, "_b_needsfree_", True):
+        return False
+    held: Any = memory
+    return 0 < memoryview(held).nbytes <= _LARGEST
+
+
+def _owner(memory: Any) -> Any:
+    """Return what a view is of, a mapped file for example."""
+    while (of := memory.base if isinstance(memory, np.ndarray) else getattr(memory, "obj", None)) is not None:
+        memory = of
+    return memory
 
 
 def _is_number(value: Any) -> bool:
