@@ -19,7 +19,7 @@ _DEEP = 4  # an entry is a link that refers to a result, which may hold the tens
 
 def tensor_caches(module: nn.Module) -> list[Any]:
     """Return every ``lru_cache`` that the classes of a module's parts, or the files they are written in, have."""
-    return [value for value in _beside(module) if isinstance(value, _Cache)]
+    return [value for value in _beside(module) if issubclass(type(value), _Cache)]
 
 
 def _beside(module: nn.Module) -> Iterator[Any]:

@@ -45,6 +45,17 @@ def held_tensors(module: nn.Module) -> list[Held]:
     return found
 
 
+def readable(value: Any) -> bool:
+    """Whether an object says of what kind it is and what it has: a proxy of what is not there yet, such as a request's
+    outside of one, raises errors of its own for both."""
+    try:
+        isinstance(value, type(None))
+        getattr(value, "__dict__", None)
+    except Exception:
+        return False
+    return True
+
+
 def reached(module: nn.Module) -> Iterator[tuple[str, Any, bool]]:
     """Yield what is reachable from the plain attributes of a module, other than its parts: the path, the object, and
     whether the way leads through a function."""
@@ -56,7 +67,7 @@ def reached(module: nn.Module) -> Iterator[tuple[str, Any, bool]]:
         waiting += ((f"{prefix}{key}", value, False) for key, value in vars(part).items() if key not in _REGISTERED)
     while waiting:
         path, value, through = waiting.popleft()
-        if isinstance(value, _NOTHING) or id(value) in parts or (id(value), through) in seen:
+        if not readable(value) or isinstance(value, _NOTHING) or id(value) in parts or (id(value), through) in seen:
             continue
         seen[id(value), through] = value  # kept: a number that was given away again would hide another object
         yield path, value, through
@@ -74,7 +85,7 @@ def reached(module: nn.Module) -> Iterator[tuple[str, Any, bool]]:
 def _parts(value: Any) -> Iterator[tuple[str, Any]]:
     """Yield what a plain object holds, with the step to it; nothing of what belongs to Python or torch."""
     if isinstance(value, dict):
-        yield from ((f"[{key!r}]", item) for key, item in _copied(value.items()))
+        yield from ((f"[{key!r}]", item) for key, item in _copied(dict.items(value)))  # as it is, if it is lazy
     elif isinstance(value, (list, tuple, set, frozenset, deque)):
         yield from ((f"[{k}]", item) for k, item in enumerate(_copied(value)))
     elif isinstance(value, types.FunctionType):

@@ -8,9 +8,10 @@ from __future__ import annotations
 import array
 import ctypes
 import functools
+import os
 import types
 from collections import deque
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -41,7 +42,7 @@ class Spot:
         """What messages call it."""
         if self.key is None:
             return "a variable of a closure" if self._is_cell else f"a {type(self.holder).__name__.strip('_')}"
-        named = self.holder.get("__name__") if isinstance(self.holder, dict) else self._name_of_holder
+        named = self.holder.get("__name__") if type(self.holder) is dict else self._name_of_holder
         return f"{self.key!r} of {named or 'a dict'}"
 
     @property
@@ -51,6 +52,11 @@ class Spot:
     @property
     def _is_cell(self) -> bool:
         return isinstance(self.holder, types.CellType)
+
+    @property
+    def _is_item(self) -> bool:
+        """Whether the key is one of a file's variables or of the environment, no attribute of a kind of dict."""
+        return type(self.holder) is dict or self.holder is os.environ
 
     @property
     def _is_memory(self) -> bool:
@@ -68,13 +74,13 @@ class Spot:
     def _nothings(self) -> list[Any]:
         """A dict or list with None in every place: what a network fills may have its places from the beginning."""
         if isinstance(self.holder, dict):
-            return [dict.fromkeys(self.holder)]
+            return [dict.fromkeys(dict.keys(self.holder))]  # as it is, if it is lazy
         return [[None] * len(self.holder)] if isinstance(self.holder, (list, deque)) else []
 
     def get(self) -> Any:
         """Return what is there, a copy of it for a container or memory; a cache's results cannot be had."""
         if self.key is not None:
-            return self.holder.get(self.key, ABSENT) if isinstance(self.holder, MutableMapping) else self._attribute()
+            return self.holder.get(self.key, ABSENT) if self._is_item else self._attribute()
         if self._is_cell:
             return self.holder.cell_contents
         if self._is_memory:
@@ -93,14 +99,15 @@ class Spot:
         if self.key is None and self._is_cell:
             self.holder.cell_contents = value
         elif self.key is None and self._is_memory:
-            _numbers_of(self.holder)[...] = 0 if value is ABSENT else value
+            numbers = _numbers_of(self.holder)
+            numbers[...] = _zero(numbers) if value is ABSENT else value
         elif self.key is None and isinstance(self.holder, CACHE):
             self.holder.cache_clear()
         elif self.key is None:
             self.holder.clear()
             if value is not ABSENT:
                 (self.holder.extend if isinstance(self.holder, (list, deque)) else self.holder.update)(value)
-        elif isinstance(self.holder, MutableMapping):
+        elif self._is_item:
             self.holder.pop(self.key, None) if value is ABSENT else self.holder.__setitem__(self.key, value)
         elif value is ABSENT:
             delattr(self.holder, self.key)
@@ -124,11 +131,12 @@ class Spot:
     def written(self, stand_in: Any) -> bool:
         """Whether something was put in the place of ``stand_in``."""
         if self.key is None and self._is_memory:
-            return bool((_numbers_of(self.holder) != 0).any())
+            numbers = _numbers_of(self.holder)
+            return bool((numbers != _zero(numbers)).any())
         if self.key is None and isinstance(self.holder, CACHE):
             return bool(self.holder.cache_info().currsize)
         if self.key is None and not self._is_cell:
-            items = self.holder.values() if isinstance(self.holder, dict) else self.holder
+            items = dict.values(self.holder) if isinstance(self.holder, dict) else self.holder
             return any(item is not None for item in items)
         value = self.get()
         return value is not None and value is not ABSENT and (value is not stand_in) and not _same(value, stand_in)
@@ -139,6 +147,11 @@ def _numbers_of(memory: Any) -> Any:
     if isinstance(memory, Tensor):
         return memory.detach()
     return memory if isinstance(memory, np.ndarray) else np.frombuffer(memory, np.uint8)
+
+
+def _zero(numbers: Any) -> Any:
+    """Return what stands for nothing in such memory: arrays may have texts, dates or records."""
+    return 0 if isinstance(numbers, Tensor) else np.zeros((), numbers.dtype)
 
 
 def _same(value: Any, stand_in: Any) -> bool:

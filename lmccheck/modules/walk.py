@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from lmccheck.data.imports import imported
 from lmccheck.modules.caches import holds_results
-from lmccheck.modules.held import function_parts
+from lmccheck.modules.held import function_parts, readable
 from lmccheck.modules.spots import CACHE, CONTAINERS, MEMORY, Spot
 
 _SCALARS = (int, float, complex, np.generic)
@@ -115,7 +115,7 @@ class Walk:
         waiting = deque([(value, True)])
         while waiting and len(self._seen) < _MOST:
             value, users = waiting.popleft()
-            if id(value) in self._seen or isinstance(value, (str, bytes, type(None), *_SCALARS)):
+            if id(value) in self._seen or not readable(value) or isinstance(value, (str, bytes, type(None), *_SCALARS)):
                 continue
             self._seen[id(value)] = value  # kept: a number that was given away again would hide another object
             users = _is_users(_home(value)) if isinstance(value, _AT_HOME) else users
@@ -125,9 +125,9 @@ class Walk:
                 continue
             if _is_place_of_numbers(value):
                 found.append(Spot(value))
-            elif isinstance(value, types.ModuleType) and self._is_own(value.__name__):
+            if isinstance(value, types.ModuleType) and self._is_own(value.__name__):
                 found += self.attributes(vars(value), vars(value), others=users)
-            elif self._is_own_object(value) or (users and isinstance(value, types.FunctionType)):
+            elif self._is_own_object(value) or (users and isinstance(value, (types.FunctionType, *CONTAINERS))):
                 found += self.attributes(value, _fields(value), others=users)
             waiting += ((part, users) for part in self._parts(value))
         return found
@@ -147,6 +147,7 @@ class Walk:
     def attributes(self, holder: Any, named: Any, *, others: bool = False) -> list[Spot]:
         """Return those attributes of an object, or variables of a file, that are numbers; note the others if asked."""
         items = [(key, value) for key, value in list(named.items()) if key != "training" and not key.startswith("__")]
+        items = [(key, value) for key, value in items if readable(value)]
         if others:
             data = (key for key, value in items if not _is_number(value) and not isinstance(value, _CODE))
             self.others += [Spot(holder, key) for key in data]
@@ -192,11 +193,11 @@ class Walk:
 
     def _is_own_object(self, value: Any) -> bool:
         if isinstance(value, type):
-            return self._is_own(value.__module__)
+            return self._is_own(_home(value))
         if isinstance(value, (types.FunctionType, types.ModuleType, functools.partial, CACHE, *CONTAINERS)):
             return False
         kind = type(value)
-        return kind is types.SimpleNamespace or kind.__module__ in _KEEPERS or self._is_own(kind.__module__)
+        return kind is types.SimpleNamespace or kind.__module__ in _KEEPERS or self._is_own(_home(kind))
 
     def _is_own(self, name: str) -> bool:
         """Whether a file is the user's, or one of a library that a part of the network is written in."""
@@ -232,13 +233,14 @@ def _is_plain(memory: Any) -> bool:
     memory = _owner(memory)
     if isinstance(memory, Tensor):
         usual = type(memory) is Tensor and memory.layout == torch.strided and memory.device.type != "meta"
-        storage = memory.untyped_storage() if usual and not memory.requires_grad else None
+        usual = usual and not (memory.is_nested or memory.requires_grad)
+        storage = memory.untyped_storage() if usual else None
         own = storage is not None and storage.resizable() and not storage.is_shared()
         return own and 0 < memory.nbytes <= _LARGEST
     if not isinstance(memory, MEMORY) or not getattr(memory, "_b_needsfree_", True):
         return False
     held: Any = memory
-    return 0 < memoryview(held).nbytes <= _LARGEST
+    return 0 < (held if isinstance(held, np.ndarray) else memoryview(held)).nbytes <= _LARGEST
 
 
 def _owner(memory: Any) -> Any:
@@ -259,10 +261,10 @@ def _is_place_of_numbers(value: Any) -> bool:
 
 
 def _is_place_of_others(value: Any) -> bool:
-    """Whether a container holds anything that is neither code nor a container of its own."""
+    """Whether a container holds anything but code: a result in a list that is an item of it, too."""
     if not isinstance(value, CONTAINERS) or "__name__" in value:
         return False
-    return any(not isinstance(item, (*_CODE, *CONTAINERS)) for item in _items(value))
+    return any(not isinstance(item, _CODE) for item in _items(value))
 
 
 def _holds_number(value: Any) -> bool:
@@ -271,7 +273,8 @@ def _holds_number(value: Any) -> bool:
 
 def _items(value: Any) -> list[Any]:
     try:
-        return list(islice(dict.values(value) if isinstance(value, dict) else value, _MOST))  # as it is, if it is lazy
+        items = islice(dict.values(value) if isinstance(value, dict) else value, _MOST)  # as it is, if it is lazy
+        return list(filter(readable, items))
     except RuntimeError:  # another thread is writing to it
         return []
 

@@ -15,6 +15,8 @@ import itertools
 import os
 import queue
 import threading
+import warnings
+import weakref
 from collections import UserDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -302,14 +304,83 @@ def _begin_again() -> None:
 kept("a generator (_first_norm)", lambda net: _GENERATORS[0].send(net), _begin_again)
 
 
+class Shelf(dict[str, Any]):
+    """A dict that has attributes beside its items."""
+
+
+OF_KINDS: Any = weakref.WeakKeyDictionary()
+SHELF: Any = Shelf(norm=3.0)
+
+
+def by_kind(net: Plain) -> Any:
+    if type(net) not in OF_KINDS:
+        OF_KINDS[type(net)] = [length(net)]
+    return OF_KINDS[type(net)][0]
+
+
+LENGTHS: dict[str, Any] = {}
+
+
+def in_a_dict_of_dicts(net: Plain) -> Any:
+    if "gain" not in LENGTHS:
+        LENGTHS["gain"] = {"norm": length(net)}
+    return LENGTHS["gain"]["norm"]
+
+
+kept("a dict of dicts", in_a_dict_of_dicts, LENGTHS.clear)
+
+
+def beside_items(net: Plain) -> Any:
+    if not hasattr(SHELF, "norm"):
+        SHELF.norm = length(net)
+    return SHELF.norm
+
+
+kept("a dict of weak references", by_kind, OF_KINDS.clear)
+kept("'norm' of Shelf", beside_items, vars(SHELF).clear)
+
+
 def honest(build: type[Plain]) -> type[Plain]:
     """Register a network that keeps nothing of its weights."""
     HONEST[build.__name__] = build
     return build
 
 
-SETTINGS: dict[str, Any] = {"power": "two", "unused": None, "scale": (3, "times")}
+SETTINGS: dict[str, Any] = {"power": "two", "unused": None, "scale": (3, "times"), "deep": {"ones": [1.0]}}
 SCRATCH, ONES, CALLS = np.zeros(8), torch.ones(8), contextvars.ContextVar("calls", default=0)
+
+
+class Absent:
+    """Stands for an object that is not there yet, as a web framework's request outside of one: it says nothing."""
+
+    def __getattribute__(self, name: str) -> Any:
+        raise RuntimeError(f"no {name} outside of a request")
+
+
+class Pending(dict[str, Any]):
+    """A dict that would fetch its values, and cannot."""
+
+    def items(self) -> Any:
+        raise RuntimeError("not fetched")
+
+    keys = values = __iter__ = items
+
+    def __deepcopy__(self, memo: Any) -> Any:
+        return self
+
+
+class Moved:
+    """An object that says itself what ``__module__`` is to be."""
+
+    @property
+    def __module__(self) -> str:  # type: ignore[override]  # as a proxy of classes has it
+        return __name__
+
+
+with warnings.catch_warnings(action="ignore"):  # torch says that these are a prototype
+    NESTED = torch.nested.nested_tensor([torch.ones(2), torch.ones(3)])
+REQUEST, ODD = Absent(), (Absent(), Pending(a=torch.ones(2), b=None), Moved())
+RECORDS, DATES = np.array([(1, 2.0)], dtype=[("k", int), ("x", float)]), np.array(["2020-01-01"], "datetime64[D]")
 
 
 @functools.lru_cache
@@ -323,7 +394,21 @@ class WithSettings(Plain):
 
     def kept(self) -> Tensor:
         power = _exponent(SETTINGS["power"])
-        return self.gain * (SETTINGS["scale"][0] / self.gain.abs().pow(power).sum().sqrt())
+        return (
+            SETTINGS["deep"]["ones"][0] * self.gain * (SETTINGS["scale"][0] / self.gain.abs().pow(power).sum().sqrt())
+        )
+
+
+@honest
+class WithOddObjects(Plain):
+    """Objects in its file, and one of its own, that cannot be looked into, and arrays that are no numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pending = Pending(a=1)
+
+    def kept(self) -> Tensor:
+        return self.gain * (float(len(ODD) + len(RECORDS) + len(DATES) - 2) / self.gain.norm())
 
 
 @honest
