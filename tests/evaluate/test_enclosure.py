@@ -421,3 +421,19 @@ def test_slack_falls_with_the_square_of_the_cell() -> None:
         return float(found.slack.mean())
 
     assert slack(1 / 64) < 0.4 * slack(1 / 32) < 0.16 * slack(1 / 16)
+
+
+@pytest.mark.parametrize("name", ["rms_norm", "layer_norm"])
+def test_a_norm_of_numbers_that_pass_through_one_another_stays_in_its_enclosure(name: str) -> None:
+    """Where all of a sample's are equal, what is below the root is ε alone, less than at either end of the cell."""
+    draw = torch.Generator().manual_seed(0)
+    epsilon, rule = 0.01, ENCLOSURES[f"aten.{name}"]
+    for size in (0.01, 0.1, 1.0):
+        first = size * torch.randn(50, 6, generator=draw, dtype=torch.float64)
+        moved = Enclosed(first, -first * torch.rand(50, 1, generator=draw, dtype=torch.float64))
+        more = (None, None) if name == "layer_norm" else (None,)
+        found = rule(Cell(50, 2), moved, [6], *more, epsilon)
+        for s in S[::5].tolist():
+            x = at(moved, s)
+            x = x - x.mean(1, keepdim=True) if name == "layer_norm" else x
+            assert holds(found, x / (x.square().mean(1, keepdim=True) + epsilon).sqrt(), s)
