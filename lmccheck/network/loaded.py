@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import cache, partial
 from itertools import islice
@@ -12,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from lmccheck.data.batches import ELEMENTS, numbers, rebatched
-from lmccheck.data.trees import tensors_in
-from lmccheck.errors import CheckpointError, UnsupportedArchitecture
+from lmccheck.data.trees import take_samples, tensors_in
+from lmccheck.errors import CheckpointError, LmcError, UnsupportedArchitecture
 from lmccheck.modules.caches import kept_by_identity
 from lmccheck.modules.constants import differing_structure, shared_constants
 from lmccheck.modules.fresh import ON_GPU, ROUNDING, apart, difference, freshly_loaded
@@ -29,6 +30,7 @@ from lmccheck.store.tensors import between
 
 SAMPLES = 256  # of a batch whose size lmccheck chooses; one of a user's own is compared as it is evaluated,
 MOST = 8 * ELEMENTS  # if its inputs have no more numbers than this
+MIXED = 100.0  # times the rounding of outputs: by less, sums in another order may change them
 OUTPUTS = 2**20  # numbers of an output that are kept for comparison; of a larger one evenly spaced ones
 OUTSIDE = (
     "keeps what it computed from weights in {}, where other weights find it as well; mend: compute it in forward, or "
@@ -64,7 +66,8 @@ def as_it_loads(ends: Sequence[Endpoint], dtype: torch.dtype) -> Network:
         check.expect(label, theta, number)
     for label, theta in _points(ends):
         check.compare(label, theta)
-    return replace(network, constants=shared_constants(network.module, (end.theta for end in ends)))
+    constants = shared_constants(network.module, (end.theta for end in ends))
+    return replace(network, constants=constants, mixing=check.mixing())
 
 
 def _some(tensor: Tensor) -> Tensor:
@@ -103,7 +106,8 @@ class _Comparison:
         self.network, self.dtype, self.device = network, dtype, network.torch_device
         batch = rebatched(network.data)[0]
         most = min(MOST // numbers(batch), SAMPLES if network.data.rebatch else batch.samples)
-        self.inputs = batch.take(slice(max(2, most))).inputs
+        batch = batch.take(slice(max(2, most)))
+        self.inputs, self.samples = batch.inputs, batch.samples
         self.where = f"{network.data.origin}, first batch"
         self.what = f"model {network.model}"
         self.expected: dict[str, list[Tensor]] = {}
@@ -183,6 +187,26 @@ class _Comparison:
             first_op = next((x for x, y in zip(self.ops[label], watched.ops, strict=False) if x != y), "the last ones")
             place = f"something outside of it (from {first_op} on it computes less, or more, than when first run)"
             raise self._kept(place)
+
+    def mixing(self) -> float:
+        """Return by how much of their size outputs change where the second half of the batch is not run, if by much.
+
+        Of the point that was compared last. A network that does not run on fewer samples, or whose outputs have no
+        samples in dimension 0, tells nothing.
+        """
+        few = self.samples // 2
+        if not few or self._runner is None:
+            return 0.0
+        module, some = self._runner.module, take_samples(self.inputs, slice(few))
+        with suppress(LmcError):
+            whole, half = (
+                tensors_in(run_module(module, given, self.where, self.device, self.dtype))
+                for given in (self.inputs, some)
+            )
+            pairs = [(x[:few], y) for x, y in zip(whole, half, strict=False) if x.ndim and len(x) == self.samples]
+            far = max((apart([x], [y]) for x, y in pairs if x.shape == y.shape and x.is_floating_point()), default=0.0)
+            return far if far > MIXED * ROUNDING[self.dtype] else 0.0
+        return 0.0
 
     def _fresh(self, theta: Mapping[str, Tensor], seed: int) -> nn.Module:
         return freshly_loaded(self.network.build(seed), theta, self.device, self.dtype)

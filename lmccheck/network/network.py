@@ -49,7 +49,8 @@ class Network:
 
     ``name`` is what messages call it (a pair's, a set's), ``model`` what the user named it by. ``given`` is the
     permutation spec that was handed in, None where it is derived from the traced graph; ``origin`` says which.
-    ``remarks``: what running it has shown and a report has to say, each once.
+    ``remarks``: what running it has shown and a report has to say, each once. ``mixing``: by how much of their size
+    outputs of samples change when they are run without others of their batch, 0 where that is rounding.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Network:
     described: FolderModel | None = field(default=None, kw_only=True, repr=False)  # by the config of a folder
     accepted: tuple[str, ...] = field(default=(), kw_only=True, repr=False)  # differences beside the weights, in words
     heads: Mapping[str, str] = field(default_factory=dict, kw_only=True, repr=False)  # written apart, of embeddings
+    mixing: float = field(default=0.0, kw_only=True, repr=False)
     remarks: dict[str, None] = field(default_factory=dict, repr=False)
     traces: dict[Any, Trace] = field(default_factory=dict, repr=False)  # of the module, by the inputs it was traced on
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lmccheck.errors import SourceError
 from lmccheck.finding import Failure, Finding, Seen
-from lmccheck.properties.remarks import measured_on
+from lmccheck.properties.remarks import TOGETHER, measured_on
 
 if TYPE_CHECKING:
     from lmccheck.data.load import Data
@@ -32,11 +32,17 @@ def odds(error: float) -> str:
 def require_bounded(network: Network, *ends: Measured) -> None:
     """Raise SourceError for a loss that may be negative for all that is known: no bet on its mean is exact.
 
-    ``ends``: what endpoints were measured to lose, which may show that it is not what it says.
+    Nor is one on losses of samples that depend on what they are run with. ``ends``: what endpoints were measured to
+    lose, which may show that it is not what it says.
     """
     from lmccheck.evaluate.early import require_none_negative
 
     loss = network.loss
+    if network.mixing and network.data.rebatch:
+        raise SourceError(
+            f"early_fail: {TOGETHER.format(network.mixing)}, expected losses that do not; mend: give batches of your "
+            "own, which are drawn whole, or leave early_fail out"
+        )
     if loss.lower == 0:
         for found in ends:
             require_none_negative(loss.name, network.data, found.losses.numpy(), "an endpoint")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from lmccheck.errors import LmcError, SourceError, one_line
 from lmccheck.explain import endpoint_losses, number
 from lmccheck.finding import Compared, Failure, Finding
+from lmccheck.properties.remarks import TOGETHER
 from lmccheck.shown import rounded_up
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ GLANCE = 64  # samples, among which most losses that are no errors have more
 LONGEST_NAME = 300  # characters of what data are called
 LEAST = 2  # samples, without which there is no spread
 MEND = "mend: certify = 'auto', which passes by points alone, profile = 'thorough', or more samples"
+UNFITTED = "mend: give evaluation data of which nothing was fitted to"
 SETTINGS = 'decide = "population"'
 
 
@@ -71,11 +73,11 @@ def decided(
         return finding
     why = _not_drawn(measured, finding)
     if why and asked:
-        raise SourceError(f"{name}: {SETTINGS}: {why}; mend: give evaluation data of which nothing was fitted to")
+        raise SourceError(f"{name}: {SETTINGS}: {why}")
     samples = _samples(measured, finding)
     facts: dict[str, Any] = {"decides": asked, "confidence": confidence, "samples": samples, "asymptotic": True}
     if why:
-        facts["why"] = why
+        facts["why"] = why.partition("; mend:")[0]
         return replace(finding, compared=(), everywhere=None, facts={**finding.facts, "population": facts})
     repeated = _repeated(measured, finding) if asked else []
     fresh = min((distinct / every for distinct, every in repeated), default=1.0)
@@ -121,18 +123,21 @@ def _not_new(counts: tuple[int, int]) -> str:
 
 
 def _not_drawn(measured: Any, finding: Finding) -> str:
-    """Say which samples were fitted to, "" where none was: what they say is about themselves."""
+    """Say why samples are no draws, with the mend, "" where they are: those fitted to speak about themselves."""
     networks = [look.network for look in finding.examined] or [measured.network]
     for network in networks:
+        if network.mixing:
+            return f"{TOGETHER.format(network.mixing)}, and samples are no draws; mend: give batches of one sample"
         if fitted := network.fitted_samples:
-            return f"{fitted} of {network.data.samples} evaluation samples are calibration data, too"
+            return f"{fitted} of {network.data.samples} evaluation samples are calibration data, too; {UNFITTED}"
     if hasattr(measured, "recipe"):
         from lmccheck.data.samples import common_samples
 
         for name, data in (measured.origin or measured).chosen_by.items():
             if common := sum(common_samples(network.data, data) for network in networks):
                 called = one_line(name, LONGEST_NAME)
-                return f"{common} of the evaluation samples are among those of {called}, by which the recipe chose"
+                chose = f"are among those of {called}, by which the recipe chose"
+                return f"{common} of the evaluation samples {chose}; {UNFITTED}"
     return ""
 
 

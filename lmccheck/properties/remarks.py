@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from lmccheck.network.view import View
 
 NOTHING = 1000.0  # times a loss (plus one), or this share of it in percent: a limit where no constant answer is known
+TOGETHER = "a sample's outputs depend on the others of its batch, by {:.1e} of their size"
 MOST_SHOWN = 4  # models in one line
 BY_HEART = 0.01  # the share of a loss by which learned maps may do worse on calibration data that was held out
 REPEATS = 1e-5  # of a loss that is computed in float32: sums in another order differ by so much, generously
@@ -37,6 +38,8 @@ def data_remarks(network: Network) -> list[str]:
             f"{fitted} of {data.samples} evaluation samples are calibration data, too: what is measured was also "
             "fitted to"
         )
+    if network.mixing:
+        said.append(f"{TOGETHER.format(network.mixing)}: losses are those of the batches that were run")
     return [*said, *network.accepted, *network.remarks]
 
 
