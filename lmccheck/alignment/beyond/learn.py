@@ -28,7 +28,7 @@ from lmccheck.evaluate.points import interpolate
 from lmccheck.evaluate.split import split
 from lmccheck.symmetry.spec import Permutation
 
-STEPS = 800
+STEPS = 300
 WARMUP = 20  # steps over which the rate rises; from the second half on it falls to 0
 RATE = 0.02  # radians that a stream turns at most, per step; the spectral norm of X
 SCALE_RATE = 0.002  # of the logarithm of a scale, per step
