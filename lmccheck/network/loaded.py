@@ -106,8 +106,7 @@ class _Comparison:
         self.network, self.dtype, self.device = network, dtype, network.torch_device
         batch = rebatched(network.data)[0]
         most = min(MOST // numbers(batch), SAMPLES if network.data.rebatch else batch.samples)
-        batch = batch.take(slice(max(2, most)))
-        self.inputs, self.samples = batch.inputs, batch.samples
+        self.inputs = batch.take(slice(max(2, most))).inputs
         self.where = f"{network.data.origin}, first batch"
         self.what = f"model {network.model}"
         self.expected: dict[str, list[Tensor]] = {}
@@ -191,19 +190,21 @@ class _Comparison:
     def mixing(self) -> float:
         """Return by how much of their size outputs change where the second half of the batch is not run, if by much.
 
-        Of the point that was compared last. A network that does not run on fewer samples, or whose outputs have no
-        samples in dimension 0, tells nothing.
+        Of the largest batch, at the point that was compared last. A network that does not run on fewer samples, or
+        whose outputs have no samples in dimension 0, tells nothing.
         """
-        few = self.samples // 2
+        batch = max(rebatched(self.network.data), key=lambda each: each.samples)
+        batch = batch.take(slice(max(2, min(MOST // numbers(batch), SAMPLES))))
+        few = batch.samples // 2
         if not few or self._runner is None:
             return 0.0
-        module, some = self._runner.module, take_samples(self.inputs, slice(few))
+        module, some = self._runner.module, take_samples(batch.inputs, slice(few))
         with suppress(LmcError):
             whole, half = (
                 tensors_in(run_module(module, given, self.where, self.device, self.dtype))
-                for given in (self.inputs, some)
+                for given in (batch.inputs, some)
             )
-            pairs = [(x[:few], y) for x, y in zip(whole, half, strict=False) if x.ndim and len(x) == self.samples]
+            pairs = [(x[:few], y) for x, y in zip(whole, half, strict=False) if x.ndim and len(x) == batch.samples]
             far = max((apart([x], [y]) for x, y in pairs if x.shape == y.shape and x.is_floating_point()), default=0.0)
             return far if far > MIXED * ROUNDING[self.dtype] else 0.0
         return 0.0

@@ -53,6 +53,10 @@ def test_samples_that_are_run_together_are_no_draws(setting: dict[str, Any]) -> 
     """One line with the mend, which helps."""
     with pytest.raises(SourceError, match=r"a sample's outputs depend on the others of its batch, by .*; mend: give "):
         lmccheck.linear_connectivity(pair(Centred), align="none", limit=9.0, **setting)
+    first_alone = [(X[:1], Y[:1]), (X[1:], Y[1:])]
+    if "decide" in setting:
+        with pytest.raises(SourceError, match="depend on the others of its batch"):
+            lmccheck.linear_connectivity(pair(Centred, first_alone), align="none", limit=9.0, **setting)
     alone = [(x[None], y[None]) for x, y in zip(X, Y, strict=True)]
     lmccheck.linear_connectivity(pair(Centred, alone), align="none", limit=9.0, **setting)
 
