@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -33,6 +33,12 @@ class Gradient:
     def weights(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return weights on the device, in the working dtype."""
         return upcast(state, self.dtype, self.network.torch_device)
+
+    def mean_loss(self, weights: Mapping[str, Tensor], batches: Sequence[Batch]) -> float:
+        """Return the mean loss over the samples of batches; nothing is differentiated."""
+        with torch.no_grad():
+            total = sum(float(self.loss(weights, batch)) * batch.samples for batch in batches)
+        return total / sum(batch.samples for batch in batches)
 
     def loss(self, weights: Mapping[str, Tensor], batch: Batch) -> Tensor:
         """Return the mean loss at ``weights``, a scalar; buffers are taken as copies, since BatchNorm writes to them.

@@ -48,17 +48,10 @@ class _Judge:
     ends: float
 
     def __call__(self, weights: Mapping[str, Tensor]) -> float:
-        return mean_loss(self.gradient, weights, self.batches)
+        return self.gradient.mean_loss(weights, self.batches)
 
     def excess(self, weights: Mapping[str, Tensor]) -> float:
         return self(weights) - self.ends
-
-
-def mean_loss(gradient: Gradient, weights: Mapping[str, Tensor], batches: Sequence[Batch]) -> float:
-    """Return the mean loss of ``weights`` over the samples of the batches."""
-    with torch.no_grad():
-        total = sum(float(gradient.loss(weights, batch)) * batch.samples for batch in batches)
-    return total / sum(batch.samples for batch in batches)
 
 
 def learn_maps(problem: Problem, start: Permutation, maps: Maps, *, steps: int | None = None) -> Training:
@@ -81,7 +74,7 @@ def learn_maps(problem: Problem, start: Permutation, maps: Maps, *, steps: int |
 
     def judge(batches: Sequence[Batch]) -> _Judge:
         some = tuple(islice(batches, count))
-        return _Judge(gradient, some, sum(mean_loss(gradient, end, some) for end in (a, b)) / 2)
+        return _Judge(gradient, some, sum(gradient.mean_loss(end, some) for end in (a, b)) / 2)
 
     def half_way() -> dict[str, Tensor]:
         with torch.no_grad():

@@ -93,10 +93,7 @@ class _Segment:
     def middle(self, theta_b: Mapping[str, Tensor]) -> float:
         """Return the mean loss half-way, over the samples of the judging batches."""
         with torch.no_grad():
-            merged = interpolate(self.theta_a, theta_b, 0.5)
-            mean = sum(batch.samples for batch in self._judges) / len(self._judges)
-            losses = (self.gradient.loss(merged, batch) * (batch.samples / mean) for batch in self._judges)
-            return float(sum(losses)) / len(self._judges)
+            return self.gradient.mean_loss(interpolate(self.theta_a, theta_b, 0.5), self._judges)
 
 
 def train(problem: Problem, start: Permutation, maps: Maps | None = None, *, steps: int | None = None) -> Training:
