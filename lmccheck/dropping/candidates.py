@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -13,12 +14,12 @@ from torch import Tensor
 
 from lmccheck.dropping.choose_units import (
     SearchSettings,
+    Spanning,
     factors,
     important_units,
     merged_twins,
     random_units,
     scales,
-    spanning_units,
     unit_counts,
 )
 from lmccheck.dropping.dropped import Dropped
@@ -67,11 +68,17 @@ class Candidates:
         dtype = working_dtype(end.theta)
         self.runs = MaskedRuns(end.network, structure, data, dtype)
         self.refits = Refit(end.network, structure, self.theta, self.parts, dtype)
+        self.spanning = Spanning(structure, self.theta, self.refits.seen)
         self.statistics = len(tracked(self.runs.graph.runner.module)) > 0
         everything = {group: torch.ones(1, structure.sizes[group]) for group in structure.groups}
         self.ones = lines(structure, everything)
         self.own = self._of(self.theta)
         self._random_losses: list[float] = []
+
+    @cached_property
+    def important(self) -> dict[str, Tensor]:
+        """The most important units of every group."""
+        return important_units(self.structure, self.theta, self.kept, self.refits.seen)
 
     def search(self, level: int) -> tuple[Dropped, Dropped, dict[str, Any]]:
         """Return the best of all and of the plain candidates of one level, and what there was."""
@@ -119,8 +126,8 @@ class Candidates:
         """Return every choice of units with scale 1/(kept share), and the best ones with one scale by Brent."""
         generator = torch.Generator().manual_seed(self.settings.seed * 1_000_003 + level)
         named = [(f"random {k}", random_units(self.structure, kept, generator)) for k in range(self.settings.subsets)]
-        named.append(("important", important_units(self.structure, self.theta, kept, self.refits.seen)))
-        named.append(("spanning", spanning_units(self.structure, self.theta, kept, self.refits.seen)))
+        named.append(("important", {group: self.important[group] for group in kept}))
+        named.append(("spanning", self.spanning(kept)))
         losses = self._scaled([(keep, scales(self.structure, keep)) for _, keep in named])
         found = [_Choice(n, k, scales(self.structure, k), x) for (n, k), x in zip(named, losses, strict=True)]
         drawn, chosen = found[:-2], found[-2:]

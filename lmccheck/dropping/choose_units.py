@@ -99,33 +99,51 @@ def important_units(
     return found
 
 
-def spanning_units(
-    structure: Structure, state: Mapping[str, Tensor], kept: Mapping[str, int], seen: Seen
-) -> dict[str, Tensor]:
-    """Return units whose linear combinations come close to what the layers that read a group get of it; sorted.
+class Spanning:
+    """Units whose linear combinations come close to what the layers that read a group get of it.
 
     Greedy column subset selection, with a constant: the next unit u is the one that takes most off
     ‖H·W − [H_S 1]·V‖² (V fitted), which is ‖W·R[:, u]‖²/R[u, u] for the covariance R of what S does not explain. Groups
     are taken from the output backwards, and outgoing weights to units that are dropped do not count. Positions inside a
-    convolution's window are taken as one activation.
+    convolution's window are taken as one activation. What was chosen for a group is remembered: of how many units, and
+    of the groups that it feeds which, is all that it depends on.
     """
-    found: dict[str, Tensor] = {}
-    for group in reversed([group for group in structure.groups if group in kept]):
-        size = structure.sizes[group]
+
+    def __init__(self, structure: Structure, state: Mapping[str, Tensor], seen: Seen) -> None:
+        self._structure, self._state, self._seen = structure, state, seen
+        self._known: dict[tuple[object, ...], Tensor] = {}
+
+    def __call__(self, kept: Mapping[str, int]) -> dict[str, Tensor]:
+        """Return exactly ``kept`` units of every group of it, sorted."""
+        found: dict[str, Tensor] = {}
+        for group in reversed([group for group in self._structure.groups if group in kept]):
+            key = (group, kept[group], *(id(found[fed]) for fed in self._fed(group) if fed in found))
+            if key not in self._known:  # holds the tensors of the groups it feeds too, so their ids stay theirs
+                self._known[key] = self._chosen(group, kept[group], found)
+            found[group] = self._known[key]
+        return {group: found[group] for group in kept}
+
+    def _fed(self, group: str) -> list[str]:
+        rows = self._structure.rows
+        reading = [block.group for weight, _, _ in _readers(self._structure, group) for block in rows.get(weight, ())]
+        return list(dict.fromkeys(reading))
+
+    def _chosen(self, group: str, count: int, found: Mapping[str, Tensor]) -> Tensor:
+        size = self._structure.sizes[group]
         covariance = torch.zeros(size, size, dtype=torch.float64)
         wanted = torch.zeros(size, size, dtype=torch.float64)
-        for weight, dim, positions in _readers(structure, group):
-            moments = seen(weight, group)
+        for weight, dim, positions in _readers(self._structure, group):
+            moments = self._seen(weight, group)
             mean = moments.x / max(1, moments.count)
             covariance += (moments.xx / max(1, moments.count) - torch.outer(mean, mean)).cpu()
-            read = state[weight]
-            for block in structure.rows.get(weight, ()):
+            read = self._state[weight]
+            for block in self._structure.rows.get(weight, ()):
                 if block.group in found:
-                    read = read.index_fill(block.dim, block.of(structure.others(block.group, found[block.group])), 0.0)
+                    dropped = self._structure.others(block.group, found[block.group])
+                    read = read.index_fill(block.dim, block.of(dropped), 0.0)
             out = _outgoing(read, dim, positions)
             wanted += out @ out.T
-        found[group] = _greedy(covariance, wanted, kept[group]).sort().values
-    return {group: found[group] for group in kept}
+        return _greedy(covariance, wanted, count).sort().values
 
 
 def _greedy(covariance: Tensor, wanted: Tensor, count: int) -> Tensor:

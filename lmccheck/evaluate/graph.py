@@ -49,7 +49,8 @@ class GraphRunner:
     ) -> None:
         self.runner = Runner(module, device, dtype)
         self._names = names
-        self._counterparts: dict[int, Counterparts] = {}
+        self._counterparts: dict[int, Counterparts] = {}  # traces are kept, so their ids are their own
+        self._layers: dict[int, dict[str, Layer]] = {}
         self._module = module
         self._traces = {} if traces is None else traces
 
@@ -86,7 +87,7 @@ class GraphRunner:
 
     def node(self, traced: Trace, name: str, where: str) -> fx.Node:
         """Return a node as a trace has it. Raises UnsupportedArchitecture, beginning with ``where``, without one."""
-        if id(traced) not in self._counterparts:  # traces are kept, so their ids are their own
+        if id(traced) not in self._counterparts:
             self._counterparts[id(traced)] = Counterparts(self._names or traced, traced)
         found = self._counterparts[id(traced)].find(name)
         if isinstance(found, str):
@@ -95,7 +96,9 @@ class GraphRunner:
 
     def layers(self, traced: Trace, expected: Sequence[Layer], where: str) -> list[Layer]:
         """Return layers as a trace has them: with the names of its nodes. Raises as ``node`` does."""
-        there = {layer.node: layer for layer in layers(traced)}
+        if id(traced) not in self._layers:
+            self._layers[id(traced)] = {layer.node: layer for layer in layers(traced)}
+        there = self._layers[id(traced)]
         found = []
         for layer in expected:
             node = self.node(traced, layer.node, where)

@@ -9,12 +9,12 @@ from networks.paths import bare_structure, random_state
 from torch import nn
 
 from lmccheck.dropping.choose_units import (
+    Spanning,
     factors,
     important_units,
     merged_twins,
     random_units,
     scales,
-    spanning_units,
     unit_counts,
 )
 from lmccheck.dropping.refit import Refit
@@ -49,7 +49,7 @@ def test_units_are_chosen_for_what_they_can_stand_in_for() -> None:
     structure = pair.network.structure("tests")
     canonical = structure.canonical(theta)
     refit = Refit(pair.network, structure, canonical, split(pair.network, "tests", 200), torch.float64)
-    keep = spanning_units(structure, canonical, {structure.groups[0]: 4}, refit.seen)
+    keep = Spanning(structure, canonical, refit.seen)({structure.groups[0]: 4})
     rows = theta["0.weight"][keep[structure.groups[0]]]
     assert int(torch.linalg.matrix_rank(rows)) == 4
     state, _ = refit(0, keep, polish=False)

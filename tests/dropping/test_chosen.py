@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lmccheck.dropping import refit
 from lmccheck.dropping.candidates import Candidates
-from lmccheck.dropping.choose_units import SearchSettings, scales, spanning_units
+from lmccheck.dropping.choose_units import SearchSettings, Spanning, scales
 from lmccheck.dropping.costs import level_costs
 from lmccheck.dropping.edit import keep_factors, multiplied
 from lmccheck.dropping.refit import Refit
@@ -113,7 +113,7 @@ def test_spanning_units_are_those_of_greedy_least_squares() -> None:
     chosen: list[int] = []
     for count in range(1, 7):
         chosen.append(min((u for u in range(9) if u not in chosen), key=lambda u: left([*chosen, u])))
-        assert spanning_units(structure, theta, {group: count}, seen)[group].tolist() == sorted(chosen)
+        assert Spanning(structure, theta, seen)({group: count})[group].tolist() == sorted(chosen)
 
 
 def test_a_layer_too_wide_to_refit_keeps_its_weights_times_one_factor(monkeypatch: pytest.MonkeyPatch) -> None:
