@@ -23,7 +23,7 @@ from lmccheck.dropping.choose_units import (
     unit_counts,
 )
 from lmccheck.dropping.dropped import Dropped
-from lmccheck.dropping.edit import changed, keep_factors, lines, multiplied
+from lmccheck.dropping.edit import Multiplied, changed, keep_factors, lines
 from lmccheck.dropping.freedom import groups_from, statistics_behind
 from lmccheck.dropping.refit import Refit
 from lmccheck.evaluate.batchnorm import fresh_statistics, tracked
@@ -68,7 +68,7 @@ class Candidates:
         dtype = working_dtype(end.theta)
         self.runs = MaskedRuns(end.network, structure, data, dtype)
         self.refits = Refit(end.network, structure, self.theta, self.parts, dtype)
-        self.spanning = Spanning(structure, self.theta, self.refits.seen)
+        self.spanning = Spanning(structure, self.theta, self.refits.seen, end.network.torch_device)
         self.statistics = len(tracked(self.runs.graph.runner.module)) > 0
         everything = {group: torch.ones(1, structure.sizes[group]) for group in structure.groups}
         self.ones = lines(structure, everything)
@@ -161,7 +161,7 @@ class Candidates:
         """Return plain candidates as networks; where BatchNorms follow, with statistics of their own as well."""
         found = []
         for item in several:
-            state = multiplied(self.structure, self.theta, keep_factors(self.structure, item.keep, item.scale))
+            state = Multiplied(self.structure, self.theta, keep_factors(self.structure, item.keep, item.scale))
             dropped = Dropped(level, item.keep, state, math.nan, item.name, False, {"scale": item.scale})
             found.append(self._scored(dropped, item.losses))
         return [*found, *self._with_fresh_statistics(found)]
@@ -176,13 +176,12 @@ class Candidates:
         stored = self.structure.stored(dropped.weights)
         fresh = fresh_statistics(self.runs.graph.runner, stored, self.parts.fit, self.parts.origin)
         behind = statistics_behind(self.structure, dropped.keep)
-        state = dict(dropped.weights)
-        for name, tensor in fresh.items():
-            own = self.structure.trace.tied.get(name, name)
-            if own in behind:
-                state[own] = tensor.to("cpu", torch.float64)
-        if not changed(self.structure.rows, state, dropped.weights):
+        owns = {name: self.structure.trace.tied.get(name, name) for name in fresh}
+        taken = {own: fresh[name].to("cpu", torch.float64) for name, own in owns.items() if own in behind}
+        if not changed(taken, taken, dropped.weights):
             return None
+        plain = dropped.weights
+        state = plain.with_tensors(taken) if isinstance(plain, Multiplied) else {**plain, **taken}
         how = f"{dropped.how}, statistics re-estimated"
         facts = {**dropped.facts, "statistics": "re-estimated"}
         return self._scored(replace(dropped, weights=state, how=how, facts=facts), self._of(state))

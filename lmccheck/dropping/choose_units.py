@@ -106,11 +106,13 @@ class Spanning:
     ‖H·W − [H_S 1]·V‖² (V fitted), which is ‖W·R[:, u]‖²/R[u, u] for the covariance R of what S does not explain. Groups
     are taken from the output backwards, and outgoing weights to units that are dropped do not count. Positions inside a
     convolution's window are taken as one activation. What was chosen for a group is remembered: of how many units, and
-    of the groups that it feeds which, is all that it depends on.
+    of the groups that it feeds which, is all that it depends on. ``device``: where it is computed, in float64.
     """
 
-    def __init__(self, structure: Structure, state: Mapping[str, Tensor], seen: Seen) -> None:
-        self._structure, self._state, self._seen = structure, state, seen
+    def __init__(
+        self, structure: Structure, state: Mapping[str, Tensor], seen: Seen, device: torch.device | None = None
+    ) -> None:
+        self._structure, self._state, self._seen, self._device = structure, state, seen, device
         self._known: dict[tuple[object, ...], Tensor] = {}
 
     def __call__(self, kept: Mapping[str, int]) -> dict[str, Tensor]:
@@ -130,18 +132,18 @@ class Spanning:
 
     def _chosen(self, group: str, count: int, found: Mapping[str, Tensor]) -> Tensor:
         size = self._structure.sizes[group]
-        covariance = torch.zeros(size, size, dtype=torch.float64)
-        wanted = torch.zeros(size, size, dtype=torch.float64)
+        covariance = torch.zeros(size, size, dtype=torch.float64, device=self._device)
+        wanted = torch.zeros_like(covariance)
         for weight, dim, positions in _readers(self._structure, group):
             moments = self._seen(weight, group)
             mean = moments.x / max(1, moments.count)
-            covariance += (moments.xx / max(1, moments.count) - torch.outer(mean, mean)).cpu()
+            covariance += (moments.xx / max(1, moments.count) - torch.outer(mean, mean)).to(covariance)
             read = self._state[weight]
             for block in self._structure.rows.get(weight, ()):
                 if block.group in found:
                     dropped = self._structure.others(block.group, found[block.group])
                     read = read.index_fill(block.dim, block.of(dropped), 0.0)
-            out = _outgoing(read, dim, positions)
+            out = _outgoing(read, dim, positions).to(wanted)
             wanted += out @ out.T
         return _greedy(covariance, wanted, count).sort().values
 
@@ -152,7 +154,7 @@ def _greedy(covariance: Tensor, wanted: Tensor, count: int) -> Tensor:
     product = wanted @ left
     alive = left.diagonal().clone()
     floor = 1e-10 * alive.clamp(min=1e-300)
-    free = torch.ones(len(left), dtype=torch.bool)
+    free = torch.ones_like(alive, dtype=torch.bool)
     chosen = []
     for _ in range(count):
         gain = (left * product).sum(0) / alive.clamp(min=1e-300)

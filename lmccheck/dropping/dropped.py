@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from lmccheck.shown import one_line, some
+from lmccheck.symmetry.structure import State
 
 
 @one_line(lambda one: f"level {one.level}, {some(f'{len(k)} of {g}' for g, k in one.keep.items())} kept, {one.how}")
@@ -24,7 +25,7 @@ class Dropped:
 
     level: int
     keep: Mapping[str, Tensor]
-    weights: dict[str, Tensor] = field(repr=False)
+    weights: State = field(repr=False)
     loss: float
     how: str
     refitted: bool

@@ -5,7 +5,8 @@ Tensors that do not change are shared with the given state; none is ever changed
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from copy import copy
 
 import torch
 from torch import Tensor
@@ -16,15 +17,45 @@ Scale = float | Mapping[str, float]  # what outgoing weights are multiplied by: 
 Places = Mapping[str, tuple[Tensor, Tensor]]  # per group: units in the source, and the units they become
 
 
+class Multiplied(Mapping[str, Tensor]):
+    """``state`` with every unit's outgoing weights times its factor, (units,) per group; rows stay.
+
+    A tensor is made when it is asked for: networks of all levels, with a copy of the weights each, would be as many
+    times as large as the model. ``instead``: tensors that are taken as they are.
+    """
+
+    def __init__(
+        self, structure: Structure, state: State, factors: Mapping[str, Tensor], instead: State | None = None
+    ) -> None:
+        self._state, self._instead = state, dict(instead or {})
+        several = lines(structure, {group: factor[None] for group, factor in factors.items()})
+        self._lines = {name: (line[0], structure.columns[name][0].dim) for name, line in several.items()}
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name in self._instead:
+            return self._instead[name]
+        value = self._state[name]
+        if name not in self._lines:
+            return value
+        line, dim = self._lines[name]
+        return value * line.to(value).reshape([-1 if d == dim else 1 for d in range(value.ndim)])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._state)
+
+    def __len__(self) -> int:
+        return len(self._state)
+
+    def with_tensors(self, several: State) -> Multiplied:
+        """Return the same with some tensors as they are given."""
+        other = copy(self)
+        other._instead = {**self._instead, **several}
+        return other
+
+
 def multiplied(structure: Structure, state: State, factors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return ``state`` with every unit's outgoing weights times its factor, (units,) per group; rows stay."""
-    result = dict(state)
-    for name, line in lines(structure, {group: factor[None] for group, factor in factors.items()}).items():
-        dim = structure.columns[name][0].dim
-        result[name] = result[name] * line.to(result[name]).reshape(
-            [-1 if d == dim else 1 for d in range(result[name].ndim)]
-        )
-    return result
+    return dict(Multiplied(structure, state, factors))
 
 
 def lines(structure: Structure, factors: Mapping[str, Tensor]) -> dict[str, Tensor]:
