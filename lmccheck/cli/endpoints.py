@@ -47,8 +47,8 @@ def add_pair(command: argparse.ArgumentParser, methods: str, output: str) -> Non
         "--beyond",
         metavar="MAPS",
         default="",
-        help="maps beyond permutations that keep B's function: all, or some of rescaling, sign-flips, head-maps and "
-        "stream-rotation, separated by commas (default: none)",
+        help="maps beyond permutations that keep B's function: all, or some of rescaling, sign-flips, head-maps, "
+        "rotary-planes and stream-rotation, separated by commas (default: none)",
     )
     add(
         "--loss",

@@ -152,7 +152,7 @@ Over = Literal["pairs", "mean"]
 Norm = Literal["activations", "weights"]
 Place = Annotated[int, Field(ge=0, description="the place of one of the models, counted from 0")]
 
-MAPS = ("rescaling", "sign-flips", "head-maps", "stream-rotation")
+MAPS = ("rescaling", "sign-flips", "head-maps", "rotary-planes", "stream-rotation")
 
 
 def _maps(value: Any) -> bool:

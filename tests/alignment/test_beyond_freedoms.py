@@ -94,7 +94,11 @@ def test_what_is_found_keeps_the_function_of_any_weights(name: str) -> None:
         assert any(not torch.allclose(changed[k], weights[k], atol=1e-3) for k in weights)
 
     for freedom in freedoms:
-        group = spec.by_name[freedom.group]
+        group = freedom.units
+        if freedom.planes is not None:
+            several = torch.randn(2, group.copies, freedom.planes.count, generator=generator, dtype=torch.float64)
+            check(freedom.mix(spec, weights, torch.complex(*several)))
+            continue
         noise = torch.randn(group.copies, group.size, generator=generator, dtype=torch.float64)
         matrix = {"rescaling": noise.exp(), "sign-flips": noise.sign()}.get(freedom.kind)
         if matrix is None:

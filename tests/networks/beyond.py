@@ -79,7 +79,7 @@ def found_in(name: str) -> tuple[nn.Module, Traced, tuple[Freedom, ...], tuple[S
     module, inputs = BUILD[name]()
     derived = registry.derived(name) if name in NETWORKS else derive(module, inputs)
     trial = Trial(module, inputs)
-    freedoms = [f for kind in KINDS[:3] for f in find_freedoms(derived, trial, (kind,))]
+    freedoms = [f for kind in KINDS[:-1] for f in find_freedoms(derived, trial, (kind,))]
     streams, refused = find_streams(derived, trial)
     return module, derived, tuple(freedoms), tuple(streams), refused
 

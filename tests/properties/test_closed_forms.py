@@ -97,7 +97,8 @@ def test_a_seed_and_maps_reach_the_alignment() -> None:
     pair = lmccheck.load_pair(weights(1, 1), weights(1, 2), calibration=(X, X), **GIVEN)
     details = lmccheck.linear_connectivity(pair, points=3, seed=17, beyond="all").details
     assert details["alignment"]["seed"] == 17
-    assert set(details["alignment"]["beyond"]) == {"rescaling", "sign-flips", "head-maps", "stream-rotation"}
+    kinds = {"rescaling", "sign-flips", "head-maps", "rotary-planes", "stream-rotation"}
+    assert set(details["alignment"]["beyond"]) == kinds
 
 
 # sets

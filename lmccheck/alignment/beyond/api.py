@@ -108,9 +108,9 @@ def _fitted(problem: Problem, maps: Maps, start: Permutation, judge: Calibration
     Of the two the one of the lower calibration barrier.
     """
     spec, a = problem.spec, float64(problem.pair.theta_a)
-    alike = _seen(problem, start)[1]
+    alike = _seen(problem, maps, start)[1]
     begun = compose(spec, start, order_heads(spec, maps.freedoms, alike, spec.identity()))
-    moments, alike = _seen(problem, begun)
+    moments, alike = _seen(problem, maps, begun)
     b = float64(spec.apply(problem.pair.theta_b, begun))
     fit(maps, a, b, moments, alike)
     if not maps.mixed_groups:
@@ -123,11 +123,12 @@ def _fitted(problem: Problem, maps: Maps, start: Permutation, judge: Calibration
     return maps, begun
 
 
-def _seen(problem: Problem, permutation: Permutation) -> tuple[Any, ActivationSimilarity]:
+def _seen(problem: Problem, maps: Maps, permutation: Permutation) -> tuple[Any, ActivationSimilarity]:
     """Return joint moments of A's and the permuted θ_B's activations, and the cross-moments they give."""
+    turned = [site for freedom in maps.freedoms for site in freedom.sites]
     pair = problem.pair.with_weights(problem.pair.theta_a, problem.spec.apply(problem.pair.theta_b, permutation))
-    moments = observe(replace(problem, pair=pair), "beyond permutations", most_samples(problem.calibration("maps")))
-    sites = problem.traced("beyond permutations").sites
+    samples, sites = most_samples(problem.calibration("maps")), problem.traced("beyond permutations").sites
+    moments = observe(replace(problem, pair=pair), "beyond permutations", samples, turned)
     return moments, ActivationSimilarity.of(problem.spec, sites, moments, "cross-moment")
 
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from lmccheck.alignment.beyond.freedoms import Freedom
+from lmccheck.alignment.beyond.freedoms import OF_HEADS, Freedom
 from lmccheck.alignment.beyond.maps import Maps
-from lmccheck.alignment.beyond.mix import mix_group
+from lmccheck.alignment.beyond.rotary import Planes
 from lmccheck.alignment.beyond.stream import Stream
 from lmccheck.alignment.matching.activations import ActivationSimilarity, Moments
 from lmccheck.alignment.matching.assignment import assign
@@ -81,8 +81,10 @@ def fit(
     maps.reset()
     turned = maps.alone(heads=False).apply(b, a)
     for k, freedom in enumerate(maps.freedoms):
-        group = maps.spec.by_name[freedom.group]
-        if freedom.kind == "head-maps":
+        group = freedom.units
+        if freedom.planes is not None:
+            maps.mixes[k] = plane_factors(freedom, freedom.planes, a, turned, moments, by_weights)
+        elif freedom.kind == "head-maps":
             cross = _products(group, (*freedom.forward, *freedom.backward), a, turned)
             if alike is not None:
                 cross = _shared(alike.units(group, identity), cross, by_weights)
@@ -94,13 +96,12 @@ def fit(
     for round_number in range(MOST_ROUNDS):
         furthest = 0.0
         for k, freedom in enumerate(maps.freedoms):
-            if freedom.kind == "head-maps" or (freedom.kind == "sign-flips" and round_number):
+            if freedom.kind in OF_HEADS or (freedom.kind == "sign-flips" and round_number):
                 continue
-            group = maps.spec.by_name[freedom.group]
-            change = _diagonal_change(freedom, group, a, now)
+            change = _diagonal_change(freedom, freedom.units, a, now)
             furthest = max(furthest, float(change.abs().log().abs().max()))
             maps.mixes[k] = maps.mixes[k] * change
-            now = mix_group(maps.spec, group, now, freedom.forward, freedom.backward, change)
+            now = freedom.mix(maps.spec, now, change)
         if furthest <= SETTLED:
             break
     maps.reset()
@@ -127,16 +128,69 @@ def _diagonal_change(freedom: Freedom, group: UnitGroup, a: Weights, now: Weight
 
 
 def best_scale(inner_in: Tensor, square_in: Tensor, inner_out: Tensor, square_out: Tensor) -> Tensor:
-    """Return s > 0 that minimises ‖a_in − s·b_in‖² + ‖a_out − b_out/s‖², by a grid on log s that shrinks."""
-    low, high = torch.full_like(inner_in, -2.5), torch.full_like(inner_in, 2.5)
+    """Return s > 0 that minimises ‖a_in − s·b_in‖² + ‖a_out − b_out/s‖², by a grid on log s that shrinks.
+
+    Of complex inner products: with b_in and b_out turned by the best angle, one for both.
+    """
+    low, high = torch.full_like(square_in, -2.5), torch.full_like(square_in, 2.5)
     for _ in range(_STEPS):
         logs = low + (high - low) * torch.linspace(0, 1, 41, dtype=low.dtype).reshape(-1, *[1] * low.ndim)
         s = logs.exp()
-        cost = s**2 * square_in - 2 * s * inner_in + square_out / s**2 - 2 * inner_out / s
+        alike = s * inner_in + inner_out / s
+        cost = s**2 * square_in + square_out / s**2 - 2 * (alike.abs() if alike.is_complex() else alike)
         best = logs.gather(0, cost.argmin(0, keepdim=True))[0]
         width = (high - low) / 20
         low, high = best - width, best + width
     return best.exp()
+
+
+def plane_factors(
+    freedom: Freedom,
+    planes: Planes,
+    a: Weights,
+    b: Weights,
+    moments: Mapping[Site, Moments] | None,
+    by_weights: float = 0.0,
+) -> Tensor:
+    """Return the best factor c of every plane, (copies, planes) complex.
+
+    It minimises ‖k_A − c·k_B‖²/‖k_A‖² + ‖q_A − q_B/c̄‖²/‖q_A‖²: an error of a key counts times the queries it meets, as
+    it does in their product. Keys and queries are activations where moments show them, in part weights as ``fit`` says.
+    """
+    group, sides = freedom.units, (freedom.forward, freedom.backward)
+    inner, square = _plane_terms(planes, [_side_weights(group, slots, a, b) for slots in sides])
+    if moments is not None and freedom.sites:
+        seen = _plane_terms(planes, [_side_activations(group, site, moments[site]) for site in freedom.sites])
+        inner, square = torch.lerp(seen[0], inner, by_weights), torch.lerp(seen[1], square, by_weights)
+    (inner_in, inner_out), (square_in, square_out) = inner, square
+    scale = torch.ones_like(square_in)
+    if planes.scaled:
+        scale = best_scale(inner_in, square_in, inner_out, square_out)
+    return torch.polar(scale, (scale * inner_in + inner_out / scale).angle())
+
+
+def _plane_terms(planes: Planes, sides: list[tuple[Tensor, Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Return Σ a·b̄ and Σ|b|² of every plane of both sides, as shares of Σ|a|²: (2, copies, planes)."""
+    cross, of_a, of_b = (torch.stack(parts) for parts in zip(*sides, strict=True))
+    length = planes.lengths(of_a).clamp(min=1e-30)
+    return planes.products(cross) / length, planes.lengths(of_b) / length
+
+
+def _side_weights(group: UnitGroup, slots: tuple[Slot, ...], a: Weights, b: Weights) -> tuple[Tensor, Tensor, Tensor]:
+    """Return Σ a·bᵀ, (copies, size, size), and Σ a² and Σ b², (copies, size), over what the units of some slots own."""
+    return _products(group, slots, a, b), _diagonal(group, slots, a, a), _diagonal(group, slots, b, b)
+
+
+def _side_activations(group: UnitGroup, site: Site, moments: Moments) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the same of activations at a site, over all units that share the coordinates of one copy."""
+    sizes = [part.size for part in site.piece.parts if part.group]
+    shared = [k for k, part in enumerate(site.piece.parts[:-1]) if part.group not in group.within]
+    cross = moments.cross.reshape(-1, group.size, moments.cross.shape[1] // group.size, group.size)
+    cross = cross.diagonal(dim1=0, dim2=2).movedim(-1, 0).reshape(*sizes, group.size)
+    squares = moments.squares.reshape(2, *sizes)
+    for k in reversed(shared):
+        cross, squares = cross.sum(k), squares.sum(k + 1)
+    return cross.reshape(-1, group.size, group.size), *squares.reshape(2, -1, group.size)
 
 
 def balance(spec: PermutationSpec, freedoms: list[Freedom], weights: Weights) -> dict[str, Tensor]:
@@ -146,11 +200,11 @@ def balance(spec: PermutationSpec, freedoms: list[Freedom], weights: Weights) ->
         furthest = 0.0
         for freedom in freedoms:
             if freedom.kind == "rescaling":
-                group = spec.by_name[freedom.group]
-                made, read = (_diagonal(group, slots, result, result) for slots in (freedom.forward, freedom.backward))
+                sides = (freedom.forward, freedom.backward)
+                made, read = (_diagonal(freedom.units, slots, result, result) for slots in sides)
                 scale = torch.where((made > 0) & (read > 0), (read / made.clamp(min=1e-300)) ** 0.25, 1.0)
                 furthest = max(furthest, float(scale.log().abs().max()))
-                result = mix_group(spec, group, result, freedom.forward, freedom.backward, scale)
+                result = freedom.mix(spec, result, scale)
         if furthest <= SETTLED:
             break
     return result

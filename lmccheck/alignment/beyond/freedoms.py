@@ -6,7 +6,7 @@ float64 on random weights with a random M of its kind; it is kept if the outputs
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,28 +14,56 @@ import torch
 from torch import Tensor
 
 from lmccheck.alignment.beyond.mix import mix_group
+from lmccheck.alignment.beyond.rotary import Planes, rotary_proposals, site_of
 from lmccheck.data.trees import tensors_in
 from lmccheck.evaluate.outputs import relative_deviation
 from lmccheck.modules.random_weights import randomised
 from lmccheck.modules.runner import Runner
 from lmccheck.symmetry.discover import Traced
+from lmccheck.symmetry.sites import Site
 from lmccheck.symmetry.slots import Slot, UnitGroup
+from lmccheck.symmetry.spec import PermutationSpec
 from lmccheck.symmetry.verify import TOLERANCE
 
-KINDS = ("rescaling", "sign-flips", "head-maps", "stream-rotation")
+KINDS = ("rescaling", "sign-flips", "head-maps", "rotary-planes", "stream-rotation")
+OF_HEADS = ("head-maps", "rotary-planes")  # kinds that mix the coordinates of heads
 
 
 @dataclass(frozen=True)
 class Freedom:
-    """A verified way to mix a group: ``forward`` slots by M, ``backward`` slots by M⁻ᵀ.
+    """A verified way to mix the ``units`` of a group: ``forward`` slots by M, ``backward`` slots by M⁻ᵀ.
 
-    ``kind`` says which M: ``rescaling`` positive diagonal, ``sign-flips`` ±1 diagonal, ``head-maps`` invertible.
+    ``kind`` says which M: ``rescaling`` positive diagonal, ``sign-flips`` ±1 diagonal, ``head-maps`` invertible,
+    ``rotary-planes`` a complex number per plane of ``planes``. Of these ``group`` are the heads that the units, the
+    coordinates of their queries and keys, lie in, and ``sites`` show a run's forward and backward ones, where any does.
     """
 
     kind: str
     group: str
     forward: tuple[Slot, ...] = field(repr=False)
     backward: tuple[Slot, ...] = field(repr=False)
+    units: UnitGroup = field(repr=False)
+    planes: Planes | None = field(default=None, repr=False)
+    sites: tuple[Site, ...] = field(default=(), repr=False)
+
+    def start(self) -> Tensor:
+        """Return the values of the map that changes nothing, in the form that is learned."""
+        if self.planes is not None:
+            return torch.ones(self.units.copies, self.planes.count, dtype=torch.complex128)
+        ones = torch.ones(self.units.copies, self.units.size, dtype=torch.float64)
+        return torch.diag_embed(ones) if self.kind == "head-maps" else ones
+
+    def matrix(self, values: Tensor) -> Tensor:
+        """Return M of its values: (copies, size, size), or (copies, size) of a diagonal."""
+        return values if self.planes is None else self.planes.matrix(values)
+
+    def drawn(self) -> Tensor:
+        """Return values of a random M."""
+        return random_matrix(self.units, self.kind) if self.planes is None else self.planes.drawn(self.units.copies)
+
+    def mix(self, spec: PermutationSpec, weights: Mapping[str, Tensor], values: Tensor) -> dict[str, Tensor]:
+        """Return ``weights`` mixed by the M of ``values``."""
+        return mix_group(spec, self.units, weights, self.forward, self.backward, self.matrix(values))
 
 
 class Trial:
@@ -70,21 +98,31 @@ def find_freedoms(derived: Traced, trial: Trial, kinds: tuple[str, ...]) -> list
         for kind in ("head-maps", "sign-flips", "rescaling"):
             if kind not in kinds or (kind == "head-maps" and not group.within):
                 continue
-            freedom = _first_that_holds(derived, group, kind, trial)
+            freedom = _first_that_holds(derived, _proposals(derived, group, kind), trial)
             if freedom is not None:
                 found.append(freedom)
                 if kind == "head-maps":
                     break
+    for group in derived.spec.groups if "rotary-planes" in kinds else ():
+        if not group.within:
+            freedom = _first_that_holds(derived, _turned(derived, group), trial)
+            found += [freedom] if freedom is not None else []
     return found
 
 
-def _first_that_holds(derived: Traced, group: UnitGroup, kind: str, trial: Trial) -> Freedom | None:
-    for forward, backward in _proposals(derived, group):
-        matrix = random_matrix(group, kind)
-        changed = [mix_group(derived.spec, group, w, forward, backward, matrix) for w in trial.draws]
-        if trial.deviation(changed) <= TOLERANCE:
-            return Freedom(kind, group.name, forward, backward)
+def _first_that_holds(derived: Traced, proposals: Iterable[Freedom], trial: Trial) -> Freedom | None:
+    for freedom in proposals:
+        if trial.deviation([freedom.mix(derived.spec, w, freedom.drawn()) for w in trial.draws]) <= TOLERANCE:
+            return freedom
     return None
+
+
+def _turned(derived: Traced, group: UnitGroup) -> Iterator[Freedom]:
+    """Yield the planes that queries and keys of heads may have."""
+    for units, forward, backward, planes in rotary_proposals(group):
+        sites = tuple(site for slots in (forward, backward) if (site := site_of(slots, derived)) is not None)
+        seen = sites if len(sites) == 2 else ()
+        yield Freedom("rotary-planes", group.name, forward, backward, units, planes, seen)
 
 
 def random_matrix(group: UnitGroup, kind: str) -> Tensor:
@@ -102,7 +140,13 @@ def random_matrix(group: UnitGroup, kind: str) -> Tensor:
     return eye + 0.3 * torch.randn(*shape, group.size, generator=generator, dtype=torch.float64)
 
 
-def _proposals(derived: Traced, group: UnitGroup) -> Iterator[tuple[tuple[Slot, ...], tuple[Slot, ...]]]:
+def _proposals(derived: Traced, group: UnitGroup, kind: str) -> Iterator[Freedom]:
+    """Yield the ways a group may be mixed, the likeliest first."""
+    for forward, backward in _sides(derived, group):
+        yield Freedom(kind, group.name, forward, backward, group)
+
+
+def _sides(derived: Traced, group: UnitGroup) -> Iterator[tuple[tuple[Slot, ...], tuple[Slot, ...]]]:
     """Yield which slots to multiply by M and which by M⁻ᵀ, the likeliest first."""
     producers = [slot for slot in group.slots if slot.role == "producer" and slot.learned]
     consumers = tuple(slot for slot in group.slots if slot.role == "consumer")

@@ -124,7 +124,7 @@ class _Descent:
                     move = RATE / 2 * polar(ahead)  # a stream turns by exp(X - Xᵀ), and the gradient is antisymmetric
                 elif parameter.ndim == 3:
                     move = RATE * polar(ahead)
-                else:
-                    move = SCALE_RATE * ahead.sign()
+                else:  # a complex number of a plane is a matrix of two by two, and its polar factor the number's sign
+                    move = (RATE if parameter.is_complex() else SCALE_RATE) * ahead.sgn()
                 parameter.sub_(share * move * bool(ahead.any()))
         self._maps.become(self._maps.alone())

@@ -7,8 +7,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
-from lmccheck.alignment.beyond.freedoms import Freedom
-from lmccheck.alignment.beyond.mix import mix_group
+from lmccheck.alignment.beyond.freedoms import OF_HEADS, Freedom
 from lmccheck.alignment.beyond.stream import Stream
 from lmccheck.symmetry.spec import PermutationSpec
 
@@ -17,17 +16,14 @@ class Maps:
     """Applies the maps to weights in float64: streams rotated, then groups mixed.
 
     Every matrix is exp(X)·M₀ with a fixed M₀ and a learned X, zero at first: antisymmetric for rotations, any square
-    matrix for head maps, a diagonal for rescaling; signs are not learned. So each stays invertible, and of its kind.
+    matrix for head maps, a diagonal for rescaling, a complex one for planes, imaginary where these only turn; signs are
+    not learned. So each stays invertible, and of its kind.
     """
 
     def __init__(self, spec: PermutationSpec, freedoms: list[Freedom], streams: list[Stream]) -> None:
         self.spec, self.freedoms, self.streams = spec, freedoms, streams
-        self.mixes: list[Tensor] = []
         self.rotations: list[Tensor] = []
-        for freedom in freedoms:
-            group = spec.by_name[freedom.group]
-            ones = torch.ones(group.copies, group.size, dtype=torch.float64)
-            self.mixes.append(torch.diag_embed(ones) if freedom.kind == "head-maps" else ones)
+        self.mixes = [freedom.start() for freedom in freedoms]
         for stream in streams:
             self.rotations.append(torch.eye(stream.free_basis().shape[1], dtype=torch.float64))
         self.reset()
@@ -39,8 +35,8 @@ class Maps:
 
     @property
     def mixed_groups(self) -> set[str]:
-        """Groups whose order the maps already cover."""
-        heads = {freedom.group for freedom in self.freedoms if freedom.kind == "head-maps"}
+        """Groups whose order the maps already cover, or follow."""
+        heads = {freedom.group for freedom in self.freedoms if freedom.kind in OF_HEADS}
         return heads | {stream.group.name for stream in self.streams}
 
     def parameters(self) -> Iterator[Tensor]:
@@ -56,6 +52,9 @@ class Maps:
         for freedom, start, move in zip(self.freedoms, self.mixes, self.moves, strict=True):
             if freedom.kind == "head-maps":
                 mixes.append(torch.matrix_exp(move) @ start)
+            elif freedom.planes is not None:
+                growth = move.real if freedom.planes.scaled else torch.zeros_like(move.real)
+                mixes.append(torch.polar(growth.exp(), move.imag) * start)
             else:
                 mixes.append(start if freedom.kind == "sign-flips" else torch.exp(move) * start)
         turned = zip(self.rotations, self.turns, strict=True)
@@ -66,7 +65,7 @@ class Maps:
         other = Maps(self.spec, self.freedoms, self.streams)
         mixes, rotations = self.matrices()
         for k, freedom in enumerate(self.freedoms):
-            if heads or freedom.kind != "head-maps":
+            if heads or freedom.kind not in OF_HEADS:
                 other.mixes[k] = mixes[k].detach()
         if streams:
             other.rotations = [rotation.detach() for rotation in rotations]
@@ -93,7 +92,6 @@ class Maps:
         result = dict(weights)
         for stream, rotation in zip(self.streams, rotations, strict=True):
             result = stream.rotated(self.spec, result, like, stream.embed(rotation))
-        for freedom, matrix in zip(self.freedoms, mixes, strict=True):
-            group = self.spec.by_name[freedom.group]
-            result = mix_group(self.spec, group, result, freedom.forward, freedom.backward, matrix)
+        for freedom, values in zip(self.freedoms, mixes, strict=True):
+            result = freedom.mix(self.spec, result, values)
         return result

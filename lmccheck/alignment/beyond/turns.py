@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lmccheck.alignment.beyond.fit import BY_WEIGHTS, balance, fit, lengths
+from lmccheck.alignment.beyond.freedoms import OF_HEADS
 from lmccheck.alignment.beyond.maps import Maps
 from lmccheck.alignment.matching.activations import ActivationSimilarity, Moments
 from lmccheck.alignment.matching.norms import counted
@@ -44,7 +45,7 @@ def fit_in_turn(
         step = _reordered(maps, a, maps.apply(spec.apply(b, order), a), correlated, order)
         order = compose(spec, order, step)
         for k, freedom in enumerate(maps.freedoms):
-            if freedom.kind != "head-maps" and not spec.by_name[freedom.group].within:
+            if freedom.kind not in OF_HEADS and not freedom.units.within:
                 maps.mixes[k] = maps.mixes[k][:, step[freedom.group]]  # a unit takes its scale along
         maps.reset()
         fit(maps, a, spec.apply(b, order), moments, alike, BY_WEIGHTS)

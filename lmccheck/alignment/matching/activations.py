@@ -7,7 +7,8 @@ All groups are seen at once, at the nodes of the traced graph that outgoing weig
 from __future__ import annotations
 
 import string
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from itertools import chain
 from math import prod
 
 import torch
@@ -86,11 +87,11 @@ def matrix(site: Site, value: Tensor) -> Tensor:
 class _BothNetworks:
     """Both networks' traced graphs and weights, and empty moments at sites of the groups."""
 
-    def __init__(self, problem: Problem, method: str, sites: Mapping[str, tuple[Site, ...]]) -> None:
+    def __init__(self, problem: Problem, method: str, sites: Iterable[Site]) -> None:
         pair = problem.pair
         self.data, self.trace = problem.calibration(method), problem.traced(method).trace
-        self.sites = list(dict.fromkeys(site for several in sites.values() for site in several))
-        self.moments = {s: Moments(prod(problem.spec.by_name[name].size for name in s.groups)) for s in self.sites}
+        self.sites = list(dict.fromkeys(sites))
+        self.moments = {s: Moments(prod(part.size for part in s.piece.parts if part.group)) for s in self.sites}
         self.watched = {site.node for site in self.sites}
         self.graph = GraphRunner.of(pair.network, working_dtype(pair.theta_a, pair.theta_b), self.trace)
         self.theta_a, self.theta_b = self.graph.weights(pair.theta_a), self.graph.weights(pair.theta_b)
@@ -107,9 +108,11 @@ class _BothNetworks:
                 self.moments[site].add(matrix(site, of_a), matrix(site, of_b), where)
 
 
-def observe(problem: Problem, method: str, samples: int | None = None) -> dict[Site, Moments]:
-    """Return the joint moments of both networks at every site, from one pass over the calibration data."""
-    both = _BothNetworks(problem, method, problem.traced(method).sites)
+def observe(
+    problem: Problem, method: str, samples: int | None = None, more: Iterable[Site] = ()
+) -> dict[Site, Moments]:
+    """Return the joint moments of both networks at every site, and ``more``, from one pass over calibration data."""
+    both = _BothNetworks(problem, method, chain(*problem.traced(method).sites.values(), more))
     graph, origin = both.graph, both.data.origin
     for batch in both.batches(samples):
         held: dict[str, Tensor] = {}
@@ -131,7 +134,7 @@ def observe_sensitivities(problem: Problem, method: str, samples: int | None = N
     Outputs are followed in one random direction per sample, the same for both networks; see ``sensitivities``.
     Batches are small, since autograd holds what lies between the values looked at as well.
     """
-    both = _BothNetworks(problem, method, problem.traced(method).made)
+    both = _BothNetworks(problem, method, chain(*problem.traced(method).made.values()))
     for number, batch in enumerate(both.batches(samples, HELD // 8)):
         felt_a, felt_b = (
             sensitivities(

@@ -1,0 +1,128 @@
+"""Planes of rotary attention: found in every form it comes in, undone where maps were planted, refused elsewhere."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+from networks.planted import problem_of
+from networks.quick import slowly
+from networks.rotary import FORMS, LONE, NORMED, Form, RotaryNet, multiplied
+from torch import Tensor
+
+import lmccheck
+from lmccheck.alignment.beyond import learn
+from lmccheck.alignment.beyond.freedoms import Freedom, Trial, find_freedoms
+from lmccheck.alignment.beyond.maps import Maps
+from lmccheck.alignment.beyond.rotary import Planes
+from lmccheck.modules.random_weights import randomised
+from lmccheck.modules.runner import outputs_of
+from lmccheck.symmetry.discover import derive
+
+ALL = {**FORMS, **NORMED, **LONE}
+FEW = [name if name in ("qwen2", "partial, interleaved") else slowly(name) for name in FORMS]
+
+
+def planes_of(form: Form) -> list[Freedom]:
+    """Return the planes found in a network of a form."""
+    torch.manual_seed(0)
+    module, inputs = RotaryNet(form), (torch.randint(0, 11, (2, 6)),)
+    return find_freedoms(derive(module, inputs), Trial(module, inputs), ("rotary-planes",))
+
+
+def factors_of(form: Form, seed: int = 3) -> Tensor:
+    """Return random complex numbers, one per key head and plane."""
+    generator = torch.Generator().manual_seed(seed)
+    size, angle = torch.rand(2, form.keys, form.turned // 2, generator=generator, dtype=torch.float64)
+    return torch.polar(0.5 + size, 6.3 * angle)
+
+
+def pair_of(form: Form, theta: dict[str, Tensor], other: dict[str, Tensor], calibrated: bool) -> lmccheck.ModelPair:
+    """Return the pair with random tokens, whose targets are θ's own outputs."""
+    module, x = RotaryNet(form), torch.randint(0, 11, (256, 6), generator=torch.Generator().manual_seed(1))
+    y = outputs_of(module, theta, (x,), torch.float64)[0]
+    data, calibration = (x[:32], y[:32]), (x, y) if calibrated else None
+    return lmccheck.load_pair(
+        theta, other, model=copy.deepcopy(module), data=data, calibration=calibration, loss="mse", device="cpu"
+    )
+
+
+@pytest.mark.parametrize("name", FEW)
+def test_the_planes_are_those_that_positions_turn(name: str) -> None:
+    """One freedom, of all key heads, scaled and turned; M of it is what complex numbers by hand make of the rows."""
+    form = FORMS[name]
+    (found,) = planes_of(form)
+    assert found.planes is not None
+    assert found.planes.scaled
+    assert found.units.copies == form.keys
+    assert found.planes.count * 2 == form.turned
+    assert len(found.sites) == 2
+    module = RotaryNet(form)
+    weights, factors = randomised(module, 7), factors_of(form)
+    spec = lmccheck.discover_symmetry(module, (torch.zeros(2, 6, dtype=torch.int64),))
+    mixed = found.mix(spec, weights, factors)
+    by_hand = [multiplied(form, weights, c) for c in (factors, 1 / factors.conj())]  # keys or queries are first
+    assert any(all(torch.allclose(mixed[k], other[k], atol=1e-12) for k in weights) for other in by_hand)
+
+
+@pytest.mark.parametrize("calibrated", [True, slowly(False)])
+@pytest.mark.parametrize("name", FEW)
+def test_planted_factors_are_undone(name: str, calibrated: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """θ_B is θ_A with every plane multiplied, then permuted: weights come back to 1e-6, by data and without."""
+    monkeypatch.setattr(learn, "STEPS", 0)
+    form = FORMS[name]
+    module = RotaryNet(form)
+    theta = randomised(module, 1)
+    spec = lmccheck.discover_symmetry(module, (torch.zeros(2, 6, dtype=torch.int64),))
+    other = spec.apply(multiplied(form, theta, factors_of(form)), spec.moving(5))
+    alignment = lmccheck.align(pair_of(form, theta, other, calibrated), beyond="rotary-planes")
+    assert alignment.function_deviation <= 1e-9
+    assert max(float((alignment.weights[k] - theta[k]).abs().max()) for k in theta) <= 1e-6
+
+
+def test_a_norm_of_queries_and_keys_leaves_turns_or_nothing() -> None:
+    """RMSNorm commutes with a turn and undoes a scale; gains of its own, one per coordinate, do not commute at all."""
+    (found,) = planes_of(NORMED["norm"])
+    assert found.planes is not None
+    assert not found.planes.scaled
+    assert torch.allclose(found.drawn().abs(), torch.ones(2, 2, dtype=torch.float64))
+    assert planes_of(NORMED["norm with gains"]) == []
+
+
+@pytest.mark.parametrize("name", [slowly("llama"), "interleaved"])
+def test_wrong_planes_are_refused(name: str) -> None:
+    """Coordinates paired as the other form has them change the outputs; so does one side alone."""
+    form = FORMS[name]
+    torch.manual_seed(0)
+    module, inputs = RotaryNet(form), (torch.randint(0, 11, (2, 6)),)
+    trial, (found,) = Trial(module, inputs), planes_of(form)
+    spec = derive(module, inputs).spec
+    other = replace(form, pairs="half" if form.pairs == "interleaved" else "interleaved")
+    first, second = map(tuple, other.planes)
+    wrong = [replace(found, planes=Planes(first, second)), replace(found, backward=())]
+    values = found.drawn()
+    assert trial.deviation([found.mix(spec, w, values) for w in trial.draws]) <= 1e-9
+    assert all(trial.deviation([one.mix(spec, w, values) for w in trial.draws]) > 1e-3 for one in wrong)
+
+
+@pytest.mark.parametrize("name", ["qwen2", "norm"])
+def test_learned_planes_keep_the_function(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Five steps between unrelated weights move every plane, outputs stay to 1e-9; behind a norm nothing is scaled."""
+    monkeypatch.setattr(learn, "STEPS", 5)
+    monkeypatch.setattr(learn, "EVERY", 1)
+    form = ALL[name]
+    pair = pair_of(form, *(randomised(RotaryNet(form), seed) for seed in (1, 2)), calibrated=True)
+    problem, (freedom,) = problem_of(pair), planes_of(form)
+    maps = Maps(pair.network.spec, [freedom], [])
+    learn._Descent(maps).step(maps.apply(pair.theta_b, pair.theta_a)[form.places("k", 0)[0] + ".weight"].sum(), 1.0)
+    moved = maps.matrices()[0][0].detach()
+    size = learn.RATE if freedom.planes.scaled else 0.0
+    assert float(moved.abs().log().abs().max()) <= size + 1e-12
+    assert bool((moved[0] != 1).all())
+    learn.learn_maps(problem, pair.network.spec.identity(), maps)
+    mapped = {k: v.detach() for k, v in maps.apply(pair.theta_b, pair.theta_a).items()}
+    inputs = (pair.data.batches[0].inputs,)
+    before, after = (outputs_of(pair.module, w, inputs, torch.float64)[0] for w in (pair.theta_b, mapped))
+    assert float((after - before).abs().max() / (1 + before.abs().max())) <= 1e-9
