@@ -73,6 +73,7 @@ def test_planted_factors_are_undone(name: str, calibrated: bool, monkeypatch: py
     """θ_B is θ_A with every plane multiplied, then permuted: weights come back to 1e-6, by data and without."""
     monkeypatch.setattr(learn, "STEPS", 0)
     form = FORMS[name]
+    torch.manual_seed(0)
     module = RotaryNet(form)
     theta = randomised(module, 1)
     spec = lmccheck.discover_symmetry(module, (torch.zeros(2, 6, dtype=torch.int64),))

@@ -8,8 +8,9 @@ from typing import Any
 
 from torch import Tensor
 
-from lmccheck.alignment.beyond.fit import fit, order_heads
+from lmccheck.alignment.beyond.fit import fit
 from lmccheck.alignment.beyond.freedoms import KINDS, Trial, describe, find_freedoms
+from lmccheck.alignment.beyond.heads import order_heads
 from lmccheck.alignment.beyond.learn import learn_maps
 from lmccheck.alignment.beyond.maps import Maps
 from lmccheck.alignment.beyond.signs import balanced, flipped
@@ -108,8 +109,8 @@ def _fitted(problem: Problem, maps: Maps, start: Permutation, judge: Calibration
     Of the two the one of the lower calibration barrier.
     """
     spec, a = problem.spec, float64(problem.pair.theta_a)
-    alike = _seen(problem, maps, start)[1]
-    begun = compose(spec, start, order_heads(spec, maps.freedoms, alike, spec.identity()))
+    moments, alike = _seen(problem, maps, start)
+    begun = compose(spec, start, order_heads(spec, maps.freedoms, alike, moments, spec.identity()))
     moments, alike = _seen(problem, maps, begun)
     b = float64(spec.apply(problem.pair.theta_b, begun))
     fit(maps, a, b, moments, alike)

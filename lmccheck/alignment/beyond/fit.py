@@ -12,10 +12,9 @@ from lmccheck.alignment.beyond.maps import Maps
 from lmccheck.alignment.beyond.rotary import Planes
 from lmccheck.alignment.beyond.stream import Stream
 from lmccheck.alignment.matching.activations import ActivationSimilarity, Moments
-from lmccheck.alignment.matching.assignment import assign
 from lmccheck.symmetry.sites import Site
 from lmccheck.symmetry.slots import Slot, UnitGroup
-from lmccheck.symmetry.spec import Permutation, PermutationSpec
+from lmccheck.symmetry.spec import PermutationSpec
 
 Weights = Mapping[str, Tensor]
 _STEPS = 8  # rounds in which the grid of scales shrinks
@@ -29,31 +28,6 @@ def polar(cross: Tensor) -> Tensor:
     u, _, vh = torch.linalg.svd(cross)
     rotation: Tensor = u @ vh
     return rotation
-
-
-def order_heads(
-    spec: PermutationSpec, freedoms: list[Freedom], alike: ActivationSimilarity, permutation: Permutation
-) -> Permutation:
-    """Return ``permutation`` with heads reassigned by what their best rotations would gain (nuclear norms).
-
-    ``permutation`` is relative to weights already permuted; a head carries its inner groups along.
-    """
-    mapped = {freedom.group for freedom in freedoms if freedom.kind == "head-maps"}
-    result = dict(permutation)
-    for group in spec.groups:
-        inside = [g for g in spec.groups if g.within == (group.name,)]
-        if group.within or not inside or not {g.name for g in inside} <= mapped:
-            continue
-        gains = torch.zeros(group.size, group.size, dtype=torch.float64)
-        for blocks in alike.blocks(group, spec.identity()).values():
-            norms = torch.linalg.svdvals(blocks).sum(-1)
-            gains += norms / norms.max().clamp(min=1e-30)
-        order = assign(gains).permutation
-        result[group.name] = order
-        for other in spec.groups:
-            if other.within == (group.name,):
-                result[other.name] = result[other.name][order]
-    return result
 
 
 @torch.no_grad()
