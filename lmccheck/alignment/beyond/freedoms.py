@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lmccheck.alignment.beyond.mix import mix_group
-from lmccheck.alignment.beyond.rotary import Planes, rotary_proposals, site_of
+from lmccheck.alignment.beyond.rotary import Planes, Proposal, rotary_proposals, site_of
 from lmccheck.data.trees import tensors_in
 from lmccheck.evaluate.outputs import relative_deviation
 from lmccheck.modules.random_weights import randomised
@@ -103,10 +103,9 @@ def find_freedoms(derived: Traced, trial: Trial, kinds: tuple[str, ...]) -> list
                 found.append(freedom)
                 if kind == "head-maps":
                     break
-    for group in derived.spec.groups if "rotary-planes" in kinds else ():
-        if not group.within:
-            freedom = _first_that_holds(derived, _turned(derived, group), trial)
-            found += [freedom] if freedom is not None else []
+    for name, proposals in rotary_proposals(derived) if "rotary-planes" in kinds else ():
+        freedom = _first_that_holds(derived, _turned(derived, name, proposals), trial)
+        found += [freedom] if freedom is not None else []
     return found
 
 
@@ -117,12 +116,12 @@ def _first_that_holds(derived: Traced, proposals: Iterable[Freedom], trial: Tria
     return None
 
 
-def _turned(derived: Traced, group: UnitGroup) -> Iterator[Freedom]:
+def _turned(derived: Traced, name: str, proposals: Iterable[Proposal]) -> Iterator[Freedom]:
     """Yield the planes that queries and keys of heads may have."""
-    for units, forward, backward, planes in rotary_proposals(group):
+    for units, forward, backward, planes in proposals:
         sites = tuple(site for slots in (forward, backward) if (site := site_of(slots, derived)) is not None)
         seen = sites if len(sites) == 2 else ()
-        yield Freedom("rotary-planes", group.name, forward, backward, units, planes, seen)
+        yield Freedom("rotary-planes", name, forward, backward, units, planes, seen)
 
 
 def random_matrix(group: UnitGroup, kind: str) -> Tensor:

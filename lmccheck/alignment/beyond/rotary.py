@@ -7,9 +7,9 @@ share a key share its c. Which coordinates make a plane is proposed from where t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import combinations, pairwise
+from itertools import chain, combinations, pairwise
 
 import torch
 from torch import Tensor
@@ -19,6 +19,8 @@ from lmccheck.symmetry.sites import Site
 from lmccheck.symmetry.slots import Part, Piece, Slot, UnitGroup
 
 COORDINATES = "coordinates"  # of a head, as the part of a piece
+NEAR = 4  # layers between queries and the key they share
+MOST_ALONE = 512  # coordinates of a head that is alone
 
 
 @dataclass(frozen=True)
@@ -89,13 +91,36 @@ class _Side:
 Proposal = tuple[UnitGroup, tuple[Slot, ...], tuple[Slot, ...], Planes]
 
 
-def rotary_proposals(group: UnitGroup) -> Iterator[Proposal]:
-    """Yield how the queries and keys of a group of heads may be cut into planes, the likeliest first.
+def rotary_proposals(derived: Traced) -> Iterator[tuple[str, Iterator[Proposal]]]:
+    """Yield, by the name of the heads, how their queries and keys may be cut into planes, the likeliest first.
 
-    Coordinate j with j + h/2 (Llama) or 2j with 2j + 1, of all that are told apart or of the first or last ones.
+    Queries and keys are what heads own of two tensors, or of two parts of one, and is told apart. A key that all heads
+    share is what a layer close by makes and nothing moves; so are both where there is one head.
     """
-    sides = _sides(group)
-    for one, two in combinations(sides, 2) if len(sides) > 1 else _halves(sides):
+    lone = _lone_sides(derived)
+    for group in derived.spec.groups:
+        if group.within:
+            continue
+        sides = _sides(group)
+        if len(sides) == 1:
+            near = _near(sides[0], [side for side, _ in lone], derived)
+            shared = _of_sides(group.name, None, [(sides[0], side) for side in near])
+            yield group.name, chain(shared, _of_sides(group.name, group, _halves(sides)))
+        elif sides:
+            yield group.name, _of_sides(group.name, group, combinations(sides, 2))
+    for (one, source), (two, other) in combinations(lone, 2):
+        if source == other and len(one.places) == len(two.places) <= MOST_ALONE:
+            name = one.tensors[0][0].rpartition(".")[0]
+            yield name, _of_sides(name, None, [(one, two)])
+
+
+def _of_sides(name: str, group: UnitGroup | None, pairs: Iterable[tuple[_Side, _Side]]) -> Iterator[Proposal]:
+    """Yield how pairs of queries and keys may be cut into planes; those of a ``group`` differ from head to head.
+
+    Coordinate j goes with j + h/2 (Llama) or 2j with 2j + 1, of all there are or of the first or last ones.
+    """
+    within, copies = ((group.name,), group.size) if group is not None else ((), 1)
+    for one, two in pairs:
         size = len(one.places)
         if size != len(two.places):
             continue
@@ -105,10 +130,36 @@ def rotary_proposals(group: UnitGroup) -> Iterator[Proposal]:
             forward, backward, half = one.slots(low, high), two.slots(low, high), (high - low) // 2
             if not forward or not backward or (high - low) % 2:
                 continue
-            units = UnitGroup(f"{group.name} planes", 2 * half, (*forward, *backward), (group.name,), group.size)
+            units = UnitGroup(f"{name} planes", 2 * half, (*forward, *backward), within, copies)
             for scaled in (True, False):
                 yield units, forward, backward, Planes((*range(half),), (*range(half, 2 * half),), scaled)
                 yield units, forward, backward, Planes((*range(0, 2 * half, 2),), (*range(1, 2 * half, 2),), scaled)
+
+
+def _lone_sides(derived: Traced) -> list[tuple[_Side, str]]:
+    """Return what layers make that nothing moves, with what they read: keys that heads share, or those of one head."""
+    found = []
+    for layer in derived.layers:
+        shapes, layouts = derived.spec.shapes, derived.spec.layouts
+        tensors = [(layer.weight, layer.out), *([(layer.bias, 0)] if layer.bias else [])]
+        free = []
+        for name, dim in tensors:
+            moved = {int(p) for piece in layouts.get(name, {}).get(dim, ()) for p in piece.positions().reshape(-1)}
+            free.append(tuple(place for place in range(shapes[name][dim]) if place not in moved))
+        if layer.window is None and free[0] and len(set(free)) == 1:
+            found.append((_Side(tuple(tensors), (), free[0], (len(free[0]),)), layer.source))
+    return found
+
+
+def _near(side: _Side, others: Sequence[_Side], derived: Traced) -> list[_Side]:
+    """Return which of the others, of as many coordinates, are made less than NEAR layers before or after."""
+    at = {layer.weight: k for k, layer in reversed([*enumerate(derived.layers)])}
+    here = next((at[name] for name, _ in side.tensors if name in at), None)
+    if here is None:
+        return []
+    away = [(abs(at[other.tensors[0][0]] - here), k) for k, other in enumerate(others)]
+    alike = [(far, k) for far, k in away if far < NEAR and len(others[k].places) == len(side.places)]
+    return [others[k] for _, k in sorted(alike)]
 
 
 def _sides(group: UnitGroup) -> list[_Side]:
