@@ -6,6 +6,7 @@ import functools
 import gc
 import sys
 from collections.abc import Iterable, Iterator
+from itertools import compress, repeat
 from types import FunctionType, ModuleType
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from lmccheck.modules.held import reached
 
 _Cache = type(functools.lru_cache(lambda: None))
+_NAMES = {int, tuple}  # kinds of keys that have a module's id
 _DEEP = 4  # an entry is a link that refers to a result, which may hold the tensor in a container
 
 
@@ -43,16 +45,18 @@ def kept_by_identity(module: nn.Module) -> bool:
     """
     numbers = {id(part) for part in module.modules()}
     own = {id(value) for _, value, through in reached(module) if not through}
-    objects = (*_beside(module), *gc.get_objects())  # of which the second lack dicts of nothing but numbers
-    dicts = (held for held in objects if issubclass(type(held), dict))  # isinstance would ask every library
+    objects = [*_beside(module), *gc.get_objects()]  # of which the second lack dicts of nothing but numbers
+    dicts = compress(objects, map(issubclass, map(type, objects), repeat(dict)))  # isinstance would ask every library
     return any(_names(held, numbers) for held in dicts if id(held) not in own)
 
 
 def _names(held: dict[Any, Any], numbers: set[int]) -> bool:
+    if _NAMES.isdisjoint(map(type, list(dict.keys(held)))):  # as of most of the thousands that there are
+        return False
     named = [
         value
         for key, value in list(dict.items(held))
-        if type(key) in (int, tuple) and not numbers.isdisjoint(key if type(key) is tuple else (key,))
+        if type(key) in _NAMES and not numbers.isdisjoint(key if type(key) is tuple else (key,))
     ]
     return any(not issubclass(type(value), (str, nn.Module, type(None))) for value in named)
 

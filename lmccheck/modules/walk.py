@@ -43,6 +43,8 @@ _MOST = 5000  # objects that are looked at
 _LARGEST = 1 << 26  # bytes of memory that is emptied: what is larger are data
 REGISTERED = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
 _WRAPPERS = (staticmethod, classmethod)
+_AT_ONCE = {"<listcomp>", "<setcomp>", "<dictcomp>", "<genexpr>"}
+_OF_DATACLASSES = {"__dataclass_builtins_object__"}
 
 
 class Walk:
@@ -55,36 +57,34 @@ class Walk:
         self._seen: dict[int, Any] = {id(part): part for part in module.modules()}
         kinds = {kind for part in module.modules() for kind in type(part).__mro__}
         self._files = {kind.__module__ for kind in kinds}
-        self._imported: dict[int, types.ModuleType] = {}  # by what functions call their globals
-        self._of_name: dict[str, list[types.ModuleType]] = {}
-        for file in imported():
-            self._imported[id(vars(file))] = file
-            self._of_name.setdefault(vars(file).get("__name__", ""), []).append(file)
+        files = imported()  # thousands: they are asked once for what they have
+        self._variables = [vars(file) for file in files]
+        self._imported = dict(zip(map(id, self._variables), files, strict=True))  # by what functions call their globals
         self.spots: list[Spot] = []
         self.memory: list[Spot] = []
         self.others: list[Spot] = []
         self.contextual = False
         self.begun: list[Any] = []
-        for kind in kinds:
-            if _top(kind.__module__) not in _LIBRARIES:
-                self.spots += self.reached(kind)
-                self.spots += [spot for file in self._written_in(kind) for spot in self.reached(file)]
+        own = [kind for kind in kinds if _top(kind.__module__) not in _LIBRARIES]
+        of_name = self._files_by("__name__", {kind.__module__ for kind in own})
+        for kind in own:
+            self.spots += self.reached(kind)
+            self.spots += [spot for file in _written_in(kind, of_name) for spot in self.reached(file)]
         self._reach_executed()
         self._reach_libraries(kinds)
 
-    def _written_in(self, kind: type) -> list[types.ModuleType]:
-        """Return the file of a class; of several files of that name the one that its functions are of."""
-        named = self._of_name.get(kind.__module__, [])
-        own = {id(value.__globals__) for value in vars(kind).values() if isinstance(value, types.FunctionType)}
-        return [file for file in named if id(vars(file)) in own] or named
+    def _files_by(self, key: str, values: set[str]) -> list[types.ModuleType]:
+        """Return the files that are imported whose variable ``key`` is among ``values``."""
+        if not values:
+            return []
+        found = [named for named in self._variables if named.get(key) in values]
+        return [self._imported[id(named)] for named in found]
 
     def _reach_executed(self) -> None:
         """Look at the files of code that was executed, and at functions in nobody's hands but torch's."""
-        paths = {code.co_filename for code in self._executed}
-        for file in self._imported.values() if paths else ():
-            if vars(file).get("__file__") in paths:
-                self.spots += self.reached(file)
-        unseen = [code for code in self._executed if code.co_freevars and code not in self._functions]
+        for file in self._files_by("__file__", {code.co_filename for code in self._executed}):
+            self.spots += self.reached(file)
+        unseen = [code for code in self._executed if _holds_more(code) and code not in self._functions]
         for holder in gc.get_referrers(*unseen) if unseen else ():
             if isinstance(holder, types.FunctionType):
                 self.spots += self.reached(holder)
@@ -202,6 +202,19 @@ class Walk:
     def _is_own(self, name: str) -> bool:
         """Whether a file is the user's, or one of a library that a part of the network is written in."""
         return _is_users(name) or (name in self._files and _top(name) not in _LIBRARIES)
+
+
+def _written_in(kind: type, files: Iterable[types.ModuleType]) -> list[types.ModuleType]:
+    """Return the file of a class; of several files of that name the one that its functions are of."""
+    named = [file for file in files if file.__name__ == kind.__module__]
+    own = {id(value.__globals__) for value in vars(kind).values() if isinstance(value, types.FunctionType)}
+    return [file for file in named if id(vars(file)) in own] or named
+
+
+def _holds_more(code: types.CodeType) -> bool:
+    """Whether a function of this code may outlive its call, and hold more in its closure than dataclasses are made
+    with: that of a comprehension is gone at once, and to look for one is to look at everything in memory."""
+    return code.co_name not in _AT_ONCE and not _OF_DATACLASSES.issuperset(code.co_freevars)
 
 
 def _is_users(name: str) -> bool:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -78,11 +79,12 @@ def sinkhorn(scores: Tensor) -> Tensor:
     """Return exp(scores) with rows and columns scaled to sum to 1: (n, n), doubly stochastic up to rounds left out."""
     scores = scores - scores.logsumexp(1, keepdim=True)
     kernel = (scores - scores.logsumexp(0, keepdim=True)).exp()
-    rows, columns, turned = kernel.new_empty(len(kernel)), kernel.new_ones(kernel.shape[1]), kernel.T
-    for _ in range(ROUNDS):  # in place: what is multiplied is so small that new tensors would cost as much
-        torch.mv(kernel, columns, out=rows).clamp_min_(1e-30).reciprocal_()
-        torch.mv(turned, rows, out=columns).clamp_min_(1e-30).reciprocal_()
-    return rows[:, None] * kernel * columns
+    numbers = kernel.numpy()  # of few units, for which a call of torch takes longer than what it computes
+    rows, columns = np.empty_like(numbers[:, 0]), np.ones_like(numbers[0])
+    for _ in range(ROUNDS):
+        np.reciprocal(np.maximum(np.dot(numbers, columns, out=rows), 1e-30, out=rows), out=rows)
+        np.reciprocal(np.maximum(np.dot(numbers.T, rows, out=columns), 1e-30, out=columns), out=columns)
+    return torch.from_numpy(rows)[:, None] * kernel * torch.from_numpy(columns)
 
 
 def _slots(group: UnitGroup, tensors: Mapping[str, Tensor]) -> list[Slot]:
