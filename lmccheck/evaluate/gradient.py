@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -41,23 +42,34 @@ class Gradient:
         return total / sum(batch.samples for batch in batches)
 
     def loss(self, weights: Mapping[str, Tensor], batch: Batch) -> Tensor:
-        """Return the mean loss at ``weights``, a scalar; buffers are taken as copies, since BatchNorm writes to them.
+        """Return the mean loss at ``weights``, a scalar.
 
         Raises SourceError where the network or the loss cannot be differentiated.
         """
+        origin = self.network.data.origin if self.network.calibration is None else self.network.calibration.origin
+        loss = self.network.loss
+        return self.mean(weights, batch, lambda outputs, targets: differentiable(loss, outputs, targets, origin)[0])
+
+    def mean(self, weights: Mapping[str, Tensor], batch: Batch, each: Callable[[Any, Tensor], Tensor]) -> Tensor:
+        """Return the mean over samples of ``each(outputs, targets)``, (n,), at ``weights``. Raises as ``loss`` does."""
+        doing = f"pair {self.network.name}: differentiating its loss"
+        targets = self.runner.cast(batch.targets)
+        with as_source_error(doing), torch.enable_grad(), exact_float32(), _recurrent(self.runner.module):
+            return each(self._run(weights, batch), targets).mean()
+
+    def outputs(self, weights: Mapping[str, Tensor], batch: Batch) -> Any:
+        """Return what the network gives for a batch; nothing is differentiated. Raises as ``loss`` does."""
+        with as_source_error(f"pair {self.network.name}: running it"), torch.no_grad(), exact_float32():
+            return self._run(weights, batch)
+
+    def _run(self, weights: Mapping[str, Tensor], batch: Batch) -> Any:
+        """Run the module; buffers are taken as copies, since BatchNorm writes to them."""
         module = self.runner.module
         learned = {name for name, _ in module.named_parameters(remove_duplicate=False)}
         stored = dict.fromkeys(tied_names(module).values())  # a tied tensor is given once
         given = {k: weights[k] if k in learned else weights[k].detach().clone() for k in stored}
-        where = f"pair {self.network.name}"
-        arguments = self.runner.cast(positional(batch.inputs, where))
-        targets = self.runner.cast(batch.targets)
-        doing = f"{where}: differentiating its loss"
-        origin = self.network.data.origin if self.network.calibration is None else self.network.calibration.origin
-        with as_source_error(doing), torch.enable_grad(), exact_float32(), _recurrent(module):
-            outputs = functional_call(module, given, arguments)
-            values, _ = differentiable(self.network.loss, outputs, targets, origin)
-            return values.mean()
+        arguments = self.runner.cast(positional(batch.inputs, f"pair {self.network.name}"))
+        return functional_call(module, given, arguments)
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from lmccheck.alignment.methods.learned import BATCH, HELD_OUT, HELD_OUT_TARGETS
 from lmccheck.data.batches import targets_each
 from lmccheck.data.load import Batch
 from lmccheck.evaluate.gradient import Gradient
+from lmccheck.evaluate.imitation import Imitation
 from lmccheck.evaluate.points import interpolate
 from lmccheck.evaluate.split import split
 from lmccheck.symmetry.spec import Permutation
@@ -83,13 +84,15 @@ def learn_maps(problem: Problem, start: Permutation, maps: Maps, *, steps: int |
     held = judge(parts.held)
     fitted = judge(parts.fit[: len(held.batches)])
     losses, best_step, learned = [held(half_way())], 0, maps.alone()
+    imitation = Imitation(gradient, a, b) if Imitation.of(network.loss) else None
     descent = _Descent(maps)
     generator = torch.Generator().manual_seed(problem.seed)
     for step, batch in zip(range(1, steps + 1), cycle(parts.fit)):
         low, high = MIDDLE
         t = low + (high - low) * float(torch.rand((), generator=generator))
         with torch.enable_grad():
-            loss = gradient.loss(interpolate(a, maps.apply(b, a), t), batch)
+            weights = interpolate(a, maps.apply(b, a), t)
+            loss = gradient.loss(weights, batch) if imitation is None else imitation(weights, t, batch)
         if not bool(loss.isfinite()):
             break
         descent.step(loss, min(1.0, step / WARMUP, 2 * (1 - (step - 1) / steps)))
