@@ -1,4 +1,4 @@
-"""How far outputs between two networks are from the line between the outputs of both: what maps are taught by.
+"""How far outputs between two networks are from the line between the outputs of both: by what maps and paths learn.
 
 A loss that is convex in the outputs stays on or below the chord where outputs go straight from A's to B's, as weights
 do: this is then 0, and there is no barrier. A label is one draw of what a network says of a sample, its outputs are all
@@ -16,9 +16,10 @@ from torch import Tensor
 
 from lmccheck.data.load import Batch
 from lmccheck.evaluate.gradient import Gradient
-from lmccheck.network.loss import IGNORED, Loss, logits_of
+from lmccheck.network.loss import IGNORED, logits_of
 from lmccheck.network.targets import OF_TOKENS
 
+KNOWN = ("cross_entropy", "mse", *OF_TOKENS)  # losses of which it is known what they look at
 HELD = 1 << 27  # numbers of outputs that are kept, both ends and all batches together: 512 MB in float32
 
 
@@ -26,7 +27,8 @@ class Imitation:
     """The distance of a network's outputs from (1 − t)·A's + t·B's, as a function that autograd can follow.
 
     Of logits it is the divergence KL of the softmax of the line from that of the network, in nats, of every target
-    that counts, mean over a sample's targets and then over samples; of the mean square it is the mean square.
+    that counts, mean over a sample's targets and then over samples; of the mean square it is the mean square. Of losses
+    that look at outputs in ways of their own it is the mean loss itself.
     """
 
     def __init__(self, gradient: Gradient, a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> None:
@@ -35,13 +37,10 @@ class Imitation:
         self._held: dict[int, tuple[Batch, tuple[Tensor, Tensor]]] = {}
         self._room = HELD
 
-    @staticmethod
-    def of(loss: Loss) -> bool:
-        """Whether it is known which of the outputs the loss looks at, and how."""
-        return loss.name in ("cross_entropy", "mse", *OF_TOKENS)
-
     def __call__(self, weights: Mapping[str, Tensor], t: float, batch: Batch) -> Tensor:
         """Return the distance at ``weights``, a scalar. Raises SourceError where it cannot be differentiated."""
+        if self._loss.name not in KNOWN:
+            return self._gradient.loss(weights, batch)
         line = torch.lerp(*self._of_ends(batch), t)
         return self._gradient.mean(weights, batch, lambda outputs, targets: self._apart(outputs, line, targets))
 

@@ -1,10 +1,12 @@
 """A chain of ten straight segments from θ_A to π(θ_B) whose nine bends are trained until the loss along it is low.
 
-The curve of Garipov et al. 2018 and Draxler et al. 2018: bends minimise E_t L(φ(t)), t uniform on the chain φ, by the
-loss of a batch of calibration data at one random t a step. It differs from Garipov's polygonal chain in that there are
-nine bends instead of one, that it begins as the straight line to an aligned θ_B, and that of the chains met on the way,
-the straight line among them, the one is returned whose largest loss on held-out calibration data is lowest. Nothing is
-proved of such a chain: ``paths.chain`` samples it on data that had no part in it.
+The curve of Garipov et al. 2018 and Draxler et al. 2018: bends minimise a mean over the chain φ, t uniform on it, by a
+batch of calibration data at one random t a step. It differs from Garipov's polygonal chain in that there are nine bends
+instead of one, that it begins as the straight line to an aligned θ_B, that outputs at t are taught to be those of the
+ends, in shares of 1 − t and t (``Imitation``: labels, of which bends learn much by heart, are only for losses that it
+does not know), and that of the chains met on the way, the straight line among them, the one is returned whose largest
+loss on held-out calibration data is lowest. Nothing is proved of such a chain: ``paths.chain`` samples it on data that
+had no part in it.
 """
 
 from __future__ import annotations
@@ -100,9 +102,8 @@ class _Chain:
         self.network, self.gradient = network, Gradient(network, pair.theta_a, pair.theta_b)
         self.given = [canonical(theta, self.tied) for theta in (pair.theta_a, theta_b)]
         first, last = (self.gradient.weights(theta) for theta in self.given)
-        ends = ({n: state[own] for n, own in self.tied.items()} for state in (first, last))
-        import os
-        self.imitation = Imitation(self.gradient, *ends) if os.environ.get("IM") and Imitation.of(network.loss) else None
+        ends = ({name: state[own] for name, own in self.tied.items()} for state in (first, last))
+        self.taught = Imitation(self.gradient, *ends)
         learnt = dict(pair.module.named_parameters(remove_duplicate=False))
         self.still = {n for n, t in first.items() if torch.equal(t, last[n]) and not _learns(learnt.get(n))}
         self.trained = [n for n, t in first.items() if n in learnt and t.is_floating_point() and n not in self.still]
@@ -133,10 +134,10 @@ class _Chain:
         return {name: state[own] for name, own in self.tied.items()}
 
     def descend(self, t: float, batch: Batch) -> bool:
-        """Take the gradient of the loss at a point; False where the loss is no number, and there is none."""
+        """Take the gradient at a point, of what is taught there; False where that is no number, and there is none."""
         what = f"pair {self.network.name}: form = 'learned' differentiates the loss, which"
         with torch.enable_grad():
-            loss = self.gradient.loss(self.at(t), batch) if self.imitation is None else self.imitation(self.at(t), t, batch)
+            loss = self.taught(self.at(t), t, batch)
         if not bool(loss.isfinite()):
             return False
         with as_source_error(what, "; mend: make model and loss differentiable, or ask for linear_connectivity"):

@@ -1,11 +1,12 @@
 """Learning maps beyond permutations by gradients, the order of units held: its jumps cost maps more than they gain.
 
 The matrices of Theus et al. 2025, each multiplied by exp(X) at every step with an X of its kind: the function is kept.
-Differs in that training starts from what was fitted in closed form; that the loss is of points near the middle of the
-segment, where it is highest, instead of anywhere on it; that X is the orthogonal factor of the gradient's running mean
-(Muon, Jordan et al. 2024), which halves the steps that Adam needs; and that the step is chosen on calibration data that
-is held out. Maps have many numbers, width²/2 for a stream alone: a little calibration data they learn by heart, and
-more of it helps more than more steps. ``Training.apart`` says how far apart both kinds of data are.
+Differs in that training starts from what was fitted in closed form; that outputs are taught to go straight from A's to
+B's (``Imitation``), near the middle of the segment, where the loss is highest, instead of anywhere on it; that X is the
+orthogonal factor of the gradient's running mean (Muon, Jordan et al. 2024), which halves the steps that Adam needs; and
+that the step is chosen by the loss on calibration data that is held out. Maps have many numbers, width²/2 for a stream
+alone: a little calibration data they learn by heart, and more of it helps more than more steps. ``Training.apart`` says
+how far apart both kinds of data are.
 """
 
 from __future__ import annotations
@@ -84,15 +85,14 @@ def learn_maps(problem: Problem, start: Permutation, maps: Maps, *, steps: int |
     held = judge(parts.held)
     fitted = judge(parts.fit[: len(held.batches)])
     losses, best_step, learned = [held(half_way())], 0, maps.alone()
-    imitation = Imitation(gradient, a, b) if Imitation.of(network.loss) else None
+    taught = Imitation(gradient, a, b)
     descent = _Descent(maps)
     generator = torch.Generator().manual_seed(problem.seed)
     for step, batch in zip(range(1, steps + 1), cycle(parts.fit)):
         low, high = MIDDLE
         t = low + (high - low) * float(torch.rand((), generator=generator))
         with torch.enable_grad():
-            weights = interpolate(a, maps.apply(b, a), t)
-            loss = gradient.loss(weights, batch) if imitation is None else imitation(weights, t, batch)
+            loss = taught(interpolate(a, maps.apply(b, a), t), t, batch)
         if not bool(loss.isfinite()):
             break
         descent.step(loss, min(1.0, step / WARMUP, 2 * (1 - (step - 1) / steps)))
