@@ -31,6 +31,7 @@ from lmccheck.evaluate.split import split
 from lmccheck.symmetry.spec import Permutation
 
 STEPS = 300
+ROUNDS, LONGER = 8, 5  # over the data, where that takes more steps, up to so many times as many
 WARMUP = 20  # steps over which the rate rises; from the second half on it falls to 0
 RATE = 0.02  # radians that a stream turns at most, per step; the spectral norm of X
 SCALE_RATE = 0.002  # of the logarithm of a scale, per step
@@ -62,7 +63,6 @@ def learn_maps(problem: Problem, start: Permutation, maps: Maps, *, steps: int |
     θ_B is then maps·start·θ_B. ``losses`` of what is returned are half-way, on held-out samples. Of a single sample
     nothing is learned. Raises SourceError where the network or the loss cannot be differentiated.
     """
-    steps = STEPS if steps is None else steps
     pair, network = problem.pair, problem.pair.network
     data = network.require_labelled("learning maps")
     if data.samples < 2:
@@ -72,6 +72,7 @@ def learn_maps(problem: Problem, start: Permutation, maps: Maps, *, steps: int |
     each = targets_each(data)
     size = max(1, min(BATCH, TARGETS // each))
     parts = split(network, "maps", SAMPLES, problem.seed, most=size)
+    steps = max(STEPS, min(LONGER * STEPS, ROUNDS * len(parts.fit))) if steps is None else steps
     count = max(1, min(HELD_OUT, HELD_OUT_TARGETS // each) // parts.held[0].samples)
 
     def judge(batches: Sequence[Batch]) -> _Judge:
