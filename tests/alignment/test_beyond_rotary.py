@@ -128,3 +128,59 @@ def test_learned_planes_keep_the_function(name: str, monkeypatch: pytest.MonkeyP
     inputs = (pair.data.batches[0].inputs,)
     before, after = (outputs_of(pair.module, w, inputs, torch.float64)[0] for w in (pair.theta_b, mapped))
     assert float((after - before).abs().max() / (1 + before.abs().max())) <= 1e-9
+
+
+SMALL = {
+    "vocab_size": 23, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 24,
+    "max_position_embeddings": 16, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
+}  # fmt: skip
+OF_TRANSFORMERS = {
+    "Llama": (Form(size=8, turned=8), {"num_key_value_heads": 2}, "model.layers.{}.self_attn.{}_proj"),
+    "Qwen2": (Form(size=8, turned=8), {"num_key_value_heads": 2}, "model.layers.{}.self_attn.{}_proj"),
+    "Gemma": (Form(4, 1, 8, 8), {"num_key_value_heads": 1, "head_dim": 8}, "model.layers.{}.self_attn.{}_proj"),
+    "Phi": (Form(4, 4, 8, 4), {"partial_rotary_factor": 0.5}, "model.layers.{}.self_attn.{}_proj"),
+    "GPTNeoX": (
+        Form(4, 4, 8, 4, layers="per head"),
+        {"rotary_pct": 0.5},
+        "gpt_neox.layers.{}.attention.query_key_value",
+    ),
+}
+
+
+class Logits(torch.nn.Module):
+    """A model of transformers that gives logits alone."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, index: Tensor) -> Tensor:
+        logits: Tensor = self.model(input_ids=index, use_cache=False).logits
+        return logits
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OF_TRANSFORMERS)
+def test_planes_planted_in_models_of_transformers_are_undone(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All layers multiplied by hand; by all kinds together weights come back to 1e-6, and so do outputs half-way."""
+    transformers = pytest.importorskip("transformers")
+    monkeypatch.setattr(learn, "STEPS", 0)
+    form, settings, pattern = OF_TRANSFORMERS[name]
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{name}Config")(**SMALL, **settings)
+    module = Logits(getattr(transformers, f"{name}ForCausalLM")(config)).eval()
+    theta = other = randomised(module, 1)
+    for layer in range(2):
+        names = {which: "model." + pattern.format(layer, which) for which in ("q", "k", "v", "qkv")}
+        other = multiplied(form, other, factors_of(form, layer), names)
+    x = torch.randint(3, 23, (64, 8), generator=torch.Generator().manual_seed(1))
+    y = outputs_of(module, theta, (x,), torch.float64)[0]
+    pair = lmccheck.load_pair(
+        theta, other, model=module, data=(x[:8], y[:8]), calibration=(x, y), loss="mse", device="cpu"
+    )
+    alignment = lmccheck.align(pair, beyond="all")
+    assert len(alignment.facts["maps"]["groups"]["rotary-planes"]) == 2
+    assert max(float((alignment.weights[k] - theta[k]).abs().max()) for k in theta) <= 1e-6
+    for weights, low, high in ((other, 1e-3, 1e9), (alignment.weights, 0, 1e-6)):
+        merged = {k: torch.lerp(v.double(), weights[k].double(), 0.5) for k, v in theta.items()}
+        assert low <= float((outputs_of(module, merged, (x[:8],), torch.float64)[0] - y[:8]).square().mean()) <= high

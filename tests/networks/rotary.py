@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -119,14 +120,18 @@ NORMED = {"norm": Form(norm="plain"), "norm with gains": Form(norm="gains")}
 LONE = {"one key": replace(FORMS["llama"], keys=1), "one head": Form(heads=1, keys=1)}
 
 
-def multiplied(form: Form, weights: Weights, factors: Tensor, prefix: str = "") -> Weights:
-    """Return ``weights`` with plane j of key head g times ``factors[g, j]``, and its queries times 1/conj of that."""
+def multiplied(form: Form, weights: Weights, factors: Tensor, names: Mapping[str, str] | None = None) -> Weights:
+    """Return ``weights`` with plane j of key head g times ``factors[g, j]``, and its queries times 1/conj of that.
+
+    ``names``: what the layers q, k and v, or qkv, are called.
+    """
     result = {name: value.clone() for name, value in weights.items()}
     first, second = form.planes
     for which, heads in (("k", form.keys), ("q", form.heads)):
         for head in range(heads):
             layer, places = form.places(which, head)
-            for name in (f"{prefix}{layer}.weight", f"{prefix}{layer}.bias"):
+            called = (names or {}).get(layer, layer)
+            for name in (f"{called}.weight", f"{called}.bias"):
                 if name not in weights:
                     continue
                 for j in range(len(first)):

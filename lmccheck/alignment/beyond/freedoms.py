@@ -96,7 +96,7 @@ def find_freedoms(derived: Traced, trial: Trial, kinds: tuple[str, ...]) -> list
         if any(f.kind == "head-maps" and group.name in derived.spec.by_name[f.group].within for f in found):
             continue
         for kind in ("head-maps", "sign-flips", "rescaling"):
-            if kind not in kinds or (kind == "head-maps" and not group.within):
+            if kind not in kinds or (kind == "head-maps" and not _of_heads(group)):
                 continue
             freedom = _first_that_holds(derived, _proposals(derived, group, kind), trial)
             if freedom is not None:
@@ -107,6 +107,12 @@ def find_freedoms(derived: Traced, trial: Trial, kinds: tuple[str, ...]) -> list
         freedom = _first_that_holds(derived, _turned(derived, name, proposals), trial)
         found += [freedom] if freedom is not None else []
     return found
+
+
+def _of_heads(group: UnitGroup) -> bool:
+    """Whether the units are coordinates of heads: one order in each, or one for all heads, which then share them."""
+    several = any(part.group for slot in group.slots for part in slot.piece.parts[: slot.at] if slot.role == "consumer")
+    return bool(group.within) or several
 
 
 def _first_that_holds(derived: Traced, proposals: Iterable[Freedom], trial: Trial) -> Freedom | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 
 import torch
 from torch import Tensor
@@ -42,11 +43,15 @@ def order_heads(
     for group in spec.groups:
         inside = [g for g in spec.groups if g.within == (group.name,)]
         if group.name in turned:
-            maps = [freedom for freedom in freedoms if freedom.kind == "head-maps" and freedom.units in inside]
-            sites = [site for freedom in maps for site in alike.sites.get(freedom.group, ())]
-            heads = _Heads.of(spec, group, turned[group.name], sites, moments)
-            result = heads.ordered(result) if heads is not None else result
-            continue
+            within = turned[group.name].units.within
+            maps = [freedom for freedom in freedoms if freedom.kind == "head-maps" and freedom.units.within == within]
+            sites = [
+                site for freedom in maps for site in alike.sites.get(freedom.group, ()) if group.name in site.groups
+            ]
+            heads = None if inside and not within else _Heads.of(spec, group, turned[group.name], sites, moments)
+            if heads is not None:
+                result = heads.ordered(result)
+                continue
         if group.within or not inside or not {g.name for g in inside} <= mapped:
             continue
         gains = torch.zeros(group.size, group.size, dtype=torch.float64)
@@ -65,13 +70,14 @@ def order_heads(
 class _Heads:
     """How alike head u of A and v of B are, by activations, in what the best maps of both can make alike.
 
-    Of h heads of keys s query heads share each. ``planes`` are Σ a·b̄ of queries and keys, (h, h, s, s, planes), where
-    s is 1 if nothing is shared, and ``values`` Σ a·bᵀ of coordinates that have head maps, (h, h, s, s, size, size), as
-    shares of what the lengths allow: both are alike by 1 at most. A plane counts by its part in q·k.
+    Of h heads of keys s query heads share each; ``outer`` are the former, None where there is one, and ``shared`` the
+    latter, None where they are the same. ``planes`` are Σ a·b̄ of queries and keys, (h, h, s, s, planes), where s is 1
+    if nothing is shared, and ``values`` Σ a·bᵀ of coordinates that have head maps, (h, h, s, s, size, size), as shares
+    of what the lengths allow: both are alike by 1 at most. A plane counts by its part in q·k.
     """
 
     spec: PermutationSpec
-    group: UnitGroup
+    outer: UnitGroup | None
     shared: UnitGroup | None
     planes: list[Tensor]
     values: list[Tensor]
@@ -87,16 +93,16 @@ class _Heads:
     ) -> _Heads | None:
         """Return the heads of a group; None where others lie in them than queries that share a key."""
         assert turned.planes is not None
-        between = {name for site in (*turned.sites, *sites) for name in site.groups[1:-1]}
+        outer = group if turned.units.within else None
+        first = int(outer is not None)
+        between = {name for site in (*turned.sites, *sites) for name in site.groups[first:-1]}
         inner = [g for g in spec.groups if g.name in between]
-        alone = all(g.within == (group.name,) and not any(g.name in o.within for o in spec.groups) for g in inner)
-        first = all(site.groups[0] == group.name for site in (*turned.sites, *sites))
-        if not (alone and first) or len(inner) > 1 or all(len(site.groups) > 2 for site in turned.sites):
+        holds = any(g.name in other.within for g in inner for other in spec.groups)
+        known = all(site.groups[:first] == (group.name,)[:first] for site in (*turned.sites, *sites))
+        if len(inner) > 1 or holds or not known or all(len(site.groups) > 1 + first for site in turned.sites):
             return None
-        seen = [_between_heads(site, moments[site]) for site in turned.sites]
-        lengths = [
-            turned.planes.lengths(squares.sum(2)).sqrt().clamp(min=1e-30) for _, squares in seen
-        ]  # (2, h, planes)
+        seen = [_between_heads(site, moments[site], first) for site in turned.sites]
+        lengths = [turned.planes.lengths(squares.sum(2)).sqrt().clamp(min=1e-30) for _, squares in seen]
         allowed = [torch.einsum("uj,vj->uvj", *length) for length in lengths]
         part = allowed[0] * allowed[1]
         part = part / part.sum(-1, keepdim=True)
@@ -106,10 +112,10 @@ class _Heads:
         ]
         values = []
         for site in sites:
-            cross, squares = _between_heads(site, moments[site])
+            cross, squares = _between_heads(site, moments[site], first)
             most = torch.outer(*squares.sum((2, 3)).sqrt().clamp(min=1e-30))
             values.append(cross / most[:, :, None, None, None, None] / len(sites))
-        return cls(spec, group, next(iter(inner), None), planes, values)
+        return cls(spec, outer, next(iter(inner), None), planes, values)
 
     def ordered(self, permutation: Permutation) -> Permutation:
         """Return ``permutation`` with the heads, and queries that share a key, in the order that gains most."""
@@ -123,10 +129,16 @@ class _Heads:
             order = torch.nn.functional.one_hot(chosen, size).reshape(gains.shape)
             turns = self._turns(self.planes, order)
             rotations = [polar(_chosen(table, order)) for table in self.values]
+        alike = self._gains(turns, rotations, size)
+        if self.outer is None:
+            return (
+                permutation
+                if self.shared is None
+                else reassign(self.spec, self.shared, permutation, alike[0], {}).permutation
+            )
         if self.shared is not None:
-            blocks[self.shared.name] = self._gains(turns, rotations, size)
-        similarity = self._gains(turns, rotations, 1)[None, :, :, 0, 0]
-        return reassign(self.spec, self.group, permutation, similarity, blocks).permutation
+            blocks[self.shared.name], alike = alike, self._gains(turns, rotations, 1)
+        return reassign(self.spec, self.outer, permutation, alike[None, :, :, 0, 0], blocks).permutation
 
     @staticmethod
     def _turns(tables: list[Tensor], order: Tensor) -> Tensor:
@@ -135,7 +147,8 @@ class _Heads:
 
     def _gains(self, turns: Tensor, rotations: list[Tensor], size: int) -> Tensor:
         """Return what maps make alike of queries that share keys, or of what is not shared: (h, h, size, size)."""
-        total = torch.zeros(self.group.size, self.group.size, size, size, dtype=torch.float64)
+        heads = 1 if self.outer is None else self.outer.size
+        total = torch.zeros(heads, heads, size, size, dtype=torch.float64)
         for table in self.planes:
             if table.shape[2] == size:
                 total += (table * turns.conj()[:, :, None, None]).real.sum(-1)
@@ -147,10 +160,13 @@ class _Heads:
         return total
 
 
-def _between_heads(site: Site, found: Moments) -> tuple[Tensor, Tensor]:
-    """Return Σ a·bᵀ between heads, (h, h, s, s, size, size), and Σ a² and Σ b², (2, h, s, size)."""
-    sizes = [part.size for part in site.piece.parts if part.group]
-    shape = [sizes[0], sizes[1] if len(sizes) == 3 else 1, sizes[-1]]
+def _between_heads(site: Site, found: Moments, outer: int) -> tuple[Tensor, Tensor]:
+    """Return Σ a·bᵀ between heads, (h, h, s, s, size, size), and Σ a² and Σ b², (2, h, s, size).
+
+    ``outer`` is 1 where the first group of the site is h heads, 0 where h is 1.
+    """
+    *heads, size = (part.size for part in site.piece.parts if part.group)
+    shape = (prod(heads[:outer]), prod(heads[outer:]), size)
     return found.cross.reshape(*shape, *shape).permute(0, 3, 1, 4, 2, 5), found.squares.reshape(2, *shape)
 
 
