@@ -7,6 +7,7 @@ import os
 import sys
 import sysconfig
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,13 @@ from _pytest.pytester import SysModulesSnapshot
 from networks import sets
 from networks.small import seeded, small_mlp
 from safetensors.torch import save_file
+from torch.export import exported_program
 
 import lmccheck
 from lmccheck.alignment.many import ManyAlignment
 
 pytest_plugins = ["pytester"]
-gc.set_threshold(700, 10, 60)  # torch and transformers are a million objects, looked at in full 0.15 s each time
+gc.set_threshold(7000, 10, 60)  # torch and transformers are a million objects, looked at in full 0.15 s each time
 
 TOGETHER = {  # files whose tests stay on one worker of pytest-xdist, since they share what is expensive to make
     "all networks, traced once": (
@@ -49,10 +51,19 @@ def _keeps_what_is_installed(snapshot: SysModulesSnapshot, preserve: Callable[[s
     _snapshot(snapshot, lambda name: preserve(name) or _file(name).startswith(INSTALLED))
 
 
+def _composites_sought_once() -> None:
+    """Let torch look for its composite ops once, not at every decomposition: 0.05 s each time."""
+    name = "_collect_all_valid_cia_ops"
+    seek = getattr(exported_program, name, None)
+    if seek is not None:
+        setattr(exported_program, name, cache(seek))
+
+
 def _file(name: str) -> str:
     return str(getattr(sys.modules[name], "__file__", ""))
 
 
+_composites_sought_once()
 SysModulesSnapshot.__init__ = _keeps_what_is_installed  # type: ignore[assignment]  # there is no other way in
 
 

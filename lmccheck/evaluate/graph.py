@@ -119,7 +119,7 @@ class GraphRunner:
         if key not in self._traces:
             self.runner.draw(self._module, 1)
             try:
-                traced = trace(self.runner.pristine, inputs, RULES)
+                traced = trace(self.runner.pristine, inputs, RULES, lines=False)
             except LmcError:
                 self.runner(inputs, where)  # inputs that do not fit say so, and where they come from
                 raise

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.export.graph_signature import InputKind
+from torch.fx import config
 from torch.utils._pytree import tree_leaves
 
 from lmccheck.data.trees import tensors_in
@@ -122,16 +123,17 @@ def op_name(target: Any) -> str:
     return str(getattr(target, "__name__", target))
 
 
-def trace(module: nn.Module, example_inputs: tuple[Any, ...], known: Collection[str]) -> Trace:
+def trace(module: nn.Module, example_inputs: tuple[Any, ...], known: Collection[str], *, lines: bool = True) -> Trace:
     """Trace ``module`` in evaluation mode on ``example_inputs`` and return its graph.
 
-    Ops named in ``known`` stay as they are; others are decomposed where PyTorch has a decomposition.
+    Ops named in ``known`` stay as they are; others are decomposed where PyTorch has a decomposition. With ``lines``
+    nodes know from which lines of code they come, which takes a good part of the time.
     Raises UnsupportedArchitecture when torch.export cannot trace the module.
     """
     twin = _TensorsOnly(private_copy(module))
     caches = tensor_caches(module)
     clear_caches(caches)
-    with _EXPORTING, warnings.catch_warnings(), torch.enable_grad(), quiet_logs():
+    with _EXPORTING, warnings.catch_warnings(), torch.enable_grad(), quiet_logs(), _asking(lines):
         warnings.simplefilter("ignore")  # deprecations inside torch.export are not the user's
         program = _export(twin, example_inputs)
         targets = {node.target for graph in _needed(program) for node in graph.nodes if node.op == "call_function"}
@@ -245,6 +247,17 @@ class _TensorsOnly(nn.Module):
 
     def forward(self, *inputs: Any) -> list[torch.Tensor]:
         return tensors_in(self.module(*inputs))
+
+
+@contextmanager
+def _asking(lines: bool) -> Iterator[None]:
+    """Have torch look for the lines of code that nodes come from, or not; a torch that cannot leave it always does."""
+    before = getattr(config, "do_not_emit_stack_traces", False)
+    config.do_not_emit_stack_traces = before or not lines
+    try:
+        yield
+    finally:
+        config.do_not_emit_stack_traces = before
 
 
 @contextmanager
