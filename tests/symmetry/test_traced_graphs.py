@@ -6,9 +6,12 @@ import pytest
 import torch
 from networks import Written
 from torch import nn
+from torch.fx import config
 
 from lmccheck.symmetry.discover import derive
-from lmccheck.symmetry.trace import op_name
+from lmccheck.symmetry.op import source_of
+from lmccheck.symmetry.rules import RULES
+from lmccheck.symmetry.trace import op_name, trace
 
 X = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
 
@@ -47,3 +50,19 @@ def test_a_copy_of_the_same_dtype_stays() -> None:
     hidden = X @ module.a.weight.T + module.a.bias
     expected = (hidden + hidden.clamp(min=0)) @ module.b.weight.T + module.b.bias
     assert torch.allclose(found[0], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("lines", [True, False])
+def test_nodes_know_their_lines_where_they_are_asked_for(lines: bool) -> None:
+    """Those of a graph that is only run do not; afterwards torch is as it was."""
+    before = getattr(config, "do_not_emit_stack_traces", False)
+    graph = trace(Doubled(), (torch.randn(2, 3),), RULES, lines=lines).graph
+    sources = [source_of(node) for node in graph.nodes if node.op == "call_function"]
+    assert sources
+    assert all(source.startswith("test_traced_graphs.py:") for source in sources) == lines
+    assert getattr(config, "do_not_emit_stack_traces", False) == before
+
+
+class Doubled(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + x
