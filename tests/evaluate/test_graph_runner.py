@@ -271,9 +271,9 @@ def test_runners_of_a_network_share_its_traces(monkeypatch: pytest.MonkeyPatch) 
     """A shape is traced once per network and dtype, however many runners are made; another dtype is traced anew."""
     seen: list[torch.dtype] = []
 
-    def counted(module: nn.Module, inputs: Any, known: Any) -> Any:
+    def counted(module: nn.Module, inputs: Any, known: Any, **settings: Any) -> Any:
         seen.append(inputs[0].dtype)
-        return trace(module, inputs, known)
+        return trace(module, inputs, known, **settings)
 
     monkeypatch.setattr("lmccheck.evaluate.graph.trace", counted)
     module = nn.Sequential(nn.Linear(3, 3), nn.Tanh())
