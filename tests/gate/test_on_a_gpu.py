@@ -42,6 +42,8 @@ def test_the_shipped_pairs_get_the_same_verdicts(manifest: str, tmp_path: Path) 
 
     Learned paths and maps end elsewhere after hundreds of rounded steps: of them only the verdict is the same.
     """
+    if manifest.startswith("hub"):
+        pytest.importorskip("mergekit")
     there, here = (gate(manifest, GATES[manifest], name, tmp_path / f"{name}.json") for name in ("cuda", "cpu"))
     found = {check["id"]: check for check in there["checks"]}
     assert {name: check["verdict"] for name, check in found.items()} == {
