@@ -4,33 +4,40 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from functools import cache
 
 import pytest
 import torch
 from networks.planted import problem_of
 from networks.quick import slowly
 from networks.rotary import FORMS, LONE, NORMED, Form, RotaryNet, multiplied
+from scipy.optimize import minimize
 from torch import Tensor
 
 import lmccheck
 from lmccheck.alignment.beyond import learn
+from lmccheck.alignment.beyond.fit import plane_factors
 from lmccheck.alignment.beyond.freedoms import Freedom, Trial, find_freedoms
+from lmccheck.alignment.beyond.heads import order_heads
 from lmccheck.alignment.beyond.maps import Maps
 from lmccheck.alignment.beyond.rotary import Planes
+from lmccheck.alignment.matching.activations import ActivationSimilarity, observe
 from lmccheck.modules.random_weights import randomised
 from lmccheck.modules.runner import outputs_of
-from lmccheck.symmetry.discover import derive
+from lmccheck.symmetry.compose import compose
+from lmccheck.symmetry.discover import Traced, derive
 
 ALL = {**FORMS, **NORMED, **LONE}
 FULL = {**FORMS, **LONE}
-FEW = [name if name in ("qwen2", "partial, interleaved") else slowly(name) for name in FULL]
 
 
-def planes_of(form: Form) -> list[Freedom]:
-    """Return the planes found in a network of a form."""
+@cache
+def traced(form: Form) -> tuple[RotaryNet, Traced, Trial, tuple[Freedom, ...]]:
+    """Return a network of a form, its trace, what tries maps on it, and the planes that are found."""
     torch.manual_seed(0)
     module, inputs = RotaryNet(form), (torch.randint(0, 11, (2, 6)),)
-    return find_freedoms(derive(module, inputs), Trial(module, inputs), ("rotary-planes",))
+    derived, trial = derive(module, inputs), Trial(module, inputs)
+    return module, derived, trial, tuple(find_freedoms(derived, trial, ("rotary-planes",)))
 
 
 def factors_of(form: Form, seed: int = 3) -> Tensor:
@@ -42,7 +49,7 @@ def factors_of(form: Form, seed: int = 3) -> Tensor:
 
 def pair_of(form: Form, theta: dict[str, Tensor], other: dict[str, Tensor], calibrated: bool) -> lmccheck.ModelPair:
     """Return the pair with random tokens, whose targets are θ's own outputs."""
-    module, x = RotaryNet(form), torch.randint(0, 11, (256, 6), generator=torch.Generator().manual_seed(1))
+    module, x = traced(form)[0], torch.randint(0, 11, (256, 6), generator=torch.Generator().manual_seed(1))
     y = outputs_of(module, theta, (x,), torch.float64)[0]
     data, calibration = (x[:32], y[:32]), (x, y) if calibrated else None
     return lmccheck.load_pair(
@@ -50,34 +57,30 @@ def pair_of(form: Form, theta: dict[str, Tensor], other: dict[str, Tensor], cali
     )
 
 
-@pytest.mark.parametrize("name", FEW)
+@pytest.mark.parametrize("name", [name if name == "partial, interleaved" else slowly(name) for name in FULL])
 def test_the_planes_are_those_that_positions_turn(name: str) -> None:
     """One freedom, of all key heads, scaled and turned; M of it is what complex numbers by hand make of the rows."""
     form = FULL[name]
-    (found,) = planes_of(form)
+    module, derived, _, (found,) = traced(form)
     assert found.planes is not None
     assert found.planes.scaled
     assert found.units.copies == form.keys
     assert found.planes.count * 2 == form.turned
     assert len(found.sites) == 2
-    module = RotaryNet(form)
     weights, factors = randomised(module, 7), factors_of(form)
-    spec = lmccheck.discover_symmetry(module, (torch.zeros(2, 6, dtype=torch.int64),))
-    mixed = found.mix(spec, weights, factors)
+    mixed = found.mix(derived.spec, weights, factors)
     by_hand = [multiplied(form, weights, c) for c in (factors, 1 / factors.conj())]  # keys or queries are first
     assert any(all(torch.allclose(mixed[k], other[k], atol=1e-12) for k in weights) for other in by_hand)
 
 
 @pytest.mark.parametrize("calibrated", [True, slowly(False)])
-@pytest.mark.parametrize("name", FEW)
+@pytest.mark.parametrize("name", [name if name == "qwen2" else slowly(name) for name in FULL])
 def test_planted_factors_are_undone(name: str, calibrated: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """θ_B is θ_A with every plane multiplied, then permuted: weights come back to 1e-6, by data and without."""
     monkeypatch.setattr(learn, "STEPS", 0)
     form = FULL[name]
-    torch.manual_seed(0)
-    module = RotaryNet(form)
-    theta = randomised(module, 1)
-    spec = lmccheck.discover_symmetry(module, (torch.zeros(2, 6, dtype=torch.int64),))
+    module, derived, _, _ = traced(form)
+    theta, spec = randomised(module, 1), derived.spec
     other = spec.apply(multiplied(form, theta, factors_of(form)), spec.moving(5))
     alignment = lmccheck.align(pair_of(form, theta, other, calibrated), beyond="rotary-planes")
     assert alignment.function_deviation <= 1e-9
@@ -86,21 +89,19 @@ def test_planted_factors_are_undone(name: str, calibrated: bool, monkeypatch: py
 
 def test_a_norm_of_queries_and_keys_leaves_turns_or_nothing() -> None:
     """RMSNorm commutes with a turn and undoes a scale; gains of its own, one per coordinate, do not commute at all."""
-    (found,) = planes_of(NORMED["norm"])
+    (found,) = traced(NORMED["norm"])[3]
     assert found.planes is not None
     assert not found.planes.scaled
     assert torch.allclose(found.drawn().abs(), torch.ones(2, 2, dtype=torch.float64))
-    assert planes_of(NORMED["norm with gains"]) == []
+    assert traced(NORMED["norm with gains"])[3] == ()
 
 
-@pytest.mark.parametrize("name", [slowly("llama"), "interleaved"])
+@pytest.mark.parametrize("name", [slowly("llama"), "partial, interleaved"])
 def test_wrong_planes_are_refused(name: str) -> None:
     """Coordinates paired as the other form has them change the outputs; so does one side alone."""
     form = FORMS[name]
-    torch.manual_seed(0)
-    module, inputs = RotaryNet(form), (torch.randint(0, 11, (2, 6)),)
-    trial, (found,) = Trial(module, inputs), planes_of(form)
-    spec = derive(module, inputs).spec
+    _, derived, trial, (found,) = traced(form)
+    spec = derived.spec
     other = replace(form, pairs="half" if form.pairs == "interleaved" else "interleaved")
     first, second = map(tuple, other.planes)
     wrong = [replace(found, planes=Planes(first, second)), replace(found, backward=())]
@@ -109,14 +110,15 @@ def test_wrong_planes_are_refused(name: str) -> None:
     assert all(trial.deviation([one.mix(spec, w, values) for w in trial.draws]) > 1e-3 for one in wrong)
 
 
-@pytest.mark.parametrize("name", ["qwen2", "norm"])
+@pytest.mark.parametrize("name", ["qwen2", slowly("norm")])
 def test_learned_planes_keep_the_function(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Five steps between unrelated weights move every plane, outputs stay to 1e-9; behind a norm nothing is scaled."""
     monkeypatch.setattr(learn, "STEPS", 5)
     monkeypatch.setattr(learn, "EVERY", 1)
     form = ALL[name]
-    pair = pair_of(form, *(randomised(RotaryNet(form), seed) for seed in (1, 2)), calibrated=True)
-    problem, (freedom,) = problem_of(pair), planes_of(form)
+    module, _, _, (freedom,) = traced(form)
+    pair = pair_of(form, *(randomised(module, seed) for seed in (1, 2)), calibrated=True)
+    problem = problem_of(pair)
     maps = Maps(pair.network.spec, [freedom], [])
     learn._Descent(maps).step(maps.apply(pair.theta_b, pair.theta_a)[form.places("k", 0)[0] + ".weight"].sum(), 1.0)
     moved = maps.matrices()[0][0].detach()
@@ -128,6 +130,55 @@ def test_learned_planes_keep_the_function(name: str, monkeypatch: pytest.MonkeyP
     inputs = (pair.data.batches[0].inputs,)
     before, after = (outputs_of(pair.module, w, inputs, torch.float64)[0] for w in (pair.theta_b, mapped))
     assert float((after - before).abs().max() / (1 + before.abs().max())) <= 1e-9
+
+
+@pytest.mark.parametrize("name", ["qwen2", slowly("no groups"), slowly("one key")])
+def test_heads_come_back_though_nothing_else_is_known(name: str) -> None:
+    """θ_B is θ_A multiplied, its heads and the queries that share a key in another order: that is undone at once."""
+    form = FULL[name]
+    module, derived, trial, (freedom,) = traced(form)
+    theta, spec = randomised(module, 1), derived.spec
+    queries = {name for site in freedom.sites for name in site.groups[:-1]}
+    moved = {k: p.flip(-1) if k in queries else p for k, p in spec.identity().items()}
+    assert sum(spec.by_name[k].shape[-1] for k in queries) == {"qwen2": 5, "no groups": 3, "one key": 4}[name]
+    pair = pair_of(form, theta, spec.apply(multiplied(form, theta, factors_of(form)), moved), calibrated=True)
+    moments = observe(problem_of(pair), "a test", None, freedom.sites)
+    alike = ActivationSimilarity.of(spec, derived.sites, moments, "cross-moment")
+    maps = [*find_freedoms(derived, trial, ("head-maps",)), freedom]
+    found = compose(spec, moved, order_heads(spec, maps, alike, moments, spec.identity()))
+    assert all(torch.equal(found[k], spec.identity()[k]) for k in queries)
+
+
+def test_factors_are_scipys_minimum() -> None:
+    """‖k_A − c·k_B‖²/‖k_A‖² + ‖q_A − q_B/c̄‖²/‖q_A‖² of unrelated weights: no c that scipy finds is better."""
+    form = FORMS["qwen2"]
+    module, _, _, (freedom,) = traced(form)
+    assert freedom.planes is not None
+    a, b = (randomised(module, seed) for seed in (1, 2))
+    found = plane_factors(freedom, freedom.planes, a, b, None)
+    first = {slot.tensor.partition(".")[0] for slot in freedom.forward}  # c is on these, and 1/c̄ on the others
+
+    def rows(weights: dict[str, Tensor], which: str, heads: list[int], j: int) -> Tensor:
+        full = torch.cat([weights[f"{which}.weight"], weights[f"{which}.bias"][:, None]], 1)
+        places = [form.places(which, head)[1] for head in heads]
+        x, y = ([full[p[side[j]]] for p in places] for side in form.planes)
+        return torch.complex(torch.cat(x), torch.cat(y))
+
+    for g in range(form.keys):
+        for j in range(form.turned // 2):
+            sides = {"k": [g], "q": [2 * g, 2 * g + 1]}
+            pairs = {s: (rows(a, s, heads, j), rows(b, s, heads, j)) for s, heads in sides.items()}
+
+            def cost(c: complex, pairs: dict[str, tuple[Tensor, Tensor]] = pairs) -> float:
+                total = 0.0
+                for which, (of_a, of_b) in pairs.items():
+                    moved = of_b * (c if which in first else 1 / c.conjugate())
+                    total += float((of_a - moved).abs().square().sum() / of_a.abs().square().sum())
+                return total
+
+            starts = [(0.5, 0.5), (-0.5, 0.5), (0.5, -0.5), (-0.5, -0.5)]
+            best = min(minimize(lambda z: cost(complex(*z)), start, tol=1e-12).fun for start in starts)
+            assert cost(complex(found[g, j])) <= best + 1e-6
 
 
 SMALL = {

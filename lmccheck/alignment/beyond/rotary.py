@@ -179,14 +179,9 @@ def _sides(group: UnitGroup) -> list[_Side]:
         if all(pieces == alike[0] for pieces in alike):
             places = sorted(place for piece in alike[0] for place in piece)
             lasts = [max(piece) for piece in alike[0]]
-            ends = [k for k, last in enumerate(places, 1) if last in lasts and not _inside(last, alike[0])]
+            ends = [k for k, place in enumerate(places, 1) if place in lasts]
             sides.append(_Side(tuple(tensors), heads, tuple(places), tuple(ends)))
     return sides
-
-
-def _inside(place: int, pieces: list[list[int]]) -> bool:
-    """Whether a piece goes on beyond a place that it began before, as one of every other coordinate does."""
-    return any(min(piece) < place < max(piece) for piece in pieces)
 
 
 def _halves(sides: list[_Side]) -> Iterator[tuple[_Side, _Side]]:
