@@ -50,6 +50,8 @@ def write_checkpoint(
 class Project:
     """A pytester project with manifests; ``run`` calls pytest in this process with the fake core in place."""
 
+    alone = ("-p", "no:hypothesispytest", "-p", "no:benchmark", "-p", "no:anyio")  # half of what a process imports
+
     def __init__(self, pytester: pytest.Pytester) -> None:
         self.pytester = pytester
         self.path = pytester.path
@@ -101,8 +103,8 @@ class Project:
         return self.pytester.runpytest_inprocess("-p", "fakecore", *IN_ORDER, "-W", "error", *arguments)
 
     def run_subprocess(self, *arguments: str | Path) -> pytest.RunResult:
-        """Run pytest in a fresh process, every warning an error."""
-        return self.pytester.runpytest_subprocess("-p", "fakecore", *IN_ORDER, "-W", "error", *arguments)
+        """Run pytest in a fresh process, every warning an error, without plugins that take long to import."""
+        return self.pytester.runpytest_subprocess("-p", "fakecore", *IN_ORDER, *self.alone, "-W", "error", *arguments)
 
 
 @pytest.fixture(autouse=True)

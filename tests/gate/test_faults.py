@@ -46,7 +46,7 @@ def at_p1(project, statement):
 @contextmanager
 def running(project, *flags, **options):
     """Run pytest in a process of its own, from where the second pair is being loaded."""
-    command = [sys.executable, "-m", "pytest", "-p", "fakecore", "-W", "error", *FLAGS, *flags]
+    command = [sys.executable, "-m", "pytest", *project.alone, "-p", "fakecore", "-W", "error", *FLAGS, *flags]
     options |= {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     # what runs in the background of a shell, as these tests may, ignores SIGINT
     listens = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
@@ -105,7 +105,9 @@ def test_code_that_holds_on_to_the_signal_does_not_hold_up_the_run(gate):
     at_p1(gate, "\n        try: os.kill(os.getpid(), signal.SIGTERM); time.sleep(9)\n        except: pass")
     assert (
         subprocess.call(
-            [sys.executable, "-m", "pytest", "-p", "fakecore", *FLAGS], cwd=gate.path, stdout=subprocess.DEVNULL
+            [sys.executable, "-m", "pytest", *gate.alone, "-p", "fakecore", *FLAGS],
+            cwd=gate.path,
+            stdout=subprocess.DEVNULL,
         )
         == 2
     )
@@ -206,7 +208,7 @@ def full_disk():
 def test_a_full_disk_leaves_nothing_green(gate):
     """One line per report, a red run; the older green reports are gone, not left to be read."""
     flags = ("-p", "no:cacheprovider", "--lmc-witness-dir=out")
-    command = [sys.executable, "-B", "-m", "pytest", "-p", "fakecore", *FLAGS, *flags]
+    command = [sys.executable, "-B", "-m", "pytest", *gate.alone, "-p", "fakecore", *FLAGS, *flags]
     done = subprocess.run(command, cwd=gate.path, capture_output=True, text=True, preexec_fn=full_disk, check=False)
     assert done.returncode == 1
     assert "JSON report could not be written to" in done.stdout
@@ -230,7 +232,18 @@ def test_a_full_disk_keeps_the_summary_page_whole(gate, monkeypatch):
     """What could be appended of a report only in part is taken back: earlier steps' lines stay as they were."""
     page = gate.path / "summary.md"
     page.write_text("an earlier step\n")
-    command = [sys.executable, "-B", "-m", "pytest", "-p", "fakecore", "--lmc-models", "-p", "no:cacheprovider"]
+    command = [
+        sys.executable,
+        "-B",
+        "-m",
+        "pytest",
+        *gate.alone,
+        "-p",
+        "fakecore",
+        "--lmc-models",
+        "-p",
+        "no:cacheprovider",
+    ]
     environment = {**os.environ, "GITHUB_STEP_SUMMARY": str(page)}
     assert subprocess.run(
         command, cwd=gate.path, env=environment, preexec_fn=full_disk, check=False, stdout=-3

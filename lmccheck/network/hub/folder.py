@@ -157,7 +157,6 @@ def _class_name(said: dict[str, Any], where: str) -> str:
 
 def _class(library: Any, name: str, where: str) -> Any:
     """Return the class of a name. Raises SourceError where the library has no such model, or cannot import it."""
-    known = [known for known in dir(library) if known[:1].isupper()]
     kind: Any = None
     try:
         with quiet(library):
@@ -169,6 +168,7 @@ def _class(library: Any, name: str, where: str) -> Any:
         needs = getattr(kind, "_backends", None)
         if needs:
             raise SourceError(f"{where}: {name} needs {', '.join(needs)}; mend: install it")
+        known = [known for known in dir(library) if known[:1].isupper()]
         raise SourceError(
             f"{where}: transformers {library.__version__} has no model {name!r}{nearest(name, known)}; {OWN}, or "
             "install a version that has it"
