@@ -126,3 +126,31 @@ def test_factors_are_one_line_per_choice() -> None:
     found = factors(structure, several)
     assert found[first].tolist() == [[0, 2, 0], [1.5, 0, 1.5]]
     assert found[second].tolist() == [[2, 0, 0, 2], [0, 4, 0, 0]]
+
+
+@pytest.mark.parametrize("first", [0, 1, 2])
+def test_what_was_chosen_for_other_levels_changes_nothing(first: int) -> None:
+    """Asked from each level on, in any order and of other numbers of units: as asked for the first time."""
+    net = mlp(nn.ReLU, [4, 9, 8, 7, 3])
+    theta, structure = random_state(net, 5), bare_structure(net, 4)
+    generator = torch.Generator().manual_seed(3)
+    seen: dict[str, Moments] = {}
+    for group in structure.groups:
+        rows = torch.randn(60, structure.sizes[group], generator=generator, dtype=torch.float64)
+        seen[group] = Moments()
+        seen[group].add(rows, rows[:, :0])
+
+    def moments(weight: str, group: str) -> Moments:
+        return seen[group]
+
+    several = Spanning(structure, theta, moments)
+    order = [first, *(k for k in range(3) if k != first)]
+    for level in order:
+        for count in (3, 5):
+            kept = {group: count for (group,) in structure.levels[level:]}
+            alone = Spanning(structure, theta, moments)(kept)
+            assert {g: u.tolist() for g, u in several(kept).items()} == {g: u.tolist() for g, u in alone.items()}
+    narrow = {group: (4, 3, 2)[k] for k, (group,) in enumerate(structure.levels)}
+    assert {g: u.tolist() for g, u in several(narrow).items()} == {
+        g: u.tolist() for g, u in Spanning(structure, theta, moments)(narrow).items()
+    }

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pytest
 import torch
 from networks.paths import bare_structure, mlp, random_state
 from torch import Tensor, nn
 
-from lmccheck.dropping.edit import changed, cleared, copied, keep_factors, lines, multiplied, switched, written
+from lmccheck.dropping.edit import (
+    Multiplied,
+    changed,
+    cleared,
+    copied,
+    keep_factors,
+    lines,
+    multiplied,
+    switched,
+    written,
+)
 from lmccheck.symmetry.structure import Structure
 
 State = dict[str, Tensor]
@@ -31,7 +43,7 @@ def state(seed: int = 1, widths: list[int] = WIDTHS) -> State:
     return random_state(mlp(widths), seed)
 
 
-def differs(first: State, second: State) -> set[str]:
+def differs(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> set[str]:
     return {name for name in first if not torch.equal(first[name], second[name])}
 
 
@@ -43,6 +55,23 @@ def test_multiplied_scales_outgoing_weights(structure: Structure) -> None:
     assert torch.equal(result["2.weight"], theta["2.weight"] * factor)
     assert differs(theta, result) == {"2.weight"}
     assert result["0.weight"] is theta["0.weight"]
+
+
+def test_a_multiplied_state_makes_a_tensor_when_it_is_asked_for(structure: Structure) -> None:
+    """It equals the dict; nothing is held of what was made, and tensors that are given instead are those."""
+    theta = state()
+    factors = {"0": torch.tensor([0.0, 1.0, 2.0, -1.0], dtype=torch.float64)}
+    lazy = Multiplied(structure, theta, factors)
+    assert list(lazy) == list(theta)
+    assert len(lazy) == len(theta)
+    expected = multiplied(structure, theta, factors)
+    assert not differs(expected, lazy)
+    assert lazy["2.weight"] is not lazy["2.weight"]
+    other = torch.zeros_like(theta["2.weight"])
+    instead = lazy.with_tensors({"2.weight": other})
+    assert instead["2.weight"] is other
+    assert differs(lazy, instead) == {"2.weight"}
+    assert torch.equal(lazy["2.weight"], expected["2.weight"])
 
 
 def test_a_channels_outgoing_weights_are_all_its_places(channels: Structure) -> None:
