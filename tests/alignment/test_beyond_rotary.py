@@ -41,10 +41,12 @@ def traced(form: Form) -> tuple[RotaryNet, Traced, Trial, tuple[Freedom, ...]]:
 
 
 def factors_of(form: Form, seed: int = 3) -> Tensor:
-    """Return random complex numbers, one per key head and plane."""
+    """Return random complex numbers, one per key head and plane; of length 1 behind a norm, signs behind gains."""
     generator = torch.Generator().manual_seed(seed)
     size, angle = torch.rand(2, form.keys, form.turned // 2, generator=generator, dtype=torch.float64)
-    return torch.polar(0.5 + size, 6.3 * angle)
+    if form.norm == "gains":
+        return torch.where(angle < 0.5, -1.0, 1.0).to(torch.complex128)
+    return torch.polar(torch.ones_like(size) if form.norm else 0.5 + size, 6.3 * angle)
 
 
 def pair_of(form: Form, theta: dict[str, Tensor], other: dict[str, Tensor], calibrated: bool) -> lmccheck.ModelPair:
@@ -74,11 +76,11 @@ def test_the_planes_are_those_that_positions_turn(name: str) -> None:
 
 
 @pytest.mark.parametrize("calibrated", [True, slowly(False)])
-@pytest.mark.parametrize("name", [name if name == "qwen2" else slowly(name) for name in FULL])
+@pytest.mark.parametrize("name", [name if name == "qwen2" else slowly(name) for name in ALL])
 def test_planted_factors_are_undone(name: str, calibrated: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """θ_B is θ_A with every plane multiplied, then permuted: weights come back to 1e-6, by data and without."""
     monkeypatch.setattr(learn, "STEPS", 0)
-    form = FULL[name]
+    form = ALL[name]
     module, derived, _, _ = traced(form)
     theta, spec = randomised(module, 1), derived.spec
     other = spec.apply(multiplied(form, theta, factors_of(form)), spec.moving(5))
@@ -87,13 +89,19 @@ def test_planted_factors_are_undone(name: str, calibrated: bool, monkeypatch: py
     assert max(float((alignment.weights[k] - theta[k]).abs().max()) for k in theta) <= 1e-6
 
 
-def test_a_norm_of_queries_and_keys_leaves_turns_or_nothing() -> None:
-    """RMSNorm commutes with a turn and undoes a scale; gains of its own, one per coordinate, do not commute at all."""
+def test_a_norm_of_queries_and_keys_leaves_turns_or_half_turns() -> None:
+    """RMSNorm commutes with a turn and undoes a scale; with gains of its own, one per coordinate, with signs alone."""
     (found,) = traced(NORMED["norm"])[3]
     assert found.planes is not None
     assert not found.planes.scaled
     assert torch.allclose(found.drawn().abs(), torch.ones(2, 2, dtype=torch.float64))
-    assert traced(NORMED["norm with gains"])[3] == ()
+    for pairs in ("half", "interleaved"):
+        form = replace(NORMED["norm with gains"], pairs=pairs)
+        (found,) = traced(form)[3]
+        assert found.planes is not None
+        assert not found.planes.turned
+        assert [list(found.planes.first), list(found.planes.second)] == list(form.planes)
+        assert set(found.drawn().flatten().tolist()) == {-1, 1}
 
 
 @pytest.mark.parametrize("name", [slowly("llama"), "partial, interleaved"])

@@ -140,7 +140,7 @@ def plane_factors(
     scale = torch.ones_like(square_in)
     if planes.scaled:
         scale = best_scale(inner_in, square_in, inner_out, square_out)
-    return torch.polar(scale, (scale * inner_in + inner_out / scale).angle())
+    return planes.nearest(scale, scale * inner_in + inner_out / scale)
 
 
 def _plane_terms(planes: Planes, sides: list[tuple[Tensor, Tensor, Tensor]]) -> tuple[Tensor, Tensor]:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lmccheck.alignment.beyond.fit import polar
 from lmccheck.alignment.beyond.freedoms import Freedom
+from lmccheck.alignment.beyond.rotary import Planes
 from lmccheck.alignment.matching.activations import ActivationSimilarity, Moments
 from lmccheck.alignment.matching.assignment import assign
 from lmccheck.alignment.matching.reassign import by_assignment, reassign
@@ -79,6 +80,7 @@ class _Heads:
     spec: PermutationSpec
     outer: UnitGroup | None
     shared: UnitGroup | None
+    turned: Planes
     planes: list[Tensor]
     values: list[Tensor]
 
@@ -115,7 +117,7 @@ class _Heads:
             cross, squares = _between_heads(site, moments[site], first)
             most = torch.outer(*squares.sum((2, 3)).sqrt().clamp(min=1e-30))
             values.append(cross / most[:, :, None, None, None, None] / len(sites))
-        return cls(spec, outer, next(iter(inner), None), planes, values)
+        return cls(spec, outer, next(iter(inner), None), turned.planes, planes, values)
 
     def ordered(self, permutation: Permutation) -> Permutation:
         """Return ``permutation`` with the heads, and queries that share a key, in the order that gains most."""
@@ -140,10 +142,10 @@ class _Heads:
             blocks[self.shared.name], alike = alike, self._gains(turns, rotations, 1)
         return reassign(self.spec, self.outer, permutation, alike[None, :, :, 0, 0], blocks).permutation
 
-    @staticmethod
-    def _turns(tables: list[Tensor], order: Tensor) -> Tensor:
+    def _turns(self, tables: list[Tensor], order: Tensor) -> Tensor:
         """Return the angle of every plane that makes most alike, as a number of length 1: (h, h, planes)."""
-        return torch.stack([_chosen(table, order) for table in tables]).sum(0).sgn()
+        together = torch.stack([_chosen(table, order) for table in tables]).sum(0)
+        return self.turned.nearest(torch.ones_like(together.real), together)
 
     def _gains(self, turns: Tensor, rotations: list[Tensor], size: int) -> Tensor:
         """Return what maps make alike of queries that share keys, or of what is not shared: (h, h, size, size)."""

@@ -53,8 +53,9 @@ class Maps:
             if freedom.kind == "head-maps":
                 mixes.append(torch.matrix_exp(move) @ start)
             elif freedom.planes is not None:
-                growth = move.real if freedom.planes.scaled else torch.zeros_like(move.real)
-                mixes.append(torch.polar(growth.exp(), move.imag) * start)
+                still = torch.zeros_like(move.real)
+                growth = move.real if freedom.planes.scaled else still
+                mixes.append(torch.polar(growth.exp(), move.imag if freedom.planes.turned else still) * start)
             else:
                 mixes.append(start if freedom.kind == "sign-flips" else torch.exp(move) * start)
         turned = zip(self.rotations, self.turns, strict=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, combinations, pairwise
+from math import pi
 
 import torch
 from torch import Tensor
@@ -25,14 +26,16 @@ MOST_ALONE = 512  # coordinates of a head that is alone
 
 @dataclass(frozen=True)
 class Planes:
-    """Which coordinates of a head make a plane, ``first[j]`` and ``second[j]``, and whether planes may be scaled too.
+    """Which coordinates of a head make a plane, ``first[j]`` and ``second[j]``, and what may be done with planes.
 
-    A norm of queries and keys without gains leaves them their turns alone.
+    They are turned and ``scaled``; a norm of queries and keys leaves their turns alone, and one with gains, which are
+    not ``turned`` along, half turns: factors of -1.
     """
 
     first: tuple[int, ...]
     second: tuple[int, ...]
     scaled: bool = True
+    turned: bool = True
 
     @property
     def count(self) -> int:
@@ -52,7 +55,15 @@ class Planes:
         """Return random factors, (copies, count) complex128, the same every time."""
         generator = torch.Generator().manual_seed(self.count)
         noise = torch.rand(2, copies, self.count, generator=generator, dtype=torch.float64)
-        return torch.polar(0.5 + noise[0] if self.scaled else torch.ones_like(noise[0]), 6.3 * noise[1])
+        noise[1, :, :2] = torch.tensor([0.9, 0.3])[: self.count]  # signs that are all alike would fit any planes
+        factors = torch.polar(0.5 + noise[0] if self.scaled else torch.ones_like(noise[0]), 2 * pi * noise[1])
+        return factors if self.turned else -torch.where(noise[1] < 0.5, -1.0, 1.0).to(factors)
+
+    def nearest(self, scale: Tensor, direction: Tensor) -> Tensor:
+        """Return the factors, (…, planes), of so much ``scale`` that turn nearest to a complex ``direction``."""
+        if self.turned:
+            return torch.polar(scale, direction.angle())
+        return torch.where(direction.real < 0, -1.0, 1.0).to(direction)
 
     def products(self, cross: Tensor) -> Tensor:
         """Return Σ a_j·b̄_j per plane, (..., count) complex, of Σ a·bᵀ over coordinates, (..., size, size)."""
@@ -131,9 +142,9 @@ def _of_sides(name: str, group: UnitGroup | None, pairs: Iterable[tuple[_Side, _
             if not forward or not backward or (high - low) % 2:
                 continue
             units = UnitGroup(f"{name} planes", 2 * half, (*forward, *backward), within, copies)
-            for scaled in (True, False):
-                yield units, forward, backward, Planes((*range(half),), (*range(half, 2 * half),), scaled)
-                yield units, forward, backward, Planes((*range(0, 2 * half, 2),), (*range(1, 2 * half, 2),), scaled)
+            for free in ((True, True), (False, True), (False, False)):
+                yield units, forward, backward, Planes((*range(half),), (*range(half, 2 * half),), *free)
+                yield units, forward, backward, Planes((*range(0, 2 * half, 2),), (*range(1, 2 * half, 2),), *free)
 
 
 def _lone_sides(derived: Traced) -> list[tuple[_Side, str]]:
