@@ -23,6 +23,9 @@ import lmccheck
 from lmccheck.alignment.many import ManyAlignment
 
 pytest_plugins = ["pytester"]
+if "PYTEST_XDIST_WORKER" in os.environ:
+    import torch._dynamo  # which the first network that is traced would import, to be frozen below
+gc.freeze()  # what is imported is no garbage, nor a place where a network keeps something: it need not be looked at
 gc.set_threshold(7000, 10, 60)  # torch and transformers are a million objects, looked at in full 0.15 s each time
 
 TOGETHER = {  # files whose tests stay on one worker of pytest-xdist, since they share what is expensive to make

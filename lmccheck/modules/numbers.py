@@ -6,6 +6,7 @@ written in is asked which places it writes to outside of ``__init__``, and which
 
 from __future__ import annotations
 
+import gc
 import sys
 import types
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -61,9 +62,11 @@ def numbers_within(module: nn.Module, executed: Collection[types.CodeType]) -> l
 
 @contextmanager
 def executed() -> Iterator[set[types.CodeType]]:
-    """Collect the code that is gone through as long as the context lasts."""
+    """Collect the code that is gone through as long as the context lasts; what garbage goes through at its end, such
+    as a generator of another network, is none of it."""
     codes: set[types.CodeType] = set()
-    before = sys.getprofile()
+    before, collecting = sys.getprofile(), gc.isenabled()
+    gc.disable()
     sys.setprofile(lambda frame, event, given: codes.add(frame.f_code) if event == "call" else None)
     try:
         yield codes
@@ -73,6 +76,8 @@ def executed() -> Iterator[set[types.CodeType]]:
         else:  # cProfile's, up to Python 3.11: an object that is set by itself, and is no function
             sys.setprofile(None)
             before.enable()
+        if collecting:
+            gc.enable()
 
 
 def kept_in_context(run: Callable[[bool], list[Tensor]], near: Callable[..., bool]) -> bool:

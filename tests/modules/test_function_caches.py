@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import gc
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,6 +12,7 @@ import pytest
 import torch
 
 from lmccheck.modules.caches import clear_caches
+from lmccheck.modules.numbers import executed
 
 KEPT = torch.ones(1)  # which the cached functions below could reach
 
@@ -52,8 +55,6 @@ def test_a_profile_goes_on_behind_a_run_that_is_watched() -> None:
     """cProfile sets an object that is no function, which may only be set again by itself."""
     import cProfile
 
-    from lmccheck.modules.numbers import executed
-
     def afterwards() -> None:
         pass
 
@@ -67,3 +68,22 @@ def test_a_profile_goes_on_behind_a_run_that_is_watched() -> None:
         profile.disable()
     assert afterwards.__code__ in codes
     assert any(entry.code is afterwards.__code__ for entry in profile.getstats())
+
+
+def test_what_garbage_goes_through_at_its_end_is_no_part_of_a_run() -> None:
+    """A generator that another network began, in a circle that is found to be garbage while this one is run."""
+
+    def begun() -> Iterator[None]:
+        try:
+            yield
+        finally:
+            pass
+
+    circle: list[Any] = [begun()]
+    circle.append(circle)
+    next(circle[0])
+    del circle
+    with executed() as codes:
+        _ = [[] for _ in range(100_000)]
+    assert begun.__code__ not in codes
+    assert gc.isenabled()
