@@ -94,6 +94,7 @@ def test_a_norm_of_queries_and_keys_leaves_turns_or_half_turns() -> None:
     (found,) = traced(NORMED["norm"])[3]
     assert found.planes is not None
     assert not found.planes.scaled
+    assert found.planes.turned
     assert torch.allclose(found.drawn().abs(), torch.ones(2, 2, dtype=torch.float64))
     for pairs in ("half", "interleaved"):
         form = replace(NORMED["norm with gains"], pairs=pairs)

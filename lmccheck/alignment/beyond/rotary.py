@@ -7,7 +7,7 @@ share a key share its c. Which coordinates make a plane is proposed from where t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain, combinations, pairwise
 from math import pi
@@ -20,7 +20,7 @@ from lmccheck.symmetry.sites import Site
 from lmccheck.symmetry.slots import Part, Piece, Slot, UnitGroup
 
 COORDINATES = "coordinates"  # of a head, as the part of a piece
-NEAR = 4  # layers between queries and the key they share
+NEAR = 4  # layers between queries and keys
 MOST_ALONE = 512  # coordinates of a head that is alone
 
 
@@ -114,11 +114,11 @@ def rotary_proposals(derived: Traced) -> Iterator[tuple[str, Iterator[Proposal]]
             continue
         sides = _sides(group)
         if len(sides) == 1:
-            near = _near(sides[0], [side for side, _ in lone], derived)
-            shared = _of_sides(group.name, None, [(sides[0], side) for side in near])
+            near = _near([(sides[0], side) for side, _ in lone], derived)
+            shared = _of_sides(group.name, None, near)
             yield group.name, chain(shared, _of_sides(group.name, group, _halves(sides)))
         elif sides:
-            yield group.name, _of_sides(group.name, group, combinations(sides, 2))
+            yield group.name, _of_sides(group.name, group, _near(combinations(sides, 2), derived))
     for (one, source), (two, other) in combinations(lone, 2):
         if source == other and len(one.places) == len(two.places) <= MOST_ALONE:
             name = one.tensors[0][0].rpartition(".")[0]
@@ -133,8 +133,6 @@ def _of_sides(name: str, group: UnitGroup | None, pairs: Iterable[tuple[_Side, _
     within, copies = ((group.name,), group.size) if group is not None else ((), 1)
     for one, two in pairs:
         size = len(one.places)
-        if size != len(two.places):
-            continue
         cuts = sorted({0, *one.ends, *two.ends})
         spans = sorted(((a, b) for a, b in combinations(cuts, 2) if 0 in (a, size - b)), key=lambda s: s[0] - s[1])
         for low, high in spans:
@@ -162,15 +160,17 @@ def _lone_sides(derived: Traced) -> list[tuple[_Side, str]]:
     return found
 
 
-def _near(side: _Side, others: Sequence[_Side], derived: Traced) -> list[_Side]:
-    """Return which of the others, of as many coordinates, are made less than NEAR layers before or after."""
+def _near(pairs: Iterable[tuple[_Side, _Side]], derived: Traced) -> list[tuple[_Side, _Side]]:
+    """Return the pairs of as many coordinates that are made less than NEAR layers apart, the nearest first."""
     at = {layer.weight: k for k, layer in reversed([*enumerate(derived.layers)])}
-    here = next((at[name] for name, _ in side.tensors if name in at), None)
-    if here is None:
-        return []
-    away = [(abs(at[other.tensors[0][0]] - here), k) for k, other in enumerate(others)]
-    alike = [(far, k) for far, k in away if far < NEAR and len(others[k].places) == len(side.places)]
-    return [others[k] for _, k in sorted(alike)]
+    far = float(len(at) + NEAR)
+
+    def apart(pair: tuple[_Side, _Side]) -> float:
+        one, two = (min((at.get(name, far) for name, _ in side.tensors), default=far) for side in pair)
+        return abs(one - two)
+
+    alike = [pair for pair in pairs if len(pair[0].places) == len(pair[1].places) and apart(pair) < NEAR]
+    return sorted(alike, key=apart)
 
 
 def _sides(group: UnitGroup) -> list[_Side]:
