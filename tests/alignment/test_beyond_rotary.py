@@ -84,7 +84,7 @@ def test_planted_factors_are_undone(name: str, calibrated: bool, monkeypatch: py
     module, derived, _, _ = traced(form)
     theta, spec = randomised(module, 1), derived.spec
     other = spec.apply(multiplied(form, theta, factors_of(form)), spec.moving(5))
-    alignment = lmccheck.align(pair_of(form, theta, other, calibrated), beyond="rotary-planes")
+    alignment = lmccheck.align(pair_of(form, theta, other, calibrated), beyond=("head-maps", "rotary-planes"))
     assert alignment.function_deviation <= 1e-9
     assert max(float((alignment.weights[k] - theta[k]).abs().max()) for k in theta) <= 1e-6
 

@@ -36,7 +36,8 @@ def order_heads(
     """Return ``permutation`` with heads reassigned by what their best maps would gain.
 
     ``permutation`` is relative to weights already permuted; a head carries its inner groups along. Heads of rotary
-    attention are compared by their planes too, and query heads that share a key are ordered among themselves.
+    attention that have head maps are compared by their planes too, and queries that share a key ordered among
+    themselves.
     """
     mapped = {freedom.group for freedom in freedoms if freedom.kind == "head-maps"}
     turned = {freedom.group: freedom for freedom in freedoms if freedom.planes is not None and freedom.sites}
@@ -49,7 +50,8 @@ def order_heads(
             sites = [
                 site for freedom in maps for site in alike.sites.get(freedom.group, ()) if group.name in site.groups
             ]
-            heads = None if inside and not within else _Heads.of(spec, group, turned[group.name], sites, moments)
+            whole = bool(sites) and (bool(within) or not inside)  # where values keep their order, heads keep theirs
+            heads = _Heads.of(spec, group, turned[group.name], sites, moments) if whole else None
             if heads is not None:
                 result = heads.ordered(result)
                 continue
