@@ -107,6 +107,21 @@ def test_a_step_turns_all_planes_of_a_stream_by_one_angle() -> None:
         assert torch.allclose(angles, torch.full((16,), share * learn.RATE, dtype=torch.float64), atol=1e-10)
 
 
+@pytest.mark.parametrize(("steps", "rounds", "longer", "taken"), [(7, 1, 5, 7), (2, 1, 5, 6), (2, 1, 2, 4)])
+def test_more_data_is_learned_from_in_more_steps(
+    monkeypatch: pytest.MonkeyPatch, steps: int, rounds: int, longer: int, taken: int
+) -> None:
+    """Of 512 samples in batches of 64 six are fitted to: a round over them, or what is least or most."""
+    module, derived, _, _, _ = found_in("llama")
+    pair = pair_of("llama", randomised(module, 1), randomised(module, 2))
+    for name, value in {"STEPS": steps, "ROUNDS": rounds, "LONGER": longer, "BATCH": 64, "TARGETS": 2**20}.items():
+        monkeypatch.setattr(learn, name, value)
+    shares: list[float] = []
+    monkeypatch.setattr(learn._Descent, "step", lambda self, loss, share: shares.append(share))
+    learn_maps(problem_of(pair), derived.spec.identity(), rotations(pair))
+    assert len(shares) == taken
+
+
 def test_of_one_sample_nothing_is_learned() -> None:
     """None could be held out: the maps stay as they were fitted."""
     theta = randomised(found_in("llama")[0], 1)
