@@ -73,6 +73,14 @@ class Gradient:
 
 
 @contextmanager
+def differentiated(network: Network, what: str, instead: str) -> Iterator[None]:
+    """Turn what autograd raises of a loss that it cannot follow into a SourceError that names what else to ask for."""
+    doing = f"pair {network.name}: {what} differentiates the loss, which"
+    with as_source_error(doing, f"; mend: make model and loss differentiable, or ask for {instead}"):
+        yield
+
+
+@contextmanager
 def _recurrent(module: nn.Module) -> Iterator[None]:
     """Leave cuDNN out of recurrent layers: it differentiates them in training mode only, in which they drop out."""
     before = torch.backends.cudnn.enabled

@@ -28,7 +28,8 @@ class Imitation:
 
     Of logits it is the divergence KL of the softmax of the line from that of the network, in nats, of every target
     that counts, mean over a sample's targets and then over samples; of the mean square it is the mean square. Of losses
-    that look at outputs in ways of their own it is the mean loss itself.
+    that look at outputs in ways of their own it is the mean loss itself. Logits of −∞ rule classes out: of the line
+    what either end rules out, and the divergence is over what the network does not rule out.
     """
 
     def __init__(self, gradient: Gradient, a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> None:
@@ -41,7 +42,7 @@ class Imitation:
         """Return the distance at ``weights``, a scalar. Raises SourceError where it cannot be differentiated."""
         if self._loss.name not in KNOWN:
             return self._gradient.loss(weights, batch)
-        line = torch.lerp(*self._of_ends(batch), t)
+        line = _between(*self._of_ends(batch), t)
         return self._gradient.mean(weights, batch, lambda outputs, targets: self._apart(outputs, line, targets))
 
     def _of_ends(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -63,7 +64,16 @@ class Imitation:
         if self._loss.name == "next_token":
             given, line, targets = given[:, :-1], line[:, :-1], targets[:, 1:]
         classes = 1 if self._loss.name == "cross_entropy" else -1
-        each = F.kl_div(given.log_softmax(classes), line.log_softmax(classes), reduction="none", log_target=True)
+        line = line.masked_fill(given.detach() == -torch.inf, -torch.inf)
+        ruled_out = line == -torch.inf  # where nothing is left of the line, there is nothing to be taught
+        shares = line.log_softmax(classes).masked_fill(ruled_out, 0.0)
+        own = given.log_softmax(classes).masked_fill(ruled_out, 0.0)
+        each = F.kl_div(own, shares, reduction="none", log_target=True)
         counted = (targets != IGNORED).flatten(1) if targets.ndim > 1 else (targets != IGNORED)[:, None]
         apart = each.sum(classes).reshape(counted.shape).where(counted, 0.0)
         return apart.sum(1) / counted.sum(1).clamp(min=1)
+
+
+def _between(a: Tensor, b: Tensor, t: float) -> Tensor:
+    """Return (1 − t)·a + t·b, −∞ where an end is: between two of −∞ `lerp` gives no number."""
+    return torch.lerp(a, b, t).masked_fill((a == -torch.inf) | (b == -torch.inf), -torch.inf)

@@ -54,10 +54,15 @@ class FirstOutputs:
 
 
 def relative_deviation(before: Sequence[Tensor], after: Sequence[Tensor]) -> float:
-    """Return max |after − before| / (1 + max |before|) over pairs of tensors, infinite where it is no number."""
+    """Return max |after − before| / (1 + max |before|) over pairs of tensors, infinite where it is no number.
+
+    What is −∞ in both, as a logit of a class that is ruled out, is the same, and gives no size.
+    """
     worst = 0.0
     for x, y in zip(before, after, strict=True):
         if x.numel():
+            ruled_out = (x == -torch.inf) & (y == -torch.inf)
+            x, y = x.masked_fill(ruled_out, 0.0), y.masked_fill(ruled_out, 0.0)
             difference = (x - y).abs().max() / (1 + x.abs().max())
             worst = max(worst, float(difference)) if torch.isfinite(difference) else float("inf")
     return worst

@@ -26,12 +26,11 @@ from lmccheck.data.batches import rebatched
 from lmccheck.data.load import Batch, Data
 from lmccheck.evaluate.batchnorm import fresh_statistics, tracked
 from lmccheck.evaluate.evaluator import Evaluator
-from lmccheck.evaluate.gradient import Gradient
+from lmccheck.evaluate.gradient import Gradient, differentiated
 from lmccheck.evaluate.imitation import Imitation
 from lmccheck.evaluate.outputs import FirstOutputs
 from lmccheck.evaluate.points import interpolate
 from lmccheck.evaluate.split import Split, split
-from lmccheck.modules.runner import as_source_error
 from lmccheck.modules.stored import tied_names
 from lmccheck.network.pair import ModelPair
 from lmccheck.paths.along import height
@@ -135,12 +134,11 @@ class _Chain:
 
     def descend(self, t: float, batch: Batch) -> bool:
         """Take the gradient at a point, of what is taught there; False where that is no number, and there is none."""
-        what = f"pair {self.network.name}: form = 'learned' differentiates the loss, which"
         with torch.enable_grad():
             loss = self.taught(self.at(t), t, batch)
         if not bool(loss.isfinite()):
             return False
-        with as_source_error(what, "; mend: make model and loss differentiable, or ask for linear_connectivity"):
+        with differentiated(self.network, "form = 'learned'", "linear_connectivity"):
             loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it without types
         return True
 

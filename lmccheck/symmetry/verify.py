@@ -135,8 +135,10 @@ class Verification:
 def _must_mean_something(outputs: list[Tensor]) -> None:
     if not any(x.numel() for x in outputs):
         raise SymmetryError("verification: the network returns no floating tensor, so nothing can be compared")
-    if not all(torch.isfinite(x).all() for x in outputs):
+    if not all((torch.isfinite(x) | (x == -inf)).all() for x in outputs):  # −∞: a class that is ruled out
         raise SymmetryError("verification: the network's output is not finite on the example inputs")
+    if not any(torch.isfinite(x).any() for x in outputs):
+        raise SymmetryError("verification: the network's output is −∞ all over on the example inputs")
 
 
 def _relative(before: list[Tensor], after: list[Tensor], least: float) -> float:
@@ -144,6 +146,8 @@ def _relative(before: list[Tensor], after: list[Tensor], least: float) -> float:
     worst = 0.0
     for x, y in zip(before, after, strict=True):
         if x.numel():
+            ruled_out = (x == -inf) & (y == -inf)
+            x, y = x.masked_fill(ruled_out, 0.0), y.masked_fill(ruled_out, 0.0)
             found = float((x - y).abs().max()) / (least + float(x.abs().max()))
             worst = max(worst, found) if isfinite(found) else inf
     return worst

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pkgutil
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -69,3 +70,31 @@ def test_an_inner_method_cannot_be_chosen_by_name(problem: Problem) -> None:
     assert not set(INNER.names()) & set(METHODS.names())
     with pytest.raises(lmccheck.LmcError, match=r"unknown method 'together'.*weight-matching"):
         lmccheck.align(problem.pair, "together")
+
+
+def of_loss(problem: Problem, loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> Problem:
+    """The same networks under another loss."""
+    pair = problem.pair
+    x, y = pair.data.batches[0].inputs, pair.data.batches[0].targets
+    given = {"model": pair.module, "data": (x, y), "calibration": (x, y), "loss": loss, "device": "cpu"}
+    return Problem(lmccheck.load_pair(pair.theta_a, pair.theta_b, **given))
+
+
+@pytest.mark.parametrize("name", ["learned", "best"])
+def test_a_loss_that_autograd_cannot_follow_is_one_line(name: str, problem: Problem) -> None:
+    """A count of errors has no gradient: said with what to do, not torch's own error."""
+    errors = of_loss(problem, lambda outputs, targets: (outputs.argmax(1) != targets).double())
+    with pytest.raises(lmccheck.SourceError, match=r"align = 'learned' differentiates the loss.*mend: make model and"):
+        solve(errors, name)
+
+
+def test_where_a_gradient_is_no_number_learning_keeps_what_it_has_met(problem: Problem) -> None:
+    """√ of the distance to the largest logit has an infinite slope at 0; the order found is still one."""
+
+    def slope(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return (outputs.amax(1) - outputs.gather(1, outputs.argmax(1, keepdim=True))[:, 0]).sqrt() + outputs[:, 0] ** 2
+
+    odd = of_loss(problem, slope)
+    found = solve(odd, "learned")
+    odd.spec.check(found.permutation)
+    assert found.facts["best_step"] == 0

@@ -119,3 +119,45 @@ def test_outputs_are_kept_for_as_many_batches_as_there_is_room_for(monkeypatch: 
     for _ in range(3):
         assert [float(tight(own, 0.5, batch)) for batch in batches] == roomy
     assert len(runs) == 2 + 3 * 2
+
+
+class RulesOut(nn.Module):
+    """A linear layer whose class 3 is ruled out for every sample, and class 0 for those with x₀ > 0 by some weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        never = torch.tensor([False, False, False, True])
+        sometimes = (x[:, :1] > 0) & (self.linear.bias[0] > 0) & (torch.arange(4) == 0)
+        return self.linear(x).masked_fill(never | sometimes, -torch.inf)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("which", [(1, 1, 1), (-1, -1, 1), (-1, -1, -1), (1, -1, -1)])
+def test_classes_that_are_ruled_out_leave_the_divergence_of_the_others(which: tuple[int, int, int]) -> None:
+    """Logits of −∞ at both ends, one, or in between alone: by a loop over what is left, and gradients are numbers."""
+    x, y = torch.randn(6, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(4)), torch.ones(6).long()
+    net = RulesOut()
+    states = [seeded(net, seed) for seed in (1, 2, 3)]
+    for state, sign in zip(states, which, strict=True):
+        state["linear.bias"][0] = sign
+    first, second, own = ((x @ s["linear.weight"].T + s["linear.bias"]).tolist() for s in states)
+    total = 0.0
+    for k in range(6):
+        dead = [{3} | ({0} if sign > 0 and x[k, 0] > 0 else set()) for sign in which]
+        taught = [c for c in range(4) if c not in dead[0] | dead[1] | dead[2]]
+        mine = [c for c in range(4) if c not in dead[2]]
+        p = {c: math.exp(0.6 * first[k][c] + 0.4 * second[k][c]) for c in taught}
+        q = {c: math.exp(own[k][c]) for c in mine}
+        for c in taught:
+            share = p[c] / sum(p.values())
+            total += share * math.log(share / (q[c] / sum(q.values())))
+    pair = lmccheck.load_pair(*states[:2], model=net, data=[(x, y)], calibration=[(x + 0, y)], loss="cross_entropy")
+    gradient = Gradient(pair.network, *states[:2])
+    a, b, own_weights = (gradient.weights(state) for state in states)
+    own_weights["linear.weight"].requires_grad_()
+    loss = Imitation(gradient, a, b)(own_weights, 0.4, Batch(x, y))
+    assert float(loss.detach()) == pytest.approx(total / 6, abs=1e-12)
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert own_weights["linear.weight"].grad.isfinite().all()

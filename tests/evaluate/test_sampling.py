@@ -111,6 +111,11 @@ def test_functions_are_compared_by_the_largest_change_over_the_size() -> None:
     assert relative_deviation(before, [torch.tensor([3.0, math.nan])]) == math.inf
     assert relative_deviation([torch.tensor([0.0]), *before], [torch.tensor([0.5]), *after]) == 0.5
     assert relative_deviation([], []) == 0.0
+    ruled_out, infinite = torch.tensor([3.0, -math.inf]), torch.tensor([3.0, math.inf])
+    assert relative_deviation([ruled_out], [torch.tensor([2.0, -math.inf])]) == 1 / 4
+    assert relative_deviation([ruled_out], [torch.tensor([3.0, -2.0])]) == math.inf
+    assert relative_deviation([torch.tensor([3.0, -2.0])], [ruled_out]) == math.inf
+    assert relative_deviation([infinite], [infinite]) == math.inf
 
 
 def test_first_outputs_are_float64_and_stay_when_other_weights_are_run() -> None:

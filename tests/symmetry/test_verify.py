@@ -97,3 +97,21 @@ def test_an_output_that_becomes_nan_is_a_deviation() -> None:
     wrong = [{"name": "order", "size": 4, "slots": [{"tensor": "order"}]}]
     spec = lmccheck.spec_from_groups(module, wrong)
     assert spec.verify(module, inputs, weights=weights) == float("inf")
+
+
+def test_logits_of_classes_that_are_ruled_out_hide_nothing() -> None:
+    """−∞ before and after is the same: the derived spec verifies, a wrong one changes the classes that are left."""
+
+    def run(s: Written, x: torch.Tensor) -> torch.Tensor:
+        return s.second(torch.tanh(s.first(x))).masked_fill(torch.arange(3) == 2, -torch.inf)
+
+    module = Written(run, first=nn.Linear(4, 6), second=nn.Linear(6, 3))
+    inputs = (torch.randn(5, 4, generator=torch.Generator().manual_seed(0)),)
+    spec = lmccheck.discover_symmetry(module, inputs)
+    assert [group.size for group in spec.groups] == [6]
+    assert spec.verify(module, inputs) <= 1e-9
+    wrong = [{"name": "h", "size": 6, "slots": [{"tensor": "first.weight"}, {"tensor": "first.bias"}]}]
+    assert lmccheck.spec_from_groups(module, wrong).verify(module, inputs) > 1e-3
+    nothing = Written(lambda s, x: run(s, x).masked_fill(x.sum() > -1e9, -torch.inf), **dict(module.named_children()))
+    with pytest.raises(SymmetryError, match="−∞ all over"):
+        spec.verify(nothing, inputs)

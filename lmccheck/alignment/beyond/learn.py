@@ -24,7 +24,7 @@ from lmccheck.alignment.contract import Problem
 from lmccheck.alignment.methods.learned import BATCH, HELD_OUT, HELD_OUT_TARGETS, Training
 from lmccheck.data.batches import targets_each
 from lmccheck.data.load import Batch
-from lmccheck.evaluate.gradient import Gradient
+from lmccheck.evaluate.gradient import Gradient, differentiated
 from lmccheck.evaluate.imitation import Imitation
 from lmccheck.evaluate.points import interpolate
 from lmccheck.evaluate.split import split
@@ -96,7 +96,8 @@ def learn_maps(problem: Problem, start: Permutation, maps: Maps, *, steps: int |
             loss = taught(interpolate(a, maps.apply(b, a), t), t, batch)
         if not bool(loss.isfinite()):
             break
-        descent.step(loss, min(1.0, step / WARMUP, 2 * (1 - (step - 1) / steps)))
+        with differentiated(pair.network, "learning maps", "another method"):
+            descent.step(loss, min(1.0, step / WARMUP, 2 * (1 - (step - 1) / steps)))
         if step % EVERY == 0 or step == steps:
             losses.append(held(half_way()))
             if losses[-1] == min(losses):

@@ -25,7 +25,7 @@ from lmccheck.alignment.methods import method
 from lmccheck.alignment.methods.best import best_start
 from lmccheck.data.batches import targets_each
 from lmccheck.evaluate.calibration import barrier_samples
-from lmccheck.evaluate.gradient import Gradient, endless_batches
+from lmccheck.evaluate.gradient import Gradient, differentiated, endless_batches
 from lmccheck.evaluate.points import interpolate
 from lmccheck.symmetry.compose import compose
 from lmccheck.symmetry.spec import Permutation, PermutationSpec
@@ -131,7 +131,10 @@ def train(problem: Problem, start: Permutation, maps: Maps | None = None, *, ste
             t = float(torch.rand((), generator=generator))
             loss = segment.loss(straight, t or 0.5)  # at 0 there would be nothing to learn from
         optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it without types
+        with differentiated(problem.pair.network, "align = 'learned'", "another method"):
+            loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it without types
+        if not all(bool(x.grad.isfinite().all()) for x in _moved(optimiser) if x.grad is not None):
+            break  # such a step leads nowhere, and Θ̃ keeps what it has met
         if step % EVERY == 0 or step == steps:
             losses.append(segment.middle(moved))
             if losses[-1] == min(losses):
@@ -150,6 +153,11 @@ def _optimiser(target: Mapping[str, Tensor], base: Mapping[str, Tensor], maps: M
     ]
     learned = [{"params": [p], "lr": MAP_RATE / p.shape[-1]} for p in (maps.parameters() if maps else ())]
     return torch.optim.Adam([*moved, *learned])
+
+
+def _moved(optimiser: torch.optim.Optimizer) -> list[Tensor]:
+    """Return what an optimiser moves."""
+    return [tensor for settings in optimiser.param_groups for tensor in settings["params"]]
 
 
 def _spread(tensor: Tensor) -> float:
