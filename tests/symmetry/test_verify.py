@@ -115,3 +115,18 @@ def test_logits_of_classes_that_are_ruled_out_hide_nothing() -> None:
     nothing = Written(lambda s, x: run(s, x).masked_fill(x.sum() > -1e9, -torch.inf), **dict(module.named_children()))
     with pytest.raises(SymmetryError, match="−∞ all over"):
         spec.verify(nothing, inputs)
+
+
+def test_a_class_that_is_no_longer_ruled_out_is_a_deviation() -> None:
+    """−∞ before and a number after are as far apart as can be, as the other way round."""
+    for ordered in (True, False):
+
+        def run(s: Written, x: torch.Tensor, ordered: bool = ordered) -> torch.Tensor:
+            ruled_out = (s.order.diff().min() > 0) == ordered
+            return s.head(x).masked_fill(ruled_out & (torch.arange(2) == 1), -torch.inf)
+
+        module = Written(run, order=nn.Parameter(torch.arange(4.0)), head=nn.Linear(4, 2))
+        weights = {name: tensor.double() for name, tensor in module.state_dict().items()}
+        wrong = [{"name": "order", "size": 4, "slots": [{"tensor": "order"}]}]
+        spec = lmccheck.spec_from_groups(module, wrong)
+        assert spec.verify(module, (torch.randn(2, 4),), weights=weights) == float("inf")
