@@ -54,7 +54,9 @@ class Gradient:
         """Return the mean over samples of ``each(outputs, targets)``, (n,), at ``weights``. Raises as ``loss`` does."""
         doing = f"pair {self.network.name}: differentiating its loss"
         targets = self.runner.cast(batch.targets)
-        with as_source_error(doing), torch.enable_grad(), exact_float32(), _recurrent(self.runner.module):
+        alone = batch.samples == 1 and bool(tracked(self.runner.module))
+        mend = "; mend: batches of two samples or more: BatchNorm takes each batch's own statistics" if alone else ""
+        with as_source_error(doing, mend), torch.enable_grad(), exact_float32(), _recurrent(self.runner.module):
             return each(self._run(weights, batch), targets).mean()
 
     def outputs(self, weights: Mapping[str, Tensor], batch: Batch) -> Any:

@@ -161,3 +161,15 @@ def test_classes_that_are_ruled_out_leave_the_divergence_of_the_others(which: tu
     assert float(loss.detach()) == pytest.approx(total / 6, abs=1e-12)
     loss.backward()  # type: ignore[no-untyped-call]
     assert own_weights["linear.weight"].grad.isfinite().all()
+
+
+def test_a_batch_too_small_for_batchnorm_is_told_with_the_mend() -> None:
+    """torch raises that it expects more than one value; what to do is said beside."""
+    net = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))
+    theta = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    batches = [(torch.full((1, 4), float(k)), torch.tensor([k % 3])) for k in range(3)]
+    other = {name: tensor + 1 for name, tensor in theta.items()}
+    pair = lmccheck.load_pair(theta, other, model=net, data=batches, calibration=batches, loss="cross_entropy")
+    gradient = Gradient(pair.network, theta, other)
+    with pytest.raises(lmccheck.SourceError, match=r"more than 1 value per channel.*; mend: batches of two samples"):
+        gradient.loss(gradient.weights(theta), pair.data.batches[0])
