@@ -105,7 +105,7 @@ def align(
     planes of queries and keys that rotary positions turn) and ``stream-rotation`` (of a residual stream read through
     LayerNorm or RMSNorm; Theus et al. 2025); each is used where it is verified to keep the function. With calibration
     data those that mix units are learned: in 300 steps, or in eight rounds over the data where that takes more, at most
-    1,500; on a network of some size most of the time goes there.
+    1,200; on a network of some size most of the time goes there.
 
     The permutation spec is derived from the network, verified in float64 on random weights, and the aligned weights are
     compared with θ_B on the pair's data before they are returned: an alignment that changes the function is never

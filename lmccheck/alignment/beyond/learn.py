@@ -31,7 +31,7 @@ from lmccheck.evaluate.split import split
 from lmccheck.symmetry.spec import Permutation
 
 STEPS = 300
-ROUNDS, LONGER = 8, 5  # over the data, where that takes more steps, up to so many times as many
+ROUNDS, LONGER = 8, 4  # over the data, where that takes more steps, up to so many times as many
 WARMUP = 20  # steps over which the rate rises; from the second half on it falls to 0
 RATE = 0.02  # radians that a stream turns at most, per step; the spectral norm of X
 SCALE_RATE = 0.002  # of the logarithm of a scale, per step
