@@ -21,13 +21,11 @@ class Multiplied(Mapping[str, Tensor]):
     """``state`` with every unit's outgoing weights times its factor, (units,) per group; rows stay.
 
     A tensor is made when it is asked for: networks of all levels, with a copy of the weights each, would be as many
-    times as large as the model. ``instead``: tensors that are taken as they are.
+    times as large as the model.
     """
 
-    def __init__(
-        self, structure: Structure, state: State, factors: Mapping[str, Tensor], instead: State | None = None
-    ) -> None:
-        self._state, self._instead = state, dict(instead or {})
+    def __init__(self, structure: Structure, state: State, factors: Mapping[str, Tensor]) -> None:
+        self._state, self._instead = state, dict[str, Tensor]()
         several = lines(structure, {group: factor[None] for group, factor in factors.items()})
         self._lines = {name: (line[0], structure.columns[name][0].dim) for name, line in several.items()}
 

@@ -15,6 +15,7 @@ from lmccheck.evaluate.points import working_dtype
 from lmccheck.modules.runner import Runner
 from lmccheck.network.loss import measured
 from lmccheck.network.network import Network
+from lmccheck.symmetry.verify import relative_change
 
 
 def function_deviation(
@@ -58,14 +59,7 @@ def relative_deviation(before: Sequence[Tensor], after: Sequence[Tensor]) -> flo
 
     What is −∞ in both, as a logit of a class that is ruled out, is the same, and gives no size.
     """
-    worst = 0.0
-    for x, y in zip(before, after, strict=True):
-        if x.numel():
-            ruled_out = (x == -torch.inf) & (y == -torch.inf)
-            x, y = x.masked_fill(ruled_out, 0.0), y.masked_fill(ruled_out, 0.0)
-            difference = (x - y).abs().max() / (1 + x.abs().max())
-            worst = max(worst, float(difference)) if torch.isfinite(difference) else float("inf")
-    return worst
+    return relative_change(before, after, 1.0)
 
 
 def require_a_loss(network: Network, theta: Mapping[str, Tensor], draws: int = 4) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from math import inf, isfinite
 from typing import Any, Protocol
@@ -100,13 +100,13 @@ class Verification:
                 lambda name, tensor: self.spec.move_(name, tensor, permutation),
                 lambda state: self.spec.move_members_(state, permutation),
             )
-            found = _relative(before, self._outputs(), least)
+            found = relative_change(before, self._outputs(), least)
             if found <= TOLERANCE:
                 return found
             worst = max(worst, found)
             self._fill(seed, strength)
             self._runner.change(_round)
-            if found > _AMPLIFIED * _relative(before, self._outputs(), least):
+            if found > _AMPLIFIED * relative_change(before, self._outputs(), least):
                 break
         return worst
 
@@ -141,8 +141,11 @@ def _must_mean_something(outputs: list[Tensor]) -> None:
         raise SymmetryError("verification: the network's output is −∞ all over on the example inputs")
 
 
-def _relative(before: list[Tensor], after: list[Tensor], least: float) -> float:
-    """Return the largest change over the size of the outputs, infinite where an output is no longer a number."""
+def relative_change(before: Sequence[Tensor], after: Sequence[Tensor], least: float) -> float:
+    """Return max |after − before| / (``least`` + max |before|) over pairs of tensors, infinite where it is no number.
+
+    What is −∞ in both, as a logit of a class that is ruled out, is the same, and gives no size.
+    """
     worst = 0.0
     for x, y in zip(before, after, strict=True):
         if x.numel():
@@ -200,13 +203,13 @@ def blame_model(module: nn.Module, example_inputs: tuple[Any, ...], graph: Trace
     changed = runner.changed(weights)
     if changed:
         raise UnsupportedArchitecture(f"{what}: {UNSTEADY.format(changed)}")
-    if _relative(first, outputs(), 1e-30) > TOLERANCE:
+    if relative_change(first, outputs(), 1e-30) > TOLERANCE:
         raise UnsupportedArchitecture(f"{what}: {TWO_OUTPUTS}")
     if graph is not None:
         traced: list[Tensor] = []
         with torch.no_grad(), StayDouble(), suppress(RuntimeError):  # constants of another dtype
             traced = graph.module(*graph.given(weights, runner.cast(example_inputs)).values())
-        if not traced or _relative(first, traced, 1e-30) > _FLOAT32:
+        if not traced or relative_change(first, traced, 1e-30) > _FLOAT32:
             raise UnsupportedArchitecture(another_graph(module, graph))
 
 

@@ -117,9 +117,20 @@ def test_more_data_is_learned_from_in_more_steps(
     for name, value in {"STEPS": steps, "ROUNDS": rounds, "LONGER": longer, "BATCH": 64, "TARGETS": 2**20}.items():
         monkeypatch.setattr(learn, name, value)
     shares: list[float] = []
-    monkeypatch.setattr(learn._Descent, "step", lambda self, loss, share: shares.append(share))
+    monkeypatch.setattr(learn._Descent, "step", lambda self, loss, share: shares.append(share) or True)
     learn_maps(problem_of(pair), derived.spec.identity(), rotations(pair))
     assert len(shares) == taken
+
+
+def test_a_gradient_that_is_no_number_ends_learning(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of √ at 0 the loss is a number and its slope none: maps stay as they were, and nothing is raised."""
+    module, derived, _, _, _ = found_in("llama")
+    pair = pair_of("llama", randomised(module, 1), randomised(module, 2))
+    maps = rotations(pair)
+    far = learn.Imitation.__call__
+    monkeypatch.setattr(learn.Imitation, "__call__", lambda *given: (far(*given) * 0).sqrt())
+    assert learn_maps(problem_of(pair), derived.spec.identity(), maps, steps=3).best_step == 0
+    assert all(torch.equal(rotation, torch.eye(len(rotation), dtype=torch.float64)) for rotation in maps.matrices()[1])
 
 
 def test_of_one_sample_nothing_is_learned() -> None:

@@ -97,7 +97,9 @@ def learn_maps(problem: Problem, start: Permutation, maps: Maps, *, steps: int |
         if not bool(loss.isfinite()):
             break
         with differentiated(pair.network, "learning maps", "another method"):
-            descent.step(loss, min(1.0, step / WARMUP, 2 * (1 - (step - 1) / steps)))
+            taken = descent.step(loss, min(1.0, step / WARMUP, 2 * (1 - (step - 1) / steps)))
+        if not taken:
+            break
         if step % EVERY == 0 or step == steps:
             losses.append(held(half_way()))
             if losses[-1] == min(losses):
@@ -116,10 +118,12 @@ class _Descent:
         self._maps = maps
         self._momenta = [torch.zeros_like(p) for p in maps.parameters()]
 
-    def step(self, loss: Tensor, share: float) -> None:
-        """Take a step of a ``share`` of the rates, and start the next from there."""
+    def step(self, loss: Tensor, share: float) -> bool:
+        """Take a step of a ``share`` of the rates, and start the next from there; False where it leads nowhere."""
         parameters = list(self._maps.parameters())
         gradients = torch.autograd.grad(loss, parameters, materialize_grads=True)
+        if not all(bool(gradient.isfinite().all()) for gradient in gradients):
+            return False
         rotations = len(self._maps.turns)
         with torch.no_grad():
             for k, (parameter, momentum) in enumerate(zip(parameters, self._momenta, strict=True)):
@@ -133,3 +137,4 @@ class _Descent:
                     move = (RATE if parameter.is_complex() else SCALE_RATE) * ahead.sgn()
                 parameter.sub_(share * move * bool(ahead.any()))
         self._maps.become(self._maps.alone())
+        return True
