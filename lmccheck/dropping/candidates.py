@@ -9,7 +9,6 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 from lmccheck.dropping.choose_units import (
@@ -36,7 +35,8 @@ from lmccheck.symmetry.structure import Structure, Units
 SAMPLES = 4096  # of calibration data, by which candidates are compared
 FITTED = 8192  # of calibration data, to which refits are fitted; a third as many more are held out
 LEAST = 384  # of them at least, however long a sample takes
-SCALES = (0.6, 4.5)
+GRID = [0.6 * 7.5 ** (k / 5) for k in range(6)]  # scales, from 0.6 to 4.5
+RATIO, FINER = GRID[1] / GRID[0], (1 / 2, 1 / 4)  # of neighbours; by which part of it finer ones lie beside the best
 SEARCHED = 5e10  # multiplications that the random subsets of one level may cost, and a pass over what is fitted
 FINALISTS = 2  # plain candidates whose scale is searched for
 
@@ -72,6 +72,7 @@ class Candidates:
         self.statistics = len(tracked(self.runs.graph.runner.module)) > 0
         everything = {group: torch.ones(1, structure.sizes[group]) for group in structure.groups}
         self.ones = lines(structure, everything)
+        self.full = self.runs.graph.weights(structure.stored(self.theta))
         self.own = self._of(self.theta)
         self._random_losses: list[float] = []
 
@@ -133,23 +134,29 @@ class Candidates:
         drawn, chosen = found[:-2], found[-2:]
         self._random_losses = [float(item.losses.mean()) for item in drawn]
         chosen = [min(drawn, key=self._near), *chosen]
-        return [*chosen, *(self._brent(item) for item in sorted(chosen, key=self._near)[:FINALISTS])]
+        finalists = sorted(chosen, key=self._near)[:FINALISTS]
+        scaled = self._with_one_scale([replace(item, name=f"{item.name}, one scale") for item in finalists])
+        return [*chosen, *scaled]
 
-    def _brent(self, item: _Choice) -> _Choice:
-        """Return a choice of units with the common scale that gives the smallest loss."""
-        known: dict[float, Tensor] = {}
+    def _with_one_scale(self, several: Sequence[_Choice]) -> list[_Choice]:
+        """Return choices of units, each with the scale for all groups that is nearest to θ, on a grid and then beside.
 
-        def loss(r: float) -> float:
-            known[r] = self._scaled([(item.keep, r)])[0]
-            return _distance(known[r], self.own)
+        Many scales share a pass over what is before the level, which a search that waits for every loss would repeat.
+        """
+        best = [min(tried, key=self._near) for tried in self._at([(item, GRID) for item in several])]
+        for part in FINER:
+            beside = self._at([(item, [item.scale * RATIO**-part, item.scale * RATIO**part]) for item in best])
+            best = [min([item, *tried], key=self._near) for item, tried in zip(best, beside, strict=True)]
+        return best
 
-        minimize_scalar(loss, bounds=SCALES, method="bounded", options={"xatol": 0.1, "maxiter": 8})
-        best = min(known, key=lambda r: _distance(known[r], self.own))
-        return _Choice(f"{item.name}, one scale", item.keep, best, known[best])
+    def _at(self, several: Sequence[tuple[_Choice, Sequence[float]]]) -> list[list[_Choice]]:
+        """Return each choice of units at each of its scales."""
+        losses = iter(self._scaled([(item.keep, r) for item, grid in several for r in grid]))
+        return [[replace(item, scale=r, losses=next(losses)) for r in grid] for item, grid in several]
 
     def _scaled(self, several: Sequence[tuple[Units, Any]]) -> Tensor:
         """Return per-sample losses, (k, n), of choices of units with their factors; nothing is refitted."""
-        self.runs.load(self.structure.stored(self.theta))
+        self.runs.load(self.full)
         return self.runs.losses(lines(self.structure, factors(self.structure, several)))
 
     def _of(self, state: Mapping[str, Tensor]) -> Tensor:

@@ -37,7 +37,7 @@ def find_dropped(end: Endpoint, structure: Structure, levels: Sequence[int], set
 
     The result does not depend on which levels are asked for together. ``Dropped.loss`` is the mean on held out
     calibration data. Raises SourceError without calibration data, LmcError for options that make no sense.
-    Source: Kuditipudi et al. 2019 (random subsets, scale 1/keep), Nguyen et al. 2021 (one scale by Brent; refits).
+    Source: Kuditipudi et al. 2019 (random subsets, scale 1/keep), Nguyen et al. 2021 (refits).
     """
     wrong = [level for level in levels if level not in range(len(structure.levels))]
     if wrong:

@@ -131,14 +131,14 @@ class MaskedRuns:
         self, run: Callable[[Mapping[str, Tensor]], tuple[Tensor, ...]], lines: Mapping[str, Tensor]
     ) -> tuple[Tensor, ...]:
         """Run the rest of the graph for some multipliers, together where every op can be."""
-        if self.vectorised:
+        count = len(next(iter(lines.values())))
+        if self.vectorised and count > 1:
             try:
                 with _quiet(), sdpa_kernel([SDPBackend.MATH]):  # fused attention cannot be mapped
                     outputs: tuple[Tensor, ...] = torch.func.vmap(run)(dict(lines))
                 return outputs
             except (RuntimeError, NotImplementedError, ValueError, TypeError):
                 self.vectorised = False  # if it is not the mapping that fails, the run below says what does
-        count = len(next(iter(lines.values())))
         each = [run({name: line[k] for name, line in lines.items()}) for k in range(count)]
         return tuple(map(torch.stack, zip(*each, strict=True)))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
@@ -90,6 +91,26 @@ def test_a_level_costs_what_dropping_it_alone_adds(side: str) -> None:
     assert level_costs(pair.named_endpoints[side], structure, dropped) == pytest.approx(expected, abs=1e-6)
     assert len({round(cost, 6) for cost in expected.values()}) == 2
     assert level_costs(pair.measured_on(pair.data, None).named_endpoints[side], structure, dropped) == {}
+
+
+@pytest.mark.parametrize("name", ["relu", "tanh"])
+def test_no_common_scale_is_much_nearer_than_the_one_that_is_found(name: str) -> None:
+    """Of 90 scales from 0.5 to 5, each tried by hand, none makes losses much nearer to those of θ."""
+    pair, structure = case(name)
+    assert pair.calibration is not None
+    own = losses_of(pair, pair.theta_a, pair.calibration.batches)
+
+    def distance(keep: Mapping[str, Tensor], scale: float) -> float:
+        scaled = multiplied(structure, structure.canonical(pair.theta_a), keep_factors(structure, keep, scale))
+        return float((losses_of(pair, scaled, pair.calibration.batches) - own).abs().mean())
+
+    searches = (find_dropped(pair.a, structure, range(3), SearchSettings(refit=False, seed=s)) for s in range(2))
+    every = [dropped for search in searches for dropped in search.plain.values()]
+    found = [dropped for dropped in every if "one scale" in dropped.how]
+    assert found
+    for dropped in found:
+        least = min(distance(dropped.keep, 0.5 + 4.5 * k / 89) for k in range(90))
+        assert distance(dropped.keep, dropped.facts["scale"]) <= 1.02 * least + 0.01
 
 
 def test_spanning_units_are_those_of_greedy_least_squares() -> None:
