@@ -10,8 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from lmccheck.data.batches import first_samples
 from lmccheck.data.load import Batch, Data
 from lmccheck.data.trees import positional
+from lmccheck.errors import SourceError
 from lmccheck.evaluate.batchnorm import tracked
 from lmccheck.evaluate.points import upcast, working_dtype
 from lmccheck.modules.precision import exact_float32
@@ -72,6 +74,20 @@ class Gradient:
         given = {k: weights[k] if k in learned else weights[k].detach().clone() for k in stored}
         arguments = self.runner.cast(positional(batch.inputs, f"pair {self.network.name}"))
         return functional_call(module, given, arguments)
+
+
+def obstacle(network: Network, theta: Mapping[str, Tensor]) -> str:
+    """Return why autograd cannot follow the loss on calibration data to the weights; "" where it can."""
+    data = network.require_labelled("a gradient")
+    gradient = Gradient(network, theta)
+    weights = {name: value.detach() for name, value in gradient.weights(theta).items()}
+    followed = [value.requires_grad_() for value in weights.values() if value.is_floating_point()]
+    try:
+        with differentiated(network, "learning", "another method"):
+            torch.autograd.grad(gradient.loss(weights, first_samples(data, 2).batches[0]), followed, allow_unused=True)
+    except SourceError as error:
+        return str(error)
+    return ""
 
 
 @contextmanager

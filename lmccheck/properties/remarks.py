@@ -102,21 +102,26 @@ def excludes_nothing(finding: Finding, ends: Sequence[End], constant: ConstantAn
 
 
 def calibration_remarks(what: str, facts: Mapping[str, Any]) -> list[str]:
-    """Say where a search looked at some of the calibration samples only; ``facts`` are those of an alignment.
+    """Say where a search looked at some of the calibration samples only, or learned nothing.
+
+    ``facts`` are those of an alignment.
+
 
     >>> calibration_remarks("best", {"calibration_samples": {"of": 3000, "barriers": 2048, "activations": 3000}})
     ['best looked at some of the 3000 calibration samples only: 2048 for barriers']
     """
     maps = facts.get("maps", {})
     fewer: dict[tuple[int, int], dict[str, None]] = {}
-    for part in (facts, facts.get("chosen_facts", {}), maps, maps.get("permutation", {})):
+    parts = (facts, facts.get("chosen_facts", {}), maps, maps.get("permutation", {}))
+    for part in parts:
         seen = part.get("calibration_samples", {})
         for purpose, count in seen.items():
             if isinstance(count, int) and count < seen["of"]:
                 fewer.setdefault((seen["of"], count), {})[purpose] = None
     counts = "; ".join(f"{count} for {', '.join(purposes)}" for (_, count), purposes in fewer.items())
     said = [f"{what} looked at some of the {max(fewer)[0]} calibration samples only: {counts}"] if fewer else []
-    return [*said, *_by_heart(maps)]
+    reasons = dict.fromkeys(part["not_learned"] for part in parts if "not_learned" in part)
+    return [*said, *(f"nothing was learned by gradients: {reason}" for reason in reasons), *_by_heart(maps)]
 
 
 def _by_heart(maps: Mapping[str, Any]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pkgutil
+import re
 from collections.abc import Callable
 
 import pytest
@@ -80,12 +81,36 @@ def of_loss(problem: Problem, loss: Callable[[torch.Tensor, torch.Tensor], torch
     return Problem(lmccheck.load_pair(pair.theta_a, pair.theta_b, **given))
 
 
-@pytest.mark.parametrize("name", ["learned", "best"])
-def test_a_loss_that_autograd_cannot_follow_is_one_line(name: str, problem: Problem) -> None:
-    """A count of errors has no gradient: said with what to do, not torch's own error."""
-    errors = of_loss(problem, lambda outputs, targets: (outputs.argmax(1) != targets).double())
+def errors_of(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """A count of errors, which has no gradient."""
+    return (outputs.argmax(1) != targets).double()
+
+
+def counted_by_numpy(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """The same by NumPy, which refuses numbers that autograd follows."""
+    return torch.from_numpy((outputs.numpy().argmax(1) != targets.numpy()).astype("float64"))
+
+
+def test_a_loss_that_autograd_cannot_follow_is_one_line(problem: Problem) -> None:
+    """Learning is refused with what to do, not by torch's own error."""
     with pytest.raises(lmccheck.SourceError, match=r"align = 'learned' differentiates the loss.*mend: make model and"):
-        solve(errors, name)
+        solve(of_loss(problem, errors_of), "learned")
+
+
+@pytest.mark.parametrize("loss", [errors_of, counted_by_numpy])
+def test_the_best_of_a_loss_without_gradient_is_the_best_of_what_needs_none(
+    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], problem: Problem
+) -> None:
+    """Nothing is learned, of orders and of maps beyond them, and the row says so with the reason."""
+    errors = of_loss(problem, loss)
+    found = solve(errors, "best")
+    tried = [candidate["method"] for candidate in found.facts["candidates"]]
+    assert "learned" not in tried
+    assert tried[: len(tried)] == list(starts())[: len(tried)]
+    line = lmccheck.linear_connectivity(errors.pair, align="best", beyond="all", points=3, limit=1.0)
+    (said,) = (note for note in line.details["notes"] if "learned" in note)
+    assert re.match(r"nothing was learned by gradients: .*(differentiates the loss|numpy).*; mend: ", said)
+    assert line.details["alignment"]["maps"]["kept"] in ("permutation", "fitted")
 
 
 def test_where_a_gradient_is_no_number_learning_keeps_what_it_has_met(problem: Problem) -> None:

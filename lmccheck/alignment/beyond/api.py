@@ -19,10 +19,11 @@ from lmccheck.alignment.beyond.turns import fit_in_turn
 from lmccheck.alignment.contract import Method, Problem
 from lmccheck.alignment.matching.activations import ActivationSimilarity, observe
 from lmccheck.alignment.matching.norms import float64
-from lmccheck.alignment.methods.learned import train
+from lmccheck.alignment.methods.learned import Training, train
 from lmccheck.data.batches import count_first
 from lmccheck.errors import LmcError, nearest
 from lmccheck.evaluate.calibration import CalibrationBarrier, barrier_samples, most_samples
+from lmccheck.evaluate.gradient import obstacle
 from lmccheck.symmetry.compose import compose
 from lmccheck.symmetry.spec import Permutation
 
@@ -54,7 +55,8 @@ def go_beyond(problem: Problem, kinds: tuple[str, ...], solve: Method) -> Beyond
     The maps are those verified for this network. Odd units are flipped, and rescalable ones of both networks balanced,
     before ``solve`` looks at them. With calibration data the other maps are fitted to activations, then learned with
     the permutation of the remaining groups, and whichever has the lower calibration barrier is kept, the permutation
-    alone included; without, they are fitted to weights.
+    alone included; without, they are fitted to weights. Of a loss that autograd cannot follow nothing is learned:
+    ``facts["not_learned"]`` says why.
     """
     spec = problem.spec
     derived = problem.traced("beyond permutations")
@@ -87,9 +89,12 @@ def go_beyond(problem: Problem, kinds: tuple[str, ...], solve: Method) -> Beyond
     maps, begun = _fitted(problem, maps, start, judge)
     b = float64(spec.apply(pair.theta_b, begun))
     tried.append(("fitted", _detached(maps.apply(b, a)), begun))
-    trained = (learn_maps if maps.mixed_groups else train)(problem, begun, maps)
-    learned = spec.apply(_detached(maps.apply(b, a)), trained.permutation)
-    tried.append(("learned", learned, compose(spec, begun, trained.permutation)))
+    if why := obstacle(pair.network, pair.theta_a):
+        facts["not_learned"], trained = why, Training(spec.identity(), (), 0, 0)
+    else:
+        trained = (learn_maps if maps.mixed_groups else train)(problem, begun, maps)
+        learned = spec.apply(_detached(maps.apply(b, a)), trained.permutation)
+        tried.append(("learned", learned, compose(spec, begun, trained.permutation)))
     barriers = [judge(weights) for _, weights, _ in tried]
     name, weights, permutation = tried[barriers.index(min(barriers))]
     facts["calibration_barriers"] = {name: barrier for (name, _, _), barrier in zip(tried, barriers, strict=True)}

@@ -13,6 +13,7 @@ from lmccheck.alignment.contract import Found, Problem
 from lmccheck.alignment.methods import declared, method, starts
 from lmccheck.alignment.triage import Kinship, kinship
 from lmccheck.evaluate.calibration import CalibrationBarrier, barrier_samples
+from lmccheck.evaluate.gradient import obstacle
 from lmccheck.network.pair import ModelPair
 
 
@@ -23,14 +24,16 @@ def match_best(problem: Problem) -> Found:
     It starts with triage: networks of one initialisation that have no barrier as they are stay as they are, and nothing
     else is run. Evaluation data is never looked at. Without calibration data, or a traced network, this is weight
     matching.
-    ``facts`` hold every candidate's objective and calibration barrier.
+    Nothing is learned of a loss that autograd cannot follow. ``facts`` hold every candidate's objective and
+    calibration barrier, and why nothing was learned.
     """
     if problem.pair.calibration is None or problem.derived is None:
         why = "no calibration data" if problem.pair.calibration is None else "the symmetry is given, not traced"
         found = solve(problem, "weight-matching")
         return Found(found.permutation, found.objective, {"chosen": "weight-matching", "because": why, **found.facts})
     kin = problem.pair.once(_kinship)
-    names = (*starts(), "learned")
+    refused = problem.pair.once(_obstacle)
+    names = starts() if refused else (*starts(), "learned")
     candidates = [_candidate(problem, name) for name in names[:1]]
     if kin.kind != "shared" or candidates[0].barrier > 0:  # no method does better than no barrier, and the first wins
         candidates += [_candidate(problem, name) for name in names[1:]]
@@ -38,6 +41,7 @@ def match_best(problem: Problem) -> Found:
     table = [{"method": c.method, "objective": c.found.objective, "calibration_barrier": c.barrier} for c in candidates]
     facts: dict[str, Any] = {"chosen": best.method, "calibration_barrier": best.barrier, "candidates": table}
     facts["triage"] = kin.facts()
+    facts |= {"not_learned": refused} if refused else {}
     facts["calibration_samples"] = barrier_samples(problem.pair.calibration)
     return Found(best.found.permutation, best.found.objective, {**facts, "chosen_facts": best.found.facts})
 
@@ -54,6 +58,10 @@ def _solved(pair: ModelPair, method: str, seed: int) -> Found:
     problem, chosen = Problem(pair, seed), declared(method)
     chosen.require(problem)
     return chosen.run(problem)
+
+
+def _obstacle(pair: ModelPair) -> str:
+    return obstacle(pair.network, pair.theta_a)
 
 
 def _kinship(pair: ModelPair) -> Kinship:
