@@ -149,25 +149,31 @@ class Spanning:
 
 
 def _greedy(covariance: Tensor, wanted: Tensor, count: int) -> Tensor:
-    """Return ``count`` columns chosen one by one by how much of tr(R·wanted) they explain."""
+    """Return ``count`` columns chosen one by one by how much of tr(R·wanted) they explain; the first where none does.
+
+    What a column u explains is R[:, u]ᵀ·wanted·R[:, u]/R[u, u], whose numerator follows every step of R by products of
+    matrices and vectors alone.
+    """
     left = covariance.clone()
-    product = wanted @ left
+    explains = (left * (wanted @ left)).sum(0)
     alive = left.diagonal().clone()
     floor = 1e-10 * alive.clamp(min=1e-300)
     free = torch.ones_like(alive, dtype=torch.bool)
-    chosen = []
-    for _ in range(count):
-        gain = (left * product).sum(0) / alive.clamp(min=1e-300)
-        gain = torch.where(alive > floor, gain.clamp(min=0.0), 0.0)
-        unit = int(torch.where(free, gain, -1.0).argmax())
+    chosen: list[int] = []
+    while len(chosen) < count:
+        gain = torch.where(free & (alive > floor), explains / alive.clamp(min=1e-300), 0.0)
+        unit = int(gain.argmax())
+        if not gain[unit] > 0:
+            break
         chosen.append(unit)
         free[unit] = False
-        if alive[unit] > floor[unit]:
-            line, image = left[unit] / left[unit, unit], product[:, unit].clone()
-            left = left.addr(left[unit].clone(), line, alpha=-1.0)
-            product = product.addr(image, line, alpha=-1.0)
-            alive = left.diagonal().clamp(min=0.0)
-    return torch.tensor(chosen, dtype=torch.int64)
+        column, share = left[unit].clone(), left[unit] / left[unit, unit]
+        image = wanted @ column
+        explains -= share * (2 * (left @ image) - share * (column @ image))
+        left.addr_(column, share, alpha=-1.0)
+        alive = left.diagonal().clamp(min=0.0)
+    rest = free.nonzero()[:, 0][: count - len(chosen)]
+    return torch.cat([torch.tensor(chosen, dtype=torch.int64), rest.cpu()])
 
 
 def merged_twins(

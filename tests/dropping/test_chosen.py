@@ -194,3 +194,18 @@ def test_a_fingerprint_knows_names() -> None:
     assert known == fingerprint({"b": two.clone(), "a": one.clone()})
     assert known != fingerprint({"a": one, "c": two})
     assert fingerprint({"a": one}) != fingerprint({"b": one})
+
+
+@pytest.mark.parametrize(("read", "expected"), [([3, 6], [0, 1, 3, 6]), ([3], [0, 1, 2, 3]), ([], [0, 1, 2, 3])])
+def test_units_that_explain_nothing_are_taken_in_their_order(read: list[int], expected: list[int]) -> None:
+    """Two of eight vary: those of them that are read are taken, then the others as they stand."""
+    hidden = torch.zeros(20, 8, dtype=torch.float64)
+    hidden[:, [3, 6]] = torch.randn(20, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    net = mlp(nn.ReLU, [4, 8, 3])
+    theta, structure = random_state(net, 5), bare_structure(net, 4)
+    theta["2.weight"][:, [k for k in range(8) if k not in read]] = 0.0
+    moments = Moments()
+    moments.add(hidden, hidden)
+    (group,) = structure.groups
+    chosen = Spanning(structure, theta, lambda weight, of: moments)({group: 4})
+    assert chosen[group].tolist() == expected
