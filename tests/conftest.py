@@ -76,6 +76,28 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
+_blocks = 0  # of memory, when the heap was frozen last
+
+
+def pytest_collection_finish() -> None:
+    """Freeze what test files have, as well: thousands of tests are a larger heap than what any of them makes."""
+    _freeze(0)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown() -> None:
+    """Freeze libraries that tests import, and what they share, once there is much of it."""
+    _freeze(_blocks + 200_000)
+
+
+def _freeze(beyond: int) -> None:
+    global _blocks
+    if sys.getallocatedblocks() > beyond:
+        gc.collect()
+        gc.freeze()
+        _blocks = sys.getallocatedblocks()
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Deal out tests one by one, those of ``TOGETHER`` to one worker. Marks of groups do nothing under pytest 9.2."""

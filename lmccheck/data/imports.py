@@ -64,7 +64,8 @@ def importable(folder: Path | None) -> Iterator[None]:
     for name in aside:
         del sys.modules[name]
     sys.modules.update({name: module for name, module in own.items() if name not in sys.modules})
-    before = set(sys.modules) - _of_roots({_root(name) for name in own}).keys()
+    mine = {_root(name) for name in own}
+    before = sys.modules.copy()
     sys.path.insert(0, str(folder))
     importlib.invalidate_caches()
     try:
@@ -72,10 +73,10 @@ def importable(folder: Path | None) -> Iterator[None]:
     finally:
         if str(folder) in sys.path:
             sys.path.remove(str(folder))
-        new = sys.modules.keys() - before
-        roots = {_root(name) for name in before} if new else set()
-        for name in new:
-            if _root(name) not in roots and _lies_in(sys.modules[name], folder):
+        new = {_root(name) for name in list(sys.modules) if name not in before}
+        new = new.difference(map(_root, before)) if new else new  # of what was there before no part is taken
+        for name in [*_of_roots(new | mine)]:
+            if _lies_in(sys.modules[name], folder):
                 own[name] = sys.modules.pop(name)
         sys.modules.update(aside)
 
@@ -92,7 +93,11 @@ def _root(name: str) -> str:
 
 def _of_roots(roots: set[str]) -> dict[str, ModuleType]:
     """Return the loaded modules of some packages; there are thousands of modules, and mostly none is asked for."""
-    return {name: module for name, module in sys.modules.items() if _root(name) in roots} if roots else {}
+    if not roots:
+        return {}
+    beginnings = tuple(f"{root}." for root in roots)
+    names = [name for name in list(sys.modules) if name in roots or name.startswith(beginnings)]
+    return {name: sys.modules[name] for name in names}
 
 
 def _shadows(root: str, folder: Path) -> bool:

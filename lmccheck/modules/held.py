@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import types
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 NO_ATTRIBUTES: dict[str, Any] = {}
 _REGISTERED = ("_parameters", "_buffers", "_modules")
+_CONTAINERS = {dict, OrderedDict, list, tuple, set, frozenset, deque}
 _NOTHING = (str, bytes, int, float, complex, bool, type(None), type, types.ModuleType, types.BuiltinFunctionType)
 
 
@@ -71,7 +72,7 @@ def reached(module: nn.Module) -> Iterator[tuple[str, Any, bool]]:
             continue
         seen[id(value), through] = value  # kept: a number that was given away again would hide another object
         yield path, value, through
-        if isinstance(value, np.ndarray):
+        if isinstance(value, np.ndarray) or _is_empty(value):
             continue
         if isinstance(value, Tensor):
             waiting += (
@@ -80,6 +81,11 @@ def reached(module: nn.Module) -> Iterator[tuple[str, Any, bool]]:
             continue
         through = through or isinstance(value, types.FunctionType)
         waiting += ((f"{path}{step}", item, through) for step, item in _parts(value))
+
+
+def _is_empty(value: Any) -> bool:
+    """Whether it is a container with nothing in it, such as most of what a module of torch has."""
+    return type(value) in _CONTAINERS and not value and not getattr(value, "__dict__", NO_ATTRIBUTES)
 
 
 def _parts(value: Any) -> Iterator[tuple[str, Any]]:

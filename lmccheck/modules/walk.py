@@ -14,6 +14,7 @@ from collections.abc import Collection, Iterable, Iterator
 from contextvars import ContextVar
 from itertools import islice
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -45,6 +46,7 @@ REGISTERED = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_se
 _WRAPPERS = (staticmethod, classmethod)
 _AT_ONCE = {"<listcomp>", "<setcomp>", "<dictcomp>", "<genexpr>"}
 _OF_DATACLASSES = {"__dataclass_builtins_object__"}
+_STORES: WeakKeyDictionary[types.CodeType, frozenset[str]] = WeakKeyDictionary()
 
 
 class Walk:
@@ -77,8 +79,7 @@ class Walk:
         """Return the files that are imported whose variable ``key`` is among ``values``."""
         if not values:
             return []
-        found = [named for named in self._variables if named.get(key) in values]
-        return [self._imported[id(named)] for named in found]
+        return [self._imported[id(named)] for named in self._variables if key in named and named[key] in values]
 
     def _reach_executed(self) -> None:
         """Look at the files of code that was executed, and at functions in nobody's hands but torch's."""
@@ -306,8 +307,10 @@ def _stored(code: types.CodeType, keys: set[str] | None) -> set[str]:
         if not _BY_TEXT.isdisjoint(code.co_names):
             found |= {item for item in code.co_consts if type(item) is str and (keys is None or item in keys)}
         if keys is None or not keys.isdisjoint(code.co_names):
-            stores = (step for step in dis.get_instructions(code) if step.opname in ("STORE_ATTR", "STORE_GLOBAL"))
-            found |= {step.argval for step in stores if keys is None or step.argval in keys}
+            if code not in _STORES:  # which takes long to read
+                stores = (step for step in dis.get_instructions(code) if step.opname in ("STORE_ATTR", "STORE_GLOBAL"))
+                _STORES[code] = frozenset(step.argval for step in stores)
+            found |= _STORES[code] if keys is None else _STORES[code] & keys
     for item in code.co_consts:
         if isinstance(item, types.CodeType):
             found |= _stored(item, keys)

@@ -146,15 +146,19 @@ class _Comparison:
             raise self._kept(f"a generator ({outside.begun[0].__qualname__}) that was begun before it was run")
         other = cache(lambda: randomised(module, 1, theta))
         copies: list[nn.Module] = []
+        unrun: list[list[Spot]] = []  # the places in a copy, until it is run
 
         def run(shaken: bool) -> list[Tensor]:
+            unrun.clear()
             with as_source_error(f"{self.what}: building and running it"):
                 module = copies[-1] if copies else self.network.build(0)
                 return self._outputs(freshly_loaded(module, other() if shaken else theta, self.device, self.dtype))
 
         def within() -> list[Spot]:
-            copies[:] = [self._fresh(theta, 0)]
-            return numbers_within(copies[0], codes)
+            if not unrun:
+                copies[:] = [self._fresh(theta, 0)]
+                unrun[:] = [numbers_within(copies[0], codes)]
+            return unrun[0]
 
         spot = None
         for places in outside.places:
