@@ -78,10 +78,12 @@ def quantile_interval(values: Sequence[float], share: float, confidence: float =
     >>> quantile_interval([1.0, 2.0], 0.25) is None
     True
     """
+    import numpy as np
     from scipy.stats import binom
 
     count, tail = len(values), (1 - confidence) / 2
     ordered = sorted(values)
-    lower = [r for r in range(1, count + 1) if binom.cdf(r - 1, count, share) <= tail]
-    upper = [s for s in range(1, count + 1) if binom.sf(s - 1, count, share) <= tail]
-    return (ordered[max(lower) - 1], ordered[min(upper) - 1]) if lower and upper else None
+    ranks = np.arange(1, count + 1)
+    lower = ranks[binom.cdf(ranks - 1, count, share) <= tail]
+    upper = ranks[binom.sf(ranks - 1, count, share) <= tail]
+    return (ordered[lower[-1] - 1], ordered[upper[0] - 1]) if lower.size and upper.size else None

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from networks.keeping import BY_IDENTITY, KEEPING, LENGTHS, Plain, plain, state
+from networks.keeping import BY_IDENTITY, KEEPING, LENGTHS, ByParameterId, Plain, plain, state
 from torch import Tensor, nn
 
 import lmccheck
@@ -34,6 +34,7 @@ def own(weights: dict[str, Tensor]) -> float:
 def build(request: pytest.FixtureRequest) -> Any:
     BY_IDENTITY.clear()
     LENGTHS.clear()
+    ByParameterId.table.clear()
     return KEEPING[request.param]
 
 

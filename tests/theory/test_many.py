@@ -24,8 +24,8 @@ from lmccheck.symmetry.spec import Permutation, PermutationSpec
     ("method", "name"),
     [
         *(("merge-many", name) for name in ("mlp", "resnet", "encoder_chunk")),
-        *(("reference", name) for name in ("mlp", "encoder_chunk")),
-        slowly("reference", "resnet"),
+        ("reference", "mlp"),
+        *(slowly("reference", name) for name in ("resnet", "encoder_chunk")),
     ],
 )
 def test_permuted_copies_coincide_in_one_frame(name: str, method: str) -> None:

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks.paths import ACTIVATIONS, all_levels, bare_structure, masked, mlp, mlp_pair, random_state, structure_for
+from networks.quick import slowly
 
 import lmccheck
 from lmccheck.errors import CheckpointError, LmcError
@@ -135,25 +136,30 @@ def test_breakpoints_are_the_dropped_networks(form: str, bias: bool) -> None:
     )
 
 
-@settings(max_examples=25, deadline=None)
-@given(
-    widths=st.lists(st.integers(1, 12), min_size=3, max_size=8).filter(lambda w: w[-1] > 1),
-    activation=st.sampled_from(sorted(ACTIVATIONS)),
-    bias=st.booleans(),
-    form=st.sampled_from(["paper", "short"]),
-    seed=st.integers(0, 1000),
-)
-def test_any_perceptron(widths: list[int], activation: str, bias: bool, form: str, seed: int) -> None:
+@pytest.mark.parametrize("count", [10, slowly(25)])
+def test_any_perceptron(count: int) -> None:
     """T1–T3, T6–T8 for drawn depths 2 to 7, widths 1 to 12, biases and activations."""
-    pair = mlp_pair(widths, activation, bias, seed)
-    for structure, path in (first_theorem(pair, form), second_theorem(pair, form)):
-        found = certify(pair, structure, path, profile="dev")
-        constant = [s for s in found.segments if s.how == "constant"]
-        assert found.deviation <= 1e-10
-        assert all(s.start == s.end for s in constant)
-        assert found.excess >= 0
-        if "d" not in path.kinds:
-            assert sampled_maximum(pair, path, activation, 5) <= found.largest + 1e-9
+
+    @settings(max_examples=count, deadline=None)
+    @given(
+        widths=st.lists(st.integers(1, 12), min_size=3, max_size=8).filter(lambda w: w[-1] > 1),
+        activation=st.sampled_from(sorted(ACTIVATIONS)),
+        bias=st.booleans(),
+        form=st.sampled_from(["paper", "short"]),
+        seed=st.integers(0, 1000),
+    )
+    def holds(widths: list[int], activation: str, bias: bool, form: str, seed: int) -> None:
+        pair = mlp_pair(widths, activation, bias, seed)
+        for structure, path in (first_theorem(pair, form), second_theorem(pair, form)):
+            found = certify(pair, structure, path, profile="dev")
+            constant = [s for s in found.segments if s.how == "constant"]
+            assert found.deviation <= 1e-10
+            assert all(s.start == s.end for s in constant)
+            assert found.excess >= 0
+            if "d" not in path.kinds:
+                assert sampled_maximum(pair, path, activation, 5) <= found.largest + 1e-9
+
+    holds()
 
 
 @pytest.mark.parametrize("keep", [0.5, 0.3])
