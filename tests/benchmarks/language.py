@@ -32,7 +32,7 @@ import models  # noqa: E402  # beside the fixture's files
 import train  # noqa: E402  # likewise
 
 CACHE = Path.home() / ".cache" / "lmccheck-language"
-STEPS, RATE, POINTS = 500, 2e-3, 21
+STEPS, RATE, POINTS = 500, 3e-3, 21
 CLOSED = {"head maps": ["head-maps"], "stream rotation": ["stream-rotation"], "all kinds": "all"}
 
 
