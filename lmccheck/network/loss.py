@@ -228,7 +228,7 @@ def measured(loss: Loss, outputs: Any, targets: Tensor, origin: str) -> tuple[Te
 
 
 def differentiable(loss: Loss, outputs: Any, targets: Tensor, origin: str) -> tuple[Tensor, Tensor | None]:
-    """Return the same as ``measured`` in the loss's own dtype, as autograd follows it."""
+    """Return the same as ``measured`` in the loss's own dtype, float64 for whole numbers, as autograd follows it."""
     logits = logits_of(outputs) if loss.name in LOSSES else None
     if logits is not None:
         require_targets(loss.name, logits, targets, origin)
@@ -249,4 +249,4 @@ def differentiable(loss: Loss, outputs: Any, targets: Tensor, origin: str) -> tu
             f"loss {loss.name!r}: returned {got}, expected one loss per sample, shape ({len(targets)},); mend: "
             "reduction='none'"
         )
-    return values, wrong
+    return values if values.is_floating_point() else values.double(), wrong

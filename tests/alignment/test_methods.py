@@ -97,7 +97,12 @@ def test_a_loss_that_autograd_cannot_follow_is_one_line(problem: Problem) -> Non
         solve(of_loss(problem, errors_of), "learned")
 
 
-@pytest.mark.parametrize("loss", [errors_of, counted_by_numpy])
+def whole_numbers(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """The same as integers, of which torch takes no mean."""
+    return (outputs.argmax(1) != targets).long()
+
+
+@pytest.mark.parametrize("loss", [errors_of, counted_by_numpy, whole_numbers])
 def test_the_best_of_a_loss_without_gradient_is_the_best_of_what_needs_none(
     loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], problem: Problem
 ) -> None:
