@@ -45,7 +45,9 @@ class Sources(Strict):
 
     @classmethod
     def elsewhere(cls, key: str, value: Any) -> str:
-        """Say that a setting of a property belongs into its check, and that TOML takes a dot in a name for a table."""
+        """Say where checks and their settings belong, and that TOML takes a dot in a name for a table."""
+        if key in {one.name for one in PROPERTIES}:
+            return f" (it is a check: [….check.{key}])"
         if isinstance(value, dict):
             return ' (a name with a dot is quoted, as in [pair."v1.5"])'
         owners = [one.name for one in PROPERTIES if key in one.parameters]
@@ -68,7 +70,7 @@ class PairTable(Measured):
     model_b: str | None = Field(default=None, pattern=f"^{CALLABLE}$", description=MODEL)
     untie: bool = Field(default=False, description=UNTIE)
     sha256: dict[str, Any] = Field(default={}, description='a table such as { a = "…", b = "…" }')
-    check: dict[str, Any] = Field(default={}, description="a table of checks")
+    check: dict[str, Any] = Field(default={}, description="a table of checks by property")
 
 
 class ModelTable(Measured):
@@ -76,7 +78,7 @@ class ModelTable(Measured):
 
     checkpoint: Any = Field(description=FILE)
     sha256: str | None = Field(default=None, pattern="^[0-9a-fA-F]{64}$", description=HASH)
-    check: dict[str, Any] = Field(default={}, description="a table of checks")
+    check: dict[str, Any] = Field(default={}, description="a table of checks by property")
 
 
 class SetTable(Measured):
@@ -84,7 +86,7 @@ class SetTable(Measured):
 
     models: list[Any] | str = Field(min_length=1, description=MODELS)
     sha256: list[Any] = Field(default=[], description="an array of hashes, one for each of the models, in order")
-    check: dict[str, Any] = Field(default={}, description="a table of checks")
+    check: dict[str, Any] = Field(default={}, description="a table of checks by property")
 
 
 class AdaptedTable(Strict):
@@ -106,7 +108,7 @@ class MergeTable(Measured):
     align: str = Field(default="none", description="none or a method of alignment")
     untie: bool = Field(default=False, description=UNTIE)
     sha256: dict[str, Any] = Field(default={}, description="a table of hashes by parent, or of the base")
-    check: dict[str, Any] = Field(default={}, description="a table of checks")
+    check: dict[str, Any] = Field(default={}, description="a table of checks by property")
 
 
 class Pins(Strict):

@@ -162,6 +162,11 @@ SETTINGS = (
             "of model, data, calibration, loss, symmetry, accept, a, b, model_b, untie, sha256, check",
         ),
         (
+            SOUND + "[pair.one.noise_stability]\n",
+            "pair.one.noise_stability: unknown key (it is a check: [….check.noise_stability]), expected one of model, "
+            "data, calibration, loss, symmetry, accept, a, b, model_b, untie, sha256, check",
+        ),
+        (
             SOUND.replace("[defaults]", '[defaults]\ndecide = "population"'),
             "defaults.decide: unknown key (it is one of a check: check.PROPERTY = { decide = … }), expected one of "
             "model, data, calibration, loss, symmetry, accept",
