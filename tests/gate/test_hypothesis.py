@@ -90,8 +90,8 @@ def test_the_worst_is_written_as_an_example_that_can_be_pasted(gate, folder):
 def test_a_failure_is_shrunk_and_replayed_from_the_example_database(gate, folder):
     """The second run begins with what the first one ended with: one layer, the simplest that violates."""
     kept = "derandomize=False, database=DirectoryBasedExampleDatabase('examples')"  # in CI Hypothesis keeps nothing
-    text = "from hypothesis.database import DirectoryBasedExampleDatabase\n" + WORST.format(limit=0.3).replace(
-        "@settings(", f"@settings({kept}, "
+    text = "from hypothesis.database import DirectoryBasedExampleDatabase\n" + WORST.format(limit=0.2).replace(
+        "@settings(max_examples=40", f"@settings({kept}, max_examples=400"
     ).replace("    assert", "    print('CALLED', c)\n    assert")
     first = gate(text, only="::test_layers[p]")
     first.assert_outcomes(failed=1)
