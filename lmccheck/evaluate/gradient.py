@@ -86,7 +86,7 @@ def obstacle(network: Network, theta: Mapping[str, Tensor]) -> str:
         with differentiated(network, "learning", "another method"):
             torch.autograd.grad(gradient.loss(weights, first_samples(data, 2).batches[0]), followed, allow_unused=True)
     except SourceError as error:
-        return str(error)
+        return f"{str(error).partition('; mend: ')[0]}; mend: make model and loss differentiable"
     return ""
 
 

@@ -61,15 +61,20 @@ def numbers_within(module: nn.Module, executed: Collection[types.CodeType]) -> l
 
 
 @contextmanager
-def executed() -> Iterator[set[types.CodeType]]:
+def executed() -> Iterator[Collection[types.CodeType]]:
     """Collect the code that is gone through as long as the context lasts; what garbage goes through at its end, such
     as a generator of another network, is none of it."""
-    codes: set[types.CodeType] = set()
+    codes: dict[int, types.CodeType] = {}  # by id: code of two files with the same text is equal
     before, collecting = sys.getprofile(), gc.isenabled()
     gc.disable()
-    sys.setprofile(lambda frame, event, given: codes.add(frame.f_code) if event == "call" else None)
+
+    def note(frame: types.FrameType, event: str, given: Any) -> None:
+        if event == "call":
+            codes[id(frame.f_code)] = frame.f_code
+
+    sys.setprofile(note)
     try:
-        yield codes
+        yield codes.values()
     finally:
         if before is None or callable(before):
             sys.setprofile(before)

@@ -54,7 +54,7 @@ class Walk:
 
     def __init__(self, module: nn.Module, executed: Collection[types.CodeType]) -> None:
         self._codes = dict.fromkeys(executed)
-        self._executed = {code for code in executed if not any(where in code.co_filename for where in _INSTALLED)}
+        self._executed = [code for code in executed if not any(where in code.co_filename for where in _INSTALLED)]
         self._functions: set[types.CodeType] = set()
         self._seen: dict[int, Any] = {id(part): part for part in module.modules()}
         kinds = {kind for part in module.modules() for kind in type(part).__mro__}

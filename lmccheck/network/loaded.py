@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import cache, partial
@@ -139,7 +139,7 @@ class _Comparison:
             if place:
                 raise self._kept(place)
 
-    def _require_no_numbers(self, module: nn.Module, theta: Mapping[str, Tensor], codes: set[CodeType]) -> None:
+    def _require_no_numbers(self, module: nn.Module, theta: Mapping[str, Tensor], codes: Collection[CodeType]) -> None:
         """Raise UnsupportedArchitecture where a number is kept outside of a module, or in one that was run before."""
         outside = numbers_outside(module, codes)
         if outside.begun:

@@ -70,6 +70,19 @@ def test_a_profile_goes_on_behind_a_run_that_is_watched() -> None:
     assert any(entry.code is afterwards.__code__ for entry in profile.getstats())
 
 
+def test_code_of_two_files_with_one_text_is_seen_of_both() -> None:
+    """Python takes such code for equal, whichever file it is of; what one of them keeps would be looked for in none."""
+    both: list[dict[str, object]] = [{}, {}]
+    for number, names in enumerate(both):
+        exec(compile("def get():\n    return 1\n", f"file{number}.py", "exec"), names)
+    functions = [names["get"] for names in both]
+    with executed() as codes:
+        for function in functions:
+            assert callable(function)
+            function()
+    assert {code.co_filename for code in codes} >= {"file0.py", "file1.py"}
+
+
 def test_what_garbage_goes_through_at_its_end_is_no_part_of_a_run() -> None:
     """A generator that another network began, in a circle that is found to be garbage while this one is run."""
 
