@@ -106,7 +106,6 @@ def calibration_remarks(what: str, facts: Mapping[str, Any]) -> list[str]:
 
     ``facts`` are those of an alignment.
 
-
     >>> calibration_remarks("best", {"calibration_samples": {"of": 3000, "barriers": 2048, "activations": 3000}})
     ['best looked at some of the 3000 calibration samples only: 2048 for barriers']
     """
