@@ -21,8 +21,8 @@ from lmccheck.alignment.methods import METHODS as METHODS
 from lmccheck.alignment.methods.best import solve
 from lmccheck.errors import LmcError, SymmetryError, nearest
 from lmccheck.evaluate.outputs import function_deviation
-from lmccheck.modules.precision import own_settings
 from lmccheck.network.pair import ModelPair
+from lmccheck.network.running import at_home
 from lmccheck.shown import one_line
 from lmccheck.store.writing import LaidOut, beside, write_like
 from lmccheck.symmetry.spec import Permutation, PermutationSpec
@@ -94,7 +94,7 @@ class Alignment(LaidOut):
         }
 
 
-@own_settings()
+@at_home
 def align(
     pair: ModelPair, method: str = "weight-matching", *, seed: int = 0, beyond: str | Collection[str] = ()
 ) -> Alignment:

@@ -16,10 +16,10 @@ from lmccheck.evaluate.evaluator import Evaluator, Measured
 from lmccheck.evaluate.line import Point, barrier, sample
 from lmccheck.evaluate.means import RunningMean
 from lmccheck.evaluate.segment import Segment, require_repair
-from lmccheck.modules.precision import own_settings
 from lmccheck.network.endpoint import StateDict
 from lmccheck.network.model_set import ModelSet
 from lmccheck.network.pair import ModelPair
+from lmccheck.network.running import running
 from lmccheck.symmetry.discover import Traced
 
 LOG = logging.getLogger("lmccheck")
@@ -52,14 +52,14 @@ class Barriers:
     own: Sequence[Tensor] = field(default=(), repr=False)
 
 
-@own_settings()
 def barrier_matrix(many: ManyAlignment, *, points: int = 5, naive: bool = False) -> Matrix:
     """Return the loss barriers between all pairs of aligned models, an (n, n) nested list, in the loss's unit.
 
     Entry i, j is what ``linear_connectivity`` measures between models i and j on a grid of ``points``, with the
     alignment of ``many``, or with none (``naive``). Raises SourceError where BatchNorm needs calibration data.
     """
-    found = measure_barriers(many, points=points)
+    with running(many.pair):
+        found = measure_barriers(many, points=points)
     return found.naive if naive else found.aligned
 
 

@@ -24,6 +24,7 @@ from lmccheck.modules.precision import own_settings
 from lmccheck.network.endpoint import StateDict
 from lmccheck.network.model_set import ModelSet, load_set
 from lmccheck.network.pair import Given, ModelPair
+from lmccheck.network.running import at_home
 from lmccheck.shown import one_line, some
 from lmccheck.store.checkpoint import Checkpoint
 from lmccheck.store.tensors import between
@@ -127,6 +128,7 @@ def align_many(
     return align_set(load_set(models, **sources), method=method, align=align, reference=reference, seed=seed)
 
 
+@at_home
 def align_set(
     models: ModelSet,
     *,

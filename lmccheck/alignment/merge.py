@@ -14,9 +14,9 @@ from lmccheck.alignment.api import Alignment
 from lmccheck.errors import LmcError, SymmetryError
 from lmccheck.evaluate.evaluator import Evaluator
 from lmccheck.evaluate.segment import Segment, require_repair
-from lmccheck.modules.precision import own_settings
 from lmccheck.modules.stored import tied_names
 from lmccheck.network.pair import ModelPair
+from lmccheck.network.running import at_home
 from lmccheck.store.writing import write_like
 from lmccheck.symmetry.discover import Traced
 
@@ -44,7 +44,7 @@ def traced_for_repair(pair: ModelPair) -> Traced:
     return pair.network.trace_for(f"pair {pair.name}: repair = 'repair' looks at activations in", "use repair = 'bn'")
 
 
-@own_settings()
+@at_home
 def merged(pair: ModelPair, alignment: Alignment | None, t: float = 0.5, repair: str = "bn") -> dict[str, Tensor]:
     """Return (1−t)·θ_A + t·π(θ_B), mended: the weights that linear_connectivity measures at ``t``.
 

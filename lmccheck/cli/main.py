@@ -9,9 +9,11 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from lmccheck.cli import align, docs, doctor, history, init, merge, symmetry, triage
 from lmccheck.cli.command import HELD, WRONG
+from lmccheck.data.imports import running_in
 from lmccheck.errors import LmcError
 
 
@@ -19,7 +21,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status: 0 fine, 1 a spec failed verification, 2 an error."""
     options = parser().parse_args(arguments)
     try:
-        status: int = options.run(options)
+        with running_in(Path.cwd()):
+            status: int = options.run(options)
         sys.stdout.flush()
         return status
     except LmcError as error:

@@ -1,8 +1,8 @@
 """Importing the user's code from a manifest's folder without mixing it with anyone else's.
 
-Two folders may each have a ``models.py`` and a ``helper.py``. While a folder's code is imported or called, the folder
-comes first on ``sys.path`` and modules of the same names from elsewhere are set aside; afterwards everything is put
-back as it was and the folder's modules are kept for its next turn.
+Two folders may each have a ``models.py`` and a ``helper.py``. While a folder's code is imported, called or run, modules
+of the same names from elsewhere are set aside; afterwards everything is put back as it was and the folder's modules are
+kept for its next turn. To imports of what is run the folder comes after what is installed, to all others first.
 """
 
 from __future__ import annotations
@@ -16,14 +16,19 @@ import sysconfig
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from traceback import walk_tb
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 from lmccheck.errors import SourceError, nearest, shown_path
 
+Made = TypeVar("Made")
+_INSTALLED = {"site-packages", "dist-packages"}
 _kept: dict[Path, dict[str, ModuleType]] = {}
+_turns: list[Path] = []  # whose modules are the ones that are imported, the innermost last
 
 
 def load_object(reference: str, folder: Path | None, what: str) -> Any:
@@ -57,6 +62,25 @@ def importable(folder: Path | None) -> Iterator[None]:
         yield
         return
     folder = folder.resolve()
+    with running_in(folder):
+        sys.path.insert(0, str(folder))
+        try:
+            yield
+        finally:
+            if str(folder) in sys.path:
+                sys.path.remove(str(folder))
+
+
+@contextmanager
+def running_in(folder: Path | None) -> Iterator[None]:
+    """Run what was imported with ``folder`` importable: what it imports by then is the folder's own where names clash.
+
+    Names of Python's and of what is installed stay theirs: libraries are imported meanwhile, too.
+    """
+    folder = None if folder is None else folder.resolve()
+    if folder is None or _turns[-1:] == [folder]:
+        yield
+        return
     own = _kept.setdefault(folder, {})
     there = {path.stem for path in folder.iterdir()} if folder.is_dir() else set()  # looked up once, not per module
     hidden = {root for root in there & sys.modules.keys() if _shadows(root, folder)}
@@ -66,19 +90,52 @@ def importable(folder: Path | None) -> Iterator[None]:
     sys.modules.update({name: module for name, module in own.items() if name not in sys.modules})
     mine = {_root(name) for name in own}
     before = sys.modules.copy()
-    sys.path.insert(0, str(folder))
     importlib.invalidate_caches()
+    finder = _Own(folder)
+    sys.meta_path.insert(0, finder)
+    _turns.append(folder)
     try:
         yield
     finally:
-        if str(folder) in sys.path:
-            sys.path.remove(str(folder))
+        _turns.pop()
+        sys.meta_path.remove(finder)
         new = {_root(name) for name in list(sys.modules) if name not in before}
         new = new.difference(map(_root, before)) if new else new  # of what was there before no part is taken
         for name in [*_of_roots(new | mine)]:
             if _lies_in(sys.modules[name], folder):
                 own[name] = sys.modules.pop(name)
         sys.modules.update(aside)
+
+
+class _Own(MetaPathFinder):
+    """Finds the modules of a folder by names that neither Python nor anything installed has."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        if path is not None or name in sys.stdlib_module_names or not _has(self._folder, name):
+            return None
+        installed = PathFinder.find_spec(name, [each for each in sys.path if _INSTALLED & set(Path(each).parts)])
+        if installed is not None and installed.origin is not None:
+            return None
+        return PathFinder.find_spec(name, [str(self._folder)])
+
+
+def imported_anew(folder: Path | None, make: Callable[[], Made]) -> Made:
+    """Return what ``make`` does with a folder's modules imported again, or as they are where that fails.
+
+    For a process that ends afterwards: two copies of a module may have got into one another's way.
+    """
+    where = None if folder is None else folder.resolve()
+    if where is None or where in _turns:
+        return make()
+    before = _kept.pop(where, {})
+    try:
+        return make()
+    except Exception:
+        _kept[where] = before
+        return make()
 
 
 def imported() -> list[ModuleType]:
@@ -105,7 +162,7 @@ def _shadows(root: str, folder: Path) -> bool:
     if root in sys.stdlib_module_names or not _has(folder, root) or _lies_in(sys.modules[root], folder):
         return False
     file = getattr(sys.modules[root], "__file__", None)
-    return file is None or not {"site-packages", "dist-packages"} & set(Path(file).parts)
+    return file is None or not _INSTALLED & set(Path(file).parts)
 
 
 def _has(folder: Path, root: str) -> bool:
@@ -113,8 +170,11 @@ def _has(folder: Path, root: str) -> bool:
 
 
 def _lies_in(module: ModuleType, folder: Path) -> bool:
+    """Whether a module is one of a folder's own; what is installed there, in an environment, is none of them."""
     file = getattr(module, "__file__", None)
-    return file is not None and Path(file).resolve().is_relative_to(folder)
+    if file is None or not Path(file).resolve().is_relative_to(folder):
+        return False
+    return not _INSTALLED & set(Path(file).resolve().relative_to(folder).parts)
 
 
 def _import(name: str, folder: Path | None, what: str) -> ModuleType:

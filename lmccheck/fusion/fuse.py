@@ -27,6 +27,7 @@ from lmccheck.fusion.recursion import Recursion
 from lmccheck.fusion.widths import MEND, require_same_use, twofold_tensors
 from lmccheck.modules.precision import own_settings
 from lmccheck.network.pair import Given, WidthPair, load_widths
+from lmccheck.network.running import at_home
 from lmccheck.shown import one_line, some
 from lmccheck.store.writing import LaidOut, write_like
 from lmccheck.symmetry.spec import Permutation
@@ -112,6 +113,7 @@ def fuse(a: Given, b: Given, *, norm: str = "activations", seed: int = 0, **sour
     return fuse_pair(load_widths(a, b, **sources), norm=norm, seed=seed)
 
 
+@at_home
 def fuse_pair(pair: WidthPair, *, norm: str = "activations", seed: int = 0) -> Fusion:
     """Return ``fuse`` of two loaded endpoints."""
     if norm not in NORMS:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lmccheck.data.batches import ELEMENTS, numbers, rebatched
+from lmccheck.data.imports import running_in
 from lmccheck.data.trees import take_samples, tensors_in
 from lmccheck.errors import CheckpointError, LmcError, UnsupportedArchitecture
 from lmccheck.modules.caches import kept_by_identity
@@ -24,6 +25,7 @@ from lmccheck.modules.random_weights import randomised
 from lmccheck.modules.runner import TWO_OUTPUTS, UNSTEADY, Runner, as_source_error, run_module
 from lmccheck.modules.spots import Spot
 from lmccheck.modules.watched import Watched, kept_outside
+from lmccheck.network.alone import Alone
 from lmccheck.network.endpoint import Endpoint
 from lmccheck.network.network import Network
 from lmccheck.store.tensors import between
@@ -62,10 +64,15 @@ def as_it_loads(ends: Sequence[Endpoint], dtype: torch.dtype) -> Network:
     network = ends[0].network
     _require_one_structure(ends)
     check = _Comparison(network, dtype)
-    for number, (label, theta) in enumerate(_points(ends)):
-        check.expect(label, theta, number)
-    for label, theta in _points(ends):
-        check.compare(label, theta)
+    with Alone(network, partial(_others, ends), dtype, check.inputs) as alone, running_in(network.home):
+        for number, (label, theta) in enumerate(_points(ends)):
+            check.expect(label, theta, number)
+        for label, theta in _points(ends):
+            check.compare(label, theta)
+        if (far := alone.differs()) is not None:
+            raise check.kept(
+                f"something outside of it (where nothing was run before, outputs are {far:.1e} of their size apart)"
+            )
     constants = shared_constants(network.module, (end.theta for end in ends))
     return replace(network, constants=constants, mixing=check.mixing())
 
@@ -91,6 +98,13 @@ def _points(ends: Sequence[Endpoint]) -> Iterator[tuple[str, Mapping[str, Tensor
     yield from ((end.checkpoint.label, end.theta) for end in ends)
     if len(ends) > 1:
         yield "the point half way", _half_way(ends[0].theta, ends[1].theta)
+
+
+def _others(ends: Sequence[Endpoint]) -> Mapping[str, Tensor]:
+    """Return weights that are not those of the first endpoint, with which a network is run first."""
+    if len(ends) > 1:
+        return _half_way(ends[0].theta, ends[1].theta)
+    return randomised(ends[0].network.module, 1, ends[0].theta)
 
 
 def _half_way(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -128,7 +142,7 @@ class _Comparison:
                 again = self._watched(module, trusted=not self.live)[1]
             keeps = again.ops != watched.ops or not again.foreign.keys() <= watched.foreign.keys()
             if keeps and kept_by_identity(module):
-                raise self._kept(BY_ID)
+                raise self.kept(BY_ID)
             self._require_no_numbers(module, theta, codes)
         if watched.foreign:
 
@@ -137,13 +151,13 @@ class _Comparison:
 
             place = kept_outside(watched, another)
             if place:
-                raise self._kept(place)
+                raise self.kept(place)
 
     def _require_no_numbers(self, module: nn.Module, theta: Mapping[str, Tensor], codes: Collection[CodeType]) -> None:
         """Raise UnsupportedArchitecture where a number is kept outside of a module, or in one that was run before."""
         outside = numbers_outside(module, codes)
         if outside.begun:
-            raise self._kept(f"a generator ({outside.begun[0].__qualname__}) that was begun before it was run")
+            raise self.kept(f"a generator ({outside.begun[0].__qualname__}) that was begun before it was run")
         other = cache(lambda: randomised(module, 1, theta))
         copies: list[nn.Module] = []
         unrun: list[list[Spot]] = []  # the places in a copy, until it is run
@@ -166,11 +180,11 @@ class _Comparison:
         if self.live:
             spot = spot or kept_number(within, run, self._near)
         if spot is not None:
-            raise self._kept(spot.called)
+            raise self.kept(spot.called)
         if outside.contextual and kept_in_context(run, self._near):
-            raise self._kept("a variable of a context")
+            raise self.kept("a variable of a context")
 
-    def _kept(self, place: str) -> UnsupportedArchitecture:
+    def kept(self, place: str) -> UnsupportedArchitecture:
         mend = "; the module that was given has been run before: give the callable that builds it" if self.live else ""
         return UnsupportedArchitecture(f"{self.what}: {OUTSIDE.format(place)}{mend}")
 
@@ -189,7 +203,7 @@ class _Comparison:
         if watched.ops != self.ops[label]:
             first_op = next((x for x, y in zip(self.ops[label], watched.ops, strict=False) if x != y), "the last ones")
             place = f"something outside of it (from {first_op} on it computes less, or more, than when first run)"
-            raise self._kept(place)
+            raise self.kept(place)
 
     def mixing(self) -> float:
         """Return by how much of their size outputs change where the second half of the batch is not run, if by much.

@@ -68,6 +68,7 @@ class Network:
     spec_file: Held | None = field(default=None, repr=False)
     constants: Mapping[str, Tensor] = field(default_factory=dict, repr=False)  # equal in all checkpoints
     build: Builder = field(kw_only=True, repr=False)  # another module like it
+    home: Path | None = field(default=None, kw_only=True, repr=False)  # whose own modules it runs with
     described: FolderModel | None = field(default=None, kw_only=True, repr=False)  # by the config of a folder
     accepted: tuple[str, ...] = field(default=(), kw_only=True, repr=False)  # differences beside the weights, in words
     heads: Mapping[str, str] = field(default_factory=dict, kw_only=True, repr=False)  # written apart, of embeddings
@@ -275,12 +276,13 @@ def load_network(
         calibrating = in_order(load_data(calibration, folder, "calibration", tokens=tokens), module)
     counted = require_counted(held, loss_held)
     described = model if isinstance(model, FolderModel) else None
+    imported = any(isinstance(each, str) and ":" in each for each in (model, data, calibration, loss))
     read = [one.path for each in (counted, calibrating) if each is not None for one in each.held]
     read += [] if described is None else [described.held.path]
     inputs = tuple(dict.fromkeys([*input_files(folder, model, data, calibration, loss, symmetry), *read]))
     return Network(
         name, module, label, counted, calibrating, loss_held, str(device), torch_device, folder, spec, origin, inputs,
-        spec_file, build=build, described=described, accepted=accepted,
+        spec_file, build=build, home=folder if imported else None, described=described, accepted=accepted,
     )  # fmt: skip
 
 

@@ -12,8 +12,8 @@ from lmccheck.evaluate.evaluator import Evaluator, Measured
 from lmccheck.evaluate.line import grid
 from lmccheck.evaluate.segment import Segment, require_repair
 from lmccheck.fusion.fuse import Fusion
-from lmccheck.modules.precision import own_settings
 from lmccheck.network.pair import ModelPair, WidthPair
+from lmccheck.network.running import at_home
 from lmccheck.paths.along import Along
 from lmccheck.paths.chain import Outputs, along_chain
 from lmccheck.paths.ends import require_ends, require_network
@@ -25,7 +25,7 @@ USUAL = "bn"
 Given = Alignment | Path | Fusion | str | os.PathLike[str] | None
 
 
-@own_settings()
+@at_home
 def curve(
     pair: ModelPair | WidthPair, alignment_or_path: Given = None, points: int = 101, *, repair: str = USUAL
 ) -> LossCurve:

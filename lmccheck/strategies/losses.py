@@ -17,9 +17,9 @@ from lmccheck.evaluate.line import chord
 from lmccheck.evaluate.means import RunningMean
 from lmccheck.evaluate.normals import key_of, normals
 from lmccheck.explain import called
-from lmccheck.modules.precision import own_settings
 from lmccheck.modules.stored import tied_names
 from lmccheck.network.endpoint import Endpoint
+from lmccheck.network.running import at_home
 from lmccheck.strategies.values import DroppedUnits, PermutedUnits, Rows, WeightNoise
 
 TITLES = {"set": "set", "merge": "merge", "model": "model", "pair": "pair", "widths": "pair"}
@@ -173,7 +173,7 @@ def noisy(
 KINDS = "a number (a point of the line), a dictionary by layer or by model, or what a strategy drew"
 
 
-@own_settings()
+@at_home
 def loss(on: Any, drawn: Any, *, end: str | None = None, align: str = "none") -> float:
     """Return the mean loss, on the evaluation data, of what a strategy drew of a pair, a model, a set or a merge.
 
@@ -187,7 +187,7 @@ def loss(on: Any, drawn: Any, *, end: str | None = None, align: str = "none") ->
     return measurements.loss(_known(on, drawn), measurements.end(end), align)
 
 
-@own_settings()
+@at_home
 def height(on: Any, drawn: Any, *, end: str | None = None, align: str = "none") -> float:
     """Return ``loss(on, drawn)`` above what it is compared with, infinite where it is no number.
 

@@ -1,0 +1,83 @@
+"""What a network computes where nothing was run before: in a process of its own, with its code imported anew."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from lmccheck.data.imports import imported_anew, running_in
+from lmccheck.data.trees import take_samples, tensors_in
+from lmccheck.errors import LmcError, LmcWarning
+from lmccheck.modules.forked import Forked
+from lmccheck.modules.fresh import ROUNDING, apart, freshly_loaded
+from lmccheck.modules.runner import run_module
+from lmccheck.network.network import Network
+
+SAMPLES = 4  # of a batch: more of them tell no more of what is kept
+CPU = torch.device("cpu")
+PATIENCE = 60.0, 20.0  # seconds that are waited for at least, and times what it takes here
+HOOKS = "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_state_dict_hooks", "_load_state_dict_pre_hooks"
+
+
+class Alone(Forked):
+    """A network that is not run before it is asked; made before any other of its kind is run.
+
+    ``weights`` are those that it is asked with; ``inputs`` are some of a batch, as a network takes it.
+    """
+
+    def __init__(
+        self, network: Network, weights: Callable[[], Mapping[str, Tensor]], dtype: torch.dtype, inputs: object
+    ) -> None:
+        self._network, self._weights, self._dtype = network, weights, dtype
+        self._inputs = take_samples(inputs, slice(SAMPLES))
+        super().__init__(partial(imported_anew, network.home, self._outputs))
+
+    def __enter__(self) -> Alone:
+        if not _of_torch(self._network.module):
+            super().__enter__()
+        return self
+
+    def differs(self) -> float | None:
+        """Return by how much of their size outputs differ from those that the network gives here by now, if they do.
+
+        Both are computed on the CPU. None where they do not, or where there is nothing to compare with; a warning says
+        why there is not.
+        """
+        if not self.there:
+            return None
+        least, times = PATIENCE
+        started = time.monotonic()
+        try:
+            here = self._outputs()
+            there: list[Tensor] = self.ask(least + times * (time.monotonic() - started))
+        except LmcError as error:
+            warnings.warn(
+                f"model {self._network.model}: what it computes after others were run is not compared with what it "
+                f"computes alone: {error}",
+                LmcWarning,
+                stacklevel=2,
+            )
+            return None
+        far = apart(there, here) if len(here) == len(there) else float("inf")
+        return far if far > ROUNDING[self._dtype] else None
+
+    def _outputs(self) -> list[Tensor]:
+        with running_in(self._network.home):
+            module = freshly_loaded(self._network.build(0), self._weights(), CPU, self._dtype)
+            given = run_module(module, self._inputs, f"{self._network.data.origin}, alone", CPU, self._dtype)
+            return [tensor.clone() for tensor in tensors_in(given)]
+
+
+def _of_torch(module: nn.Module) -> bool:
+    """Whether all that a network runs is torch's own, which keeps nothing."""
+    return all(
+        type(part).__module__.startswith("torch.")
+        and "forward" not in vars(part)
+        and not any(getattr(part, name, None) for name in HOOKS)
+        for part in module.modules()
+    )
