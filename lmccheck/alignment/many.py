@@ -20,7 +20,6 @@ from lmccheck.alignment.methods.weight_matching import match
 from lmccheck.errors import LmcError, SymmetryError, nearest
 from lmccheck.evaluate.outputs import function_deviation
 from lmccheck.evaluate.points import working_dtype
-from lmccheck.modules.precision import own_settings
 from lmccheck.network.endpoint import StateDict
 from lmccheck.network.model_set import ModelSet, load_set
 from lmccheck.network.pair import Given, ModelPair
@@ -104,7 +103,6 @@ class ManyAlignment(LaidOut):
         return _cycle_error(self.spec, self.permutations)
 
 
-@own_settings()
 def align_many(
     models: Sequence[Given],
     *,

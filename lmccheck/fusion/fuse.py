@@ -25,7 +25,6 @@ from lmccheck.evaluate.outputs import FirstOutputs, relative_deviation
 from lmccheck.fusion.carrier import Carrier
 from lmccheck.fusion.recursion import Recursion
 from lmccheck.fusion.widths import MEND, require_same_use, twofold_tensors
-from lmccheck.modules.precision import own_settings
 from lmccheck.network.pair import Given, WidthPair, load_widths
 from lmccheck.network.running import at_home
 from lmccheck.shown import one_line, some
@@ -95,7 +94,6 @@ class Fusion(LaidOut):
         }
 
 
-@own_settings()
 def fuse(a: Given, b: Given, *, norm: str = "activations", seed: int = 0, **sources: Any) -> Fusion:
     """Bring θ_B to the hidden widths of θ_A by soft optimal transport, layer by layer, and return the Fusion.
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lmccheck.data.imports import imported_anew, running_in
 from lmccheck.data.trees import take_samples, tensors_in
-from lmccheck.errors import LmcError, LmcWarning
+from lmccheck.errors import LmcError, LmcWarning, SourceError
 from lmccheck.modules.forked import Forked
 from lmccheck.modules.fresh import ROUNDING, apart, freshly_loaded
 from lmccheck.modules.runner import run_module
@@ -34,7 +34,7 @@ class Alone(Forked):
         self, network: Network, weights: Callable[[], Mapping[str, Tensor]], dtype: torch.dtype, inputs: object
     ) -> None:
         self._network, self._weights, self._dtype = network, weights, dtype
-        self._inputs = take_samples(inputs, slice(SAMPLES))
+        self._inputs = inputs
         super().__init__(partial(imported_anew, network.home, self._outputs))
 
     def __enter__(self) -> Alone:
@@ -69,8 +69,14 @@ class Alone(Forked):
     def _outputs(self) -> list[Tensor]:
         with running_in(self._network.home):
             module = freshly_loaded(self._network.build(0), self._weights(), CPU, self._dtype)
-            given = run_module(module, self._inputs, f"{self._network.data.origin}, alone", CPU, self._dtype)
-            return [tensor.clone() for tensor in tensors_in(given)]
+            try:
+                return self._run(module, take_samples(self._inputs, slice(SAMPLES)))
+            except SourceError:  # some take their batch and no other
+                return self._run(module, self._inputs)
+
+    def _run(self, module: nn.Module, inputs: object) -> list[Tensor]:
+        given = run_module(module, inputs, f"{self._network.data.origin}, alone", CPU, self._dtype)
+        return [tensor.clone() for tensor in tensors_in(given)]
 
 
 def _of_torch(module: nn.Module) -> bool:

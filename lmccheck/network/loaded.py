@@ -73,8 +73,8 @@ def as_it_loads(ends: Sequence[Endpoint], dtype: torch.dtype) -> Network:
             raise check.kept(
                 f"something outside of it (where nothing was run before, outputs are {far:.1e} of their size apart)"
             )
-    constants = shared_constants(network.module, (end.theta for end in ends))
-    return replace(network, constants=constants, mixing=check.mixing())
+        constants = shared_constants(network.module, (end.theta for end in ends))
+        return replace(network, constants=constants, mixing=check.mixing())
 
 
 def _some(tensor: Tensor) -> Tensor:

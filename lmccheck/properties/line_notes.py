@@ -65,7 +65,7 @@ def _beyond_note(alignment: Alignment) -> str:
     """Say that more than a permutation was applied, and what."""
     facts = alignment.facts["maps"]
     used = {kind: len(groups) for kind, groups in facts["groups"].items() if groups}
-    if facts["kept"] == "permutation" or not used:
+    if facts["kept"] in ("permutation", "permutation alone") or not used:
         return f"maps beyond permutations ({', '.join(alignment.beyond)}): none was of use, b is permuted only"
     named = ", ".join(f"{kind} of {count} group(s)" for kind, count in used.items())
     return f"b is not only permuted but mapped beyond permutations, its function kept: {named}"

@@ -6,10 +6,13 @@ import pytest
 import torch
 from networks import NETWORKS
 from networks.beyond import BUILD, Weights, found_in, groups_with, turn
+from torch import nn
 
+from lmccheck.alignment.beyond.freedoms import Trial, find_freedoms
 from lmccheck.alignment.beyond.mix import mix_group
 from lmccheck.modules.random_weights import randomised
 from lmccheck.modules.runner import outputs_of
+from lmccheck.symmetry.discover import derive
 
 # which are found
 
@@ -123,3 +126,26 @@ def test_a_rotated_stream_has_the_gains_of_the_other_network() -> None:
         gains = [reader.gain for reader in stream.readers if reader.gain]
         assert gains
         assert all(torch.equal(rotated[gain], like[gain]) for gain in gains)
+
+
+class Decided(nn.Module):
+    """A network whose outputs are classes, which hardly any change of weights changes."""
+
+    def __init__(self, activation: nn.Module) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(5, 10), activation, nn.Linear(10, 8), activation, nn.Linear(8, 3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.one_hot(self.layers(x).argmax(1), 3).to(x.dtype)
+
+
+@pytest.mark.parametrize(("activation", "flipped"), [(nn.ReLU(), set()), (nn.Tanh(), {"layers.0", "layers.2"})])
+def test_outputs_that_are_classes_verify_no_flip_by_chance(activation: nn.Module, flipped: set[str]) -> None:
+    """Of many draws no ReLU unit can be flipped; tanh is odd, and its units still can."""
+    for seed in range(8):
+        torch.manual_seed(seed)
+        module, inputs = Decided(activation), (torch.randn(2, 5),)
+        trial = Trial(module, inputs)
+        assert len(trial.draws) == 16
+        assert {freedom.group for freedom in find_freedoms(derive(module, inputs), trial, ("sign-flips",))} == flipped
+    assert len(Trial(module.layers, inputs).draws) == 2

@@ -15,6 +15,7 @@ from lmccheck.alignment import methods
 from lmccheck.alignment.contract import Problem
 from lmccheck.alignment.methods import INNER, METHODS, declared, starts
 from lmccheck.alignment.methods.best import solve
+from lmccheck.evaluate.calibration import CalibrationBarrier
 
 EVERY = (*METHODS.names(), *INNER.names())
 
@@ -115,7 +116,38 @@ def test_the_best_of_a_loss_without_gradient_is_the_best_of_what_needs_none(
     line = lmccheck.linear_connectivity(errors.pair, align="best", beyond="all", points=3, limit=1.0)
     (said,) = (note for note in line.details["notes"] if "learned" in note)
     assert re.match(r"nothing was learned by gradients: .*(differentiates the loss|numpy).*; mend: ", said)
-    assert line.details["alignment"]["maps"]["kept"] in ("permutation", "fitted")
+    maps = line.details["alignment"]["maps"]
+    assert list(maps["calibration_barriers"]) == ["permutation", "fitted", "permutation alone"]
+    alone = errors.spec.apply(errors.pair.theta_b, found.permutation)
+    assert maps["calibration_barriers"]["permutation alone"] == CalibrationBarrier(errors.pair)(alone)
+    assert maps["calibration_barriers"][maps["kept"]] == min(maps["calibration_barriers"].values())
+
+
+def of_two_samples(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """A loss that autograd follows on two samples and no more."""
+    if outputs.requires_grad and len(outputs) > 2:
+        raise RuntimeError("too large for autograd")
+    return torch.nn.functional.cross_entropy(outputs, targets, reduction="none")
+
+
+def test_a_loss_that_fails_only_while_it_is_learned_from_ends_nothing(problem: Problem) -> None:
+    """What was asked on two samples held; the rest is tried all the same, and the row says what failed."""
+    line = lmccheck.linear_connectivity(
+        of_loss(problem, of_two_samples).pair, align="best", beyond="all", points=3, limit=9.0
+    )
+    said = [note for note in line.details["notes"] if "nothing was learned" in note]
+    assert len(said) == 1
+    assert "too large for autograd" in said[0]
+    assert "learned" not in line.details["alignment"]["maps"]["calibration_barriers"]
+
+
+def test_nothing_is_said_of_learning_where_nothing_else_was_tried(problem: Problem) -> None:
+    """Networks of one initialisation without a barrier stay as they are, whatever their loss."""
+    pair = of_loss(problem, errors_of).pair
+    near = {name: tensor * 1.001 for name, tensor in pair.theta_a.items()}
+    found = solve(Problem(pair.with_weights(pair.theta_a, near)), "best")
+    assert [candidate["method"] for candidate in found.facts["candidates"]] == ["identity"]
+    assert "not_learned" not in found.facts
 
 
 def test_where_a_gradient_is_no_number_learning_keeps_what_it_has_met(problem: Problem) -> None:

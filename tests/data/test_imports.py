@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import sys
 from pathlib import Path
 
 import pytest
 
-from lmccheck.data.imports import load_object
+from lmccheck.data.imports import imported_anew, load_object, running_in
 from lmccheck.errors import SourceError
 
 
@@ -63,3 +64,70 @@ def test_a_file_named_like_a_module_of_python_is_refused(tmp_path: Path) -> None
     (tmp_path / "random.py").write_text("def build():\n    return 1\n")
     with pytest.raises(SourceError, match="rename your file"):
         load_object("random:build", tmp_path, "model")
+
+
+def test_what_is_run_later_imports_its_own_folders_modules(tmp_path: Path) -> None:
+    """An import inside of a function finds the folder's file, also after another folder's of the same name was found,
+    and where its folder was left on the path."""
+    found = []
+    for k in (1, 2):
+        path = folder(tmp_path / str(k), k)
+        (path / "late.py").write_text(
+            f"import sys\nsys.path.insert(0, {str(path)!r})\n\n"
+            "def answer():\n    from helper import ANSWER\n    return ANSWER, sys.modules[__name__].answer is answer\n"
+        )
+        found.append((path, load_object("late:answer", path, "model")))
+    try:
+        for path, answer in (*found, *found):
+            with running_in(path):
+                assert answer() == (int(path.name), True)
+    finally:
+        for path, _ in found:
+            sys.path.remove(str(path))
+    assert not {"helper", "late"} & set(sys.modules)
+
+
+def test_while_code_runs_libraries_are_the_installed_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files called like modules of Python's or like an installed one hide neither; what nobody else has is found."""
+    library = tmp_path / "lib" / "site-packages"
+    for path in (tmp_path / "gate", library):
+        path.mkdir(parents=True)
+        for name in ("wanted", "this"):
+            (path / f"{name}.py").write_text(f"WHERE = {str(path)!r}\n")
+    (library / "this.py").unlink()
+    (tmp_path / "gate" / "lonely.py").write_text("")
+    monkeypatch.setattr(sys, "path", [*sys.path, str(library)])
+    with running_in(tmp_path / "gate"):
+        assert str(library) == importlib.import_module("wanted").WHERE
+        assert importlib.util.find_spec("this").origin != str(tmp_path / "gate" / "this.py")  # type: ignore[union-attr]
+        assert importlib.import_module("lonely")
+    assert "lonely" not in sys.modules
+    del sys.modules["wanted"]
+
+
+def test_what_is_installed_inside_of_the_folder_stays_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An environment beside the manifest: its libraries are everybody's, not imported a second time."""
+    library = tmp_path / ".venv" / "lib" / "site-packages"
+    library.mkdir(parents=True)
+    (library / "shared_library.py").write_text("")
+    (tmp_path / "nets.py").write_text("import shared_library\n\n\ndef build():\n    return shared_library\n")
+    monkeypatch.setattr(sys, "path", [*sys.path, str(library)])
+    module = load_object("nets:build", tmp_path, "model")()
+    assert sys.modules.pop("shared_library") is module
+    assert "nets" not in sys.modules
+
+
+def test_modules_are_imported_anew_or_stay_as_they_are(tmp_path: Path) -> None:
+    """What is kept in a file is forgotten; a file that can be imported only once is used as it is."""
+    path = folder(tmp_path / "one", 1)
+    (path / "once.py").write_text(
+        "import sys\nif hasattr(sys, '_met'):\n    raise ImportError('twice')\nsys._met = True\n\nANSWER = 1\n"
+    )
+    first = load_object("nets:build", path, "model")
+    assert imported_anew(path, lambda: load_object("nets:build", path, "model")) is not first
+    assert imported_anew(None, lambda: 3) == 3
+    try:
+        assert load_object("once:ANSWER", path, "model") == 1
+        assert imported_anew(path, lambda: load_object("once:ANSWER", path, "model")) == 1
+    finally:
+        del sys._met  # type: ignore[attr-defined]

@@ -66,3 +66,70 @@ def test_nodes_know_their_lines_where_they_are_asked_for(lines: bool) -> None:
 class Doubled(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x + x
+
+
+class NoGradients(nn.Module):
+    """Layers of which some are run under modes of gradients, one inside of another, and given by an output of it."""
+
+    def __init__(self, *modes: bool) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(4, 6), nn.Linear(6, 5), nn.Linear(5, 2)
+        self.modes = modes
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        if not self.modes:
+            hidden = self.a(x).relu()
+            return self.c(self.b(hidden).tanh()), hidden.mean(1)
+        with torch.set_grad_enabled(self.modes[0]):
+            hidden = self.a(x).relu()
+            with torch.set_grad_enabled(self.modes[1]):
+                after = self.b(hidden).tanh()
+            last, hidden = self.c(after), hidden.mean(1)
+        return last, hidden
+
+
+@pytest.mark.parametrize("modes", [(False, False), (False, True), (True, False)])
+def test_modes_of_gradients_hide_nothing(modes: tuple[bool, bool]) -> None:
+    """The graph is that of the network without them: the same calls, groups and layers, and the same outputs."""
+    torch.manual_seed(0)
+    plain, module = NoGradients(), NoGradients(*modes)
+    module.load_state_dict(plain.state_dict())
+    found, wanted = derive(module, (X,)), derive(plain, (X,))
+    calls = [
+        [(op_name(node.target), node.name) for node in traced.trace.graph.nodes if node.op == "call_function"]
+        for traced in (found, wanted)
+    ]
+    assert [op for op, _ in calls[0]] == [op for op, _ in calls[1]]
+    assert sorted(group.size for group in found.spec.groups) == [5, 6]
+    slots = [[(group.name, group.slots, group.copies) for group in traced.spec.groups] for traced in (found, wanted)]
+    assert slots[0] == slots[1]
+    assert [layer.weight for layer in found.layers] == [layer.weight for layer in wanted.layers]
+    assert found.spec.verify(module, (X,), trials=3, seed=0) <= 1e-9
+    given = found.trace.given(module.state_dict(), (X,)).values()
+    outputs = found.trace.module(*given)
+    assert all(torch.allclose(x, y, atol=1e-6) for x, y in zip(outputs, plain(X), strict=True))
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_modes_of_gradients_around_and_inside_of_autocast(inside: bool) -> None:
+    """What is autocast stays a region of its own, the only one; the outputs are the module's."""
+
+    def written(s: Written, x: torch.Tensor) -> torch.Tensor:
+        autocast, plain = torch.autocast("cpu", torch.bfloat16), torch.no_grad()
+        with autocast if inside else plain, plain if inside else autocast:
+            hidden = s.a(x).relu()
+            if not inside:
+                return s.b(s.c(hidden).tanh()).float()
+        return s.b(s.c(hidden.float()).tanh())
+
+    torch.manual_seed(0)
+    module = Written(written, a=nn.Linear(4, 6), c=nn.Linear(6, 5), b=nn.Linear(5, 2))
+    traced = derive(module, (X,))
+    parts = [part for part in traced.trace.module.modules() if isinstance(part, torch.fx.GraphModule)]
+    names = [op_name(node.target) for part in parts for node in part.graph.nodes if node.op == "call_function"]
+    assert "wrap_with_set_grad_enabled" not in names
+    assert inside or len(parts) == 1 + names.count("wrap_with_autocast") == 2  # torch leaves some of its own
+    found = traced.trace.module(*traced.trace.given(module.state_dict(), (X,)).values())
+    with torch.no_grad():
+        assert torch.allclose(found[0], module(X), atol=1e-6)
+    assert sorted(group.size for group in traced.spec.groups) == [5, 6]

@@ -21,9 +21,10 @@ from lmccheck.alignment.matching.activations import ActivationSimilarity, observ
 from lmccheck.alignment.matching.norms import float64
 from lmccheck.alignment.methods.learned import Training, train
 from lmccheck.data.batches import count_first
-from lmccheck.errors import LmcError, nearest
+from lmccheck.errors import LmcError, SourceError, nearest
 from lmccheck.evaluate.calibration import CalibrationBarrier, barrier_samples, most_samples
 from lmccheck.evaluate.gradient import obstacle
+from lmccheck.network.pair import ModelPair
 from lmccheck.symmetry.compose import compose
 from lmccheck.symmetry.spec import Permutation
 
@@ -56,7 +57,8 @@ def go_beyond(problem: Problem, kinds: tuple[str, ...], solve: Method) -> Beyond
     before ``solve`` looks at them. With calibration data the other maps are fitted to activations, then learned with
     the permutation of the remaining groups, and whichever has the lower calibration barrier is kept, the permutation
     alone included; without, they are fitted to weights. Of a loss that autograd cannot follow nothing is learned:
-    ``facts["not_learned"]`` says why.
+    ``facts["not_learned"]`` says why. Where nothing was learned, what ``solve`` finds for the pair as it is given is
+    compared as well.
     """
     spec = problem.spec
     derived = problem.traced("beyond permutations")
@@ -69,6 +71,7 @@ def go_beyond(problem: Problem, kinds: tuple[str, ...], solve: Method) -> Beyond
             refused[stream.group.name] = "a gain of its norms is almost zero, and is divided by"
     named = {**describe(freedoms), "stream-rotation": [stream.group.name for stream in streams]}
     facts: dict[str, Any] = {"kinds": list(kinds), "groups": named, "not_rotated": refused}
+    given = problem
     problem = replace(problem, pair=problem.pair.with_weights(problem.pair.theta_a, flipped(problem, freedoms)))
     found = solve(balanced(problem, freedoms))
     facts["permutation"] = found.facts
@@ -89,23 +92,42 @@ def go_beyond(problem: Problem, kinds: tuple[str, ...], solve: Method) -> Beyond
     maps, begun = _fitted(problem, maps, start, judge)
     b = float64(spec.apply(pair.theta_b, begun))
     tried.append(("fitted", _detached(maps.apply(b, a)), begun))
-    if why := obstacle(pair.network, pair.theta_a):
-        facts["not_learned"], trained = why, Training(spec.identity(), (), 0, 0)
+    trained = _learned(problem, begun, maps)
+    if isinstance(trained, str):
+        facts["not_learned"], trained = trained, Training(spec.identity(), (), 0, 0)
     else:
-        trained = (learn_maps if maps.mixed_groups else train)(problem, begun, maps)
         learned = spec.apply(_detached(maps.apply(b, a)), trained.permutation)
         tried.append(("learned", learned, compose(spec, begun, trained.permutation)))
+    if not trained.best_step:
+        alone = solve(given).permutation
+        tried.append(("permutation alone", float64(spec.apply(given.pair.theta_b, alone)), alone))
     barriers = [judge(weights) for _, weights, _ in tried]
     name, weights, permutation = tried[barriers.index(min(barriers))]
     facts["calibration_barriers"] = {name: barrier for (name, _, _), barrier in zip(tried, barriers, strict=True)}
-    facts["losses_half_way"] = list(trained.losses)
-    facts["best_step"] = trained.best_step
-    if trained.apart:
-        facts["half_way_excess"] = trained.apart
+    return Beyond(weights, permutation, found.objective, {**facts, **_told(pair, trained), "kept": name})
+
+
+def _learned(problem: Problem, begun: Permutation, maps: Maps) -> Training | str:
+    """Return what was learned, or why autograd cannot follow the loss."""
+    if why := obstacle(problem.pair.network, problem.pair.theta_a):
+        return why
+    try:
+        return (learn_maps if maps.mixed_groups else train)(problem, begun, maps)
+    except SourceError as error:  # of more samples than were asked about
+        return str(error)
+
+
+def _told(pair: ModelPair, trained: Training) -> dict[str, Any]:
+    """Return what is said of the steps and the samples that they saw."""
+    assert pair.calibration is not None
     fitted = count_first(pair.calibration, most_samples(pair.calibration))
     counts = {"maps": fitted, "steps compared": trained.judged}
-    facts["calibration_samples"] = {**barrier_samples(pair.calibration), **counts}
-    return Beyond(weights, permutation, found.objective, {**facts, "kept": name})
+    return {
+        "losses_half_way": list(trained.losses),
+        "best_step": trained.best_step,
+        **({"half_way_excess": trained.apart} if trained.apart else {}),
+        "calibration_samples": {**barrier_samples(pair.calibration), **counts},
+    }
 
 
 def _fitted(problem: Problem, maps: Maps, start: Permutation, judge: CalibrationBarrier) -> tuple[Maps, Permutation]:

@@ -19,6 +19,7 @@ from lmccheck.data.trees import tensors_in
 from lmccheck.evaluate.outputs import relative_deviation
 from lmccheck.modules.random_weights import randomised
 from lmccheck.modules.runner import Runner
+from lmccheck.store.tensors import equal
 from lmccheck.symmetry.discover import Traced
 from lmccheck.symmetry.sites import Site
 from lmccheck.symmetry.slots import Slot, UnitGroup
@@ -26,6 +27,7 @@ from lmccheck.symmetry.spec import PermutationSpec
 from lmccheck.symmetry.verify import TOLERANCE
 
 KINDS = ("rescaling", "sign-flips", "head-maps", "rotary-planes", "stream-rotation")
+LITTLE, MORE = 1e-6, 16  # a relative change that outputs are asked of, and weights that are drawn where they give none
 OF_HEADS = ("head-maps", "rotary-planes")  # kinds that mix the coordinates of heads
 
 
@@ -67,13 +69,19 @@ class Freedom:
 
 
 class Trial:
-    """Says whether a change of weights keeps the outputs of a network, on random weights in float64."""
+    """Says whether a change of weights keeps the outputs of a network, on random weights in float64.
+
+    Outputs that a little change of all weights does not change, classes, say, tell little: then more weights are drawn.
+    """
 
     def __init__(self, module: torch.nn.Module, inputs: tuple[Any, ...]) -> None:
         self._runner = Runner(module, dtype=torch.float64)
         self._inputs = inputs
         self.draws = [randomised(module, seed) for seed in range(2)]
         self._before = [self._outputs(weights) for weights in self.draws]
+        if all(map(equal, self._before[0], self._outputs(_near(self.draws[0])))):
+            self.draws += [randomised(module, seed) for seed in range(2, MORE)]
+            self._before += [self._outputs(weights) for weights in self.draws[2:]]
 
     def _outputs(self, weights: dict[str, Tensor]) -> list[Tensor]:
         self._runner.load(weights)
@@ -83,6 +91,16 @@ class Trial:
         """Return the largest relative output deviation of the changed draws, infinite where it is no number."""
         pairs = zip(self._before, changed, strict=True)
         return max(relative_deviation(before, self._outputs(weights)) for before, weights in pairs)
+
+
+def _near(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return {
+        name: tensor * (1 + LITTLE * torch.randn(tensor.shape, generator=generator, dtype=torch.float64))
+        if tensor.is_floating_point()
+        else tensor
+        for name, tensor in weights.items()
+    }
 
 
 def find_freedoms(derived: Traced, trial: Trial, kinds: tuple[str, ...]) -> list[Freedom]:

@@ -113,9 +113,9 @@ def find_streams(derived: Traced, trial: Trial) -> tuple[list[Stream], dict[str,
             generator = torch.Generator().manual_seed(group.size)
             noise = torch.randn(basis.shape[1], basis.shape[1], generator=generator, dtype=torch.float64)
             rotation = candidate.embed(torch.linalg.qr(noise).Q)
-            first, second = trial.draws
+            others = [*trial.draws[1:], trial.draws[0]]
             changed = [
-                candidate.rotated(derived.spec, w, like, rotation) for w, like in ((first, second), (second, first))
+                candidate.rotated(derived.spec, w, like, rotation) for w, like in zip(trial.draws, others, strict=True)
             ]
             if trial.deviation(changed) <= TOLERANCE:
                 found.append(candidate)

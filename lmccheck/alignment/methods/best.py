@@ -12,6 +12,7 @@ from typing import Any
 from lmccheck.alignment.contract import Found, Problem
 from lmccheck.alignment.methods import declared, method, starts
 from lmccheck.alignment.triage import Kinship, kinship
+from lmccheck.errors import SourceError
 from lmccheck.evaluate.calibration import CalibrationBarrier, barrier_samples
 from lmccheck.evaluate.gradient import obstacle
 from lmccheck.network.pair import ModelPair
@@ -31,12 +32,13 @@ def match_best(problem: Problem) -> Found:
         why = "no calibration data" if problem.pair.calibration is None else "the symmetry is given, not traced"
         found = solve(problem, "weight-matching")
         return Found(found.permutation, found.objective, {"chosen": "weight-matching", "because": why, **found.facts})
-    kin = problem.pair.once(_kinship)
-    refused = problem.pair.once(_obstacle)
-    names = starts() if refused else (*starts(), "learned")
+    kin, names, refused = problem.pair.once(_kinship), starts(), ""
     candidates = [_candidate(problem, name) for name in names[:1]]
     if kin.kind != "shared" or candidates[0].barrier > 0:  # no method does better than no barrier, and the first wins
         candidates += [_candidate(problem, name) for name in names[1:]]
+        last = _learned(problem)
+        refused, more = (last, []) if isinstance(last, str) else ("", [last])
+        candidates += more
     best = _lowest(candidates)
     table = [{"method": c.method, "objective": c.found.objective, "calibration_barrier": c.barrier} for c in candidates]
     facts: dict[str, Any] = {"chosen": best.method, "calibration_barrier": best.barrier, "candidates": table}
@@ -58,6 +60,16 @@ def _solved(pair: ModelPair, method: str, seed: int) -> Found:
     problem, chosen = Problem(pair, seed), declared(method)
     chosen.require(problem)
     return chosen.run(problem)
+
+
+def _learned(problem: Problem) -> Candidate | str:
+    """Return the answer of ``learned``, or why nothing can be learned."""
+    if why := problem.pair.once(_obstacle):
+        return why
+    try:
+        return _candidate(problem, "learned")
+    except SourceError as error:  # of more samples than were asked about
+        return str(error)
 
 
 def _obstacle(pair: ModelPair) -> str:
