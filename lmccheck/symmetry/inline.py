@@ -14,10 +14,10 @@ def inline_gradient_modes(program: torch.export.ExportedProgram) -> None:
 
     What it computes is the same, and all of a graph is looked at for activations, layers and units alike.
     """
-    for module in [part for part in program.graph_module.modules() if isinstance(part, fx.GraphModule)]:
-        for node in [each for each in module.graph.nodes if _is_region(each)]:
-            _inline(module, node)
-        module.recompile()
+    module = program.graph_module
+    for node in [each for each in module.graph.nodes if _is_region(each)]:
+        _inline(module, node)
+    module.recompile()
 
 
 def _is_region(node: fx.Node) -> bool:
