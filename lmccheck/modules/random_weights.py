@@ -31,6 +31,16 @@ def randomised(module: nn.Module, seed: int = 0, reference: Mapping[str, Tensor]
     return weights
 
 
+def shaken(module: nn.Module, seed: int) -> dict[str, Tensor]:
+    """Return the weights of a module after mixing them with noise, in place, as ``randomised`` does."""
+    done: set[object] = set()
+    for _, own, generator in draws(module, seed):
+        if identity(own) not in done:
+            done.add(identity(own))
+            shake(own.detach(), own.detach(), generator)
+    return stored_tensors(module)
+
+
 def draws(module: nn.Module, seed: int) -> Iterator[tuple[str, Tensor, torch.Generator]]:
     """Yield the name, the tensor and the generator of every tensor of a module; tied names are drawn alike."""
     generator = torch.Generator()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import torch
@@ -18,6 +18,7 @@ from lmccheck.modules.fresh import ROUNDING, apart, freshly_loaded
 from lmccheck.modules.runner import run_module
 from lmccheck.network.network import Network
 
+Weights = Callable[[nn.Module], Mapping[str, Tensor]]
 SAMPLES = 4  # of a batch: more of them tell no more of what is kept
 CPU = torch.device("cpu")
 PATIENCE = 60.0, 20.0  # seconds that are waited for at least, and times what it takes here
@@ -27,15 +28,14 @@ HOOKS = "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_state_dict_
 class Alone(Forked):
     """A network that is not run before it is asked; made before any other of its kind is run.
 
-    ``weights`` are those that it is asked with; ``inputs`` are some of a batch, as a network takes it.
+    ``weights`` are those that it is asked with, each after its code was imported again, of a module that was just built
+    and may be changed; ``inputs`` are a batch, as a network takes it, of which some are run.
     """
 
-    def __init__(
-        self, network: Network, weights: Callable[[], Mapping[str, Tensor]], dtype: torch.dtype, inputs: object
-    ) -> None:
+    def __init__(self, network: Network, weights: Sequence[Weights], dtype: torch.dtype, inputs: object) -> None:
         self._network, self._weights, self._dtype = network, weights, dtype
         self._inputs = inputs
-        super().__init__(partial(imported_anew, network.home, self._outputs))
+        super().__init__(self._anew)
 
     def __enter__(self) -> Alone:
         if not _of_torch(self._network.module):
@@ -53,7 +53,7 @@ class Alone(Forked):
         least, times = PATIENCE
         started = time.monotonic()
         try:
-            here = self._outputs()
+            here = [tensor for weights in self._weights for tensor in self._outputs(weights)]
             there: list[Tensor] = self.ask(least + times * (time.monotonic() - started))
         except LmcError as error:
             warnings.warn(
@@ -66,9 +66,17 @@ class Alone(Forked):
         far = apart(there, here) if len(here) == len(there) else float("inf")
         return far if far > ROUNDING[self._dtype] else None
 
-    def _outputs(self) -> list[Tensor]:
+    def _anew(self) -> list[Tensor]:
+        return [
+            tensor
+            for weights in self._weights
+            for tensor in imported_anew(self._network.home, partial(self._outputs, weights))
+        ]
+
+    def _outputs(self, weights: Weights) -> list[Tensor]:
         with running_in(self._network.home):
-            module = freshly_loaded(self._network.build(0), self._weights(), CPU, self._dtype)
+            module = self._network.build(0)
+            module = freshly_loaded(module, weights(module), CPU, self._dtype)
             try:
                 return self._run(module, take_samples(self._inputs, slice(SAMPLES)))
             except SourceError:  # some take their batch and no other

@@ -21,7 +21,7 @@ from lmccheck.modules.constants import differing_structure, shared_constants
 from lmccheck.modules.fresh import ON_GPU, ROUNDING, apart, difference, freshly_loaded
 from lmccheck.modules.numbers import executed, kept_in_context, kept_number, numbers_outside, numbers_within
 from lmccheck.modules.precision import working_dtype
-from lmccheck.modules.random_weights import randomised
+from lmccheck.modules.random_weights import randomised, shaken
 from lmccheck.modules.runner import TWO_OUTPUTS, UNSTEADY, Runner, as_source_error, run_module
 from lmccheck.modules.spots import Spot
 from lmccheck.modules.watched import Watched, kept_outside
@@ -64,15 +64,15 @@ def as_it_loads(ends: Sequence[Endpoint], dtype: torch.dtype) -> Network:
     network = ends[0].network
     _require_one_structure(ends)
     check = _Comparison(network, dtype)
-    with Alone(network, partial(_others, ends), dtype, check.inputs) as alone, running_in(network.home):
+    asked = partial(_others, ends), lambda _: ends[0].theta
+    with Alone(network, asked, dtype, check.inputs) as alone, running_in(network.home):
         for number, (label, theta) in enumerate(_points(ends)):
             check.expect(label, theta, number)
         for label, theta in _points(ends):
             check.compare(label, theta)
         if (far := alone.differs()) is not None:
-            raise check.kept(
-                f"something outside of it (where nothing was run before, outputs are {far:.1e} of their size apart)"
-            )
+            where = f"something outside of it (where nothing was run before, outputs are {far:.1e} of their size apart)"
+            raise check.kept(where)
         constants = shared_constants(network.module, (end.theta for end in ends))
         return replace(network, constants=constants, mixing=check.mixing())
 
@@ -100,11 +100,9 @@ def _points(ends: Sequence[Endpoint]) -> Iterator[tuple[str, Mapping[str, Tensor
         yield "the point half way", _half_way(ends[0].theta, ends[1].theta)
 
 
-def _others(ends: Sequence[Endpoint]) -> Mapping[str, Tensor]:
-    """Return weights that are not those of the first endpoint, with which a network is run first."""
-    if len(ends) > 1:
-        return _half_way(ends[0].theta, ends[1].theta)
-    return randomised(ends[0].network.module, 1, ends[0].theta)
+def _others(ends: Sequence[Endpoint], module: nn.Module) -> Mapping[str, Tensor]:
+    """Return weights that are not those of the first endpoint; of a single one, those of the module are changed."""
+    return _half_way(ends[0].theta, ends[1].theta) if len(ends) > 1 else shaken(module, 1)
 
 
 def _half_way(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> dict[str, Tensor]:

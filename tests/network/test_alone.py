@@ -140,6 +140,6 @@ def test_outputs_here_are_those_there() -> None:
         data=(X, Y),
         device="cpu",
     )
-    with Alone(pair.network, lambda: pair.theta_a, torch.float32, X) as alone:
+    with Alone(pair.network, [lambda module: pair.theta_a], torch.float32, X) as alone:
         assert alone.there
         assert alone.differs() is None

@@ -12,7 +12,7 @@ from torch import nn
 
 Built = tuple[nn.Module, tuple[Any, ...]]
 
-_IMAGE = {"inception_v3": 96, "googlenet": 64, "maxvit_t": 224, "swin": 64, "vit_h_14": 56, "vit": 64, "alexnet": 80}
+_IMAGE = {"inception_v3": 128, "googlenet": 64, "maxvit_t": 224, "swin": 64, "vit_h_14": 56, "vit": 64, "alexnet": 80}
 
 
 def names() -> list[str]:
