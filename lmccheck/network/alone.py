@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 
 import torch
@@ -20,6 +21,7 @@ from lmccheck.network.network import Network
 
 Weights = Callable[[nn.Module], Mapping[str, Tensor]]
 SAMPLES = 4  # of a batch: more of them tell no more of what is kept
+ALIKE = 10.0  # times the rounding of outputs: another process may have its own libraries sum in another order
 CPU = torch.device("cpu")
 PATIENCE = 60.0, 20.0  # seconds that are waited for at least, and times what it takes here
 HOOKS = "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_state_dict_hooks", "_load_state_dict_pre_hooks"
@@ -53,7 +55,8 @@ class Alone(Forked):
         least, times = PATIENCE
         started = time.monotonic()
         try:
-            here = [tensor for weights in self._weights for tensor in self._outputs(weights)]
+            with _one_thread():
+                here = [tensor for weights in self._weights for tensor in self._outputs(weights)]
             there: list[Tensor] = self.ask(least + times * (time.monotonic() - started))
         except LmcError as error:
             warnings.warn(
@@ -64,7 +67,7 @@ class Alone(Forked):
             )
             return None
         far = apart(there, here) if len(here) == len(there) else float("inf")
-        return far if far > ROUNDING[self._dtype] else None
+        return far if far > ALIKE * ROUNDING[self._dtype] else None
 
     def _anew(self) -> list[Tensor]:
         return [
@@ -85,6 +88,17 @@ class Alone(Forked):
     def _run(self, module: nn.Module, inputs: object) -> list[Tensor]:
         given = run_module(module, inputs, f"{self._network.data.origin}, alone", CPU, self._dtype)
         return [tensor.clone() for tensor in tensors_in(given)]
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Compute in as many threads as a process of its own has: sums of another order differ by rounding."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _of_torch(module: nn.Module) -> bool:
