@@ -27,6 +27,7 @@ from lmccheck.errors import SourceError, nearest, shown_path
 
 Made = TypeVar("Made")
 _INSTALLED = {"site-packages", "dist-packages"}
+_OURS = {"__main__", "lmccheck"}  # which a folder may have as well, and nobody imports again
 _kept: dict[Path, dict[str, ModuleType]] = {}
 _turns: list[Path] = []  # whose modules are the ones that are imported, the innermost last
 
@@ -127,14 +128,16 @@ def imported_anew(folder: Path | None, make: Callable[[], Made]) -> Made:
 
     For a process that ends afterwards: two copies of a module may have got into one another's way.
     """
-    where = None if folder is None else folder.resolve()
-    if where is None or where in _turns:
+    if folder is None:
         return make()
-    before = _kept.pop(where, {})
+    folder = folder.resolve()
+    mine = [name for name, module in list(sys.modules.items()) if _root(name) not in _OURS and _lies_in(module, folder)]
+    before = _kept.pop(folder, {}), {name: sys.modules.pop(name) for name in mine}
     try:
         return make()
     except Exception:
-        _kept[where] = before
+        _kept[folder] = before[0]
+        sys.modules.update(before[1])
         return make()
 
 
@@ -172,7 +175,7 @@ def _has(folder: Path, root: str) -> bool:
 def _lies_in(module: ModuleType, folder: Path) -> bool:
     """Whether a module is one of a folder's own; what is installed there, in an environment, is none of them."""
     file = getattr(module, "__file__", None)
-    if file is None or not Path(file).resolve().is_relative_to(folder):
+    if not isinstance(file, str) or not Path(file).resolve().is_relative_to(folder):
         return False
     return not _INSTALLED & set(Path(file).resolve().relative_to(folder).parts)
 

@@ -19,6 +19,8 @@ import torch
 from lmccheck.data.imports import say
 from lmccheck.errors import LmcError
 
+LENGTH = 8  # bytes in which the length of an answer is told
+
 
 class Forked:
     """A process that is made when the context is entered, and computes on the CPU, silently, when it is asked.
@@ -43,6 +45,8 @@ class Forked:
             self._process = os.fork()
         if not self._process:
             self._live(waits, tells)
+        with suppress(OSError):
+            os.setpgid(self._process, self._process)  # both do: whoever comes first
         os.close(waits)
         os.close(tells)
         return self
@@ -53,7 +57,7 @@ class Forked:
         os.close(self._begin)
         os.close(self._answer)
         with suppress(OSError):
-            os.kill(self._process, signal.SIGKILL)
+            os.killpg(self._process, signal.SIGKILL)  # and what it has started
         with suppress(OSError):
             os.waitpid(self._process, 0)
         self._process = -1
@@ -66,23 +70,28 @@ class Forked:
     def ask(self, seconds: float) -> Any:
         """Return what it computes. Raises LmcError where that raises, or is not there after so many seconds."""
         os.write(self._begin, b".")
-        parts, end = list[bytes](), time.monotonic() + seconds
-        while select.select([self._answer], [], [], max(0.0, end - time.monotonic()))[0]:
-            if not (part := os.read(self._answer, 2**20)):
-                break
-            parts.append(part)
-        else:
-            raise LmcError(f"a process of its own did not end in {seconds:.0f} s")
-        if not parts:
-            raise LmcError("a process of its own ended early")
-        computed, found = pickle.loads(b"".join(parts))
+        end = time.monotonic() + seconds
+        length = int.from_bytes(self._read(LENGTH, end, seconds))  # others may hold its end of the pipe open
+        computed, found = pickle.loads(self._read(length, end, seconds))
         if not computed:
             raise LmcError(f"a process of its own raised {found}")
         return found
 
+    def _read(self, length: int, end: float, seconds: float) -> bytes:
+        parts = list[bytes]()
+        while length:
+            if not select.select([self._answer], [], [], max(0.0, end - time.monotonic()))[0]:
+                raise LmcError(f"a process of its own did not end in {seconds:.0f} s")
+            if not (part := os.read(self._answer, min(length, 2**20))):
+                raise LmcError("a process of its own ended early")
+            parts.append(part)
+            length -= len(part)
+        return b"".join(parts)
+
     def _live(self, waits: int, tells: int) -> None:
         """Wait, compute, tell and end: nothing of what the process was made from is gone on with."""
         try:
+            os.setpgid(0, 0)
             os.close(self._begin)
             os.close(self._answer)
             if os.read(waits, 1):
@@ -93,7 +102,8 @@ class Forked:
                 sys.stdout = sys.stderr = os.fdopen(nothing, "w")  # what a test put there may write elsewhere
                 torch.set_num_threads(1)  # those of the process that it was made from are not here
                 with os.fdopen(tells, "wb") as told:
-                    told.write(self._told())
+                    text = self._told()
+                    told.write(len(text).to_bytes(LENGTH) + text)
         finally:
             os._exit(0)
 

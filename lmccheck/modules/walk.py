@@ -31,6 +31,7 @@ _CODE = (type, types.FunctionType, types.BuiltinFunctionType, types.MethodType, 
 _AT_HOME = (type, types.FunctionType, types.ModuleType, CACHE)  # they say in which file they were written
 # what Python and torch offer to keep things in, beside dicts and lists
 _KEEPERS = {"collections", "queue", "functools", "weakref", "_thread", "_threading_local", "torch.utils.weak"}
+_OF_THREADS = {"queue", "threading"}
 _INSTALLED = (
     "site-packages",
     "dist-packages",
@@ -128,6 +129,8 @@ class Walk:
                 found.append(Spot(value))
             if isinstance(value, types.ModuleType) and self._is_own(value.__name__):
                 found += self.attributes(vars(value), vars(value), others=users)
+            elif type(value).__module__ in _OF_THREADS:
+                pass  # another thread may be in the middle of it; what it holds is looked at
             elif self._is_own_object(value) or (users and isinstance(value, (types.FunctionType, *CONTAINERS))):
                 found += self.attributes(value, _fields(value), others=users)
             waiting += ((part, users) for part in self._parts(value))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 
 from lmccheck.data.imports import imported_anew, running_in
 from lmccheck.data.trees import take_samples, tensors_in
-from lmccheck.errors import LmcError, LmcWarning, SourceError
+from lmccheck.errors import LmcError, SourceError
 from lmccheck.modules.forked import Forked
 from lmccheck.modules.fresh import ROUNDING, apart, freshly_loaded
 from lmccheck.modules.runner import run_module
@@ -23,7 +22,7 @@ Weights = Callable[[nn.Module], Mapping[str, Tensor]]
 SAMPLES = 4  # of a batch: more of them tell no more of what is kept
 ALIKE = 10.0  # times the rounding of outputs: another process may have its own libraries sum in another order
 CPU = torch.device("cpu")
-PATIENCE = 60.0, 20.0  # seconds that are waited for at least, and times what it takes here
+PATIENCE = 10.0, 20.0  # seconds that are waited for at least, and times what it takes here
 HOOKS = "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_state_dict_hooks", "_load_state_dict_pre_hooks"
 
 
@@ -47,8 +46,8 @@ class Alone(Forked):
     def differs(self) -> float | None:
         """Return by how much of their size outputs differ from those that the network gives here by now, if they do.
 
-        Both are computed on the CPU. None where they do not, or where there is nothing to compare with; a warning says
-        why there is not.
+        Both are computed on the CPU. None where they do not, or where there is nothing to compare with; a remark of the
+        network's says why there is not.
         """
         if not self.there:
             return None
@@ -59,12 +58,8 @@ class Alone(Forked):
                 here = [tensor for weights in self._weights for tensor in self._outputs(weights)]
             there: list[Tensor] = self.ask(least + times * (time.monotonic() - started))
         except LmcError as error:
-            warnings.warn(
-                f"model {self._network.model}: what it computes after others were run is not compared with what it "
-                f"computes alone: {error}",
-                LmcWarning,
-                stacklevel=2,
-            )
+            said = "what it computes after others were run is not compared with what it computes alone"
+            self._network.remarks[f"model {self._network.model}: {said}: {error}"] = None
             return None
         far = apart(there, here) if len(here) == len(there) else float("inf")
         return far if far > ALIKE * ROUNDING[self._dtype] else None

@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import cache, partial
 from itertools import islice
+from pathlib import Path
 from types import CodeType
 
 import torch
@@ -38,6 +39,7 @@ OUTSIDE = (
     "keeps what it computed from weights in {}, where other weights find it as well; mend: compute it in forward, or "
     "keep it in an attribute of the module"
 )
+_KEEPING: dict[tuple[Path, str] | None, str] = {}  # code that was refused here for what it keeps, and in which words
 BY_ID = "a dict by id(…), which Python gives to another module once this one is gone"
 
 
@@ -62,6 +64,8 @@ def as_it_loads(ends: Sequence[Endpoint], dtype: torch.dtype) -> Network:
     Endpoints are asked for one after the other, and may be read as they are.
     """
     network = ends[0].network
+    if (known := _KEEPING.get(_named(network))) is not None:  # what it kept is there by now, and would not show
+        raise UnsupportedArchitecture(known)
     _require_one_structure(ends)
     check = _Comparison(network, dtype)
     asked = partial(_others, ends), lambda _: ends[0].theta
@@ -75,6 +79,11 @@ def as_it_loads(ends: Sequence[Endpoint], dtype: torch.dtype) -> Network:
             raise check.kept(where)
         constants = shared_constants(network.module, (end.theta for end in ends))
         return replace(network, constants=constants, mixing=check.mixing())
+
+
+def _named(network: Network) -> tuple[Path, str] | None:
+    """Return what code is known by in this process; None where it was not named but given."""
+    return (network.home.resolve(), network.model) if network.home is not None and ":" in network.model else None
 
 
 def _some(tensor: Tensor) -> Tensor:
@@ -184,7 +193,10 @@ class _Comparison:
 
     def kept(self, place: str) -> UnsupportedArchitecture:
         mend = "; the module that was given has been run before: give the callable that builds it" if self.live else ""
-        return UnsupportedArchitecture(f"{self.what}: {OUTSIDE.format(place)}{mend}")
+        text = f"{self.what}: {OUTSIDE.format(place)}{mend}"
+        if (named := _named(self.network)) is not None:
+            _KEEPING[named] = text
+        return UnsupportedArchitecture(text)
 
     def compare(self, label: str, theta: Mapping[str, Tensor]) -> None:
         """Raise UnsupportedArchitecture where the runner gives something else, or changes what is stored."""

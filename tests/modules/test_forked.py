@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -59,6 +60,19 @@ def test_what_goes_wrong_there_is_one_line(compute: Callable[[], Any], said: str
     assert str(caught.value).startswith(said)
     assert "\n" not in str(caught.value)
     assert time.monotonic() - began < 30
+
+
+def test_what_it_starts_keeps_nobody_waiting_and_ends_with_it() -> None:
+    """A process of that process holds its pipe open, and would go on for a minute."""
+    began = time.monotonic()
+    with Forked(lambda: subprocess.Popen(["sleep", "60"], close_fds=False).pid) as process:
+        started = process.ask(60.0)
+    assert time.monotonic() - began < 30
+    while time.monotonic() - began < 30:
+        status = Path(f"/proc/{started}/stat")
+        if not status.exists() or ") Z" in status.read_text():
+            return
+    pytest.fail("it goes on")
 
 
 def test_one_that_is_not_asked_does_nothing(tmp_path: Path) -> None:

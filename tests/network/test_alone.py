@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import re
 import sys
 import warnings
 from pathlib import Path
@@ -13,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import lmccheck
-from lmccheck.errors import LmcWarning, UnsupportedArchitecture
+from lmccheck.errors import UnsupportedArchitecture
 from lmccheck.modules.forked import Forked
 from lmccheck.network.alone import Alone
 
@@ -101,10 +103,62 @@ def test_what_depends_on_nothing_that_was_run_is_measured(tmp_path: Path) -> Non
 def test_a_process_that_cannot_answer_is_said(tmp_path: Path) -> None:
     """Code that ends wherever it is not at home: nothing is refused, and nothing is silent."""
     here = os.getpid()
-    with pytest.warns(
-        LmcWarning, match=r"models:Net: what it computes .* is not compared .* a process of its own ended"
-    ):
-        load(tmp_path, f"import os\ndef scale(n):\n    return n if os.getpid() == {here} else os._exit(0)", *ENDS)
+    pair = load(tmp_path, f"import os\ndef scale(n):\n    return n if os.getpid() == {here} else os._exit(0)", *ENDS)
+    notes = lmccheck.linear_connectivity(pair, align="none", points=3, limit=9.0).details["notes"]
+    said = r"model models:Net: what it computes .* is not compared with .* alone: a process of its own ended early"
+    assert [note for note in notes if re.fullmatch(said, note)]
+
+
+LIBRARY = """
+K = {{}}
+
+def keep(n):
+    return K.setdefault("k", (n,))[0]
+"""
+
+
+def test_what_was_refused_once_is_not_measured_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An installed library keeps the first value: it is there for the second pair, where nothing would show."""
+    library = tmp_path / "lib" / "site-packages"
+    library.mkdir(parents=True)
+    (library / "kept_by_a_library.py").write_text(LIBRARY.format())
+    monkeypatch.setattr(sys, "path", [*sys.path, str(library)])
+    for _ in range(3):
+        with pytest.raises(UnsupportedArchitecture, match=REFUSED):
+            load(tmp_path, "import kept_by_a_library\n\ndef scale(n):\n    return kept_by_a_library.keep(n)", *ENDS)
+    del sys.modules["kept_by_a_library"]
+
+
+def test_a_file_that_a_conftest_ran_is_imported_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has kept something before the first pair is loaded, in a file that only itself can read."""
+    kept = (
+        "import tempfile\nK = tempfile.TemporaryFile('w+')\n\ndef scale(n):\n"
+        "    K.seek(0)\n    if not K.read():\n        K.write(repr(n))\n    K.seek(0)\n    return float(K.read())"
+    )
+    (tmp_path / "models.py").write_text(NETWORK.format(kept=kept))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    earlier = importlib.import_module("models").Net()
+    earlier.load_state_dict(ENDS[0])
+    earlier(X)
+    try:
+        with pytest.raises(UnsupportedArchitecture, match=REFUSED):
+            load(tmp_path, kept, *ENDS)
+    finally:
+        del sys.modules["models"]
+
+
+def test_a_thread_that_a_network_asks_lives_on(tmp_path: Path) -> None:
+    """Queues that a thread of the file waits at are not taken apart: the losses are right, and nothing waits."""
+    kept = (
+        "import queue\nimport threading\nASKED, TOLD = queue.Queue(), queue.Queue()\n\ndef run():\n    while True:\n"
+        "        TOLD.put(ASKED.get())\n        ASKED.task_done()\n\n"
+        "threading.Thread(target=run, daemon=True).start()\n\n"
+        "def scale(n):\n    ASKED.put(n)\n    return TOLD.get(timeout=20)"
+    )
+    pair = load(tmp_path, kept, *ENDS)
+    result = lmccheck.linear_connectivity(pair, align="none", points=3, limit=9.0)
+    by_hand = F.linear(X, ENDS[1]["read.weight"], ENDS[1]["read.bias"]) / ENDS[1]["read.weight"].norm()
+    assert result.details["losses"][-1] == pytest.approx(float(F.cross_entropy(by_hand, Y)), abs=1e-6)
 
 
 def test_what_is_torchs_own_is_taken_at_its_word(monkeypatch: pytest.MonkeyPatch) -> None:
