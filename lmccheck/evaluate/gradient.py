@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,8 @@ from lmccheck.modules.runner import Runner, as_source_error
 from lmccheck.modules.stored import tied_names
 from lmccheck.network.loss import differentiable
 from lmccheck.network.network import Network
+
+Made = TypeVar("Made")
 
 
 class Gradient:
@@ -88,6 +90,16 @@ def obstacle(network: Network, theta: Mapping[str, Tensor]) -> str:
     except SourceError as error:
         return f"{str(error).partition('; mend: ')[0]}; mend: make model and loss differentiable"
     return ""
+
+
+def unless_obstructed(network: Network, theta: Mapping[str, Tensor], learn: Callable[[], Made]) -> Made | str:
+    """Return what ``learn`` gives, or why nothing can be learned: asked of two samples first, then met on the way."""
+    if why := obstacle(network, theta):
+        return why
+    try:
+        return learn()
+    except SourceError as error:  # of more samples than were asked about
+        return str(error)
 
 
 @contextmanager

@@ -25,7 +25,8 @@ LENGTH = 8  # bytes in which the length of an answer is told
 class Forked:
     """A process that is made when the context is entered, and computes on the CPU, silently, when it is asked.
 
-    There is none where the system makes none such: elsewhere than on Linux and its like.
+    There is none where the system makes none such: elsewhere than on Linux and its like. Raises OSError where it cannot
+    be made.
     """
 
     def __init__(self, compute: Callable[[], Any]) -> None:
@@ -40,9 +41,14 @@ class Forked:
         for stream in (sys.stdout, sys.stderr):
             with suppress(Exception):  # a test may have put anything there
                 stream.flush()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of other threads, which this one does not wait for
-            self._process = os.fork()
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of other threads, which this one does not wait for
+                self._process = os.fork()
+        except OSError:  # of memory or processes, say
+            for end in (waits, self._begin, self._answer, tells):
+                os.close(end)
+            raise
         if not self._process:
             self._live(waits, tells)
         with suppress(OSError):
@@ -69,7 +75,8 @@ class Forked:
 
     def ask(self, seconds: float) -> Any:
         """Return what it computes. Raises LmcError where that raises, or is not there after so many seconds."""
-        os.write(self._begin, b".")
+        with suppress(BrokenPipeError):  # it is gone, which reading says
+            os.write(self._begin, b".")
         end = time.monotonic() + seconds
         length = int.from_bytes(self._read(LENGTH, end, seconds))  # others may hold its end of the pipe open
         computed, found = pickle.loads(self._read(length, end, seconds))

@@ -40,7 +40,10 @@ class Alone(Forked):
 
     def __enter__(self) -> Alone:
         if not _of_torch(self._network.module):
-            super().__enter__()
+            try:
+                super().__enter__()
+            except OSError as error:
+                self._say(f"no process of its own: {error.strerror}")
         return self
 
     def differs(self) -> float | None:
@@ -58,11 +61,14 @@ class Alone(Forked):
                 here = [tensor for weights in self._weights for tensor in self._outputs(weights)]
             there: list[Tensor] = self.ask(least + times * (time.monotonic() - started))
         except LmcError as error:
-            said = "what it computes after others were run is not compared with what it computes alone"
-            self._network.remarks[f"model {self._network.model}: {said}: {error}"] = None
+            self._say(str(error))
             return None
         far = apart(there, here) if len(here) == len(there) else float("inf")
         return far if far > ALIKE * ROUNDING[self._dtype] else None
+
+    def _say(self, why: str) -> None:
+        said = "what it computes after others were run is not compared with what it computes alone"
+        self._network.remarks[f"model {self._network.model}: {said}: {why}"] = None
 
     def _anew(self) -> list[Tensor]:
         return [

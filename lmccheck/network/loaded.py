@@ -192,6 +192,7 @@ class _Comparison:
             raise self.kept("a variable of a context")
 
     def kept(self, place: str) -> UnsupportedArchitecture:
+        """Return the error that says where something is kept; code that was named is refused from now on."""
         mend = "; the module that was given has been run before: give the callable that builds it" if self.live else ""
         text = f"{self.what}: {OUTSIDE.format(place)}{mend}"
         if (named := _named(self.network)) is not None:

@@ -18,7 +18,8 @@ Made = TypeVar("Made")
 @contextmanager
 def running(measured: Any) -> Iterator[None]:
     """Run what is loaded, a pair, say, with settings and modules of its own; see ``own_settings``, ``running_in``."""
-    with own_settings(), running_in(getattr(getattr(measured, "network", None), "home", None)):
+    homes = [network.home for network in getattr(measured, "networks", ()) if network.home is not None]
+    with own_settings(), running_in(homes[0] if homes else None):  # of two widths both are of one folder
         yield
 
 

@@ -190,21 +190,19 @@ class Property:
         return self._measure(lambda: measured, settings)
 
     def _measure(self, load: Callable[[], Any], settings: Mapping[str, Any]) -> Result:
-        from lmccheck.modules.precision import own_settings
         from lmccheck.network.running import running
 
         started = time.perf_counter()
         checked = self.checked(settings)
         common = {p.name: checked.pop(p.name, p.default) for p in COMMON if p.name not in self.parameters}
         require_all_samples(self.name, common, checked)
-        with own_settings():
-            measured = load()
-            with running(measured):
-                finding = self.function(measured, **checked)
-                if isinstance(finding, Finding):
-                    defaults = {name: value for name, value in self.limits.items() if name not in settings}
-                    finding = decided(self.name, measured, finding, common, checked)
-                    finding = looked_at(measured, finding, common["endpoints"], defaults)
+        measured = load()
+        with running(measured):
+            finding = self.function(measured, **checked)
+            if isinstance(finding, Finding):
+                defaults = {name: value for name, value in self.limits.items() if name not in settings}
+                finding = decided(self.name, measured, finding, common, checked)
+                finding = looked_at(measured, finding, common["endpoints"], defaults)
         made_of = getattr(getattr(finding, "witness", None), "made_of", None)
         if made_of is not None and hasattr(measured, "inputs"):
             made_of(measured.inputs)  # what it was measured of is never written over

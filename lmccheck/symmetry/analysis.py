@@ -26,9 +26,10 @@ from lmccheck.symmetry.axes import (
     fresh,
     unify,
 )
-from lmccheck.symmetry.calls import bound_arguments, is_bookkeeping, mapped, refuse_ignored, region_of, symbols_in
+from lmccheck.symmetry.calls import bound_arguments, is_bookkeeping, mapped, refuse_ignored, symbols_in
 from lmccheck.symmetry.companions import Families, companions, leaves
 from lmccheck.symmetry.op import Instance, Op, Symbol, Uncovered, source_of
+from lmccheck.symmetry.regions import region_of
 from lmccheck.symmetry.trace import Placeholder, Shaped, Trace, op_name, value_of
 
 RULE_FAILED = "its rule failed"
@@ -133,7 +134,7 @@ class Analysis:
             return source[index] if known else self._unruled(node, "picks from a value that is no tuple")
         region = region_of(node)
         if region is not None:
-            return self._walk(region[0], mapped(self.values.get, region[1]))
+            return self._walk(region.inner.graph, mapped(self.values.get, region.given))
         op = Op(self, node)
         arguments = mapped(self.values.get, bound_arguments(node))
         for symbol in symbols_in(arguments):

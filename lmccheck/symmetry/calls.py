@@ -1,4 +1,4 @@
-"""Calls of a traced graph as rules take them: arguments in order, regions, and calls that say nothing."""
+"""Calls of a traced graph as rules take them: arguments in order, and calls that say nothing."""
 
 from __future__ import annotations
 
@@ -25,19 +25,6 @@ def _looked_at(rule: Callable[..., Any]) -> int | None:
     """Return how many arguments a rule names before ``*_``; None for a rule that looks at all of them."""
     parameters = inspect.signature(rule).parameters
     return len(parameters) - 2 if "_" in parameters else None  # neither the op nor ``_`` itself
-
-
-def region_of(node: fx.Node) -> tuple[fx.Graph, list[Any]] | None:
-    """Return the graph and the arguments of a region run under a context (no_grad, autocast); None for other calls."""
-    if not op_name(node.target).startswith("wrap_with_"):
-        return None
-    for k, argument in enumerate(node.args):
-        if isinstance(argument, fx.Node) and argument.op == "get_attr":
-            owner = node.graph.owning_module
-            inner = owner.get_submodule(str(argument.target)) if owner is not None else None
-            if isinstance(inner, fx.GraphModule):
-                return inner.graph, list(node.args[k + 1 :])
-    return None
 
 
 def bound_arguments(node: fx.Node) -> list[Any]:

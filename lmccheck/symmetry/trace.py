@@ -26,7 +26,7 @@ from lmccheck.modules.held import held_tensors
 from lmccheck.modules.runner import outputs_of
 from lmccheck.modules.stored import stored_tensors, tied_names
 from lmccheck.store.tensors import identity, overlap, place
-from lmccheck.symmetry.inline import inline_gradient_modes
+from lmccheck.symmetry.regions import inline_regions
 
 _EXPORTING = threading.Lock()  # torch.export patches modules and globals: one at a time
 
@@ -137,7 +137,7 @@ def trace(module: nn.Module, example_inputs: tuple[Any, ...], known: Collection[
     with _EXPORTING, warnings.catch_warnings(), torch.enable_grad(), quiet_logs(), _asking(lines):
         warnings.simplefilter("ignore")  # deprecations inside torch.export are not the user's
         program = _export(twin, example_inputs)
-        inline_gradient_modes(program)
+        inline_regions(program)
         targets = {node.target for graph in _needed(program) for node in graph.nodes if node.op == "call_function"}
         unknown = {t for t in targets if op_name(t) not in known and isinstance(t, torch._ops.OpOverload)}
         if any(isinstance(t, torch._ops.OpOverload) and t._schema.is_mutable for t in targets) or unknown:

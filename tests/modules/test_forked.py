@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -60,6 +61,24 @@ def test_what_goes_wrong_there_is_one_line(compute: Callable[[], Any], said: str
     assert str(caught.value).startswith(said)
     assert "\n" not in str(caught.value)
     assert time.monotonic() - began < 30
+
+
+def test_one_that_is_gone_before_it_is_asked_is_one_line() -> None:
+    """Somebody who needs memory has ended it."""
+    with Forked(_fails) as process:
+        os.kill(process._process, signal.SIGKILL)
+        time.sleep(0.2)
+        with pytest.raises(LmcError, match="ended early"):
+            process.ask(60.0)
+
+
+def test_where_none_can_be_made_nothing_stays_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error is the system's; both pipes are closed again."""
+    monkeypatch.setattr(os, "fork", lambda: os.open("/nowhere/at/all", os.O_RDONLY))
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(OSError, match="No such file"), Forked(_fails):
+        pass
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_what_it_starts_keeps_nobody_waiting_and_ends_with_it() -> None:

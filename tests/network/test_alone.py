@@ -109,6 +109,14 @@ def test_a_process_that_cannot_answer_is_said(tmp_path: Path) -> None:
     assert [note for note in notes if re.fullmatch(said, note)]
 
 
+def test_a_process_that_cannot_be_made_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system has no memory for it: the pair is measured, and the row says what was not compared."""
+    monkeypatch.setattr(os, "fork", lambda: os.open("/nowhere/at/all", os.O_RDONLY))
+    pair = load(tmp_path, "def scale(n):\n    return n", *ENDS)
+    notes = lmccheck.linear_connectivity(pair, align="none", points=3, limit=9.0).details["notes"]
+    assert [note for note in notes if note.endswith("alone: no process of its own: No such file or directory")]
+
+
 LIBRARY = """
 K = {{}}
 

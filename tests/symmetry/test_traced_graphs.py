@@ -110,6 +110,24 @@ def test_modes_of_gradients_hide_nothing(modes: tuple[bool, bool]) -> None:
     assert all(torch.allclose(x, y, atol=1e-6) for x, y in zip(outputs, plain(X), strict=True))
 
 
+def test_disabled_autocast_hides_nothing() -> None:
+    """As transformers write it around rotary positions, here inside of no_grad: the graph is that without both."""
+
+    def written(s: Written, x: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            hidden = s.a(x).relu()
+            with torch.autocast("cpu", enabled=False):
+                hidden = s.c(hidden).tanh()
+        return s.b(hidden)
+
+    torch.manual_seed(0)
+    parts = {"a": nn.Linear(4, 6), "c": nn.Linear(6, 5), "b": nn.Linear(5, 2)}
+    traced = [derive(module, (X,)) for module in (Written(written, **parts), nn.Sequential(*parts.values()))]
+    names = [op_name(node.target) for node in traced[0].trace.graph.nodes if node.op == "call_function"]
+    assert names == ["aten.linear", "aten.relu", "aten.linear", "aten.tanh", "aten.linear"]
+    assert len(traced[0].layers) == len(traced[1].layers) == 3
+
+
 @pytest.mark.parametrize("inside", [True, False])
 def test_modes_of_gradients_around_and_inside_of_autocast(inside: bool) -> None:
     """What is autocast stays a region of its own, the only one; the outputs are the module's."""

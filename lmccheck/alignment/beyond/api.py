@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -21,9 +22,9 @@ from lmccheck.alignment.matching.activations import ActivationSimilarity, observ
 from lmccheck.alignment.matching.norms import float64
 from lmccheck.alignment.methods.learned import Training, train
 from lmccheck.data.batches import count_first
-from lmccheck.errors import LmcError, SourceError, nearest
+from lmccheck.errors import LmcError, nearest
 from lmccheck.evaluate.calibration import CalibrationBarrier, barrier_samples, most_samples
-from lmccheck.evaluate.gradient import obstacle
+from lmccheck.evaluate.gradient import unless_obstructed
 from lmccheck.network.pair import ModelPair
 from lmccheck.symmetry.compose import compose
 from lmccheck.symmetry.spec import Permutation
@@ -92,7 +93,8 @@ def go_beyond(problem: Problem, kinds: tuple[str, ...], solve: Method) -> Beyond
     maps, begun = _fitted(problem, maps, start, judge)
     b = float64(spec.apply(pair.theta_b, begun))
     tried.append(("fitted", _detached(maps.apply(b, a)), begun))
-    trained = _learned(problem, begun, maps)
+    learn = learn_maps if maps.mixed_groups else train
+    trained = unless_obstructed(pair.network, pair.theta_a, partial(learn, problem, begun, maps))
     if isinstance(trained, str):
         facts["not_learned"], trained = trained, Training(spec.identity(), (), 0, 0)
     else:
@@ -105,16 +107,6 @@ def go_beyond(problem: Problem, kinds: tuple[str, ...], solve: Method) -> Beyond
     name, weights, permutation = tried[barriers.index(min(barriers))]
     facts["calibration_barriers"] = {name: barrier for (name, _, _), barrier in zip(tried, barriers, strict=True)}
     return Beyond(weights, permutation, found.objective, {**facts, **_told(pair, trained), "kept": name})
-
-
-def _learned(problem: Problem, begun: Permutation, maps: Maps) -> Training | str:
-    """Return what was learned, or why autograd cannot follow the loss."""
-    if why := obstacle(problem.pair.network, problem.pair.theta_a):
-        return why
-    try:
-        return (learn_maps if maps.mixed_groups else train)(problem, begun, maps)
-    except SourceError as error:  # of more samples than were asked about
-        return str(error)
 
 
 def _told(pair: ModelPair, trained: Training) -> dict[str, Any]:

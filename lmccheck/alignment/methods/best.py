@@ -7,14 +7,14 @@ pair, so that ``learned``, which starts from the best of the others, shares them
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from lmccheck.alignment.contract import Found, Problem
 from lmccheck.alignment.methods import declared, method, starts
 from lmccheck.alignment.triage import Kinship, kinship
-from lmccheck.errors import SourceError
 from lmccheck.evaluate.calibration import CalibrationBarrier, barrier_samples
-from lmccheck.evaluate.gradient import obstacle
+from lmccheck.evaluate.gradient import unless_obstructed
 from lmccheck.network.pair import ModelPair
 
 
@@ -36,7 +36,8 @@ def match_best(problem: Problem) -> Found:
     candidates = [_candidate(problem, name) for name in names[:1]]
     if kin.kind != "shared" or candidates[0].barrier > 0:  # no method does better than no barrier, and the first wins
         candidates += [_candidate(problem, name) for name in names[1:]]
-        last = _learned(problem)
+        learn = partial(_candidate, problem, "learned")
+        last = unless_obstructed(problem.pair.network, problem.pair.theta_a, learn)
         refused, more = (last, []) if isinstance(last, str) else ("", [last])
         candidates += more
     best = _lowest(candidates)
@@ -60,20 +61,6 @@ def _solved(pair: ModelPair, method: str, seed: int) -> Found:
     problem, chosen = Problem(pair, seed), declared(method)
     chosen.require(problem)
     return chosen.run(problem)
-
-
-def _learned(problem: Problem) -> Candidate | str:
-    """Return the answer of ``learned``, or why nothing can be learned."""
-    if why := problem.pair.once(_obstacle):
-        return why
-    try:
-        return _candidate(problem, "learned")
-    except SourceError as error:  # of more samples than were asked about
-        return str(error)
-
-
-def _obstacle(pair: ModelPair) -> str:
-    return obstacle(pair.network, pair.theta_a)
 
 
 def _kinship(pair: ModelPair) -> Kinship:
