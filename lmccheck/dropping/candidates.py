@@ -22,7 +22,7 @@ from lmccheck.dropping.choose_units import (
     unit_counts,
 )
 from lmccheck.dropping.dropped import Dropped
-from lmccheck.dropping.edit import Multiplied, changed, keep_factors, lines
+from lmccheck.dropping.edit import Multiplied, changed, instead, keep_factors, lines
 from lmccheck.dropping.freedom import groups_from, statistics_behind
 from lmccheck.dropping.refit import Refit
 from lmccheck.evaluate.batchnorm import fresh_statistics, tracked
@@ -30,7 +30,7 @@ from lmccheck.evaluate.masked import MaskedRuns
 from lmccheck.evaluate.points import working_dtype
 from lmccheck.evaluate.split import split, work
 from lmccheck.network.endpoint import Endpoint
-from lmccheck.symmetry.structure import Structure, Units
+from lmccheck.symmetry.structure import Canonical, Structure, Units
 
 SAMPLES = 4096  # of calibration data, by which candidates are compared
 FITTED = 8192  # of calibration data, to which refits are fitted; a third as many more are held out
@@ -57,7 +57,7 @@ class Candidates:
     def __init__(self, end: Endpoint, structure: Structure, settings: SearchSettings) -> None:
         self.structure, self.settings = structure, settings
         self.kept = unit_counts(structure, settings.keep)
-        self.theta = structure.canonical(end.theta)
+        self.theta = Canonical(structure, end.theta)
         each = work(structure.trace, structure.layers, structure.shapes)
         fitted = max(1024, min(FITTED, int(SEARCHED / each)))
         samples = max(LEAST, min(SAMPLES, int(SEARCHED / each / (settings.subsets + 10))))
@@ -70,10 +70,8 @@ class Candidates:
         self.refits = Refit(end.network, structure, self.theta, self.parts, dtype)
         self.spanning = Spanning(structure, self.theta, self.refits.seen, end.network.torch_device)
         self.statistics = len(tracked(self.runs.graph.runner.module)) > 0
-        everything = {group: torch.ones(1, structure.sizes[group]) for group in structure.groups}
-        self.ones = lines(structure, everything)
-        self.full = self.runs.graph.weights(structure.stored(self.theta))
-        self.own = self._of(self.theta)
+        self.full = self.runs.graph.weights(end.theta)
+        self.own = self._scaled([(structure.keep_all(), 1.0)])[0]
         self._random_losses: list[float] = []
 
     @cached_property
@@ -127,8 +125,9 @@ class Candidates:
         """Return every choice of units with scale 1/(kept share), and the best ones with one scale by Brent."""
         generator = torch.Generator().manual_seed(self.settings.seed * 1_000_003 + level)
         named = [(f"random {k}", random_units(self.structure, kept, generator)) for k in range(self.settings.subsets)]
+        spanning = self.spanning(kept)
         named.append(("important", {group: self.important[group] for group in kept}))
-        named.append(("spanning", self.spanning(kept)))
+        named.append(("spanning", spanning))
         losses = self._scaled([(keep, scales(self.structure, keep)) for _, keep in named])
         found = [_Choice(n, k, scales(self.structure, k), x) for (n, k), x in zip(named, losses, strict=True)]
         drawn, chosen = found[:-2], found[-2:]
@@ -157,12 +156,15 @@ class Candidates:
     def _scaled(self, several: Sequence[tuple[Units, Any]]) -> Tensor:
         """Return per-sample losses, (k, n), of choices of units with their factors; nothing is refitted."""
         self.runs.load(self.full)
+        return self._multiplied(several)
+
+    def _multiplied(self, several: Sequence[tuple[Units, Any]]) -> Tensor:
         return self.runs.losses(lines(self.structure, factors(self.structure, several)))
 
     def _of(self, state: Mapping[str, Tensor]) -> Tensor:
         """Return per-sample losses, (n,), of a state."""
-        self.runs.load(self.structure.stored(state))
-        return self.runs.losses(self.ones)[0]
+        self.runs.load(self.runs.graph.stored(state))
+        return self._multiplied([(self.structure.keep_all(), 1.0)])[0]
 
     def _finished(self, level: int, several: Sequence[_Choice]) -> list[Dropped]:
         """Return plain candidates as networks; where BatchNorms follow, with statistics of their own as well."""
@@ -187,8 +189,7 @@ class Candidates:
         taken = {own: fresh[name].to("cpu", torch.float64) for name, own in owns.items() if own in behind}
         if not changed(taken, taken, dropped.weights):
             return None
-        plain = dropped.weights
-        state = plain.with_tensors(taken) if isinstance(plain, Multiplied) else {**plain, **taken}
+        state = instead(dropped.weights, taken)
         how = f"{dropped.how}, statistics re-estimated"
         facts = {**dropped.facts, "statistics": "re-estimated"}
         return self._scored(replace(dropped, weights=state, how=how, facts=facts), self._of(state))

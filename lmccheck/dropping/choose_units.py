@@ -9,12 +9,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lmccheck.dropping.edit import Scale, keep_factors
+from lmccheck.dropping.edit import Scale, instead, keep_factors
 from lmccheck.errors import LmcError
 from lmccheck.evaluate.regression import Moments
-from lmccheck.symmetry.structure import Structure, Units
+from lmccheck.symmetry.structure import State, Structure, Units
 
 Keep = float | Mapping[str, float]  # the share of units that stays: of every group, or of each that is named
+ROUNDING = 1e-12  # of what the first unit explains: what explains less explains nothing
 RANDOM = {"dev": 10, "ci": 20, "thorough": 200}  # random subsets per level
 Seen = Callable[[str, str], Moments]  # second moments of a group's units where a weight's layer reads them
 
@@ -89,7 +90,7 @@ def important_units(
 ) -> dict[str, Tensor]:
     """Return the units with the largest E[φ_u²]·‖out(u)‖², summed over the layers that read them; sorted."""
     found = {}
-    for group, count in kept.items():
+    for group, count in reversed(tuple(kept.items())):
         score = torch.zeros(structure.sizes[group], dtype=torch.float64)
         for weight, dim, positions in _readers(structure, group):
             moments = seen(weight, group)
@@ -133,8 +134,11 @@ class Spanning:
     def _chosen(self, group: str, count: int, found: Mapping[str, Tensor]) -> Tensor:
         size = self._structure.sizes[group]
         covariance = torch.zeros(size, size, dtype=torch.float64, device=self._device)
-        wanted = torch.zeros_like(covariance)
-        for weight, dim, positions in _readers(self._structure, group):
+        readers = _readers(self._structure, group)
+        width = sum(self._state[weight].numel() // self._state[weight].shape[dim] for weight, dim, _ in readers)
+        whole = torch.zeros_like(covariance) if width >= size else None
+        outs = []
+        for weight, dim, positions in readers:
             moments = self._seen(weight, group)
             mean = moments.x / max(1, moments.count)
             covariance += (moments.xx / max(1, moments.count) - torch.outer(mean, mean)).to(covariance)
@@ -143,32 +147,46 @@ class Spanning:
                 if block.group in found:
                     dropped = self._structure.others(block.group, found[block.group])
                     read = read.index_fill(block.dim, block.of(dropped), 0.0)
-            out = _outgoing(read, dim, positions).to(wanted)
-            wanted += out @ out.T
-        return _greedy(covariance, wanted, count).sort().values
+            out = _outgoing(read, dim, positions).to(covariance)
+            if whole is None:
+                outs.append(out)
+            else:
+                whole.addmm_(out, out.T)
+        return _greedy(covariance, _product(whole, outs), count).sort().values
 
 
-def _greedy(covariance: Tensor, wanted: Tensor, count: int) -> Tensor:
+def _product(whole: Tensor | None, outs: Sequence[Tensor]) -> Callable[[Tensor], Tensor]:
+    """Return the product with ``whole``, (n, n), or else with out·outᵀ for the columns ``outs``, fewer than n."""
+    if whole is not None:
+        return whole.__matmul__
+    out = torch.cat(list(outs), 1)
+    return lambda x: out @ (out.T @ x)
+
+
+def _greedy(covariance: Tensor, wanted: Callable[[Tensor], Tensor], count: int) -> Tensor:
     """Return ``count`` columns chosen one by one by how much of tr(R·wanted) they explain; the first where none does.
 
+    ``covariance`` (n, n) becomes R, what the chosen ones leave of it; ``wanted`` multiplies by a matrix of its size.
     What a column u explains is R[:, u]ᵀ·wanted·R[:, u]/R[u, u], whose numerator follows every step of R by products of
     matrices and vectors alone.
     """
-    left = covariance.clone()
-    explains = (left * (wanted @ left)).sum(0)
+    left = covariance
+    explains = (left * wanted(left)).sum(0)
     alive = left.diagonal().clone()
     floor = 1e-10 * alive.clamp(min=1e-300)
     free = torch.ones_like(alive, dtype=torch.bool)
     chosen: list[int] = []
+    most = 0.0
     while len(chosen) < count:
         gain = torch.where(free & (alive > floor), explains / alive.clamp(min=1e-300), 0.0)
         unit = int(gain.argmax())
-        if not gain[unit] > 0:
+        most = max(most, float(gain[unit]))
+        if not gain[unit] > ROUNDING * most:
             break
         chosen.append(unit)
         free[unit] = False
         column, share = left[unit].clone(), left[unit] / left[unit, unit]
-        image = wanted @ column
+        image = wanted(column)
         explains -= share * (2 * (left @ image) - share * (column @ image))
         left.addr_(column, share, alpha=-1.0)
         alive = left.diagonal().clamp(min=0.0)
@@ -178,13 +196,14 @@ def _greedy(covariance: Tensor, wanted: Tensor, count: int) -> Tensor:
 
 def merged_twins(
     structure: Structure, state: Mapping[str, Tensor], kept: Mapping[str, int]
-) -> tuple[dict[str, Tensor], dict[str, Tensor]] | None:
+) -> tuple[dict[str, Tensor], State] | None:
     """Return units to keep and a state that computes what ``state`` does, where units have twins; None where not.
 
     Twins have equal incoming weights, so they do the same; outgoing weights of those that are dropped are added to
     those of a twin that is kept. All groups of ``kept`` need few enough kinds of units.
     """
-    found, result = {}, dict(state)
+    found: dict[str, Tensor] = {}
+    result: dict[str, Tensor] = {}
     for group, count in kept.items():
         kind = _kinds(structure, state, group)
         first = [int((kind == k).nonzero()[0]) for k in range(int(kind.max()) + 1)]
@@ -196,9 +215,10 @@ def merged_twins(
         heirs = torch.tensor(first, dtype=torch.int64)[kind[dropped]]
         for weight, dim, positions in _readers(structure, group):
             to, given = positions[heirs].reshape(-1), positions[dropped].reshape(-1)
-            moved = result[weight].index_select(dim, given)
-            result[weight] = result[weight].index_add(dim, to, moved).index_fill(dim, given, 0.0)
-    return found, result
+            before = result.get(weight, state[weight])
+            moved = before.index_select(dim, given)
+            result[weight] = before.index_add(dim, to, moved).index_fill(dim, given, 0.0)
+    return found, instead(state, result)
 
 
 def _kinds(structure: Structure, state: Mapping[str, Tensor], group: str) -> Tensor:

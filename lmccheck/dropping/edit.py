@@ -5,8 +5,9 @@ Tensors that do not change are shared with the given state; none is ever changed
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from copy import copy
+from collections import ChainMap
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -25,13 +26,11 @@ class Multiplied(Mapping[str, Tensor]):
     """
 
     def __init__(self, structure: Structure, state: State, factors: Mapping[str, Tensor]) -> None:
-        self._state, self._instead = state, dict[str, Tensor]()
+        self._state = state
         several = lines(structure, {group: factor[None] for group, factor in factors.items()})
         self._lines = {name: (line[0], structure.columns[name][0].dim) for name, line in several.items()}
 
     def __getitem__(self, name: str) -> Tensor:
-        if name in self._instead:
-            return self._instead[name]
         value = self._state[name]
         if name not in self._lines:
             return value
@@ -44,11 +43,10 @@ class Multiplied(Mapping[str, Tensor]):
     def __len__(self) -> int:
         return len(self._state)
 
-    def with_tensors(self, several: State) -> Multiplied:
-        """Return the same with some tensors as they are given."""
-        other = copy(self)
-        other._instead = {**self._instead, **several}
-        return other
+
+def instead(state: State, several: dict[str, Tensor]) -> ChainMap[str, Tensor]:
+    """Return ``state`` with ``several`` tensors instead of its own; what is put into it is put into these."""
+    return ChainMap(several, cast("MutableMapping[str, Tensor]", state))  # it writes to the first alone
 
 
 def multiplied(structure: Structure, state: State, factors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -7,33 +7,54 @@ Source: the condition of Nguyen, Bréchet and Mondelli (2021) that some narrow n
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lmccheck.dropping.edit import keep_factors, multiplied
+from lmccheck.dropping.edit import Multiplied, instead, keep_factors
+from lmccheck.dropping.seen import SeenUnits
 from lmccheck.evaluate.convex import polished_head
+from lmccheck.evaluate.graph import GraphRunner
 from lmccheck.evaluate.layer_data import LayerData
-from lmccheck.evaluate.regression import Moments, chosen_ridge
+from lmccheck.evaluate.regression import chosen_ridge
 from lmccheck.evaluate.split import Split
 from lmccheck.evaluate.stepwise import Stepwise
 from lmccheck.network.network import Network
 from lmccheck.network.targets import OF_TOKENS
 from lmccheck.symmetry.sites import Layer, count_readers
-from lmccheck.symmetry.structure import Structure, Units
+from lmccheck.symmetry.structure import State, Structure, Units
 from lmccheck.symmetry.trace import value_of
 
 REGRESSORS = 4096  # a layer that reads more numbers keeps its weights, times one factor
 
 
+class _Fitted:
+    """A network that is refitted: ``state`` holds what differs from another one, ``run`` all that is run."""
+
+    def __init__(self, graph: GraphRunner, state: State) -> None:
+        self.state = instead(state, {})
+        self.run = graph.stored(state)
+        self._graph = graph
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.state[name]
+
+    def __setitem__(self, name: str, tensor: Tensor) -> None:
+        self.state[name] = tensor
+        self.run |= self._graph.stored({name: tensor})
+
+    def with_tensors(self, several: State) -> dict[str, Tensor]:
+        """Return all that is run, with some tensors as they are given."""
+        return {**self.run, **self._graph.stored(several)}
+
+
 class Refit:
     """Refits of one network; what its layers give with all units is recorded once."""
 
-    def __init__(
-        self, network: Network, structure: Structure, theta: Mapping[str, Tensor], parts: Split, dtype: torch.dtype
-    ) -> None:
+    def __init__(self, network: Network, structure: Structure, theta: State, parts: Split, dtype: torch.dtype) -> None:
         self.network, self.structure, self.theta = network, structure, theta
         self.readers: dict[str, list[Layer]] = {}
         for layer in structure.layers:
@@ -42,13 +63,14 @@ class Refit:
         self.times = count_readers(structure.trace)
         self.readers = {name: several for name, several in self.readers.items() if self._fits(several)}
         layers = [layer for layer in structure.layers if layer.weight in self.readers]
-        self.layer_data = LayerData(network, structure, layers, parts, dtype)
-        units = {
-            f"{name}:{block.group}": (several, block.positions)
-            for name, several in self.readers.items()
-            for block in structure.columns[name]
-        }
-        self.layer_data.collect(structure.stored(theta), units)
+        self._data = LayerData(network, structure, layers, parts, dtype)
+        self.seen = SeenUnits(structure, theta, self._data, self.readers)
+
+    @cached_property
+    def layer_data(self) -> LayerData:
+        """What the layers give with all units."""
+        self._data.keep_targets(self._data.graph.stored(self.theta))
+        return self._data
 
     def _fits(self, layers: Sequence[Layer]) -> bool:
         """Whether nothing but some layers, each with all its inputs, reads their weight."""
@@ -56,15 +78,7 @@ class Refit:
         inputs = {block.dim for block in self.structure.columns[first.weight]} == {1 - first.out}
         return inputs and len(layers) == self.times[first.weight] and all(layer.groups == 1 for layer in layers)
 
-    def seen(self, weight: str, group: str) -> Moments:
-        """Return second moments of a group's units where layers of ``weight`` read them; alike where none does."""
-        if weight in self.readers:
-            return self.layer_data.units[f"{weight}:{group}"]
-        alike, size = Moments(), self.structure.sizes[group]
-        alike.count, alike.xx, alike.x = 1, torch.eye(size, dtype=torch.float64), alike.x.new_zeros(size)
-        return alike
-
-    def __call__(self, level: int, keep: Units, *, polish: bool = True) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    def __call__(self, level: int, keep: Units, *, polish: bool = True) -> tuple[State, dict[str, Any]]:
         """Return θ_i, canonical float64, that reads the units of ``keep`` (groups of ``level`` and later) alone.
 
         Columns of dropped units are zero; the kept ones of every layer that reads them solve
@@ -74,29 +88,31 @@ class Refit:
         Weights that no layer reads (stacked experts, grouped and transposed convolutions) are scaled by units over kept
         ones.
         """
-        state = multiplied(self.structure, self.theta, keep_factors(self.structure, keep))
+        scaled = Multiplied(self.structure, self.theta, keep_factors(self.structure, keep))
+        new = _Fitted(self.layer_data.graph, scaled)
         facts: dict[str, Any] = {"layers": {}, "polished": False}
         run = self.layer_data.run()
-        waiting = {name: self.theta[name] for name in self.readers}  # which those read that are fitted as a whole
+        waiting = dict.fromkeys(self.readers)  # which those read that are fitted as a whole
         for name, layers in self.readers.items():
             dropped = [block for block in self.structure.columns[name] if block.group in keep]
             if dropped:
                 several = len(layers) > 1
                 own = self.layer_data.run() if several else run
-                facts["layers"][name] = self._fit(own, layers, keep, state, waiting if several else {})
+                facts["layers"][name] = self._fit(own, layers, keep, new, waiting if several else ())
             del waiting[name]
-        facts["layers"] |= self._scale(keep, state)
+        facts["layers"] |= self._scale(keep, new)
         if polish and self._head is not None:
-            facts["polished"] = self._polish(run, self._head, keep, state)
-        return state, facts
+            facts["polished"] = self._polish(run, self._head, keep, new)
+        return new.state, facts
 
-    def _scale(self, keep: Units, state: dict[str, Tensor]) -> dict[str, str]:
+    def _scale(self, keep: Units, new: _Fitted) -> dict[str, str]:
         """Scale the columns of weights that are not fitted; return what was done to each."""
         factors = {group: torch.full((n,), n / max(1, len(keep[group])), dtype=torch.float64)
                    for group, n in self.structure.sizes.items() if group in keep}  # fmt: skip
-        scaled = multiplied(self.structure, state, factors)
+        scaled = Multiplied(self.structure, new.state, factors)
         names = [name for name in self.structure.columns if name not in self.readers]
-        state |= {name: scaled[name] for name in names}
+        for name in names:
+            new[name] = scaled[name]
         return dict.fromkeys(names, "scaled only: no linear layer or convolution alone reads it")
 
     def _fit(
@@ -104,12 +120,12 @@ class Refit:
         run: Stepwise,
         layers: Sequence[Layer],
         keep: Units,
-        state: dict[str, Tensor],
-        waiting: Mapping[str, Tensor],
+        new: _Fitted,
+        waiting: Collection[str],
     ) -> float | str:
-        """Change the weight of one or more layers in ``state``; return the share of λ, or why it was done otherwise.
+        """Change the weight of one or more layers in ``new``; return the share of λ, or why it was done otherwise.
 
-        ``waiting``: weights as they are while the layers are looked at.
+        ``waiting``: weights that are those of θ while the layers are looked at.
         """
         layer = layers[0]
         weight = self.theta[layer.weight]
@@ -119,24 +135,24 @@ class Refit:
         numbers = matrix[0].numel() if len(outs) else 0
         if numbers > REGRESSORS or (layer.bias is not None and place is None):
             factor = weight.shape[1 - layer.out] / max(1, len(reads))
-            state[layer.weight] = state[layer.weight] * factor
+            new[layer.weight] = new[layer.weight] * factor
             return f"scaled by {factor:.3g} only: it reads {numbers} numbers, or its bias is used twice"
-        stored = self.structure.stored({**state, **waiting})
-        fit, held = self.layer_data.moments(run, stored, layers, reads, outs)
+        weights = new.with_tensors({name: self.theta[name] for name in waiting})
+        fit, held = self.layer_data.moments(run, weights, layers, reads, outs)
         fitted, constant, share = chosen_ridge(fit, held, matrix.flatten(1).T, constant=place is not None)
-        self._write(layer, reads, outs, fitted.cpu(), state)
+        self._write(layer, reads, outs, fitted.cpu(), new)
         if place is not None:
             name, sign = place
             base = self.theta[name][outs] if sign < 0 else 0.0  # the layer's own output is without the mean
-            state[name] = state[name].index_copy(0, outs, base + sign * constant.cpu())
+            new[name] = new[name].index_copy(0, outs, base + sign * constant.cpu())
         return share
 
-    def _write(self, layer: Layer, reads: Tensor, outs: Tensor, fitted: Tensor, state: dict[str, Tensor]) -> None:
-        turned = state[layer.weight].movedim(layer.out, 0).clone()
+    def _write(self, layer: Layer, reads: Tensor, outs: Tensor, fitted: Tensor, new: _Fitted) -> None:
+        turned = new[layer.weight].movedim(layer.out, 0).clone()
         rows = turned[outs]
         shape = rows.index_select(1, reads).shape
         turned[outs] = rows.index_copy(1, reads, fitted.T.reshape(shape))
-        state[layer.weight] = turned.movedim(0, layer.out).contiguous()
+        new[layer.weight] = turned.movedim(0, layer.out).contiguous()
 
     def _used(self, layer: Layer, dim: int, keep: Units) -> Tensor:
         """Return the positions along a dimension of a layer's weight that are not of dropped units."""
@@ -177,16 +193,16 @@ class Refit:
         fits = self.network.loss.name in OF_TOKENS or (self.network.loss.name == "cross_entropy" and dims == 2)
         return layer if fits else None
 
-    def _polish(self, run: Stepwise, layer: Layer, keep: Units, state: dict[str, Tensor]) -> bool:
+    def _polish(self, run: Stepwise, layer: Layer, keep: Units, new: _Fitted) -> bool:
         reads = self._used(layer, 1 - layer.out, keep)
-        turned = state[layer.weight].movedim(layer.out, 0).index_select(1, reads)
+        turned = new[layer.weight].movedim(layer.out, 0).index_select(1, reads)
         outs = torch.arange(len(turned))
-        constant = state[layer.bias] if layer.bias is not None else torch.zeros(len(outs), dtype=torch.float64)
-        rows = list(self.layer_data.rows(run, self.structure.stored(state), layer, reads, outs))
+        constant = new[layer.bias] if layer.bias is not None else torch.zeros(len(outs), dtype=torch.float64)
+        rows = list(self.layer_data.rows(run, new.run, layer, reads, outs))
         found = polished_head(rows, turned.T, constant, free=layer.bias is not None)
         if found is None:
             return False
-        self._write(layer, reads, outs, found[0], state)
+        self._write(layer, reads, outs, found[0], new)
         if layer.bias is not None:
-            state[layer.bias] = found[1]
+            new[layer.bias] = found[1]
         return True

@@ -78,6 +78,10 @@ class Evaluator:
         self._zero: Tensor | None = None  # samples whose loss was 0 at every endpoint so far
         self._probe(thetas[0])
 
+    def rest(self) -> None:
+        """Let go of memory until the next measurement."""
+        self.runner.rest()
+
     def _probe(self, theta: Mapping[str, Tensor]) -> None:
         """Refuse a network whose output is random, or does not follow the weights it is given (a cached fusion)."""
         inputs = self.batches[0].take(slice(2)).inputs

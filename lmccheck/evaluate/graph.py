@@ -36,7 +36,7 @@ class GraphRunner:
 
     What a node of the graph gives is shown to ``look(name, value)``, which may return a tensor to go on with instead.
     Nodes go by their names in ``names``, whatever they are called in the trace of a batch (without it: in that trace).
-    ``traces`` are those that are known already, and take the new ones.
+    ``traces`` are those that are known already, and take the new ones. ``runner`` rests but while a trace is tried.
     """
 
     def __init__(
@@ -48,6 +48,7 @@ class GraphRunner:
         names: Trace | None = None,
     ) -> None:
         self.runner = Runner(module, device, dtype)
+        self.runner.rest()
         self._names = names
         self._counterparts: dict[int, Counterparts] = {}  # traces are kept, so their ids are their own
         self._layers: dict[int, dict[str, Layer]] = {}
@@ -62,6 +63,15 @@ class GraphRunner:
     def weights(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return weights on the device, in the working dtype."""
         return upcast(state, self.runner.dtype, self.runner.device)
+
+    def stored(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return tensors by their canonical names as ``weights`` would, under every name that they are stored by.
+
+        They are asked for one by one, so that a state that makes them as they are asked for is not held as a whole.
+        """
+        tied = self._names.tied if self._names is not None else {name: name for name in state}
+        held = {own: self.weights({own: state[own]})[own] for own in dict.fromkeys(tied.values()) if own in state}
+        return {name: held[own] for name, own in tied.items() if own in held}
 
     def run(self, weights: Mapping[str, Tensor], inputs: Any, watched: Collection[str], look: Look, where: str) -> None:
         """Run the graph once; ``inputs`` is a tensor or a tuple of positional arguments.
@@ -129,6 +139,7 @@ class GraphRunner:
             expected = tensors_in(self.runner(inputs, where))
             if any(not _close(x, y) for x, y in zip(expected, found, strict=True)):
                 raise UnsupportedArchitecture(another_graph(self._module, traced))
+            self.runner.rest()  # after the comparison: a network may return its very weights
             self._traces[key] = traced
         return self._traces[key]
 

@@ -17,6 +17,7 @@ from lmccheck.network.network import Network
 from lmccheck.symmetry.sites import Layer
 from lmccheck.symmetry.structure import Structure
 
+Key = tuple[str, str]  # a weight and a group whose units its layers read
 ROWS = 1 << 15  # rows per layer, of both parts together: positions of samples beyond it are left out
 TARGETS = 1 << 27  # numbers of targets that are kept, over all layers: 512 MB in float32
 
@@ -39,38 +40,47 @@ class LayerData:
         outputs = sum(self.shapes[layer.weight][layer.out] for layer in layers)
         self._most = max(1, min(ROWS, TARGETS // max(1, outputs)) // len(self.batches))  # rows of a batch and layer
         self._targets: dict[tuple[str, int], Tensor] = {}
-        self.units: dict[str, Moments] = {}
 
-    def collect(self, weights: Mapping[str, Tensor], units: Mapping[str, tuple[Sequence[Layer], Tensor]]) -> None:
-        """Keep what every layer gives with the original weights, and second moments of what is read.
+    def keep_targets(self, weights: Mapping[str, Tensor]) -> None:
+        """Keep what every layer gives with the original weights."""
+        held, where = self.graph.weights(weights), f"{self.parts.origin}, what the layers give"
+        for number, (batch, _) in enumerate(self.batches):
 
-        ``units``: per key, layers and where (units, numbers) the units lie in what they read; ``self.units[key].xx``
-        sums, over samples, positions and numbers of a unit, products of units.
+            def look(name: str, value: Tensor, number: int = number) -> None:
+                _, layer = self.layers[name]
+                rows = value.movedim(layer.units, -1).reshape(-1, value.shape[layer.units])
+                self._targets[name, number] = rows[self._pick(name, number, len(rows))].clone()
+
+            self.graph.run(held, batch.inputs, self.layers, look, where)
+
+    def second_moments(
+        self, weights: Mapping[str, Tensor], units: Mapping[Key, tuple[Sequence[Layer], Tensor]]
+    ) -> dict[Key, Moments]:
+        """Return second moments of what is read on what is fitted to, with the original weights.
+
+        ``units``: per key, layers and where (units, numbers) the units lie in what they read; ``xx`` sums, over
+        samples, positions and numbers of a unit, products of units.
         """
-        readers: dict[str, list[tuple[str, Layer, Tensor]]] = {}
+        found = {key: Moments() for key in units}
+        readers: dict[str, list[tuple[Key, Layer, Tensor]]] = {}
         for key, (several, positions) in units.items():
-            self.units[key] = Moments()
             for layer in several:
                 readers.setdefault(layer.source, []).append((key, layer, positions))
-        watched = {*self.layers, *readers}
-        held = self.graph.weights(weights)
-        where = f"{self.parts.origin}, what the layers give"
+        held, where = self.graph.weights(weights), f"{self.parts.origin}, what the layers read"
         for number, (batch, fitted) in enumerate(self.batches):
 
-            def look(name: str, value: Tensor, number: int = number, fitted: bool = fitted) -> None:
-                if name in self.layers:
-                    _, layer = self.layers[name]
-                    rows = value.movedim(layer.units, -1).reshape(-1, value.shape[layer.units])
-                    self._targets[name, number] = rows[self._pick(name, number, len(rows))].clone()
-                for key, layer, positions in readers.get(name, ()) if fitted else ():
+            def look(name: str, value: Tensor, number: int = number) -> None:
+                for key, layer, positions in readers[name]:
                     rows = value.movedim(1 if layer.window is not None else -1, -1)
                     rows = rows.reshape(-1, rows.shape[-1])
                     few = rows[self._pick(layer.node, number, len(rows))]
                     seen = few[:, positions.to(few.device)].movedim(2, 1).reshape(-1, len(positions))
                     seen = seen[:: 1 + len(seen) * len(self.batches) // (2 * ROWS)]
-                    self.units[key].add(seen, seen[:, :0])
+                    found[key].add(seen, seen[:, :0])
 
-            self.graph.run(held, batch.inputs, watched, look, where)
+            if fitted:
+                self.graph.run(held, batch.inputs, readers, look, where)
+        return found
 
     def run(self) -> Stepwise:
         """Return a run of all batches from the start, for one network that is refitted layer by layer."""

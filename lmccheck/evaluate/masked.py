@@ -75,7 +75,7 @@ class MaskedRuns:
             targets = self.graph.runner.cast(batch.targets)
             for start, outputs in self._outputs(batch, held, count):
                 for k, output in enumerate(zip(*outputs, strict=True), start):
-                    given = self._wrap(output, batch.inputs, self.data.origin)
+                    given = self._wrap(output, self._weights, batch.inputs, self.data.origin)
                     values, _ = measured(self.network.loss, given, targets, self.data.origin)
                     result[k].append(values.cpu())
         return torch.stack([torch.cat(parts) for parts in result])
@@ -171,10 +171,17 @@ class Wrapping:
         self._places: list[Tensor] = []  # the tensors in it, in order; none where it is taken for its logits alone
         self._logits = 0  # which of them they are
 
-    def __call__(self, outputs: Tensor | Sequence[Tensor], inputs: Any, where: str) -> Any:
-        """Return output tensors, or the only one, as the module would; ``inputs``, of a batch, show how that is."""
+    def __call__(
+        self, outputs: Tensor | Sequence[Tensor], weights: Mapping[str, Tensor], inputs: Any, where: str
+    ) -> Any:
+        """Return output tensors, or the only one, as the module would.
+
+        ``weights`` and ``inputs``, of a batch, show how that is.
+        """
         if self._like is None:
+            self._runner.load(weights)
             self._learn(self._runner(inputs, where))
+            self._runner.rest()
         given = [outputs] if isinstance(outputs, Tensor) else outputs
         if not self._places:
             return given[self._logits if len(given) > 1 else 0]

@@ -63,6 +63,7 @@ def dropout_stability(
 
     from lmccheck.dropping.stability import StabilityWitness
     from lmccheck.evaluate.evaluator import Evaluator
+    from lmccheck.symmetry.structure import Canonical
 
     require_calibration(pair, NAME)
     structure = pair.network.droppable(NAME)
@@ -72,10 +73,11 @@ def dropout_stability(
     evaluator = Evaluator(pair.network, *thetas_of(pair), dtype=torch.float64)
     own = dict(zip(pair.named_endpoints, endpoint_measurements(pair, evaluator), strict=True))
     ends = tuple(end_of(name, one) for name, one in own.items())
+    evaluator.rest()
     searches = search_each(pair, structure, range(len(structure.levels)), **settings)
     facts, measured = _measured(evaluator, structure, ends, searches, {**settings, **inner_facts(pair, structure)})
     value, side, level = worst_of(facts["epsilon"])
-    states = {name: structure.canonical(end.theta) for name, end in pair.named_endpoints.items()}
+    states = {name: Canonical(structure, end.theta) for name, end in pair.named_endpoints.items()}
     found = Finding(
         value,
         epsilon,

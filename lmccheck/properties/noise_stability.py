@@ -120,6 +120,7 @@ def _masked(
     evaluator = Evaluator(pair.network, *thetas_of(pair))
     own = dict(zip(pair.named_endpoints, endpoint_measurements(pair, evaluator), strict=True))
     ends = tuple(end_of(name, one) for name, one in own.items())
+    evaluator.rest()
     sizes = {group: structure.sizes[group] for group in structure.groups}
     drawn = [dropout_mask(sizes, p, mask_seed(seed, k)) for k in range(masks)]
     _require_dropped(p, masks, sum(sizes.values()))

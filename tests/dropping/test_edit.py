@@ -14,6 +14,7 @@ from lmccheck.dropping.edit import (
     changed,
     cleared,
     copied,
+    instead,
     keep_factors,
     lines,
     multiplied,
@@ -68,9 +69,10 @@ def test_a_multiplied_state_makes_a_tensor_when_it_is_asked_for(structure: Struc
     assert not differs(expected, lazy)
     assert lazy["2.weight"] is not lazy["2.weight"]
     other = torch.zeros_like(theta["2.weight"])
-    instead = lazy.with_tensors({"2.weight": other})
-    assert instead["2.weight"] is other
-    assert differs(lazy, instead) == {"2.weight"}
+    changed = instead(lazy, {"2.weight": other})
+    assert changed["2.weight"] is other
+    assert list(changed) == list(theta)
+    assert differs(lazy, changed) == {"2.weight"}
     assert torch.equal(lazy["2.weight"], expected["2.weight"])
 
 

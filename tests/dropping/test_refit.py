@@ -44,6 +44,7 @@ def test_a_refit_of_units_that_span_the_others_changes_nothing(name: str) -> Non
     theta = structure.canonical(pair.theta_a)
     refit = Refit(pair.network, structure, theta, split(pair.network, "tests", 200), torch.float64)
     away = {n: t + (0.5 if n in structure.columns else 0.0) for n, t in theta.items() if t.is_floating_point()}
+    assert refit.layer_data is not None  # the targets are those of θ
     refit.theta = {**theta, **away}  # where the fit starts, and what it writes into, are wrong
     state, facts = refit(0, structure.keep_all(), polish=False)
     assert set(facts["layers"]) == set(structure.columns)

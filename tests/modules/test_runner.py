@@ -152,3 +152,44 @@ def test_drawn_variances_stay_positive(strength: float) -> None:
         assert (runner.module.running_var > 0).all()
         assert strength == 1.0 or (runner.module.weight < 0).any()
         assert (randomised(module, seed)["running_var"] > 0).all()
+
+
+class Views(nn.Module):
+    """A layer whose weight is a part of larger memory, and a head that is tied to what makes its features."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.spare = torch.arange(12.0)
+        self.part = nn.Parameter(self.spare[:4].view(2, 2))
+        self.first, self.last = nn.Linear(2, 2), nn.Linear(2, 2)
+        self.last.weight = self.first.weight
+        self.register_buffer("count", torch.tensor([3]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.first(x @ self.part)) + self.spare[4:6]
+
+
+def test_a_runner_at_rest_holds_no_weights_until_others_are_put_in() -> None:
+    """Memory is let go where nothing else lies in it; what is loaded or drawn then runs as it would have."""
+    torch.manual_seed(0)
+    module, x = Views(), torch.randn(5, 2)
+    other = randomised(module, 1)
+    awake, runner = Runner(module), Runner(module)
+    body = runner.module
+    runner.rest()
+    runner.rest()
+    sizes = {name: tensor.untyped_storage().nbytes() for name, tensor in runner._state.items()}
+    gone = {"first.weight": 0, "first.bias": 0, "last.weight": 0, "last.bias": 0}
+    assert sizes == {"part": 48, "count": 8, **gone}
+    with pytest.raises(AssertionError, match="at rest"):
+        runner(x, "")
+    assert runner._state["first.weight"].shape == (2, 2)
+    awake.load(other)
+    runner.load(other)
+    assert torch.equal(runner(x, ""), awake(x, ""))
+    assert runner.module.last.weight is runner.module.first.weight is body.first.weight
+    runner.rest()
+    runner.draw(module, 7)
+    awake.draw(module, 7)
+    assert torch.equal(runner(x, ""), awake(x, ""))
+    assert torch.equal(module(x), Runner(module)(x, "")), "the user's own module is left alone"

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from lmccheck.errors import UnsupportedArchitecture
 from lmccheck.symmetry.discover import derive, structure_of
+from lmccheck.symmetry.structure import Canonical
 
 
 class Narrow(nn.Module):
@@ -71,3 +72,24 @@ def test_what_no_output_reads_binds_nothing() -> None:
     read, unread = (derive(Attending(w).eval(), (torch.rand(2, 4, 5),)).droppable for w in (False, True))
     assert (unread.groups, unread.sizes, unread.whole) == (read.groups, read.sizes, read.whole)
     assert "attention/0" in unread.groups
+
+
+def test_weights_in_float64_are_made_as_they_are_asked_for() -> None:
+    """By their canonical names, one for tied tensors; integer tensors as they are; a dict of them is the same."""
+    net = nn.Sequential(
+        nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 3), nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 1)
+    )
+    net[2].weight = net[0].weight
+    structure = derive(net.eval(), (torch.rand(2, 3),)).droppable
+    weights = net.state_dict()
+    lazy = Canonical(structure, weights)
+    assert list(lazy) == [name for name in weights if name != "2.weight"]
+    assert len(lazy) == len(weights) - 1
+    assert lazy["0.weight"].dtype == torch.float64
+    assert lazy["0.weight"] is not lazy["0.weight"]
+    assert lazy["4.num_batches_tracked"] is weights["4.num_batches_tracked"]
+    for name, tensor in structure.canonical(weights).items():
+        assert torch.equal(tensor, lazy[name])
+    stored = structure.stored(lazy)
+    assert stored.keys() == weights.keys()
+    assert stored["2.weight"] is stored["0.weight"]
