@@ -15,16 +15,18 @@ from torch import Tensor
 from lmccheck.dropping.choose_units import Keep, unit_counts
 from lmccheck.dropping.dropped import Dropped
 from lmccheck.dropping.freedom import groups_from, misplaced, unlike
+from lmccheck.dropping.search import Search
 from lmccheck.errors import CheckpointError, LmcError, shown_path
 from lmccheck.evaluate.evaluator import Evaluator, Measured
 from lmccheck.explain import called
 from lmccheck.finding import ALONE, require_limit
 from lmccheck.network.endpoint import Endpoint
+from lmccheck.network.view import View
 from lmccheck.shown import one_line, some
 from lmccheck.store import files
 from lmccheck.store.documents import Strict
 from lmccheck.store.stated import damaged, read_stated, require_all_used, save_stated
-from lmccheck.symmetry.structure import State, Structure
+from lmccheck.symmetry.structure import Canonical, State, Structure
 
 FORMAT = "dropout_stability 1"
 KEY = "lmccheck"  # of the metadata of a file
@@ -91,6 +93,14 @@ class StabilityWitness(files.Written):
             "epsilon": self.epsilon,
         }
         return save_stated(tensors, path, KEY, facts, self.inputs)
+
+
+def witness_of(
+    view: View, structure: Structure, searches: Mapping[str, Search], keep: Keep, epsilon: float | str
+) -> StabilityWitness:
+    """Return what was found for every endpoint, and for what."""
+    theta = {name: Canonical(structure, end.theta) for name, end in view.named_endpoints.items()}
+    return StabilityWitness({side: search.best for side, search in searches.items()}, theta, keep, epsilon)
 
 
 def measure_dropped(evaluator: Evaluator, structure: Structure, dropped: Dropped, side: str) -> Measured:

@@ -61,9 +61,8 @@ def dropout_stability(
     """
     import torch
 
-    from lmccheck.dropping.stability import StabilityWitness
+    from lmccheck.dropping.stability import witness_of
     from lmccheck.evaluate.evaluator import Evaluator
-    from lmccheck.symmetry.structure import Canonical
 
     require_calibration(pair, NAME)
     structure = pair.network.droppable(NAME)
@@ -75,9 +74,8 @@ def dropout_stability(
     ends = tuple(end_of(name, one) for name, one in own.items())
     evaluator.rest()
     searches = search_each(pair, structure, range(len(structure.levels)), **settings)
-    facts, measured = _measured(evaluator, structure, ends, searches, {**settings, **inner_facts(pair, structure)})
+    facts, measured = _measured(evaluator, structure, ends, searches, {**settings, **inner_facts(pair, structure, evaluator)})
     value, side, level = worst_of(facts["epsilon"])
-    states = {name: Canonical(structure, end.theta) for name, end in pair.named_endpoints.items()}
     found = Finding(
         value,
         epsilon,
@@ -88,7 +86,7 @@ def dropout_stability(
         where=Where(side=side, layer=structure.levels[level][0]),
         curve=by_level(structure, facts["epsilon"], facts["epsilon_plain"] if refit else {}),
         notes=_notes(evaluator, structure, searches, facts),
-        witness=StabilityWitness({side: search.best for side, search in searches.items()}, states, shares, epsilon),
+        witness=witness_of(pair, structure, searches, shares, epsilon),
         evaluations=evaluator.evaluations,
         facts=facts,
         known=known_of(structure, "exact", facts["without_effect"]),

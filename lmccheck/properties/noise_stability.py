@@ -120,7 +120,6 @@ def _masked(
     evaluator = Evaluator(pair.network, *thetas_of(pair))
     own = dict(zip(pair.named_endpoints, endpoint_measurements(pair, evaluator), strict=True))
     ends = tuple(end_of(name, one) for name, one in own.items())
-    evaluator.rest()
     sizes = {group: structure.sizes[group] for group in structure.groups}
     drawn = [dropout_mask(sizes, p, mask_seed(seed, k)) for k in range(masks)]
     _require_dropped(p, masks, sum(sizes.values()))
@@ -136,7 +135,7 @@ def _masked(
         "units": sizes,
         "vectorised": runs.vectorised,
     }
-    inner = inner_facts(pair, structure)
+    inner = inner_facts(pair, structure, evaluator)
     found = _finding(evaluator, ends, costs, epsilon, {**facts, **inner})
     found = replace(
         found,

@@ -22,6 +22,7 @@ from lmccheck.dropping.search import find_dropped
 from lmccheck.dropping.stability import fingerprint
 from lmccheck.evaluate.regression import Moments
 from lmccheck.evaluate.split import split
+from lmccheck.symmetry.discover import derive
 
 
 def losses_of(pair, weights: dict[str, Tensor], batches) -> Tensor:
@@ -135,6 +136,43 @@ def test_spanning_units_are_those_of_greedy_least_squares() -> None:
     for count in range(1, 7):
         chosen.append(min((u for u in range(9) if u not in chosen), key=lambda u: left([*chosen, u])))
         assert Spanning(structure, theta, seen)({group: count})[group].tolist() == sorted(chosen)
+
+
+class TwoReaders(nn.Module):
+    """Six hidden units that two layers read, of as many outputs together as are asked for."""
+
+    def __init__(self, outputs: tuple[int, int]) -> None:
+        super().__init__()
+        self.up = nn.Linear(4, 6)
+        self.one, self.other = (nn.Linear(6, count) for count in outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.up(x).relu()
+        return torch.cat([self.one(h), self.other(h)], 1)
+
+
+@pytest.mark.parametrize("outputs", [(1, 2), (5, 4)])
+def test_spanning_units_are_those_for_all_that_read_them(outputs: tuple[int, int]) -> None:
+    """Whether the layers that read a group give fewer numbers than it has or more: their outputs count together."""
+    torch.manual_seed(1)
+    net = TwoReaders(outputs).double().eval()
+    structure = derive(net, (torch.randn(2, 4, dtype=torch.float64),)).droppable
+    theta = structure.canonical(net.state_dict())
+    (group,) = structure.groups
+    hidden = net.up(torch.randn(80, 4, dtype=torch.float64)).relu().detach()
+    read = hidden @ torch.cat([theta["one.weight"], theta["other.weight"]]).T
+    moments = Moments()
+    moments.add(hidden, hidden)
+
+    def left(units: list[int]) -> float:
+        columns = torch.cat([hidden[:, units], torch.ones(80, 1, dtype=torch.float64)], 1)
+        return float((read - columns @ torch.linalg.lstsq(columns, read).solution).square().sum())
+
+    chosen: list[int] = []
+    for count in range(1, 5):
+        chosen.append(min((u for u in range(6) if u not in chosen), key=lambda u: left([*chosen, u])))
+        found = Spanning(structure, theta, lambda weight, of: moments)({group: count})
+        assert found[group].tolist() == sorted(chosen)
 
 
 def test_a_layer_too_wide_to_refit_keeps_its_weights_times_one_factor(monkeypatch: pytest.MonkeyPatch) -> None:
