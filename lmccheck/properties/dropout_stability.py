@@ -74,7 +74,8 @@ def dropout_stability(
     ends = tuple(end_of(name, one) for name, one in own.items())
     evaluator.rest()
     searches = search_each(pair, structure, range(len(structure.levels)), **settings)
-    facts, measured = _measured(evaluator, structure, ends, searches, {**settings, **inner_facts(pair, structure, evaluator)})
+    settings |= inner_facts(pair, structure, evaluator)
+    facts, measured = _measured(evaluator, structure, ends, searches, settings)
     value, side, level = worst_of(facts["epsilon"])
     found = Finding(
         value,
