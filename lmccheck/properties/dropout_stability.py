@@ -14,7 +14,7 @@ from lmccheck.properties.advice import wider_search
 from lmccheck.properties.inner import idle_notes, inner_facts, inner_notes, known_of
 from lmccheck.properties.low_loss_path import require_calibration, search_each
 from lmccheck.properties.registry import check
-from lmccheck.properties.remarks import end_of, endpoint_measurements, measured_on, precision_of, thetas_of
+from lmccheck.properties.remarks import end_of, measured_on, own_measurements, precision_of, thetas_of
 from lmccheck.properties.settings import Limit, Profile, Seed, Shares
 
 if TYPE_CHECKING:
@@ -70,9 +70,8 @@ def dropout_stability(
     require_fewer(structure, shares)
     settings = {"keep": shares, "refit": refit, "seed": seed, "profile": profile}
     evaluator = Evaluator(pair.network, *thetas_of(pair), dtype=torch.float64)
-    own = dict(zip(pair.named_endpoints, endpoint_measurements(pair, evaluator), strict=True))
+    own = own_measurements(pair, evaluator)
     ends = tuple(end_of(name, one) for name, one in own.items())
-    evaluator.rest()
     searches = search_each(pair, structure, range(len(structure.levels)), **settings)
     settings |= inner_facts(pair, structure, evaluator)
     facts, measured = _measured(evaluator, structure, ends, searches, settings)

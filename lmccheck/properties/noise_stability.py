@@ -23,7 +23,7 @@ from lmccheck.properties.draws import (
 )
 from lmccheck.properties.inner import idle_notes, inner_facts, inner_notes, known_of
 from lmccheck.properties.registry import check
-from lmccheck.properties.remarks import end_of, endpoint_measurements, measured_on, precision_of, thetas_of
+from lmccheck.properties.remarks import end_of, measured_on, own_measurements, precision_of, thetas_of
 from lmccheck.properties.settings import Limit, Masks, Noise, Probability, Profile, Quantile, Seed, Size
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def _masked(
 
     structure = pair.network.droppable(NAME)
     evaluator = Evaluator(pair.network, *thetas_of(pair))
-    own = dict(zip(pair.named_endpoints, endpoint_measurements(pair, evaluator), strict=True))
+    own = own_measurements(pair, evaluator)
     ends = tuple(end_of(name, one) for name, one in own.items())
     sizes = {group: structure.sizes[group] for group in structure.groups}
     drawn = [dropout_mask(sizes, p, mask_seed(seed, k)) for k in range(masks)]

@@ -166,6 +166,13 @@ def endpoint_measurements(pair: View, evaluator: Evaluator) -> list[Measured]:
     ]
 
 
+def own_measurements(pair: View, evaluator: Evaluator) -> dict[str, Measured]:
+    """Return the same by name; the evaluator rests, since what is looked for next may take long and much memory."""
+    found = dict(zip(pair.named_endpoints, endpoint_measurements(pair, evaluator), strict=True))
+    evaluator.rest()
+    return found
+
+
 def end_of(name: str, found: Measured) -> End:
     """Return what was measured of a model as what a report says of it."""
     return End(name, found.loss, found.error, found.token_loss)

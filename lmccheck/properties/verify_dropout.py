@@ -13,7 +13,7 @@ from lmccheck.properties.dropout_stability import by_level, compared, excess, ha
 from lmccheck.properties.inner import idle_notes, inner_facts, inner_notes, known_of
 from lmccheck.properties.low_loss_path import limit_of
 from lmccheck.properties.registry import check
-from lmccheck.properties.remarks import end_of, endpoint_measurements, measured_on, precision_of, thetas_of
+from lmccheck.properties.remarks import end_of, measured_on, own_measurements, precision_of, thetas_of
 from lmccheck.properties.settings import Limit, Profile, SavedDropout, Seed, Shares
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def verify_dropout(
     given, notes = _honest(pair, structure, witness, keep)
     limit, stated, said = limit_of(epsilon, given.epsilon)
     evaluator = Evaluator(pair.network, *thetas_of(pair), dtype=torch.float64)
-    own = dict(zip(pair.named_endpoints, endpoint_measurements(pair, evaluator), strict=True))
+    own = own_measurements(pair, evaluator)
     ends = tuple(end_of(name, one) for name, one in own.items())
     networks = {e.name: [d for _, d in sorted(given.found[e.name].items())] for e in ends}
     found = {side: [measure_dropped(evaluator, structure, d, side) for d in ds] for side, ds in networks.items()}
