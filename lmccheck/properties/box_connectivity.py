@@ -11,7 +11,7 @@ from lmccheck.errors import LmcError
 from lmccheck.finding import Compared, End, Failure, Finding, Seen, Where
 from lmccheck.properties.advice import APART, maps_beyond, other_alignment
 from lmccheck.properties.registry import check
-from lmccheck.properties.remarks import batchnorm_remark, end_of, endpoint_measurements, measured_on, precision_of
+from lmccheck.properties.remarks import batchnorm_remark, end_of, measured_on, own_measurements, precision_of
 from lmccheck.properties.settings import Align, Beyond, BoxRepair, Examples, Limit, Profile, Seed
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def box_connectivity(
         raise LmcError(f"box_connectivity: beyond = {beyond!r} with align = 'none'; mend: name an align method")
     evaluator = Evaluator(pair.network, pair.theta_a, pair.theta_b)
     unaligned = Box(pair, evaluator=evaluator, reestimate=repair == "bn")  # says what is missing before all else
-    own = dict(zip(pair.named_endpoints, endpoint_measurements(pair, evaluator), strict=True))
+    own = own_measurements(pair, evaluator)
     alignment = None if align == "none" else not_worse(pair, align_pair(pair, align, seed=seed, beyond=beyond))
     moved = alignment is not None and not alignment.is_identity
     box = unaligned
