@@ -224,3 +224,30 @@ def test_a_midpoint_that_overflows_fails_and_says_inf() -> None:
     result = lmccheck.linear_connectivity(lmccheck.load_pair(*ends, model=root, data=data), align="none", points=5)
     assert result.verdict == "fail"
     assert math.isinf(result.value)
+
+
+class GivesItsWeights(nn.Module):
+    """Returns, beside what it computes, a parameter itself: six numbers, one per sample."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.other = nn.Linear(3, 4), nn.Linear(4, 6)
+        self.own = nn.Parameter(torch.arange(6.0))
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"logits": self.other(self.one(x).relu()), "own": self.own}
+
+
+def test_losses_that_are_a_network_s_very_weights_stay_what_they_were() -> None:
+    """In float64 nothing is converted on the way, and yet they are copied, whatever is loaded next and whoever rests."""
+    torch.manual_seed(0)
+    module = GivesItsWeights().double()
+    data = [(torch.randn(6, 3), torch.zeros(6))]
+    single = lmccheck.load_model(module.state_dict(), model=module, data=data, loss=lambda out, y: out["own"])
+    evaluator = Evaluator(single.network, single.theta)
+    weights = dict(single.theta)
+    first = evaluator.measure(weights, reestimate=False, label="")
+    second = evaluator.measure({**weights, "own": weights["own"] + 1}, reestimate=False, label="")
+    evaluator.rest()
+    assert first.losses.tolist() == list(range(6))
+    assert second.losses.tolist() == list(range(1, 7))
