@@ -239,7 +239,7 @@ class GivesItsWeights(nn.Module):
 
 
 def test_losses_that_are_a_network_s_very_weights_stay_what_they_were() -> None:
-    """In float64 nothing is converted on the way, and yet they are copied, whatever is loaded next and whoever rests."""
+    """In float64 nothing is converted on the way, and yet they are copied, whatever is loaded next."""
     torch.manual_seed(0)
     module = GivesItsWeights().double()
     data = [(torch.randn(6, 3), torch.zeros(6))]
