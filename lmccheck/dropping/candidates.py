@@ -128,6 +128,7 @@ class Candidates:
         spanning = self.spanning(kept)
         named.append(("important", {group: self.important[group] for group in kept}))
         named.append(("spanning", spanning))
+        self.refits.seen.let_go()  # both remember what they chose
         losses = self._scaled([(keep, scales(self.structure, keep)) for _, keep in named])
         found = [_Choice(n, k, scales(self.structure, k), x) for (n, k), x in zip(named, losses, strict=True)]
         drawn, chosen = found[:-2], found[-2:]

@@ -41,10 +41,14 @@ class SeenUnits:
             alike.count, alike.xx, alike.x = 1, torch.eye(size, dtype=torch.float64), alike.x.new_zeros(size)
             return alike
         if (weight, group) not in self._held:
-            self._held.clear()
+            self.let_go()
             several = self._together(group)
             self._held = self._data.second_moments(self._data.graph.stored(self._theta), several)
         return self._held[weight, group]
+
+    def let_go(self) -> None:
+        """Hold nothing until something is asked for again."""
+        self._held.clear()
 
     def _together(self, group: str) -> dict[Key, tuple[Sequence[Layer], torch.Tensor]]:
         """Return what is read of a group and of those before it, of the last ones first where these are too many."""
