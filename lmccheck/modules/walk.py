@@ -12,7 +12,6 @@ import types
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator
 from contextvars import ContextVar
-from itertools import islice
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -97,7 +96,7 @@ class Walk:
         own = [code for code in self._codes if not any(where in code.co_filename for where in _INSTALLED)]
         seen = (value for value in self._seen.values() if issubclass(type(value), types.ModuleType))
         files = [file for file in seen if _is_users(file.__name__)]
-        named = (item for file in files for item in vars(file).values())
+        named = (item for file in files for item in list(vars(file).values()))
         theirs = [item for item in named if issubclass(type(item), (type, types.ModuleType))]  # no library is asked
         written = {name for code in own for name in _stored(code, None)}
         for holder in dict.fromkeys([builtins, *kinds, *(item for item in theirs if _top(_home(item)) in _LIBRARIES)]):
@@ -183,7 +182,7 @@ class Walk:
                     yield self._imported.get(id(value.__globals__))
                 yield from value.__closure__ or ()
                 yield from (item for _, item in function_parts(value))
-                yield from vars(value).values()
+                yield from list(vars(value).values())
         elif isinstance(value, types.ModuleType):
             named = list(vars(value).items()) if self._is_own(value.__name__) else []
             yield from (item for key, item in named if not key.startswith("__"))
@@ -290,8 +289,8 @@ def _holds_number(value: Any) -> bool:
 
 def _items(value: Any) -> list[Any]:
     try:
-        items = islice(dict.values(value) if isinstance(value, dict) else value, _MOST)  # as it is, if it is lazy
-        return list(filter(readable, items))
+        items = list(dict.values(value) if isinstance(value, dict) else value)  # as it is, if it is lazy, and at once
+        return list(filter(readable, items[:_MOST]))
     except RuntimeError:  # another thread is writing to it
         return []
 
