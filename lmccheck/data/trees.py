@@ -51,6 +51,18 @@ def mapped(change: Callable[[Tensor], Tensor], value: Any) -> Any:
     return value
 
 
+def only_tensors(value: Any) -> bool:
+    """Whether all that can be read in an output are floating tensors that ``mapped`` changes: no other object."""
+    if isinstance(value, Tensor):
+        return value.is_floating_point()
+    held = getattr(value, "__dict__", {}).values()
+    if isinstance(value, MutableMapping):
+        return all(map(only_tensors, (*value.values(), *held)))
+    if isinstance(value, (tuple, list)):
+        return all(map(only_tensors, (*value, *held)))
+    return value is None or isinstance(value, str)
+
+
 def moved(value: Any, device: torch.device, dtype: torch.dtype) -> Any:
     """Return a tree on a device, floating tensors in ``dtype``."""
     return mapped(lambda t: t.to(device, dtype) if t.is_floating_point() else t.to(device), value)

@@ -29,7 +29,8 @@ from lmccheck.evaluate.batchnorm import fresh_statistics, tracked
 from lmccheck.evaluate.masked import MaskedRuns
 from lmccheck.evaluate.points import working_dtype
 from lmccheck.evaluate.split import split, work
-from lmccheck.network.endpoint import Endpoint
+from lmccheck.modules.runner import Runner
+from lmccheck.network.endpoint import Endpoint, kept_weights
 from lmccheck.symmetry.structure import Canonical, Structure, Units
 
 SAMPLES = 4096  # of calibration data, by which candidates are compared
@@ -55,9 +56,9 @@ class Candidates:
     """The candidates for one endpoint: data, runs and refits that all levels share."""
 
     def __init__(self, end: Endpoint, structure: Structure, settings: SearchSettings) -> None:
-        self.structure, self.settings = structure, settings
+        self.network, self.structure, self.settings = end.network, structure, settings
         self.kept = unit_counts(structure, settings.keep)
-        self.theta = Canonical(structure, end.theta)
+        self.theta = Canonical(structure, kept_weights(end))
         each = work(structure.trace, structure.layers, structure.shapes)
         fitted = max(1024, min(FITTED, int(SEARCHED / each)))
         samples = max(LEAST, min(SAMPLES, int(SEARCHED / each / (settings.subsets + 10))))
@@ -69,7 +70,6 @@ class Candidates:
         self.runs = MaskedRuns(end.network, structure, data, dtype)
         self.refits = Refit(end.network, structure, self.theta, self.parts, dtype)
         self.spanning = Spanning(structure, self.theta, self.refits.seen, end.network.torch_device)
-        self.statistics = len(tracked(self.runs.graph.runner.module)) > 0
         self.full = self.runs.graph.weights(end.theta)
         self.own = self._scaled([(structure.keep_all(), 1.0)])[0]
         self._random_losses: list[float] = []
@@ -78,6 +78,11 @@ class Candidates:
     def important(self) -> dict[str, Tensor]:
         """The most important units of every group."""
         return important_units(self.structure, self.theta, self.kept, self.refits.seen)
+
+    @cached_property
+    def _runner(self) -> Runner | None:
+        """What takes statistics; None for a network without them."""
+        return self.runs.graph.loaded(self.full) if tracked(self.network.module) else None
 
     def search(self, level: int) -> tuple[Dropped, Dropped, dict[str, Any]]:
         """Return the best of all and of the plain candidates of one level, and what there was."""
@@ -181,10 +186,10 @@ class Candidates:
         return [fresh for dropped in several if (fresh := self._fresh(dropped)) is not None]
 
     def _fresh(self, dropped: Dropped) -> Dropped | None:
-        if not self.statistics:
+        if self._runner is None:
             return None
         stored = self.structure.stored(dropped.weights)
-        fresh = fresh_statistics(self.runs.graph.runner, stored, self.parts.fit, self.parts.origin)
+        fresh = fresh_statistics(self._runner, stored, self.parts.fit, self.parts.origin)
         behind = statistics_behind(self.structure, dropped.keep)
         owns = {name: self.structure.trace.tied.get(name, name) for name in fresh}
         taken = {own: fresh[name].to("cpu", torch.float64) for name, own in owns.items() if own in behind}

@@ -15,7 +15,7 @@ from lmccheck.evaluate.regression import Moments
 from lmccheck.symmetry.structure import State, Structure, Units
 
 Keep = float | Mapping[str, float]  # the share of units that stays: of every group, or of each that is named
-ROUNDING = 1e-12  # of what the first unit explains: what explains less explains nothing
+ROUNDING = 2e-15  # of what a unit explained at first: what it explains less of is nothing
 RANDOM = {"dev": 10, "ci": 20, "thorough": 200}  # random subsets per level
 Seen = Callable[[str, str], Moments]  # second moments of a group's units where a weight's layer reads them
 
@@ -175,13 +175,12 @@ def _greedy(covariance: Tensor, wanted: Callable[[Tensor], Tensor], count: int) 
     alive = left.diagonal().clone()
     floor = 1e-10 * alive.clamp(min=1e-300)
     free = torch.ones_like(alive, dtype=torch.bool)
+    least = ROUNDING * explains
     chosen: list[int] = []
-    most = 0.0
     while len(chosen) < count:
-        gain = torch.where(free & (alive > floor), explains / alive.clamp(min=1e-300), 0.0)
+        gain = torch.where(free & (alive > floor) & (explains > least), explains / alive.clamp(min=1e-300), 0.0)
         unit = int(gain.argmax())
-        most = max(most, float(gain[unit]))
-        if not gain[unit] > ROUNDING * most:
+        if not gain[unit] > 0:
             break
         chosen.append(unit)
         free[unit] = False

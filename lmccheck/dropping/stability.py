@@ -20,7 +20,7 @@ from lmccheck.errors import CheckpointError, LmcError, shown_path
 from lmccheck.evaluate.evaluator import Evaluator, Measured
 from lmccheck.explain import called
 from lmccheck.finding import ALONE, require_limit
-from lmccheck.network.endpoint import Endpoint
+from lmccheck.network.endpoint import Endpoint, kept_weights
 from lmccheck.network.view import View
 from lmccheck.shown import one_line, some
 from lmccheck.store import files
@@ -99,7 +99,7 @@ def witness_of(
     view: View, structure: Structure, searches: Mapping[str, Search], keep: Keep, epsilon: float | str
 ) -> StabilityWitness:
     """Return what was found for every endpoint, and for what."""
-    theta = {name: Canonical(structure, end.theta) for name, end in view.named_endpoints.items()}
+    theta = {name: Canonical(structure, kept_weights(end)) for name, end in view.named_endpoints.items()}
     return StabilityWitness({side: search.best for side, search in searches.items()}, theta, keep, epsilon)
 
 

@@ -17,6 +17,7 @@ from lmccheck.data.trees import tensors_in
 from lmccheck.errors import SourceError, UnsupportedArchitecture
 from lmccheck.evaluate import batchnorm
 from lmccheck.evaluate.points import upcast, working_dtype
+from lmccheck.modules.memory import give_back
 from lmccheck.modules.random_weights import randomised
 from lmccheck.modules.runner import TWO_OUTPUTS, Runner
 from lmccheck.network.loss import LOSSES, counts, measured, returns_probabilities
@@ -68,7 +69,7 @@ class Evaluator:
     def __init__(self, network: Network, *thetas: Mapping[str, Tensor], dtype: torch.dtype | None = None) -> None:
         self.network = network
         self.dtype = dtype or working_dtype(*thetas)
-        self.runner = Runner(network.module, network.torch_device, self.dtype)
+        self._runner: Runner | None = None
         self.batches = rebatched(network.data)
         self.calibration = rebatched(network.calibration) if network.calibration is not None else ()
         self.batchnorms = len(batchnorm.tracked(self.runner.module))
@@ -78,9 +79,17 @@ class Evaluator:
         self._zero: Tensor | None = None  # samples whose loss was 0 at every endpoint so far
         self._probe(thetas[0])
 
+    @property
+    def runner(self) -> Runner:
+        """What runs the network; made anew after a rest."""
+        if self._runner is None:
+            self._runner = Runner(self.network.module, self.network.torch_device, self.dtype)
+        return self._runner
+
     def rest(self) -> None:
         """Let go of memory until the next measurement."""
-        self.runner.rest()
+        self._runner = None
+        give_back()
 
     def _probe(self, theta: Mapping[str, Tensor]) -> None:
         """Refuse a network whose output is random, or does not follow the weights it is given (a cached fusion)."""

@@ -13,10 +13,11 @@ from torch.utils import _pytree as pytree
 
 from lmccheck.data.batches import in_parts
 from lmccheck.data.load import Batch, Data
-from lmccheck.data.trees import positional, tensors_in
+from lmccheck.data.trees import moved, positional, tensors_in
 from lmccheck.errors import LmcError, SourceError, UnsupportedArchitecture
 from lmccheck.evaluate.counterparts import Counterparts
 from lmccheck.evaluate.points import upcast
+from lmccheck.modules.memory import give_back
 from lmccheck.modules.precision import exact_float32
 from lmccheck.modules.runner import Runner, as_source_error
 from lmccheck.network.network import Network
@@ -36,7 +37,7 @@ class GraphRunner:
 
     What a node of the graph gives is shown to ``look(name, value)``, which may return a tensor to go on with instead.
     Nodes go by their names in ``names``, whatever they are called in the trace of a batch (without it: in that trace).
-    ``traces`` are those that are known already, and take the new ones. ``runner`` rests but while a trace is tried.
+    ``traces`` are those that are known already, and take the new ones. It holds no weights.
     """
 
     def __init__(
@@ -47,8 +48,7 @@ class GraphRunner:
         traces: dict[Any, Trace] | None = None,
         names: Trace | None = None,
     ) -> None:
-        self.runner = Runner(module, device, dtype)
-        self.runner.rest()
+        self.device, self.dtype = torch.device(device), dtype
         self._names = names
         self._counterparts: dict[int, Counterparts] = {}  # traces are kept, so their ids are their own
         self._layers: dict[int, dict[str, Layer]] = {}
@@ -62,7 +62,17 @@ class GraphRunner:
 
     def weights(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return weights on the device, in the working dtype."""
-        return upcast(state, self.runner.dtype, self.runner.device)
+        return upcast(state, self.dtype, self.device)
+
+    def cast(self, value: Any) -> Any:
+        """Return inputs or targets on the device, floating tensors in the working dtype."""
+        return moved(value, self.device, self.dtype)
+
+    def loaded(self, weights: Mapping[str, Tensor]) -> Runner:
+        """Return a runner of the module itself with these weights, for as long as somebody holds it."""
+        runner = Runner(self._module, self.device, self.dtype)
+        runner.load(weights)
+        return runner
 
     def stored(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return tensors by their canonical names as ``weights`` would, under every name that they are stored by.
@@ -91,7 +101,7 @@ class GraphRunner:
         ``inputs`` is a tensor or a tuple of positional arguments; the nodes of ``watched`` have to be in the graph.
         Raises as ``run`` does.
         """
-        arguments = self.runner.cast(positional(inputs, where))
+        arguments = self.cast(positional(inputs, where))
         traced = self._trace(weights, arguments, where)
         return traced, traced.given(weights, arguments), {name: self.node(traced, name, where) for name in watched}
 
@@ -125,21 +135,22 @@ class GraphRunner:
         Raises UnsupportedArchitecture where it holds what the module computed from the random ones.
         """
         shapes = ((tuple(v.shape), v.dtype) if isinstance(v, Tensor) else v for v in pytree.tree_leaves(inputs))
-        key = (self.runner.dtype, *shapes)
+        key = (self.dtype, *shapes)
         if key not in self._traces:
-            self.runner.draw(self._module, 1)
+            drawn = Runner(self._module, self.device, self.dtype)
+            drawn.draw(self._module, 1)
             try:
-                traced = trace(self.runner.pristine, inputs, RULES, lines=False)
+                traced = trace(drawn.pristine, inputs, RULES, lines=False, private=True)
             except LmcError:
-                self.runner(inputs, where)  # inputs that do not fit say so, and where they come from
+                self.loaded(weights)(inputs, where)  # inputs that do not fit say so, and where they come from
                 raise
-            self.runner.load(weights)
+            del drawn
             with running(where):
                 found = traced.module(*traced.given(weights, inputs).values())
-            expected = tensors_in(self.runner(inputs, where))
+            expected = tensors_in(self.loaded(weights)(inputs, where))
             if any(not _close(x, y) for x, y in zip(expected, found, strict=True)):
                 raise UnsupportedArchitecture(another_graph(self._module, traced))
-            self.runner.rest()  # after the comparison: a network may return its very weights
+            give_back()
             self._traces[key] = traced
         return self._traces[key]
 

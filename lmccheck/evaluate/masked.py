@@ -14,11 +14,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lmccheck.data.batches import rebatched
 from lmccheck.data.load import Batch, Data
-from lmccheck.data.trees import input_tensors, mapped, tensors_in
+from lmccheck.data.trees import mapped, only_tensors, tensors_in
 from lmccheck.errors import LmcError
 from lmccheck.evaluate.graph import GraphRunner, Reading, followers, running, value_sizes
 from lmccheck.modules.runner import Runner
-from lmccheck.network.loss import logits_of, measured
+from lmccheck.network.loss import LOSSES, Loss, logits_of, measured
 from lmccheck.network.network import Network
 from lmccheck.symmetry.sites import Layer, stored_name
 from lmccheck.symmetry.structure import Structure
@@ -44,7 +44,7 @@ class MaskedRuns:
         self, network: Network, structure: Structure, data: Data | None = None, dtype: torch.dtype = torch.float32
     ) -> None:
         self.network = network
-        self.by_weight = structure.by_weight
+        self.by_weight, self.tied = structure.by_weight, structure.trace.tied
         self.layers = {layer.weight: layer for layer in structure.layers if layer.weight not in self.by_weight}
         self.data = data if data is not None else network.data
         self.graph = GraphRunner.of(network, dtype, structure.trace)
@@ -52,7 +52,8 @@ class MaskedRuns:
         self.evaluations = 0
         self.vectorised = True
         self._weights: dict[str, Tensor] | None = None
-        self._wrap = Wrapping(self.graph.runner)
+        self._wrap: Wrapping | None = None  # None where a loss may read more than the tensors that the graph gives
+        self._learned = False
 
     def load(self, weights: Mapping[str, Tensor]) -> None:
         """Take weights, every name of the state dict."""
@@ -67,18 +68,41 @@ class MaskedRuns:
         """
         if self._weights is None or not lines:
             raise LmcError("MaskedRuns: got no weights or no lines, expected load(weights) and one line per layer")
-        held = self.graph.runner.cast(dict(lines))
+        held = self.graph.cast(dict(lines))
         count = len(next(iter(held.values())))
         self.evaluations += count
+        if not self._learned:
+            own = self.graph.loaded(self._weights)(self.batches[0].inputs, self.data.origin)
+            self._wrap, self._learned = Wrapping.of(own, self.network.loss), True
+        if self._wrap is None:
+            self.vectorised = False
+            run = self.graph.loaded(self._weights)
+            each = [{name: line[k] for name, line in held.items()} for k in range(count)]
+            return torch.stack([self._as_it_runs(run, multiplied) for multiplied in each])
         result: list[list[Tensor]] = [[] for _ in range(count)]
         for batch in self.batches:
-            targets = self.graph.runner.cast(batch.targets)
+            targets = self.graph.cast(batch.targets)
             for start, outputs in self._outputs(batch, held, count):
                 for k, output in enumerate(zip(*outputs, strict=True), start):
-                    given = self._wrap(output, self._weights, batch.inputs, self.data.origin)
-                    values, _ = measured(self.network.loss, given, targets, self.data.origin)
+                    values, _ = measured(self.network.loss, self._wrap(output), targets, self.data.origin)
                     result[k].append(values.cpu())
         return torch.stack([torch.cat(parts) for parts in result])
+
+    def _as_it_runs(self, run: Runner, lines: Mapping[str, Tensor]) -> Tensor:
+        """Return per-sample losses, (n,), of the module itself with its weights' columns multiplied."""
+        assert self._weights is not None
+        dims = {name: 1 - layer.out for name, layer in self.layers.items()} | dict(self.by_weight)
+        weights = dict(self._weights)
+        for name, own in self.tied.items():
+            if own in lines:
+                shape = [-1 if d == dims[own] else 1 for d in range(weights[name].ndim)]
+                weights[name] = weights[name] * lines[own].reshape(shape)
+        run.load(weights)
+        found = []
+        for batch in self.batches:
+            given, targets = run(batch.inputs, self.data.origin), self.graph.cast(batch.targets)
+            found.append(measured(self.network.loss, given, targets, self.data.origin)[0].cpu())
+        return torch.cat(found)
 
     def _outputs(
         self, batch: Batch, lines: Mapping[str, Tensor], count: int
@@ -163,39 +187,27 @@ def _holders(traced: Trace, names: Collection[str]) -> dict[fx.Node, str]:
 
 
 class Wrapping:
-    """Puts output tensors into what the module returns them in, so that losses of the user's own can take it."""
+    """Puts output tensors into what a module returns them in, so that losses of the user's own can take it.
 
-    def __init__(self, runner: Runner) -> None:
-        self._runner = runner
-        self._like: Any = None  # what the module returns, of a first batch
-        self._places: list[Tensor] = []  # the tensors in it, in order; none where it is taken for its logits alone
-        self._logits = 0  # which of them they are
+    ``like`` is what it has returned, ``places`` the tensors in it, in order.
+    """
 
-    def __call__(
-        self, outputs: Tensor | Sequence[Tensor], weights: Mapping[str, Tensor], inputs: Any, where: str
-    ) -> Any:
-        """Return output tensors, or the only one, as the module would.
+    def __init__(self, like: Any, places: Sequence[Tensor]) -> None:
+        self._like, self._places = like, places
 
-        ``weights`` and ``inputs``, of a batch, show how that is.
-        """
-        if self._like is None:
-            self._runner.load(weights)
-            self._learn(self._runner(inputs, where))
-            self._runner.rest()
-        given = [outputs] if isinstance(outputs, Tensor) else outputs
-        if not self._places:
-            return given[self._logits if len(given) > 1 else 0]
-        new = {id(place): tensor for place, tensor in zip(self._places, given, strict=True)}
-        return mapped(lambda tensor: new.get(id(tensor), tensor), self._like)
+    @classmethod
+    def of(cls, like: Any, loss: Loss) -> Wrapping | None:
+        """Return one for what a module has returned; None where a loss may read more there than output tensors."""
+        places = tensors_in(like)
+        if loss != LOSSES.get(loss.name):
+            return cls(like, places) if only_tensors(like) else None
+        logits = logits_of(like)  # of all that is returned, our own losses read these
+        return cls(logits, [tensor if tensor is logits else tensor.new_empty(0) for tensor in places])
 
-    def _learn(self, own: Any) -> None:
-        tensors, held = tensors_in(own), input_tensors(own)
-        self._like = own
-        if all(any(tensor is other for other in held) for tensor in tensors):
-            self._places = tensors
-            return
-        logits = logits_of(own)  # says what is expected where there are no logits either
-        self._logits = next(k for k, tensor in enumerate(tensors) if tensor is logits)
+    def __call__(self, outputs: Sequence[Tensor]) -> Any:
+        """Return output tensors as the module would."""
+        new = {id(place): tensor for place, tensor in zip(self._places, outputs, strict=True)}
+        return mapped(lambda tensor: new[id(tensor)], self._like)
 
 
 def across(layer: Layer, line: Tensor, ndim: int) -> Tensor:

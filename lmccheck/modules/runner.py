@@ -8,7 +8,7 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor, UntypedStorage, nn
+from torch import Tensor, nn
 
 from lmccheck.data.imports import out_of_memory, say
 from lmccheck.data.trees import input_tensors, moved, tensors_in
@@ -16,7 +16,6 @@ from lmccheck.errors import LmcError, SourceError
 from lmccheck.modules.bodies import Bodies
 from lmccheck.modules.caches import clear_caches, tensor_caches
 from lmccheck.modules.copies import in_evaluation_mode, private_copy
-from lmccheck.modules.memory import give_back
 from lmccheck.modules.precision import StayDouble, exact_float32
 from lmccheck.modules.random_weights import draws, shake
 from lmccheck.modules.stored import stored_tensors
@@ -66,27 +65,9 @@ class Runner:
         self._caches = tensor_caches(self.pristine)
         self._loads = loads_itself(self.pristine)
         self.module = in_evaluation_mode(self._bodies.make())
-        self._resting: list[tuple[UntypedStorage, int]] = []  # memory that was let go, and how many bytes it has
-
-    def rest(self) -> None:
-        """Let go of the memory of the weights until others are put in, by ``load`` or ``draw``."""
-        for tensor in self._state.values():
-            storage = tensor.untyped_storage()
-            whole = tensor.is_floating_point() and storage.nbytes() == tensor.numel() * tensor.element_size() > 0
-            if whole and storage.resizable():
-                self._resting.append((storage, storage.nbytes()))
-                storage.resize_(0)
-        give_back()
-
-    def _wake(self) -> None:
-        """Take the memory of the weights again; what is in it is of no meaning."""
-        for storage, size in self._resting:
-            storage.resize_(size)
-        self._resting.clear()
 
     def load(self, weights: Mapping[str, Tensor]) -> None:
         """Copy ``weights`` (every name of the state dict) into the module, converted to its device and dtype."""
-        self._wake()
         with torch.no_grad():
             for name, target in self._state.items():
                 target.copy_(weights[name])
@@ -113,7 +94,6 @@ class Runner:
         A ``strength`` below 1 keeps nearer to the module's own weights; one above 1 goes far from them, and lets
         parameters that are nowhere negative change sign.
         """
-        self._wake()
         buffers = {name for name, _ in module.named_buffers(remove_duplicate=False)}
         with torch.no_grad():
             for name, own, generator in draws(module, seed):
@@ -144,7 +124,6 @@ class Runner:
 
         Raises SourceError, beginning with ``where``, when the network itself raises.
         """
-        assert not self._resting, "a runner at rest: load weights first"
         try:
             return run_module(self.module, inputs, where, self.device, self.dtype)
         finally:

@@ -38,6 +38,7 @@ _INSTALLED = (
     os.path.dirname(os.path.dirname(__file__)),
 )
 _LIBRARIES = sys.stdlib_module_names | {"torch", "numpy", "scipy", "lmccheck", "pytest", "_pytest", "pluggy"}
+_EVERY_HAS = {*vars(types.ModuleType("")), "__file__", "__path__", "__module__", "__qualname__"}  # none keeps a result
 _BY_TEXT = {"setattr", "__setattr__", "__dict__", "vars", "register_buffer", "globals"}
 _BUILDING = ("__init__", "__new__", "__post_init__")
 _MOST = 5000  # objects that are looked at
@@ -98,7 +99,7 @@ class Walk:
         files = [file for file in seen if _is_users(file.__name__)]
         named = (item for file in files for item in list(vars(file).values()))
         theirs = [item for item in named if issubclass(type(item), (type, types.ModuleType))]  # no library is asked
-        written = {name for code in own for name in _stored(code, None)}
+        written = {name for code in own for name in _stored(code, None)} - _EVERY_HAS
         for holder in dict.fromkeys([builtins, *kinds, *(item for item in theirs if _top(_home(item)) in _LIBRARIES)]):
             for key in written & vars(holder).keys():
                 if not isinstance(vars(holder)[key], _CODE):

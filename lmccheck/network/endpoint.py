@@ -61,6 +61,14 @@ def endpoint(network: Network, checkpoint: Checkpoint) -> Endpoint:
     return Endpoint(network, complete(state, network.module), checkpoint)
 
 
+def kept_weights(end: Endpoint) -> Mapping[str, Tensor]:
+    """Return the weights in memory that nobody else writes to: a copy of those that are in no file, the caller's."""
+    if end.checkpoint.files:
+        return end.theta
+    copies = {id(tensor): tensor.detach().clone() for tensor in end.theta.values()}
+    return {name: copies[id(tensor)] for name, tensor in end.theta.items()}
+
+
 def same_weights(first: Endpoint, second: Endpoint) -> bool:
     """Whether two endpoints are one network: every tensor equal, in the narrower dtype of the two.
 

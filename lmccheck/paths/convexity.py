@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, MutableMapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lmccheck.data.trees import mapped, tensors_in
+from lmccheck.data.trees import mapped, only_tensors, tensors_in
 from lmccheck.evaluate.evaluator import Evaluator
 from lmccheck.network.loss import LOSSES, Loss, measured
 
@@ -46,8 +46,8 @@ def tried(loss: Loss, evaluator: Evaluator, weights: Callable[[int, float], Any]
         return Claim(loss.convex)
     heights, samples = {}, 0
     output = evaluator.runner(evaluator.batches[0].take(slice(1)).inputs, "outputs of the network")
-    if not isinstance(output, (Tensor, tuple, list, MutableMapping)):
-        said = f"that the loss {loss.name!r} is convex cannot be tried on outputs of type {type(output).__name__}"
+    if not only_tensors(output):
+        said = f"that the loss {loss.name!r} is convex cannot be tried on outputs that hold more than floating tensors"
         return Claim(False, f"{said}; head segments are sampled")
     for number in segments:
         values = _along(loss, evaluator, weights(number, 0.0), weights(number, 1.0), f"segment {number + 1} of a path")

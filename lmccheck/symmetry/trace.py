@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_leaves
 from lmccheck.data.trees import tensors_in
 from lmccheck.errors import UnsupportedArchitecture
 from lmccheck.modules.caches import clear_caches, tensor_caches
-from lmccheck.modules.copies import private_copy
+from lmccheck.modules.copies import in_evaluation_mode, private_copy
 from lmccheck.modules.held import held_tensors
 from lmccheck.modules.runner import outputs_of
 from lmccheck.modules.stored import stored_tensors, tied_names
@@ -124,14 +124,22 @@ def op_name(target: Any) -> str:
     return str(getattr(target, "__name__", target))
 
 
-def trace(module: nn.Module, example_inputs: tuple[Any, ...], known: Collection[str], *, lines: bool = True) -> Trace:
+def trace(
+    module: nn.Module,
+    example_inputs: tuple[Any, ...],
+    known: Collection[str],
+    *,
+    lines: bool = True,
+    private: bool = False,
+) -> Trace:
     """Trace ``module`` in evaluation mode on ``example_inputs`` and return its graph.
 
     Ops named in ``known`` stay as they are; others are decomposed where PyTorch has a decomposition. With ``lines``
-    nodes know from which lines of code they come, which takes a good part of the time.
+    nodes know from which lines of code they come, which takes a good part of the time. A ``private`` module is nobody
+    else's: it is not copied, and its weights are let go.
     Raises UnsupportedArchitecture when torch.export cannot trace the module.
     """
-    twin = _TensorsOnly(private_copy(module))
+    twin = _TensorsOnly(in_evaluation_mode(module) if private else private_copy(module))
     caches = tensor_caches(module)
     clear_caches(caches)
     with _EXPORTING, warnings.catch_warnings(), torch.enable_grad(), quiet_logs(), _asking(lines):
@@ -161,9 +169,10 @@ def trace(module: nn.Module, example_inputs: tuple[Any, ...], known: Collection[
         placeholders[spec.arg.name] = Placeholder(
             _KINDS.get(spec.kind, "constant"), target, held, value.clone() if isinstance(value, torch.Tensor) else None
         )
+    tied = tied_names(module)
     _release(twin)
     clear_caches(caches)  # what tracing put there are no numbers
-    return Trace(program.graph_module, placeholders, tied_names(module))
+    return Trace(program.graph_module, placeholders, tied)
 
 
 def _needed(program: torch.export.ExportedProgram) -> list[torch.fx.Graph]:

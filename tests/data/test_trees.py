@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import OrderedDict, UserDict
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import NamedTuple
 
 import pytest
 import torch
 
 from lmccheck.data.load import Batch
-from lmccheck.data.trees import equal, input_tensors, mapped, moved, positional, take_samples, tensors_in
+from lmccheck.data.trees import equal, input_tensors, mapped, moved, only_tensors, positional, take_samples, tensors_in
 from lmccheck.errors import SourceError
 
 
@@ -78,6 +79,16 @@ def test_floating_tensors_of_an_output_come_in_a_stable_order_from_whatever_hold
     assert [t is u for t, u in zip(tensors_in(Output(a, (b, Y, c))), (a, b, c), strict=True)] == [True] * 3
     assert tensors_in({"loss": 3.0, "out": [a, Holder()]})[1] is X
     assert tensors_in(Y) == tensors_in("text") == []
+
+
+def test_only_floating_tensors_in_containers_that_are_mapped_are_all_that_can_be_read():
+    """Whole numbers, plain numbers, objects, and what a container holds beside its items are more than that."""
+    more = Encoding({"x": X}, ["text"])
+    for tree in (X, (X, [X]), {"a": X, "b": None, "c": "text"}, [], more):
+        assert only_tensors(tree)
+    held = Encoding({"x": X}, [object()])
+    for tree in (Y, (X, Y), {"a": 1}, [True], Output(X, (X,)), object(), held, MappingProxyType({"a": X}), (X, {X})):
+        assert not only_tensors(tree)
 
 
 def test_other_things_stay_as_they_are_in_a_mapped_tree():

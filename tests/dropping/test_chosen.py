@@ -247,3 +247,27 @@ def test_units_that_explain_nothing_are_taken_in_their_order(read: list[int], ex
     (group,) = structure.groups
     chosen = Spanning(structure, theta, lambda weight, of: moments)({group: 4})
     assert chosen[group].tolist() == expected
+
+
+@pytest.mark.parametrize("scale", [1e3, 3e7])
+def test_a_unit_of_far_larger_outputs_hides_no_others(scale: float) -> None:
+    """One unit feeds an output of its own, a thousand or thirty million times the others: those are chosen as alone."""
+    torch.manual_seed(3)
+    hidden = torch.relu(torch.randn(90, 5, dtype=torch.float64) @ torch.randn(5, 8, dtype=torch.float64))
+    own = torch.relu(torch.randn(90, dtype=torch.float64))
+    out = torch.randn(2, 8, dtype=torch.float64)
+
+    def chosen(with_own: bool, count: int) -> set[int]:
+        net = mlp(nn.ReLU, [4, 8 + with_own, 2 + with_own])
+        theta, structure = random_state(net, 5), bare_structure(net, 4)
+        theta["2.weight"].zero_()
+        theta["2.weight"][:2, :8] = out
+        if with_own:
+            theta["2.weight"][2, 8] = scale
+        rows = torch.cat([hidden, own[:, None]], 1)[:, : 8 + with_own]
+        moments = Moments()
+        moments.add(rows, rows)
+        (group,) = structure.groups
+        return set(Spanning(structure, theta, lambda weight, of: moments)({group: count})[group].tolist())
+
+    assert chosen(True, 5) == chosen(False, 4) | {8}

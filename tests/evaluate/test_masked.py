@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import pytest
 import torch
@@ -163,3 +164,70 @@ def test_nothing_loaded_is_said() -> None:
     pair, structure = prepared("mlp")
     with pytest.raises(LmcError, match="load"):
         MaskedRuns(pair.network, structure).losses(lines(structure, masks(structure, 1)))
+
+
+class Returns(nn.Module):
+    """A perceptron with a scale of its own, and what it returns of its output, its activations and its weights."""
+
+    def __init__(self, what: Callable[[Tensor, nn.Module], Any]) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 6), nn.Linear(6, 3)
+        self.log_std = nn.Parameter(torch.zeros(3))
+        self.what = what
+
+    def forward(self, x: Tensor) -> dict[str, Any]:
+        out = self.last(self.first(x).relu())
+        return {"logits": out, "more": self.what(out, self)}
+
+
+class Held:
+    """Something of the user's own that holds a tensor."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+
+
+def normal(out: Tensor, net: nn.Module) -> torch.distributions.Normal:
+    """Return a policy's distribution, as policy heads do."""
+    return torch.distributions.Normal(out, net.log_std.exp(), validate_args=False)
+
+
+RETURNED: dict[str, tuple[Callable[[Tensor, nn.Module], Any], Callable[[Any], Tensor]]] = {
+    "distribution": (normal, lambda more: more.log_prob(torch.ones(3)).sum(1)),
+    "its scale": (normal, lambda more: more.scale.sum(1)),
+    "object": (lambda out, net: Held(out * 2), lambda more: more.tensor[:, 0]),
+    "whole numbers": (lambda out, net: (out * 100).int(), lambda more: more[:, 1].double()),
+    "number": (lambda out, net: len(out), lambda more: torch.tensor(float(more))),
+    "weights": (lambda out, net: net.last.weight.view(torch.int32), lambda more: more.double().mean()),
+    "function": (lambda out, net: lambda: out.abs(), lambda more: more()[:, 2]),
+    "nothing": (lambda out, net: None, lambda more: torch.zeros(())),
+    "tensors": (lambda out, net: (out.square(), ["a", out.abs()]), lambda more: more[0][:, 0] + more[1][1][:, 1]),
+}
+
+
+@pytest.mark.parametrize("name", RETURNED)
+def test_whatever_a_loss_reads_of_an_output_is_that_of_the_network_with_its_units_multiplied(name: str) -> None:
+    """Distributions, objects, whole numbers: of every batch, of both endpoints, equal to a loop over state dicts."""
+    torch.manual_seed(0)
+    what, read = RETURNED[name]
+    module = Returns(what)
+    states = [{k: t + 0.5 * torch.randn(t.shape) for k, t in module.state_dict().items()} for _ in "ab"]
+    data = [(torch.randn(count, 4), torch.zeros(count)) for count in (5, 5, 3)]
+
+    def loss(out: dict[str, Any], y: Tensor) -> Tensor:
+        return out["logits"].square().sum(1) + read(out["more"])
+
+    pair = lmccheck.load_pair(*states, model=module, data=data, loss=loss)
+    structure = pair.network.droppable("tests")
+    factors = masks(structure, 4)
+    runs = MaskedRuns(pair.network, structure, dtype=torch.float32)
+    for theta in (pair.theta_a, pair.theta_b):
+        runs.load(theta)
+        found = runs.losses(lines(structure, factors))
+        for k in range(4):
+            weights = multiplied(structure, structure.canonical(theta), {g: f[k] for g, f in factors.items()})
+            module.load_state_dict({n: t.float() for n, t in structure.stored(weights).items()})
+            with torch.no_grad():
+                by_hand = torch.cat([loss(module(x), y) for x, y in data])
+            assert torch.allclose(found[k], by_hand.double(), rtol=1e-5, atol=1e-5)
+    assert runs.vectorised is (name in ("nothing", "tensors"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 import torch
 
 from lmccheck.paths.certify import Certificate, Known
@@ -27,6 +28,19 @@ def test_a_loss_that_claims_nothing_is_not_convex() -> None:
     """It is not even tried."""
     loss: Any = SimpleNamespace(convex=False, name="own")
     assert not tried(loss, None, None, []).holds  # type: ignore[arg-type]  # neither is looked at
+
+
+@pytest.mark.parametrize(
+    "output", [{"logits": torch.ones(2, 3), "label": torch.ones(2).int()}, [torch.ones(2, 3), 2.0]]
+)
+def test_a_claim_of_outputs_that_hold_more_than_floating_tensors_cannot_be_tried(output: Any) -> None:
+    """What is mixed between two outputs would keep the rest of the first: the loss might read that."""
+    batch = SimpleNamespace(take=lambda which: SimpleNamespace(inputs=None))
+    evaluator: Any = SimpleNamespace(runner=lambda *given: output, batches=[batch])
+    loss: Any = SimpleNamespace(convex=True, name="own")
+    claim = tried(loss, evaluator, None, [])  # type: ignore[arg-type]  # no weights are asked for
+    assert not claim.holds
+    assert "hold more than floating tensors; head segments are sampled" in claim.says
 
 
 def test_rounding_is_no_bend() -> None:

@@ -43,6 +43,23 @@ def refused(pair: lmccheck.ModelPair, witness: StabilityWitness, why: str, folde
         assert "\n" not in str(caught.value)
 
 
+def test_a_witness_is_of_the_weights_that_were_asked_about(tmp_path: Path) -> None:
+    """Training goes on in the same memory before the file is written: it verifies on what was measured, as before."""
+    torch.manual_seed(0)
+    module = perceptron(4, 6, 3)
+    data = (torch.randn(40, 4), torch.randint(0, 3, (40,)))
+    given = {"model": perceptron(4, 6, 3), "data": data, "calibration": data, "loss": "cross_entropy"}
+    first = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    single = lmccheck.load_model(module.state_dict(), **given)
+    result = lmccheck.dropout_stability(single, epsilon=9.0, profile="dev", refit=False)
+    with torch.no_grad():
+        for tensor in module.parameters():
+            tensor.add_(torch.randn_like(tensor))
+    file = result.witness.save(tmp_path / "witness.safetensors")
+    again = lmccheck.verify_dropout(lmccheck.load_model(first, **given), file)
+    assert again.value == pytest.approx(result.value, abs=1e-12)
+
+
 def test_honest_networks_pass_from_memory_and_file(
     made: tuple[str, lmccheck.ModelPair, StabilityWitness], tmp_path: Path
 ) -> None:

@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+import lmccheck
 from lmccheck.data.batches import first_samples, in_parts, numbers, rebatched
 from lmccheck.data.imports import load_object
 from lmccheck.data.load import Batch, Data, load_data
@@ -211,3 +212,22 @@ def test_a_source_that_takes_every_path_is_asked_last(tmp_path: Path, monkeypatc
     for several in ([any_path, own], [own, any_path]):
         monkeypatch.setattr(checkpoint, "SOURCES", several)
         assert [look_at(given, tmp_path, "a").label for given in ("x.own", "x.other")] == ["own", "any"]
+
+
+@pytest.mark.parametrize(
+    ("make", "form"),
+    [
+        (lambda: torch.eye(3).to_sparse(), "layout sparse_coo"),
+        (lambda: torch.eye(3).to_sparse_csr(), "layout sparse_csr"),
+        (lambda: torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]), "a nested tensor"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")  # torch says that these are in beta
+def test_tensors_that_no_file_holds_are_refused_in_one_line(make: Callable[[], torch.Tensor], form: str) -> None:
+    """A sparse or nested tensor of a state dict: its name, its form, what to do."""
+    module = nn.Linear(3, 2)
+    module.register_buffer("adjacent", make())
+    data = (torch.zeros(4, 3), torch.zeros(4, dtype=torch.int64))
+    said = f"state dict model: tensor 'adjacent': got {form}, expected dense numbers"
+    with pytest.raises(CheckpointError, match=said):
+        lmccheck.load_model(module.state_dict(), model=module, data=data)

@@ -13,7 +13,7 @@ from lmccheck.store.files import header_of
 
 def open_state_dict(given: Mapping[str, Any], folder: Path, side: str) -> Checkpoint:
     """Return a mapping from names to tensors as a checkpoint; nothing is copied but what is not on the CPU."""
-    from torch import Tensor
+    from torch import Tensor, strided
 
     from lmccheck.store.tensors import identity
 
@@ -22,6 +22,13 @@ def open_state_dict(given: Mapping[str, Any], folder: Path, side: str) -> Checkp
         raise CheckpointError(
             f"state dict {side}: entry {wrong!r} is no tensor, expected a mapping from names to tensors"
         )
+    for name, tensor in given.items():
+        if tensor.layout != strided or tensor.is_nested:
+            form = "a nested tensor" if tensor.is_nested else f"layout {str(tensor.layout).removeprefix('torch.')}"
+            raise CheckpointError(
+                f"state dict {side}: tensor {name!r}: got {form}, expected dense numbers, as a safetensors file holds "
+                "them; mend: keep it dense in the state dict, and make its other form where it is read"
+            )
     originals = dict(given)  # held, so that no identity is used twice
     kept: dict[object, Tensor] = {}  # names that share a tensor go on sharing it
     state = {name: kept.setdefault(identity(tensor), tensor.detach().cpu()) for name, tensor in originals.items()}
