@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Collection, Mapping, MutableMapping
 from typing import Any
 
 import torch
@@ -52,15 +52,26 @@ def mapped(change: Callable[[Tensor], Tensor], value: Any) -> Any:
 
 
 def only_tensors(value: Any) -> bool:
-    """Whether all that can be read in an output are floating tensors that ``mapped`` changes: no other object."""
+    """Whether all that can be read in an output are floating tensors that ``mapped`` changes: no other object.
+
+    What a container holds beside its items counts too: it is looked at after a change.
+    """
+    made: list[Tensor] = []
+
+    def other(tensor: Tensor) -> Tensor:
+        made.append(tensor.new_empty(0))
+        return made[-1]
+
+    return _made_of(mapped(other, value), {id(tensor) for tensor in made})
+
+
+def _made_of(value: Any, tensors: Collection[int]) -> bool:
     if isinstance(value, Tensor):
-        return value.is_floating_point()
-    held = getattr(value, "__dict__", {}).values()
-    if isinstance(value, MutableMapping):
-        return all(map(only_tensors, (*value.values(), *held)))
-    if isinstance(value, (tuple, list)):
-        return all(map(only_tensors, (*value, *held)))
-    return value is None or isinstance(value, str)
+        return value.is_floating_point() and id(value) in tensors
+    parts = _parts(value) if isinstance(value, (MutableMapping, tuple, list)) else None
+    if parts is None:
+        return value is None or isinstance(value, str)
+    return all(_made_of(part, tensors) for part in (*parts, *getattr(value, "__dict__", {}).values()))
 
 
 def moved(value: Any, device: torch.device, dtype: torch.dtype) -> Any:

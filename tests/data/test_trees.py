@@ -28,6 +28,14 @@ class Encoding(UserDict):
         self.encodings = encodings
 
 
+class Best(dict):
+    """A dict that notes one of its items beside them."""
+
+    def __init__(self, items):
+        super().__init__(items)
+        self.best = items["x"]
+
+
 @dataclass
 class Output:
     logits: torch.Tensor
@@ -87,6 +95,10 @@ def test_only_floating_tensors_in_containers_that_are_mapped_are_all_that_can_be
     for tree in (X, (X, [X]), {"a": X, "b": None, "c": "text"}, [], more):
         assert only_tensors(tree)
     held = Encoding({"x": X}, [object()])
+    beside = Best({"x": X})
+    assert beside.best is beside["x"]
+    assert not only_tensors(beside), "a copy of it keeps the best of another"
+    assert not only_tensors(Encoding({"x": X}, [X]))
     for tree in (Y, (X, Y), {"a": 1}, [True], Output(X, (X,)), object(), held, MappingProxyType({"a": X}), (X, {X})):
         assert not only_tensors(tree)
 
