@@ -169,7 +169,11 @@ class Candidates:
 
     def _of(self, state: Mapping[str, Tensor]) -> Tensor:
         """Return per-sample losses, (n,), of a state."""
-        self.runs.load(self.runs.graph.stored(state))
+        return self._run(self.runs.graph.stored(state))
+
+    def _run(self, weights: Mapping[str, Tensor]) -> Tensor:
+        """Return per-sample losses, (n,), of weights by every name that they are stored by."""
+        self.runs.load(weights)
         return self._multiplied([(self.structure.keep_all(), 1.0)])[0]
 
     def _finished(self, level: int, several: Sequence[_Choice]) -> list[Dropped]:
@@ -188,7 +192,7 @@ class Candidates:
     def _fresh(self, dropped: Dropped) -> Dropped | None:
         if self._runner is None:
             return None
-        stored = self.structure.stored(dropped.weights)
+        stored = self.runs.graph.stored(dropped.weights)
         fresh = fresh_statistics(self._runner, stored, self.parts.fit, self.parts.origin)
         behind = statistics_behind(self.structure, dropped.keep)
         owns = {name: self.structure.trace.tied.get(name, name) for name in fresh}
@@ -198,7 +202,8 @@ class Candidates:
         state = instead(dropped.weights, taken)
         how = f"{dropped.how}, statistics re-estimated"
         facts = {**dropped.facts, "statistics": "re-estimated"}
-        return self._scored(replace(dropped, weights=state, how=how, facts=facts), self._of(state))
+        losses = self._run({**stored, **{name: fresh[name] for name, own in owns.items() if own in behind}})
+        return self._scored(replace(dropped, weights=state, how=how, facts=facts), losses)
 
     def _refits(self, level: int, several: Sequence[_Choice]) -> list[Dropped]:
         """Return refits of the best random subset and of those that were chosen for a reason."""
