@@ -195,14 +195,15 @@ class Candidates:
         stored = self.runs.graph.stored(dropped.weights)
         fresh = fresh_statistics(self._runner, stored, self.parts.fit, self.parts.origin)
         behind = statistics_behind(self.structure, dropped.keep)
-        owns = {name: self.structure.trace.tied.get(name, name) for name in fresh}
-        taken = {own: fresh[name].to("cpu", torch.float64) for name, own in owns.items() if own in behind}
+        named = {name: self.structure.trace.tied.get(name, name) for name in fresh}
+        owns = {name: own for name, own in named.items() if own in behind}
+        taken = {own: fresh[name].to("cpu", torch.float64) for name, own in owns.items()}
         if not changed(taken, taken, dropped.weights):
             return None
         state = instead(dropped.weights, taken)
         how = f"{dropped.how}, statistics re-estimated"
         facts = {**dropped.facts, "statistics": "re-estimated"}
-        losses = self._run({**stored, **{name: fresh[name] for name, own in owns.items() if own in behind}})
+        losses = self._run({**stored, **{name: fresh[name] for name in owns}})
         return self._scored(replace(dropped, weights=state, how=how, facts=facts), losses)
 
     def _refits(self, level: int, several: Sequence[_Choice]) -> list[Dropped]:
