@@ -205,3 +205,10 @@ def test_outputs_here_are_those_there() -> None:
     with Alone(pair.network, [lambda module: pair.theta_a], torch.float32, X) as alone:
         assert alone.there
         assert alone.differs() is None
+
+
+def test_a_file_that_names_its_functions_is_loaded(tmp_path: Path) -> None:
+    """Assigning ``__name__`` writes to what every function and module has: no library loses its own for it."""
+    kept = "def scale(n):\n    scale.__name__ = 'scaled'\n    return n"
+    pair = load(tmp_path, kept, *ENDS)
+    assert lmccheck.linear_connectivity(pair, align="none", points=3, limit=9.0).value < 9
