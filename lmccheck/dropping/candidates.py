@@ -56,9 +56,9 @@ class Candidates:
     """The candidates for one endpoint: data, runs and refits that all levels share."""
 
     def __init__(self, end: Endpoint, structure: Structure, settings: SearchSettings) -> None:
-        self.network, self.structure, self.settings = end.network, structure, settings
+        self.structure, self.settings = structure, settings
         self.kept = unit_counts(structure, settings.keep)
-        self.theta = Canonical(structure, kept_weights(end))
+        self.theta = Canonical(structure, end.once(kept_weights))
         each = work(structure.trace, structure.layers, structure.shapes)
         fitted = max(1024, min(FITTED, int(SEARCHED / each)))
         samples = max(LEAST, min(SAMPLES, int(SEARCHED / each / (settings.subsets + 10))))
@@ -71,7 +71,7 @@ class Candidates:
         self.refits = Refit(end.network, structure, self.theta, self.parts, dtype)
         self.spanning = Spanning(structure, self.theta, self.refits.seen, end.network.torch_device)
         self.full = self.runs.graph.weights(end.theta)
-        self.own = self._scaled([(structure.keep_all(), 1.0)])[0]
+        self.own = self._of(self.full)
         self._random_losses: list[float] = []
 
     @cached_property
@@ -82,7 +82,7 @@ class Candidates:
     @cached_property
     def _runner(self) -> Runner | None:
         """What takes statistics; None for a network without them."""
-        return self.runs.graph.loaded(self.full) if tracked(self.network.module) else None
+        return self.runs.graph.loaded(self.full) if tracked(self.runs.network.module) else None
 
     def search(self, level: int) -> tuple[Dropped, Dropped, dict[str, Any]]:
         """Return the best of all and of the plain candidates of one level, and what there was."""
@@ -119,7 +119,7 @@ class Candidates:
         merged = merged_twins(self.structure, self.theta, kept)
         if merged is None:
             return []
-        losses = self._of(merged[1])
+        losses = self._of(self.runs.graph.stored(merged[1]))
         if not float((losses - self.own).abs().max()) <= 1e-3 * (1 + float(self.own.abs().max())):
             return []
         nothing = all(count == self.structure.sizes[group] for group, count in kept.items())
@@ -127,7 +127,7 @@ class Candidates:
         return [self._scored(Dropped(level, *merged, math.nan, how, False), losses)]
 
     def _choices(self, level: int, kept: Mapping[str, int]) -> list[_Choice]:
-        """Return every choice of units with scale 1/(kept share), and the best ones with one scale by Brent."""
+        """Return every choice of units with scale 1/(kept share), and the best ones with one scale for all."""
         generator = torch.Generator().manual_seed(self.settings.seed * 1_000_003 + level)
         named = [(f"random {k}", random_units(self.structure, kept, generator)) for k in range(self.settings.subsets)]
         spanning = self.spanning(kept)
@@ -161,20 +161,15 @@ class Candidates:
 
     def _scaled(self, several: Sequence[tuple[Units, Any]]) -> Tensor:
         """Return per-sample losses, (k, n), of choices of units with their factors; nothing is refitted."""
-        self.runs.load(self.full)
-        return self._multiplied(several)
+        return self._losses(self.full, several)
 
-    def _multiplied(self, several: Sequence[tuple[Units, Any]]) -> Tensor:
+    def _losses(self, weights: Mapping[str, Tensor], several: Sequence[tuple[Units, Any]]) -> Tensor:
+        self.runs.load(weights)
         return self.runs.losses(lines(self.structure, factors(self.structure, several)))
 
-    def _of(self, state: Mapping[str, Tensor]) -> Tensor:
-        """Return per-sample losses, (n,), of a state."""
-        return self._run(self.runs.graph.stored(state))
-
-    def _run(self, weights: Mapping[str, Tensor]) -> Tensor:
+    def _of(self, weights: Mapping[str, Tensor]) -> Tensor:
         """Return per-sample losses, (n,), of weights by every name that they are stored by."""
-        self.runs.load(weights)
-        return self._multiplied([(self.structure.keep_all(), 1.0)])[0]
+        return self._losses(weights, [(self.structure.keep_all(), 1.0)])[0]
 
     def _finished(self, level: int, several: Sequence[_Choice]) -> list[Dropped]:
         """Return plain candidates as networks; where BatchNorms follow, with statistics of their own as well."""
@@ -203,7 +198,7 @@ class Candidates:
         state = instead(dropped.weights, taken)
         how = f"{dropped.how}, statistics re-estimated"
         facts = {**dropped.facts, "statistics": "re-estimated"}
-        losses = self._run({**stored, **{name: fresh[name] for name in owns}})
+        losses = self._of({**stored, **{name: fresh[name] for name in owns}})
         return self._scored(replace(dropped, weights=state, how=how, facts=facts), losses)
 
     def _refits(self, level: int, several: Sequence[_Choice]) -> list[Dropped]:
@@ -214,7 +209,7 @@ class Candidates:
                 continue  # the same units as another entry
             state, facts = self.refits(level, item.keep)
             dropped = Dropped(level, item.keep, state, math.nan, f"{item.name}, refitted", True, facts)
-            found.append(self._scored(dropped, self._of(state)))
+            found.append(self._scored(dropped, self._of(self.runs.graph.stored(state))))
         return [*found, *self._with_fresh_statistics([min(found, key=_score)])]
 
     def _near(self, item: _Choice) -> float:

@@ -90,7 +90,7 @@ def important_units(
 ) -> dict[str, Tensor]:
     """Return the units with the largest E[φ_u²]·‖out(u)‖², summed over the layers that read them; sorted."""
     found = {}
-    for group, count in reversed(tuple(kept.items())):
+    for group, count in reversed(tuple(kept.items())):  # as moments are taken
         score = torch.zeros(structure.sizes[group], dtype=torch.float64)
         for weight, dim, positions in _readers(structure, group):
             moments = seen(weight, group)
@@ -166,9 +166,9 @@ def _product(whole: Tensor | None, outs: Sequence[Tensor]) -> Callable[[Tensor],
 def _greedy(covariance: Tensor, wanted: Callable[[Tensor], Tensor], count: int) -> Tensor:
     """Return ``count`` columns chosen one by one by how much of tr(R·wanted) they explain; the first where none does.
 
-    ``covariance`` (n, n) becomes R, what the chosen ones leave of it; ``wanted`` multiplies by a matrix of its size.
-    What a column u explains is R[:, u]ᵀ·wanted·R[:, u]/R[u, u], whose numerator follows every step of R by products of
-    matrices and vectors alone.
+    ``covariance`` (n, n) becomes R in place, what the chosen ones leave of it; ``wanted`` multiplies by a matrix of its
+    size. What a column u explains is R[:, u]ᵀ·wanted·R[:, u]/R[u, u], whose numerator follows every step of R by
+    products of matrices and vectors alone.
     """
     left = covariance
     explains = (left * wanted(left)).sum(0)

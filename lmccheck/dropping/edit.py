@@ -12,6 +12,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from lmccheck.store.tensors import along
 from lmccheck.symmetry.structure import Block, State, Structure, Units
 
 Scale = float | Mapping[str, float]  # what outgoing weights are multiplied by: all of them, or each group's
@@ -35,7 +36,7 @@ class Multiplied(Mapping[str, Tensor]):
         if name not in self._lines:
             return value
         line, dim = self._lines[name]
-        return value * line.to(value).reshape([-1 if d == dim else 1 for d in range(value.ndim)])
+        return value * along(line.to(value), dim, value.ndim)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._state)

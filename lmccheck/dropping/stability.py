@@ -99,7 +99,7 @@ def witness_of(
     view: View, structure: Structure, searches: Mapping[str, Search], keep: Keep, epsilon: float | str
 ) -> StabilityWitness:
     """Return what was found for every endpoint, and for what."""
-    theta = {name: Canonical(structure, kept_weights(end)) for name, end in view.named_endpoints.items()}
+    theta = {name: Canonical(structure, end.once(kept_weights)) for name, end in view.named_endpoints.items()}
     return StabilityWitness({side: search.best for side, search in searches.items()}, theta, keep, epsilon)
 
 

@@ -79,7 +79,8 @@ class GraphRunner:
 
         They are asked for one by one, so that a state that makes them as they are asked for is not held as a whole.
         """
-        tied = self._names.tied if self._names is not None else {name: name for name in state}
+        assert self._names is not None
+        tied = self._names.tied
         held = {own: self.weights({own: state[own]})[own] for own in dict.fromkeys(tied.values()) if own in state}
         return {name: held[own] for name, own in tied.items() if own in held}
 
@@ -144,7 +145,6 @@ class GraphRunner:
             except LmcError:
                 self.loaded(weights)(inputs, where)  # inputs that do not fit say so, and where they come from
                 raise
-            del drawn
             with running(where):
                 found = traced.module(*traced.given(weights, inputs).values())
             expected = tensors_in(self.loaded(weights)(inputs, where))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -18,8 +18,9 @@ from lmccheck.data.trees import mapped, only_tensors, tensors_in
 from lmccheck.errors import LmcError
 from lmccheck.evaluate.graph import GraphRunner, Reading, followers, running, value_sizes
 from lmccheck.modules.runner import Runner
-from lmccheck.network.loss import LOSSES, Loss, logits_of, measured
+from lmccheck.network.loss import LOSSES, logits_of, measured
 from lmccheck.network.network import Network
+from lmccheck.store.tensors import along, equal
 from lmccheck.symmetry.sites import Layer, stored_name
 from lmccheck.symmetry.structure import Structure
 from lmccheck.symmetry.trace import Trace
@@ -35,6 +36,7 @@ class MaskedRuns:
     convolution: ``Structure.by_weight``) are multiplied themselves. The network runs in evaluation mode, with its own
     BatchNorm statistics. What does not depend on a multiplier is computed once per batch; the rest under
     ``torch.func.vmap`` over the multipliers, or one by one where an op cannot be mapped: then ``vectorised`` is False.
+    Where a loss of the user's own may read more than output tensors, the module itself runs, its weights multiplied.
 
     ``structure`` is that of the traced network; ``evaluations`` counts full passes over ``data``, one for every
     multiplier.
@@ -52,8 +54,6 @@ class MaskedRuns:
         self.evaluations = 0
         self.vectorised = True
         self._weights: dict[str, Tensor] | None = None
-        self._wrap: Wrapping | None = None  # None where a loss may read more than the tensors that the graph gives
-        self._learned = False
 
     def load(self, weights: Mapping[str, Tensor]) -> None:
         """Take weights, every name of the state dict."""
@@ -71,9 +71,6 @@ class MaskedRuns:
         held = self.graph.cast(dict(lines))
         count = len(next(iter(held.values())))
         self.evaluations += count
-        if not self._learned:
-            own = self.graph.loaded(self._weights)(self.batches[0].inputs, self.data.origin)
-            self._wrap, self._learned = Wrapping.of(own, self.network.loss), True
         if self._wrap is None:
             self.vectorised = False
             run = self.graph.loaded(self._weights)
@@ -88,6 +85,27 @@ class MaskedRuns:
                     result[k].append(values.cpu())
         return torch.stack([torch.cat(parts) for parts in result])
 
+    @cached_property
+    def _wrap(self) -> Wrapping | None:
+        """What the loss is given; None where it may read more than the tensors that the graph gives.
+
+        That is where an output holds anything else, and where the loss of an output changes when other weights are run:
+        it reads what the network notes beside.
+        """
+        assert self._weights is not None
+        batch, loss, origin = self.batches[0], self.network.loss, self.data.origin
+        run = self.graph.loaded(self._weights)
+        own, targets = run(batch.inputs, origin), self.graph.cast(batch.targets)
+        if loss == LOSSES.get(loss.name):
+            return Wrapping(logits_of(own), tensors_in(own))  # of all that is returned, ours read these
+        if not only_tensors(own):
+            return None
+        before, _ = measured(loss, own, targets, origin)
+        run.draw(self.network.module, 1)
+        run(batch.inputs, origin)
+        after, _ = measured(loss, own, targets, origin)
+        return Wrapping(own, tensors_in(own)) if equal(before, after) else None
+
     def _as_it_runs(self, run: Runner, lines: Mapping[str, Tensor]) -> Tensor:
         """Return per-sample losses, (n,), of the module itself with its weights' columns multiplied."""
         assert self._weights is not None
@@ -95,8 +113,7 @@ class MaskedRuns:
         weights = dict(self._weights)
         for name, own in self.tied.items():
             if own in lines:
-                shape = [-1 if d == dims[own] else 1 for d in range(weights[name].ndim)]
-                weights[name] = weights[name] * lines[own].reshape(shape)
+                weights[name] = weights[name] * along(lines[own], dims[own], weights[name].ndim)
         run.load(weights)
         found = []
         for batch in self.batches:
@@ -143,8 +160,7 @@ class MaskedRuns:
             return value * across(layer, lines[layer.weight], value.ndim)
 
         def multiplied(name: str, weight: Tensor) -> Tensor:
-            dim = self.by_weight[name]
-            return weight * lines[name].reshape([-1 if d == dim else 1 for d in range(weight.ndim)])
+            return weight * along(lines[name], self.by_weight[name], weight.ndim)
 
         held = {node: multiplied(str(name), known[node]) for node, name in _holders(traced, self.by_weight).items()
                 if name in lines}  # fmt: skip
@@ -194,15 +210,6 @@ class Wrapping:
 
     def __init__(self, like: Any, places: Sequence[Tensor]) -> None:
         self._like, self._places = like, places
-
-    @classmethod
-    def of(cls, like: Any, loss: Loss) -> Wrapping | None:
-        """Return one for what a module has returned; None where a loss may read more there than output tensors."""
-        places = tensors_in(like)
-        if loss != LOSSES.get(loss.name):
-            return cls(like, places) if only_tensors(like) else None
-        logits = logits_of(like)  # of all that is returned, our own losses read these
-        return cls(logits, [tensor if tensor is logits else tensor.new_empty(0) for tensor in places])
 
     def __call__(self, outputs: Sequence[Tensor]) -> Any:
         """Return output tensors as the module would."""

@@ -12,6 +12,7 @@ import types
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator
 from contextvars import ContextVar
+from itertools import islice
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -92,8 +93,7 @@ class Walk:
                 self.spots += self.reached(holder)
 
     def _reach_libraries(self, kinds: Iterable[type]) -> None:
-        """Look for names that the user's code writes to in what it has of libraries, and for its variables of the
-        environment."""
+        """Look for what the user's code writes to: names of libraries that it has, variables of the environment."""
         own = [code for code in self._codes if not any(where in code.co_filename for where in _INSTALLED)]
         seen = (value for value in self._seen.values() if issubclass(type(value), types.ModuleType))
         files = [file for file in seen if _is_users(file.__name__)]
@@ -290,8 +290,8 @@ def _holds_number(value: Any) -> bool:
 
 def _items(value: Any) -> list[Any]:
     try:
-        items = list(dict.values(value) if isinstance(value, dict) else value)  # as it is, if it is lazy, and at once
-        return list(filter(readable, items[:_MOST]))
+        items = islice(list(dict.values(value)) if isinstance(value, dict) else value, _MOST)
+        return list(filter(readable, items))
     except RuntimeError:  # another thread is writing to it
         return []
 

@@ -73,7 +73,7 @@ def dropout_stability(
     own = own_measurements(pair, evaluator)
     ends = tuple(end_of(name, one) for name, one in own.items())
     searches = search_each(pair, structure, range(len(structure.levels)), **settings)
-    settings |= inner_facts(pair, structure, evaluator)
+    settings |= inner_facts(pair, structure)
     facts, measured = _measured(evaluator, structure, ends, searches, settings)
     value, side, level = worst_of(facts["epsilon"])
     found = Finding(

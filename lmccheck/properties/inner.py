@@ -9,7 +9,6 @@ from lmccheck.explain import of_endpoint
 from lmccheck.shown import some
 
 if TYPE_CHECKING:
-    from lmccheck.evaluate.evaluator import Evaluator
     from lmccheck.network.view import View
     from lmccheck.symmetry.structure import Structure
 
@@ -67,13 +66,9 @@ def inner_notes(structure: Structure) -> list[str]:
     return again or [f"{NO_PATH} here: {structure.obstacles[0]}"] if structure.obstacles else []
 
 
-def inner_facts(view: View, structure: Structure, evaluator: Evaluator) -> dict[str, Any]:
-    """Return what details say of what is left whole, and of what has no effect; JSON-able.
-
-    ``evaluator`` rests: of the weights in float64 there need not be two.
-    """
+def inner_facts(view: View, structure: Structure) -> dict[str, Any]:
+    """Return what details say of what is left whole, and of what has no effect; JSON-able."""
     from lmccheck.dropping.idle import idle_groups
 
-    evaluator.rest()
     whole, reread, without = dict(structure.whole), dict(structure.reread), idle_groups(view, structure)
     return {"whole": whole, "reread": reread, "dropped_share": structure.share, "without_effect": without}

@@ -135,7 +135,7 @@ def _masked(
         "units": sizes,
         "vectorised": runs.vectorised,
     }
-    inner = inner_facts(pair, structure, evaluator)
+    inner = inner_facts(pair, structure)
     found = _finding(evaluator, ends, costs, epsilon, {**facts, **inner})
     found = replace(
         found,

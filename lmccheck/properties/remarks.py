@@ -167,7 +167,7 @@ def endpoint_measurements(pair: View, evaluator: Evaluator) -> list[Measured]:
 
 
 def own_measurements(pair: View, evaluator: Evaluator) -> dict[str, Measured]:
-    """Return the same by name; the evaluator rests, since what is looked for next may take long and much memory."""
+    """Return what is measured of every endpoint, by name; the evaluator rests: what comes next takes memory too."""
     found = dict(zip(pair.named_endpoints, endpoint_measurements(pair, evaluator), strict=True))
     evaluator.rest()
     return found

@@ -60,10 +60,10 @@ def verify_dropout(
     limit, stated, said = limit_of(epsilon, given.epsilon)
     evaluator = Evaluator(pair.network, *thetas_of(pair), dtype=torch.float64)
     own = own_measurements(pair, evaluator)
+    details: dict[str, Any] = {**stated, **inner_facts(pair, structure)}
     ends = tuple(end_of(name, one) for name, one in own.items())
     networks = {e.name: [d for _, d in sorted(given.found[e.name].items())] for e in ends}
     found = {side: [measure_dropped(evaluator, structure, d, side) for d in ds] for side, ds in networks.items()}
-    details: dict[str, Any] = {**stated, **inner_facts(pair, structure, evaluator)}
     costs = {end.name: [excess(measured, end.loss) for measured in found[end.name]] for end in ends}
     value, side, level = worst_of(costs)
     finding = Finding(

@@ -98,3 +98,13 @@ def mismatch(
         if not finite and not (but_equal and equal(got, expected)):
             return f"tensor {name!r} is not finite"
     return None
+
+
+def along(line: Tensor, dim: int, ndim: int) -> Tensor:
+    """Return numbers, (n,), as a tensor of ``ndim`` dimensions that broadcasts along one of them.
+
+    >>> import torch
+    >>> along(torch.arange(3), 1, 3).shape
+    torch.Size([1, 3, 1])
+    """
+    return line.reshape([-1 if d == dim else 1 for d in range(ndim)])

@@ -114,6 +114,19 @@ def test_no_common_scale_is_much_nearer_than_the_one_that_is_found(name: str) ->
         assert distance(dropped.keep, dropped.facts["scale"]) <= 1.02 * least + 0.01
 
 
+def greedy(hidden: Tensor, read: Tensor, count: int) -> list[int]:
+    """Return the units, one by one, whose addition with a constant leaves least of what is read; sorted."""
+
+    def left(units: list[int]) -> float:
+        columns = torch.cat([hidden[:, units], torch.ones(len(hidden), 1, dtype=torch.float64)], 1)
+        return float((read - columns @ torch.linalg.lstsq(columns, read).solution).square().sum())
+
+    chosen: list[int] = []
+    while len(chosen) < count:
+        chosen.append(min((u for u in range(hidden.shape[1]) if u not in chosen), key=lambda u: left([*chosen, u])))
+    return sorted(chosen)
+
+
 def test_spanning_units_are_those_of_greedy_least_squares() -> None:
     """At each step the unit whose addition, with a constant, leaves least of what the next layer reads."""
     net = mlp(nn.ReLU, [4, 9, 3])
@@ -128,14 +141,8 @@ def test_spanning_units_are_those_of_greedy_least_squares() -> None:
         moments.add(hidden, hidden)
         return moments
 
-    def left(units: list[int]) -> float:
-        columns = torch.cat([hidden[:, units], torch.ones(80, 1, dtype=torch.float64)], 1)
-        return float((read - columns @ torch.linalg.lstsq(columns, read).solution).square().sum())
-
-    chosen: list[int] = []
     for count in range(1, 7):
-        chosen.append(min((u for u in range(9) if u not in chosen), key=lambda u: left([*chosen, u])))
-        assert Spanning(structure, theta, seen)({group: count})[group].tolist() == sorted(chosen)
+        assert Spanning(structure, theta, seen)({group: count})[group].tolist() == greedy(hidden, read, count)
 
 
 class TwoReaders(nn.Module):
@@ -163,16 +170,9 @@ def test_spanning_units_are_those_for_all_that_read_them(outputs: tuple[int, int
     read = hidden @ torch.cat([theta["one.weight"], theta["other.weight"]]).T
     moments = Moments()
     moments.add(hidden, hidden)
-
-    def left(units: list[int]) -> float:
-        columns = torch.cat([hidden[:, units], torch.ones(80, 1, dtype=torch.float64)], 1)
-        return float((read - columns @ torch.linalg.lstsq(columns, read).solution).square().sum())
-
-    chosen: list[int] = []
     for count in range(1, 5):
-        chosen.append(min((u for u in range(6) if u not in chosen), key=lambda u: left([*chosen, u])))
         found = Spanning(structure, theta, lambda weight, of: moments)({group: count})
-        assert found[group].tolist() == sorted(chosen)
+        assert found[group].tolist() == greedy(hidden, read, count)
 
 
 def test_a_layer_too_wide_to_refit_keeps_its_weights_times_one_factor(monkeypatch: pytest.MonkeyPatch) -> None:

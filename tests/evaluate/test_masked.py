@@ -231,3 +231,44 @@ def test_whatever_a_loss_reads_of_an_output_is_that_of_the_network_with_its_unit
                 by_hand = torch.cat([loss(module(x), y) for x, y in data])
             assert torch.allclose(found[k], by_hand.double(), rtol=1e-5, atol=1e-5)
     assert runs.vectorised is (name in ("nothing", "tensors"))
+
+
+AUXILIARY: dict[str, Tensor] = {}
+
+
+class Routed(nn.Module):
+    """Notes the size of its activations beside its output, as routers note what balances them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.mid, self.last = nn.Linear(4, 6), nn.Linear(6, 5), nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.mid(self.first(x).relu()).relu()
+        AUXILIARY["size"] = hidden.square().mean(1)
+        return self.last(hidden)
+
+
+def test_what_a_network_notes_beside_its_output_is_that_of_the_multiplied_network() -> None:
+    """A loss that adds it reads the run that it is the loss of, of every batch."""
+    torch.manual_seed(0)
+    module = Routed()
+    own = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    data = [(torch.randn(count, 4), torch.zeros(count)) for count in (5, 3)]
+
+    def loss(out: Tensor, y: Tensor) -> Tensor:
+        return out.square().sum(1) + AUXILIARY["size"]
+
+    single = lmccheck.load_model(own, model=module, data=data, loss=loss)
+    structure = single.network.droppable("tests")
+    factors = masks(structure, 4)
+    runs = MaskedRuns(single.network, structure)
+    runs.load(single.theta)
+    found = runs.losses(lines(structure, factors))
+    for k in range(4):
+        weights = multiplied(structure, structure.canonical(own), {g: f[k] for g, f in factors.items()})
+        module.load_state_dict({name: tensor.float() for name, tensor in structure.stored(weights).items()})
+        with torch.no_grad():
+            by_hand = torch.cat([loss(module(x), y) for x, y in data])
+        assert torch.allclose(found[k], by_hand.double(), rtol=1e-5, atol=1e-6)
+    assert not runs.vectorised
