@@ -9,7 +9,7 @@ its outputs: that is how it is taken here, so that convolutions, grouped ones to
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -22,7 +22,8 @@ from lmccheck.network.pair import ModelPair
 from lmccheck.symmetry.sites import Layer
 
 SOURCE = "tr(S)²/tr(S²) of S = [W b]·Σ·[W b]ᵀ in a, Σ the second moment of (φ, 1) (Ferbach et al. 2024)"
-MOST = 1 << 27  # numbers of S that are held, over all layers: 1 GB
+MOST = 1 << 27  # numbers of S, over all layers: what it may cost
+HELD = 1 << 25  # of them, that are held together: 256 MB; the data are run once for every so many
 NO_LAYER = "no linear layer or convolution takes it as it is stored"
 LARGEST = 1 << 28  # numbers of a network
 DENSE = 512  # units; of more, only the largest eigenvalue is sought
@@ -64,23 +65,38 @@ def _measure(pair: ModelPair, found: dict[str, tuple[float, float]], about: dict
     traced = pair.network.trace_for("approximate dimension: needs", "leave out `symmetry`")
     assert pair.calibration is not None
     layers, left = _measurable(traced.layers, traced.spec.shapes)
-    moments, about["samples"] = output_moments(pair.a, traced.trace, layers, pair.calibration)
-    for layer in layers:
-        if layer.node not in moments:
-            left[layer.weight] = "no sample reaches it"
-            continue
-        s = second_moment(layer, moments[layer.node], pair.theta_a)
-        if not bool(s.isfinite().all()):
-            left[layer.weight] = "what it gives on the calibration data is not finite"
-        elif not bool(s.diagonal().any()):
-            left[layer.weight] = "all that it gives on the calibration data is zero"
-        else:
-            found[layer.weight] = approximate_dimension(s), largest_eigenvalue(s)
+    for some in _parts(layers, traced.spec.shapes):
+        moments, about["samples"] = output_moments(pair.a, traced.trace, some, pair.calibration)
+        for layer in some:
+            if layer.node not in moments:
+                left[layer.weight] = "no sample reaches it"
+                continue
+            s = second_moment(layer, moments.pop(layer.node), pair.theta_a)
+            if not bool(s.isfinite().all()):
+                left[layer.weight] = "what it gives on the calibration data is not finite"
+            elif not bool(s.diagonal().any()):
+                left[layer.weight] = "all that it gives on the calibration data is zero"
+            else:
+                found[layer.weight] = approximate_dimension(s), largest_eigenvalue(s)
     named = {traced.spec.tied.get(name, name): p for name, p in pair.module.named_parameters(remove_duplicate=False)}
     taken = {layer.weight for layer in traced.layers}
     left |= {name: NO_LAYER for name, p in named.items() if p.ndim > 1 and name not in taken}
     about["with_batchnorm"] = [x.weight for x in layers if x.norm is not None and x.weight in found]
     about["left_out"] = left
+
+
+def _parts(layers: Sequence[Layer], shapes: Mapping[str, tuple[int, ...]]) -> Iterator[list[Layer]]:
+    """Yield the layers, as many at a time as may be held together."""
+    some: list[Layer] = []
+    held = 0
+    for layer in layers:
+        numbers = (shapes[layer.weight][layer.out] + 1) ** 2
+        if some and held + numbers > HELD:
+            yield some
+            some, held = [], 0
+        some.append(layer)
+        held += numbers
+    yield some
 
 
 def _measurable(layers: Sequence[Layer], shapes: Mapping[str, tuple[int, ...]]) -> tuple[list[Layer], dict[str, str]]:

@@ -40,6 +40,7 @@ def not_worse(pair: ModelPair, alignment: Alignment) -> Alignment:
     if pair.network.labelled is not None and pair.calibration is not None:
         barrier = pair.once(CalibrationBarrier)
         by, moved, still = "barrier on calibration data", barrier(alignment.weights), barrier(pair.theta_b)
+        barrier.rest()
         worse = moved > still + ROUNDING
     elif (before := alignment.facts.get("objective_before")) is not None:
         by, moved, still = "objective", alignment.objective, float(before)

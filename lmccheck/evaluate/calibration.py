@@ -46,14 +46,17 @@ class CalibrationBarrier:
 
     def __call__(self, weights: Mapping[str, Tensor]) -> float:
         """Return the barrier between θ_A and ``weights``, in the loss's unit; never below 0."""
-        target = self._evaluator.weights(weights)
+        line = self._evaluator.line(self._a, self._evaluator.weights(weights))
         worst = 0.0
         for t in POINTS:
-            merged = interpolate(self._a, target, t)
-            loss = self._evaluator.measure(merged, reestimate=True, label=f"the network at t = {t}").loss
+            loss = self._evaluator.measure(line.at(t), reestimate=True, label=f"the network at t = {t}").loss
             excess = loss - (1 - t) * self._ends[0] - t * self._ends[1]
             worst = max(worst, excess) if excess == excess else float("inf")
         return worst
+
+    def rest(self) -> None:
+        """Let go of memory until the next barrier."""
+        self._evaluator.rest()
 
 
 class HalfWayLoss:

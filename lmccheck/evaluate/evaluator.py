@@ -16,9 +16,8 @@ from lmccheck.data.load import Batch
 from lmccheck.data.trees import tensors_in
 from lmccheck.errors import SourceError, UnsupportedArchitecture
 from lmccheck.evaluate import batchnorm
-from lmccheck.evaluate.points import upcast, working_dtype
+from lmccheck.evaluate.points import Line, upcast, working_dtype
 from lmccheck.modules.memory import give_back
-from lmccheck.modules.random_weights import randomised
 from lmccheck.modules.runner import TWO_OUTPUTS, Runner
 from lmccheck.network.loss import LOSSES, counts, measured, returns_probabilities
 from lmccheck.network.network import Network
@@ -104,15 +103,18 @@ class Evaluator:
                 self.network.remarks[PROBABILITIES.format(loss=self.network.loss.name)] = None
             return [tensor.clone() for tensor in tensors_in(given)]
 
+        def near(seed: int) -> list[Tensor]:
+            self.runner.draw(self.runner.pristine, seed, reference=theta)
+            return outputs()
+
         def far(seed: int) -> list[Tensor]:
             """Signs of weights may change, without which all units of a tiny network may be dead on two samples."""
             self.runner.draw(self.network.module, seed, FAR[seed % len(FAR)])
             return outputs()
 
         first = outputs(theta)
-        shaken = (outputs(randomised(self.runner.module, seed, theta)) for seed in range(64))
-        drawn = chain(shaken, map(far, range(64)))
-        responds = not first or any(not _equal(first, other) for other in drawn)
+        others = chain(map(near, range(64)), map(far, range(64)))
+        responds = not first or any(not _equal(first, other) for other in others)
         again = outputs(theta)
         what = f"model {type(self.network.module).__name__}"
         if not _close(first, again):
@@ -131,6 +133,10 @@ class Evaluator:
     def weights(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return ``state`` ready for interpolation: on the device, in the working dtype."""
         return upcast(state, self.dtype, self.network.torch_device)
+
+    def line(self, first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> Line:
+        """Return the line between two state dicts, on the device, in the working dtype."""
+        return Line(first, second, self.dtype, self.network.torch_device)
 
     def measure(
         self,

@@ -45,4 +45,4 @@ def output_moments(end: Endpoint, traced: Trace, layers: Sequence[Layer], data: 
         samples += batch.samples
         graph.run(theta, batch.inputs, units, look, f"{data.origin}, outputs of layers of a")
     # the last number is how many rows there were
-    return {node: total / total[-1, -1] for node, total in totals.items() if total[-1, -1]}, samples
+    return {node: total.div_(float(total[-1, -1])) for node, total in totals.items() if total[-1, -1]}, samples

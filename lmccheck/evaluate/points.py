@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -29,3 +30,49 @@ def upcast(weights: Mapping[str, Tensor], dtype: torch.dtype, device: torch.devi
         if id(tensor) not in done:
             done[id(tensor)] = tensor.to(device, dtype) if tensor.is_floating_point() else tensor.to(device)
     return {name: done[id(tensor)] for name, tensor in weights.items()}
+
+
+@dataclass(frozen=True)
+class Line:
+    """The line (1−t)·first + t·second in one dtype, on one device: every tensor is made where it is asked for.
+
+    A large network is held twice, as it is stored, and not twice or four times more in float64.
+    """
+
+    first: Mapping[str, Tensor] = field(repr=False)
+    second: Mapping[str, Tensor] = field(repr=False)
+    dtype: torch.dtype
+    device: torch.device
+
+    def tensor(self, name: str, t: float) -> Tensor:
+        """Return one tensor at t, as ``interpolate`` has it."""
+        return interpolate(*({name: self._ready(state[name])} for state in (self.first, self.second)), t)[name]
+
+    def constant(self, name: str) -> bool:
+        """Whether a tensor is the same at all t."""
+        one, other = self.first[name], self.second[name]
+        return one is other or torch.equal(one, other)
+
+    def at(self, t: float) -> Mapping[str, Tensor]:
+        """Return the point at t."""
+        return _OnLine(self, t)
+
+    def _ready(self, tensor: Tensor) -> Tensor:
+        return upcast({"": tensor}, self.dtype, self.device)[""]
+
+
+@dataclass(frozen=True)
+class _OnLine(Mapping[str, Tensor]):
+    """A point of a line."""
+
+    line: Line
+    t: float
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.line.tensor(name, self.t)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.line.first)
+
+    def __len__(self) -> int:
+        return len(self.line.first)

@@ -10,7 +10,7 @@ from torch import Tensor
 from lmccheck.errors import LmcError, nearest
 from lmccheck.evaluate.batchnorm import fresh_statistics
 from lmccheck.evaluate.evaluator import Evaluator, Measured
-from lmccheck.evaluate.points import interpolate
+from lmccheck.evaluate.points import Line
 from lmccheck.evaluate.repair import Repair
 from lmccheck.symmetry.discover import Traced
 
@@ -44,6 +44,7 @@ class Segment:
         self.evaluator = evaluator
         self.method = repair
         self.first, self.second = evaluator.weights(theta_a), evaluator.weights(theta_b)
+        self._line = evaluator.line(self.first, self.second)
         self.reestimates = repair != "none" and evaluator.batchnorms > 0
         if self.reestimates:
             evaluator.require_calibration()
@@ -54,10 +55,10 @@ class Segment:
             shared = beside._repair if beside is not None else None
             self._repair = Repair(evaluator.network, derived, self.first, self.second, shared)
 
-    def weights(self, t: float) -> dict[str, Tensor]:
+    def weights(self, t: float) -> Mapping[str, Tensor]:
         """Return θ_t on the device, in the working dtype; BatchNorm statistics are still the interpolated ones."""
-        between = interpolate(self.first, self.second, t)
-        return between if self._repair is None else self._repair(between, t)
+        between = self._line.at(t)
+        return between if self._repair is None else self._repair(dict(between), t)
 
     def measure(self, t: float) -> Measured:
         """Return the losses at t on the evaluation data."""
@@ -69,7 +70,7 @@ class Segment:
 
         The count of batches that a BatchNorm has seen is left as it was interpolated.
         """
-        weights = self.weights(t)
+        weights = dict(self.weights(t))
         data = self.evaluator.network.calibration
         if self.reestimates and data is not None:
             weights.update(fresh_statistics(self.evaluator.runner, weights, self.evaluator.calibration, data.origin))

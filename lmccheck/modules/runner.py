@@ -88,8 +88,14 @@ class Runner:
             load_into(self.module, self._state)
         self.module.eval()
 
-    def draw(self, module: nn.Module, seed: int, strength: float = 1.0) -> None:
-        """Put random weights in, those of ``randomised(module, seed)``, without a second copy of them.
+    def draw(
+        self,
+        module: nn.Module,
+        seed: int,
+        strength: float = 1.0,
+        reference: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        """Put random weights in, those of ``randomised(module, seed, reference)``, without a second copy of them.
 
         A ``strength`` below 1 keeps nearer to the module's own weights; one above 1 goes far from them, and lets
         parameters that are nowhere negative change sign.
@@ -98,7 +104,8 @@ class Runner:
         with torch.no_grad():
             for name, own, generator in draws(module, seed):
                 free = strength > 1 and name not in buffers
-                shake(self._state[name], own.detach(), generator, strength, signed=free)
+                source = own if reference is None else reference[name]
+                shake(self._state[name], source.detach(), generator, strength, signed=free)
         self._renew()
 
     def change(

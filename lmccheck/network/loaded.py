@@ -20,6 +20,7 @@ from lmccheck.errors import CheckpointError, LmcError, UnsupportedArchitecture
 from lmccheck.modules.caches import kept_by_identity
 from lmccheck.modules.constants import differing_structure, shared_constants
 from lmccheck.modules.fresh import ON_GPU, ROUNDING, apart, difference, freshly_loaded
+from lmccheck.modules.memory import give_back
 from lmccheck.modules.numbers import executed, kept_in_context, kept_number, numbers_outside, numbers_within
 from lmccheck.modules.precision import working_dtype
 from lmccheck.modules.random_weights import randomised, shaken
@@ -74,11 +75,14 @@ def as_it_loads(ends: Sequence[Endpoint], dtype: torch.dtype) -> Network:
             check.expect(label, theta, number)
         for label, theta in _points(ends):
             check.compare(label, theta)
+        mixing = check.mixing()
+        check.rest()
         if (far := alone.differs()) is not None:
             where = f"something outside of it (where nothing was run before, outputs are {far:.1e} of their size apart)"
             raise check.kept(where)
         constants = shared_constants(network.module, (end.theta for end in ends))
-        return replace(network, constants=constants, mixing=check.mixing())
+        give_back()
+        return replace(network, constants=constants, mixing=mixing)
 
 
 def _named(network: Network) -> tuple[Path, str] | None:
@@ -215,6 +219,11 @@ class _Comparison:
             first_op = next((x for x, y in zip(self.ops[label], watched.ops, strict=False) if x != y), "the last ones")
             place = f"something outside of it (from {first_op} on it computes less, or more, than when first run)"
             raise self.kept(place)
+
+    def rest(self) -> None:
+        """Let go of the runner: nothing more is compared."""
+        self._runner = None
+        give_back()
 
     def mixing(self) -> float:
         """Return by how much of their size outputs change where the second half of the batch is not run, if by much.

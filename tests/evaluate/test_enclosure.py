@@ -27,6 +27,7 @@ from lmccheck.evaluate.enclosure.rules.norm import inverse_root
 from lmccheck.evaluate.enclosure.rules.piecewise import rectified
 from lmccheck.evaluate.enclosure.rules.pooling import largest
 from lmccheck.evaluate.enclosure.run import Enclosing
+from lmccheck.evaluate.points import Line
 from lmccheck.symmetry.rules import RULES
 from lmccheck.symmetry.trace import trace
 
@@ -294,7 +295,7 @@ def above(kind: Kind, seed: int, scale: float, lo: float, width: float, loss: st
     def weights(t: float) -> dict[str, Tensor]:
         return {n: torch.lerp(a, theta_b[n], t) if a.is_floating_point() else a for n, a in theta_a.items()}
 
-    (bounds,), _ = Enclosing(traced, 2, loss)(weights(lo), weights(lo + width), [Batch(x, wanted)])
+    (bounds,), _ = Enclosing(traced, 2, loss)(_line(weights(lo), weights(lo + width)), [Batch(x, wanted)])
     worst = -math.inf
     for s in points.tolist():
         with torch.no_grad():
@@ -374,7 +375,7 @@ def test_no_point_of_twenty_thousand_cells_is_above_its_bound(name: str) -> None
         )
         x = torch.randn(2, copies, *kind.shape, dtype=torch.float64)
         wanted = torch.randint(0, 3, (2 * copies,)) if loss == "cross_entropy" else torch.randn(2 * copies, 3).double()
-        (bounds,), _ = Enclosing(traced, len(wanted), loss)(first, second, [Batch(x, wanted)])
+        (bounds,), _ = Enclosing(traced, len(wanted), loss)(_line(first, second), [Batch(x, wanted)])
         losses = _losses(alone, first, second, x, wanted)
         k = (S * PARTS).long().clamp(max=PARTS - 1)
         share = (S * PARTS - k)[:, None]
@@ -384,6 +385,10 @@ def test_no_point_of_twenty_thousand_cells_is_above_its_bound(name: str) -> None
         assert over.max() <= 0, f"bank {seed}: {float(over.max())} above, scale {scale}, [{lo}, {lo + width}], {loss}"
         seen += over.shape[1] // 2
     assert seen == copies * banks
+
+
+def _line(first: Weights, second: Weights) -> Line:
+    return Line(first, second, torch.float64, torch.device("cpu"))
 
 
 def _losses(alone: nn.Module, first: Weights, second: Weights, x: Tensor, wanted: Tensor) -> Tensor:
@@ -419,7 +424,7 @@ def test_slack_falls_with_the_square_of_the_cell() -> None:
 
     def slack(width: float) -> float:
         ends = [{n: torch.lerp(a, theta_b[n], t) for n, a in theta_a.items()} for t in (0.5, 0.5 + width)]
-        (found,), _ = Enclosing(_traced(kind), 2, "cross_entropy")(*ends, [batch])  # type: ignore[arg-type]  # kept as objects
+        (found,), _ = Enclosing(_traced(kind), 2, "cross_entropy")(_line(*ends), [batch])
         return float(found.slack.mean())
 
     assert slack(1 / 64) < 0.4 * slack(1 / 32) < 0.16 * slack(1 / 16)

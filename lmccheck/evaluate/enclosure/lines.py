@@ -15,7 +15,6 @@ from lmccheck.evaluate.enclosure.enclosed import NoEnclosure
 from lmccheck.evaluate.enclosure.run import Enclosing
 from lmccheck.evaluate.enclosure.search import PILOT, Search, Shown, Sought
 from lmccheck.evaluate.evaluator import Evaluator
-from lmccheck.evaluate.points import interpolate
 from lmccheck.network.network import Network
 from lmccheck.symmetry.trace import Shaped, Trace, value_of
 
@@ -85,15 +84,15 @@ def _search(
         raise NoEnclosure("a network that is not traced, since its permutation spec is given")
     enclosing = Enclosing(traced.trace, min(SAMPLES_TRACED, network.data.batches[0].samples), network.loss.name)
     exact = evaluator or Evaluator(network, first, dtype=torch.float64)
-    ends = exact.weights(first), exact.weights(second)
-    together = _together(traced.trace, enclosing.traced, ends[0])
+    line = exact.line(first, second)
+    together = _together(traced.trace, enclosing.traced, first)
     batches = [part for batch in exact.batches for part in _parts(exact, batch, together)]
 
     def losses(t: float) -> Tensor:
         label = f"the network at t = {t:.4g}, in float64"
-        return exact.measure(interpolate(*ends, t), reestimate=False, label=label).losses
+        return exact.measure(line.at(t), reestimate=False, label=label).losses
 
-    return Search(enclosing, *ends, batches, sought, losses)
+    return Search(enclosing, line, batches, sought, losses)
 
 
 def _together(trace: Trace, samples: int, weights: Mapping[str, Tensor]) -> int:

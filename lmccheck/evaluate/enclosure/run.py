@@ -18,11 +18,10 @@ from lmccheck.evaluate.enclosure.enclosed import Enclosed, NoEnclosure
 from lmccheck.evaluate.enclosure.losses import Bounds, bounded, cross_entropy
 from lmccheck.evaluate.enclosure.rules import ENCLOSURES
 from lmccheck.evaluate.enclosure.rules.linear import margins_of
+from lmccheck.evaluate.points import Line
 from lmccheck.modules.precision import exact_float32
 from lmccheck.symmetry.facts import facts_of
 from lmccheck.symmetry.trace import Trace, op_name, value_of
-
-Weights = Mapping[str, Tensor]
 
 
 @dataclass
@@ -34,12 +33,14 @@ class Enclosing:
     loss: str
     cells: int = field(default=0, init=False)
 
-    def __call__(self, first: Weights, second: Weights, batches: Sequence[Batch]) -> tuple[list[Bounds], Cell]:
-        """Return what the samples of batches lose between two points of weight space, and the work that took.
+    def __call__(
+        self, line: Line, batches: Sequence[Batch], lo: float = 0.0, hi: float = 1.0
+    ) -> tuple[list[Bounds], Cell]:
+        """Return what the samples of batches lose on [lo, hi] of a line, and the work that took.
 
-        Weights are float64. Raises NoEnclosure, naming what has no rule.
+        The line is in float64. Raises NoEnclosure, naming what has no rule.
         """
-        held = {name: _between(tensor, second[name]) for name, tensor in first.items()}
+        held = {name: _Stretch(line, name, lo, hi) for name in line.first}
         total, found = Cell(), []
         with torch.no_grad(), exact_float32():
             for batch in batches:
@@ -53,10 +54,23 @@ class Enclosing:
         return found, total
 
 
-def _between(one: Any, other: Any) -> Any:
-    if not isinstance(one, Tensor) or one is other or torch.equal(one, other):
-        return one
-    return Enclosed(one, other) if one.is_floating_point() else _Unsteady()
+@dataclass(frozen=True)
+class _Stretch:
+    """A weight on a stretch of the line, enclosed where an op reads it and let go behind the last that does."""
+
+    line: Line
+    name: str
+    lo: float
+    hi: float
+
+    def enclosed(self) -> Any:
+        first = self.line.tensor(self.name, self.lo)
+        if self.line.constant(self.name):
+            return first
+        second = self.line.tensor(self.name, self.hi)
+        if not first.is_floating_point():
+            return first if torch.equal(first, second) else _Unsteady()
+        return Enclosed(first, second)
 
 
 class _Unsteady:
@@ -81,6 +95,12 @@ class _Interpreter(fx.Interpreter):
         if not isinstance(output, Enclosed):
             output = Enclosed(output, output)
         return bounded(self._loss, output, self._targets)
+
+    def fetch_args_kwargs_from_env(self, n: fx.Node) -> tuple[Any, Any]:
+        for node in n.all_input_nodes:
+            if isinstance(value := self.env[node], _Stretch):
+                self.env[node] = value.enclosed()
+        return super().fetch_args_kwargs_from_env(n)
 
     def run_node(self, n: fx.Node) -> Any:
         if n is self._last:

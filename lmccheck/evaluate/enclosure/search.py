@@ -15,7 +15,7 @@ from lmccheck.data.load import Batch
 from lmccheck.evaluate.enclosure.enclosed import NoEnclosure
 from lmccheck.evaluate.enclosure.losses import PARTS, Bounds
 from lmccheck.evaluate.enclosure.run import Enclosing
-from lmccheck.evaluate.points import interpolate
+from lmccheck.evaluate.points import Line
 
 Numbers = NDArray[np.float64]
 PILOT = 32  # samples on which it is tried how wide cells may be
@@ -105,11 +105,10 @@ class _Cell:
 
 @dataclass
 class Search:
-    """The search for a bound on a line between two points of weight space, float64, on batches of samples."""
+    """The search for a bound on a line, in float64, on batches of samples."""
 
     enclosing: Enclosing
-    first: Mapping[str, Tensor]
-    second: Mapping[str, Tensor]
+    line: Line
     batches: Sequence[Batch]
     sought: Sought
     losses: Callable[[float], Tensor]  # of the network itself at t, (n,)
@@ -183,8 +182,7 @@ class Search:
     def _slack_of(self, batches: Sequence[Batch], count: int) -> float:
         """Return the mean slack of samples in the middle one of so many cells."""
         lo = count // 2 / count
-        begin, end = (interpolate(self.first, self.second, t) for t in (lo, lo + 1 / count))
-        found, _ = self.enclosing(begin, end, batches)
+        found, _ = self.enclosing(self.line, batches, lo, lo + 1 / count)
         return float(Bounds.joined(found).slack.mean())
 
     def _require_same(self, found: Tensor, t: float) -> None:
@@ -208,14 +206,13 @@ class Search:
         return Shown(bound, highest, len(self.cells), self.passes, why=why, edges=self._known, tops=self._tops)
 
     def _bounds(self, lo: float, hi: float, which: Tensor) -> Bounds:
-        begin, end = (interpolate(self.first, self.second, t) for t in (lo, hi))
         batch_of = torch.bucketize(which, self._edges[1:], right=True)
         parts = []
         for k, batch in enumerate(self.batches):
             here = which[batch_of == k] - self._edges[k]
             if len(here):
                 parts.append(batch if len(here) == batch.samples else batch.take(here))
-        found, cell = self.enclosing(begin, end, parts)
+        found, cell = self.enclosing(self.line, parts, lo, hi)
         self._ratio = cell.work / max(1, cell.plain)
         self.plain = cell.plain / len(which) * self._samples
         self.work += cell.work
