@@ -46,19 +46,20 @@ class Line:
 
     def tensor(self, name: str, t: float) -> Tensor:
         """Return one tensor at t, as ``interpolate`` has it."""
-        return interpolate(*({name: self._ready(state[name])} for state in (self.first, self.second)), t)[name]
+        one, other = self._ends(name)
+        return interpolate({name: one}, {name: other}, t)[name]
 
     def constant(self, name: str) -> bool:
         """Whether a tensor is the same at all t."""
-        one, other = self.first[name], self.second[name]
-        return one is other or torch.equal(one, other)
+        return self.first[name] is self.second[name] or torch.equal(*self._ends(name))
 
     def at(self, t: float) -> Mapping[str, Tensor]:
         """Return the point at t."""
         return _OnLine(self, t)
 
-    def _ready(self, tensor: Tensor) -> Tensor:
-        return upcast({"": tensor}, self.dtype, self.device)[""]
+    def _ends(self, name: str) -> tuple[Tensor, Tensor]:
+        found = upcast({"first": self.first[name], "second": self.second[name]}, self.dtype, self.device)
+        return found["first"], found["second"]
 
 
 @dataclass(frozen=True)

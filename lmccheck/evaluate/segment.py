@@ -10,7 +10,6 @@ from torch import Tensor
 from lmccheck.errors import LmcError, nearest
 from lmccheck.evaluate.batchnorm import fresh_statistics
 from lmccheck.evaluate.evaluator import Evaluator, Measured
-from lmccheck.evaluate.points import Line
 from lmccheck.evaluate.repair import Repair
 from lmccheck.symmetry.discover import Traced
 

@@ -177,7 +177,10 @@ def _together(
     """Return copies of tensors of one memory that share memory in turn."""
     first = next(iter(several.values()))
     if len(several) == 1:
-        return {identity(first): _converted(first.detach().clone(memory_format=torch.preserve_format), device, dtype)}
+        new = _converted(first.detach(), device, dtype)
+        if _place(new) == _place(first):
+            new = new.clone(memory_format=torch.preserve_format)
+        return {identity(first): new}
     if any(tensor.dtype != first.dtype for tensor in several.values()):
         raise UnsupportedArchitecture(
             f"model {type(module).__name__}: tensors of several dtypes share one memory; mend: give each its own"

@@ -49,7 +49,7 @@ class Trace:
     placeholders: dict[str, Placeholder]
     tied: dict[str, str]  # every state-dict name -> the name its storage is known by
 
-    def given(self, weights: Mapping[str, torch.Tensor], inputs: Any) -> dict[torch.fx.Node, Any]:
+    def given(self, weights: Mapping[str, Any], inputs: Any) -> dict[torch.fx.Node, Any]:
         """Return what the graph's placeholders stand for, in order, with these weights and positional inputs."""
         leaves = iter(tree_leaves(inputs))
         nodes = [node for node in self.graph.nodes if node.op == "placeholder"]

@@ -225,6 +225,20 @@ def test_what_would_cost_too_much_is_said(monkeypatch: pytest.MonkeyPatch) -> No
     assert of(small_mlp, state, x)["dimension"]["why"].startswith("the network has 83 numbers, of more than 10 no copy")
 
 
+def test_layers_that_are_not_held_together_have_the_same_dimension(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The data are run once for all tables, then once for each: no figure changes."""
+    x, state = torch.randn(6, 4), seeded(small_mlp, 0)
+    together = of(small_mlp, state, x)
+    runs: list[int] = []
+    seen = dimension.output_moments
+    monkeypatch.setattr(dimension, "output_moments", lambda *given: (runs.append(len(given[2])), seen(*given))[1])
+    for held, expected in ((1, [1, 1, 1]), (49 + 36, [2, 1])):
+        monkeypatch.setattr(dimension, "HELD", held)
+        runs.clear()
+        assert of(small_mlp, state, x) == together
+        assert runs == expected
+
+
 def product() -> nn.Module:
     """A matrix that is multiplied without a layer, and a head."""
     return Written(lambda s, x: s.head((x @ s.w).relu()), w=param(4, 4), head=nn.Linear(4, 2))

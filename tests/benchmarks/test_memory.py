@@ -1,4 +1,4 @@
-"""What stability of a transformer takes of memory, as multiples of the model's own size: a process for each question.
+"""What a question takes of memory, as multiples of one model's own size: a process for each question.
 
 Run by hand: ``pytest tests/benchmarks/test_memory.py -s``. Nothing here asserts a size.
 """
@@ -44,9 +44,15 @@ def _ask(question: str, settings: dict[str, Any], told: Any) -> None:
     base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     model = Stream()
     size = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values()) / 1e9
-    single = lmccheck.load_model(model.state_dict(), model=model, data=data, calibration=data, loss="cross_entropy")
+    states: list[Any] = [model.state_dict()]
+    if question == "linear_connectivity":
+        states.append(Stream().state_dict())
+    load: Any = lmccheck.load_pair if len(states) > 1 else lmccheck.load_model
+    base += (len(states) - 1) * size  # what the caller holds: of a file there is one copy
+    asked = load(*states, model=model, data=data, calibration=data, loss="cross_entropy")
     loaded = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-    result = getattr(lmccheck, question)(single, epsilon=1.0, profile="dev", **settings)
+    given = {"limit": 10.0} if len(states) > 1 else {"epsilon": 1.0, "profile": "dev"}
+    result = getattr(lmccheck, question)(asked, **given, **settings)
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     told.send((size, loaded - base, most - base, float(result.value)))
 
@@ -66,6 +72,9 @@ def table() -> object:
         ("noise_stability", {"masks": 2}),
         ("dropout_stability", {"refit": False}),
         ("dropout_stability", {}),
+        ("linear_connectivity", {"align": "none"}),
+        ("linear_connectivity", {"align": "weight-matching"}),
+        ("linear_connectivity", {"align": "activation-matching"}),
     ],
 )
 def test_memory_of_a_question(question: str, settings: dict[str, Any]) -> None:

@@ -21,7 +21,7 @@ from lmccheck.data.load import Batch, load_data
 from lmccheck.errors import UnsupportedArchitecture
 from lmccheck.evaluate import batchnorm
 from lmccheck.evaluate.evaluator import Evaluator
-from lmccheck.evaluate.points import interpolate
+from lmccheck.evaluate.points import Line, interpolate
 from lmccheck.modules.runner import Runner
 from lmccheck.network.loss import load_loss, measured
 
@@ -92,6 +92,22 @@ def test_interpolation_is_exact_at_both_ends() -> None:
     assert interpolate(a, b, 1.0)["w"] is b["w"]
     assert int(interpolate(a, b, 0.4)["n"]) == 1
     assert int(interpolate(a, b, 0.6)["n"]) == 5
+
+
+def test_a_line_holds_no_point_and_gives_each_in_its_dtype() -> None:
+    """As ``interpolate`` of both ends in that dtype: 0.1 in float32 is another number in float64."""
+    a = {"w": torch.tensor([0.1, -torch.inf]), "n": torch.tensor(1)}
+    b = {"w": torch.tensor([0.7, -torch.inf], dtype=torch.float64), "n": torch.tensor(5)}
+    line = Line(a, b, torch.float64, torch.device("cpu"))
+    for t in (0.0, 0.3, 0.6, 1.0):
+        expected = interpolate({"w": a["w"].double(), "n": a["n"]}, b, t)
+        assert dict(line.at(t)).keys() == expected.keys()
+        assert len(line.at(t)) == 2
+        assert all(torch.equal(found, expected[name]) for name, found in line.at(t).items())
+        assert line.at(t)["w"].dtype == torch.float64
+    assert not line.constant("w")
+    assert Line(a, {"w": a["w"].double(), "n": b["n"]}, torch.float32, torch.device("cpu")).constant("w")
+    assert not Line(a, b, torch.float32, torch.device("cpu")).constant("n")
 
 
 def test_half_precision_is_evaluated_in_float32() -> None:

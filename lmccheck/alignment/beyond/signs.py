@@ -46,7 +46,7 @@ def _signs(similarity: Tensor, order: Tensor) -> Tensor:
 
 def _by_activations(problem: Problem, odd: Mapping[str, Freedom]) -> dict[str, Tensor]:
     moments = observe(problem, "sign-flips", SAMPLES)
-    alike = ActivationSimilarity.of(problem.spec, problem.traced("sign-flips").sites, moments, "correlation")
+    alike = ActivationSimilarity.instead(problem.spec, problem.traced("sign-flips").sites, moments, "correlation")
     result = dict(problem.pair.theta_b)
     identity = problem.spec.identity()
     for name, freedom in odd.items():

@@ -167,6 +167,13 @@ class ActivationSimilarity:
         """Return the similarity of a ``kind`` that joint moments at sites give; see ``Moments.similarity``."""
         return cls(spec, sites, {site: found.similarity(kind) for site, found in moments.items()})
 
+    @classmethod
+    def instead(
+        cls, spec: PermutationSpec, sites: Mapping[str, tuple[Site, ...]], moments: dict[Site, Moments], kind: str
+    ) -> ActivationSimilarity:
+        """Return the same; every table takes the place of its ``moments``, which are removed."""
+        return cls(spec, sites, {site: moments.pop(site).similarity(kind) for site in [*moments]})
+
     def units(self, group: UnitGroup, permutation: Permutation) -> Tensor:
         """Return (copies, size, size), the mean over the group's sites; groups inside its units are left out."""
         inside = {child.name for child in nested_groups(self.spec, group)}

@@ -54,14 +54,14 @@ class Joint:
         spec, derived = problem.spec, problem.traced(_WHAT)
         self.problem = problem
         self.a, self.b = compared(problem)
-        alike = ActivationSimilarity.of(spec, derived.sites, observe(problem, _WHAT, samples), "correlation")
+        alike = ActivationSimilarity.instead(spec, derived.sites, observe(problem, _WHAT, samples), "correlation")
         self._start, _ = assign_once(spec, alike)
         self.facts: dict[str, Any] = {}
         try:
             moments = observe_sensitivities(problem, _WHAT, samples)
         except NotDifferentiable as error:
             moments, self.facts = {}, {"no_sensitivities": str(error)}
-        feeling = ActivationSimilarity.of(spec, derived.made if moments else {}, moments, "cosine")
+        feeling = ActivationSimilarity.instead(spec, derived.made if moments else {}, moments, "cosine")
         self._looks = {
             group.name: tuple(look.units(group, self._start)[0] for look in (alike, feeling))
             for group in spec.groups

@@ -23,10 +23,10 @@ def match_activations(problem: Problem, kind: str = "correlation", samples: int 
     one (width, width) float64 table per site. ``facts`` hold the mean correlation per group.
     """
     spec, moments = problem.spec, observe(problem, "activation-matching", samples)
-    alike = ActivationSimilarity.of(spec, problem.traced("activation-matching").sites, moments, kind)
+    alike = ActivationSimilarity.instead(spec, problem.traced("activation-matching").sites, moments, kind)
     permutation, objective = assign_once(spec, alike)
     means = {g.name: float(alike.units(g, permutation).diagonal(dim1=1, dim2=2).mean()) for g in spec.groups}
-    facts: dict[str, Any] = {"similarity": kind, f"mean_{kind}".replace("-", "_"): means, "sites": len(moments)}
+    facts: dict[str, Any] = {"similarity": kind, f"mean_{kind}".replace("-", "_"): means, "sites": len(alike.tables)}
     data = problem.calibration("activation-matching")
     facts["calibration_samples"] = {"of": data.samples, "activations": count_first(data, samples)}
     facts["not_observed"] = [group.name for group in spec.groups if not alike.sites.get(group.name)]
