@@ -202,15 +202,21 @@ class Candidates:
         return self._scored(replace(dropped, weights=state, how=how, facts=facts), losses)
 
     def _refits(self, level: int, several: Sequence[_Choice]) -> list[Dropped]:
-        """Return refits of the best random subset and of those that were chosen for a reason."""
-        found = []
+        """Return refits of the best random subset and of those that were chosen for a reason; weights of the best."""
+        found: list[Dropped] = []
+        best = 0
         for item in several:
             if item.name.endswith("one scale"):
                 continue  # the same units as another entry
             state, facts = self.refits(level, item.keep)
             dropped = Dropped(level, item.keep, state, math.nan, f"{item.name}, refitted", True, facts)
             found.append(self._scored(dropped, self._of(self.runs.graph.stored(state))))
-        return [*found, *self._with_fresh_statistics([min(found, key=_score)])]
+            worse = len(found) - 1
+            if _score(found[worse]) < _score(found[best]):
+                best, worse = worse, best
+            if worse != best:
+                found[worse] = replace(found[worse], weights={})
+        return [*found, *self._with_fresh_statistics([found[best]])]
 
     def _near(self, item: _Choice) -> float:
         return _distance(item.losses, self.own)

@@ -14,6 +14,7 @@ from lmccheck.dropping.candidates import Candidates
 from lmccheck.dropping.choose_units import SearchSettings
 from lmccheck.dropping.dropped import Dropped
 from lmccheck.errors import LmcError
+from lmccheck.modules.memory import give_back
 from lmccheck.network.endpoint import Endpoint
 from lmccheck.symmetry.structure import Structure
 
@@ -46,7 +47,9 @@ def find_dropped(end: Endpoint, structure: Structure, levels: Sequence[int], set
     missing = dict.fromkeys(level for level in levels if level not in known)
     if missing:
         candidates = Candidates(end, structure, settings)
-        known.update({level: candidates.search(level) for level in missing})
+        for level in missing:
+            known[level] = candidates.search(level)
+            give_back()
     facts = {
         "seed": settings.seed,
         "profile": settings.profile,

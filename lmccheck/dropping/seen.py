@@ -8,6 +8,7 @@ import torch
 
 from lmccheck.evaluate.layer_data import Key, LayerData
 from lmccheck.evaluate.regression import Moments
+from lmccheck.modules.memory import give_back
 from lmccheck.symmetry.sites import Layer
 from lmccheck.symmetry.structure import State, Structure
 
@@ -49,6 +50,7 @@ class SeenUnits:
     def let_go(self) -> None:
         """Hold nothing until something is asked for again."""
         self._held.clear()
+        give_back()
 
     def _together(self, group: str) -> dict[Key, tuple[Sequence[Layer], torch.Tensor]]:
         """Return what is read of a group and of those before it, of the last ones first where these are too many."""
