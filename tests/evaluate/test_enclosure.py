@@ -20,7 +20,7 @@ from torch.func import functional_call, vmap
 
 from lmccheck.data.load import Batch
 from lmccheck.evaluate.enclosure.cell import Cell
-from lmccheck.evaluate.enclosure.enclosed import TWIST, Enclosed, product, tent
+from lmccheck.evaluate.enclosure.enclosed import TWIST, Enclosed, NoEnclosure, product, tent
 from lmccheck.evaluate.enclosure.losses import PARTS
 from lmccheck.evaluate.enclosure.rules import ENCLOSURES, smooth
 from lmccheck.evaluate.enclosure.rules.norm import inverse_root
@@ -444,3 +444,32 @@ def test_a_norm_of_numbers_that_pass_through_one_another_stays_in_its_enclosure(
             x = at(moved, s)
             x = x - x.mean(1, keepdim=True) if name == "layer_norm" else x
             assert holds(found, x / (x.square().mean(1, keepdim=True) + epsilon).sqrt(), s)
+
+
+class Reordered(nn.Module):
+    """Reads its inputs in an order that it stores, and has a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(3, 3)
+        self.order: Tensor
+        self.register_buffer("order", torch.tensor([1, 0, 2]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the outputs."""
+        return self.head(x.index_select(1, self.order))
+
+
+def test_integers_are_those_of_both_ends_or_have_no_enclosure() -> None:
+    """An order that both ends store is taken as it is; of two that differ nothing lies between."""
+    torch.manual_seed(0)
+    module = Reordered().eval().double()
+    traced = trace(module, (torch.randn(2, 3, dtype=torch.float64),), RULES, lines=False)
+    first, second = ({name: tensor.clone() for name, tensor in module.state_dict().items()} for _ in range(2))
+    second["head.weight"] += 1
+    batch = Batch(torch.randn(4, 3, dtype=torch.float64), torch.tensor([0, 1, 2, 0]))
+    run = Enclosing(traced, 2, "cross_entropy")
+    assert run(_line(first, second), [batch])[0][0].most.isfinite().all()
+    second["order"] = torch.tensor([2, 1, 0])
+    with pytest.raises(NoEnclosure, match="integers that differ"):
+        run(_line(first, second), [batch])

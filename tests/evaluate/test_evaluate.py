@@ -106,7 +106,9 @@ def test_a_line_holds_no_point_and_gives_each_in_its_dtype() -> None:
         assert all(torch.equal(found, expected[name]) for name, found in line.at(t).items())
         assert line.at(t)["w"].dtype == torch.float64
     assert not line.constant("w")
-    assert Line(a, {"w": a["w"].double(), "n": b["n"]}, torch.float32, torch.device("cpu")).constant("w")
+    rounded = {"w": torch.tensor([0.1, -torch.inf], dtype=torch.float64), "n": b["n"]}
+    assert Line(a, rounded, torch.float32, torch.device("cpu")).constant("w")
+    assert not Line(a, rounded, torch.float64, torch.device("cpu")).constant("w")
     assert not Line(a, b, torch.float32, torch.device("cpu")).constant("n")
 
 
