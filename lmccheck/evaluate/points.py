@@ -25,7 +25,7 @@ def interpolate(theta_a: Mapping[str, Tensor], theta_b: Mapping[str, Tensor], t:
 
 def upcast(weights: Mapping[str, Tensor], dtype: torch.dtype, device: torch.device) -> dict[str, Tensor]:
     """Return weights on the device, floating tensors in ``dtype``; tied tensors stay one tensor."""
-    done: dict[int, Tensor] = {}
+    weights, done = dict(weights), dict[int, Tensor]()  # held: what is made where it is asked for has no id of its own
     for tensor in weights.values():
         if id(tensor) not in done:
             done[id(tensor)] = tensor.to(device, dtype) if tensor.is_floating_point() else tensor.to(device)

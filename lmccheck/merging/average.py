@@ -14,9 +14,8 @@ from lmccheck.errors import CheckpointError
 from lmccheck.merging.contract import Making
 from lmccheck.modules.constants import COUNTER
 from lmccheck.store.checkpoint import Checkpoint
-from lmccheck.store.files import header_of
 from lmccheck.store.folders import CONFIG, WEIGHTS
-from lmccheck.store.header import NAMES, SAFETENSORS, TensorHeader
+from lmccheck.store.header import NAMES, SAFETENSORS, TensorHeader, header_of
 from lmccheck.store.streamed import save_streamed
 from lmccheck.store.writing import copy_companions
 

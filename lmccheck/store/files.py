@@ -13,21 +13,15 @@ from typing import TYPE_CHECKING, Any, Self
 
 from lmccheck.errors import CheckpointError, shown_path
 from lmccheck.store.disk import Held, Stamp, hashed
-from lmccheck.store.header import NAMES, Header, TensorHeader, corrupt, header_of_open, reading
+from lmccheck.store.header import Header, TensorHeader, corrupt, header_of, header_of_open, reading
 from lmccheck.store.header import read_header as read_header
-from lmccheck.store.whole import overwritten, replacing
+from lmccheck.store.whole import overwritten, replacing, unwritable
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 Renaming = Callable[[Mapping[str, "Tensor"]], Mapping[str, "Tensor"]]
 CHUNK = 2**20  # bytes read and hashed at a time: what fits a processor's cache
-
-
-def header_of(tensor: Tensor) -> TensorHeader:
-    """Return what a safetensors file would say of a tensor."""
-    said = str(tensor.dtype).removeprefix("torch.")
-    return TensorHeader(next((k for k, name in NAMES.items() if name == said), said), tuple(tensor.shape))
 
 
 @dataclass(frozen=True)
@@ -150,14 +144,15 @@ def saving_all(
     inputs: Iterable[str | os.PathLike[str]] = (),
 ) -> Iterator[None]:
     """Write several files as ``save_all`` does, which take their places where the block ends well."""
-    from safetensors.torch import save_file
+    from lmccheck.store.streamed import write_safetensors
 
     require_apart(contents, inputs)
     with ExitStack() as finished:
         for path, (tensors, metadata) in contents.items():
             try:
                 partial = finished.enter_context(replacing(path))
-                save_file(_separate(tensors), str(partial), metadata=dict(metadata))
+                headers = {name: header_of(tensor) for name, tensor in tensors.items()}
+                write_safetensors(partial, headers, tensors.__getitem__, metadata)
             except Exception as error:
                 raise CheckpointError(unwritable(path, error)) from None
         yield
@@ -176,26 +171,6 @@ def require_apart(paths: Iterable[Path], inputs: Iterable[str | os.PathLike[str]
                 f"{shown_path(path)}: was read as {shown_path(read)}, expected a file of its own; mend: choose another "
                 "name"
             )
-
-
-def unwritable(path: Path, error: Exception) -> str:
-    """Return the line that says why a file or folder was not written."""
-    reason = getattr(error, "strerror", None) or error
-    return f"{shown_path(path)}: cannot be written: {reason}; mend: choose a folder that can be written to, with room"
-
-
-def _separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors on the CPU, no two of them sharing memory."""
-    from lmccheck.store.tensors import overlap
-
-    seen: dict[int, list[Tensor]] = {}
-    plain = {}
-    for name, tensor in tensors.items():
-        value = tensor.detach().to("cpu").contiguous()
-        beside = seen.setdefault(value.untyped_storage().data_ptr(), [])
-        plain[name] = value.clone() if any(overlap(value, other) for other in beside) else value
-        beside.append(value)
-    return plain
 
 
 def not_finite(tensors: Mapping[str, Tensor]) -> tuple[str, str] | None:

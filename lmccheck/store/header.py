@@ -12,10 +12,13 @@ from dataclasses import dataclass
 from io import BufferedReader
 from math import prod
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from lmccheck.errors import CheckpointError, shown_path
 from lmccheck.store.disk import opened
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 EXPECTED = "a .safetensors checkpoint"
 MOST_HEADER = 100_000_000  # bytes; the format's own limit
@@ -67,6 +70,12 @@ class TensorHeader:
     def torch_dtype(self) -> str:
         """The dtype as torch spells it: float32."""
         return NAMES.get(self.dtype, self.dtype)
+
+
+def header_of(tensor: Tensor) -> TensorHeader:
+    """Return what a safetensors file would say of a tensor."""
+    said = str(tensor.dtype).removeprefix("torch.")
+    return TensorHeader(next((k for k, name in NAMES.items() if name == said), said), tuple(tensor.shape))
 
 
 def require_evaluable(tensors: Mapping[str, TensorHeader], label: str) -> None:

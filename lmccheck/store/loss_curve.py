@@ -11,7 +11,7 @@ from pathlib import Path
 from lmccheck.errors import CheckpointError
 from lmccheck.shown import one_line
 from lmccheck.store import files
-from lmccheck.store.whole import write_whole
+from lmccheck.store.whole import unwritable, write_whole
 
 COLUMNS = ("t", "segment", "loss", "error", "lower", "upper")
 HEAD = ",".join(COLUMNS) + "\n"
@@ -59,7 +59,7 @@ class LossCurve(files.Written):
         try:
             write_whole(target, self.csv().encode())
         except OSError as error:
-            raise CheckpointError(files.unwritable(target, error)) from None
+            raise CheckpointError(unwritable(target, error)) from None
         return target
 
 

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lmccheck.errors import CheckpointError, shown_path
-from lmccheck.store.files import unwritable
-from lmccheck.store.header import TensorHeader
-from lmccheck.store.whole import overwritten, replacing
+from lmccheck.store.header import TensorHeader, header_of
+from lmccheck.store.whole import overwritten, replacing, unwritable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,22 +28,36 @@ def save_streamed(
     """Write the tensors that ``get`` gives, each asked for once, to a file that is there whole or not at all.
 
     ``tensors`` says their dtypes and shapes beforehand. ``inputs``: what was read to make them, and must not be
-    overwritten. Equivalent to ``safetensors.torch.save_file``, byte for byte; differs in what it holds. Raises
-    CheckpointError when the file cannot be written.
+    overwritten. Raises CheckpointError when the file cannot be written.
     """
     if (read := overwritten(path, map(Path, inputs))) is not None:
         raise CheckpointError(
             f"{shown_path(path)}: was read as {shown_path(read)}, expected a file of its own; mend: choose another name"
         )
-    order = sorted(tensors, key=lambda name: (-TensorHeader(tensors[name].dtype, ()).bytes, name))
     try:
-        with replacing(path) as partial, open(partial, "wb") as file:
-            file.write(_header(order, tensors, metadata))
-            for name in order:
-                file.write(_bytes(get(name), tensors[name], name))
+        with replacing(path) as partial:
+            write_safetensors(partial, tensors, get, metadata)
     except OSError as error:
         raise CheckpointError(unwritable(path, error)) from None
     return path
+
+
+def write_safetensors(
+    path: str | os.PathLike[str],
+    tensors: Mapping[str, TensorHeader],
+    get: Callable[[str], Tensor],
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Write such a file where ``path`` says, at once.
+
+    Equivalent to ``safetensors.torch.save_file``, byte for byte; differs in what it holds, and in that several entries
+    of metadata are written in the order they are given in, the same in every run.
+    """
+    order = sorted(tensors, key=lambda name: (-TensorHeader(tensors[name].dtype, ()).bytes, name))
+    with open(path, "wb") as file:
+        file.write(_header(order, tensors, metadata))
+        for name in order:
+            file.write(_bytes(get(name), tensors[name], name))
 
 
 def _header(order: list[str], tensors: Mapping[str, TensorHeader], metadata: Mapping[str, str] | None) -> bytes:
@@ -63,7 +76,6 @@ def _bytes(tensor: Tensor, header: TensorHeader, name: str) -> memoryview:
     """Return a tensor's bytes; one that is not what was said of it is a mistake of whoever gives it."""
     import torch
 
-    from lmccheck.store.files import header_of
     from lmccheck.store.tensors import shape_of
 
     if header_of(tensor) != header:

@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
+from lmccheck.errors import shown_path
 from lmccheck.store.scratch import hold, left_over
 
 MINUTE = 60.0  # in which one that was made is surely held by who made it
@@ -179,3 +180,9 @@ def place_of(path: Path) -> str:
 def overwritten(target: Path, inputs: Iterable[Path]) -> Path | None:
     """Return the first input that writing to ``target`` would destroy, or None."""
     return next((file for file in inputs if same_file(file, target)), None)
+
+
+def unwritable(path: Path, error: Exception) -> str:
+    """Return the line that says why a file or folder was not written."""
+    reason = getattr(error, "strerror", None) or error
+    return f"{shown_path(path)}: cannot be written: {reason}; mend: choose a folder that can be written to, with room"

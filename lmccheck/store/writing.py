@@ -15,9 +15,9 @@ from lmccheck.store import files
 from lmccheck.store.checkpoint import Checkpoint
 from lmccheck.store.documents import read_document
 from lmccheck.store.folders import CONFIG, INDEX, MADE_HERE
-from lmccheck.store.header import SAFETENSORS
+from lmccheck.store.header import SAFETENSORS, header_of
 from lmccheck.store.prefixes import without_prefix
-from lmccheck.store.whole import NotOurs, replacing_folder
+from lmccheck.store.whole import NotOurs, replacing_folder, unwritable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -95,7 +95,7 @@ def write_like(
             "lmccheck wrote; mend: choose another name, or empty it"
         ) from None
     except OSError as error:
-        raise CheckpointError(files.unwritable(path, error)) from None
+        raise CheckpointError(unwritable(path, error)) from None
     return path
 
 
@@ -115,7 +115,7 @@ def _fill(
         held = {name: tensor for name, tensor in stored.items() if placed[name] == file}
         files.save(held, folder / file, {**FORMAT, **metadata})
     if index is not None:
-        size = sum(files.header_of(tensor).bytes for tensor in stored.values())
+        size = sum(header_of(tensor).bytes for tensor in stored.values())
         listed = {"metadata": {"total_size": size}, "weight_map": dict(sorted(placed.items()))}
         (folder / index).write_text(json.dumps(listed, indent=2) + "\n")
     (folder / MADE_HERE).write_text(metadata.get("lmccheck", "{}") + "\n")

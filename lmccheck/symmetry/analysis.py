@@ -313,4 +313,4 @@ def _unstored(holder: Placeholder, ndim: int) -> list[bool]:
 
 def _alike(value: torch.Tensor) -> list[bool]:
     """Say for every dimension of a constant whether its positions all hold the same; then it may be permuted."""
-    return [bool(torch.equal(value, value.narrow(d, 0, 1).expand_as(value))) for d in range(value.ndim)]
+    return [n < 2 or torch.equal(value, value.narrow(d, 0, 1).expand_as(value)) for d, n in enumerate(value.shape)]

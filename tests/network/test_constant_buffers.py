@@ -85,6 +85,27 @@ def test_a_mask_that_is_the_same_for_all_units_leaves_them_free() -> None:
     assert torch.equal(lmccheck.align(pair).weights["mask"], mask)
 
 
+class WithNothing(nn.Module):
+    """A network that stores a tensor of no numbers, by which it multiplies nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(3, 8), nn.Linear(8, 2)
+        self.register_buffer("empty", torch.zeros(0, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the outputs."""
+        hidden = torch.tanh(self.a(x))
+        return self.b(torch.cat([hidden, self.empty]))
+
+
+def test_a_buffer_of_no_numbers_is_a_constant_like_others() -> None:
+    """Its units may move."""
+    pair = pair_of(WithNothing, weights(WithNothing, 0), weights(WithNothing, 1))
+    assert pair.network.spec.groups[0].size == 8
+    assert lmccheck.linear_connectivity(pair, limit=100.0).passed
+
+
 class Broadcast(Whitened):
     """The same, with statistics laid out as they are broadcast."""
 

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from lmccheck.errors import CheckpointError
-from lmccheck.store.files import header_of
+from lmccheck.store.files import save_all
+from lmccheck.store.header import header_of
 from lmccheck.store.streamed import save_streamed
 
 TENSORS = {
@@ -66,3 +68,22 @@ def test_what_was_read_is_not_written_over(tmp_path: Path) -> None:
     path.write_bytes(b"old")
     with pytest.raises(CheckpointError, match="was read as"):
         save_streamed(path, HEADERS, TENSORS.__getitem__, inputs=[path])
+
+
+def test_the_same_content_is_the_same_file_in_every_run(tmp_path: Path) -> None:
+    """Tensors that share memory or lie across it, and several entries of metadata, in the order they are given in."""
+    whole = torch.arange(12.0).reshape(3, 4)
+    tensors = {"whole": whole, "row": whole[1], "turned": whole.T, "none": torch.zeros(0, 2), "half": whole.half()}
+    said = {f"entry {k}": str(k) for k in range(8)}
+    save_all({tmp_path / "a": (tensors, said), tmp_path / "b": ({}, {})})
+    again = {name: tensor.clone() for name, tensor in tensors.items()}
+    save_all({tmp_path / "c": (again, said)})
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "c").read_bytes()
+    with safe_open(tmp_path / "a", "pt") as file:
+        assert file.metadata() == said
+    found = load_file(tmp_path / "a")
+    assert found.keys() == tensors.keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in tensors.items())
+    head = (tmp_path / "a").read_bytes()
+    assert [head.index(name.encode()) for name in said] == sorted(head.index(name.encode()) for name in said)
+    assert load_file(tmp_path / "b") == {}

@@ -22,7 +22,7 @@ from lmccheck.network.network import Network
 from lmccheck.store import files
 from lmccheck.store.checkpoint import Checkpoint
 from lmccheck.store.folders import CONFIG
-from lmccheck.store.header import require_evaluable
+from lmccheck.store.header import header_of, require_evaluable
 from lmccheck.store.heads import with_own_heads
 from lmccheck.store.prefixes import without_prefix
 from lmccheck.store.tensors import equal, identity
@@ -66,7 +66,7 @@ def under_module_names(checkpoint: Checkpoint, network: Network) -> Checkpoint:
     expected = stored_tensors(network.module)
     checkpoint = without_prefix(checkpoint, expected)
     once = _Converted(checkpoint, model)
-    tensors = {name: files.header_of(tensor) for name, tensor in once.described(expected).items()}
+    tensors = {name: header_of(tensor) for name, tensor in once.described(expected).items()}
     return replace(
         checkpoint, tensors=tensors, read=once.read, get=lambda name: once.read()[name], same=once.same, lies={},
         as_stored=once.as_stored,

@@ -8,7 +8,7 @@ from typing import Any
 
 from lmccheck.errors import CheckpointError
 from lmccheck.store.checkpoint import SOURCES, Checkpoint, Source
-from lmccheck.store.files import header_of
+from lmccheck.store.header import header_of
 
 
 def open_state_dict(given: Mapping[str, Any], folder: Path, side: str) -> Checkpoint:
