@@ -244,7 +244,7 @@ class Property:
             self._require_kind(given[0])
         signature = self.signature if loads else self._own
         for name in named.keys() - signature.parameters.keys():
-            near = nearest(name, signature.parameters)
+            near = nearest(name, signature.parameters) or f"; expected some of {list(signature.parameters)[1:]}"
             raise TypeError(f"{self.name}() got an unexpected keyword argument {name!r}{near}")
         try:
             bound = signature.bind(*given, **named).arguments

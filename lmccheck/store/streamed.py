@@ -83,5 +83,5 @@ def _bytes(tensor: Tensor, header: TensorHeader, name: str) -> memoryview:
             f"tensor {name!r}: got {shape_of(tensor)}, expected {header.shape} {header.torch_dtype} as announced; this "
             "is a defect of what makes it"
         )
-    flat = tensor.detach().cpu().contiguous().view(-1)
+    flat = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous().view(-1)
     return flat.view(torch.uint8).numpy().data if flat.numel() else memoryview(b"")

@@ -113,11 +113,13 @@ def test_a_mistake_in_a_call_is_one_line(settings: dict[str, Any], message: str)
 
 
 def test_an_unknown_keyword_is_pythons_error_with_the_nearest_name() -> None:
-    """As for any function."""
+    """As for any function; where no name is near, with all of them."""
     with pytest.raises(
         TypeError, match=r"linear_connectivity\(\) got an unexpected keyword argument 'limits' \(did you "
     ):
         lmccheck.linear_connectivity(None, limits=1)  # type: ignore[call-arg,arg-type]  # the point of the test
+    with pytest.raises(TypeError, match=r"keyword argument 'epsilon'; expected some of \['align', 'limit', 'points', "):
+        lmccheck.linear_connectivity(None, epsilon=1)  # type: ignore[call-arg,arg-type]  # the point of the test
 
 
 @pytest.mark.parametrize(

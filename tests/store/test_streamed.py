@@ -74,6 +74,8 @@ def test_the_same_content_is_the_same_file_in_every_run(tmp_path: Path) -> None:
     """Tensors that share memory or lie across it, and several entries of metadata, in the order they are given in."""
     whole = torch.arange(12.0).reshape(3, 4)
     tensors = {"whole": whole, "row": whole[1], "turned": whole.T, "none": torch.zeros(0, 2), "half": whole.half()}
+    waves = torch.complex(whole, whole + 1)
+    tensors |= {"conjugate": waves.conj(), "negative": waves.conj().imag}
     said = {f"entry {k}": str(k) for k in range(8)}
     save_all({tmp_path / "a": (tensors, said), tmp_path / "b": ({}, {})})
     again = {name: tensor.clone() for name, tensor in tensors.items()}
