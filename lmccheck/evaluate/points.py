@@ -14,13 +14,14 @@ from lmccheck.store.tensors import between
 
 def interpolate(theta_a: Mapping[str, Tensor], theta_b: Mapping[str, Tensor], t: float) -> dict[str, Tensor]:
     """Return (1−t)·θ_A + t·θ_B; exact at both ends and where both agree, integer tensors from the nearer end."""
+    return {name: interpolated(a, theta_b[name], t) for name, a in theta_a.items()}
+
+
+def interpolated(a: Tensor, b: Tensor, t: float) -> Tensor:
+    """Return one tensor of ``interpolate``."""
     if t == 0.0 or t == 1.0:
-        return dict(theta_a if t == 0.0 else theta_b)
-    out = {}
-    for name, a in theta_a.items():
-        b = theta_b[name]
-        out[name] = between(a, b, t) if a.is_floating_point() else (a if t < 0.5 else b)
-    return out
+        return a if t == 0.0 else b
+    return between(a, b, t) if a.is_floating_point() else (a if t < 0.5 else b)
 
 
 def upcast(weights: Mapping[str, Tensor], dtype: torch.dtype, device: torch.device) -> dict[str, Tensor]:
@@ -44,20 +45,12 @@ class Line:
     dtype: torch.dtype
     device: torch.device
 
-    def tensor(self, name: str, t: float) -> Tensor:
-        """Return one tensor at t, as ``interpolate`` has it."""
-        one, other = self._ends(name)
-        return interpolate({name: one}, {name: other}, t)[name]
-
-    def constant(self, name: str) -> bool:
-        """Whether a tensor is the same at all t."""
-        return self.first[name] is self.second[name] or torch.equal(*self._ends(name))
-
     def at(self, t: float) -> Mapping[str, Tensor]:
         """Return the point at t."""
         return _OnLine(self, t)
 
-    def _ends(self, name: str) -> tuple[Tensor, Tensor]:
+    def ends(self, name: str) -> tuple[Tensor, Tensor]:
+        """Return one tensor at both ends; what is one there is one here."""
         found = upcast({"first": self.first[name], "second": self.second[name]}, self.dtype, self.device)
         return found["first"], found["second"]
 
@@ -70,7 +63,7 @@ class _OnLine(Mapping[str, Tensor]):
     t: float
 
     def __getitem__(self, name: str) -> Tensor:
-        return self.line.tensor(name, self.t)
+        return interpolated(*self.line.ends(name), self.t)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.line.first)

@@ -105,11 +105,9 @@ def test_a_line_holds_no_point_and_gives_each_in_its_dtype() -> None:
         assert len(line.at(t)) == 2
         assert all(torch.equal(found, expected[name]) for name, found in line.at(t).items())
         assert line.at(t)["w"].dtype == torch.float64
-    assert not line.constant("w")
     rounded = {"w": torch.tensor([0.1, -torch.inf], dtype=torch.float64), "n": b["n"]}
-    assert Line(a, rounded, torch.float32, torch.device("cpu")).constant("w")
-    assert not Line(a, rounded, torch.float64, torch.device("cpu")).constant("w")
-    assert not Line(a, b, torch.float32, torch.device("cpu")).constant("n")
+    assert torch.equal(*Line(a, rounded, torch.float32, torch.device("cpu")).ends("w"))
+    assert not torch.equal(*Line(a, rounded, torch.float64, torch.device("cpu")).ends("w"))
 
 
 def test_half_precision_is_evaluated_in_float32() -> None:

@@ -224,13 +224,18 @@ def test_whatever_a_loss_reads_of_an_output_is_that_of_the_network_with_its_unit
     for theta in (pair.theta_a, pair.theta_b):
         runs.load(theta)
         found = runs.losses(lines(structure, factors))
-        for k in range(4):
-            weights = multiplied(structure, structure.canonical(theta), {g: f[k] for g, f in factors.items()})
-            module.load_state_dict({n: t.float() for n, t in structure.stored(weights).items()})
+        for k, values in enumerate(found):
+            with_masks(module, structure, theta, factors, k)
             with torch.no_grad():
                 by_hand = torch.cat([loss(module(x), y) for x, y in data])
-            assert torch.allclose(found[k], by_hand.double(), rtol=1e-5, atol=1e-5)
+            assert torch.allclose(values, by_hand.double(), rtol=1e-5, atol=1e-5)
     assert runs.vectorised is (name in ("nothing", "tensors"))
+
+
+def with_masks(module: nn.Module, structure: Structure, theta: Any, factors: Mapping[str, Tensor], k: int) -> None:
+    """Put weights into a module, their columns multiplied by the k-th of several masks."""
+    weights = multiplied(structure, structure.canonical(theta), {g: f[k] for g, f in factors.items()})
+    module.load_state_dict({name: tensor.float() for name, tensor in structure.stored(weights).items()})
 
 
 AUXILIARY: dict[str, Tensor] = {}
@@ -265,10 +270,8 @@ def test_what_a_network_notes_beside_its_output_is_that_of_the_multiplied_networ
     runs = MaskedRuns(single.network, structure)
     runs.load(single.theta)
     found = runs.losses(lines(structure, factors))
-    for k in range(4):
-        weights = multiplied(structure, structure.canonical(own), {g: f[k] for g, f in factors.items()})
-        module.load_state_dict({name: tensor.float() for name, tensor in structure.stored(weights).items()})
+    for k, values in enumerate(found):
+        with_masks(module, structure, own, factors, k)
         with torch.no_grad():
-            by_hand = torch.cat([loss(module(x), y) for x, y in data])
-        assert torch.allclose(found[k], by_hand.double(), rtol=1e-5, atol=1e-6)
+            assert torch.allclose(values, torch.cat([loss(module(x), y) for x, y in data]).double(), rtol=1e-5)
     assert not runs.vectorised

@@ -165,7 +165,7 @@ class ActivationSimilarity:
         cls, spec: PermutationSpec, sites: Mapping[str, tuple[Site, ...]], moments: Mapping[Site, Moments], kind: str
     ) -> ActivationSimilarity:
         """Return the similarity of a ``kind`` that joint moments at sites give; see ``Moments.similarity``."""
-        return cls(spec, sites, {site: found.similarity(kind) for site, found in moments.items()})
+        return cls.instead(spec, sites, dict(moments), kind)
 
     @classmethod
     def instead(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from lmccheck.evaluate.enclosure.enclosed import Enclosed, NoEnclosure
 from lmccheck.evaluate.enclosure.losses import Bounds, bounded, cross_entropy
 from lmccheck.evaluate.enclosure.rules import ENCLOSURES
 from lmccheck.evaluate.enclosure.rules.linear import margins_of
-from lmccheck.evaluate.points import Line
+from lmccheck.evaluate.points import Line, interpolated
 from lmccheck.modules.precision import exact_float32
 from lmccheck.symmetry.facts import facts_of
 from lmccheck.symmetry.trace import Trace, op_name, value_of
@@ -31,7 +31,6 @@ class Enclosing:
     trace: Trace
     traced: int
     loss: str
-    cells: int = field(default=0, init=False)
 
     def __call__(
         self, line: Line, batches: Sequence[Batch], lo: float = 0.0, hi: float = 1.0
@@ -64,10 +63,10 @@ class _Stretch:
     hi: float
 
     def enclosed(self) -> Any:
-        first = self.line.tensor(self.name, self.lo)
-        if self.line.constant(self.name):
-            return first
-        second = self.line.tensor(self.name, self.hi)
+        ends = self.line.ends(self.name)
+        if torch.equal(*ends):
+            return ends[0]
+        first, second = (interpolated(*ends, t) for t in (self.lo, self.hi))
         if not first.is_floating_point():
             return first if torch.equal(first, second) else _Unsteady()
         return Enclosed(first, second)
